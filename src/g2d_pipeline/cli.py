@@ -1,0 +1,58 @@
+"""The command line: Kedro's own, with a `run` that skips what is fresh and says mistakes in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import CONTEXT_SETTINGS
+
+from g2d_pipeline.errors import G2DError
+from g2d_pipeline.progress import rich_logs_in_terminal
+
+for variable in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY"):
+    os.environ.setdefault(variable, "1")
+
+
+@click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
+def cli() -> None:
+    """Commands of this project."""
+
+
+def run(**arguments: Any) -> Any:
+    """Run a pipeline: up to and including the stage named, skipping what is fresh (--params rebuild=true forces)."""
+    callback = kedro_run.callback
+    if callback is None:
+        raise click.ClickException("this version of kedro has no run command")
+    rich_logs_in_terminal()
+    debug = bool((arguments.get("params") or {}).get("debug"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
+        try:
+            return callback(**arguments)
+        except G2DError as error:
+            if debug:
+                raise
+            click.secho(f"Error: {error}", fg="red", err=True)
+            sys.exit(error.exit_status)
+        except OSError as error:
+            if debug:
+                raise
+            click.secho(f"Error: {error} (--params debug=true shows where)", fg="red", err=True)
+            sys.exit(1)
+
+
+def _options() -> list[click.Parameter]:
+    """Kedro's options, with `--only-missing-outputs` on by default."""
+    options = list(kedro_run.params)
+    for option in options:
+        if option.name == "only_missing_outputs":
+            option.default = True
+    return options
+
+
+cli.add_command(click.Command("run", callback=run, params=_options(), help=run.__doc__))

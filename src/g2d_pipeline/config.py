@@ -1,0 +1,422 @@
+"""Every parameter as a pydantic model: the only place that knows defaults and allowed values.
+
+Nothing here imports torch or Kedro, so that a run with nothing to do starts at once. How files, method defaults and
+`--params` are merged into these models is the business of `resolve.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+Task = Literal["classification", "regression"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def split_slashes(value: Any) -> Any:
+    """`8/16` → `["8", "16"]`, a single value → a list of one: Kedro's `--params` cannot carry commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split("/")]
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Names = Annotated[list[str], BeforeValidator(split_slashes)]
+Counts = Annotated[list[PositiveInt], BeforeValidator(split_slashes)]
+Seeds = Annotated[list[NonNegativeInt], BeforeValidator(split_slashes), Field(min_length=1)]
+Numbers = Annotated[list[float], BeforeValidator(split_slashes)]
+
+
+class Strict(BaseModel):
+    """Unknown keys, infinities and changes after validation are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+# --------------------------------------------------------------------------------------------------------- encoders
+class SmallCNN(Strict):
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; the mean over the map. Width = the last."""
+
+    name: Literal["small_cnn"] = "small_cnn"
+    widths: Counts = [16, 32, 64]
+
+
+class ResNet18(Strict):
+    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md §0.2)."""
+
+    name: Literal["resnet18"] = "resnet18"
+
+
+class MobileNetV2(Strict):
+    """torchvision's MobileNetV2 trunk, global average; 1280 wide (datasets.md §5.3)."""
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"
+
+
+class MLP(Strict):
+    """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3)."""
+
+    name: Literal["mlp"] = "mlp"
+    widths: Counts = [256, 128, 64, 32, 16]
+    dropout: Numbers = [0.3, 0.2, 0.1]
+
+    @model_validator(mode="after")
+    def _dropout_fits(self) -> Self:
+        if len(self.dropout) > len(self.widths):
+            raise ValueError(f"dropout has {len(self.dropout)} values for {len(self.widths)} widths")
+        if any(not 0 <= p < 1 for p in self.dropout):
+            raise ValueError("dropout values lie in [0, 1)")
+        return self
+
+
+EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP, Field(discriminator="name")]
+
+
+# ------------------------------------------------------------------------------------------------------- modalities
+class AudioFeatures(Strict):
+    """A recording → a log-magnitude spectrogram `[1, F, T]`.
+
+    The order of the steps: mono, resample to `sample_rate`, cut or zero-pad to `seconds`, divide by the peak, add
+    white noise of standard deviation `noise` (drawn once per recording from `noise_seed`), |STFT| (Hann window,
+    centred), optional mel bands, log(· + 1e-7).
+    """
+
+    kind: Literal["audio"] = "audio"
+    sample_rate: PositiveInt = 16_000
+    seconds: PositiveFloat = 1.0
+    peak_normalise: bool = True
+    noise: NonNegativeFloat = 0.0
+    noise_seed: NonNegativeInt = 0
+    n_fft: Annotated[int, Field(ge=16)] = 256
+    hop_length: PositiveInt = 128
+    n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
+
+
+class ImageFeatures(Strict):
+    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set.
+
+    Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
+    principal components (fitted on train) whose cumulative variance stays at or below this share, at least one, and
+    do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels, one
+    value a channel; left out: measured on train.
+    """
+
+    kind: Literal["image"] = "image"
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    channels: Literal[1, 3] = 3
+    pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    mean: Numbers | None = None
+    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+
+    @model_validator(mode="after")
+    def _normaliser_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class TabularFeatures(Strict):
+    """Numeric columns → `[F]` floats: blanks become the train mean, then standardised by train mean and std (§5.2)."""
+
+    kind: Literal["tabular"] = "tabular"
+    columns: Annotated[list[str], BeforeValidator(split_slashes), Field(min_length=1)]
+
+
+FeatureSettings = Annotated[AudioFeatures | ImageFeatures | TabularFeatures, Field(discriminator="kind")]
+
+
+class AudioModality(AudioFeatures):
+    encoder: EncoderSettings = SmallCNN()
+
+
+class ImageModality(ImageFeatures):
+    encoder: EncoderSettings = SmallCNN()
+
+
+class TabularModality(TabularFeatures):
+    encoder: EncoderSettings = MLP()
+
+
+ModalitySettings = Annotated[AudioModality | ImageModality | TabularModality, Field(discriminator="kind")]
+
+
+# ---------------------------------------------------------------------------------------------------- raw → manifest
+class AVDigits(Strict):
+    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a SAMPLE."""
+
+    layout: Literal["av_digits"] = "av_digits"
+    raw_dir: str
+    seed: NonNegativeInt = 0  # of the pairing
+
+
+class SpokenMNIST(Strict):
+    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross splits.
+
+    `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how many pairs
+    each split gets; images never repeat, recordings do where there are more pairs than recordings.
+    """
+
+    layout: Literal["spoken_mnist"] = "spoken_mnist"
+    raw_dir: str
+    pairs: dict[Split, PositiveInt] = {"train": 2000, "val": 500, "test": 1000}
+    test_takes: list[NonNegativeInt] = [0, 1, 2, 3, 4]
+    val_takes: list[NonNegativeInt] = [5, 6, 7, 8, 9]
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _takes_are_disjoint(self) -> Self:
+        if both := set(self.test_takes) & set(self.val_takes):
+            raise ValueError(f"takes {sorted(both)} are in both test_takes and val_takes")
+        if missing := [s for s in SPLITS if s not in self.pairs]:
+            raise ValueError(f"pairs lacks {missing}")
+        return self
+
+
+class MISME(Strict):
+    """MIS-ME: XLSX label files + a flat image folder → volumetric water content (datasets.md §5.1).
+
+    `sample_rows`: rows of the simulated sample per split, where the raw folder is absent.
+    """
+
+    layout: Literal["mis_me"] = "mis_me"
+    raw_dir: str
+    sample_rows: dict[Split, PositiveInt] = {"train": 160, "val": 40, "test": 45}
+    seed: NonNegativeInt = 0
+
+
+LayoutSettings = Annotated[AVDigits | SpokenMNIST | MISME, Field(discriminator="layout")]
+
+
+class TargetSettings(Strict):
+    """What is predicted: the name and unit shown in tables; `output` is how a regression's last number is read.
+
+    `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
+    definition); `identity`: the target is standardised on train and predicted as it is.
+    """
+
+    name: str = "label"
+    unit: str = ""
+    output: Literal["sigmoid", "identity"] = "sigmoid"
+
+
+# --------------------------------------------------------------------------------------------------------- training
+class SGD(Strict):
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class Adam(Strict):
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+
+
+OptimizerSettings = Annotated[SGD | Adam, Field(discriminator="name")]
+
+
+class StepSchedule(Strict):
+    """lr × `gamma` every `every` epochs."""
+
+    name: Literal["step"] = "step"
+    every: PositiveInt = 200
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class TrainingSettings(Strict):
+    """The recipe of one training run, teacher or student (g2d.md §7).
+
+    `selection`: `val` keeps the weights of the best validation epoch; `last` the last ones; `test` reproduces the
+    published protocol (best epoch on *test*), and every number made with it is labelled so.
+    """
+
+    epochs: PositiveInt = 300
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    optimizer: OptimizerSettings = SGD()
+    lr_schedule: StepSchedule = StepSchedule()
+    selection: Literal["val", "last", "test"] = "val"
+
+
+def parse_tau(value: Any) -> Any:
+    """`half`, `8/16`, `[8, 16]` or `8` → "half" or a list of non-negative whole numbers."""
+    if value == "half":
+        return value
+    parts = split_slashes(value)
+    try:
+        numbers = [int(str(part)) for part in parts]
+    except ValueError:
+        numbers = [-1]
+    if min(numbers, default=-1) < 0:
+        raise ValueError("epochs of each phase: whole numbers from 0 on, such as 8/16; or the word half")
+    return numbers
+
+
+class SMPSettings(Strict):
+    """Sequential Modality Prioritization (g2d.md §4): who learns when.
+
+    `tau`: epochs of each phase, one a modality from the least confident on; the last (all together) may be left out.
+    `half`: half of the epochs shared equally by the k − 1 single-modality phases, the other half together.
+    """
+
+    tau: Annotated[Literal["half"] | list[int], BeforeValidator(parse_tau)] = "half"
+    suppression: Literal["complete"] = "complete"
+    ranking: Literal["batch", "epoch", "dataset"] = "batch"
+    confidence_on: Literal["train", "val"] = "train"
+    update: Literal["skip", "zero_grad"] = "skip"
+    suppressed_norm: Literal["batch", "frozen"] = "batch"
+
+    def phases(self, modalities: int, epochs: int) -> list[int]:
+        """Epochs of each of the k phases, the last one filling up to `epochs`.
+
+        Raises ValueError where `tau` has the wrong length or its single-modality phases do not leave an epoch.
+        """
+        k = modalities
+        if k < 2:
+            raise ValueError("SMP needs at least two modalities")
+        if self.tau == "half":
+            single, extra = divmod(epochs // 2, k - 1)
+            alone = [single + (i < extra) for i in range(k - 1)]
+        else:
+            if len(self.tau) not in (k - 1, k):
+                raise ValueError(f"{len(self.tau)} values; {k} modalities need {k} (or {k - 1}: the last is the rest)")
+            alone = self.tau[: k - 1]
+        if sum(alone) > epochs:
+            raise ValueError(
+                f"the phases of one modality alone take {sum(alone)} epochs of {epochs}: shorten tau or say tau=half"
+            )
+        return [*alone, epochs - sum(alone)]
+
+
+class DatasetSettings(Strict):
+    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is trained."""
+
+    raw: LayoutSettings
+    task: Task
+    target: TargetSettings = TargetSettings()
+    modalities: dict[str, ModalitySettings] = Field(min_length=1)
+    fusion: Literal["late", "concat"] = "late"
+    training: TrainingSettings = TrainingSettings()
+    max_bad_fraction: Fraction = 0.0
+
+    @field_validator("modalities")
+    @classmethod
+    def _names_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "multi":
+                raise ValueError(f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'")
+        return value
+
+
+class RunSettings(Strict):
+    """The top of `parameters.yml`: which dataset, which method, how many seeds, on what machine."""
+
+    dataset: str
+    method: str = "g2d"
+    compare: Names = ["joint"]
+    seeds: Seeds = [0, 1, 2]
+    source: Literal["auto", "raw", "sample"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    workers: PositiveInt = 2
+    progress: Literal["auto"] | bool = "auto"
+    rebuild: bool = False
+    debug: bool = False
+
+    @property
+    def students(self) -> list[str]:
+        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers alone."""
+        return [m for m in dict.fromkeys([*self.compare, self.method]) if m != "unimodal"]
+
+
+# ------------------------------------------------------------------------------------- what each stage is told to do
+class Machine(Strict):
+    """Where and how to run: never part of a fingerprint."""
+
+    device: str
+    progress: Literal["auto"] | bool
+    workers: PositiveInt = 2
+    project: str = "."  # the project's folder, where relative paths start
+
+
+class IngestSettings(Strict):
+    dataset: str
+    source: Literal["raw", "sample"]
+    task: Task
+    target: TargetSettings
+    raw: LayoutSettings
+    columns: dict[str, list[str]]  # modality → its columns in the manifest: one path, or the table's values
+    max_bad_fraction: Fraction
+    machine: Machine
+
+
+class FeaturizeSettings(Strict):
+    dataset: str
+    modalities: dict[str, FeatureSettings]
+    machine: Machine
+
+
+class TeacherCell(Strict):
+    """One teacher to train: everything that fixes its weights."""
+
+    modality: str
+    seed: NonNegativeInt
+    task: Task
+    target: TargetSettings
+    encoder: EncoderSettings
+    training: TrainingSettings
+
+
+class StudentCell(Strict):
+    """One student to train: everything that fixes its weights, given its teachers."""
+
+    method: str
+    algorithm: str
+    seed: NonNegativeInt
+    task: Task
+    target: TargetSettings
+    fusion: Literal["late", "concat"]
+    encoders: dict[str, EncoderSettings]
+    training: TrainingSettings
+    parameters: dict[str, Any]
+    smp: SMPSettings | None
+    needs_teachers: bool
+
+
+class TeachersSettings(Strict):
+    dataset: str
+    cells: dict[str, TeacherCell]
+    machine: Machine
+
+
+class DistillSettings(Strict):
+    dataset: str
+    cells: dict[str, StudentCell]
+    machine: Machine
+
+
+class EvaluateSettings(Strict):
+    dataset: str
+    teachers: list[str]
+    students: list[str]
+    configuration: dict[str, Any]

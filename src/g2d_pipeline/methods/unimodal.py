@@ -1,0 +1,7 @@
+"""Unimodal training: an encoder and a linear head on one modality. The teachers are trained so (g2d.md §1)."""
+
+from g2d_pipeline.methods.base import Method
+
+
+class Unimodal(Method):
+    """The task loss on a model with one modality."""

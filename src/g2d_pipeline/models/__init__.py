@@ -1,0 +1,22 @@
+"""Encoders, fusion modules and the model that joins them; tasks say what is predicted."""
+
+from g2d_pipeline.models.encoders import Encoder, Normaliser, build_encoder
+from g2d_pipeline.models.fusion import FUSIONS, Fusion, build_fusion
+from g2d_pipeline.models.multimodal import MultimodalModel, Output
+from g2d_pipeline.models.task import Classification, Regression, Task, regression_task, task_from_json
+
+__all__ = [
+    "FUSIONS",
+    "Classification",
+    "Encoder",
+    "Fusion",
+    "MultimodalModel",
+    "Normaliser",
+    "Output",
+    "Regression",
+    "Task",
+    "build_encoder",
+    "build_fusion",
+    "regression_task",
+    "task_from_json",
+]

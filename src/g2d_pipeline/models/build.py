@@ -1,0 +1,36 @@
+"""A model from its architecture: a plain dictionary, kept in `model.json`, enough to rebuild and predict with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from g2d_pipeline.config import EncoderSettings
+from g2d_pipeline.models.encoders import Normaliser, build_encoder
+from g2d_pipeline.models.fusion import build_fusion
+from g2d_pipeline.models.multimodal import MultimodalModel
+from g2d_pipeline.models.task import task_from_json
+
+_encoder_settings: TypeAdapter[EncoderSettings] = TypeAdapter(EncoderSettings)
+
+
+def build_model(architecture: dict[str, Any]) -> MultimodalModel:
+    """Build and initialise the model that `architecture` describes.
+
+    `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale, mean, std} or
+    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. Raises ValueError where an encoder
+    does not take samples of the shape.
+    """
+    encoders = {}
+    for m, of in architecture["modalities"].items():
+        normaliser = Normaliser(of["normaliser"]["scale"], of["normaliser"]["mean"], of["normaliser"]["std"]) \
+            if of["normaliser"] else None  # fmt: skip
+        settings = _encoder_settings.validate_python(of["encoder"])
+        try:
+            encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser)
+        except ValueError as error:
+            raise ValueError(f"modality {m}: {error}") from error
+    task = task_from_json(architecture["task"])
+    fusion = build_fusion(architecture["fusion"], {m: e.width for m, e in encoders.items()}, task.outputs)
+    return MultimodalModel(encoders, fusion)

@@ -1,0 +1,382 @@
+"""From files and `--params` to one validated configuration; every mistake becomes one readable line.
+
+Precedence: method defaults < dataset file (and its `methods:` section) < `sample:` section where the sample is used
+< `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever one place only has that key.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from g2d_pipeline.config import (
+    DatasetSettings,
+    DistillSettings,
+    EvaluateSettings,
+    FeaturizeSettings,
+    IngestSettings,
+    LayoutSettings,
+    Machine,
+    RunSettings,
+    SMPSettings,
+    StudentCell,
+    TabularModality,
+    TeacherCell,
+    TeachersSettings,
+    TrainingSettings,
+)
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.explain import COMMAND_LINE, KeyPath, Origins, checked, nearest, short
+
+Tree = dict[str, Any]
+METHOD_KEYS = (
+    "algorithm",
+    "smp",
+    "training",
+    "needs_teachers",
+)  # keys of a method file that are no parameters of the method
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A named method: the file that implements it, its parameters (validated by `check_methods`) and its schedule."""
+
+    name: str
+    algorithm: str
+    parameters: Tree
+    smp: SMPSettings | None
+    training: TrainingSettings
+    needs_teachers: bool = True  # `needs_teachers: false` in a method file: its students do not depend on teachers
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
+
+    run: RunSettings
+    dataset: DatasetSettings
+    methods: dict[str, MethodConfig]
+    teacher_training: TrainingSettings
+    source: Literal["raw", "sample"]
+    root: Path
+    shrunk: bool  # the dataset's `sample:` section was applied
+    notes: list[str]
+    origins: Origins
+    project: Path
+
+    @property
+    def machine(self) -> Machine:
+        run = self.run
+        return Machine(device=run.device, progress=run.progress, workers=run.workers, project=str(self.project))
+
+    def ingest(self) -> IngestSettings:
+        d = self.dataset
+        columns = {m: list(s.columns) if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()}
+        return IngestSettings(
+            dataset=self.run.dataset,
+            source=self.source,
+            task=d.task,
+            target=d.target,
+            raw=d.raw,
+            columns=columns,
+            max_bad_fraction=d.max_bad_fraction,
+            machine=self.machine,
+        )
+
+    def featurize(self) -> FeaturizeSettings:
+        features = {m: s.model_dump(exclude={"encoder"}) for m, s in self.dataset.modalities.items()}
+        return FeaturizeSettings(dataset=self.run.dataset, modalities=features, machine=self.machine)  # type: ignore[arg-type]
+
+    def teachers(self) -> TeachersSettings:
+        d = self.dataset
+        cells = {
+            f"{m}/seed{seed}": TeacherCell(
+                modality=m,
+                seed=seed,
+                task=d.task,
+                target=d.target,
+                encoder=settings.encoder,
+                training=self.teacher_training,
+            )
+            for seed in self.run.seeds
+            for m, settings in d.modalities.items()
+        }
+        return TeachersSettings(dataset=self.run.dataset, cells=cells, machine=self.machine)
+
+    def distill(self) -> DistillSettings:
+        d = self.dataset
+        cells = {
+            f"{name}/seed{seed}": StudentCell(
+                method=name,
+                algorithm=method.algorithm,
+                seed=seed,
+                task=d.task,
+                target=d.target,
+                fusion=d.fusion,
+                encoders={m: s.encoder for m, s in d.modalities.items()},
+                training=method.training,
+                parameters=method.parameters,
+                smp=method.smp,
+                needs_teachers=method.needs_teachers or method.smp is not None,
+            )
+            for seed in self.run.seeds
+            for name, method in self.methods.items()
+        }
+        return DistillSettings(dataset=self.run.dataset, cells=cells, machine=self.machine)
+
+    def evaluate(self) -> EvaluateSettings:
+        return EvaluateSettings(
+            dataset=self.run.dataset,
+            teachers=list(self.teachers().cells),
+            students=list(self.distill().cells),
+            configuration=self.describe(),
+        )
+
+    def describe(self) -> Tree:
+        """The resolved configuration as plain data: saved with every report, enough to rerun."""
+        methods = {
+            name: {
+                "algorithm": m.algorithm,
+                **m.parameters,
+                "smp": m.smp.model_dump(mode="json") if m.smp else None,
+                "training": m.training.model_dump(mode="json"),
+            }
+            for name, m in self.methods.items()
+        }
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", "progress", "workers", "device"})
+        dataset = self.dataset.model_dump(mode="json")
+        teacher = self.teacher_training.model_dump(mode="json")
+        return run | {"source": self.source, "dataset_settings": dataset, "methods": methods, "teacher": teacher}
+
+
+Locate = Callable[[Any, str], tuple[Literal["raw", "sample"], Path]]
+
+
+def resolve(
+    files: Tree, overrides: Tree, locate: Locate, origins: Origins | None = None, project: Path = Path()
+) -> Configuration:
+    """Merge, validate, explain.
+
+    `files`: the merged parameter files (top-level run settings, `datasets`, `methods`); `overrides`: `--params` as
+    nested dictionaries; `locate(raw, source)`: which source is used and where it lies (see `sources.locate`). Raises
+    ConfigError.
+    """
+    origins = Origins(list(origins.entries) if origins else [])
+    files, overrides = copy.deepcopy(files), dict(overrides)
+    datasets, methods = files.pop("datasets", {}), files.pop("methods", {})
+    for name, section in (("datasets", datasets), ("methods", methods)):
+        given = overrides.pop(name, {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
+        _merge(section, given)
+        for path, _ in _leaves(given):
+            origins.given((name, *path))
+    run = _run_settings(files, overrides, origins)
+    if run.dataset not in datasets:
+        raise ConfigError(
+            f"{origins.find(('dataset',))}: unknown dataset '{run.dataset}'.{nearest(run.dataset, datasets)} "
+            f"Known: {', '.join(sorted(datasets))}. A new one is one file conf/base/parameters_<name>.yml."
+        )
+
+    where = ("datasets", run.dataset)
+    tree: Tree = copy.deepcopy(dict(datasets[run.dataset]))
+    raw = checked(LayoutSettings, tree.get("raw", {}), (*where, "raw"), origins)
+    source, root = locate(raw, run.source)
+    sample = tree.pop("sample", None)
+    shrunk = bool(sample) and source == "sample"
+    if shrunk:
+        _merge(tree, sample)
+    sections = Sections(tree.pop("smp", None) or {}, tree.pop("teacher", None) or {})
+    in_dataset = tree.pop("methods", None) or {}
+    chosen = {name: _method_tree(name, methods, in_dataset, origins) for name in run.students}
+    _override(overrides, tree, sections, chosen, run.dataset, origins)
+
+    dataset = checked(DatasetSettings, tree, where, origins)
+    base = dataset.training.model_dump()
+    teacher = checked(TrainingSettings, _merge(copy.deepcopy(base), sections.teacher), (*where, "teacher"), origins)
+    notes: list[str] = []
+    built = {name: _method(name, of, base, sections, dataset, where, origins, notes) for name, of in chosen.items()}
+    if sections.asked and not any(m.smp for m in built.values()):
+        raise ConfigError(
+            f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does not "
+            "use. Choose a method with an smp section, such as method=g2d."
+        )
+    return Configuration(run, dataset, built, teacher, source, root, shrunk, notes, origins, project)
+
+
+def check_methods(configuration: Configuration) -> None:
+    """Validate each method's own parameters against its class. Imports torch: called when there is work to do.
+
+    Raises ConfigError naming the file, the key, the value and what is allowed.
+    """
+    from g2d_pipeline.methods import load
+
+    for m in configuration.methods.values():
+        method = load(m.algorithm)
+        checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
+        if method.needs_teachers and not m.needs_teachers:
+            file = configuration.origins.find(("methods", m.name, "needs_teachers"))
+            raise ConfigError(f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line")
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+@dataclass
+class Sections:
+    """The sections beside the dataset's own settings: the schedule and what teachers are trained by."""
+
+    smp: Tree
+    teacher: Tree
+    off: bool = False  # smp=false
+    asked: list[str] = field(default_factory=list)  # smp keys given on the command line
+
+
+def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
+    """The top level: `seed=3` is short for `seeds=3`; what is no top-level key stays in `overrides`."""
+    for of, what in ((overrides, COMMAND_LINE), (files, "parameters.yml")):
+        if "seed" in of and "seeds" in of:
+            raise ConfigError(f"{what}: give seed or seeds, not both")
+        if "seed" in of:
+            of["seeds"] = [of.pop("seed")]
+    given = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
+    for key in given:
+        origins.given((key,))
+    run: RunSettings = checked(RunSettings, files | given, (), origins)
+    return run
+
+
+def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -> Tree:
+    if name not in methods:
+        raise ConfigError(
+            f"{origins.find(('method',))}: unknown method '{name}'.{nearest(name, [*methods, 'unimodal'])} "
+            f"Known: {', '.join(sorted(methods))}, unimodal. "
+            "A new one is one file in methods/ and one conf/base/methods/<name>.yml."
+        )
+    return _merge(copy.deepcopy(dict(methods[name] or {})), in_dataset.get(name) or {})
+
+
+def _override(
+    overrides: Tree, tree: Tree, sections: Sections, chosen: dict[str, Tree], dataset: str, origins: Origins
+) -> None:
+    """Apply what is left of `--params` where it belongs, in place.
+
+    A dotted key is a path; a short key is looked for in the dataset's settings, the schedule and the chosen methods.
+    """
+    full = _paths(_with_defaults(tree))
+    for path, value in _leaves(overrides):
+        key = path[-1]
+        in_methods = [name for name, of in chosen.items() if len(path) == 1 and key in of and key not in METHOD_KEYS]
+        places = [path] if path in full else _shortest([p for p in full if p[-len(path) :] == path])
+        if path == ("smp",) and not value:
+            sections.off = True
+        elif path[0] == "smp" or (len(path) == 1 and key in SMPSettings.model_fields):
+            sections.smp[key] = value
+            sections.asked.append(key)
+            origins.given(("datasets", dataset, "smp", key))
+        elif path[0] == "teacher":
+            _merge(sections.teacher, _nested(path[1:], value))
+            origins.given(("datasets", dataset, *path))
+        elif in_methods and not places:
+            for name in in_methods:
+                chosen[name][key] = value
+                origins.given(("methods", name, key))
+        elif len(places) == 1 and not in_methods:
+            _merge(tree, _nested(places[0], value))
+            origins.given(("datasets", dataset, *places[0]))
+        elif places or in_methods:
+            names = [".".join(p) for p in places] + [f"methods.{name}.{key}" for name in in_methods]
+            raise ConfigError(f"{COMMAND_LINE}: '{key}' is ambiguous: say one of {', '.join(names)}")
+        else:
+            known = {p[-1] for p in full} | set(SMPSettings.model_fields) | set(RunSettings.model_fields) | {"seed"}
+            known |= {k for of in chosen.values() for k in of} - set(METHOD_KEYS)
+            raise ConfigError(
+                f"{COMMAND_LINE}: unknown key '{'.'.join(path)}' (value {value!r}) for dataset '{dataset}' and "
+                f"method {', '.join(chosen) or 'unimodal'}.{nearest(key, known)}"
+            )
+
+
+def _method(
+    name: str,
+    of: Tree,
+    base: Tree,
+    sections: Sections,
+    dataset: DatasetSettings,
+    where: KeyPath,
+    origins: Origins,
+    notes: list[str],
+) -> MethodConfig:
+    of = dict(of)
+    algorithm, own, needs = of.pop("algorithm", name), of.pop("smp", None), bool(of.pop("needs_teachers", True))
+    merged = _merge(copy.deepcopy(base), of.pop("training", None) or {})
+    training = checked(TrainingSettings, merged, (*where, "training"), origins)
+    if not own or sections.off:
+        return MethodConfig(name, algorithm, of, None, training, needs)
+    merged = _merge(copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}, sections.smp)
+    smp: SMPSettings = checked(SMPSettings, merged, (*where, "smp"), origins)
+    try:
+        phases = smp.phases(len(dataset.modalities), training.epochs)
+    except ValueError as error:
+        file = origins.find((*where, "smp", "tau"))
+        raise ConfigError(f"{file}: smp.tau = {short(smp.tau)} (epochs {training.epochs}): {error}") from error
+    if smp.tau != "half" and sum(smp.tau) != training.epochs:
+        notes.append(
+            f"{name}: tau {short(smp.tau)} in {training.epochs} epochs: phases of {'/'.join(map(str, phases))} epochs, "
+            "the last one filling up the rest"
+        )
+    return MethodConfig(name, algorithm, of, smp, training, needs)
+
+
+def _with_defaults(tree: Tree) -> Tree:
+    """The dataset's settings with all defaults filled in, where they validate; else as written."""
+    try:
+        return DatasetSettings(**tree).model_dump()
+    except ValidationError:
+        return tree
+
+
+def _leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
+    found: list[tuple[KeyPath, Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found += _leaves(value, (*prefix, key))
+        else:
+            found.append(((*prefix, key), value))
+    return found
+
+
+def _paths(tree: Tree, prefix: KeyPath = ()) -> list[KeyPath]:
+    found: list[KeyPath] = []
+    for key, value in tree.items():
+        found.append((*prefix, key))
+        if isinstance(value, dict):
+            found += _paths(value, (*prefix, key))
+    return found
+
+
+def _shortest(paths: list[KeyPath]) -> list[KeyPath]:
+    depth = min((len(p) for p in paths), default=0)
+    return [p for p in paths if len(p) == depth]
+
+
+def _nested(path: KeyPath, value: Any) -> Tree:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(into: Tree, new: Mapping[str, Any]) -> Tree:
+    """Merge `new` over `into`, in place, section by section. A section with another name, kind or layout replaces."""
+    for key, value in new.items():
+        old = into.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict):
+            if any(tag in value and value[tag] != old.get(tag, value[tag]) for tag in ("name", "kind", "layout")):
+                into[key] = copy.deepcopy(dict(value))
+            else:
+                _merge(old, value)
+        else:
+            into[key] = copy.deepcopy(value)
+    return into

@@ -1,0 +1,20 @@
+"""Training without Kedro: data in memory or from a feature store, teachers, students, the loop itself."""
+
+from g2d_pipeline.training.data import Data
+from g2d_pipeline.training.recipes import teacher_outputs, train_student, train_teacher
+from g2d_pipeline.training.smp import SMP, phase_of, rank
+from g2d_pipeline.training.trainer import DivergenceError, Fitted, TeacherOutputs, fit
+
+__all__ = [
+    "SMP",
+    "Data",
+    "DivergenceError",
+    "Fitted",
+    "TeacherOutputs",
+    "fit",
+    "phase_of",
+    "rank",
+    "teacher_outputs",
+    "train_student",
+    "train_teacher",
+]

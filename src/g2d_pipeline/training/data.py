@@ -1,0 +1,138 @@
+"""The data of a training run: arrays by modality, a target, rows of each split; and batches gathered from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from g2d_pipeline.config import SPLITS, TargetSettings
+from g2d_pipeline.models import Classification, Task, regression_task
+
+if TYPE_CHECKING:
+    from g2d_pipeline.features.store import FeatureStore
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run is trained and evaluated on.
+
+    `arrays`: modality → `[N, …]` (memory-mapped or in memory), in configuration order; `target` `[N]` as stored (class
+    indices or values in the target's own unit); `rows`: split → row numbers; `normalisers`: modality → {scale, mean,
+    std} or None where the array is used as it is.
+    """
+
+    arrays: dict[str, Array]
+    target: Array
+    rows: dict[str, npt.NDArray[np.int64]]
+    task: Task
+    normalisers: dict[str, dict[str, Any] | None]
+    sample_ids: npt.NDArray[np.str_]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.arrays)
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """The shape of one sample of a modality."""
+        return tuple(self.arrays[modality].shape[1:])
+
+    def only(self, *modalities: str) -> Data:
+        """The same samples with these modalities alone."""
+        return Data(
+            {m: self.arrays[m] for m in modalities},
+            self.target,
+            self.rows,
+            self.task,
+            {m: self.normalisers[m] for m in modalities},
+            self.sample_ids,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        inputs: Mapping[str, Array | Tensor],
+        target: Array | Tensor | Sequence[Any],
+        split: Sequence[str] | npt.NDArray[np.str_],
+        task: str = "classification",
+        class_names: Sequence[str] | None = None,
+        output: str = "sigmoid",
+    ) -> Data:
+        """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
+
+        Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is empty or
+        misspelt, or a regression target is constant or not finite.
+        """
+        labels = np.asarray(target)
+        arrays = {m: np.asarray(x) for m, x in inputs.items()}
+        names = np.asarray(split)
+        for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
+            if length != len(labels):
+                raise ValueError(f"{what} has {length} rows, the target has {len(labels)}")
+        if unknown := sorted(set(names.tolist()) - set(SPLITS)):
+            raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
+        rows = {s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS}
+        if empty := [s for s in SPLITS if not len(rows[s])]:
+            raise ValueError(f"no sample is in split {empty}")
+        built: Task
+        if task == "classification":
+            classes = list(class_names) if class_names is not None else [str(c) for c in np.unique(labels)]
+            if class_names is None:
+                labels = np.searchsorted(np.unique(labels), labels)
+            built = Classification(tuple(classes))
+        else:
+            labels = labels.astype(np.float64)
+            if not np.isfinite(labels).all():
+                raise ValueError(
+                    f"the target is not finite in rows {np.flatnonzero(~np.isfinite(labels))[:5].tolist()}"
+                )
+            train = labels[rows["train"]]
+            statistics = {"min": train.min(), "max": train.max(), "mean": train.mean(), "std": train.std()}
+            built = regression_task(
+                {k: float(v) for k, v in statistics.items()}, "identity" if output == "identity" else "sigmoid"
+            )
+        ids = np.array([str(i) for i in range(len(labels))])
+        return cls(arrays, labels, rows, built, dict.fromkeys(arrays), ids)
+
+    @classmethod
+    def from_store(cls, store: FeatureStore, target: TargetSettings) -> Data:
+        """From a feature store. Arrays stay memory-mapped."""
+        meta = store.meta
+        task: Task
+        if meta["task"] == "classification":
+            task = Classification(tuple(meta["class_names"]))
+        else:
+            task = regression_task(meta["target"], target.output)
+        return cls(
+            dict(store.arrays),
+            np.asarray(store.targets()),
+            {s: store.rows(s) for s in SPLITS},
+            task,
+            {m: meta["modalities"][m]["normaliser"] for m in store.modalities},
+            store.index["sample_id"].to_numpy(dtype=str),
+        )
+
+
+def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows in the order of this epoch: a stream of its own, a function of (seed, epoch) alone."""
+    return np.random.default_rng([seed, 1, epoch]).permutation(rows)
+
+
+def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one sample."""
+    ends = list(range(size, len(rows), size))
+    if ends and len(rows) - ends[-1] == 1:
+        ends.pop()
+    yield from np.split(rows, ends)
+
+
+def gather(data: Data, rows: npt.NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """The inputs of these rows: modality → `[B, …]`, in the stored dtype, one indexed read a modality."""
+    return {m: torch.from_numpy(np.asarray(a[rows])).to(device, non_blocking=True) for m, a in data.arrays.items()}

@@ -1,0 +1,56 @@
+"""Fixtures of the whole suite: where shared real data lie, and small data to train on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from g2d_pipeline.config import MLP, SGD, SmallCNN, TrainingSettings
+from g2d_pipeline.training import Data
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings and images; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("G2D_SHARED_DATA", REPOSITORY / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no shared data in {folder}: set G2D_SHARED_DATA")
+    return folder
+
+
+def make_data(k: int = 2, task: str = "classification", n: int = 96, seed: int = 0, names: str = "abcdefg") -> Data:
+    """`n` samples of k modalities of 6 numbers each, the first one telling most of the target, the last one least."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, n)
+    inputs = {}
+    for position in range(k):
+        x = rng.normal(size=(n, 6)).astype(np.float32)
+        x[np.arange(n), label] += 3.0 / (position + 1)
+        inputs[names[position]] = x
+    split = np.array(["train"] * (n * 2 // 3) + ["val"] * (n // 6) + ["test"] * (n - n * 2 // 3 - n // 6))
+    target = label if task == "classification" else 0.1 + 0.1 * label + rng.normal(size=n) * 0.01
+    return Data.from_arrays(inputs, target, split, task=task)
+
+
+# An encoder without normalisation or dropout would need an own class: widths=[] is none, so MLP keeps its batch norm.
+TINY = MLP(widths=[8, 5], dropout=[])
+CNN = SmallCNN(widths=[4, 6])
+
+
+def recipe(epochs: int = 3, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 1e-3, batch_size: int = 16) -> TrainingSettings:  # fmt: skip
+    return TrainingSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimizer=SGD(lr=lr, momentum=momentum, weight_decay=weight_decay),
+        selection="last",
+    )

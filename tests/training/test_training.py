@@ -1,0 +1,152 @@
+"""The trainer and its data: selection, history, outputs, mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from g2d_pipeline.artefacts import TrainedFolder, write_trained
+from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.methods import build as build_method
+from g2d_pipeline.models.build import build_model
+from g2d_pipeline.training import Data, DivergenceError, fit, train_student, train_teacher
+from g2d_pipeline.training.data import batches_of, epoch_rows
+from tests.conftest import CNN, TINY, make_data, recipe
+
+
+def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
+    rows = np.arange(50)
+    first, second = epoch_rows(rows, 0, 1), epoch_rows(rows, 0, 2)
+    assert sorted(first) == sorted(second) == rows.tolist()
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == epoch_rows(rows, 0, 1).tolist()
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (3, [3]), (1, [1])])
+def test_a_last_batch_of_one_joins_the_one_before(n: int, sizes: list[int]) -> None:
+    assert [len(b) for b in batches_of(np.arange(n), 4)] == sizes
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_selection_on_validation_picks_the_best_validation_epoch(task: str) -> None:
+    data = make_data(task=task)
+    training = recipe(6).model_copy(update={"selection": "val"})
+    trained = train_student(
+        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
+    )
+    scores = trained.history["val/multi"]
+    best = scores.max() if task == "classification" else scores.min()
+    assert scores[trained.info["selected_epoch"] - 1] == best
+    of_val = trained.predictions.query("split == 'val' and part == 'multi'")
+    error = of_val["prediction"] - of_val["target"]
+    again = (error == 0).mean() if task == "classification" else np.sqrt((error**2).mean())
+    assert again == pytest.approx(best, rel=1e-6)
+
+
+def test_the_published_protocol_selects_on_test_and_says_so() -> None:
+    data = make_data()
+    training = recipe(6).model_copy(update={"selection": "test"})
+    trained = train_student(
+        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
+    )
+    assert trained.info["selection"] == "test"
+    assert trained.history["test/multi"][trained.info["selected_epoch"] - 1] == trained.history["test/multi"].max()
+
+
+def test_a_model_on_disk_predicts_the_same_bits(tmp_path: Path) -> None:
+    data = make_data(task="regression")
+    trained = train_student(
+        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(), progress=False
+    )
+    write_trained(tmp_path, trained)
+    loaded = TrainedFolder(tmp_path)
+    rows = data.rows["test"]
+    with torch.no_grad():
+        output = loaded.model()({m: torch.from_numpy(np.asarray(a)[rows]) for m, a in data.arrays.items()})
+    expected = trained.predictions.query("split == 'test' and part == 'multi'")["prediction"]
+    np.testing.assert_array_equal(data.task.predict(output.logits).numpy(), expected.to_numpy())
+    assert torch.equal(loaded.outputs()["logits/multi"][torch.from_numpy(rows)], output.logits)
+    assert loaded.predictions.equals(trained.predictions)
+
+
+def test_a_teacher_answers_for_train_too_and_a_student_for_val_and_test() -> None:
+    data = make_data()
+    teacher = train_teacher(data, "a", TINY, training=recipe(1), progress=False)
+    assert bool(torch.isfinite(teacher.outputs["confidence/a"]).all())
+    assert set(teacher.info["confidence"]) == {"train", "val", "test"}
+    assert set(teacher.predictions["part"]) == {"a"}
+    student = train_student(
+        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(1), progress=False
+    )
+    assert set(student.predictions["part"]) == {"multi", "a", "b"}
+    assert bool(student.outputs["feature/a"][torch.from_numpy(data.rows["train"])].isnan().all())
+
+
+def test_divergence_is_said_with_its_epoch_term_and_remedy() -> None:
+    data = make_data()
+    with pytest.raises(DivergenceError, match=r"loss/task.*epoch \d+[\s\S]*lr="):
+        train_student(
+            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(5, lr=1e30), progress=False
+        )
+
+
+def test_missing_and_foreign_teachers_are_named() -> None:
+    data = make_data()
+    encoders = dict.fromkeys(data.modalities, TINY)
+    with pytest.raises(ValueError, match=r"teacher for each of \['a', 'b'\]"):
+        train_student(data, encoders, {}, training=recipe(1), progress=False)
+    other = make_data(n=60)
+    teachers = {m: train_teacher(other, m, TINY, training=recipe(1), progress=False) for m in "ab"}
+    with pytest.raises(ValueError, match="teacher of a remembers features"):
+        train_student(data, encoders, teachers, training=recipe(1), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": ["train"] * 3}, "split has 3 rows, the target has 4"),
+        ({"split": ["train", "val", "tset", "test"]}, r"split holds \['tset'\]"),
+        ({"split": ["train", "train", "val", "val"]}, r"no sample is in split \['test'\]"),
+        ({"target": [0.1, np.nan, 0.2, 0.3], "task": "regression"}, r"not finite in rows \[1\]"),
+        ({"target": [0.1, 0.1, 0.2, 0.3], "task": "regression"}, "constant"),
+    ],
+)
+def test_bad_arrays_are_refused(change: dict, message: str) -> None:  # type: ignore[type-arg]
+    good = {"target": [0, 1, 0, 1], "split": ["train", "train", "val", "test"]}
+    with pytest.raises(ValueError, match=message):
+        Data.from_arrays({"a": np.zeros((4, 2), np.float32)}, **(good | change))
+
+
+def test_images_train_in_bytes() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 3, 9, 9), dtype=np.uint8)
+    data = Data.from_arrays({"image": images}, rng.integers(0, 2, 24), ["train"] * 16 + ["val"] * 4 + ["test"] * 4)
+    data.normalisers["image"] = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
+    trained = train_teacher(data, "image", CNN, training=recipe(1), progress=False)
+    assert trained.model.encoders["image"].normaliser.mean.tolist() == [0.5] * 3
+
+
+def test_fit_leaves_its_data_and_settings_alone() -> None:
+    data = make_data()
+    before = {m: np.array(a) for m, a in data.arrays.items()}
+    architecture = train_student(
+        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(1), progress=False
+    ).info["architecture"]
+    fit(build_model(architecture), data, build_method("joint"), training=TrainingSettings(epochs=1), progress=False)
+    assert all(np.array_equal(before[m], a) for m, a in data.arrays.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same_result_as_the_cpu_nearly() -> None:
+    data = make_data()
+    found = [
+        train_student(
+            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(2), device=d, progress=False
+        )
+        for d in ("cpu", "cuda")
+    ]
+    np.testing.assert_allclose(found[0].history["loss/total"], found[1].history["loss/total"], rtol=1e-3)
