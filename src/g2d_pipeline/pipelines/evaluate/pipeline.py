@@ -1,0 +1,18 @@
+from kedro.pipeline import Pipeline, node
+
+from g2d_pipeline.pipelines.evaluate.nodes import evaluate_runs
+
+
+def create_pipeline() -> Pipeline:
+    """Trained models → metrics, figures, report."""
+    return Pipeline(
+        [
+            node(
+                evaluate_runs,
+                ["manifest", "teachers", "students", "params:evaluate"],
+                ["metrics", "metrics_summary", "result_figure", "history_figure", "result_table", "report"],
+                name="evaluate_runs",
+                tags="evaluate",
+            )
+        ]
+    )

@@ -1,0 +1,239 @@
+"""The commands of the README in a copy of the project: what runs, what is skipped, what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.e2e.project import Project, copy_project
+
+NODES = ["ingest_raw", "featurize_modalities", "train_teachers", "train_students", "evaluate_runs"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project in which the default pipeline has run once."""
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    first = project.run("run")
+    assert first.status == 0, first.output
+    assert first.nodes == NODES
+    (project.path / "first.log").write_text(first.output)
+    yield project
+
+
+def test_the_run_ends_with_the_table_and_the_report_and_is_marked_sample(project: Project) -> None:
+    lines = (project.path / "first.log").read_text().rstrip().splitlines()
+    report = re.fullmatch(r"Report: (data/08_reporting/av_digits/\w+/report.html)", lines[-1])
+    assert report, lines[-5:]
+    html = (project.path / report[1]).read_text()
+    assert "SAMPLE" in html
+    assert re.search(r"<script[^>]+src=|<link[^>]+href=[\"']?http", html) is None  # self-contained
+    text = "\n".join(lines)
+    assert "SAMPLE · av_digits" in text
+    assert "WARNING SAMPLE: the bundled sample is used" in text
+    for row in ("unimodal", "joint", "g2d"):
+        assert row in text
+
+
+def test_every_artefact_has_a_stage_card(project: Project) -> None:
+    cards = sorted(project.path.glob("data/*/av_digits/**/stage.json"))
+    stages = sorted(json.loads(c.read_text())["stage"] for c in cards)
+    assert stages == ["distill", "distill", "evaluate", "featurize", "ingest", "teachers", "teachers"]
+    for card in map(lambda c: json.loads(c.read_text()), cards):
+        assert {"fingerprint", "inputs", "parameters", "code", "wall_seconds", "cpu_seconds", "versions", "seed", "device", "source"} <= set(card)  # fmt: skip
+        assert card["source"] == "sample"
+    assert not list(project.path.glob("data/**/*.partial"))
+
+
+def test_no_pickle_and_no_absolute_path_in_any_artefact(project: Project) -> None:
+    for file in project.path.glob("data/0[2-8]*/**/*"):
+        if file.is_file():
+            assert file.suffix in {".parquet", ".json", ".npy", ".safetensors", ".html", ".txt", ""}, file
+            if file.suffix == ".json":
+                assert str(project.path) not in file.read_text(), file
+
+
+def test_a_second_run_does_nothing_and_says_so(project: Project) -> None:
+    again = project.run("run")
+    assert (again.status, again.nodes) == (0, [])
+    assert "Fresh, skipped: " + ", ".join(NODES) in again.output
+    assert "Report: " in again.output
+
+
+def test_a_run_with_nothing_to_do_imports_no_torch(project: Project) -> None:
+    code = (
+        "import sys; from kedro.framework.startup import bootstrap_project; from pathlib import Path\n"
+        "from kedro.framework.session import KedroSession; bootstrap_project(Path.cwd())\n"
+        "with KedroSession.create(project_path=Path.cwd()) as s: s.run(only_missing_outputs=True)\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.path, env=project.environment, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_alpha_reruns_distill_and_evaluate_and_going_back_reruns_nothing(project: Project) -> None:
+    other = project.run("run", "--params", "alpha=0.5")
+    assert (other.status, other.nodes) == (0, ["train_students", "evaluate_runs"]), other.output
+    assert "distill joint/seed0 (1/2) is fresh: skipped" in other.output
+    assert project.run("run").nodes == []
+
+
+def test_n_fft_reruns_featurize_onwards(project: Project) -> None:
+    assert project.run("run", "--params", "n_fft=128").nodes == NODES[1:]
+
+
+def test_a_stage_runs_what_is_missing_before_it(project: Project) -> None:
+    assert project.run("run", "--pipeline", "teachers", "--params", "seed=5").nodes == ["train_teachers"]
+
+
+def test_rebuild_forces_every_stage_of_the_pipeline(project: Project) -> None:
+    before = project.artefacts()
+    again = project.run("run", "--pipeline", "distill", "--params", "rebuild=true")
+    assert again.nodes == NODES[:4], again.output
+    after = project.artefacts()
+    assert {f: after[f] for f in before} == before  # the same command gives the same bits
+
+
+def test_a_deleted_artefact_is_rebuilt_alone(project: Project) -> None:
+    newest = min(project.path.glob("data/02_intermediate/av_digits/manifest-*"), key=lambda f: f.stat().st_mtime)
+    assert newest.is_dir()
+    reports = list(project.path.glob("data/08_reporting/av_digits/*/report.html"))
+    for report in reports:
+        report.unlink()
+    assert project.run("run").nodes == ["evaluate_runs"]
+
+
+def test_metrics_are_tidy_and_complete(project: Project) -> None:
+    files = list(project.path.glob("data/08_reporting/av_digits/*/metrics.parquet"))
+    metrics = pd.read_parquet(files[0])
+    assert {"dataset", "source", "method", "modality", "seed", "split", "part", "metric", "value", "selection"} <= set(
+        metrics
+    )
+    assert set(metrics["method"]) == {"unimodal", "joint", "g2d"}
+    assert set(metrics.query("method == 'g2d'")["part"]) == {"multi", "audio", "image"}
+    assert set(metrics["split"]) == {"val", "test"}
+    assert set(metrics["source"]) == {"sample"}
+
+
+def test_a_raw_file_reruns_everything_and_a_source_file_its_stage_onwards(project: Project) -> None:
+    source = project.path / "src" / "g2d_pipeline" / "training" / "smp.py"
+    before = source.read_text()
+    source.write_text(before + "\n# changed\n")
+    assert project.run("run").nodes == NODES[2:]
+    source.write_text(before)
+    assert project.run("run").nodes == []
+    raw = project.path / "data" / "01_raw" / "av_digits" / "digits.npy"
+    bytes_before = raw.read_bytes()
+    raw.write_bytes(bytes_before[:-1] + bytes([bytes_before[-1] ^ 1]))
+    assert project.run("run").nodes == NODES
+    raw.write_bytes(bytes_before)
+
+
+def test_prod_refuses_samples(project: Project) -> None:
+    for dataset in ("av_digits", "mis_me"):
+        refused = project.run("run", "--env", "prod", "--params", f"dataset={dataset}")
+        assert refused.status in (1, 2)
+        assert refused.nodes == []
+        assert "Traceback" not in refused.output
+        assert "raw" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("params", "status", "parts"),
+    [
+        ("dataset=mis_mee", 2, ["unknown dataset 'mis_mee'", "Did you mean 'mis_me'?"]),
+        ("alhpa=1", 2, ["unknown key 'alhpa'", "Did you mean 'alpha'?"]),
+        ("alpha=-3", 2, ["alpha = -3", "greater than or equal to 0"]),
+        ("tau=1/2/3", 2, ["2 modalities need 2"]),
+        ("datasets.av_digits.raw.raw_dir=pyproject.toml", 1, ["'pyproject.toml' is a file"]),
+        ("dataset=spoken_mnist,datasets.spoken_mnist.raw.raw_dir=nowhere", 1, ["'nowhere'", "G2D_SHARED_DATA"]),
+    ],
+)
+def test_mistakes_end_in_one_message(project: Project, params: str, status: int, parts: list[str]) -> None:
+    before = project.artefacts()
+    result = project.run("run", "--params", params)
+    assert result.status == status, result.output
+    assert "Traceback" not in result.output
+    assert [p for p in parts if p not in result.output] == [], result.output
+    assert project.artefacts() == before
+
+
+def test_debug_shows_the_traceback(project: Project) -> None:
+    assert "Traceback" in project.run("run", "--params", "alhpa=1,debug=true").output
+
+
+def test_two_runs_at_once_are_told(project: Project) -> None:
+    slow = project.start("run", "--params", "seed=7,epochs=60,tau=1")
+    try:
+        assert slow.stdout is not None
+        for line in slow.stdout:
+            if "Running node" in line:
+                break
+        second = project.run("run", "--params", "seed=8")
+        assert second.status == 1
+        assert "Another run is at work in data" in second.output
+        assert "Traceback" not in second.output
+    finally:
+        slow.kill()
+        slow.wait()
+    assert project.run("run", "--pipeline", "ingest").status == 0
+
+
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    broken = copy_project(tmp_path)
+    (broken.path / "data" / "02_intermediate").write_text("a file in the way")
+    result = broken.run("run")
+    assert result.status == 1
+    assert "02_intermediate" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_catalog_and_registry_commands(project: Project) -> None:
+    listed = project.run("registry", "list")
+    for name in ("__default__", "ingest", "featurize", "teachers", "distill", "evaluate"):
+        assert f"- {name}" in listed.output
+    described = project.run("catalog", "describe-datasets")
+    assert described.status == 0, described.output
+    for name in ("manifest", "features", "teachers", "students", "metrics", "report"):
+        assert name in described.output
+
+
+@pytest.mark.skipif(os.environ.get("G2D_SKIP_VIZ") == "1", reason="G2D_SKIP_VIZ=1")
+def test_viz_builds_with_layers_and_previews(project: Project) -> None:
+    pytest.importorskip("kedro_viz")
+    built = project.run("viz", "build")
+    assert built.status == 0, built.output
+    main = json.loads((project.path / "build" / "api" / "main").read_text())
+    names = {n["name"] for n in main["nodes"]}
+    assert {"manifest", "features", "teachers", "students", "report", "train_students"} <= names
+    assert main["layers"] == ["intermediate", "feature", "models", "reporting"]
+
+
+def test_mis_me_word_for_word_on_the_simulated_sample(tmp_path: Path) -> None:
+    fresh = copy_project(tmp_path)
+    result = fresh.run("run", "--pipeline", "distill", "--params", "dataset=mis_me")
+    assert (result.status, result.nodes) == (0, NODES[:4]), result.output
+    assert "simulated sample" in result.output
+    assert "shrunk" in result.output
+    for card in fresh.path.glob("data/0[2-6]*/mis_me/**/stage.json"):
+        assert json.loads(card.read_text())["source"] == "sample"
+    report = fresh.run("run", "--params", "dataset=mis_me")
+    assert report.nodes == ["evaluate_runs"]
+    assert "SAMPLE · mis_me" in report.output
+    assert "MAPE" in report.output
+
+
+def test_spoken_mnist_word_for_word_on_real_recordings(tmp_path: Path, shared_data: Path) -> None:
+    fresh = copy_project(tmp_path)
+    result = fresh.run("run", "--params", "dataset=spoken_mnist,method=joint,seed=3")
+    assert (result.status, result.nodes) == (0, NODES), result.output
+    assert "SAMPLE" not in result.output
+    assert "g2d" not in result.output.split("Report:")[0].split("spoken_mnist · test")[-1]
