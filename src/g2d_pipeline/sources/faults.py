@@ -1,0 +1,127 @@
+"""How bad input is told: what is wrong, where, how often (the first five), and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from g2d_pipeline.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings
+
+SHOWN = 5
+LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
+    """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the remedy."""
+    lines = [str(offender) for offender in offenders]
+    shown = [f"  - {line}" for line in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        shown.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
+    return DataError("\n".join([f"{headline}:" if shown else f"{headline}.", *shown, f"What to do: {remedy}"]))
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """` (nearest: 'x')`, or nothing where no name resembles; a difference in case or blanks alone is always found."""
+    plain = {n.strip().casefold(): n for n in names}
+    found = plain.get(name.strip().casefold())
+    if found is None:
+        import difflib
+
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
+        found = close[0] if close else None
+    return f" (nearest: {found!r})" if found is not None else ""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a file."""
+
+    file: str
+    row: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        place = self.file if self.row is None else f"{self.file}, row {self.row}"
+        return f"{place}: {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"file": self.file, "row": self.row, "reason": self.reason}
+
+
+def settle(bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str) -> list[dict[str, Any]]:
+    """The bad rows as `dropped` entries of a manifest; DataError where their share of `total` exceeds `allowed`."""
+    if not bad:
+        return []
+    share = len(bad) / max(total, 1)
+    if share > allowed:
+        headline = f"{len(bad)} of {total} {what} can not be used ({share:.2%}; max_bad_fraction allows {allowed:.2%})"
+        raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
+    return [row.as_dict() for row in bad]
+
+
+def media_fault(path: Path) -> str | None:
+    """What is wrong with a media file, as far as its size and first 40 bytes tell; None: nothing (datasets.md §0.5)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(40)
+    except FileNotFoundError:
+        return "the file is missing"
+    except IsADirectoryError:
+        return "is a folder, not a file"
+    except OSError as error:
+        return f"can not be read ({error.strerror})"
+    if not head:
+        return "the file is empty (0 bytes)"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
+    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+        return "is a web page (HTML), not the file itself: download it again"
+    return None
+
+
+def walk(root: Path, skip: Collection[str] = ()) -> list[str]:
+    """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and Windows.
+
+    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files.
+    """
+    found: list[str] = []
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        try:
+            entries = list(os.scandir(root / folder))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"{root / folder} can not be read ({error.strerror}).") from None
+        for entry in entries:
+            name = entry.name
+            if name.startswith((".", "~$")) or name in LITTER or (not folder and name in skip):
+                continue
+            if entry.is_dir():
+                stack.append(f"{folder}{name}/")
+            else:
+                found.append(f"{folder}{name}")
+    return sorted(found)
+
+
+def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[str, str]:
+    """modality → its one column in the manifest, for the media among the modalities asked for.
+
+    Raises ConfigError where the layout does not offer a modality or a medium has more than one column.
+    """
+    for name, columns in settings.columns.items():
+        if name not in offered:
+            raise ConfigError(
+                f"{settings.dataset}: layout {settings.raw.layout} has no modality {name!r}{nearest(name, offered)}; "
+                f"it has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
+            )
+        if len(columns) != 1:
+            raise ConfigError(f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}.")
+    return {name: columns[0] for name, columns in settings.columns.items()}
