@@ -42,12 +42,13 @@ def make_data(k: int = 2, task: str = "classification", n: int = 96, seed: int =
     return Data.from_arrays(inputs, target, split, task=task)
 
 
-# An encoder without normalisation or dropout would need an own class: widths=[] is none, so MLP keeps its batch norm.
 TINY = MLP(widths=[8, 5], dropout=[])
 CNN = SmallCNN(widths=[4, 6])
 
 
-def recipe(epochs: int = 3, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 1e-3, batch_size: int = 16) -> TrainingSettings:  # fmt: skip
+def recipe(
+    epochs: int = 3, lr: float = 0.05, momentum: float = 0.9, weight_decay: float = 1e-3, batch_size: int = 16
+) -> TrainingSettings:
     return TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,

@@ -26,7 +26,11 @@ class Mistake(click.ClickException):
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_status
+        self.status = error.exit_status
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return self.status
 
 
 class ProjectHooks:

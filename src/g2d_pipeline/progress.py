@@ -46,13 +46,9 @@ def track(description: str, total: int, mode: Literal["auto"] | bool = "auto") -
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(description, total=total, note="")
-
-            def advance(steps: int = 1, note: str = "") -> None:
-                bar.update(task, advance=steps, note=note)
-
-            yield advance
+            yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
         return
 
     start, done, tenths = time.monotonic(), 0, 0

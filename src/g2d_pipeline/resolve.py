@@ -90,7 +90,7 @@ class Configuration:
 
     def featurize(self) -> FeaturizeSettings:
         features = {m: s.model_dump(exclude={"encoder"}) for m, s in self.dataset.modalities.items()}
-        return FeaturizeSettings(dataset=self.run.dataset, modalities=features, machine=self.machine)  # type: ignore[arg-type]
+        return FeaturizeSettings(dataset=self.run.dataset, modalities=features, machine=self.machine)
 
     def teachers(self) -> TeachersSettings:
         d = self.dataset
@@ -154,7 +154,8 @@ class Configuration:
         return run | {"source": self.source, "dataset_settings": dataset, "methods": methods, "teacher": teacher}
 
 
-Locate = Callable[[Any, str], tuple[Literal["raw", "sample"], Path]]
+Wanted = Literal["auto", "raw", "sample"]
+Locate = Callable[[Any, Wanted], tuple[Literal["raw", "sample"], Path]]
 
 
 def resolve(
@@ -203,8 +204,8 @@ def resolve(
     built = {name: _method(name, of, base, sections, dataset, where, origins, notes) for name, of in chosen.items()}
     if sections.asked and not any(m.smp for m in built.values()):
         raise ConfigError(
-            f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does not "
-            "use. Choose a method with an smp section, such as method=g2d."
+            f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does "
+            "not use. Choose a method with an smp section, such as method=g2d."
         )
     return Configuration(run, dataset, built, teacher, source, root, shrunk, notes, origins, project)
 

@@ -69,7 +69,8 @@ def test_no_gradient_reaches_a_teacher() -> None:
     s, t = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     (feature_distillation(s, t) + logit_distillation(CLASSES, s, t)).backward()
     assert t.grad is None
-    assert s.grad is not None and float(s.grad.abs().sum()) > 0
+    assert s.grad is not None
+    assert float(s.grad.abs().sum()) > 0
 
 
 def test_confidence_of_perfect_and_uniform_teachers() -> None:

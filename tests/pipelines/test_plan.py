@@ -24,7 +24,11 @@ def plan(
 
 def changed(a: Plan, b: Plan) -> set[str]:
     """The stages of which some cell has another fingerprint."""
-    return {s for s in ALL if {c: of["fingerprint"] for c, of in a.cards[s].items()} != {c: of["fingerprint"] for c, of in b.cards[s].items()}}  # fmt: skip
+
+    def of(plan: Plan, stage: str) -> dict[str, str]:
+        return {cell: str(card["fingerprint"]) for cell, card in plan.cards[stage].items()}
+
+    return {stage for stage in ALL if of(a, stage) != of(b, stage)}
 
 
 BASE = plan()
@@ -108,9 +112,14 @@ def test_every_source_pattern_matches_files() -> None:
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     folder, card = tmp_path / "artefact", {"stage": "ingest", "fingerprint": "abc"}
-    with pytest.raises(RuntimeError, match="killed"), whole_folder(folder, card, Clock.start()) as partial:
-        (partial / "half").write_text("half")
-        raise RuntimeError("killed")
+
+    def killed() -> None:
+        with whole_folder(folder, card, Clock.start()) as partial:
+            (partial / "half").write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed()
     assert not folder.exists()
     with whole_folder(folder, card, Clock.start()) as partial:
         assert not (partial / "half").exists()
@@ -128,9 +137,14 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_a_writer_that_can_go_on_finds_what_the_killed_run_left(tmp_path: Path) -> None:
     folder, card = tmp_path / "artefact", {"stage": "featurize", "fingerprint": "abc"}
-    with pytest.raises(RuntimeError), whole_folder(folder, card, Clock.start(), keep_partial=True) as partial:
-        (partial / "chunk").write_text("chunk")
-        raise RuntimeError
+
+    def killed() -> None:
+        with whole_folder(folder, card, Clock.start(), keep_partial=True) as partial:
+            (partial / "chunk").write_text("chunk")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        killed()
     with whole_folder(folder, card, Clock.start(), keep_partial=True) as partial:
         assert (partial / "chunk").read_text() == "chunk"
 

@@ -112,7 +112,8 @@ def test_a_skipped_encoder_its_buffers_and_its_optimizer_state_do_not_change_by_
             )
             assert same_state is (m not in active), (phase, m)
         heads = [n for n in after["weights"] if n.startswith("fusion.")]
-        assert heads and all(not torch.equal(before["weights"][n], after["weights"][n]) for n in heads)
+        assert heads
+        assert all(not torch.equal(before["weights"][n], after["weights"][n]) for n in heads)
 
 
 def test_zero_grad_moves_a_suppressed_encoder_by_momentum_and_decay_where_skip_does_not() -> None:
@@ -206,7 +207,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     teachers = teachers_of(data)
     once, twice = student(data, teachers, smp={"tau": [1, 2]}), student(data, teachers, smp={"tau": [1, 2]})
     assert same(once, twice)
-    assert once.history.equals(twice.history) and once.predictions.equals(twice.predictions)
+    assert once.history.equals(twice.history)
+    assert once.predictions.equals(twice.predictions)
     assert not same(once, student(data, teachers, smp={"tau": [1, 2]}, seed=1))
 
 

@@ -8,7 +8,7 @@ out once, on first use, with hooks or without (`kedro viz`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(conf_source, *args, **kwargs)
         self.project = Path(conf_source).resolve().parent
-        for name, resolver in {
+        resolvers: dict[str, Callable[..., Any]] = {
             "oc.env": lambda name, default=None: os.environ.get(name, default),
             "dataset": lambda: self.configuration.run.dataset,
             "rebuild": lambda: self.configuration.run.rebuild,
             "fingerprint": lambda stage: self.plan.fingerprint(stage),
             "card": lambda stage: self.plan.card(stage),
             "cards": lambda stage: self.plan.cards[stage],
-        }.items():
+        }
+        for name, resolver in resolvers.items():
             OmegaConf.register_resolver(name, resolver, replace=True)
 
     def __getitem__(self, key: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Data:
                 raise ValueError(f"{what} has {length} rows, the target has {len(labels)}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
-        rows = {s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS}
+        rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(rows[s])]:
             raise ValueError(f"no sample is in split {empty}")
         built: Task

@@ -129,7 +129,7 @@ def _train(
     with seeded(seed, "model"):
         model = build_model(architecture)
     for m, teacher in teachers.items():
-        width = model.encoders[m].width
+        width = int(model.encoders[m].width)  # type: ignore[arg-type]
         if tuple(teacher.feature.shape) != (len(data.target), width):
             raise ValueError(
                 f"the teacher of {m} remembers features {list(teacher.feature.shape)}, the student's encoder makes "

@@ -251,7 +251,7 @@ class Best:
 
 
 class History:
-    """Means over the batches of an epoch, collected as tensors so that nothing waits for the device, and their table."""
+    """Means over the batches of an epoch, collected as tensors (nothing waits for the device), and their table."""
 
     def __init__(self, modalities: tuple[str, ...]) -> None:
         self.modalities = modalities
