@@ -1,0 +1,66 @@
+"""The whole room in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from .figures import make_figures
+from .metrics import collect_metrics
+from .records import Run, history_frame, modality_order
+from .report import build_report
+from .summary_json import metrics_summary
+from .tables import summarise, table_text
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report, table."""
+
+    metrics: pd.DataFrame
+    summary: pd.DataFrame
+    metrics_json: dict[str, Any]
+    figures: dict[str, go.Figure]
+    report: str
+    table: str
+
+
+def evaluate(
+    runs: Sequence[Run],
+    manifest_meta: Mapping[str, Any],
+    rankings: pd.DataFrame,
+    configuration: Mapping[str, Any],
+) -> Evaluation:
+    """Evaluate `runs` (any order) on the test split.
+
+    `manifest_meta`, `rankings` and `configuration`: see `build_report`. Raises ValueError where runs are missing, come
+    twice, differ in task, or their predictions are unfit; the message names the run.
+    """
+    dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
+    if source not in ("raw", "sample"):
+        raise ValueError(f"source {source!r}: expected 'raw' or 'sample'")
+    unit = str(manifest_meta.get("target_unit") or "")
+    metrics = collect_metrics(runs, dataset, source)
+    summary = summarise(metrics, "test")
+    speaker = next((run for run in runs if not run.is_teacher), runs[0])
+    figures = make_figures(
+        history_frame(runs),
+        summary,
+        metric=str(speaker.info["metric"]),
+        modalities=modality_order(runs),
+        dataset=dataset,
+        source=source,
+        unit=unit,
+    )
+    return Evaluation(
+        metrics=metrics,
+        summary=summary,
+        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings),
+        figures=figures,
+        report=build_report(metrics, summary, figures, runs, manifest_meta, rankings, configuration),
+        table=table_text(summary, unit),
+    )

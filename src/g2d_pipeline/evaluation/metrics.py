@@ -1,0 +1,187 @@
+"""Predictions in, numbers out: every metric that the project reports, and how each is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+from .records import MULTI, Run, check_runs, modality_order, ordered_runs, row_label
+
+METRIC_COLUMNS = (
+    "dataset",
+    "source",
+    "method",
+    "modality",
+    "seed",
+    "split",
+    "part",
+    "metric",
+    "value",
+    "selection",
+    "selected_epoch",
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal point.
+
+    `digits` None: three significant digits of the column's median, for values in the target's own unit.
+    `unit` is what stands in brackets; "target" means the target's unit.
+    """
+
+    label: str
+    higher_is_better: bool
+    scale: float = 1.0
+    digits: int | None = None
+    unit: str = ""
+
+    def title(self, target_unit: str = "") -> str:
+        """The label with its unit: `"Accuracy (%)"`, `"RMSE (m³/m³)"`, `"R²"`."""
+        unit = target_unit if self.unit == "target" else self.unit
+        return f"{self.label} ({unit})" if unit else self.label
+
+
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric("Accuracy", True, 100.0, 1, "%"),
+    "f1_macro": Metric("Macro F1", True, 100.0, 1, "%"),
+    "nll": Metric("Negative log-likelihood", False, 1.0, 3, "nats"),
+    "mape": Metric("MAPE", False, 1.0, 2, "%"),
+    "r2": Metric("R²", True, 1.0, 3),
+    "rmse": Metric("RMSE", False, 1.0, None, "target"),
+    "mae": Metric("MAE", False, 1.0, None, "target"),
+}
+"""Stored values: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in nats."""
+
+TASK_METRICS: Mapping[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1_macro", "nll"),
+    "regression": ("mape", "r2", "rmse", "mae"),
+}
+HEADLINE_METRICS: Mapping[str, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1_macro"),
+    "regression": ("mape", "r2"),
+}
+"""The metrics of the main table; the first one is drawn in the bars."""
+
+
+def metric_spec(name: str) -> Metric:
+    """How metric `name` is written; one that we do not know is shown as it is."""
+    return METRICS.get(name, Metric(name, True, 1.0, None))
+
+
+def task_of(metrics: pd.DataFrame) -> str:
+    """`"regression"` or `"classification"`, told by the names in the `metric` column."""
+    names = set(metrics["metric"])
+    return next((task for task, own in TASK_METRICS.items() if names & set(own)), "classification")
+
+
+def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
+    """Metrics of one part on one split.
+
+    `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and for
+    classification `confidence`, the probability of the true class.
+
+    Classification: `accuracy` and `f1_macro` (over the classes that occur) as fractions, `nll` = mean of
+    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `mape` in percent
+    (NaN where a target is 0: the percentage has no meaning), `r2` (NaN for fewer than two samples), `rmse` and `mae`
+    in the target's unit.
+
+    Raises ValueError for an unknown task, an empty frame, a missing column, a NaN or infinite value, a class that is
+    not a whole number, or a confidence outside [0, 1].
+    """
+    if task not in TASK_METRICS:
+        raise ValueError(f"task {task!r}: expected one of {', '.join(TASK_METRICS)}")
+    if frame.empty:
+        raise ValueError("there are no predictions to evaluate: the frame is empty")
+    columns = ["target", "prediction", *(["confidence"] if task == "classification" else [])]
+    if missing := [name for name in columns if name not in frame]:
+        raise ValueError(f"predictions lack the column {', '.join(missing)}")
+    target, prediction, *rest = (_finite(frame[name]) for name in columns)
+    if task == "regression":
+        return _regression(target, prediction)
+    return _classification(target, prediction, rest[0])
+
+
+def _finite(column: pd.Series) -> np.ndarray:
+    """The column as floats `[N]`; raises ValueError where one is not a finite number."""
+    values = column.to_numpy(dtype=float, na_value=np.nan)
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"predictions: {bad} of {len(values)} values in {column.name!r} are NaN or infinite")
+    return values
+
+
+def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> dict[str, float]:
+    for name, values in (("target", target), ("prediction", prediction)):
+        if (values != np.round(values)).any():
+            raise ValueError(f"predictions: {name!r} must hold class indices (whole numbers)")
+    if ((confidence < 0) | (confidence > 1 + 1e-6)).any():
+        raise ValueError("predictions: 'confidence' must lie in [0, 1]")
+    true, said = target.astype(int), prediction.astype(int)
+    return {
+        "accuracy": float(sk.accuracy_score(true, said)),
+        "f1_macro": float(sk.f1_score(true, said, average="macro", zero_division=0)),
+        "nll": float(-np.log(np.clip(confidence, np.finfo(float).tiny, 1.0)).mean()),
+    }
+
+
+def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    zero = bool((target == 0).any())
+    return {
+        "mape": float("nan") if zero else 100.0 * float(sk.mean_absolute_percentage_error(target, prediction)),
+        "r2": float(sk.r2_score(target, prediction)) if len(target) > 1 else float("nan"),
+        "rmse": float(np.sqrt(sk.mean_squared_error(target, prediction))),
+        "mae": float(sk.mean_absolute_error(target, prediction)),
+    }
+
+
+def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFrame:
+    """Every metric of every run, split and part: one row a number, columns `METRIC_COLUMNS`.
+
+    Rows come in the order of all tables: teachers in the configuration's order, then methods by appearance; seeds
+    ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or `"sample"`.
+
+    Raises ValueError where there are no runs, a cell or a sample comes twice, tasks differ, or predictions are unfit;
+    the message names the run.
+    """
+    task = check_runs(runs)
+    parts = [MULTI, *modality_order(runs)]
+    rows: list[dict[str, object]] = []
+    for run in ordered_runs(runs):
+        name = f"{row_label(run.method, run.modality)}, seed {run.seed}"
+        frame = run.predictions
+        if frame.empty:
+            raise ValueError(f"{name}: there are no predictions")
+        if unknown := sorted(set(frame["part"]) - set(parts)):
+            raise ValueError(f"{name}: predictions of unknown part {', '.join(map(str, unknown))}")
+        if frame.duplicated(["sample_id", "split", "part"]).any():
+            raise ValueError(f"{name}: a sample has two predictions for the same split and part")
+        for split in ("val", "test"):
+            for part in parts:
+                chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
+                if chosen.empty:
+                    continue
+                try:
+                    values = evaluate_predictions(chosen, task)
+                except ValueError as error:
+                    raise ValueError(f"{name}, {split}, {part}: {error}") from error
+                for metric, value in values.items():
+                    rows.append(
+                        {
+                            "dataset": dataset,
+                            "source": source,
+                            "method": run.method,
+                            "modality": run.modality,
+                            "seed": run.seed,
+                            "split": split,
+                            "part": part,
+                            "metric": metric,
+                            "value": value,
+                            "selection": str(run.info.get("selection", "val")),
+                            "selected_epoch": int(run.info.get("selected_epoch", 0)),
+                        }
+                    )
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))

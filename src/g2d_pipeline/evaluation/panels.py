@@ -1,0 +1,242 @@
+"""What all figures share: template, colours, a panel a method, mean curves with a band over seeds, phase marks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from .records import MULTI, TEACHER
+
+INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
+"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order."""
+
+COLUMNS = 3
+_AXIS = {
+    "gridcolor": FAINT,
+    "zerolinecolor": FAINT,
+    "linecolor": "#b9bdc9",
+    "showline": True,
+    "ticks": "outside",
+    "tickcolor": "#b9bdc9",
+    "ticklen": 4,
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "title": {
+            "font": {"size": 18},
+            "x": 0.0,
+            "xref": "paper",
+            "xanchor": "left",
+            "y": 1.0,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "colorway": list(PALETTE),
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "hovermode": "x unified",
+        "hoverlabel": {"font": {"size": 12}},
+        "legend": {
+            "orientation": "h",
+            "x": 0.0,
+            "xanchor": "left",
+            "y": 0.0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "font": {"size": 12},
+        },
+        "margin": {"l": 64, "r": 18, "t": 116, "b": 96},
+    }
+)
+
+
+def text(value: object) -> str:
+    """`value` as it shall be read: plotly would take `<b>` and `&lt;` in a name for markup."""
+    return html.escape(str(value), quote=False)
+
+
+def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> dict[str, object]:
+    """A figure's title with its dataset, prefixed `"SAMPLE · "` where the data are a sample."""
+    title: dict[str, object] = {"text": f"{'SAMPLE · ' if source == 'sample' else ''}{text(words)} · {text(dataset)}"}
+    if subtitle:
+        title["subtitle"] = {"text": text(subtitle), "font": {"size": 12, "color": GREY}}
+    return title
+
+
+def part_colours(modalities: Sequence[str]) -> dict[str, str]:
+    """Part → colour, the same in every figure: ink for multimodal, the palette for modalities in their order."""
+    return {MULTI: INK, **{m: PALETTE[i % len(PALETTE)] for i, m in enumerate(modalities)}}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One subplot: the rows of `history` of one method (or of all teachers), and where it is drawn."""
+
+    name: str
+    history: pd.DataFrame
+    row: int
+    col: int
+
+    @property
+    def is_teachers(self) -> bool:
+        return self.name == TEACHER
+
+
+def panel_figure(
+    history: pd.DataFrame, title: dict[str, object], y_title: str, *, one_scale: bool, phases: Sequence[str] = ()
+) -> tuple[go.Figure, list[Panel]]:
+    """An empty figure with a panel a method in order of appearance, teachers together in the first.
+
+    `one_scale`: all panels share the y range. `phases`: the modalities, where phase changes are to be marked.
+    """
+    names = list(dict.fromkeys(history["method"]))
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    height = 212 + 290 * rows
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes="all" if one_scale else False,
+        horizontal_spacing=0.05 if one_scale else 0.08,
+        vertical_spacing=0.0 if rows == 1 else min(0.95 / (rows - 1), 100 / (height - 212)),
+    )
+    panels = []
+    for index, name in enumerate(names):
+        panel = Panel(name, history[history["method"] == name], index // columns + 1, index % columns + 1)
+        panels.append(panel)
+        heading = "teachers alone" if panel.is_teachers else text(name)
+        _note(figure, panel, f"<b>{heading}</b>", size=13, shift=20 if phases else 4)
+        last = index + columns >= len(names)
+        figure.update_xaxes(title_text="epoch" if last else None, showticklabels=True, row=panel.row, col=panel.col)
+        if phases and not panel.is_teachers:
+            _mark_phases(figure, panel, phases)
+    figure.update_yaxes(title_text=y_title, col=1)
+    figure.update_layout(template=TEMPLATE, title=title, height=height)
+    return figure, panels
+
+
+def _axes(figure: go.Figure, panel: Panel) -> tuple[str, str]:
+    """The plotly names of a panel's axes, say `("x2", "y2")`."""
+    subplot = figure.get_subplot(panel.row, panel.col)
+    return subplot.xaxis.plotly_name.replace("axis", ""), subplot.yaxis.plotly_name.replace("axis", "")
+
+
+def _note(figure: go.Figure, panel: Panel, words: str, *, size: int, shift: int, x: float | None = None) -> None:
+    """Words above a panel: at its left edge, or at epoch `x`."""
+    x_axis, y_axis = _axes(figure, panel)
+    figure.add_annotation(
+        text=words,
+        x=0 if x is None else x,
+        xref=f"{x_axis} domain" if x is None else x_axis,
+        y=1,
+        yref=f"{y_axis} domain",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=shift,
+        showarrow=False,
+        font={"size": size, "color": INK if x is None else GREY},
+    )
+
+
+def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> None:
+    """A vertical line where a phase begins, and above it who learns (all, one modality, or the phase's number)."""
+    frame = panel.history
+    if frame["phase"].nunique() < 2:
+        return
+    x_axis, y_axis = _axes(figure, panel)
+    first = int(frame["epoch"].min())
+    for start in sorted({int(e) for e in frame.groupby(["seed", "phase"])["epoch"].min()}):
+        numbers = sorted({int(p) for p in frame.loc[frame["epoch"] == start, "phase"]})
+        learning = {frozenset(str(s).split("+")) for s in frame.loc[frame["phase"].isin(numbers), "learning"]}
+        who = next(iter(learning)) if len(learning) == 1 else frozenset()
+        words = "all" if who == set(modalities) else " + ".join(m for m in modalities if m in who)
+        words = words or "phase " + "/".join(map(str, numbers))
+        if start > first:
+            figure.add_shape(
+                type="line",
+                x0=start - 0.5,
+                x1=start - 0.5,
+                xref=x_axis,
+                y0=0,
+                y1=1,
+                yref=f"{y_axis} domain",
+                line={"color": GREY, "width": 1, "dash": "dash"},
+                layer="below",
+            )
+        _note(figure, panel, text(words), size=11, shift=3, x=start - (0.5 if start > first else 0))
+
+
+def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
+    """`epoch`, `mean`, `std` over the seeds that have the epoch (ddof = 1; NaN for one); empty without the column."""
+    if column not in frame or frame[column].isna().all():
+        return pd.DataFrame(columns=["epoch", "mean", "std"])
+    values = frame[["epoch", column]].dropna().assign(**{column: lambda d: d[column].astype(float) * scale})
+    return values.groupby("epoch")[column].agg(["mean", "std"]).reset_index()
+
+
+def add_curve(
+    figure: go.Figure,
+    panel: Panel,
+    curve: pd.DataFrame,
+    name: str,
+    colour: str,
+    *,
+    dash: str = "solid",
+    width: float = 2.0,
+    band: bool = True,
+    shape: str = "linear",
+    rank: int = 0,
+) -> None:
+    """A mean over seeds, under it a band of ± one standard deviation where there is more than one seed.
+
+    Curves of one `name` share a legend entry and are switched together; `rank` orders the entries.
+    """
+    if curve.empty:
+        return
+    shown = any(trace.legendgroup == name and trace.showlegend is not False for trace in figure.data)
+    x = [int(e) for e in curve["epoch"]]
+    where = {"row": panel.row, "col": panel.col}
+    spread = curve.dropna(subset=["std"])
+    if band and not spread.empty:
+        high = (spread["mean"] + spread["std"]).tolist()
+        low = (spread["mean"] - spread["std"]).tolist()
+        edge = spread["epoch"].astype(int).tolist()
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        figure.add_scatter(
+            x=edge + edge[::-1],
+            y=high + low[::-1],
+            fill="toself",
+            fillcolor=f"rgba({red},{green},{blue},0.14)",
+            mode="lines",
+            line={"width": 0, "shape": "linear"},
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+            **where,
+        )
+    figure.add_scatter(
+        x=x,
+        y=curve["mean"].tolist(),
+        name=text(name),
+        mode="lines" if len(x) > 1 else "markers",
+        line={"color": colour, "dash": dash, "width": width, "shape": shape},
+        marker={"color": colour},
+        legendgroup=name,
+        legendrank=1000 + rank,
+        showlegend=not shown,
+        hovertemplate="%{y:.4~g}",
+        **where,
+    )

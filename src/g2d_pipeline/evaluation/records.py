@@ -1,0 +1,101 @@
+"""What evaluation is given: one `Run` per trained cell, and the order in which everything is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+TEACHER = "unimodal"
+"""The `method` of every teacher."""
+
+MULTI = "multi"
+"""The `part` of a prediction made from all modalities; every other part is a modality's name."""
+
+SELECTIONS = {
+    "val": "best validation epoch",
+    "last": "last epoch",
+    "test": "selection on test (published protocol)",
+}
+"""How the evaluated epoch was chosen, in words."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained cell, as its artefact tells it.
+
+    `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is empty.
+    `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the artefact's `model.json`
+    (`task`, `metric`, `selection`, `selected_epoch`, `modalities` in the configuration's order, …).
+    """
+
+    method: str
+    modality: str
+    seed: int
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    info: dict[str, Any]
+
+    @property
+    def is_teacher(self) -> bool:
+        return self.method == TEACHER
+
+
+def row_label(method: str, modality: str) -> str:
+    """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name otherwise."""
+    return f"{method} · {modality}" if modality else method
+
+
+def modality_order(runs: Iterable[Run]) -> list[str]:
+    """Every modality of `runs`, in the configuration's order (as the runs with the most modalities state it)."""
+    lists = [list(run.info.get("modalities", [])) or [run.modality] for run in runs]
+    ordered = [m for names in sorted(lists, key=len, reverse=True) for m in names]  # sorted() keeps ties in order
+    return [m for m in dict.fromkeys(ordered) if m]
+
+
+def ordered_runs(runs: Sequence[Run]) -> list[Run]:
+    """Teachers in the configuration's order, then students by first appearance of their method; seeds ascending."""
+    modalities = modality_order(runs)
+    methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
+
+    def key(run: Run) -> tuple[int, int, int]:
+        rank = modalities.index(run.modality) if run.is_teacher else methods.index(run.method)
+        return (0 if run.is_teacher else 1, rank, run.seed)
+
+    return sorted(runs, key=key)
+
+
+def check_runs(runs: Sequence[Run]) -> str:
+    """The one task of `runs`; raises ValueError where there are none, a cell comes twice, or the tasks differ."""
+    if not runs:
+        raise ValueError("there are no runs to evaluate")
+    seen: set[tuple[str, str, int]] = set()
+    for run in runs:
+        if run.is_teacher != bool(run.modality):
+            raise ValueError(f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality")
+        cell = (run.method, run.modality, run.seed)
+        if cell in seen:
+            raise ValueError(f"{row_label(run.method, run.modality)}, seed {run.seed}, is there twice")
+        seen.add(cell)
+    tasks = sorted({str(run.info["task"]) for run in runs})
+    if len(tasks) > 1:
+        raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
+    return tasks[0]
+
+
+def history_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """All histories below one another, with `method`, `modality` and `seed` in front: what the figures draw from.
+
+    A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows.
+    """
+    frames = []
+    for run in ordered_runs(runs):
+        labels = pd.DataFrame(
+            {"method": run.method, "modality": run.modality, "seed": run.seed}, index=run.history.index
+        )
+        frames.append(pd.concat([labels, run.history], axis=1))
+    if not frames:
+        return pd.DataFrame(columns=["method", "modality", "seed", "epoch", "phase", "learning"])
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,130 @@
+"""Metrics equal what one computes by hand, and unfit predictions are refused by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g2d_pipeline.evaluation import collect_metrics, evaluate_predictions
+from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS
+
+
+def frame(target: list[float], prediction: list[float], confidence: list[float] | None = None) -> pd.DataFrame:
+    confidence = [0.5] * len(target) if confidence is None else confidence
+    return pd.DataFrame({"target": target, "prediction": prediction, "confidence": confidence})
+
+
+def test_classification_by_hand():
+    values = evaluate_predictions(frame([0, 0, 1, 2], [0, 1, 1, 1], [0.5, 0.25, 1.0, 0.125]), "classification")
+    # F1: class 0: P 1, R ½ → ⅔; class 1: P ⅓, R 1 → ½; class 2: never said → 0.
+    assert values["accuracy"] == 0.5
+    assert values["f1_macro"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert values["nll"] == pytest.approx((math.log(2) + math.log(4) + 0 + math.log(8)) / 4)
+
+
+def test_regression_by_hand_in_original_units():
+    values = evaluate_predictions(frame([10.0, 20.0, 30.0], [11.0, 18.0, 30.0]), "regression")
+    assert values["mape"] == pytest.approx(100 * (0.1 + 0.1 + 0) / 3)
+    assert values["r2"] == pytest.approx(1 - 5 / 200)
+    assert values["rmse"] == pytest.approx(math.sqrt(5 / 3))
+    assert values["mae"] == pytest.approx(1.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 100), st.floats(1, 100)), min_size=2, max_size=30),
+    st.sampled_from([0.01, 10, 1000]),
+)
+def test_rmse_and_mae_carry_the_unit_and_mape_does_not(pairs: list[tuple[float, float]], scale: float):
+    target, prediction = np.array(pairs).T
+    plain = evaluate_predictions(frame(list(target), list(prediction)), "regression")
+    scaled = evaluate_predictions(frame(list(scale * target), list(scale * prediction)), "regression")
+    assert scaled["rmse"] == pytest.approx(scale * plain["rmse"])
+    assert scaled["mae"] == pytest.approx(scale * plain["mae"])
+    assert scaled["mape"] == pytest.approx(plain["mape"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40), st.randoms())
+def test_classification_ignores_the_order_of_samples(pairs: list[tuple[int, int]], random):
+    shuffled = random.sample(pairs, len(pairs))
+    first, second = (
+        evaluate_predictions(frame(*map(list, zip(*rows, strict=True))), "classification") for rows in (pairs, shuffled)
+    )
+    assert first == pytest.approx(second)
+    assert 0 <= first["f1_macro"] <= 1
+    assert first["accuracy"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+
+
+def test_numbers_without_a_meaning_are_nan():
+    assert math.isnan(evaluate_predictions(frame([0.0, 1.0], [0.1, 1.0]), "regression")["mape"])
+    assert math.isnan(evaluate_predictions(frame([1.0], [1.0]), "regression")["r2"])
+
+
+def test_a_zero_confidence_keeps_the_likelihood_finite():
+    assert math.isfinite(evaluate_predictions(frame([0], [1], [0.0]), "classification")["nll"])
+
+
+@pytest.mark.parametrize(
+    ("bad", "task", "message"),
+    [
+        (frame([], []), "regression", "empty"),
+        (frame([1.0], [float("nan")]), "regression", "1 of 1 values in 'prediction' are NaN"),
+        (frame([float("inf")], [1.0]), "regression", "'target'"),
+        (frame([0], [0], [float("nan")]), "classification", "'confidence'"),
+        (frame([0], [0], [1.5]), "classification", r"\[0, 1\]"),
+        (frame([0], [0.5]), "classification", "class indices"),
+        (frame([0], [0]).drop(columns="prediction"), "classification", "lack the column prediction"),
+        (frame([0], [0]), "ranking", "expected one of classification, regression"),
+    ],
+)
+def test_unfit_predictions_are_refused(bad: pd.DataFrame, task: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        evaluate_predictions(bad, task)
+
+
+def test_one_row_a_number_in_the_order_of_the_tables(make_study):
+    study = make_study(("audio", "image", "text"), seeds=(3, 1))
+    metrics = collect_metrics(study.runs[::-1], "d", "raw")
+    assert tuple(metrics.columns) == METRIC_COLUMNS
+    # (3 teachers × 1 part + 2 methods × 4 parts) × 2 seeds × 2 splits × 3 metrics
+    assert len(metrics) == 11 * 2 * 2 * 3
+    assert not metrics.duplicated(["method", "modality", "seed", "split", "part", "metric"]).any()
+    rows = list(metrics[["method", "modality", "seed"]].drop_duplicates().itertuples(index=False, name=None))
+    teachers = [("unimodal", m, s) for m in ("audio", "image", "text") for s in (1, 3)]
+    assert rows == teachers + [(method, "", s) for method in ("g2d", "joint") for s in (1, 3)]  # given in reverse
+    student = metrics[(metrics["method"] == "g2d") & (metrics["split"] == "test")]
+    assert list(dict.fromkeys(student["part"])) == ["multi", "audio", "image", "text"]
+    assert set(metrics["selection"]) == {"val"}
+
+
+def test_runs_that_do_not_fit_together_are_refused(make_study):
+    runs = make_study().runs
+    with pytest.raises(ValueError, match="no runs"):
+        collect_metrics([], "d", "raw")
+    with pytest.raises(ValueError, match="unimodal · audio, seed 0, is there twice"):
+        collect_metrics([*runs, runs[0]], "d", "raw")
+    with pytest.raises(ValueError, match="different tasks"):
+        collect_metrics([*runs, *make_study(task="regression", methods=("umt",)).runs[-1:]], "d", "raw")
+    with pytest.raises(ValueError, match="only a teacher"):
+        collect_metrics([replace(runs[0], modality="")], "d", "raw")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p.iloc[:0], "joint, seed 0: there are no predictions"),
+        (lambda p: pd.concat([p, p.iloc[:1]]), "joint, seed 0: a sample has two predictions"),
+        (lambda p: p.assign(part="smell"), "joint, seed 0: predictions of unknown part smell"),
+        (lambda p: p.assign(prediction=float("nan")), "joint, seed 0, val, multi: .*NaN"),
+    ],
+)
+def test_the_message_names_the_run(make_study, spoil, message: str):
+    study = make_study(seeds=(0,), methods=("joint",))
+    run = replace(study.runs[-1], predictions=spoil(study.runs[-1].predictions))
+    with pytest.raises(ValueError, match=message):
+        collect_metrics([*study.runs[:-1], run], "d", "raw")

@@ -1,0 +1,145 @@
+"""The report: the same bytes twice, loud about samples and rankings, deaf to markup in data, sufficient in itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from g2d_pipeline.evaluation import collect_metrics, ranking_disagreements, summarise, table_text
+
+EVIL = "<script>alert('x')</script>"
+
+
+def visible(html: str) -> str:
+    """The page without the code of plotly and the style sheet."""
+    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_same_inputs_give_the_same_bytes(make_study, task: str):
+    first, second = (make_study(task=task).evaluate().report.encode() for _ in range(2))
+    assert first == second
+
+
+def test_the_order_of_runs_is_not_seen_where_methods_keep_theirs(make_study):
+    study = make_study()
+    shuffled = [*study.runs[4:], *study.runs[:4][::-1]]  # students first, teachers backwards
+    assert replace(study, runs=shuffled).page() == study.page()
+
+
+@pytest.mark.parametrize("source", ["raw", "sample"])
+def test_sample_is_said_iff_it_is_one(evaluated, source: str):
+    evaluation = evaluated(source=source)
+    assert ("SAMPLE" in visible(evaluation.report)) == (source == "sample")
+    assert ("SAMPLE" in evaluation.table) == (source == "sample")
+
+
+def test_everything_from_data_is_escaped(make_study):
+    study = make_study((EVIL, "image"), methods=("joint", EVIL + "2"), dataset=EVIL)
+    study.meta["class_names"][0] = study.meta["target_name"] = EVIL
+    study.meta["notes"] = [EVIL]
+    study.meta["dropped"] = [{"file": EVIL, "reason": EVIL}]
+    study.configuration[EVIL] = EVIL
+    report = study.evaluate().report
+    assert "<script>alert" not in report
+    assert report.lower().count("<script") == report.lower().count("</script>")
+    assert "&lt;script&gt;alert" in visible(report)
+
+
+@pytest.mark.parametrize("seeds", [(), (1,), (0, 2)])
+def test_the_ranking_warning_is_there_iff_rankings_disagree(make_study, seeds: tuple[int, ...]):
+    study = make_study(seeds=(0, 1, 2), methods=("g2d",), disagree=seeds)
+    text = visible(study.page())
+    assert ("ranking-warning" in text) == bool(seeds)
+    assert ("confidence_on=val" in text) == bool(seeds)
+    assert text.count("⚠ no") == len(seeds)
+    assert ranking_disagreements(study.rankings) == list(seeds)
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [("val", "best validation epoch"), ("last", "last epoch"), ("test", "selection on test (published protocol)")],
+)
+def test_the_selection_is_stated_with_the_numbers(make_study, selection: str, words: str):
+    study = make_study(selection=selection)
+    text, table = visible(study.page()), table_text(summarise(collect_metrics(study.runs, "d", "raw")))
+    assert words in text
+    assert ("Protocol:" in text) == (selection != "val")
+    assert ("optimistic" in text) == (selection == "test")
+    assert (words in table) == (selection != "val")
+
+
+def test_nothing_is_loaded_and_every_section_is_there(evaluated):
+    report = evaluated(("audio", "image", "text")).report
+    text = visible(report)
+    assert not re.search(r"<(link|img|iframe)\b|<script[^>]+src=|@import|url\(", report.split("<body>")[1] + text)
+    assert "default-src 'none'" in text
+    assert report.count("plotly.js v") == 1
+    for words in ("clip_0031.wav", "file is empty", "row 17", "target is blank", "Speakers never cross splits.", "800"):
+        assert words in text
+    for name in ("summary_bars", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"):
+        assert f'id="figure-{name}"' in text
+    assert "alpha = 1, beta = 1" in text
+    assert "tau = 15" in text
+
+
+def test_one_modality_one_seed_no_student(evaluated):
+    evaluation = evaluated(("image",), seeds=(5,), methods=())
+    assert "best teacher · image" in visible(evaluation.report)
+    assert "without a spread" in visible(evaluation.report)
+    assert "±" not in evaluation.table
+
+
+def test_many_dropped_rows_are_counted_not_listed(make_study):
+    study = make_study(seeds=(0,))
+    study.meta["dropped"] = [{"row": i, "reason": "blank"} for i in range(100)]
+    text = visible(study.page())
+    assert "… and 60 more, 100 in all" in text
+    assert "row 39" in text
+    assert "row 40" not in text
+
+
+def test_no_ranking_is_said(make_study):
+    study = make_study(seeds=(0,))
+    assert "No ranking was made." in replace(study, rankings=study.rankings.iloc[:0]).page()
+
+
+def test_metrics_json_is_json_and_holds_every_number(make_study):
+    study = make_study(task="regression", seeds=(0,))
+    evaluation = study.evaluate()
+    record = json.loads(json.dumps(evaluation.metrics_json, allow_nan=False))
+    assert len(record["runs"]) == 4
+    g2d = record["runs"][-1]
+    assert (g2d["method"], g2d["modality"], g2d["seed"], g2d["selected_epoch"]) == ("g2d", "", 0, 30)
+    table = evaluation.metrics.set_index(["method", "modality", "seed", "split", "part", "metric"])["value"]
+    assert g2d["metrics"]["test"]["multi"]["rmse"] == table["g2d", "", 0, "test", "multi", "rmse"]
+    assert record["summary"][0]["std"] is None  # one seed
+    assert record["summary"][0]["mean"] == pytest.approx(evaluation.summary["mean"].iloc[0])
+    assert [item["modality"] for item in record["rankings"][0]["val"]] == ["audio", "image"]
+    assert record["dropped"] == 2
+
+
+def test_a_percentage_without_a_meaning_leaves_the_rest_standing(make_study):
+    study = make_study(task="regression")
+    for run in study.runs:
+        run.predictions.loc[run.predictions["sample_id"].str.endswith("-0"), "target"] = 0.0
+    evaluation = study.evaluate()
+    assert evaluation.summary.loc[evaluation.summary["metric"] == "mape", "mean"].isna().all()
+    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "R²"
+    assert all(row["mean"] is None for row in evaluation.metrics_json["summary"] if row["metric"] == "mape")
+
+
+def test_metrics_survive_parquet(evaluated, tmp_path):
+    metrics = evaluated().metrics
+    metrics.to_parquet(tmp_path / "metrics.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "metrics.parquet"), metrics)
+
+
+def test_an_unknown_source_is_refused(make_study):
+    study = make_study(seeds=(0,), source="simulated")
+    with pytest.raises(ValueError, match="expected 'raw' or 'sample'"):
+        study.evaluate()

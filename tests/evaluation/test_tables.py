@@ -1,0 +1,127 @@
+"""Mean and spread over seeds, the order of rows, how numbers are written, which value is best."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from g2d_pipeline.evaluation import collect_metrics, render_table, seed_table, summarise, summary_table, table_text
+from g2d_pipeline.evaluation.tables import ABSENT, best_methods, format_value, table_title
+
+
+def metrics_of(values: dict[str, list[float]], metric: str = "accuracy", **columns: object) -> pd.DataFrame:
+    """Multimodal test values of some methods, a value a seed."""
+    rows = [
+        {"method": method, "modality": "", "seed": seed, "value": value}
+        for method, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
+    shared = {"dataset": "d", "source": "raw", "split": "test", "part": "multi", "metric": metric, "selection": "val"}
+    return pd.DataFrame(rows).assign(**(shared | {"selected_epoch": 1} | columns))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_mean_and_sample_standard_deviation(values: list[float]):
+    row = summarise(metrics_of({"joint": values})).iloc[0]
+    assert row["mean"] == pytest.approx(statistics.fmean(values))
+    assert row["std"] == pytest.approx(statistics.stdev(values), abs=1e-12)
+    assert row["n"] == len(values)
+
+
+def test_one_seed_has_no_spread():
+    summary = summarise(metrics_of({"joint": [0.713]}))
+    assert math.isnan(summary["std"].iloc[0])
+    assert summary_table(summary).loc[("joint", ""), ("accuracy", "multi")] == "71.3"
+    assert "±" not in table_text(summary)
+    assert "1 seed" in table_text(summary)
+
+
+def test_teachers_in_configuration_order_then_methods_by_appearance(make_study):
+    study = make_study(("text", "audio", "image"), methods=("zeta", "alpha"))
+    wide = summary_table(summarise(collect_metrics(study.runs, "d", "raw")))
+    assert list(wide.index) == [
+        ("unimodal", "text"),
+        ("unimodal", "audio"),
+        ("unimodal", "image"),
+        ("zeta", ""),
+        ("alpha", ""),
+    ]
+    parts = ["multi", "text", "audio", "image"]
+    assert list(wide.columns) == [(metric, part) for metric in ("accuracy", "f1_macro") for part in parts]
+    assert wide.loc[("unimodal", "text"), ("accuracy", "multi")] == ABSENT
+    assert "±" in wide.loc[("alpha", ""), ("accuracy", "image")]
+
+
+def test_a_run_without_the_split_is_named(make_study):
+    metrics = collect_metrics(make_study().runs, "d", "raw")
+    lacking = metrics[~((metrics["method"] == "g2d") & (metrics["seed"] == 1) & (metrics["split"] == "test"))]
+    with pytest.raises(ValueError, match="no predictions on the test split: g2d, seed 1"):
+        summarise(lacking)
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "std", "written"),
+    [
+        ("accuracy", 0.7134, 0.0123, "71.3 ± 1.2"),
+        ("accuracy", 0.7134, math.nan, "71.3"),
+        ("mape", 12.345, 1.0, "12.35 ± 1.00"),
+        ("r2", -0.1239, 0.01, "-0.124 ± 0.010"),
+        ("rmse", 1234.5, 12.3, "1234 ± 12"),
+        ("rmse", 0.01234, 0.001, "0.0123 ± 0.0010"),
+        ("nll", math.nan, math.nan, ABSENT),
+    ],
+)
+def test_how_a_number_is_written(metric: str, mean: float, std: float, written: str):
+    assert format_value(metric, mean, std) == written
+
+
+@pytest.mark.parametrize(("metric", "winner"), [("accuracy", "high"), ("rmse", "low")])
+def test_the_best_multimodal_value_is_marked(metric: str, winner: str):
+    summary = summarise(metrics_of({"low": [0.1, 0.2], "high": [0.6, 0.7]}, metric))
+    assert best_methods(summary) == {metric: [winner]}
+    lines = table_text(summary, metric_names=[metric]).splitlines()
+    assert [line.split()[0] for line in lines if "★" in line and "best" not in line] == [winner]
+
+
+def test_ties_share_the_mark_and_a_lone_method_has_none():
+    assert best_methods(summarise(metrics_of({"a": [0.5], "b": [0.5], "c": [0.4]}))) == {"accuracy": ["a", "b"]}
+    alone = summarise(metrics_of({"a": [0.5]}))
+    assert best_methods(alone) == {"accuracy": []}
+    assert "★" not in table_text(alone)
+
+
+def test_the_title_says_sample_and_selection():
+    raw = summarise(metrics_of({"a": [0.5, 0.6]}))
+    assert table_title(raw) == "d · test · mean ± std over 2 seeds"
+    other = summarise(metrics_of({"a": [0.5, 0.6]}, source="sample", selection="test"))
+    assert table_title(other) == "SAMPLE · d · test · mean ± std over 2 seeds\nselection on test (published protocol)"
+    assert "last epoch" in table_title(summarise(metrics_of({"a": [0.5]}, selection="last")))
+
+
+def test_the_terminal_table_fits_80_characters_with_three_modalities(make_study):
+    summary = summarise(collect_metrics(make_study(("audio", "image", "text")).runs, "d", "raw"))
+    assert max(map(len, table_text(summary).splitlines())) <= 80
+    assert render_table(summary).row_count == 2 * (1 + 5)
+
+
+def test_the_unit_is_in_the_heading(make_study):
+    summary = summarise(collect_metrics(make_study(task="regression").runs, "d", "raw"))
+    assert "RMSE (m³/m³)" in table_text(summary, "m³/m³", ["rmse"])
+    assert "MAPE (%)" in table_text(summary, "m³/m³")
+
+
+def test_markup_in_a_name_is_shown_as_it_is():
+    assert "[bold]x[/bold]" in table_text(summarise(metrics_of({"[bold]x[/bold]": [0.5]})))
+
+
+def test_seed_by_seed(make_study):
+    metrics = collect_metrics(make_study(seeds=(0, 7)).runs, "d", "raw")
+    wide = seed_table(metrics)
+    assert len(wide) == 4 * 2
+    assert ("g2d", "", 7, 23) in wide.index  # the made-up selected epoch is 30 − seed
+    assert "±" not in "".join(wide.to_numpy().ravel())
