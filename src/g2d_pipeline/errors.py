@@ -9,13 +9,13 @@ class G2DError(Exception):
     exit_status = 1
 
 
-class ConfigError(G2DError):
+class ConfigError(G2DError, ValueError):
     """A parameter is wrong: the message names the file, the key, the value and what is allowed (exit status 2)."""
 
     exit_status = 2
 
 
-class DataError(G2DError):
+class DataError(G2DError, ValueError):
     """Raw data or an artefact is wrong: the message names the file, the row and the remedy (exit status 1)."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from g2d_pipeline.config import EncoderSettings
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.encoders import Normaliser, build_encoder
 from g2d_pipeline.models.fusion import build_fusion
 from g2d_pipeline.models.multimodal import MultimodalModel
@@ -19,7 +20,7 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     """Build and initialise the model that `architecture` describes.
 
     `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale, mean, std} or
-    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. Raises ValueError where an encoder
+    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. Raises ConfigError where an encoder
     does not take samples of the shape.
     """
     encoders = {}
@@ -29,8 +30,8 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
         settings = _encoder_settings.validate_python(of["encoder"])
         try:
             encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser)
-        except ValueError as error:
-            raise ValueError(f"modality {m}: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"modality {m}: {error}") from error
     task = task_from_json(architecture["task"])
     fusion = build_fusion(architecture["fusion"], {m: e.width for m, e in encoders.items()}, task.outputs)
     return MultimodalModel(encoders, fusion)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import MLP, EncoderSettings, MobileNetV2, ResNet18, SmallCNN
+from g2d_pipeline.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -105,14 +106,16 @@ ENCODERS: dict[str, tuple[Callable[[Any, tuple[int, ...]], tuple[nn.Module, int]
 def build_encoder(settings: EncoderSettings, shape: tuple[int, ...], normaliser: nn.Module | None = None) -> Encoder:
     """The encoder for samples of `shape` (without the batch dimension), initialised as published (`initialise`).
 
-    Raises ValueError where the encoder does not take samples of that shape.
+    Raises ConfigError (a ValueError) where the encoder does not take samples of that shape.
     """
     build, dimensions, channels = ENCODERS[settings.name]
     if len(shape) != dimensions or (channels is not None and shape[0] != channels):
         wanted = "[F]" if dimensions == 1 else f"[{channels or 'C'}, H, W]"
-        raise ValueError(f"encoder {settings.name} takes samples of shape {wanted}, not {list(shape)}")
+        raise ConfigError(f"encoder {settings.name} takes samples of shape {wanted}, not {list(shape)}")
     trunk, width = build(settings, shape)
-    return initialise(Encoder(trunk, width, normaliser))
+    encoder = initialise(Encoder(trunk, width, normaliser))
+    # Convolutions run about twice as fast on the CPU, and on tensor cores, with the channels innermost.
+    return encoder.to(memory_format=torch.channels_last) if dimensions == 3 else encoder
 
 
 def initialise(module: M) -> M:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from g2d_pipeline.errors import DataError
+
 
 class Task(ABC):
     """A kind of prediction. `outputs` is the width C of the logits."""
@@ -144,10 +146,10 @@ class Regression(Task):
 def regression_task(target: dict[str, float], output: Literal["sigmoid", "identity"]) -> Regression:
     """The regression whose scaling comes from the train statistics `{min, max, mean, std}` of the target.
 
-    Raises ValueError where the train target is constant: there is nothing to learn.
+    Raises DataError (a ValueError) where the train target is constant: there is nothing to learn.
     """
     if not target["max"] > target["min"]:
-        raise ValueError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
+        raise DataError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
     if output == "sigmoid":
         return Regression(target["min"], target["max"] - target["min"], target["std"], "sigmoid")
     return Regression(target["mean"], target["std"], target["std"], "identity", "mse")

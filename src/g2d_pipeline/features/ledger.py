@@ -1,0 +1,78 @@
+"""Which chunks are on disk: `progress.json`, there only while a store is being written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PROGRESS = "progress.json"
+
+Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, constant
+
+
+class Ledger:
+    """The chunks of each modality that are whole, with a digest of what they were made from.
+
+    `plan` is a digest of settings and samples, `files` the arrays that belong to it. What a ledger of another plan
+    (or a broken one) says is not believed: its arrays are removed, and a new one is started.
+    """
+
+    def __init__(self, folder: Path, plan: str, files: list[str]) -> None:
+        self.path = folder / PROGRESS
+        self.plan, self.files = plan, files
+        done, others = _read(self.path, plan)
+        self._done = done or {}
+        if done is None:
+            self.remove()  # before the arrays, so that no kill leaves it alone with arrays that are not its own
+            for name in {*files, *others}:
+                (folder / name).unlink(missing_ok=True)
+            self._write()
+
+    def has(self, modality: str, number: int, digest: str) -> bool:
+        return self._done.get(modality, {}).get(str(number), {}).get("digest") == digest
+
+    def constant(self, modality: str, number: int) -> list[int]:
+        """Positions in the chunk of recordings that are silent, pictures of one colour."""
+        return [int(k) for k in self._done[modality][str(number)]["constant"]]
+
+    def record(self, modality: str, number: int, digest: str, constant: Iterable[int]) -> None:
+        """To be called when the chunk is on disk; on return, so is the record."""
+        self._done.setdefault(modality, {})[str(number)] = {"digest": digest, "constant": list(constant)}
+        self._write()
+
+    def forget(self, modality: str) -> None:
+        """On return no chunk of the modality is recorded on disk: its array may be made anew."""
+        if self._done.pop(modality, None):
+            self._write()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        temporary = self.path.with_suffix(".json.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump({"plan": self.plan, "files": self.files, "done": self._done}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+
+def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
+    """(what is done; None: nothing of this plan, the array files it names)."""
+    try:
+        content = json.loads(path.read_bytes())
+        files = [Path(str(name)).name for name in content["files"] if str(name).endswith(".npy")]
+        if content["plan"] != plan:
+            return None, files
+        done: Chunks = {}
+        for modality, chunks in content["done"].items():
+            done[str(modality)] = {
+                str(int(number)): {"digest": str(entry["digest"]), "constant": [int(k) for k in entry["constant"]]}
+                for number, entry in chunks.items()
+            }
+        return done, files
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, []

@@ -1,0 +1,134 @@
+"""The feature store as a reader sees it: memory-mapped arrays, one row a sample, and what is known about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.config import SPLITS
+from g2d_pipeline.errors import DataError
+from g2d_pipeline.features.faults import data_error
+from g2d_pipeline.features.writing import FORMAT, INDEX, META, file_digest, write_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FeatureStore", "open_store", "write_store"]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """A folder written by `write_store`; make it with `open_store`.
+
+    `meta`: dataset, task, class_names, target, source, counts, notes, index, and per modality kind, shape (of a
+    sample), dtype, file, checksum, settings, normaliser {scale, mean, std}, statistics.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Their names, in the configuration's order."""
+        return tuple(self.meta["modalities"])
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """A row a sample, in the order of the arrays: sample_id, split, target."""
+        import pandas as pd
+
+        try:
+            table = pd.read_parquet(self.path / INDEX, engine="pyarrow")
+        except (OSError, ValueError) as error:
+            raise _broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
+        if len(table) != self.meta["index"]["rows"]:
+            raise _broken(self.path, [f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"])
+        return table
+
+    @cached_property
+    def arrays(self) -> dict[str, np.memmap[Any, Any]]:
+        """modality → `[N, …]`, read-only and memory-mapped: only the rows that are asked for are read."""
+        files = {modality: self.path / about["file"] for modality, about in self.meta["modalities"].items()}
+        return {m: np.load(file, mmap_mode="r", allow_pickle=False) for m, file in files.items()}
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """The rows of a split, ascending. Raises ValueError for a split that does not exist."""
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}; allowed are {', '.join(SPLITS)}")
+        return np.flatnonzero((self.index["split"] == split).to_numpy()).astype(np.int64)
+
+    def targets(self) -> npt.NDArray[Any]:
+        """`[N]`: int64 classes, or float64 values in the target's own unit."""
+        return self.index["target"].to_numpy(copy=True)
+
+    def verify(self) -> None:
+        """Read everything and compare it with the checksums; DataError names the files that have changed."""
+        files = {about["file"]: about["checksum"] for about in self.meta["modalities"].values()}
+        files[INDEX] = self.meta["index"]["checksum"]
+        open_store(self.path)
+        changed = [name for name, checksum in files.items() if file_digest(self.path / name) != checksum]
+        if changed:
+            raise _broken(self.path, [f"{name} has changed since it was written" for name in changed])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process, a store opens its files there."""
+        return {"path": self.path, "meta": self.meta}
+
+
+def open_store(folder: Path) -> FeatureStore:
+    """Open a feature store; only `meta.json` and the headers and sizes of the other files are read.
+
+    Raises DataError where a file is missing, truncated or not as `meta.json` says.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no feature store {folder}. Run the featurize stage.")
+    try:
+        meta = json.loads((folder / META).read_bytes())
+    except FileNotFoundError:
+        raise _broken(folder, [f"{META} is missing"]) from None
+    except (OSError, ValueError) as error:
+        raise _broken(folder, [f"{META} is not JSON ({error})"]) from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
+    try:
+        parts = {INDEX: None} | {m["file"]: [meta["index"]["rows"], *m["shape"]] for m in meta["modalities"].values()}
+        dtypes = {m["file"]: m["dtype"] for m in meta["modalities"].values()}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise _broken(folder, [f"{META} lacks {error}"]) from None
+    faults = [fault for name, shape in parts.items() if (fault := _fault(folder / name, shape, dtypes.get(name)))]
+    if faults:
+        raise _broken(folder, faults)
+    return FeatureStore(folder, meta)
+
+
+def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None:
+    """What is wrong with a file of a store, as far as its size and header tell."""
+    try:
+        size = path.stat().st_size
+        if shape is None or dtype is None:
+            return None if size else f"{path.name} is empty"
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            found, _, kind = np.lib.format.read_array_header_1_0(file)
+            promised = file.tell() + math.prod(found) * kind.itemsize
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{path.name} is not an array ({error})"
+    if list(found) != shape or str(kind) != dtype:
+        return f"{path.name} holds {kind} {list(found)}, {META} says {dtype} {shape}"
+    if size != promised:
+        return f"{path.name} holds {size} bytes instead of {promised}: it is truncated or damaged"
+    return None
+
+
+def _broken(folder: Path, faults: list[str]) -> DataError:
+    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
+    return data_error(f"The feature store {folder} is broken", faults, remedy)
