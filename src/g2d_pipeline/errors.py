@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+SHOWN = 5  # offenders that a message lists; the others are counted
+
 
 class G2DError(Exception):
     """A failure that the user can act on; the command line prints the message alone and exits with `exit_status`."""
@@ -21,3 +26,32 @@ class DataError(G2DError, ValueError):
 
 class LockedError(G2DError):
     """Another run holds the data folder (exit status 1)."""
+
+
+def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
+    """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the remedy."""
+    lines = [str(offender) for offender in offenders]
+    shown = [f"  - {line}" for line in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        shown.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
+    return DataError("\n".join([f"{headline}:" if shown else f"{headline}.", *shown, f"What to do: {remedy}"]))
+
+
+def media_fault(path: Path) -> str | None:
+    """What is wrong with a media file, as far as its size and first 40 bytes tell; None: nothing (datasets.md §0.5)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(40)
+    except FileNotFoundError:
+        return "is missing"
+    except IsADirectoryError:
+        return "is a folder, not a file"
+    except OSError as error:
+        return f"can not be read ({error.strerror})"
+    if not head:
+        return "is empty (0 bytes)"
+    if head.startswith(b"version https://git-lfs") and path.stat().st_size < 1024:
+        return "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
+    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+        return "is a web page (HTML), not the file itself"
+    return None

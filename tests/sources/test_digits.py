@@ -170,7 +170,7 @@ def test_a_few_bad_recordings_are_dropped_where_that_is_allowed(spoken: tuple[Pa
     root, raw = spoken
     (root / REC / "3_ann_17.wav").write_bytes(b"")
     meta = read_raw(digits_settings(raw, max_bad_fraction=0.01), root.parent).meta
-    assert meta["dropped"] == [{"file": f"{REC}/3_ann_17.wav", "row": None, "reason": "the file is empty (0 bytes)"}]
+    assert meta["dropped"] == [{"file": f"{REC}/3_ann_17.wav", "row": None, "reason": "is empty (0 bytes)"}]
 
 
 def test_too_few_images_are_told_before_anything_is_paired(spoken: tuple[Path, SpokenMNIST]) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from g2d_pipeline.errors import data_error
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.faults import MediaError, check_file, data_error
+from g2d_pipeline.features.faults import MediaError, check_file
 
 ROUNDING = 1e-9  # of a cumulative share of variance
 

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import AudioFeatures, ImageFeatures
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.features.faults import data_error
 from g2d_pipeline.features.ledger import Ledger
 from g2d_pipeline.progress import track
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
-from g2d_pipeline.errors import DataError
-from g2d_pipeline.features.faults import data_error
+from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features.writing import FORMAT, INDEX, META, file_digest, write_store
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.features.faults import data_error
+from g2d_pipeline.errors import data_error
 
 
 def standardise(

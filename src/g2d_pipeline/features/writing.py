@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, TabularFeatures
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import SHOWN, DataError, data_error
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.features.faults import SHOWN, MediaError, check_file, data_error
+from g2d_pipeline.features.faults import MediaError, check_file
 from g2d_pipeline.features.ledger import Ledger
 from g2d_pipeline.features.media import CHUNK, Media, Workers, decode
 from g2d_pipeline.features.statistics import channel_statistics

@@ -114,8 +114,9 @@ def build_encoder(settings: EncoderSettings, shape: tuple[int, ...], normaliser:
         raise ConfigError(f"encoder {settings.name} takes samples of shape {wanted}, not {list(shape)}")
     trunk, width = build(settings, shape)
     encoder = initialise(Encoder(trunk, width, normaliser))
-    # Convolutions run about twice as fast on the CPU, and on tensor cores, with the channels innermost.
-    return encoder.to(memory_format=torch.channels_last) if dimensions == 3 else encoder
+    if dimensions == 3:  # convolutions are faster with the channels innermost (docs/performance.md)
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder
 
 
 def initialise(module: M) -> M:

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.sources.faults import data_error, walk
+from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.sources.faults import walk
 from g2d_pipeline.sources.hashing import hash_files
 
 if TYPE_CHECKING:

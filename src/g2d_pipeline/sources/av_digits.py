@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.sources.faults import BadRow, data_error, media_columns, media_fault, settle, walk
+from g2d_pipeline.errors import ConfigError, data_error, media_fault
+from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
 
 if TYPE_CHECKING:
     import numpy as np

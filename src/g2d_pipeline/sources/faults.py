@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.errors import ConfigError, DataError
+from g2d_pipeline.errors import ConfigError, DataError, data_error
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings
 
-SHOWN = 5
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-
-
-def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
-    """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the remedy."""
-    lines = [str(offender) for offender in offenders]
-    shown = [f"  - {line}" for line in lines[:SHOWN]]
-    if len(lines) > SHOWN:
-        shown.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
-    return DataError("\n".join([f"{headline}:" if shown else f"{headline}.", *shown, f"What to do: {remedy}"]))
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -63,26 +53,6 @@ def settle(bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy:
         headline = f"{len(bad)} of {total} {what} can not be used ({share:.2%}; max_bad_fraction allows {allowed:.2%})"
         raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
     return [row.as_dict() for row in bad]
-
-
-def media_fault(path: Path) -> str | None:
-    """What is wrong with a media file, as far as its size and first 40 bytes tell; None: nothing (datasets.md §0.5)."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(40)
-    except FileNotFoundError:
-        return "the file is missing"
-    except IsADirectoryError:
-        return "is a folder, not a file"
-    except OSError as error:
-        return f"can not be read ({error.strerror})"
-    if not head:
-        return "the file is empty (0 bytes)"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
-    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
-        return "is a web page (HTML), not the file itself: download it again"
-    return None
 
 
 def walk(root: Path, skip: Collection[str] = ()) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.sources.faults import data_error, media_fault
+from g2d_pipeline.errors import data_error, media_fault
 
 AGAIN = "copy or download the file again"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.config import SPLITS, IngestSettings
-from g2d_pipeline.sources.faults import data_error, nearest
+from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.faults import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

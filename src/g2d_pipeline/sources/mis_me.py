@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.sources.faults import SHOWN, BadRow, data_error, nearest, settle, walk
+from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
+from g2d_pipeline.sources.faults import BadRow, nearest, settle, walk
 from g2d_pipeline.sources.mis_me_folder import IMAGE_FOLDER, find_labels, find_pictures, pictures_in
 
 if TYPE_CHECKING:

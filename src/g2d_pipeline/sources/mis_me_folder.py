@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.sources.faults import data_error, media_fault, nearest
+from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.sources.faults import nearest
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import Split

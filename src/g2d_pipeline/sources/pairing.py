@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, Split
-from g2d_pipeline.sources.faults import data_error
+from g2d_pipeline.errors import data_error
 
 if TYPE_CHECKING:
     import pandas as pd

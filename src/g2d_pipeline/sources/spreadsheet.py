@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.sources.faults import data_error, media_fault, nearest
+from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.sources.faults import nearest
 
 MARKS = {"nan", "na", "n/a", "#n/a", "null", "none", "<na>", "-"}
 SENTINEL = -9999.0
