@@ -49,10 +49,17 @@ class Strict(BaseModel):
 
 # --------------------------------------------------------------------------------------------------------- encoders
 class SmallCNN(Strict):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; the mean over the map. Width = the last."""
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid` raster.
+
+    `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the raster). With
+    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch norm's
+    running statistics flip the predictions (docs/results/spoken_mnist.md).
+    """
 
     name: Literal["small_cnn"] = "small_cnn"
     widths: Counts = [16, 32, 64]
+    stride: Literal[1, 2] = 1
+    grid: PositiveInt = 4
 
 
 class ResNet18(Strict):

@@ -45,7 +45,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_method_of_ones_own_trains_and_its_parameters_are_checked(module: str) -> None:
     data = make_data()
     encoders = dict.fromkeys(data.modalities, TINY)
-    trained = train_student(data, encoders, {}, method=module, parameters={"weight": 0.5}, training=recipe(1), progress=False)  # fmt: skip
+    own = {"method": module, "parameters": {"weight": 0.5}}
+    trained = train_student(data, encoders, {}, training=recipe(1), progress=False, **own)  # type: ignore[arg-type]
     assert "loss/size" in trained.history
     assert trained.info["parameters"] == {"weight": 0.5}
 

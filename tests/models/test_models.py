@@ -83,6 +83,14 @@ def test_a_small_map_is_not_pooled_away() -> None:
     assert build_encoder(SmallCNN(widths=[4, 4, 4, 4, 4]), (1, 8, 8))(torch.randn(2, 1, 8, 8)).shape == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "grid", "stride"), [((1, 129, 63), 4, 2), ((3, 28, 28), 4, 1), ((1, 40, 8), 2, 1), ((1, 9, 9), 1, 2)]
+)
+def test_the_width_of_a_small_cnn_is_that_of_its_features(shape: tuple[int, ...], grid: int, stride: int) -> None:
+    encoder = build_encoder(SmallCNN(widths=[4, 6], grid=grid, stride=stride), shape)  # type: ignore[arg-type]
+    assert encoder(torch.randn(2, *shape)).shape == (2, encoder.width)
+
+
 def test_the_modality_is_named_when_its_encoder_does_not_fit() -> None:
     modality = {"encoder": {"name": "resnet18"}, "shape": [8], "normaliser": None}
     task = {"name": "classification", "class_names": ["x", "y"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -49,20 +50,24 @@ class Encoder(nn.Module):
 
 
 def small_cnn(settings: SmallCNN, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[B, C, H, W]` → `[B, widths[-1]]`. Pooling stops where the map would vanish.
+    """`[B, C, H, W]` → `[B, widths[-1] · rows · columns]` with at most grid × grid cells of the last map.
 
-    ReLU follows the pooling: the same numbers (both are monotone), a quarter of the work.
+    Pooling stops where the map would vanish. ReLU follows the pooling: the same numbers (both are monotone), a quarter
+    of the work.
     """
     layers: list[nn.Module] = []
-    channels, side = shape[0], min(shape[1:])
-    for width in settings.widths:
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
-        if side >= 2:
+    channels, height, width = shape
+    for position, following in enumerate(settings.widths):
+        stride = settings.stride if position == 0 else 1
+        height, width = math.ceil(height / stride), math.ceil(width / stride)
+        layers += [nn.Conv2d(channels, following, 3, stride, padding=1, bias=False), nn.BatchNorm2d(following)]
+        if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
-            side //= 2
+            height, width = height // 2, width // 2
         layers.append(nn.ReLU(inplace=True))
-        channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), channels
+        channels = following
+    rows, columns = min(settings.grid, height), min(settings.grid, width)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((rows, columns)), nn.Flatten()), channels * rows * columns
 
 
 def resnet18(settings: ResNet18, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
