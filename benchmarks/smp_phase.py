@@ -1,4 +1,4 @@
-"""What an SMP phase costs: seconds of an epoch with `update: skip` ÷ with a full backward, paired in one run.
+"""What an SMP phase costs: CPU seconds of an epoch with `update: skip` ÷ with a full backward, paired in one run.
 
 Made-up tensors in the shapes of three recipes, their real encoders. The full backward is `update: zero_grad`: every
 encoder runs forward and backward, then the gradients of the suppressed one are set to zero (the published code's way).
@@ -25,7 +25,7 @@ from g2d_pipeline.training import Data, TeacherOutputs, fit
 ROUNDS = 5
 Recipe = tuple[dict[str, tuple[tuple[int, ...], Strict]], int]
 RECIPES: dict[str, Recipe] = {
-    "spoken_mnist": ({"audio": ((1, 129, 63), SmallCNN()), "image": ((1, 28, 28), SmallCNN())}, 256),
+    "spoken_mnist": ({"audio": ((1, 129, 63), SmallCNN(stride=2)), "image": ((1, 28, 28), SmallCNN())}, 256),
     "av_digits": ({"audio": ((1, 32, 32), SmallCNN()), "image": ((1, 8, 8), SmallCNN())}, 512),
     "mis_me (64 px)": ({"image": ((3, 64, 64), MobileNetV2()), "tabular": ((8,), MLP())}, 96),
 }
@@ -35,27 +35,34 @@ def made_up(shapes: dict[str, tuple[int, ...]], n: int) -> Data:
     """`n` training samples of noise, and as few others as possible, so that validation costs next to nothing."""
     rng = np.random.default_rng(0)
     inputs = {m: rng.normal(size=(n + 4, *shape)).astype(np.float32) for m, shape in shapes.items()}
-    return Data.from_arrays(inputs, np.arange(n + 4) % 10, ["train"] * n + ["val"] * 2 + ["test"] * 2, class_names=[*"0123456789"])  # fmt: skip
+    split = ["train"] * n + ["val"] * 2 + ["test"] * 2
+    return Data.from_arrays(inputs, np.arange(n + 4) % 10, split, class_names=[*"0123456789"])
 
 
 def epoch_seconds(data: Data, encoders: dict[str, Strict], alone: str, update: str) -> float:
-    """One epoch in which `alone` is prioritised, best seen as the whole of `fit` for one epoch."""
+    """CPU seconds of one epoch, on one thread, in which `alone` is prioritised."""
     modalities = {
         m: {"encoder": e.model_dump(), "shape": list(data.shape(m)), "normaliser": None} for m, e in encoders.items()
     }
     model = build_model({"modalities": modalities, "fusion": "late", "task": data.task.to_json()})
-    n, classes = len(data.target), data.task.outputs
+    n = len(data.target)
     teachers = {
-        m: TeacherOutputs(torch.zeros(n, model.encoders[m].width), torch.zeros(n, classes), torch.full((n,), 0.2 if m == alone else 0.8))  # type: ignore[arg-type]
+        m: TeacherOutputs(
+            feature=torch.zeros(n, int(model.encoders[m].width)),  # type: ignore[arg-type]
+            logits=torch.zeros(n, data.task.outputs),
+            confidence=torch.full((n,), 0.2 if m == alone else 0.8),
+        )
         for m in encoders
-    }  # fmt: skip
+    }
     training = TrainingSettings(epochs=1, batch_size=32, optimizer=SGD(), selection="last")
-    start = time.perf_counter()
-    fit(model, data, build_method("g2d"), training=training, smp=SMPSettings(tau=[1], update=update), teachers=teachers, progress=False)  # type: ignore[arg-type]  # fmt: skip
-    return time.perf_counter() - start
+    smp = SMPSettings(tau=[1], update=update)  # type: ignore[arg-type]
+    start = time.process_time()
+    fit(model, data, build_method("g2d"), training=training, smp=smp, teachers=teachers, progress=False)
+    return time.process_time() - start
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # CPU seconds of one thread: steady where the machine is shared
     rows: list[dict[str, Any]] = []
     for recipe, (modalities, n) in RECIPES.items():
         data = made_up({m: shape for m, (shape, _) in modalities.items()}, n)
@@ -75,14 +82,15 @@ def main() -> None:
                 "highest": round(max(ratios), 3),
             }
             rows.append(row)
-            print(
-                "{recipe:16} {prioritised:8} alone: skip / full backward = {skip_over_full} ({lowest}–{highest})".format(
-                    **row
-                )
-            )
+            spread = "{skip_over_full} ({lowest}–{highest})".format(**row)
+            print(f"{recipe:16} {alone:8} alone: skip / full backward = {spread}")
     result = {
         "command": "python benchmarks/smp_phase.py",
-        "machine": {"cores": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__},
+        "machine": {
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
         "rounds": ROUNDS,
         "rows": rows,
     }
