@@ -10,6 +10,7 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.io import DatasetError
 
 from g2d_pipeline.errors import G2DError
 from g2d_pipeline.progress import rich_logs_in_terminal
@@ -34,16 +35,20 @@ def run(**arguments: Any) -> Any:
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
             return callback(**arguments)
-        except G2DError as error:
-            if debug:
+        except (G2DError, OSError, DatasetError) as error:
+            told = _cause(error)
+            if debug or told is None:
                 raise
-            click.secho(f"Error: {error}", fg="red", err=True)
-            sys.exit(error.exit_status)
-        except OSError as error:
-            if debug:
-                raise
-            click.secho(f"Error: {error} (--params debug=true shows where)", fg="red", err=True)
-            sys.exit(1)
+            hint = "" if isinstance(told, G2DError) else " (--params debug=true shows where)"
+            click.secho(f"Error: {told}{hint}", fg="red", err=True)
+            sys.exit(told.exit_status if isinstance(told, G2DError) else 1)
+
+
+def _cause(error: BaseException | None) -> G2DError | OSError | None:
+    """The mistake under Kedro's wrapping: what is meant for the user, or None where the error is a fault of ours."""
+    while error is not None and not isinstance(error, G2DError | OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _options() -> list[click.Parameter]:

@@ -87,6 +87,9 @@ def test_bad_raw_data_are_told_and_nothing_is_lost(project: Project, tmp_path: P
     assert [p for p in parts if p not in result.output] == [], result.output
     after = project.artefacts()
     assert {f: after.get(f) for f in before} == before
+
+
+def test_the_repaired_folder_is_fresh_again(project: Project) -> None:
     assert project.run("run", "--pipeline", "featurize", "--params", "dataset=mis_me").nodes == []
 
 
