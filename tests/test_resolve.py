@@ -144,6 +144,7 @@ AV = "conf/base/parameters_av_digits.yml"
         ({}, {"temperature": 0}, [P, "temperature = 0", "greater than 0"]),
         ({}, {"epochs": 0}, [P, "training.epochs = 0", "greater than 0"]),
         ({}, {"epochs": "many"}, [P, "training.epochs = 'many'", "integer"]),
+        ({}, {"n_fft": 128}, [AV, "hop_length (256)", "n_fft (128)"]),
         ({}, {"batch_size": 1}, [P, "training.batch_size = 1", "greater than or equal to 2"]),
         ({}, {"tau": "1/2/3"}, [P, "tau = 1/2/3", "2 modalities need 2"]),
         ({}, {"tau": "-1/2"}, [P, "tau = '-1/2'", "whole numbers"]),

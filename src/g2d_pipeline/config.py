@@ -112,6 +112,12 @@ class AudioFeatures(Strict):
     hop_length: PositiveInt = 128
     n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
 
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Self:
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost")
+        return self
+
 
 class ImageFeatures(Strict):
     """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set.

@@ -55,7 +55,7 @@ def test_every_artefact_has_a_stage_card(project: Project) -> None:
 
 def test_no_pickle_and_no_absolute_path_in_any_artefact(project: Project) -> None:
     for file in project.path.glob("data/0[2-8]*/**/*"):
-        if file.is_file():
+        if file.is_file() and file.name != "raw_hashes.json":  # a cache of this machine, no artefact
             assert file.suffix in {".parquet", ".json", ".npy", ".safetensors", ".html", ".txt", ""}, file
             if file.suffix == ".json":
                 assert str(project.path) not in file.read_text(), file
@@ -88,7 +88,7 @@ def test_alpha_reruns_distill_and_evaluate_and_going_back_reruns_nothing(project
 
 
 def test_n_fft_reruns_featurize_onwards(project: Project) -> None:
-    assert project.run("run", "--params", "n_fft=128").nodes == NODES[1:]
+    assert project.run("run", "--params", "n_fft=512").nodes == NODES[1:]
 
 
 def test_a_stage_runs_what_is_missing_before_it(project: Project) -> None:
