@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.trunk(self.normaliser(x)))
+        return cast(Tensor, self.trunk(self.normaliser(x).float()))
 
 
 def small_cnn(settings: SmallCNN, shape: tuple[int, ...]) -> tuple[nn.Module, int]:

@@ -28,6 +28,7 @@ def train_teacher(
     encoder: Strict | dict[str, Any],
     *,
     training: TrainingSettings | None = None,
+    epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = "auto",
@@ -45,7 +46,7 @@ def train_teacher(
         {},
         None,
         {},
-        training or TrainingSettings(),
+        _recipe(training, epochs),
         seed,
         device,
         progress,
@@ -63,6 +64,7 @@ def train_student(
     smp: SMPSettings | dict[str, Any] | None = None,
     fusion: str = "late",
     training: TrainingSettings | None = None,
+    epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = "auto",
@@ -83,12 +85,18 @@ def train_student(
         parameters or {},
         SMPSettings(**smp) if isinstance(smp, dict) else smp,
         {m: teacher_outputs(t, m) for m, t in teachers.items()},
-        training or TrainingSettings(),
+        _recipe(training, epochs),
         seed,
         device,
         progress,
         description or f"{method}, seed {seed}",
     )
+
+
+def _recipe(training: TrainingSettings | None, epochs: int | None) -> TrainingSettings:
+    """The recipe, the published one by default; `epochs` alone is enough to shorten it."""
+    recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
+    return TrainingSettings(**recipe)
 
 
 def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str) -> TeacherOutputs:
