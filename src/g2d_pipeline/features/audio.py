@@ -29,11 +29,6 @@ def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
     """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made with these settings."""
     bins = settings.n_fft // 2 + 1
     key = f"modalities.{name}"
-    if settings.hop_length > settings.n_fft:
-        raise ConfigError(
-            f"{key}.hop_length={settings.hop_length} is above n_fft={settings.n_fft}: sound between two windows would "
-            f"be lost. Set it to at most n_fft (a half or a quarter is usual)."
-        )
     if length(settings) <= settings.n_fft // 2:
         raise ConfigError(
             f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {length(settings)} samples; "
