@@ -159,16 +159,73 @@ class TabularFeatures(Strict):
 FeatureSettings = Annotated[AudioFeatures | ImageFeatures | TabularFeatures, Field(discriminator="kind")]
 
 
+class AudioAugment(Strict):
+    """Random changes of a training batch of spectrograms `[B, C, F, T]`, drawn for each sample in each epoch.
+
+    `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins become
+    the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the modality on train.
+    """
+
+    kind: Literal["audio"] = "audio"
+    time_masks: NonNegativeInt = 0
+    time_width: PositiveInt = 20
+    frequency_masks: NonNegativeInt = 0
+    frequency_width: PositiveInt = 10
+    noise: NonNegativeFloat = 0.0
+
+
+class ImageAugment(Strict):
+    """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch.
+
+    `crop`: the least and the greatest share of the area that a random resized crop keeps (published: 0.08/1);
+    `crop_ratio`: its least and greatest width ÷ height; `flip`: the probability of a left-right flip; `noise`: as of
+    audio.
+    """
+
+    kind: Literal["image"] = "image"
+    crop: Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)] | None = (
+        None
+    )
+    crop_ratio: Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)] = [
+        0.75,
+        4 / 3,
+    ]
+    flip: Fraction = 0.0
+    noise: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for key, values in (("crop", self.crop), ("crop_ratio", self.crop_ratio)):
+            if values is not None and values[0] > values[1]:
+                raise ValueError(f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}")
+        if self.crop is not None and self.crop[1] > 1:
+            raise ValueError(f"crop is a share of the area: {self.crop[1]:g} exceeds 1")
+        return self
+
+
+class TabularAugment(Strict):
+    """Gaussian noise on a training batch of columns `[B, F]`, in standard deviations of each column on train."""
+
+    kind: Literal["tabular"] = "tabular"
+    noise: NonNegativeFloat = 0.0
+
+
+AugmentSettings = Annotated[AudioAugment | ImageAugment | TabularAugment, Field(discriminator="kind")]
+
+
 class AudioModality(AudioFeatures):
     encoder: EncoderSettings = SmallCNN()
+    augment: AudioAugment | None = None
 
 
 class ImageModality(ImageFeatures):
     encoder: EncoderSettings = SmallCNN()
+    augment: ImageAugment | None = None
 
 
 class TabularModality(TabularFeatures):
     encoder: EncoderSettings = MLP()
+    augment: TabularAugment | None = None
 
 
 ModalitySettings = Annotated[AudioModality | ImageModality | TabularModality, Field(discriminator="kind")]
@@ -247,10 +304,22 @@ class Adam(Strict):
     weight_decay: NonNegativeFloat = 0.0
 
 
-OptimizerSettings = Annotated[SGD | Adam, Field(discriminator="name")]
+class AdamW(Strict):
+    name: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
 
 
-class StepSchedule(Strict):
+OptimizerSettings = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
+
+
+class _Schedule(Strict):
+    """`warmup`: epochs in which the learning rate climbs evenly to its full value, before the schedule proper."""
+
+    warmup: NonNegativeInt = 0
+
+
+class StepSchedule(_Schedule):
     """lr × `gamma` every `every` epochs."""
 
     name: Literal["step"] = "step"
@@ -258,18 +327,78 @@ class StepSchedule(Strict):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
+class MultiStepSchedule(_Schedule):
+    """lr × `gamma` after each of the epochs `milestones`."""
+
+    name: Literal["multistep"] = "multistep"
+    milestones: Counts
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class CosineSchedule(_Schedule):
+    """Half a cosine from lr down to `min_lr` over the epochs that the warm-up leaves."""
+
+    name: Literal["cosine"] = "cosine"
+    min_lr: NonNegativeFloat = 0.0
+
+
+class WarmupSchedule(_Schedule):
+    """The warm-up alone; then lr stays."""
+
+    name: Literal["warmup"] = "warmup"
+    warmup: NonNegativeInt = 5
+
+
+class PlateauSchedule(_Schedule):
+    """lr × `gamma` where the validation task loss has not fallen for `patience` epochs, down to `min_lr`."""
+
+    name: Literal["plateau"] = "plateau"
+    patience: NonNegativeInt = 10
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    min_lr: NonNegativeFloat = 0.0
+
+
+LRSchedule = Annotated[
+    StepSchedule | MultiStepSchedule | CosineSchedule | WarmupSchedule | PlateauSchedule, Field(discriminator="name")
+]
+
+
+def parse_batch_size(value: Any) -> Any:
+    """A whole number from 2 on, or `auto`."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 2):
+        return value
+    raise ValueError("a whole number from 2 on (batch norm cannot train on one sample), or the word auto")
+
+
 class TrainingSettings(Strict):
     """The recipe of one training run, teacher or student (g2d.md §7).
 
+    `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`: batches
+    whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient. `ema`: decay of the
+    average of the weights that is evaluated and kept instead of the weights. `early_stopping`: epochs without a better
+    validation score after which training ends, counted in the last phase only: SMP's phases are never cut.
     `selection`: `val` keeps the weights of the best validation epoch; `last` the last ones; `test` reproduces the
     published protocol (best epoch on *test*), and every number made with it is labelled so.
+    `precision`: of the encoders (fusion and losses are float32); `channels_last`: memory format of convolutions;
+    `compile`: encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
+    backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
+    `augmented` batch (as published) or its remembered answers on the `clean` samples are used.
     """
 
     epochs: PositiveInt = 300
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
+    accumulation: PositiveInt = 1
     optimizer: OptimizerSettings = SGD()
-    lr_schedule: StepSchedule = StepSchedule()
+    lr_schedule: LRSchedule = StepSchedule()
+    clip_norm: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    early_stopping: PositiveInt | None = None
     selection: Literal["val", "last", "test"] = "val"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_activations: bool = False
+    teacher_view: Literal["augmented", "clean"] = "augmented"
 
 
 def parse_tau(value: Any) -> Any:
@@ -353,6 +482,8 @@ class RunSettings(Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     workers: PositiveInt = 2
     progress: Literal["auto"] | bool = "auto"
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
     rebuild: bool = False
     debug: bool = False
 
@@ -369,6 +500,8 @@ class Machine(Strict):
     device: str
     progress: Literal["auto"] | bool
     workers: PositiveInt = 2
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    log: list[Literal["csv", "tensorboard"]] = []
     project: str = "."  # the project's folder, where relative paths start
 
 
@@ -397,6 +530,7 @@ class TeacherCell(Strict):
     task: Task
     target: TargetSettings
     encoder: EncoderSettings
+    augment: AugmentSettings | None = None
     training: TrainingSettings
 
 
@@ -410,6 +544,7 @@ class StudentCell(Strict):
     target: TargetSettings
     fusion: Literal["late", "concat"]
     encoders: dict[str, EncoderSettings]
+    augment: dict[str, AugmentSettings | None] = {}
     training: TrainingSettings
     parameters: dict[str, Any]
     smp: SMPSettings | None

@@ -72,7 +72,8 @@ class Configuration:
     @property
     def machine(self) -> Machine:
         run = self.run
-        return Machine(device=run.device, progress=run.progress, workers=run.workers, project=str(self.project))
+        shared = ("device", "progress", "workers", "checkpoint_minutes", "log")
+        return Machine(**{key: getattr(run, key) for key in shared}, project=str(self.project))
 
     def ingest(self) -> IngestSettings:
         d = self.dataset
@@ -89,7 +90,7 @@ class Configuration:
         )
 
     def featurize(self) -> FeaturizeSettings:
-        features = {m: s.model_dump(exclude={"encoder"}) for m, s in self.dataset.modalities.items()}
+        features = {m: s.model_dump(exclude={"encoder", "augment"}) for m, s in self.dataset.modalities.items()}
         return FeaturizeSettings(dataset=self.run.dataset, modalities=features, machine=self.machine)
 
     def teachers(self) -> TeachersSettings:
@@ -101,6 +102,7 @@ class Configuration:
                 task=d.task,
                 target=d.target,
                 encoder=settings.encoder,
+                augment=settings.augment,
                 training=self.teacher_training,
             )
             for seed in self.run.seeds
@@ -119,6 +121,7 @@ class Configuration:
                 target=d.target,
                 fusion=d.fusion,
                 encoders={m: s.encoder for m, s in d.modalities.items()},
+                augment={m: s.augment for m, s in d.modalities.items()},
                 training=method.training,
                 parameters=method.parameters,
                 smp=method.smp,
@@ -148,7 +151,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", "progress", "workers", "device"})
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *set(Machine.model_fields)})
         dataset = self.dataset.model_dump(mode="json")
         teacher = self.teacher_training.model_dump(mode="json")
         return run | {"source": self.source, "dataset_settings": dataset, "methods": methods, "teacher": teacher}
