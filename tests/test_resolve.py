@@ -145,7 +145,7 @@ AV = "conf/base/parameters_av_digits.yml"
         ({}, {"epochs": 0}, [P, "training.epochs = 0", "greater than 0"]),
         ({}, {"epochs": "many"}, [P, "training.epochs = 'many'", "integer"]),
         ({}, {"n_fft": 128}, [AV, "hop_length (256)", "n_fft (128)"]),
-        ({}, {"batch_size": 1}, [P, "training.batch_size = 1", "greater than or equal to 2"]),
+        ({}, {"batch_size": 1}, [P, "training.batch_size = 1", "from 2 on"]),
         ({}, {"tau": "1/2/3"}, [P, "tau = 1/2/3", "2 modalities need 2"]),
         ({}, {"tau": "-1/2"}, [P, "tau = '-1/2'", "whole numbers"]),
         ({}, {"tau": "1.5/2"}, [P, "whole numbers"]),
