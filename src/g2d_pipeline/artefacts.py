@@ -1,7 +1,8 @@
 """Trained models on disk: open formats only, readable without the code that trained them.
 
-A folder holds `model.safetensors`, `model.json`, `history.parquet`, `predictions.parquet`, `outputs.safetensors`.
-Nothing here imports torch before weights are asked for.
+A folder holds `model.safetensors`, `model.json`, `history.parquet`, `predictions.parquet` and `outputs/*.npy`: arrays
+that are written and read through memory maps, whatever the number of samples. Nothing here imports torch before weights
+are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from g2d_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,20 +25,24 @@ if TYPE_CHECKING:
     from g2d_pipeline.models import MultimodalModel
 
 
+CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside these files while it runs
+
+
 @dataclass(frozen=True)
 class Trained:
     """A model just trained.
 
     `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch; `predictions`: long,
-    `sample_id, split, part, target, prediction, confidence`; `outputs`: named tensors over the rows of the store
-    (`feature/<m>` `[N, D]`, `logits/<part>` `[N, C]`, `confidence/<part>` `[N]`).
+    `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays over the n samples it was asked
+    about (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n, D]`, `logits/<part>` `[n, C]`,
+    `confidence/<part>` `[n]`).
     """
 
     model: MultimodalModel
     info: dict[str, Any]
     history: pd.DataFrame
     predictions: pd.DataFrame
-    outputs: dict[str, Tensor]
+    outputs: dict[str, Tensor | npt.NDArray[Any]]
 
 
 def write_trained(folder: Path, trained: Trained) -> None:
@@ -42,10 +50,25 @@ def write_trained(folder: Path, trained: Trained) -> None:
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, folder / "model.safetensors")
-    save_file({k: v.contiguous() for k, v in trained.outputs.items()}, folder / "outputs.safetensors")
+    for name, values in trained.outputs.items():
+        file = _output_file(folder, name)
+        if getattr(values, "filename", None) != file:  # not written in place already
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, np.asarray(values))
     trained.history.to_parquet(folder / "history.parquet", index=False)
     trained.predictions.to_parquet(folder / "predictions.parquet", index=False)
     (folder / "model.json").write_text(json.dumps(trained.info, indent=2, sort_keys=True) + "\n")
+
+
+def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """A memory-mapped array of float32 where `write_trained` would put it, for what does not fit into memory."""
+    file = _output_file(folder, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(file, "w+", np.float32, shape)
+
+
+def _output_file(folder: Path, name: str) -> Path:
+    return folder.resolve() / "outputs" / f"{name.replace('/', '.')}.npy"
 
 
 @dataclass(frozen=True)
@@ -76,11 +99,10 @@ class TrainedFolder:
 
         return pd.read_parquet(self._file("predictions.parquet"))
 
-    def outputs(self) -> dict[str, Tensor]:
-        """The named tensors over the rows of the store, memory-mapped."""
-        from safetensors.torch import load_file
-
-        return load_file(self._file("outputs.safetensors"))
+    def outputs(self) -> dict[str, npt.NDArray[Any]]:
+        """The named arrays, memory-mapped and read-only."""
+        files = sorted((self.path / "outputs").glob("*.npy")) or [self._file("outputs/row.npy")]
+        return {f.stem.replace(".", "/"): np.load(f, mmap_mode="r", allow_pickle=False) for f in files}
 
     def model(self) -> MultimodalModel:
         """Rebuild the model with its weights, in evaluation mode."""

@@ -12,7 +12,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.io import DatasetError
 
-from g2d_pipeline.errors import G2DError
+from g2d_pipeline.errors import G2DError, InterruptedRun
 from g2d_pipeline.progress import rich_logs_in_terminal
 
 for variable in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY"):
@@ -35,10 +35,16 @@ def run(**arguments: Any) -> Any:
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
             return callback(**arguments)
+        except KeyboardInterrupt:
+            click.secho("\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True)
+            sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
             told = _cause(error)
             if debug or told is None:
                 raise
+            if isinstance(told, InterruptedRun):
+                click.secho(str(told), fg="yellow", err=True)
+                sys.exit(told.exit_status)
             hint = "" if isinstance(told, G2DError) else " (--params debug=true shows where)"
             click.secho(f"Error: {told}{hint}", fg="red", err=True)
             sys.exit(told.exit_status if isinstance(told, G2DError) else 1)

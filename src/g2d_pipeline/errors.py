@@ -28,6 +28,14 @@ class LockedError(G2DError):
     """Another run holds the data folder (exit status 1)."""
 
 
+class InterruptedRun(G2DError):
+    """Ctrl-C or SIGTERM: training finished its batch and saved its state. Exit status: 128 + the signal, as usual."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
+
+
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
     """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the remedy."""
     lines = [str(offender) for offender in offenders]

@@ -15,7 +15,7 @@ from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
-from g2d_pipeline.training.trainer import seeded
+from g2d_pipeline.training.streams import seeded
 from tests.conftest import TINY, make_data, recipe
 
 Teachers = dict[str, Trained]

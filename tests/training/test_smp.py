@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_three_modalities_visit_each_phase_at_the_right_epochs() -> None:
     seen = []
     for epoch in range(1, 8):
         smp.start_epoch(epoch)
-        seen.append(smp.active(torch.tensor([0])))
+        seen.append(smp.active(smp.confidence[:, [0]]))
     everyone = ("a", "b", "c")
     assert seen == [("b",), ("b",), ("c",), everyone, everyone, everyone, everyone]
 
@@ -75,8 +76,9 @@ def test_batch_ranking_follows_the_batch_and_dataset_ranking_does_not() -> None:
     batch, whole = schedule(confidence, tau=[3]), schedule(confidence, tau=[3], ranking="dataset")
     for smp in (batch, whole):
         smp.start_epoch(1)
-    assert [batch.active(torch.tensor([i])) for i in range(3)] == [("b",), ("a",), ("b",)]
-    assert [whole.active(torch.tensor([i])) for i in range(3)] == [("b",)] * 3
+    assert [batch.active(batch.confidence[:, [i]]) for i in range(3)] == [("b",), ("a",), ("b",)]
+    assert [whole.active() for i in range(3)] == [("b",)] * 3
+    assert (batch.looks, whole.looks) == (True, False)
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=2, max_size=3))
@@ -84,31 +86,68 @@ def test_batch_ranking_equals_dataset_ranking_when_one_batch_holds_all(confidenc
     batch, whole = schedule(confidence), schedule(confidence, ranking="dataset")
     for smp in (batch, whole):
         smp.start_epoch(1)
-    assert batch.active(torch.arange(4)) == whole.active(torch.arange(4))
+    assert batch.active(batch.confidence) == whole.active(whole.confidence)
 
 
 def test_epoch_ranking_uses_the_epoch_before() -> None:
     smp = schedule([[0.1, 0.9], [0.5, 0.5]], tau=[4], ranking="epoch")
     smp.start_epoch(1)
-    assert smp.active(torch.tensor([1])) == ("a",)  # the whole set ties at 0.5: the configured order
+    assert smp.active(smp.confidence[:, [1]]) == ("a",)  # the whole set ties at 0.5: the configured order
     smp.start_epoch(2)
-    assert smp.active(torch.tensor([0])) == ("b",)  # in epoch 1 only sample 1 was met, where a is confident
+    assert smp.active(smp.confidence[:, [0]]) == ("b",)  # in epoch 1 only sample 1 was met, where a is confident
     smp.start_epoch(3)
-    assert smp.active(torch.tensor([0])) == ("a",)
+    assert smp.active(smp.confidence[:, [0]]) == ("a",)
 
 
 def test_held_out_confidence_ranks_once_and_can_disagree() -> None:
     smp = schedule([[0.9, 0.9], [0.5, 0.5]], val=(0.2, 0.4), tau=[3], confidence_on="val")
     smp.start_epoch(1)
-    assert smp.active(torch.tensor([0])) == ("a",)
+    assert smp.active() == ("a",)
+
+
+def test_a_batch_ranking_without_confidences_is_refused() -> None:
+    smp = schedule([[0.1], [0.5]])
+    smp.start_epoch(1)
+    with pytest.raises(ValueError, match="needs the teachers' confidences"):
+        smp.active()
+
+
+def resting(smp: SMP, batches: list[list[int]]) -> set[str]:
+    return smp.resting([np.array(b) for b in batches])
+
+
+def test_an_encoder_rests_where_no_batch_of_the_epoch_lets_it_learn() -> None:
+    confidence = [[0.1, 0.9], [0.5, 0.5], [0.6, 0.6]]
+    smp = schedule(confidence, tau=[3, 1])
+    smp.start_epoch(1)
+    assert resting(smp, [[0], [0]]) == {"b", "c"}  # in both batches a is the least confident
+    assert resting(smp, [[0], [1]]) == {"c"}  # a learns from the first, b from the second
+    fixed = schedule(confidence, tau=[3, 1], ranking="dataset")
+    fixed.start_epoch(1)
+    assert resting(fixed, [[0], [1]]) == {"b", "c"}
+    for of in (smp, fixed):
+        of.start_epoch(6)
+        assert resting(of, [[0], [1]]) == set()  # the last phase
+
+
+def test_where_batches_are_augmented_those_rest_that_did_not_learn_in_the_epoch_before() -> None:
+    smp = SMP(SMPSettings(tau=[4]), "ab", 6, torch.tensor([[0.1], [0.5]]), (0.0, 0.0), torch.tensor([0]), known=False)
+    smp.start_epoch(1)
+    assert resting(smp, [[0]]) == set()  # nobody knows yet
+    assert smp.active(torch.tensor([[0.1], [0.5]])) == ("a",)
+    smp.start_epoch(2)
+    assert resting(smp, [[0]]) == {"b"}
+    assert smp.active(torch.tensor([[0.9], [0.5]])) == ("b",)  # the guess was wrong: the trainer reads its input then
+    smp.start_epoch(3)
+    assert resting(smp, [[0]]) == {"a"}
 
 
 def test_the_schedule_survives_a_checkpoint() -> None:
     smp = schedule([[0.1, 0.9], [0.5, 0.5]], tau=[4], ranking="epoch")
     smp.start_epoch(1)
-    smp.active(torch.tensor([1]))
+    smp.active(smp.confidence[:, [1]])
     other = schedule([[0.1, 0.9], [0.5, 0.5]], tau=[4], ranking="epoch")
     other.load_state_dict(smp.state_dict())
     for of in (smp, other):
         of.start_epoch(2)
-    assert other.active(torch.tensor([0])) == smp.active(torch.tensor([0])) == ("b",)
+    assert other.active(other.confidence[:, [0]]) == smp.active(smp.confidence[:, [0]]) == ("b",)

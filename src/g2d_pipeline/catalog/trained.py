@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,18 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
-from g2d_pipeline.artefacts import Trained, TrainedFolder, write_trained
+from g2d_pipeline.artefacts import CHECKPOINTS, Trained, TrainedFolder, write_trained
 from g2d_pipeline.stages import Clock, is_fresh, require_fresh, whole_folder
 
 logger = logging.getLogger(__name__)
 
 
-class TrainedSetDataset(AbstractDataset[dict[str, Callable[[], Trained]], dict[str, TrainedFolder]]):
+class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], dict[str, TrainedFolder]]):
     """Cell → trained model, each in `<path>/<cell>-<fingerprint>/`.
 
-    Saved lazily, as Kedro's partitioned datasets are: cell → a function that trains it. Fresh cells are skipped, and
-    each cell is on disk before the next one starts, so that a killed run goes on where it was. `cards`: cell → the
-    stage card it must have.
+    Saved lazily, as Kedro's partitioned datasets are: cell → a function that trains it, given the folder for its
+    checkpoints. Fresh cells are skipped, each cell is on disk before the next one starts, and a cell begun by a killed
+    run goes on from its last checkpoint. `cards`: cell → the stage card it must have.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TrainedSetDataset(AbstractDataset[dict[str, Callable[[], Trained]], dict[s
     def folder(self, cell: str) -> Path:
         return self.path / f"{cell}-{self.cards[cell]['fingerprint']}"
 
-    def save(self, data: dict[str, Callable[[], Trained]]) -> None:
+    def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
         for number, (cell, train) in enumerate(data.items(), start=1):
             card, folder = self.cards[cell], self.folder(cell)
             if not self.overwrite and is_fresh(folder, card["fingerprint"]):
@@ -47,9 +48,9 @@ class TrainedSetDataset(AbstractDataset[dict[str, Callable[[], Trained]], dict[s
                 continue
             clock = Clock.start()
             logger.info("%s %s (%d/%d)", card["stage"], cell, number, len(data))
-            trained = train()
-            with whole_folder(folder, card, clock) as partial:
-                write_trained(partial, trained)
+            with whole_folder(folder, card, clock, keep_partial=not self.overwrite) as partial:
+                write_trained(partial, train(partial))
+                shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
         self.overwrite = False  # made anew in this run: from here on they are fresh
 
     def load(self) -> dict[str, TrainedFolder]:

@@ -2,7 +2,7 @@
 
 from g2d_pipeline.models.encoders import Encoder, Normaliser, build_encoder
 from g2d_pipeline.models.fusion import FUSIONS, Fusion, build_fusion
-from g2d_pipeline.models.multimodal import MultimodalModel, Output
+from g2d_pipeline.models.multimodal import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.task import Classification, Regression, Task, regression_task, task_from_json
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Task",
     "build_encoder",
     "build_fusion",
+    "depends_on_batch",
     "regression_task",
     "task_from_json",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -34,39 +34,58 @@ class MultimodalModel(nn.Module):
         return tuple(self.encoders)
 
     def forward(
-        self, inputs: dict[str, Tensor], suppressed: Collection[str] = (), suppressed_norm: str = "batch"
+        self,
+        inputs: Mapping[str, Tensor],
+        suppressed: Collection[str] = (),
+        suppressed_norm: str = "batch",
+        features: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Output:
         """Encode and fuse.
 
-        Encoders named in `suppressed` run without gradient and leave no trace in their buffers (Eq. 8, `skip`);
-        `suppressed_norm="batch"`: their batch norm normalises by the batch, `"frozen"`: by its running statistics
-        (and dropout is off).
+        Encoders named in `suppressed` run without gradient; `suppressed_norm` says how (see `untouched`).
+        `features`: m → `[B, D_m]` that are known already: those encoders do not run. `dtype`: encoders run under
+        autocast in it; features, fusion and logits are float32 always.
         """
-        features: dict[str, Tensor] = {}
+        known = features or {}
+        found: dict[str, Tensor] = {}
         for m, encoder in self.encoders.items():
-            if m in suppressed:
-                with torch.no_grad(), untouched(encoder, suppressed_norm):
-                    features[m] = encoder(inputs[m])
-            else:
-                features[m] = encoder(inputs[m])
-        return Output(features, self.fusion(features))
+            if m in known:
+                found[m] = known[m]
+                continue
+            with torch.autocast(inputs[m].device.type, dtype) if dtype is not None else nullcontext():
+                if m in suppressed:
+                    with torch.no_grad(), untouched(encoder, suppressed_norm):
+                        found[m] = encoder(inputs[m])
+                else:
+                    found[m] = encoder(inputs[m])
+            found[m] = found[m].float()
+        return Output(found, self.fusion(found))
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from one modality alone, as the fusion defines it."""
         return self.fusion.unimodal_logits(features, modality)
 
 
+def depends_on_batch(encoder: nn.Module) -> bool:
+    """Whether a sample's feature in training mode depends on more than the sample: batch norm or dropout."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return any(isinstance(part, kinds) for part in encoder.modules())
+
+
 @contextmanager
 def untouched(encoder: nn.Module, norm: str) -> Iterator[None]:
     """Run an encoder without changing one bit of its buffers; its mode is restored afterwards.
 
-    A batch norm that does not track its running statistics normalises by the batch and writes nothing.
+    `norm="batch"`: batch norm normalises by the batch (one that does not track its running statistics writes nothing),
+    dropout drops; `"frozen"`: batch norm uses its running statistics and dropout is off; `"moving"`: as in training,
+    buffers move (what `update: zero_grad` does to a suppressed encoder).
     """
     was_training = encoder.training
     tracking: list[nn.modules.batchnorm._BatchNorm] = []
     if norm == "frozen":
         encoder.eval()
-    else:
+    elif norm == "batch":
         for part in encoder.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
                 part.track_running_stats = False
@@ -74,6 +93,7 @@ def untouched(encoder: nn.Module, norm: str) -> Iterator[None]:
     try:
         yield
     finally:
-        encoder.train(was_training)
+        if encoder.training is not was_training:
+            encoder.train(was_training)
         for part in tracking:
             part.track_running_stats = True

@@ -1,9 +1,11 @@
 """Training without Kedro: data in memory or from a feature store, teachers, students, the loop itself."""
 
 from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.recipes import teacher_outputs, train_student, train_teacher
+from g2d_pipeline.training.history import DivergenceError
+from g2d_pipeline.training.recipes import train_student, train_teacher
 from g2d_pipeline.training.smp import SMP, phase_of, rank
-from g2d_pipeline.training.trainer import DivergenceError, Fitted, TeacherOutputs, fit
+from g2d_pipeline.training.teachers import TeacherOutputs, teacher_outputs
+from g2d_pipeline.training.trainer import Fitted, fit
 
 __all__ = [
     "SMP",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from g2d_pipeline.config import SPLITS, TargetSettings
+from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
 from g2d_pipeline.models import Classification, Task, regression_task
+from g2d_pipeline.training.augment import changes_anything
 
 if TYPE_CHECKING:
     from g2d_pipeline.features.store import FeatureStore
 
 Array = npt.NDArray[Any]
+KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Data:
 
     `arrays`: modality → `[N, …]` (memory-mapped or in memory), in configuration order; `target` `[N]` as stored (class
     indices or values in the target's own unit); `rows`: split → row numbers; `normalisers`: modality → {scale, mean,
-    std} or None where the array is used as it is.
+    std} or None where the array is used as it is; `augment`: modality → random changes of training batches.
     """
 
     arrays: dict[str, Array]
@@ -35,6 +38,7 @@ class Data:
     task: Task
     normalisers: dict[str, dict[str, Any] | None]
     sample_ids: npt.NDArray[np.str_]
+    augment: dict[str, AugmentSettings | None] = field(default_factory=dict)  # none: deterministic
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -53,7 +57,12 @@ class Data:
             self.task,
             {m: self.normalisers[m] for m in modalities},
             self.sample_ids,
+            {m: self.augment.get(m) for m in modalities},
         )
+
+    def augmented(self, modality: str) -> bool:
+        """Whether training batches of a modality are changed at random."""
+        return changes_anything(self.augment.get(modality))
 
     @classmethod
     def from_arrays(
@@ -64,6 +73,7 @@ class Data:
         task: str = "classification",
         class_names: Sequence[str] | None = None,
         output: str = "sigmoid",
+        augment: Mapping[str, AugmentSettings | None] | None = None,
     ) -> Data:
         """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
 
@@ -99,10 +109,12 @@ class Data:
                 {k: float(v) for k, v in statistics.items()}, "identity" if output == "identity" else "sigmoid"
             )
         ids = np.array([str(i) for i in range(len(labels))])
-        return cls(arrays, labels, rows, built, dict.fromkeys(arrays), ids)
+        return cls(arrays, labels, rows, built, dict.fromkeys(arrays), ids, dict(augment or {}))
 
     @classmethod
-    def from_store(cls, store: FeatureStore, target: TargetSettings) -> Data:
+    def from_store(
+        cls, store: FeatureStore, target: TargetSettings, augment: Mapping[str, AugmentSettings | None] | None = None
+    ) -> Data:
         """From a feature store. Arrays stay memory-mapped."""
         meta = store.meta
         task: Task
@@ -117,6 +129,7 @@ class Data:
             task,
             {m: meta["modalities"][m]["normaliser"] for m in store.modalities},
             store.index["sample_id"].to_numpy(dtype=str),
+            dict(augment or {}),
         )
 
 
@@ -133,6 +146,28 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
     yield from np.split(rows, ends)
 
 
-def gather(data: Data, rows: npt.NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+    """The rows `[B, …]` of an array, in its dtype, by one indexed read.
+
+    The pages of a large memory-mapped file are let go at once: resident memory does not grow with the data set.
+    """
+    if isinstance(array, Tensor):
+        return array[torch.from_numpy(rows)]
+    taken = torch.from_numpy(np.asarray(array[rows]))
+    release(array)
+    return taken
+
+
+def release(array: Array) -> None:
+    """Let go of the pages of a large memory-mapped file (they stay in the system's cache as long as there is room)."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and array.nbytes > KEPT_MAPPED and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def gather(
+    data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
+) -> dict[str, Tensor]:
     """The inputs of these rows: modality → `[B, …]`, in the stored dtype, one indexed read a modality."""
-    return {m: torch.from_numpy(np.asarray(a[rows])).to(device, non_blocking=True) for m, a in data.arrays.items()}
+    wanted = data.modalities if modalities is None else modalities
+    return {m: take(data.arrays[m], rows).to(device, non_blocking=True) for m in wanted}

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from g2d_pipeline import __version__
-from g2d_pipeline.artefacts import Trained, TrainedFolder
+from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, SMPSettings, Strict, TrainingSettings
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
-from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.trainer import TeacherOutputs, fit, forward_split, pick_device, seeded
-
-Progress = Literal["auto"] | bool
+from g2d_pipeline.training.data import Array, Data, release
+from g2d_pipeline.training.scoring import forward_split
+from g2d_pipeline.training.streams import seeded
+from g2d_pipeline.training.teachers import TeacherOutputs, teacher_outputs
+from g2d_pipeline.training.trainer import fit, pick_device
 
 
 def train_teacher(
@@ -31,10 +34,13 @@ def train_teacher(
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    progress: Progress = "auto",
     description: str = "",
+    **run: Any,
 ) -> Trained:
     """Train the unimodal teacher of `modality`: encoder + linear head, alone; then remember its answers on every row.
+
+    `run`: workers, folder, checkpoint_minutes, log, progress (see `fit`). With a `folder`, checkpoints and the
+    remembered answers are kept there, the latter memory-mapped.
 
     Raises ValueError where the encoder does not take the modality's shape.
     """
@@ -49,8 +55,8 @@ def train_teacher(
         _recipe(training, epochs),
         seed,
         device,
-        progress,
         description or f"teacher {modality}, seed {seed}",
+        run,
     )
 
 
@@ -67,13 +73,14 @@ def train_student(
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    progress: Progress = "auto",
     description: str = "",
+    **run: Any,
 ) -> Trained:
     """Train a multimodal student by `method`, with SMP where `smp` is given.
 
-    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need none). Raises
-    ValueError where a teacher is missing or answers another question (another width of features or logits).
+    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need none). `run`:
+    as of `train_teacher`. Raises ValueError where a teacher is missing or answers another question (another width of
+    features or logits).
     """
     if not encoders.keys() == set(data.modalities):
         raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {sorted(data.modalities)}")
@@ -88,8 +95,8 @@ def train_student(
         _recipe(training, epochs),
         seed,
         device,
-        progress,
         description or f"{method}, seed {seed}",
+        run,
     )
 
 
@@ -97,14 +104,6 @@ def _recipe(training: TrainingSettings | None, epochs: int | None) -> TrainingSe
     """The recipe, the published one by default; `epochs` alone is enough to shorten it."""
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
     return TrainingSettings(**recipe)
-
-
-def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str) -> TeacherOutputs:
-    """What a teacher remembers of every row of the store."""
-    if isinstance(teacher, TeacherOutputs):
-        return teacher
-    outputs = teacher.outputs() if isinstance(teacher, TrainedFolder) else teacher.outputs
-    return TeacherOutputs(*(outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence")))
 
 
 def _train(
@@ -118,8 +117,8 @@ def _train(
     training: TrainingSettings,
     seed: int,
     device: str,
-    progress: Progress,
     description: str,
+    run: dict[str, Any],
 ) -> Trained:
     architecture: dict[str, Any] = {
         "modalities": {
@@ -154,11 +153,11 @@ def _train(
         teachers=teachers,
         seed=seed,
         device=device,
-        progress=progress,
         description=description,
+        **run,
     )
     splits = SPLITS if algorithm == "unimodal" else ("val", "test")  # a teacher is asked about train, a student never
-    outputs, predictions = remember(fitted.model, data, method, pick_device(device), splits)
+    outputs, predictions = remember(fitted.model, data, method, pick_device(device), splits, run.get("folder"))
     fitted.model.cpu()
     info: dict[str, Any] = {
         "architecture": architecture,
@@ -181,33 +180,48 @@ def _train(
 
 
 def remember(
-    model: MultimodalModel, data: Data, method: Method, device: torch.device, splits: Sequence[str]
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """One forward over the samples of `splits`: tensors over the rows of the store, NaN in the rows of other splits,
-    and the predictions on val and test."""
+    model: MultimodalModel,
+    data: Data,
+    method: Method,
+    device: torch.device,
+    splits: Sequence[str],
+    folder: Path | None = None,
+) -> tuple[dict[str, Tensor | Array], pd.DataFrame]:
+    """One forward over the samples of `splits`: arrays over their rows (`row` `[n]` says which), and the predictions on
+    val and test. With a `folder` the arrays are memory-mapped files in it (see `artefacts`)."""
     model.to(device)
     task, target = data.task, data.task.encode(torch.as_tensor(data.target))
-    outputs: dict[str, Tensor] = {}
+    row = np.sort(np.concatenate([data.rows[split] for split in splits]))
+    outputs: dict[str, Array] = {}
     frames = []
+
+    def room(name: str, like: Tensor) -> Array:
+        shape = (len(row), *like.shape[1:])
+        return new_output(folder, name, shape) if folder is not None else np.empty(shape, np.float32)
+
     for split in splits:
-        rows = data.rows[split]
-        of = forward_split(model, data, method, target, rows, device)
-        logits = dict(of.logits)
-        if len(data.modalities) == 1:  # a teacher: its one modality is the whole
-            del logits["multi"]
-        at = torch.from_numpy(rows)
-        confidence = {part: task.confidence(value, of.target) for part, value in logits.items()}
-        for name, values in (
-            [(f"feature/{m}", v) for m, v in of.features.items()]
-            + [(f"logits/{part}", v) for part, v in logits.items()]
-            + [(f"confidence/{part}", v) for part, v in confidence.items()]
-        ):
-            if name not in outputs:
-                outputs[name] = torch.full((len(data.target), *values.shape[1:]), float("nan"))
-            outputs[name][at] = values.float()
+        of: dict[str, list[Tensor]] = {part: [] for part in ("multi", *data.modalities)}
+        for rows, features, logits in forward_split(model, data, method, split, device):
+            at, y = np.searchsorted(row, rows), target[torch.from_numpy(rows)]
+            found = {f"feature/{m}": values for m, values in features.items()}
+            found |= {f"logits/{part}": values for part, values in logits.items()}
+            found |= {f"confidence/{part}": task.confidence(values, y) for part, values in logits.items()}
+            for name, values in found.items():
+                if name.endswith("/multi") and len(data.modalities) == 1:
+                    continue  # a teacher: its one modality is the whole
+                if name not in outputs:
+                    outputs[name] = room(name, values)
+                outputs[name][at] = values.float().numpy()
+                release(outputs[name])
+            for part, values in logits.items():
+                of[part].append(values)
         if split == "train":
             continue
-        for part, value in logits.items():
+        rows = data.rows[split]
+        for part, parts in of.items():
+            if part == "multi" and len(data.modalities) == 1:
+                continue
+            values = torch.cat(parts)
             frames.append(
                 pd.DataFrame(
                     {
@@ -215,16 +229,25 @@ def remember(
                         "split": split,
                         "part": part,
                         "target": data.target[rows],
-                        "prediction": task.predict(value).numpy(),
-                        "confidence": confidence[part].double().numpy(),
+                        "prediction": task.predict(values).numpy(),
+                        "confidence": task.confidence(values, target[torch.from_numpy(rows)]).double().numpy(),
                     }
                 )
             )
-    return outputs, pd.concat(frames, ignore_index=True)
+    found_outputs: dict[str, Tensor | Array] = {
+        name: values if folder is not None else torch.from_numpy(values) for name, values in outputs.items()
+    }
+    found_outputs["row"] = torch.from_numpy(row)
+    return found_outputs, pd.concat(frames, ignore_index=True)
 
 
-def _mean_confidence(outputs: dict[str, Tensor], data: Data, splits: Sequence[str]) -> dict[str, dict[str, float]]:
+def _mean_confidence(
+    outputs: dict[str, Tensor | Array], data: Data, splits: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """Split → part → mean confidence in the true target."""
     parts = [name.removeprefix("confidence/") for name in outputs if name.startswith("confidence/")]
-    at = {split: torch.from_numpy(data.rows[split]) for split in splits}
-    return {s: {p: float(outputs[f"confidence/{p}"][at[s]].double().mean()) for p in parts} for s in splits}
+    at = {split: np.searchsorted(np.asarray(outputs["row"]), data.rows[split]) for split in splits}
+    return {
+        s: {p: float(np.asarray(outputs[f"confidence/{p}"])[at[s]].astype(np.float64).mean()) for p in parts}
+        for s in splits
+    }

@@ -6,7 +6,10 @@ The schedule stands beside the method, so that it composes with every method.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,8 +38,9 @@ def phase_of(epoch: int, phases: Sequence[int]) -> int:
 class SMP:
     """The schedule of one training run.
 
-    `train_confidence` `[k, N]`: ρ of each teacher on every row of the store (only train rows are read);
-    `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`.
+    `train_confidence` `[k, N]`: remembered ρ of each teacher on every row of the store (only train rows are read);
+    `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`: whether the
+    confidences of a batch are those remembered ones (no teacher sees an augmented batch).
     """
 
     def __init__(
@@ -47,40 +51,81 @@ class SMP:
         train_confidence: Tensor,
         val_confidence: Sequence[float],
         train_rows: Tensor,
+        known: bool = True,
     ) -> None:
         self.settings = settings
         self.modalities = tuple(modalities)
         self.phases = settings.phases(len(self.modalities), epochs)
         self.confidence = train_confidence
+        self.known = known
         self.phase = 1
         on_train = train_confidence[:, train_rows].double().mean(dim=1)
         evidence = on_train if settings.confidence_on == "train" else val_confidence
         self.ranking = rank(evidence)
+        self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
+        self._before: set[str] = set(self.modalities)  # … in the epoch before
         self._sum = torch.zeros(len(self.modalities), dtype=torch.float64)
+
+    @property
+    def looks(self) -> bool:
+        """Whether `active` looks at the confidences of the batch in this phase."""
+        asked = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
+        return asked and self.phase < len(self.phases)
 
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1). `ranking: epoch` re-ranks by the confidences met in the epoch before."""
         if self.settings.confidence_on == "train" and self.settings.ranking == "epoch" and bool(self._sum.any()):
             self.ranking = rank(self._sum)
         self._sum.zero_()
+        self._before, self.learnt = self.learnt, set()
         self.phase = phase_of(epoch, self.phases)
 
-    def active(self, index: Tensor) -> tuple[str, ...]:
-        """The modalities whose encoders learn from the batch of store rows `index` `[B]` (κ = 1; the others κ = 0)."""
+    def active(self, confidence: Tensor | None = None) -> tuple[str, ...]:
+        """The modalities whose encoders learn from a batch (κ = 1; the others κ = 0).
+
+        `confidence` `[k, B]`: ρ of each teacher on the batch; asked for where `looks`.
+        """
+        found = self.modalities
+        if self.phase < len(self.phases):
+            found = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
+            if confidence is not None and self.looks and self.settings.ranking == "epoch":
+                self._sum += confidence.double().sum(dim=1).cpu()
+        self.learnt.update(found)
+        return found
+
+    def _ranked(self, confidence: Tensor | None) -> list[int]:
+        if not self.looks or self.settings.ranking != "batch":
+            return self.ranking
+        if confidence is None:
+            raise ValueError("ranking: batch needs the teachers' confidences on the batch")
+        return rank(confidence.double().mean(dim=1))
+
+    def resting(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+        """The modalities that will learn from none of the `batches` (store rows) of this epoch, as far as one can tell.
+
+        Where the ranking depends on augmented batches: those that did not learn in the epoch before.
+        """
+        others = set(self.modalities)
         if self.phase == len(self.phases):
-            return self.modalities
-        ranking = self.ranking
-        if self.settings.confidence_on == "train" and self.settings.ranking != "dataset":
-            here = self.confidence[:, index].double()
-            if self.settings.ranking == "batch":
-                ranking = rank(here.mean(dim=1))
-            else:
-                self._sum += here.sum(dim=1)
-        return (self.modalities[ranking[self.phase - 1]],)
+            return set()
+        if not (self.looks and self.settings.ranking == "batch"):
+            return others - {self.modalities[self.ranking[self.phase - 1]]}
+        if not self.known:
+            return others - self._before
+        ranked = (self._ranked(self.confidence[:, torch.from_numpy(rows)]) for rows in batches)
+        return others - {self.modalities[r[self.phase - 1]] for r in ranked}
 
-    def state_dict(self) -> dict[str, Tensor | list[int]]:
-        return {"ranking": list(self.ranking), "sum": self._sum.clone()}
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "phase": self.phase,
+            "ranking": list(self.ranking),
+            "learnt": sorted(self.learnt),
+            "before": sorted(self._before),
+            "sum": self._sum.clone(),
+        }
 
-    def load_state_dict(self, state: dict[str, Tensor | list[int]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.phase = int(state["phase"])
         self.ranking = [int(p) for p in state["ranking"]]
+        self.learnt, self._before = set(state["learnt"]), set(state["before"])
         self._sum = torch.as_tensor(state["sum"]).clone()

@@ -1,57 +1,54 @@
-"""The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step."""
+"""The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step.
+
+What is not computed: the backward pass of suppressed encoders, the forward pass of resting ones (`memory.py`), teachers
+where their answers are remembered (`teachers.py`). What survives a kill: everything in `parts`.
+"""
 
 from __future__ import annotations
 
-import copy
+import hashlib
+import json
 import logging
-import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from g2d_pipeline.config import SGD, SMPSettings, TrainingSettings
-from g2d_pipeline.errors import G2DError
-from g2d_pipeline.methods.base import Batch, Method, State, TeacherView
-from g2d_pipeline.models import MultimodalModel, Task
-from g2d_pipeline.progress import track
-from g2d_pipeline.training.data import Data, batches_of, epoch_rows, gather
+from g2d_pipeline.artefacts import CHECKPOINTS
+from g2d_pipeline.config import SMPSettings, TrainingSettings
+from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
+from g2d_pipeline.progress import track_epochs
+from g2d_pipeline.training.capacity import explain_out_of_memory, fitting_batch_size
+from g2d_pipeline.training.checkpoint import Checkpoints
+from g2d_pipeline.training.data import Data, batches_of, epoch_rows, take
+from g2d_pipeline.training.history import DivergenceError, History
+from g2d_pipeline.training.interrupt import Stop, stop_on_signals
+from g2d_pipeline.training.loader import Loader, Rows
+from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.memory import FeatureMemory
+from g2d_pipeline.training.optimisation import build_average, build_learning_rate, build_optimizer
+from g2d_pipeline.training.precision import (
+    arithmetic,
+    autocast_dtype,
+    check_machine,
+    gradient_scaler,
+    prepare,
+    unprepare,
+)
+from g2d_pipeline.training.scoring import Best, score_split
 from g2d_pipeline.training.smp import SMP
+from g2d_pipeline.training.streams import TorchGenerators, seeded
+from g2d_pipeline.training.teachers import TeacherOutputs
 
 logger = logging.getLogger(__name__)
-
-
-class DivergenceError(G2DError):
-    """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class TeacherOutputs:
-    """A frozen teacher's remembered answers on every row of the store: feature `[N, D]`, logits `[N, C]`, ρ `[N]`."""
-
-    feature: Tensor
-    logits: Tensor
-    confidence: Tensor
-
-    def view(self, index: Tensor, device: torch.device) -> TeacherView:
-        """The answers on the rows `index` `[B]`."""
-        return TeacherView(*(t[index].to(device) for t in (self.feature, self.logits, self.confidence)))
-
-
-@dataclass(frozen=True)
-class SplitOutputs:
-    """One forward over a split: `features` m → `[n, D_m]`; `logits` part → `[n, C]` ("multi" and each modality)."""
-
-    features: dict[str, Tensor]
-    logits: dict[str, Tensor]
-    target: Tensor  # [n], encoded
 
 
 @dataclass(frozen=True)
@@ -63,22 +60,27 @@ class Fitted:
     selected_epoch: int
 
 
-def stream(seed: int, name: str) -> int:
-    """The seed of a stream of randomness of its own: `model` and `dropout` (data order: see `epoch_rows`)."""
-    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
+class Part(Protocol):
+    """Whatever has a state."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any: ...
 
 
-@contextmanager
-def seeded(seed: int, name: str) -> Iterator[None]:
-    """Run with torch's generators seeded for this stream, and with deterministic kernels; both are restored."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(stream(seed, name))
-        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)
+@dataclass
+class Position:
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those of the epoch a method chose."""
+
+    epoch: int = 1
+    batch: int = 0
+    batch_size: int = 0
+    rows: Rows | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -86,13 +88,6 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
-
-
-def build_optimizer(settings: Any, groups: list[dict[str, Any]]) -> optim.Optimizer:
-    """SGD or Adam over the method's parameter groups."""
-    if isinstance(settings, SGD):
-        return optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    return optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
 def fit(
@@ -105,196 +100,267 @@ def fit(
     teachers: dict[str, TeacherOutputs] | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int = 0,
+    folder: Path | None = None,
+    checkpoint_minutes: float = 10.0,
+    log: Sequence[Literal["csv", "tensorboard"]] = (),
     progress: Literal["auto"] | bool = "auto",
     description: str = "train",
 ) -> Fitted:
     """Train `model` and return it with the weights of the selected epoch.
 
-    `teachers` (modality → remembered outputs) is needed by methods that distil and by SMP. Raises ValueError where they
-    are missing, DivergenceError where the loss is no longer finite.
+    `teachers` (modality → remembered outputs) is needed by methods that distil and by SMP. `workers`: threads that read
+    ahead. `folder`: where checkpoints (`checkpoints/`, every `checkpoint_minutes` and at the ends of epochs) and logs
+    go; a call with the same arguments goes on from there, and one that had ended returns at once; the folder is the
+    caller's to delete.
+
+    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask for or the
+    folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun after Ctrl-C or
+    SIGTERM (with a `folder`).
     """
     if (smp is not None or method.needs_teachers) and set(teachers or {}) != set(data.modalities):
         raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
     views = {m: (teachers or {})[m] for m in data.modalities} if teachers else {}
     where = pick_device(device)
+    check_machine(training, where)
     model.to(where)
-    optimizer = build_optimizer(training.optimizer, method.parameter_groups(model))
-    lr_schedule = optim.lr_scheduler.StepLR(optimizer, training.lr_schedule.every, training.lr_schedule.gamma)
-    state = State(model=model, optimizer=optimizer, task=data.task, epochs=training.epochs)
-    schedule = build_schedule(smp, data, views, training.epochs) if smp is not None else None
+    prepare(model, training)
+    state = State(model=model, optimizer=None, task=data.task, epochs=training.epochs)  # type: ignore[arg-type]
+    with seeded(seed, "method"):
+        method.on_fit_start(state)
+    for module in method.modules().values():
+        module.to(where)
+    state.optimizer = optimizer = build_optimizer(training.optimizer, method.parameter_groups(model), where)
+    learning_rate = build_learning_rate(training.lr_schedule, optimizer, training.epochs)
+    scaler = gradient_scaler(training.precision, where)
+    average = build_average(model, training.ema) if training.ema is not None else None
+    evaluated: Any = average.module if average is not None else model
     target = data.task.encode(torch.as_tensor(data.target))
-    history = History(data.modalities)
+    dtype = autocast_dtype(training.precision)
+    memory = FeatureMemory(model, data, where, _memorable(model, data, smp), folder, dtype)
+    loader = Loader(data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers)
+    schedule = _schedule(smp, data, views, training.epochs, known=not loader.live) if smp is not None else None
+    history = History(data.modalities, description)
     best = Best(data.task, training.selection)
-    rows = data.rows["train"]
-    steps = len(list(batches_of(rows, training.batch_size)))
+    position = Position(batch_size=fitting_batch_size(model, data, training, where))
+    parts: dict[str, Part] = {
+        "position": position, "model": model, "method": method, "optimizer": optimizer, "learning_rate": learning_rate,
+        "history": history, "best": best, "memory": memory, "scaler": scaler, "random": TorchGenerators(),
+    }  # fmt: skip
+    parts |= {"schedule": schedule} if schedule is not None else {}
+    parts |= {"average": average} if average is not None else {}
 
-    with seeded(seed, "dropout"), track(description, training.epochs * steps, progress) as advance:
-        for epoch in range(1, training.epochs + 1):
-            state.epoch = epoch
-            model.train()
-            if schedule is not None:
-                schedule.start_epoch(epoch)
-            method.on_epoch_start(state)
-            for index in batches_of(epoch_rows(rows, seed, epoch), training.batch_size):
-                at = torch.from_numpy(index)
-                batch = Batch(
-                    at,
-                    gather(data, index, where),
-                    target[at].to(where),
-                    {m: outputs.view(at, where) for m, outputs in views.items()},
-                )
-                state.active = schedule.active(at) if schedule is not None else model.modalities
-                suppressed = [m for m in model.modalities if m not in state.active]
-                skip = suppressed if smp is not None and smp.update == "skip" else []
-                output = model(batch.inputs, skip, smp.suppressed_norm if smp is not None else "batch")
-                terms = method.loss(output, batch, state)
-                loss = sum(terms.values(), torch.zeros((), device=where))
-                optimizer.zero_grad(set_to_none=True)  # no gradient: no momentum, no decay; `skip` falls out by itself
-                loss.backward()
-                if smp is not None and smp.update == "zero_grad":
-                    for m in suppressed:
-                        zero_gradients(model.encoders[m])
-                method.after_backward(state)
-                history.batch(batch, terms, loss, state)
-                optimizer.step()
-                advance(1, f"epoch {epoch}/{training.epochs}")
-            history.check(epoch, description)
-            method.on_epoch_end(state)
-            phase = schedule.phase if schedule is not None else 1
-            scores = {s: score_split(model, data, method, target, s, where) for s in ("val", "test")}
-            history.end_epoch(epoch, phase, optimizer.param_groups[0]["lr"], scores)
-            best.offer(epoch, scores, model)
-            lr_schedule.step()
-    best.restore(model)
+    moving = "moving" if smp is not None and smp.update == "zero_grad" else smp.suppressed_norm if smp else "batch"
+    accumulation = training.accumulation
+    gradients: dict[str, Tensor] = {}
+
+    def forward(batch: Batch) -> Output:
+        suppressed = [m for m in model.modalities if m not in state.active]
+        output: Output = model(batch.inputs, suppressed, moving, batch.features, dtype)
+        return output
+
+    def backward(loss: Tensor) -> None:
+        scaler.scale(loss / accumulation if accumulation > 1 else loss).backward()
+
+    def step() -> None:
+        if smp is not None and smp.update == "zero_grad":
+            _zero_gradients(model)
+        if scaler.is_enabled():
+            scaler.unscale_(optimizer)
+        method.after_backward(state)
+        gradients.update(history.gradients(state))
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)  # no gradient: no momentum, no decay; `skip` falls out by itself
+        if average is not None:
+            average.update(model)
+
+    state.forward, state.backward, state.step = forward, backward, step
+
+    checkpoints = Checkpoints(folder / CHECKPOINTS, checkpoint_minutes) if folder is not None else None
+    with (
+        seeded(seed, "dropout"),
+        arithmetic(training.precision, where),
+        explain_out_of_memory(model, data, training, position, where),
+        stop_on_signals(checkpoints is not None) as stop,
+        open_logs(log, folder) as logs,
+    ):
+        identity = _identity(training, smp, method, model, data, seed)
+        if checkpoints is not None:
+            _resume(parts, checkpoints, identity, description)
+        steps = len(list(batches_of(data.rows["train"], position.batch_size)))
+        done = (position.epoch - 1) * steps + position.batch
+        with track_epochs(description, training.epochs, steps, progress, done) as bar:
+            while position.epoch <= training.epochs:
+                epoch = state.epoch = position.epoch
+                model.train()
+                if position.batch == 0:
+                    if schedule is not None:
+                        schedule.start_epoch(epoch)
+                    method.on_epoch_start(state)
+                    chosen = method.rows(data.rows["train"], state)
+                    position.rows = None if chosen is data.rows["train"] else chosen
+                rows = data.rows["train"] if position.rows is None else position.rows
+                batches = list(batches_of(epoch_rows(rows, seed, epoch), position.batch_size))
+                if schedule is not None and position.batch == 0:
+                    memory.start_epoch(schedule.resting(batches))
+                teach = bool(views) and (method.needs_teachers or (schedule is not None and schedule.looks))
+                bar.start(epoch, _phase(schedule), position.batch)
+
+                for batch in loader.epoch(batches, epoch, position.batch, teach):
+                    if schedule is not None:
+                        seen = torch.stack([v.confidence for v in batch.teachers.values()]) if schedule.looks else None
+                        state.active = schedule.active(seen)
+                    else:
+                        state.active = model.modalities
+                    if wrong := [m for m in state.active if m in batch.features]:
+                        memory.wake(wrong)
+                        batch = loader.read_after_all(batch, wrong)
+                    gradients.clear()
+                    terms = method.train_batch(batch, state)  # forward, loss, backward
+                    position.batch += 1
+                    whole = position.batch % accumulation == 0 or position.batch == len(batches)
+                    if whole:
+                        step()  # modulate, clip, step
+                    with _told(checkpoints):
+                        history.batch(batch, terms, gradients, state, whole)
+                    bar.advance(len(batch.index), history.loss_terms)
+                    if checkpoints is not None and whole and (stop.number is not None or checkpoints.due()):
+                        _save(parts, checkpoints, identity, history, state, stop, description)
+
+                with _told(checkpoints):
+                    history.check(epoch)
+                method.on_epoch_end(state)
+                scores = {
+                    split: score_split(
+                        evaluated, data, method, target, split, where, memory if average is None else None
+                    )
+                    for split in ("val", "test")
+                }
+                phase = schedule.phase if schedule is not None else 1
+                history.end_epoch(epoch, phase, optimizer.param_groups[0]["lr"], scores)
+                logs.epoch(history.epochs)
+                in_last_phase = schedule is None or phase == len(schedule.phases)
+                best.offer(epoch, scores, evaluated, method, counts=in_last_phase)
+                learning_rate.step(scores["val"]["loss"])
+                bar.end({"val": next(iter(scores["val"].values()))})
+                position.epoch, position.batch, position.rows = epoch + 1, 0, None
+                enough = training.early_stopping is not None and best.patience >= training.early_stopping
+                if enough:
+                    logger.info("%s: no better validation score for %d epochs: stopped after epoch %d of %d",
+                                description, best.patience, epoch, training.epochs)  # fmt: skip
+                    position.epoch = training.epochs + 1
+                ended = position.epoch > training.epochs
+                if checkpoints is not None and (stop.number is not None or ended or checkpoints.due_at_epoch_end()):
+                    _save(parts, checkpoints, identity, history, state, stop, description)
+    if best.weights is None and average is not None:
+        model.load_state_dict(average.module.state_dict())
+    best.restore(model, method)
+    unprepare(model)
     return Fitted(model.cpu().eval(), history.frame(), best.epoch)
 
 
-def build_schedule(smp: SMPSettings, data: Data, teachers: dict[str, TeacherOutputs], epochs: int) -> SMP:
+def _memorable(model: MultimodalModel, data: Data, smp: SMPSettings | None) -> list[str]:
+    """The modalities whose features may be looked up while they rest: nothing about them changes."""
+    if smp is None or smp.update != "skip":
+        return []
+    still = smp.suppressed_norm == "frozen"
+    return [m for m in data.modalities if not data.augmented(m) and (still or not depends_on_batch(model.encoders[m]))]
+
+
+def _schedule(smp: SMPSettings, data: Data, teachers: dict[str, TeacherOutputs], epochs: int, known: bool) -> SMP:
     """SMP from the teachers' remembered confidences."""
-    confidence = torch.stack([teachers[m].confidence for m in data.modalities])
+    everything = np.arange(len(data.target))
+    confidence = torch.stack([take(teachers[m].confidence, everything) for m in data.modalities])
     val = confidence[:, torch.from_numpy(data.rows["val"])].double().mean(dim=1).tolist()
-    return SMP(smp, data.modalities, epochs, confidence, val, torch.from_numpy(data.rows["train"]))
+    return SMP(smp, data.modalities, epochs, confidence, val, torch.from_numpy(data.rows["train"]), known)
 
 
-def zero_gradients(module: nn.Module) -> None:
-    """Zero the gradients of a suppressed encoder: momentum and decay still move it (the code's way)."""
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
+def _phase(schedule: SMP | None) -> str:
+    """For the progress bar."""
+    if schedule is None:
+        return ""
+    last = schedule.phase == len(schedule.phases)
+    who = "all learn" if last else f"{schedule.modalities[schedule.ranking[schedule.phase - 1]]} learns"
+    return f"phase {schedule.phase}/{len(schedule.phases)} ({who})"
 
 
-@torch.no_grad()
-def forward_split(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    target: Tensor,
-    rows: npt.NDArray[np.int64],
-    device: torch.device,
-    batch_size: int = 256,
-) -> SplitOutputs:
-    """One forward in evaluation mode over `rows`: the features serve the multimodal and every unimodal readout."""
-    was_training = model.training
-    model.eval()
-    features: dict[str, list[Tensor]] = defaultdict(list)
-    logits: dict[str, list[Tensor]] = defaultdict(list)
-    for start in range(0, len(rows), batch_size):
-        output = model(gather(data, rows[start : start + batch_size], device))
-        logits["multi"].append(method.predict(output).cpu())
-        for m in model.modalities:
-            features[m].append(output.features[m].cpu())
-            logits[m].append(model.unimodal_logits(output.features, m).cpu())
-    model.train(was_training)
-    return SplitOutputs(
-        {m: torch.cat(parts) for m, parts in features.items()},
-        {part: torch.cat(parts) for part, parts in logits.items()},
-        target[torch.from_numpy(rows)],
+def _zero_gradients(model: MultimodalModel) -> None:
+    """A suppressed encoder's gradient is zero: momentum and decay still move it (the code's way)."""
+    for parameter in model.encoders.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+# ------------------------------------------------------------------------------------------------- kill and resume
+def _identity(
+    training: TrainingSettings, smp: SMPSettings | None, method: Method, model: nn.Module, data: Data, seed: int
+) -> dict[str, Any]:
+    """What a checkpoint must agree with to be gone on from."""
+    shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
+    samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
+    return {
+        "training": training.model_dump(mode="json"),
+        "smp": smp.model_dump(mode="json") if smp is not None else None,
+        "method": f"{type(method).__module__}.{type(method).__qualname__}",
+        "parameters": method.parameters.model_dump(mode="json"),
+        "augment": {m: a.model_dump(mode="json") if a is not None else None for m, a in data.augment.items()},
+        "seed": seed,
+        "model": hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest(),
+        "samples": samples.hexdigest(),
+    }
+
+
+def _resume(parts: dict[str, Part], checkpoints: Checkpoints, identity: dict[str, Any], description: str) -> None:
+    saved = checkpoints.newest()
+    if saved is None:
+        return
+    if differing := [key for key, value in identity.items() if saved["identity"].get(key) != value]:
+        raise ConfigError(
+            f"{description}: {checkpoints.folder} holds checkpoints of another training (another "
+            f"{', another '.join(differing)}). Give another folder, or delete this one to start anew."
+        )
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    epoch, batch = saved["position"]["epoch"], saved["position"]["batch"]
+    logger.info("%s: goes on from epoch %d, batch %d", description, epoch, batch)
+
+
+def _save(
+    parts: dict[str, Part],
+    checkpoints: Checkpoints,
+    identity: dict[str, Any],
+    history: History,
+    state: State,
+    stop: Stop,
+    description: str,
+) -> None:
+    """Save everything; end the run here where a signal asked to. Never after a loss that is not finite."""
+    with _told(checkpoints):
+        history.check(state.epoch)
+    position = parts["position"].state_dict()
+    saved = checkpoints.save(
+        {"identity": identity} | {name: part.state_dict() for name, part in parts.items()},
+        position["epoch"],
+        position["batch"],
     )
+    if stop.number is not None:
+        at = f"epoch {position['epoch']}, batch {position['batch']}"
+        on = "saved; the same command goes on from there" if saved or checkpoints.last else "but nothing could be saved"
+        raise InterruptedRun(f"{description}: stopped by {stop.name} at {at}, {on}.", stop.number)
 
 
-def score_split(
-    model: MultimodalModel, data: Data, method: Method, target: Tensor, split: str, device: torch.device
-) -> dict[str, float]:
-    """The selection metric of every part on a split, and the multimodal task loss as `loss`."""
-    outputs = forward_split(model, data, method, target, data.rows[split], device)
-    scores = {part: data.task.score(logits, outputs.target) for part, logits in outputs.logits.items()}
-    if len(model.modalities) == 1:  # a teacher: its one modality is the whole
-        del scores["multi"]
-    return scores | {"loss": float(data.task.loss(outputs.logits["multi"], outputs.target))}
-
-
-class Best:
-    """Remembers the weights of the best epoch: by the metric, then by the task loss, then the earlier one."""
-
-    def __init__(self, task: Task, selection: Literal["val", "last", "test"]) -> None:
-        self.sign = 1 if task.higher_is_better else -1
-        self.selection = selection
-        self.epoch = 0
-        self.key: tuple[float, float] = (-math.inf, -math.inf)
-        self.weights: dict[str, Tensor] | None = None
-
-    def offer(self, epoch: int, scores: dict[str, dict[str, float]], model: MultimodalModel) -> None:
-        """Keep this epoch's weights if they are the best so far."""
-        if self.selection == "last":
-            self.epoch = epoch
-            return
-        of = scores[self.selection]
-        metric = next(value for part, value in of.items())  # "multi", or a teacher's one modality
-        key = (self.sign * metric, -of["loss"])
-        if self.weights is None or key > self.key:
-            self.key, self.epoch = key, epoch
-            self.weights = copy.deepcopy(model.state_dict())
-
-    def restore(self, model: MultimodalModel) -> None:
-        if self.weights is not None:
-            model.load_state_dict(self.weights)
-
-
-class History:
-    """Means over the batches of an epoch, collected as tensors (nothing waits for the device), and their table."""
-
-    def __init__(self, modalities: tuple[str, ...]) -> None:
-        self.modalities = modalities
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.learning: set[str] = set()
-        self.epochs: list[dict[str, Any]] = []
-
-    def batch(self, batch: Batch, terms: dict[str, Tensor], loss: Tensor, state: State) -> None:
-        """Add one batch, between backward and step."""
-        values = {f"loss/{name}": term.detach() for name, term in terms.items()} | {"loss/total": loss.detach()}
-        for m in self.modalities:
-            gradients = [p.grad for p in state.model.encoders[m].parameters() if p.grad is not None]
-            values[f"grad_norm/{m}"] = nn.utils.get_total_norm(gradients) if gradients else loss.new_zeros(())
-            values[f"kappa/{m}"] = loss.new_tensor(float(m in state.active))
-        for m, view in batch.teachers.items():
-            values[f"confidence/{m}"] = view.confidence.mean()
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.learning.update(state.active)
-        self.count += 1
-
-    def check(self, epoch: int, description: str) -> None:
-        """Raise DivergenceError, naming the terms, where a loss of this epoch is no longer finite."""
-        bad = [n for n, value in self.sums.items() if n.startswith("loss/") and not math.isfinite(float(value))]
-        if bad:
-            raise DivergenceError(
-                f"{description}: {', '.join(bad)} became NaN or infinite in epoch {epoch}.\n"
-                "Remedies: a smaller learning rate (--params lr=…), smaller alpha and beta, "
-                "or a look at the features for extreme values."
-            )
-
-    def end_epoch(self, epoch: int, phase: int, lr: float, scores: dict[str, dict[str, float]]) -> None:
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "phase": phase,
-            "learning": "+".join(m for m in self.modalities if m in self.learning),
-            "lr": lr,
-        }
-        row |= {name: float(value) / self.count for name, value in self.sums.items()}
-        row |= {f"{split}/{part}": value for split, of in scores.items() for part, value in of.items()}
-        self.epochs.append(row)
-        self.sums, self.count, self.learning = {}, 0, set()
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.epochs)
+@contextmanager
+def _told(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Add to a divergence what can be done about it."""
+    try:
+        yield
+    except DivergenceError as error:
+        last = checkpoints.last if checkpoints is not None else None
+        raise DivergenceError(
+            f"{error}\nThe last good checkpoint: {last if last is not None else 'none was kept'}.\n"
+            "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller "
+            "alpha and beta, or a look at the features for extreme values."
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
 from g2d_pipeline.config import DistillSettings, Machine, StudentCell
@@ -12,7 +13,7 @@ from g2d_pipeline.features.store import FeatureStore
 
 def train_students(
     features: FeatureStore, teachers: dict[str, TrainedFolder], settings: DistillSettings
-) -> dict[str, Callable[[], Trained]]:
+) -> dict[str, Callable[[Path], Trained]]:
     """Cell → what trains its student; the catalog skips the fresh ones."""
     return {
         name: partial(_train, features=features, teachers=teachers, cell=cell, machine=settings.machine)
@@ -20,11 +21,13 @@ def train_students(
     }
 
 
-def _train(features: FeatureStore, teachers: dict[str, TrainedFolder], cell: StudentCell, machine: Machine) -> Trained:
+def _train(
+    folder: Path, features: FeatureStore, teachers: dict[str, TrainedFolder], cell: StudentCell, machine: Machine
+) -> Trained:
     from g2d_pipeline.training import Data, train_student
 
     return train_student(
-        Data.from_store(features, cell.target),
+        Data.from_store(features, cell.target, cell.augment),
         cell.encoders,
         {m: teachers[f"{m}/seed{cell.seed}"] for m in cell.encoders} if cell.needs_teachers else {},
         method=cell.algorithm,
@@ -34,6 +37,10 @@ def _train(features: FeatureStore, teachers: dict[str, TrainedFolder], cell: Stu
         training=cell.training,
         seed=cell.seed,
         device=machine.device,
+        workers=machine.workers,
+        folder=folder,
+        checkpoint_minutes=machine.checkpoint_minutes,
+        log=machine.log,
         progress=machine.progress,
         description=f"{cell.method}, seed {cell.seed}",
     )

@@ -1,0 +1,223 @@
+"""Random changes of whole batches, on the device that holds them: no loop over samples, no worker processes.
+
+Everything is drawn from a generator that belongs to one modality in one batch of one epoch. Each function below takes
+one number from it, whatever its arguments, and seeds a stream of its own with that: so noise switched on changes no
+crop, and where sample i is cropped or masked depends on i alone, not on how many samples follow it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from g2d_pipeline.config import AudioAugment, AugmentSettings, ImageAugment
+from g2d_pipeline.errors import ConfigError
+
+AUGMENTATION = 2  # this stream's number beside those of `data.epoch_rows` (1) and `streams.stream` (letters)
+TRIES = 10  # boxes drawn for a crop before the central one is taken, as in torchvision
+CPU = torch.device("cpu")
+
+
+def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generator:
+    """The CPU generator of the modality at `position` in this batch of this epoch, a function of these four alone.
+
+    Raises ValueError where one of them is negative.
+    """
+    state = np.random.SeedSequence([seed, AUGMENTATION, position, epoch, batch]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def changes_anything(settings: AugmentSettings | None) -> bool:
+    """Whether a modality is random in training; where it is not, its features and teacher may be remembered."""
+    if settings is None:
+        return False
+    if isinstance(settings, AudioAugment):
+        return settings.time_masks > 0 or settings.frequency_masks > 0 or settings.noise > 0
+    if isinstance(settings, ImageAugment):
+        return settings.crop is not None or settings.flip > 0 or settings.noise > 0
+    return settings.noise > 0
+
+
+def augment(
+    x: Tensor, settings: AugmentSettings, normaliser: dict[str, Any] | None, generator: torch.Generator
+) -> Tensor:
+    """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same shape.
+
+    `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean 0,
+    std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped
+    and flipped, then get noise; spectrograms `[B, C, F, T]` get noise, then masks. `x` itself is left as it is.
+
+    Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
+    """
+    if not changes_anything(settings):
+        return x.float()
+    mean, std = _in_stored_units(normaliser, x)
+    noise = settings.noise * std if settings.noise > 0 else 0.0
+    if isinstance(settings, ImageAugment):
+        if settings.crop is not None or settings.flip > 0:
+            _check_maps(x, settings.kind, "crop and flip")
+            x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip)
+        return add_noise(x, generator, noise)
+    x = add_noise(x, generator, noise)
+    if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
+        _check_maps(x, settings.kind, "time_masks and frequency_masks")
+        x = mask(x, generator, 3, settings.time_masks, settings.time_width, mean)
+        x = mask(x, generator, 2, settings.frequency_masks, settings.frequency_width, mean)
+    return x
+
+
+def random_resized_crop(
+    x: Tensor,
+    generator: torch.Generator,
+    area: Sequence[float] | None = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Crop each image of `[B, C, H, W]` to a box of its own, resize it to `size` and flip it → float32 `[B, C, h, w]`.
+
+    `area`: least and greatest share of the image's area, drawn uniformly; None: the whole image. `ratio`: least and
+    greatest width ÷ height, drawn uniformly in its logarithm. `flip`: probability of a left-right flip. `size`: the
+    image's own where left out. Resized images come with the channels innermost in memory, as convolutions like them.
+
+    Source: torchvision's RandomResizedCrop, but bilinear without antialiasing.
+    """
+    count, _, height, width = x.shape
+    own = _stream(generator)
+    # All numbers of a sample lie side by side, so that those of sample i do not depend on the size of the batch.
+    drawn = torch.rand(count, 2 * TRIES + 3, generator=own, dtype=torch.float64)
+    flipped = drawn[:, -1] < flip
+    out = (height, width) if size is None else size
+    if area is None and out == (height, width):
+        return torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x).float() if flip else x.float()
+    if area is None:
+        boxes = torch.tensor([0, 0, height, width]).expand(count, 4)
+    else:
+        boxes = crop_boxes(drawn[:, :-1], height, width, area, ratio)
+    return resample(x, boxes, flipped, out)
+
+
+def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ratio: Sequence[float]) -> Tensor:
+    """Boxes (top, left, height, width) `[B, 4]` in whole pixels inside of the image, from uniform numbers `[B, 22]`.
+
+    The first of ten candidates that fits; the central box of the nearest ratio where none does.
+    """
+    share, shape = drawn[:, :TRIES], drawn[:, TRIES : 2 * TRIES]
+    pixels = height * width * (area[0] + (area[1] - area[0]) * share)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * shape)
+    sides = torch.stack([(pixels / aspect).sqrt(), (pixels * aspect).sqrt()], dim=2).round().long()  # [B, 10, 2]
+    image = torch.tensor([height, width])
+    fits = ((sides > 0) & (sides <= image)).all(dim=2)
+    first = fits.int().argmax(dim=1)  # of the greatest values the first, 0 where none fits
+    box = sides[torch.arange(len(sides)), first]
+    place = ((image - box + 1) * drawn[:, 2 * TRIES :]).long()
+
+    whole = width / height
+    nearest = min(max(whole, ratio[0]), ratio[1])
+    central = torch.tensor(
+        [max(1, round(width / nearest)) if nearest > whole else height,
+         max(1, round(height * nearest)) if nearest < whole else width]
+    )  # fmt: skip
+    found = fits.any(dim=1, keepdim=True)
+    box = torch.where(found, box, central)
+    return torch.cat([torch.where(found, place, (image - central) // 2), box], dim=1)
+
+
+def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C, *size]`.
+
+    Bilinear is separable: a column of the result is the weighted sum of two columns of the image, and then likewise a
+    row. `embedding_bag` sums weighted rows of a matrix, so the axis to resize is put outermost, one axis after the
+    other: the same numbers as `interpolate` and `grid_sample` give, faster than both, and nothing outside of a box is
+    ever read.
+    """
+    count, channels, height, width = x.shape
+    top, left, tall, wide = boxes.unbind(dim=1)
+    columns = torch.empty(count, width, channels, height, device=x.device).copy_(x.permute(0, 3, 1, 2))
+    columns = _weighted_pairs(columns, *_neighbours(left, wide, size[1], flipped))
+    rows = columns.permute(0, 3, 1, 2).contiguous()  # [B, H, w, C]
+    return _weighted_pairs(rows, *_neighbours(top, tall, size[0])).permute(0, 3, 1, 2)
+
+
+def mask(x: Tensor, generator: torch.Generator, axis: int, count: int, width: int, fill: Tensor | float) -> Tensor:
+    """Fill `count` stretches along `axis` of each sample of `[B, …]`, over all its other axes; float32 out.
+
+    The length of a stretch is a whole number drawn uniformly from 0 … `width` (at most the axis), its start from where
+    it fits; stretches may overlap. `fill` broadcasts to x. Source: SpecAugment (Park et al. 2019), without warping.
+    """
+    own = _stream(generator)
+    if count == 0:
+        return x.float()
+    size = x.shape[axis]
+    drawn = torch.rand(len(x), count, 2, generator=own, dtype=torch.float64)
+    length = (drawn[..., :1] * (min(width, size) + 1)).long()
+    start = (drawn[..., 1:] * (size - length + 1)).long()
+    place = torch.arange(size)
+    covered = ((place >= start) & (place < start + length)).any(dim=1)  # [B, size]
+    shape = [1] * x.dim()
+    shape[0], shape[axis] = len(x), size
+    filling = torch.as_tensor(fill, dtype=torch.float32, device=x.device)
+    return torch.where(covered.view(shape).to(x.device), filling, x.float())
+
+
+def add_noise(x: Tensor, generator: torch.Generator, std: Tensor | float) -> Tensor:
+    """Add Gaussian noise of standard deviation `std` (broadcasts to x), drawn on x's device; float32 out."""
+    own = _stream(generator, x.device)
+    if not isinstance(std, Tensor) and std == 0:
+        return x.float()
+    return x.float() + std * torch.randn(x.shape, generator=own, device=x.device)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Generator:
+    """A generator on the device, seeded by one number from the given one."""
+    return torch.Generator(device).manual_seed(int(torch.randint(2**63 - 1, (1,), generator=generator)))
+
+
+def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
+    scale, mean, std = (1.0, [0.0], [1.0]) if normaliser is None else (normaliser[k] for k in ("scale", "mean", "std"))
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    both = torch.tensor([mean, std], dtype=torch.float64) / scale
+    mean, std = both.float().to(x.device)
+    return mean.view(shape), std.view(shape)
+
+
+def _check_maps(x: Tensor, kind: str, keys: str) -> None:
+    if x.dim() != 4:
+        raise ConfigError(
+            f"augment ({kind}): {keys} need samples of three dimensions such as [C, H, W], not {list(x.shape[1:])}. "
+            f"Leave them out (noise is possible for any shape)."
+        )
+
+
+def _neighbours(start: Tensor, length: Tensor, size: int, flipped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Which two pixels of an axis make each of `size` new ones, and in which parts: `[B, size, 2]` whole, float32.
+
+    `start`, `length` `[B]`: the box. Pixel centres lie at half numbers (`align_corners=False`); beyond the centre of
+    the box's last pixel that pixel counts alone, as if the box were the image.
+    """
+    last = length[:, None] - 1
+    centre = (torch.arange(size, dtype=torch.float64) + 0.5) * (length[:, None].double() / size) - 0.5
+    centre = centre.clamp(min=0).minimum(last.double())
+    if flipped is not None:
+        centre = torch.where(flipped[:, None], centre.flip(1), centre)
+    below = centre.floor().long()
+    part = centre - below
+    pair = torch.stack([below, (below + 1).minimum(last)], dim=2) + start[:, None, None]
+    return pair, torch.stack([1 - part, part], dim=2).float()
+
+
+def _weighted_pairs(x: Tensor, pairs: Tensor, weights: Tensor) -> Tensor:
+    """`[B, N, …]` → `[B, n, …]`: sums of two of the N rows each, given by `pairs` and `weights` `[B, n, 2]`."""
+    count, rows = x.shape[:2]
+    table = (pairs + rows * torch.arange(count)[:, None, None]).view(-1, 2).to(x.device)
+    summed = F.embedding_bag(table, x.view(count * rows, -1), per_sample_weights=weights.view(-1, 2).to(x), mode="sum")
+    return summed.view(count, pairs.shape[1], *x.shape[2:])

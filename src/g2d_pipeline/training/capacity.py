@@ -1,0 +1,200 @@
+"""Batch sizes that fit into memory: found by halving, and told where a batch did not fit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.errors import G2DError
+from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.training.data import Data, take
+from g2d_pipeline.training.precision import autocast_dtype
+
+logger = logging.getLogger(__name__)
+
+LEAST = 2  # batch norm cannot train on one sample
+MOST = 4096  # where the search for `auto` starts
+# Allocators and libraries that report a full memory as a plain RuntimeError.
+MESSAGES = (
+    "DefaultCPUAllocator:",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
+Attempt = Callable[[int], None]  # raises an out-of-memory error where a batch of this size does not fit
+
+
+class CapacityError(G2DError):
+    """A batch does not fit into memory."""
+
+
+class HasBatchSize(Protocol):
+    """A training run's position: its batch size may change when a run goes on from a checkpoint."""
+
+    batch_size: int
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full: torch.OutOfMemoryError, or a RuntimeError with such a message."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+
+
+def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
+    """Halve from `start`, not below `least`, until `attempt(size)` raises no out-of-memory error; the size that fits.
+
+    Raises CapacityError where `least` does not fit either; other errors of `attempt` pass.
+    """
+    if start < least:
+        raise ValueError(f"the search starts at {start}, below the least batch of {least}")
+    size = start
+    while not _fits(attempt, size):
+        if size == least:
+            raise CapacityError(f"Not even a batch of {least} samples fits into memory.")
+        size = max(size // 2, least)
+    return size
+
+
+def _fits(attempt: Attempt, size: int) -> bool:
+    fits = True
+    try:
+        attempt(size)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fits = False
+    # Only here, past the `except`, has the error let go of the attempt's tensors.
+    _empty_cache()
+    return fits
+
+
+def _empty_cache() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing before CUDA is in use
+
+
+def trial(
+    model: MultimodalModel,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, torch.dtype],
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """One forward and backward pass in training mode, all encoders learning, on `size` samples of zeros.
+
+    `shapes` and `dtypes`: of one stored sample, by modality; `dtype`: in which the encoders run. A copy of the model
+    does it: weights, buffers, gradients, modes and random streams of the given one stay as they are, and the copy, with
+    one more room of the weights' size, stands for the optimizer's state.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        copied = copy.deepcopy(model).train()
+        room = [torch.empty_like(p) for p in copied.parameters()]
+        inputs = {m: torch.zeros(size, *shape, dtype=dtypes[m], device=device) for m, shape in shapes.items()}
+        output = copied(inputs, dtype=dtype)
+        total: Tensor = output.logits.sum()
+        for feature in output.features.values():
+            total = total + feature.sum()
+        total.backward()
+        del room
+
+
+def attempt_of(model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device) -> Attempt:
+    """`trial` on samples as `data` stores them. A last batch of one joins the one before: then one more must fit."""
+    shapes = {m: data.shape(m) for m in data.modalities}
+    dtypes = {m: take(data.arrays[m], np.arange(1)).dtype for m in data.modalities}
+    rows = len(data.rows["train"])
+
+    def attempt(size: int) -> None:
+        largest = size + 1 if rows % size == 1 else size
+        trial(model, shapes, dtypes, largest, device, autocast_dtype(training.precision))
+
+    return attempt
+
+
+def fitting_batch_size(model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device) -> int:
+    """`batch_size` as it is set; for `auto` the largest power of two that fits, at most 4096 and the train rows.
+
+    Raises CapacityError where no batch fits.
+    """
+    if training.batch_size != "auto":
+        return training.batch_size
+    rows = max(len(data.rows["train"]), LEAST)
+    start = 1 << (min(MOST, rows).bit_length() - 1)
+    size = largest_batch(attempt_of(model, data, training, device), start)
+    logger.info("batch_size=auto: %d samples a batch on %s (tried from %d down)", size, device, start)
+    return size
+
+
+@contextmanager
+def explain_out_of_memory(
+    model: MultimodalModel, data: Data, training: TrainingSettings, position: HasBatchSize, device: torch.device
+) -> Iterator[None]:
+    """An out-of-memory error inside becomes a CapacityError with what would have fitted (see `explain_exhaustion`)."""
+    attempt = attempt_of(model, data, training, device)
+    with explain_exhaustion(attempt, lambda: position.batch_size, device, training):
+        yield
+
+
+@contextmanager
+def explain_exhaustion(
+    attempt: Attempt, batch_size: Callable[[], int], device: torch.device, training: TrainingSettings | None = None
+) -> Iterator[None]:
+    """An out-of-memory error inside becomes a CapacityError; any other error passes.
+
+    It names the batch size that did not fit, one that would have fitted (the largest of its halves that `attempt`
+    takes) with the accumulation that makes steps of as many samples, and the other remedies, but those that `training`
+    uses already.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        # The frames of the failed step still hold its activations: the attempts need that memory.
+        traceback.clear_frames(error.__traceback__)
+        _empty_cache()
+        raise CapacityError(_explanation(attempt, batch_size(), device, training, reason)) from None
+
+
+def _explanation(
+    attempt: Attempt, size: int, device: torch.device, training: TrainingSettings | None, reason: str
+) -> str:
+    fitting: int | None = None
+    if size > LEAST:
+        try:
+            fitting = largest_batch(attempt, max(size // 2, LEAST))
+        except CapacityError:
+            fitting = None
+    others = []
+    if training is None or training.precision in ("fp32", "tf32"):
+        others.append("precision=bf16")
+    if training is None or not training.checkpoint_activations:
+        others.append("checkpoint_activations=true")
+    if fitting is not None:
+        steps = math.ceil(size / fitting) * (training.accumulation if training is not None else 1)
+        said = f"A batch of {fitting} would fit"
+        remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
+    else:
+        said = f"Not even a batch of {LEAST} would fit"
+        remedies = [*others, "smaller features or encoders", "a device with more memory"]
+    return (
+        f"A batch of {size} samples does not fit into the memory of {device}. {said}.\n"
+        f"Remedies: {', or '.join(remedies)}.\n"
+        f"torch said: {reason}"
+    )

@@ -1,0 +1,138 @@
+"""What is written down of a training run: a row an epoch, and where it went wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from g2d_pipeline.errors import G2DError
+from g2d_pipeline.methods.base import Batch, State
+from g2d_pipeline.training.scoring import Scores
+
+LOOK = 50  # batches between two looks at an accelerator, which would have to wait
+
+
+class DivergenceError(G2DError):
+    """A loss became NaN or infinite."""
+
+
+class History:
+    """Means over the batches of an epoch, summed as one vector on the device (nothing waits for it), and the table."""
+
+    def __init__(self, modalities: tuple[str, ...], description: str) -> None:
+        self.modalities = modalities
+        self.description = description
+        self.epochs: list[dict[str, Any]] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sums = torch.zeros(0)
+        self.first_bad = torch.zeros(0)
+        self.earlier: dict[str, float] = {}  # sums under names that are no longer met in this epoch
+        self.count = 0
+        self.steps = 0
+        self.learning: set[str] = set()
+
+    def gradients(self, state: State) -> dict[str, Tensor]:
+        """The norm of each encoder's gradient, between backward and step."""
+        found = {}
+        for m in self.modalities:
+            gradients = [p.grad for p in state.model.encoders[m].parameters() if p.grad is not None]
+            if gradients:
+                found[f"grad_norm/{m}"] = nn.utils.get_total_norm(gradients)
+        return found
+
+    def batch(
+        self, batch: Batch, terms: dict[str, Tensor], gradients: dict[str, Tensor], state: State, stepped: bool
+    ) -> None:
+        """Add one batch; `gradients`: of the step that it ended with, if it did.
+
+        Raises DivergenceError (on an accelerator up to `LOOK` batches late, but with the right batch).
+        """
+        values = {f"loss/{name}": term.detach() for name, term in terms.items()}
+        values |= gradients | {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
+        vector = torch.stack([v.float() for v in values.values()])
+        self.count += 1
+        self.steps += stepped
+        if tuple(values) != self.names:
+            self._rename(tuple(values), vector, len(terms))
+        self.sums = self.sums.to(vector.device) + vector
+        for m in state.active:
+            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + 1.0
+        self.learning.update(state.active)
+        losses = vector[: len(terms)]  # a gradient may overflow: fp16's scaler skips that step
+        if vector.device.type == "cpu":
+            if not bool(losses.isfinite().all()):
+                self._diverged(losses, self.count, state.epoch)
+            return
+        bad = self.first_bad.to(vector.device)
+        self.first_bad = torch.where(~losses.isfinite() & (bad == 0), float(self.count), bad)
+        if self.count % LOOK == 0:
+            self.check(state.epoch)
+
+    def _rename(self, names: tuple[str, ...], like: Tensor, losses: int) -> None:
+        """Another set of terms from this batch on: close the vector and begin another one."""
+        for name, value in zip(self.names, self.sums.tolist(), strict=True):
+            self.earlier[name] = self.earlier.get(name, 0.0) + value
+        self.names, self.sums, self.first_bad = names, torch.zeros_like(like), torch.zeros_like(like[:losses])
+
+    def check(self, epoch: int) -> None:
+        """Raise DivergenceError where a value of an earlier batch of this epoch was not finite."""
+        bad = self.first_bad
+        if bool((bad > 0).any()):
+            first = int(bad[bad > 0].min())
+            self._diverged(torch.where(bad == first, math.nan, 0.0), first, epoch)
+
+    def _diverged(self, losses: Tensor, batch: int, epoch: int) -> None:
+        bad = [name for name, ok in zip(self.names, losses.isfinite().tolist(), strict=False) if not ok]
+        raise DivergenceError(
+            f"{self.description}: {', '.join(bad)} became NaN or infinite in epoch {epoch}, batch {batch}."
+        )
+
+    def means(self) -> dict[str, float]:
+        """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as 0."""
+        totals = dict(self.earlier)
+        for name, value in zip(self.names, self.sums.tolist(), strict=True):
+            totals[name] = totals.get(name, 0.0) + value
+        for m in self.modalities:
+            totals.setdefault(f"grad_norm/{m}", 0.0)
+            totals.setdefault(f"kappa/{m}", 0.0)
+        counts = {name: self.steps if name.startswith("grad_norm/") else self.count for name in totals}
+        return {name: value / max(counts[name], 1) for name, value in totals.items()}
+
+    def loss_terms(self) -> dict[str, float]:
+        """The terms of the loss, for the progress bar."""
+        return {n.removeprefix("loss/"): value for n, value in self.means().items() if n.startswith("loss/")}
+
+    def end_epoch(self, epoch: int, phase: int, lr: float, scores: Scores) -> None:
+        """Close the row of an epoch."""
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "phase": phase,
+            "learning": "+".join(m for m in self.modalities if m in self.learning),
+            "lr": lr,
+        }
+        means = self.means()
+        terms = {name: value for name, value in means.items() if name.startswith("loss/")}
+        row |= terms | {"loss/total": sum(terms.values())}
+        for kind in ("grad_norm", "kappa", "confidence"):
+            row |= {name: means[name] for m in self.modalities if (name := f"{kind}/{m}") in means}
+        row |= {f"{split}/{part}": value for split, of in scores.items() for part, value in of.items()}
+        self.epochs.append(row)
+        self._start()
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.epochs)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name not in ("modalities", "description")}
+        return own | {"names": list(self.names), "learning": sorted(self.learning), "epochs": list(self.epochs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.names, self.learning = tuple(state["names"]), set(state["learning"])

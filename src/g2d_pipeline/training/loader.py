@@ -1,0 +1,106 @@
+"""From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers' answers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from g2d_pipeline.methods.base import Batch
+from g2d_pipeline.training.augment import augment, generator
+from g2d_pipeline.training.data import Data, take
+from g2d_pipeline.training.memory import FeatureMemory
+from g2d_pipeline.training.teachers import TeacherOutputs, ask, live_teachers
+
+Rows = npt.NDArray[np.int64]
+Given = TypeVar("Given")
+Read = TypeVar("Read")
+AHEAD = 2  # batches that each thread reads before they are asked for
+
+
+class Loader:
+    """Makes the batches of a training run; the same ones for any number of `workers` (threads that read ahead)."""
+
+    def __init__(
+        self,
+        data: Data,
+        target: Tensor,
+        teachers: Mapping[str, TeacherOutputs],
+        memory: FeatureMemory,
+        device: torch.device,
+        *,
+        seed: int,
+        teacher_view: str = "augmented",
+        workers: int = 0,
+    ) -> None:
+        self.data, self.target, self.teachers, self.memory, self.device = data, target, teachers, memory, device
+        self.seed, self.workers = seed, workers
+        self.live = live_teachers(data, teachers, teacher_view)
+        for m in self.live:
+            if (model := teachers[m].model) is not None:
+                model.to(device).eval().requires_grad_(False)
+
+    def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' answers."""
+        resting = self.memory.resting
+        wanted = [m for m in self.data.modalities if m not in resting or (teach and m in self.live)]
+
+        def read(rows: Rows) -> dict[str, Tensor]:
+            taken = {m: take(self.data.arrays[m], rows) for m in wanted}
+            return {m: x.pin_memory() for m, x in taken.items()} if self.device.type == "cuda" else taken
+
+        for number, (rows, taken) in enumerate(ahead(read, batches[start:], self.workers), start=start):
+            yield self._batch(rows, taken, epoch, number, teach)
+
+    def read_after_all(self, batch: Batch, modalities: Collection[str]) -> Batch:
+        """The batch with the inputs of modalities that were thought to rest in this epoch and are asked to learn."""
+        rows = batch.index.numpy()
+        inputs = {m: take(self.data.arrays[m], rows).to(self.device) for m in modalities}
+        features = {m: f for m, f in batch.features.items() if m not in inputs}
+        return replace(batch, inputs=batch.inputs | inputs, features=features)
+
+    def _batch(self, rows: Rows, taken: dict[str, Tensor], epoch: int, number: int, teach: bool) -> Batch:
+        index = torch.from_numpy(rows)
+        target = self.target[index].to(self.device, non_blocking=True)
+        inputs = {m: x.to(self.device, non_blocking=True) for m, x in taken.items()}
+        for position, m in enumerate(self.data.modalities):
+            settings = self.data.augment.get(m)
+            if m in inputs and settings is not None and self.data.augmented(m):
+                stream = generator(self.seed, position, epoch, number)
+                inputs[m] = augment(inputs[m], settings, self.data.normalisers[m], stream)
+        views = {}
+        for m, teacher in self.teachers.items() if teach else ():
+            if m in self.live and teacher.model is not None:
+                views[m] = ask(teacher.model, m, inputs[m], target, self.data.task)
+            else:
+                views[m] = teacher.view(rows, self.device)
+        return Batch(index, inputs, target, views, self.memory.train_features(rows))
+
+
+def ahead(read: Callable[[Given], Read], items: Sequence[Given], workers: int) -> Iterator[tuple[Given, Read]]:
+    """(item, read(item)) in order, up to `workers` of them being read in threads before they are asked for."""
+    if not workers:
+        yield from ((item, read(item)) for item in items)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
+        rest = iter(items)
+        waiting: deque[tuple[Given, Future[Read]]] = deque(
+            (item, pool.submit(read, item)) for item in islice(rest, AHEAD * workers)
+        )
+        try:
+            while waiting:
+                item, future = waiting.popleft()
+                result = future.result()
+                waiting.extend((following, pool.submit(read, following)) for following in islice(rest, 1))
+                yield item, result
+        finally:
+            for _, future in waiting:
+                future.cancel()

@@ -1,0 +1,118 @@
+"""Optional logs of a training run that other programs read while it goes on: a CSV file, TensorBoard events.
+
+Both say what the rows say and nothing else: a run that was interrupted and goes on repairs what it finds.
+"""
+
+from __future__ import annotations
+
+import csv
+import numbers
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from g2d_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Row = dict[str, Any]
+EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
+
+
+class Logs:
+    """What is kept beside the history, an epoch at a time."""
+
+    def __init__(self, writers: Sequence[Callable[[list[Row]], None]] = ()) -> None:
+        self.writers = writers
+
+    def epoch(self, rows: list[Row]) -> None:
+        """All epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …); the last one is new."""
+        for write in self.writers:
+            write(rows)
+
+
+@contextmanager
+def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | None) -> Iterator[Logs]:
+    """Yield the logs of these kinds: `<folder>/history.csv`, `<folder>/tensorboard/`. No kinds: nothing is written.
+
+    Raises ConfigError where a kind is unknown, the folder is not given, or TensorBoard is not installed.
+    """
+    with ExitStack() as stack:
+        writers: list[Callable[[list[Row]], None]] = []
+        for kind in dict.fromkeys(kinds):
+            if folder is None:
+                raise ConfigError(
+                    f"log={kind} needs a folder to write to, and none is given. Remedy: name one, or log=[]"
+                )
+            if kind == "csv":
+                writers.append(CsvLog(folder))
+            elif kind == "tensorboard":
+                writers.append(stack.enter_context(tensorboard_log(folder)))
+            else:
+                raise ConfigError(f"log: {kind!r} is unknown. Allowed: csv, tensorboard")
+        yield Logs(writers)
+
+
+class CsvLog:
+    """`history.csv`: a header and a line an epoch; a column for each name, empty where an epoch does not have it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "history.csv"
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Write the file anew and put it in place whole: a reader never meets half a line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".csv.tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        temporary.replace(self.path)
+
+
+@contextmanager
+def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
+    """Yield what writes the numbers of an epoch as scalars under their names, at step = epoch.
+
+    The first call writes all epochs, and tells TensorBoard to forget the points of an earlier run from there on: what
+    it shows are the rows, none missing, none twice (points of before an interruption get the time of the resumption).
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"log=tensorboard needs the package tensorboard ({error}). Remedy: pip install 'g2d-pipeline[tensorboard]'"
+        ) from error
+
+    events = folder / "tensorboard"
+    writer: SummaryWriter | None = None
+
+    def write(rows: list[Row]) -> None:
+        nonlocal writer
+        new = rows[-1:]
+        if writer is None:
+            number_event_files(events)  # of a run that was killed
+            writer, new = SummaryWriter(str(events), purge_step=rows[0]["epoch"]), rows
+        for row in new:
+            for name, value in row.items():
+                if name != "epoch" and isinstance(value, numbers.Real):
+                    writer.add_scalar(name, float(value), row["epoch"])
+        writer.flush()
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+            number_event_files(events)
+
+
+def number_event_files(events: Path) -> None:
+    """Name closed event files by their order: their own names hold the computer's name, which is nobody's business."""
+    for number, file in enumerate(sorted(events.glob(f"{EVENTS}*")), start=1):
+        numbered = file.with_name(f"{EVENTS}{number:06d}")  # sorts before a new file's time: TensorBoard reads by name
+        if file != numbered:
+            with suppress(OSError):  # on Windows where somebody reads it just now: it keeps its name until next time
+                file.rename(numbered)

@@ -1,0 +1,117 @@
+"""Features of encoders that rest, computed once and looked up: no forward at all where it cannot change.
+
+A resting encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation mode its
+features depend on the sample alone, so they are known from the first look at a split on until it learns again. While
+training they are known where its batch norm is frozen (or it has none, and no dropout) and its input is not augmented.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Collection
+from contextlib import nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, take
+
+CHUNK = 256  # samples of one forward over a split
+
+
+class FeatureMemory:
+    """Modality → features `[N, D]` by row of the store, and for which splits and weights they hold.
+
+    `modalities`: those whose features may be looked up while training (under autocast in `dtype`, as they would be
+    computed). Large arrays are memory-mapped temporary files (in `folder`), so that resident memory stays flat.
+    """
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        data: Data,
+        device: torch.device,
+        modalities: Collection[str],
+        folder: Path | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.data, self.device, self.dtype = model, data, device, dtype
+        self.modalities = frozenset(modalities)
+        self.resting: tuple[str, ...] = ()
+        self._folder = folder
+        self._features: dict[str, Array] = {}
+        self._stamps: dict[tuple[str, str], list[int]] = {}  # (modality, split) → the weights it was computed with
+
+    def start_epoch(self, resting: Collection[str]) -> None:
+        """`resting`: the modalities that will not learn in this epoch, as far as the schedule can tell."""
+        self.resting = tuple(m for m in self.data.modalities if m in resting and m in self.modalities)
+
+    def wake(self, modalities: Collection[str]) -> None:
+        """These modalities are asked to learn after all."""
+        self.resting = tuple(m for m in self.resting if m not in modalities)
+
+    def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """m → `[B, D_m]` of the train rows `rows`, for every resting modality; the first time, of the whole split."""
+        for m in self.resting:
+            if not self._holds(m, "train"):
+                self._look(m)
+        return {m: take(self._features[m], rows).to(self.device) for m in self.resting}
+
+    def of_split(self, split: str) -> dict[str, Array]:
+        """m → the array by row of the store, for the modalities whose features on this split are known."""
+        return {m: self._features[m] for m in self.data.modalities if self._holds(m, split)}
+
+    def keep(self, modality: str, rows: npt.NDArray[np.int64], features: Tensor) -> None:
+        """Note the features `[B, D]` of some rows; they count once `done` is told of the whole split."""
+        if modality not in self._features:
+            self._features[modality] = roomy((len(self.data.target), *features.shape[1:]), self._folder)
+        self._features[modality][rows] = features.float().cpu().numpy()
+
+    def done(self, modality: str, split: str) -> None:
+        """All rows of the split have been kept."""
+        self._stamps[modality, split] = self._stamp(modality)
+
+    @torch.no_grad()
+    def _look(self, modality: str) -> None:
+        """One forward in evaluation mode over the train split, in chunks of the store's order: always the same bits."""
+        encoder = self.model.encoders[modality]
+        rows, was_training = self.data.rows["train"], encoder.training
+        encoder.eval()
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            x = gather(self.data, chunk, self.device, [modality])[modality]
+            with torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext():
+                features = encoder(x)
+            self.keep(modality, chunk, features)
+        encoder.train(was_training)
+        self.done(modality, "train")
+
+    def _holds(self, modality: str, split: str) -> bool:
+        return self._stamps.get((modality, split)) == self._stamp(modality)
+
+    def _stamp(self, modality: str) -> list[int]:
+        """Changes with every change of a weight or a buffer: torch counts the writes to a tensor."""
+        encoder = self.model.encoders[modality]
+        return [t._version for t in chain(encoder.parameters(), encoder.buffers())]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which modalities rest; their features follow from the weights."""
+        return {"resting": list(self.resting)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.resting = tuple(state["resting"])
+
+
+def roomy(shape: tuple[int, ...], folder: Path | None) -> Array:
+    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a name."""
+    if 4 * math.prod(shape) <= KEPT_MAPPED:
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,0 +1,206 @@
+"""What moves the weights: the optimizer, its learning rate epoch by epoch, and a running average of the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from g2d_pipeline.config import (
+    SGD,
+    Adam,
+    CosineSchedule,
+    LRSchedule,
+    MultiStepSchedule,
+    OptimizerSettings,
+    PlateauSchedule,
+    StepSchedule,
+)
+from g2d_pipeline.errors import ConfigError
+
+FUSED = ("cpu", "cuda")  # elsewhere torch chooses
+
+
+def build_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device) -> optim.Optimizer:
+    """SGD, Adam or AdamW over the method's parameter `groups`; a group's own lr, where it has one, is kept.
+
+    On the CPU torch's fused kernels were the fastest for Adam and AdamW, and never slower than the other two for SGD
+    (the numbers: docs/performance.md). They need the preparations of `prepare_fused_step`.
+    """
+    fused = True if device.type in FUSED else None
+    groups = [dict(group) for group in groups]  # torch writes its defaults into them
+    optimizer: optim.Optimizer
+    if isinstance(settings, SGD):
+        optimizer = optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=fused
+        )
+    else:
+        of = optim.Adam if isinstance(settings, Adam) else optim.AdamW
+        optimizer = of(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    if fused:
+        optimizer.register_step_pre_hook(prepare_fused_step)
+    return optimizer
+
+
+def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Before a step: make the parameters that have a gradient fit for torch's fused kernels; leave the others alone.
+
+    - Fused SGD takes the momentum of a group to be there for all or for none, but an encoder that was suppressed begins
+      later than the others (TypeError), and it leaves the memory of a new momentum uninitialised where loss scaling
+      skips the first step. Momentum zero gives what the definition gives: 0 · momentum + gradient = gradient.
+    - On the CPU the kernels walk through memory without regard to strides: a gradient or a state in another memory
+      format than its parameter (contiguous, channels_last) would silently go to the wrong places.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            if not _same_layout(p.grad, p):
+                p.grad = torch.empty_like(p).copy_(p.grad)
+            state = optimizer.state[p]
+            if group.get("momentum") and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape and not _same_layout(value, p):
+                    state[name] = torch.empty_like(p).copy_(value)
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether the elements of two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
+    strides = a.stride(), b.stride()
+    return strides[0] == strides[1] or all(n == 1 or s == t for n, s, t in zip(a.shape, *strides, strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------- learning rate
+class LearningRate:
+    """The lr of every group: a linear climb over `warmup` epochs, then the schedule, which starts counting there.
+
+    Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose validation
+    task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed `patience`.
+    """
+
+    def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
+        self.optimizer = optimizer
+        self.warmup = settings.warmup
+        self.epoch = 0  # epochs done
+        self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        if self.warmup >= epochs:
+            raise ConfigError(
+                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach its full value "
+                f"before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train for more epochs."
+            )
+        if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
+            raise ConfigError(
+                f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule only lowers "
+                "it. Say a smaller min_lr or a greater lr."
+            )
+        self.schedule = _schedule(settings, optimizer, epochs - self.warmup)
+        self.climb: lr_scheduler.LRScheduler | None = None
+        if self.warmup:  # made last: it sets the lr of the first epoch
+            self.climb = lr_scheduler.LinearLR(optimizer, 1 / (self.warmup + 1), total_iters=self.warmup)
+        for scheduler in (self.schedule, self.climb):
+            if scheduler is not None:
+                # From its second step on torch does not ask whether the optimizer ever stepped, and warn: an epoch may
+                # well pass without a step (loss scaling skips those that overflow).
+                scheduler.load_state_dict({"_step_count": 2})
+
+    def step(self, val_loss: float) -> None:
+        """Set the lr of the next epoch; to be called once after each epoch with its validation task loss."""
+        self.epoch += 1
+        if self.climb is not None and self.epoch <= self.warmup:
+            self.climb.step()
+            if self.epoch == self.warmup:
+                self._set(self.full)  # exactly, without the climb's rounding
+        elif isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(val_loss)
+        elif self.schedule is not None:
+            self.schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists: epochs done, the lr of each group, and what the plateau schedule has seen."""
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "lr": [float(group["lr"]) for group in self.optimizer.param_groups],
+        }
+        if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
+            state["bad_epochs"] = self.schedule.num_bad_epochs
+            if math.isfinite(self.schedule.best):  # JSON has no infinity
+                state["best"] = self.schedule.best
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`, before or after the optimizer's own. Raises ValueError for other groups."""
+        self._set(state["lr"])
+        self.epoch = state["epoch"]
+        if self.climb is not None:
+            self.climb.last_epoch = min(self.epoch, self.warmup)
+        if self.schedule is not None:
+            self.schedule.last_epoch = max(self.epoch - self.warmup, 0)
+        if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
+            self.schedule.num_bad_epochs = state["bad_epochs"]
+            self.schedule.best = state.get("best", math.inf)
+
+    def _set(self, lrs: list[float]) -> None:
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+
+
+def _schedule(settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> lr_scheduler.LRScheduler | None:
+    """torch's scheduler for the `epochs` after the warm-up; none where lr stays."""
+    if isinstance(settings, StepSchedule):
+        return lr_scheduler.StepLR(optimizer, settings.every, settings.gamma)
+    if isinstance(settings, MultiStepSchedule):
+        return lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.gamma)
+    if isinstance(settings, CosineSchedule):
+        return lr_scheduler.CosineAnnealingLR(optimizer, epochs, settings.min_lr)
+    if isinstance(settings, PlateauSchedule):
+        return lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=settings.gamma, patience=settings.patience, min_lr=settings.min_lr, eps=0.0
+        )
+    return None
+
+
+def build_learning_rate(settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> LearningRate:
+    """The schedule of a training of `epochs`; the optimizer has the lr of epoch 1 afterwards.
+
+    Raises ConfigError where the warm-up leaves no epoch, or `min_lr` exceeds the lr of a group.
+    """
+    return LearningRate(settings, optimizer, epochs)
+
+
+# ----------------------------------------------------------------------------------------------------------- average
+class Average:
+    """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w.
+
+    Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in evaluation
+    mode; it needs no gradients.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+        self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
+
+    @property
+    def module(self) -> nn.Module:
+        return self._average.module
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights; to be called after each step of the optimizer."""
+        self._average.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights and buffers (`module.…`) and the number of updates (`n_averaged`)."""
+        return dict(self._average.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._average.load_state_dict(state)
+
+
+def build_average(model: nn.Module, decay: float) -> Average:
+    """The average of `model`, on its device; 0 < `decay` < 1."""
+    return Average(model, decay)

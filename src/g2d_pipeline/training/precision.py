@@ -1,0 +1,189 @@
+"""Numbers and machine: in which arithmetic a model is trained, what that asks of the machine, and how encoders run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.models import MultimodalModel
+
+logger = logging.getLogger(__name__)
+
+# Graphs that torch keeps for one piece of code before it silently runs it uncompiled. All encoders share the code of
+# `Encoder.forward`, and each needs up to three graphs (learning, suppressed, evaluated) for one and for any batch size:
+# torch's own 8 is used up by two encoders.
+GRAPHS = 64
+
+
+# ------------------------------------------------------------------------------------------------------- arithmetic
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """`tf32`: TF32 in matrix products and cuDNN; any other precision: off (torch's default leaves it on in cuDNN).
+
+    The flags are restored. No effect where `device` is not CUDA.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    # The older pair of flags on purpose: once the newer `fp32_precision` is set, code that reads these raises.
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The dtype in which the encoders run, None for float32; fusion and losses are float32 always."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """Scales losses so that small fp16 gradients do not vanish; for any other precision it changes nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+# ---------------------------------------------------------------------------------------------------------- machine
+def check_machine(training: TrainingSettings, device: torch.device) -> None:
+    """Raise ConfigError, before work starts, where the machine lacks what the settings ask for.
+
+    TF32 on hardware without it gives float32 and is only logged.
+    """
+    cuda = device.type == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}: torch finds no CUDA device here. Remedy: device=auto, or device=cpu.")
+    if cuda and device.index is not None and device.index >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise ConfigError(f"device={device}: the last CUDA device here is cuda:{last}. Remedy: device=cuda:{last}.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device=mps: torch finds no Metal device here. Remedy: device=auto, or device=cpu.")
+    if training.precision == "fp16" and not cuda:
+        raise ConfigError(f"precision=fp16 needs CUDA, and this runs on {device}. Remedy: precision=bf16 or fp32.")
+    if training.batch_size == "auto" and not cuda:
+        raise ConfigError(
+            f"batch_size=auto needs CUDA, whose memory has an end that can be met safely; this runs on {device}. "
+            "Remedy: a number, such as batch_size=32."
+        )
+    if training.compile and (missing := _missing_to_compile(device)):
+        raise ConfigError(f"compile=true on {device} needs {missing}. Remedy: install it, or compile=false.")
+    if training.precision == "tf32" and not (cuda and _has_tf32(device)):
+        logger.warning("precision=tf32: %s has no TF32, the arithmetic is float32", device)
+
+
+def _has_tf32(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_tf32_supported()
+
+
+def _missing_to_compile(device: torch.device) -> str | None:
+    """What torch.compile would not find on this machine, in words."""
+    if device.type == "cuda":
+        return None if find_spec("triton") is not None else "the package triton, which is not installed"
+    # What torch itself calls: $CXX, which may carry arguments, or the platform's usual compiler.
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = shlex.split(os.environ.get("CXX", usual)) or [usual]
+    if shutil.which(compiler[0]) is None:
+        return f"a C++ compiler: {compiler[0]} is not found (the variable CXX may name another)"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return None if header.is_file() else f"Python's C headers: {header} is missing (Debian: python3-dev)"
+
+
+# --------------------------------------------------------------------------------------------------------- encoders
+def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
+    """Give each encoder its memory format, recomputation and compilation, in place; what was prepared before is undone.
+
+    Names in the state dict stay. A deep copy recomputes its own activations and is not compiled.
+    """
+    unprepare(model)
+    if training.compile:
+        torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
+    for m, encoder in model.encoders.items():
+        if any(isinstance(part, nn.Conv2d) for part in encoder.modules()):
+            layout = torch.channels_last if training.channels_last else torch.contiguous_format
+            encoder.to(memory_format=layout)  # type: ignore[call-overload]
+        if training.checkpoint_activations:
+            found = blocks(encoder)
+            if not found:
+                logger.info("checkpoint_activations: encoder %s has no blocks and keeps its activations", m)
+            for block in found:
+                block.forward = MethodType(_recomputed, block)
+        if training.compile:
+            encoder.compile()
+
+
+def unprepare(model: MultimodalModel) -> None:
+    """Take back compilation and recomputation, so that a trained model runs where there is no compiler."""
+    for encoder in model.encoders.values():
+        encoder._compiled_call_impl = None
+        for part in encoder.modules():
+            if getattr(vars(part).get("forward"), "__func__", None) is _recomputed:
+                del part.forward
+
+
+def blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The parts of an encoder's trunk whose activations are worth computing again.
+
+    They are found by descending from the trunk through containers, until a module that has children of its own: the 8
+    BasicBlocks of ResNet-18. Single layers are left alone.
+    """
+
+    def below(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+                yield from below(child)
+            elif any(True for _ in child.children()):
+                yield child
+
+    trunk = encoder.trunk
+    return list(below(trunk)) if isinstance(trunk, nn.Module) else []
+
+
+def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """`forward` of a block that keeps its inputs alone and computes again, with the same dropout, in the backward pass.
+
+    A method and not a closure: the deep copy of a block (the average of the weights) must compute with its own weights.
+    """
+    if not (torch.is_grad_enabled() and block.training):
+        return type(block).forward(block, *inputs, **named)
+
+    def twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _buffers_kept(block)
+
+    # A compiled graph writes its buffers once by itself, and torch.compile refuses contexts of ours.
+    contexts: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": twice}
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, **contexts, **named)
+
+
+@contextmanager
+def _buffers_kept(block: nn.Module) -> Iterator[None]:
+    """Let a forward pass write into copies of the buffers: running statistics move once a step, not twice.
+
+    `untouched(block, "batch")` would not do: batch norm without statistics saves fewer tensors for the backward pass,
+    and torch demands that the second forward pass saves what the first one did.
+    """
+    before = [(part, name, own) for part in block.modules() for name, own in part.named_buffers(recurse=False)]
+    for part, name, own in before:
+        setattr(part, name, own.clone())
+    try:
+        yield
+    finally:
+        for part, name, own in before:
+            setattr(part, name, own)

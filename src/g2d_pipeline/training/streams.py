@@ -1,0 +1,43 @@
+"""Randomness in separate streams, so that more of one changes nothing in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def stream(seed: int, name: str) -> int:
+    """The seed of a stream of its own: `model`, `method`, `dropout` (data order: `epoch_rows`; `augment.generator`)."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Run with torch's generators seeded for this stream, and with deterministic kernels; both are restored."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(stream(seed, name))
+        torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+class TorchGenerators:
+    """The states of torch's own generators (dropout draws from them), for checkpoints."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if torch.cuda.is_available() and state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])

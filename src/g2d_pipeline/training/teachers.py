@@ -1,0 +1,70 @@
+"""Frozen teachers: their answers are remembered by row and looked up, or asked for where the input is augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from g2d_pipeline.artefacts import Trained, TrainedFolder
+from g2d_pipeline.methods.base import TeacherView
+from g2d_pipeline.models import MultimodalModel, Task
+from g2d_pipeline.training.data import Array, Data, take
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """A frozen teacher's answers on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ `[N]`.
+
+    Tensors, or arrays that may be memory-mapped. `model`: the teacher itself, needed where its modality is augmented.
+    """
+
+    feature: Tensor | Array
+    logits: Tensor | Array
+    confidence: Tensor | Array
+    model: MultimodalModel | None = None
+
+    def view(self, rows: npt.NDArray[np.int64], device: torch.device) -> TeacherView:
+        """The remembered answers on `rows` `[B]`."""
+        return TeacherView(*(take(a, rows).to(device) for a in (self.feature, self.logits, self.confidence)))
+
+
+def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str) -> TeacherOutputs:
+    """What a teacher remembers of every row of the store, and its model."""
+    if isinstance(teacher, TeacherOutputs):
+        return teacher
+    outputs: Mapping[str, Tensor | Array]
+    if isinstance(teacher, TrainedFolder):
+        outputs, model = teacher.outputs(), teacher.model()
+    else:
+        outputs, model = teacher.outputs, teacher.model
+    feature, logits, confidence = (outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence"))
+    return TeacherOutputs(feature, logits, confidence, model)
+
+
+def live_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
+    """The modalities whose teachers see the augmented batch: everywhere else a look-up equals the forward.
+
+    Raises ValueError where such a teacher comes without its model.
+    """
+    live = tuple(m for m in teachers if teacher_view == "augmented" and data.augmented(m))
+    for m in live:
+        if teachers[m].model is None:
+            raise ValueError(
+                f"{m} is augmented and its teacher should see the augmented batch, but only its outputs are given: "
+                "give the trained teacher itself, or say teacher_view=clean"
+            )
+    return live
+
+
+def ask(model: MultimodalModel, modality: str, x: Tensor, target: Tensor, task: Task) -> TeacherView:
+    """A teacher's answers on the batch `x` `[B, …]` itself, in evaluation mode and without gradient."""
+    with torch.inference_mode():
+        output = model({modality: x})
+        confidence = task.confidence(output.logits, target)
+    # Tensors made in inference mode cannot take part in a loss: copies can.
+    return TeacherView(output.features[modality].clone(), output.logits.clone(), confidence.clone())
