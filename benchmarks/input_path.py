@@ -147,7 +147,7 @@ def compare(theirs: Epoch, mine: Epoch) -> dict[str, Any]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(WORKERS)  # as many cores for ours as for the processes of the other
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         raw, store = Path(temporary) / "raw", Path(temporary) / "store"

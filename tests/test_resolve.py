@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kedro.framework.cli.utils import _split_params
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins
@@ -118,6 +120,108 @@ def test_another_encoder_replaces_the_settings_of_the_old_one() -> None:
     assert c.dataset.modalities["audio"].encoder.model_dump() == {"name": "resnet18"}
 
 
+def typed(line: str, change: dict[str, Any] | None = None) -> Configuration:
+    """The configuration of `--params <line>`, split as Kedro splits it."""
+    return configure(change, **_split_params(None, None, line))
+
+
+def orders(*items: str) -> list[str]:
+    return [",".join(order) for order in itertools.permutations(items)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *orders("lr_schedule.name=cosine", "lr_schedule.min_lr=1e-5", "optimizer.name=adamw", "lr=0.02"),
+        *orders("lr_schedule=cosine", "min_lr=1e-5", "optimizer=adamw", "lr=0.02"),
+        *orders(
+            "training.lr_schedule=cosine", "lr_schedule.min_lr=1e-5", "training.optimizer=adamw", "optimizer.lr=0.02"
+        ),
+    ],
+)
+def test_names_of_sections_come_first_whatever_the_order(line: str) -> None:
+    for training in (typed(line).methods["g2d"].training, typed(line).teacher_training):
+        assert training.lr_schedule.model_dump() == {"name": "cosine", "min_lr": 1e-5, "warmup": 0}
+        assert training.optimizer.model_dump() == {"name": "adamw", "lr": 0.02, "weight_decay": 1e-2}
+
+
+@pytest.mark.parametrize("line", orders("lr_schedule=multistep", "milestones=3/6", "gamma=0.5", "warmup=2"))
+def test_a_key_that_the_new_name_demands_is_known(line: str) -> None:
+    wanted = {"name": "multistep", "milestones": [3, 6], "gamma": 0.5, "warmup": 2}
+    assert typed(line).methods["joint"].training.lr_schedule.model_dump() == wanted
+
+
+def test_the_name_that_is_already_there_keeps_the_keys_beside_it() -> None:
+    kept = typed("optimizer=sgd,momentum=0.5").teacher_training.optimizer
+    assert kept.model_dump() == {"name": "sgd", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4}
+
+
+@pytest.mark.parametrize("line", orders("modalities.image.kind=audio", "image.encoder=resnet18", "image.n_mels=8"))
+def test_another_kind_comes_before_what_is_inside(line: str) -> None:
+    image = typed(line).dataset.modalities["image"]
+    assert (image.kind, image.encoder.name, image.n_mels) == ("audio", "resnet18", 8)  # type: ignore[union-attr]
+
+
+def test_sections_that_the_file_leaves_out_can_be_changed_all_the_same() -> None:
+    tree = {k: v for k, v in FILES["datasets"]["av_digits"].items() if k not in ("training", "smp")}
+    change = {"datasets.av_digits": tree}
+    training = typed("lr=0.2,every=7,epochs=4,warmup=1", change).teacher_training
+    assert (training.optimizer.lr, training.epochs) == (0.2, 4)
+    assert training.lr_schedule.model_dump() == {"name": "step", "every": 7, "gamma": 0.1, "warmup": 1}
+    assert typed("optimizer=adam,lr=0.2", change).teacher_training.optimizer.model_dump()["name"] == "adam"
+
+
+def test_the_name_of_the_target_is_no_choice_of_a_class() -> None:
+    change = {"datasets.mis_me.target": {"name": "vwc", "unit": "%", "output": "identity"}}
+    target = typed("dataset=mis_me,target.name=water", change).dataset.target
+    assert target.model_dump() == {"name": "water", "unit": "%", "output": "identity"}
+
+
+@pytest.mark.parametrize("line", orders("teacher.optimizer=adam", "teacher.lr=0.3", "optimizer=adamw", "lr=0.02"))
+def test_teachers_take_names_and_short_keys_too(line: str) -> None:
+    c = typed(line)
+    assert c.teacher_training.optimizer.model_dump() == {"name": "adam", "lr": 0.3, "weight_decay": 0.0}
+    assert c.methods["g2d"].training.optimizer.model_dump() == {"name": "adamw", "lr": 0.02, "weight_decay": 1e-2}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "modalities.image.augment.flip=0.5,modalities.image.augment.crop=0.08/1",
+        "image.augment.crop=0.08/1,image.augment.flip=0.5",
+        "flip=0.5,crop=0.08/1",
+    ],
+)
+@pytest.mark.parametrize("section", [None, {"kind": "image", "flip": 0.1}, {"crop": [0.5, 1]}])
+def test_augmentation_with_and_without_a_section_in_the_file(line: str, section: dict[str, Any] | None) -> None:
+    c = typed(line, {"datasets.av_digits.modalities.image.augment": section})
+    augment = c.dataset.modalities["image"].augment
+    assert augment is not None
+    assert augment.model_dump(include={"flip", "crop"}) == {"flip": 0.5, "crop": [0.08, 1.0]}
+    assert c.dataset.modalities["audio"].augment is None
+
+
+def test_a_short_key_goes_to_the_section_that_is_there() -> None:
+    change = {"datasets.mis_me.modalities.image.augment": {"flip": 0.5}}
+    modalities = typed("dataset=mis_me,noise=0.2", change).dataset.modalities
+    assert modalities["image"].augment is not None
+    assert (modalities["image"].augment.noise, modalities["tabular"].augment) == (0.2, None)
+
+
+def test_the_shallower_place_wins() -> None:
+    c = typed("audio.noise=0.2,time_masks=2", {"datasets.av_digits.modalities.audio.augment": {"noise": 0.3}})
+    audio = c.dataset.modalities["audio"]
+    assert (audio.noise, audio.augment and audio.augment.noise) == (0.2, 0.3)  # type: ignore[union-attr]
+    assert typed("noise=0.4").dataset.modalities["audio"].noise == 0.4  # type: ignore[union-attr]
+    assert typed("audio.augment.noise=0.5").dataset.modalities["audio"].augment.noise == 0.5  # type: ignore[union-attr]
+
+
+def test_a_parameter_of_the_method_comes_before_a_section_that_is_not_there() -> None:
+    files = copy.deepcopy(FILES)
+    files["methods"]["g2d"]["flip"] = 1
+    assert resolve(files, {"flip": 2}, locate, ORIGINS).methods["g2d"].parameters["flip"] == 2
+
+
 def test_smp_false_switches_the_schedule_off() -> None:
     assert configure(smp=False).methods["g2d"].smp is None
 
@@ -130,6 +234,7 @@ def test_teachers_follow_the_recipe_unless_told_otherwise() -> None:
 
 P = "--params"
 AV = "conf/base/parameters_av_digits.yml"
+TWO = "datasets.av_digits.modalities.left"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +264,21 @@ AV = "conf/base/parameters_av_digits.yml"
         ({}, {"method": "joint", "compare": "joint", "tau": "8/12"}, [P, "tau belong to SMP", "method=g2d"]),
         ({}, {"method": "joint", "compare": "joint", "alpha": 1}, [P, "unknown key 'alpha'", "method joint"]),
         ({}, {"modalities": {"audio": {"nfft": 3}}}, [P, "'modalities.audio.nfft'", "Did you mean 'n_fft'?"]),
+        ({}, {"optimizer": "adamm", "momentum": 0.5}, [P, "training.optimizer", "adamm", "Did you mean 'adam'?"]),
+        ({}, {"optimizer": ["adam"]}, [P, "training.optimizer = adam"]),
+        ({}, {"lr_schedule": "multistep"}, [P, "'training.lr_schedule.milestones' is missing"]),
+        ({}, {"lr_schedule": "cosine", "gamma": 0.5}, [P, "unknown key 'gamma'", "training.lr_schedule.name=step or"]),
+        ({}, {"lr_schedule": {"min_lr": 1}}, [P, "'lr_schedule.min_lr'", "lr_schedule.name=cosine or training.lr_sch"]),
+        ({}, {"encoder": "mlp"}, [P, "'encoder' is ambiguous", "modalities.audio.encoder.name"]),
+        ({}, {"teacher": 3}, [P, "teacher.<key>=<value>"]),
+        ({}, {"teacher": {"optimizer": "adamm"}}, [P, "optimizer", "Did you mean 'adam'?"]),
+        ({}, {"teacher": {"epoch": 3}}, [P, "unknown key 'epoch'", "Did you mean 'epochs'?"]),
+        ({}, {"flip": 3}, [P, "modalities.image.augment.flip = 3", "less than or equal to 1"]),
+        ({}, {"crop": "1/0.5"}, [P, "modalities.image.augment", "least/greatest"]),
+        ({}, {"image": {"noise": 1}}, [P, "unknown key 'image.noise'", "'modalities.image.augment.noise'?"]),
+        ({}, {"augment": {"noise": 1}}, [P, "'augment.noise' is ambiguous", "modalities.image.augment.noise"]),
+        ({TWO: {"kind": "image"}}, {"flip": 1}, [P, "ambiguous", "modalities.left.augment.flip"]),
+        ({"datasets.av_digits.training": 3}, {"teacher": {"lr": 1}}, [AV, "training = 3"]),
         ({"datasets.av_digits.trainings": 1}, {}, [AV, "'trainings' (value 1)", "'training'?", "Allowed: raw"]),
         ({"datasets.av_digits.modalities.audio.nmels": 4}, {}, [AV, "'modalities.audio.nmels'", "'n_mels'"]),
         ({"datasets.av_digits.modalities.audio.encoder": {"name": "resnet8"}}, {}, [AV, "resnet8", "'resnet18'?"]),

@@ -8,10 +8,14 @@ are asked for.
 from __future__ import annotations
 
 import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +68,27 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
     """A memory-mapped array of float32 where `write_trained` would put it, for what does not fit into memory."""
     file = _output_file(folder, name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(file, "w+", np.float32, shape)
+    with room_for(4 * math.prod(shape), file):
+        array = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+        with file.open("r+b") as opened:
+            reserve(opened, array.nbytes)
+    return array
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Take room for `size` bytes of a file before it is written through a memory map: on a full disk a map kills the
+    process without a word. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, max(size, 1))
+
+
+@contextmanager
+def room_for(size: int, where: Path) -> Iterator[None]:
+    """An OSError inside says which file or folder, and how much was wanted."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} ({size / 2**20:.1f} MiB wanted)", str(where)) from None
 
 
 def _output_file(folder: Path, name: str) -> Path:

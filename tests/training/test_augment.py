@@ -114,6 +114,17 @@ def test_noise_switched_on_moves_no_crop_and_no_mask() -> None:
         assert not torch.equal(faint, quiet)
 
 
+def test_one_kind_of_mask_switched_on_moves_not_the_other() -> None:
+    x = torch.zeros(9, 1, 11, 14)
+    bins = mask(x, stream(), 2, 2, 4, fill=1.0)
+    after_none, after_some = stream(), stream()
+    mask(x, after_none, 3, 0, 4, fill=1.0)
+    mask(x, after_some, 3, 3, 4, fill=1.0)
+    both = [mask(x, after, 2, 2, 4, fill=1.0) for after in (after_none, after_some)]
+    assert torch.equal(both[0], both[1])
+    assert not torch.equal(both[0], bins)  # a stream of its own
+
+
 # -------------------------------------------------------------------------------------------------- what it is given
 @pytest.mark.parametrize("of", STILL, ids=lambda s: s.kind)
 def test_untouched_settings_return_the_numbers_as_they_are(of: AugmentSettings) -> None:
@@ -209,6 +220,17 @@ def test_a_flip_mirrors_the_crop_that_there_is_without_it() -> None:
     assert torch.equal(random_resized_crop(x, stream(), flip=1.0, size=(16, 18)), plain.flip(3))
 
 
+def test_an_images_settings_are_those_of_its_crop() -> None:
+    x = pixels(30, 3, 20, 24)
+    for of in (
+        ImageAugment(crop=[0.2, 0.4], crop_ratio=[0.3, 0.5], flip=0.1),
+        ImageAugment(crop=[0.2, 0.4], crop_ratio=[0.3, 0.5]),
+        ImageAugment(flip=0.9),
+    ):
+        wanted = random_resized_crop(x, stream(), of.crop, of.crop_ratio, of.flip)
+        assert torch.equal(augment(x, of, None, stream()), wanted)
+
+
 def test_without_an_area_another_size_resizes_the_whole_image() -> None:
     x = pixels(3, 3, 20, 24)
     resized = F.interpolate(x.float(), size=(30, 11), mode="bilinear", align_corners=False)
@@ -241,6 +263,14 @@ def test_boxes_lie_inside_of_images_of_any_size(
     fits &= (wide + 0.5) / (tall - 0.5) >= ratio[0] * 0.999
     fits &= (wide - 0.5) / (tall + 0.5) <= ratio[1] * 1.001
     assert (fits | central).all()
+
+
+def test_boxes_reach_both_edges_of_the_image() -> None:
+    drawn = numbers(3, stream())
+    drawn[:, :20] = 0.5
+    drawn[:, 20:] = torch.tensor([[0.0, 0.0], [0.5, 0.5], [1 - 2**-53, 1 - 2**-53]], dtype=torch.float64)
+    boxes = crop_boxes(drawn, 30, 40, (0.25, 0.25), (0.75, 0.75))  # 300 pixels in the ratio 3 : 4 are 15 × 20
+    assert boxes.tolist() == [[0, 0, 20, 15], [5, 13, 20, 15], [10, 25, 20, 15]]
 
 
 @pytest.mark.parametrize(

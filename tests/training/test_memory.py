@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from g2d_pipeline.artefacts import Trained
+from g2d_pipeline.artefacts import Trained, new_output
 from g2d_pipeline.config import MLP, SmallCNN, SMPSettings, TabularAugment
 from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
@@ -155,3 +156,15 @@ def test_the_widths_of_dropout_keep_an_encoder_from_being_remembered_with_batch_
     assert depends_on_batch(build_encoder(MLP(widths=[4], dropout=[]), (3,)))
     assert depends_on_batch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1)))
     assert not depends_on_batch(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
+
+
+def test_a_disk_without_room_is_an_error_that_names_the_file_and_not_a_dead_process(tmp_path: Any) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"64\.0 MiB wanted"):
+            roomy((2**20, 16), tmp_path)
+        with pytest.raises(OSError, match=r"feature\.a\.npy"):
+            new_output(tmp_path, "feature/a", (2**20, 16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.training.trainer import CHECKPOINTS
-from tests.training.training_process import STUDENTS, train, train_to_the_end
+from tests.training.training_process import STUDENTS, train, train_on_a_full_disk, train_to_the_end
 
 FILES = ("model.safetensors", "history.parquet", "predictions.parquet")
 
@@ -76,7 +77,7 @@ def test_killed_at_a_random_moment_and_run_again_it_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize("name", STUDENTS)
-@pytest.mark.parametrize("at", [1, 7, 20, 31, 55])
+@pytest.mark.parametrize("at", [1, 27, 55])
 def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, name: str, at: int) -> None:
     """Ctrl-C comes in the middle of batch `at`: mid-epoch, in another phase, late."""
     expected = train(name, None)
@@ -162,13 +163,15 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(
     assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in expected.model.state_dict().items())
 
 
-def test_a_checkpoint_that_cannot_be_written_is_said_and_training_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / CHECKPOINTS).mkdir(parents=True)
-    (tmp_path / CHECKPOINTS).chmod(0o500)
-    if os.access(tmp_path / CHECKPOINTS, os.W_OK):
-        pytest.skip("this user may write everywhere")
-    trained = train("g2d", tmp_path)
-    assert trained.history.equals(train("g2d", None).history)
-    assert "checkpoint" in caplog.text
+def test_a_full_disk_is_said_and_training_goes_on(processes: Any, tmp_path: Path) -> None:
+    """No file may grow as large as a checkpoint while it trains: each one fails, the result is the same."""
+    process = processes.Process(target=train_on_a_full_disk, args=("g2d", tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert "was not written" in log
+    assert "Training goes on" in log
+    assert list((tmp_path / CHECKPOINTS).iterdir()) == []
+    expected = train("g2d", None)
+    assert (tmp_path / "model.safetensors").read_bytes() == save({k: v.contiguous() for k, v in expected.model.state_dict().items()})

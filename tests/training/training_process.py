@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +92,17 @@ def train_to_the_end(name: str, folder: Path, minutes: float, workers: int) -> N
     trained = train(name, folder, checkpoint_minutes=minutes, workers=workers)
     write_trained(folder, trained)
     (folder / "ended").touch()
+
+
+def train_on_a_full_disk(name: str, folder: Path) -> None:
+    """Train while no file may grow beyond 8 kB (a checkpoint does); what was logged goes to `log.txt` afterwards."""
+    said = io.StringIO()
+    logging.getLogger("g2d_pipeline").addHandler(logging.StreamHandler(said))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        trained = train(name, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    write_trained(folder, trained)
+    (folder / "log.txt").write_text(said.getvalue())

@@ -133,17 +133,18 @@ def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ra
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C, *size]`.
 
-    Bilinear is separable: a column of the result is the weighted sum of two columns of the image, and then likewise a
-    row. `embedding_bag` sums weighted rows of a matrix, so the axis to resize is put outermost, one axis after the
-    other: the same numbers as `interpolate` and `grid_sample` give, faster than both, and nothing outside of a box is
-    ever read.
+    Bilinear is separable: a row of the result is the weighted sum of two rows of the image, and then likewise a column.
+    `embedding_bag` sums weighted rows of a matrix, so the columns become rows in between: the same numbers as
+    `interpolate` and `grid_sample` give, faster than both, and nothing outside of a box is ever read.
     """
     count, channels, height, width = x.shape
     top, left, tall, wide = boxes.unbind(dim=1)
-    columns = torch.empty(count, width, channels, height, device=x.device).copy_(x.permute(0, 3, 1, 2))
-    columns = _weighted_pairs(columns, *_neighbours(left, wide, size[1], flipped))
-    rows = columns.permute(0, 3, 1, 2).contiguous()  # [B, H, w, C]
-    return _weighted_pairs(rows, *_neighbours(top, tall, size[0])).permute(0, 3, 1, 2)
+    maps = x.float().reshape(count * channels, height, width)
+    rows = _weighted_pairs(maps, *_neighbours(top, tall, size[0]), channels)  # [B · C, h, W]
+    turned = rows.view(count, channels * size[0], width).transpose(1, 2).contiguous()  # [B, W, C · h]
+    columns = _weighted_pairs(turned, *_neighbours(left, wide, size[1], flipped))  # [B, w, C · h]
+    resized = columns.view(count, size[1], channels, size[0]).permute(0, 2, 3, 1)
+    return resized.contiguous(memory_format=torch.channels_last)
 
 
 def mask(x: Tensor, generator: torch.Generator, axis: int, count: int, width: int, fill: Tensor | float) -> Tensor:
@@ -215,9 +216,13 @@ def _neighbours(start: Tensor, length: Tensor, size: int, flipped: Tensor | None
     return pair, torch.stack([1 - part, part], dim=2).float()
 
 
-def _weighted_pairs(x: Tensor, pairs: Tensor, weights: Tensor) -> Tensor:
-    """`[B, N, …]` → `[B, n, …]`: sums of two of the N rows each, given by `pairs` and `weights` `[B, n, 2]`."""
-    count, rows = x.shape[:2]
-    table = (pairs + rows * torch.arange(count)[:, None, None]).view(-1, 2).to(x.device)
-    summed = F.embedding_bag(table, x.view(count * rows, -1), per_sample_weights=weights.view(-1, 2).to(x), mode="sum")
-    return summed.view(count, pairs.shape[1], *x.shape[2:])
+def _weighted_pairs(x: Tensor, pairs: Tensor, weights: Tensor, times: int = 1) -> Tensor:
+    """`[B, N, M]` → `[B, n, M]`: sums of two of the N rows each, by `pairs` and `weights` `[B, n, 2]`.
+
+    `times`: so many neighbours along B share their pairs and weights (`[B / times, n, 2]`).
+    """
+    count, size, length = x.shape
+    pairs, weights = (of.repeat_interleave(times, dim=0) for of in (pairs, weights))
+    table = (pairs + size * torch.arange(count)[:, None, None]).view(-1, 2).to(x.device)
+    weights = weights.view(-1, 2).to(x.device)
+    return F.embedding_bag(table, x.view(-1, length), per_sample_weights=weights, mode="sum").view(count, -1, length)

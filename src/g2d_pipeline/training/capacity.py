@@ -83,8 +83,9 @@ def _fits(attempt: Attempt, size: int) -> bool:
 
 
 def _empty_cache() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()  # does nothing before CUDA is in use
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def trial(

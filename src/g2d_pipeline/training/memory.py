@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, take
 
@@ -110,8 +111,14 @@ class FeatureMemory:
 
 
 def roomy(shape: tuple[int, ...], folder: Path | None) -> Array:
-    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a name."""
-    if 4 * math.prod(shape) <= KEPT_MAPPED:
+    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a name.
+
+    Raises OSError where the disk has no room for it.
+    """
+    size = 4 * math.prod(shape)
+    if size <= KEPT_MAPPED:
         return np.zeros(shape, np.float32)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    where = Path(tempfile.gettempdir()) if folder is None else folder
+    with room_for(size, where), tempfile.TemporaryFile(dir=where) as file:
+        reserve(file, size)
         return np.memmap(file, np.float32, "w+", shape=shape)

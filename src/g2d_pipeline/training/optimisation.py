@@ -28,8 +28,9 @@ FUSED = ("cpu", "cuda")  # elsewhere torch chooses
 def build_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device) -> optim.Optimizer:
     """SGD, Adam or AdamW over the method's parameter `groups`; a group's own lr, where it has one, is kept.
 
-    On the CPU torch's fused kernels were the fastest for Adam and AdamW, and never slower than the other two for SGD
-    (the numbers: docs/performance.md). They need the preparations of `prepare_fused_step`.
+    On the CPU torch's fused kernels were the fastest measured for Adam and AdamW, and for SGD as fast as its loop over
+    the parameters or faster; but where other processes hold the cores of a run with several threads, SGD's loop is
+    faster on small models. They need the preparations of `prepare_fused_step`.
     """
     fused = True if device.type in FUSED else None
     groups = [dict(group) for group in groups]  # torch writes its defaults into them
@@ -70,7 +71,7 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
-    """Whether the elements of two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
+    """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
     strides = a.stride(), b.stride()
     return strides[0] == strides[1] or all(n == 1 or s == t for n, s, t in zip(a.shape, *strides, strict=True))
 
@@ -90,8 +91,8 @@ class LearningRate:
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         if self.warmup >= epochs:
             raise ConfigError(
-                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach its full value "
-                f"before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train for more epochs."
+                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach its full "
+                f"value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train for more epochs."
             )
         if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
             raise ConfigError(

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.utils.checkpoint import checkpoint
 
 from g2d_pipeline.config import TrainingSettings
@@ -56,9 +57,9 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
-def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+def gradient_scaler(precision: str, device: torch.device) -> GradScaler:
     """Scales losses so that small fp16 gradients do not vanish; for any other precision it changes nothing."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    return GradScaler(device.type, enabled=precision == "fp16")
 
 
 # ---------------------------------------------------------------------------------------------------------- machine

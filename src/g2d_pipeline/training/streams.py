@@ -17,15 +17,23 @@ def stream(seed: int, name: str) -> int:
 
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Run with torch's generators seeded for this stream, and with deterministic kernels; both are restored."""
+    """Run with torch's generators seeded for this stream, and with deterministic kernels; both are restored.
+
+    torch would also fill every new tensor with NaN then, to show reads of uninitialised memory: an eighth of the time
+    of a small model's epoch (docs/performance.md), and no number changes without it.
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(stream(seed, name))
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before)
+            memory.fill_uninitialized_memory = fill
 
 
 class TorchGenerators:
