@@ -137,7 +137,7 @@ def model_of(recipe: Recipe, data: Data, *modalities: str) -> MultimodalModel:
 def teacher_of(recipe: Recipe, data: Data, modality: str, sure: bool) -> MultimodalModel:
     """An untrained encoder and a head that says the same of every sample: the truth, or nothing."""
     teacher = model_of(recipe, data, modality)
-    head: Any = teacher.fusion.heads[modality]  # type: ignore[index, union-attr]
+    head: Any = teacher.fusion.heads[modality]  # type: ignore[index]
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     if sure:  # class 0, or a target close to 0

@@ -2,9 +2,10 @@
 
 The script makes WAV (16 kHz, 2.5 s) and JPEG files (480 × 360) in a temporary folder. The common way: a torch
 DataLoader whose Dataset decodes (soundfile, PIL) and transforms (STFT, torchvision) each sample, 2 worker processes.
-Ours: the batches that the trainer gets, gathered from the memory-mapped store that `featurize` wrote once, normalised,
-2 reading threads. Both batches have the same shapes; both read files that the system has in its cache. Augmented: a
-random resized crop and a flip, one picture after the other there, as a batch here, from pictures stored at 224 × 224.
+Ours: the batches that the trainer gets, gathered from the memory-mapped store that `featurize` wrote once, normalised;
+2 reading threads, all else in one. Both batches have the same shapes; both read files that the system has in its cache.
+Augmented: a random resized crop and a flip, there one picture after the other, of the decoded one; here as a batch, of
+those stored at 224 × 224.
 
 Seconds are of the wall clock (`cpu`: of all processes together); rounds take turns, median (lowest–highest).
 """
@@ -30,7 +31,7 @@ from torchvision import transforms
 
 from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, Machine, TargetSettings
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.models import MultimodalModel, Normaliser
+from g2d_pipeline.models import MultimodalModel, Normaliser, build_fusion
 from g2d_pipeline.sources.manifest import Manifest
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.data import batches_of, epoch_rows
@@ -100,7 +101,9 @@ def stored(folder: Path, augment: bool) -> Epoch:
     data = Data.from_store(open_store(folder), TargetSettings(), augment={"image": CROP} if augment else {})
     normalisers = {m: Normaliser(of["scale"], of["mean"], of["std"]) for m, of in data.normalisers.items() if of}
     device = torch.device("cpu")
-    nothing = FeatureMemory(MultimodalModel({}, torch.nn.Identity()), data, device, (), None)  # no encoder rests
+    nothing = FeatureMemory(
+        MultimodalModel({}, build_fusion("late", {}, 1)), data, device, (), None
+    )  # no encoder rests
     loader = Loader(data, torch.from_numpy(data.target), {}, nothing, device, seed=0, workers=WORKERS)
 
     def epoch(number: int) -> Iterator[dict[str, Tensor]]:
@@ -147,7 +150,7 @@ def compare(theirs: Epoch, mine: Epoch) -> dict[str, Any]:
 
 
 def main() -> None:
-    torch.set_num_threads(WORKERS)  # as many cores for ours as for the processes of the other
+    torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         raw, store = Path(temporary) / "raw", Path(temporary) / "store"

@@ -17,6 +17,12 @@ STAGES: dict[str, Callable[[Path], bool]] = {
     "featurize": lambda data: any(data.glob("04_feature/av_digits/*.partial/*.npy")),
     "teachers": lambda data: any(data.glob("06_models/av_digits/teachers/*/*/stage.json")),
     "distill": lambda data: any(data.glob("06_models/av_digits/students/*/*/stage.json")),
+    "inside a teacher": lambda data: any(
+        data.glob("06_models/av_digits/teachers/*/*.partial/checkpoints/*.safetensors")
+    ),
+    "inside a student": lambda data: any(
+        data.glob("06_models/av_digits/students/*/*.partial/checkpoints/*.safetensors")
+    ),
     "evaluate": lambda data: any(data.glob("08_reporting/av_digits/*/*")),
 }
 
@@ -29,17 +35,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return project.artefacts()
 
 
-def kill_when(project: Project, reached: Callable[[Path], bool]) -> bool:
-    """Start a run and kill it as soon as the stage has begun to write; False where the run was faster."""
+def kill_when(
+    project: Project, reached: Callable[[Path], bool], number: int = signal.SIGKILL
+) -> tuple[int, str] | None:
+    """Start a run and signal it as soon as the stage has begun to write: (exit status, output).
+
+    None where the run was faster.
+    """
     process = project.start("run")
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if reached(project.path / "data"):
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return True
+            os.kill(process.pid, number)
+            output, _ = process.communicate(timeout=120)
+            return process.returncode, output
         time.sleep(0.001)
-    return False
+    return None
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -52,3 +63,22 @@ def test_a_killed_run_started_again_ends_in_the_same_bits(
     assert again.status == 0, again.output
     assert project.artefacts() == undisturbed
     assert not list(project.path.glob("data/**/*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_stopped_training_saves_says_how_to_go_on_and_does(
+    tmp_path: Path, undisturbed: dict[str, str], number: int, status: int, name: str
+) -> None:
+    project = copy_project(tmp_path)
+    stopped = kill_when(project, STAGES["inside a student"], number)
+    assert stopped is not None, "the run ended before it could be stopped"
+    assert stopped[0] == status, stopped[1]
+    assert f"stopped by {name} at epoch" in stopped[1]
+    assert "saved; the same command goes on from there" in stopped[1]
+    assert "Traceback" not in stopped[1]
+    again = project.run("run")
+    assert again.status == 0, again.output
+    assert "goes on from epoch" in again.output
+    assert project.artefacts() == undisturbed

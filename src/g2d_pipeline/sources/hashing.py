@@ -74,6 +74,8 @@ def _write(cache: Path, files: dict[str, Entry]) -> None:
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
+        for left in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         temporary.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
         temporary.replace(cache)
     except OSError as error:

@@ -46,19 +46,24 @@ class Loader:
         self.live = live_teachers(data, teachers, teacher_view)
         for m in self.live:
             if (model := teachers[m].model) is not None:
-                model.to(device).eval().requires_grad_(False)
+                model.to(device).eval()
 
     def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
         """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' answers."""
-        resting = self.memory.resting
-        wanted = [m for m in self.data.modalities if m not in resting or (teach and m in self.live)]
+        wanted = [m for m in self.data.modalities if m not in self.memory.resting]
+        on_cpu = self.device.type == "cpu"
 
-        def read(rows: Rows) -> dict[str, Tensor]:
-            taken = {m: take(self.data.arrays[m], rows) for m in wanted}
-            return {m: x.pin_memory() for m, x in taken.items()} if self.device.type == "cuda" else taken
+        def read(numbered: tuple[int, Rows]) -> dict[str, Tensor]:
+            number, rows = numbered
+            inputs = {m: take(self.data.arrays[m], rows) for m in wanted}
+            if on_cpu:
+                return self._augment(inputs, epoch, number)
+            return {m: x.pin_memory() for m, x in inputs.items()} if self.device.type == "cuda" else inputs
 
-        for number, (rows, taken) in enumerate(ahead(read, batches[start:], self.workers), start=start):
-            yield self._batch(rows, taken, epoch, number, teach)
+        items = list(enumerate(batches))[start:]
+        for (number, rows), inputs in ahead(read, items, self.workers):
+            moved = {m: x.to(self.device, non_blocking=True) for m, x in inputs.items()}
+            yield self._batch(rows, moved if on_cpu else self._augment(moved, epoch, number), teach)
 
     def read_after_all(self, batch: Batch, modalities: Collection[str]) -> Batch:
         """The batch with the inputs of modalities that were thought to rest in this epoch and are asked to learn."""
@@ -67,15 +72,19 @@ class Loader:
         features = {m: f for m, f in batch.features.items() if m not in inputs}
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
-    def _batch(self, rows: Rows, taken: dict[str, Tensor], epoch: int, number: int, teach: bool) -> Batch:
-        index = torch.from_numpy(rows)
-        target = self.target[index].to(self.device, non_blocking=True)
-        inputs = {m: x.to(self.device, non_blocking=True) for m, x in taken.items()}
+    def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
+        """Change the inputs of this batch at random, each by a stream of its own (on the CPU in the reading threads)."""
+        changed = dict(inputs)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
             if m in inputs and settings is not None and self.data.augmented(m):
                 stream = generator(self.seed, position, epoch, number)
-                inputs[m] = augment(inputs[m], settings, self.data.normalisers[m], stream)
+                changed[m] = augment(inputs[m], settings, self.data.normalisers[m], stream)
+        return changed
+
+    def _batch(self, rows: Rows, inputs: dict[str, Tensor], teach: bool) -> Batch:
+        index = torch.from_numpy(rows)
+        target = self.target[index].to(self.device, non_blocking=True)
         views = {}
         for m, teacher in self.teachers.items() if teach else ():
             if m in self.live and teacher.model is not None:
