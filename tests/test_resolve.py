@@ -310,3 +310,16 @@ def test_several_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         configure({"datasets.av_digits.fusion": "x", "datasets.av_digits.training.epochs": -1})
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("given", [{"raw_dir": "elsewhere"}, {"raw": {"raw_dir": "elsewhere"}}])
+def test_a_raw_folder_named_on_the_command_line_decides_whether_there_are_raw_data(given: dict[str, Any]) -> None:
+    asked: list[str] = []
+
+    def look(raw: Any, wanted: str) -> Any:
+        asked.append(raw.raw_dir)
+        return locate(raw, wanted)
+
+    c = resolve(copy.deepcopy(FILES), {"dataset": "mis_me", **given}, look, ORIGINS)
+    assert asked == ["elsewhere"]
+    assert c.dataset.raw.raw_dir == "elsewhere"

@@ -190,7 +190,8 @@ def resolve(
 
     where = ("datasets", run.dataset)
     tree: Tree = copy.deepcopy(dict(datasets[run.dataset]))
-    raw = checked(LayoutSettings, tree.get("raw", {}), (*where, "raw"), origins)
+    given_raw = _merge(copy.deepcopy(dict(tree.get("raw", {}))), _of_raw(overrides))  # it decides: raw data or sample
+    raw = checked(LayoutSettings, given_raw, (*where, "raw"), origins)
     source, root = locate(raw, run.source)
     sample = tree.pop("sample", None)
     shrunk = bool(sample) and source == "sample"
@@ -238,6 +239,12 @@ class Sections:
     teacher: Tree
     off: bool = False  # smp=false
     asked: list[str] = field(default_factory=list)  # smp keys given on the command line
+
+
+def _of_raw(overrides: Tree) -> Tree:
+    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`."""
+    of = overrides.get("raw")
+    return ({"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}) | (of if isinstance(of, dict) else {})
 
 
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:

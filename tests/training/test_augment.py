@@ -370,6 +370,14 @@ def test_masks_become_zero_for_the_encoder_along_both_axes(normalised: bool) -> 
     assert 0.1 < filled.float().mean() < 0.7
 
 
+def test_a_spectrograms_settings_are_those_of_its_masks() -> None:
+    of = AudioAugment(time_masks=2, time_width=9, frequency_masks=3, frequency_width=2)
+    x = torch.randn(20, 1, 11, 14, generator=torch.Generator().manual_seed(0)) + 5
+    own = stream()
+    wanted = mask(mask(add_noise(x, own, 0.0), own, 3, 2, 9, 0.0), own, 2, 3, 2, 0.0)
+    assert torch.equal(augment(x, of, None, stream()), wanted)
+
+
 # ------------------------------------------------------------------------------------------------------------- noise
 @pytest.mark.parametrize("kind", ["image", "audio", "tabular"])
 def test_noise_has_the_standard_deviation_of_its_channel(kind: str) -> None:

@@ -73,7 +73,7 @@ class Loader:
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
     def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
-        """Change the inputs of this batch at random, each by a stream of its own (on the CPU in the reading threads)."""
+        """Change the inputs of a batch at random, each by a stream of its own (on the CPU in the reading threads)."""
         changed = dict(inputs)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
