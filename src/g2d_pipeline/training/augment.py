@@ -133,7 +133,7 @@ def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ra
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C, *size]`.
 
-    Equal, up to float32 rounding of the positions (1e-7 of the side), to `interpolate` without antialiasing on each box.
+    Equals `interpolate` without antialiasing on each box up to float32 rounding of the positions (1e-7 of the side).
     """
     height, width = x.shape[2:]
     top, left, tall, wide = boxes.unbind(dim=1)
