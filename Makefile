@@ -87,8 +87,9 @@ lock: ## Remake requirements.lock from pyproject.toml
 	@echo "==> Resolving every dependency for Python 3.11-3.13 on Linux, macOS and Windows"
 	@PYTHON="$(PYTHON)" bash scripts/lock.sh $(LOCK_FLAGS)
 
-bench: venv ## Run every script in benchmarks/
-	@set -e; for script in $(wildcard benchmarks/*.py); do echo "==> $$script"; $(PY) $$script; done
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
+bench: venv ## Run every script in benchmarks/ (about a quarter of an hour on 2 cores; BENCHMARKS=benchmarks/flops.py for one)
+	@set -e; for script in $(BENCHMARKS); do echo "==> $$script"; $(PY) $$script; done
 
 clean: ## Remove .venv, caches and build output (not data/)
 	@echo "==> Removing $(VENV), caches and build output"

@@ -30,8 +30,9 @@ def train_reference(
     batch_size: int = 16,
     spread: float | None = None,
     workers: int = 0,
+    device: str = "cpu",
 ) -> None:
-    """Train `student` in place on the CPU for `sum(phases)` epochs, at a constant learning rate.
+    """Train `student` in place, on the `device` where it and the teachers are, for `sum(phases)` epochs, at a constant learning rate.
 
     `student(inputs)` and `teachers[m]({m: x})` return an object with `features` (modality → `[B, D_m]`) and `logits`
     `[B, C]`; `student.encoders[m]` is the encoder of modality m. `dataset[i]`: ({m: one sample}, target), the target a
@@ -48,6 +49,7 @@ def train_reference(
 
     for epoch, phase in enumerate(phase_of_epoch, start=1):
         for inputs, target in DataLoader(dataset, batch_size, sampler=order(epoch), num_workers=workers):
+            inputs, target = {m: x.to(device) for m, x in inputs.items()}, target.to(device)
             output = student(inputs)
             with torch.no_grad():
                 answers = {m: teacher({m: inputs[m]}) for m, teacher in teachers.items()}

@@ -427,7 +427,7 @@ class SMPSettings(Strict):
     ranking: Literal["batch", "epoch", "dataset"] = "batch"
     confidence_on: Literal["train", "val"] = "train"
     update: Literal["skip", "zero_grad"] = "skip"
-    suppressed_norm: Literal["batch", "frozen"] = "batch"
+    suppressed_norm: Literal["batch", "frozen"] = "frozen"
 
     def phases(self, modalities: int, epochs: int) -> list[int]:
         """Epochs of each of the k phases, the last one filling up to `epochs`.
