@@ -1,4 +1,4 @@
-"""Images a second and utilisation on CUDA: ours in a grid of precision, compile and channels_last, against the reference.
+"""Images a second and utilisation on CUDA: ours in a grid of precision, compile, channels_last; and the reference.
 
 An epoch in which the less confident modality learns and a joint one of the CREMA-D recipe (two ResNet-18, made-up
 data), the second of two measured; the reference in float32 with PyTorch's defaults, two DataLoader workers. Without

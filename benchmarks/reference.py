@@ -32,7 +32,7 @@ def train_reference(
     workers: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Train `student` in place, on the `device` where it and the teachers are, for `sum(phases)` epochs, at a constant learning rate.
+    """Train `student` in place for `sum(phases)` epochs, on the `device` where it and the teachers are; lr is constant.
 
     `student(inputs)` and `teachers[m]({m: x})` return an object with `features` (modality → `[B, D_m]`) and `logits`
     `[B, C]`; `student.encoders[m]` is the encoder of modality m. `dataset[i]`: ({m: one sample}, target), the target a
