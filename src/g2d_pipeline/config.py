@@ -7,18 +7,22 @@ Nothing here imports torch or Kedro, so that a run with nothing to do starts at 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -62,14 +66,44 @@ class SmallCNN(Strict):
     grid: PositiveInt = 4
 
 
-class ResNet18(Strict):
+class _Pretrained(Strict):
+    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at random."""
+
+    FILES: ClassVar[dict[str, str]]  # torchvision's names for weights → the files they stand for, the default last
+
+    weights: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain_without_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if value is not None}
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_a_file(cls, value: str | None) -> str | None:
+        if value is None or value.endswith((".safetensors", ".pth", ".pt")):
+            return value
+        known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
+        if file := known.get(value.rpartition(".")[2].upper()):
+            raise ValueError(
+                f"nothing is downloaded at run time. Once, put https://download.pytorch.org/models/{file} into, say, "
+                f"data/01_raw/weights/, and give weights: data/01_raw/weights/{file}"
+            )
+        raise ValueError("a file that ends in .safetensors, .pth or .pt")
+
+
+class ResNet18(_Pretrained):
     """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md §0.2)."""
+
+    FILES = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
 
     name: Literal["resnet18"] = "resnet18"
 
 
-class MobileNetV2(Strict):
+class MobileNetV2(_Pretrained):
     """torchvision's MobileNetV2 trunk, global average; 1280 wide (datasets.md §5.3)."""
+
+    FILES = {"IMAGENET1K_V1": "mobilenet_v2-b0353104.pth", "IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth"}
 
     name: Literal["mobilenet_v2"] = "mobilenet_v2"
 
@@ -90,21 +124,44 @@ class MLP(Strict):
         return self
 
 
-EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP, Field(discriminator="name")]
+class Transformer(Strict):
+    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence (§4.4).
+
+    `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes nothing.
+    """
+
+    name: Literal["transformer"] = "transformer"
+    width: PositiveInt = 768
+    layers: PositiveInt = 4
+    heads: PositiveInt = 8
+    feedforward: PositiveInt = 2048
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    pool: Literal["mean", "first"] = "mean"
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) is not a multiple of heads ({self.heads})")
+        return self
+
+
+EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer, Field(discriminator="name")]
 
 
 # ------------------------------------------------------------------------------------------------------- modalities
 class AudioFeatures(Strict):
     """A recording → a log-magnitude spectrogram `[1, F, T]`.
 
-    The order of the steps: mono, resample to `sample_rate`, cut or zero-pad to `seconds`, divide by the peak, add
-    white noise of standard deviation `noise` (drawn once per recording from `noise_seed`), |STFT| (Hann window,
-    centred), optional mel bands, log(· + 1e-7).
+    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the recording
+    over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation `noise` (drawn once
+    per recording from `noise_seed`), |STFT| (Hann window, centred), optional mel bands, log(· + 1e-7).
     """
 
     kind: Literal["audio"] = "audio"
     sample_rate: PositiveInt = 16_000
     seconds: PositiveFloat = 1.0
+    fill: Literal["zeros", "repeat"] = "zeros"
+    clamp: bool = False
     peak_normalise: bool = True
     noise: NonNegativeFloat = 0.0
     noise_seed: NonNegativeInt = 0
@@ -120,12 +177,12 @@ class AudioFeatures(Strict):
 
 
 class ImageFeatures(Strict):
-    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set.
+    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats are read.
 
     Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
     principal components (fitted on train) whose cumulative variance stays at or below this share, at least one, and
-    do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels, one
-    value a channel; left out: measured on train.
+    do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels (or of
+    the array's own, where it holds floats), one value a channel; left out: measured on train.
     """
 
     kind: Literal["image"] = "image"
@@ -156,7 +213,58 @@ class TabularFeatures(Strict):
     columns: Annotated[list[str], BeforeValidator(split_slashes), Field(min_length=1)]
 
 
-FeatureSettings = Annotated[AudioFeatures | ImageFeatures | TabularFeatures, Field(discriminator="kind")]
+class VideoFeatures(Strict):
+    """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like images.
+
+    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate rounded
+    down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3). `mean`/`std`: as of images.
+    """
+
+    kind: Literal["video"] = "video"
+    frames: PositiveInt = 3
+    pick: Literal["even", "published"] = "even"
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    mean: Numbers | None = None
+    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+
+    @model_validator(mode="after")
+    def _normaliser_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != 3:
+                raise ValueError(f"{key} has {len(values)} values for 3 channels")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class SequenceFeatures(Strict):
+    """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row that is 1
+    where a step is real.
+
+    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of zeros
+    before the first other one are padding and cut. Steps at the end that are NaN throughout are padding, too; other not
+    finite values become 0 and are counted.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    steps: PositiveInt = 50
+    cut_leading_zeros: bool = False
+
+
+class VectorFeatures(Strict):
+    """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train by the normaliser."""
+
+    kind: Literal["vector"] = "vector"
+
+
+FeatureSettings = Annotated[
+    AudioFeatures | ImageFeatures | TabularFeatures | VideoFeatures | SequenceFeatures | VectorFeatures,
+    Field(discriminator="kind"),
+]
 
 
 class AudioAugment(Strict):
@@ -228,7 +336,25 @@ class TabularModality(TabularFeatures):
     augment: TabularAugment | None = None
 
 
-ModalitySettings = Annotated[AudioModality | ImageModality | TabularModality, Field(discriminator="kind")]
+class VideoModality(VideoFeatures):
+    encoder: EncoderSettings = ResNet18()
+    augment: ImageAugment | None = None
+
+
+class SequenceModality(SequenceFeatures):
+    encoder: EncoderSettings = Transformer()
+    augment: TabularAugment | None = None
+
+
+class VectorModality(VectorFeatures):
+    encoder: EncoderSettings = MLP()
+    augment: TabularAugment | None = None
+
+
+ModalitySettings = Annotated[
+    AudioModality | ImageModality | TabularModality | VideoModality | SequenceModality | VectorModality,
+    Field(discriminator="kind"),
+]
 
 
 # ---------------------------------------------------------------------------------------------------- raw → manifest
@@ -275,7 +401,98 @@ class MISME(Strict):
     seed: NonNegativeInt = 0
 
 
-LayoutSettings = Annotated[AVDigits | SpokenMNIST | MISME, Field(discriminator="layout")]
+class CremaD(Strict):
+    """CREMA-D (datasets.md §1): WAV + FLV (or extracted pictures) → 6 emotions.
+
+    `split`: `published` is the field's 6,698 / 744 clips, of whose train part `val_fraction` is held out, stratified;
+    `speakers`: no actor in two splits. `broken_clips`: the four whose video is known to be broken (§1.5), all of train.
+    `sample_clips`: clips of the simulated sample.
+    """
+
+    layout: Literal["crema_d"] = "crema_d"
+    raw_dir: str
+    split: Literal["published", "speakers"] = "published"
+    broken_clips: Literal["drop", "keep"] = "drop"
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    sample_clips: Annotated[int, Field(ge=36)] = 120
+    seed: NonNegativeInt = 0
+
+
+class AVMNIST(Strict):
+    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's split)."""
+
+    layout: Literal["av_mnist"] = "av_mnist"
+    raw_dir: str
+    val_rows: PositiveInt = 5000
+    sample_rows: dict[Split, PositiveInt] = {"train": 500, "val": 100, "test": 200}
+    seed: NonNegativeInt = 0
+
+
+class VGGSound(Strict):
+    """VGGSound (datasets.md §3): the published CSV + whatever clips could be downloaded → 309 sounds."""
+
+    layout: Literal["vggsound"] = "vggsound"
+    raw_dir: str
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    sample_clips: Annotated[int, Field(ge=60)] = 120
+    seed: NonNegativeInt = 0
+
+
+class URFunny(Strict):
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k = 3."""
+
+    layout: Literal["ur_funny"] = "ur_funny"
+    raw_dir: str
+    context: bool = False  # the sentences before the punchline, too
+    sample_rows: dict[Split, PositiveInt] = {"train": 240, "val": 60, "test": 60}
+    seed: NonNegativeInt = 0
+
+
+class SplitFractions(Strict):
+    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses splits."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    stratify: bool = True
+    group: str | None = None
+    seed: NonNegativeInt = 0
+
+
+def _column_or_fractions(value: Any) -> str:
+    return "str" if isinstance(value, str) else "SplitFractions"
+
+
+SplitSettings = Annotated[
+    Annotated[str, Tag("str")] | Annotated[SplitFractions, Tag("SplitFractions")], Discriminator(_column_or_fractions)
+]
+
+
+class Table(Strict):
+    """Anybody's own data: one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
+
+    `table`: the file, relative to `raw_dir`; `root`: where paths in it start (left out: the table's folder). `columns`:
+    modality → its column of paths, or a template such as `images/{row}_front.jpg` of the row's number (`{row}` from 1,
+    `{index}` from 0) and columns (`{name}`); tabular modalities have their own `columns`. `target`, `id`: columns.
+    `split`: a column of train/val/test, or fractions. `classes`: the class names in order (left out: sorted). `names`:
+    the columns of a text table without a header. `log_target`: the natural logarithm of the target is predicted.
+    """
+
+    layout: Literal["table"] = "table"
+    raw_dir: str
+    table: str = "metadata.csv"
+    root: str | None = None
+    columns: dict[str, str] = {}
+    target: str
+    id: str | None = None
+    split: SplitSettings = SplitFractions()
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
+    names: list[str] | None = None
+    log_target: bool = False
+
+
+LayoutSettings = Annotated[
+    AVDigits | SpokenMNIST | MISME | CremaD | AVMNIST | VGGSound | URFunny | Table, Field(discriminator="layout")
+]
 
 
 class TargetSettings(Strict):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,6 +96,64 @@ def make_raw(tmp_path: Path) -> Callable[..., Raw]:
         return raw
 
     return make
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Small films in `folder`: picture i is grey, of brightness 8 · i (modulo 256), and so tells its number.
+
+    `gop`: pictures from one key frame to the next; `sound`: `[channels, T]` float32 at 16 kHz, or None.
+    """
+
+    folder: Path
+
+    def __call__(
+        self,
+        name: str = "clip.mp4",
+        pictures: int = 24,
+        rate: Fraction | int = 25,
+        size: tuple[int, int] = (48, 32),
+        gop: int = 6,
+        codec: str = "libx264",
+        sound: np.ndarray | None = None,
+        rotation: int = 0,
+        audio_codec: str = "aac",
+    ) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            if pictures:
+                stream = container.add_stream(codec, rate=rate)
+                stream.width, stream.height = size
+                stream.pix_fmt = "yuv420p"
+                stream.gop_size = gop
+                stream.options = {"crf": "1", "sc_threshold": "0", "bf": "2"} if codec == "libx264" else {}
+                if rotation:
+                    stream.set_display_rotation(rotation)
+            if sound is not None:
+                track = container.add_stream(audio_codec, rate=16_000)
+                track.layout = "stereo" if len(sound) == 2 else "mono"
+            for i in range(pictures):
+                pixels = np.full((size[1], size[0], 3), 8 * i % 256, np.uint8)
+                pixels[: size[1] // 2, : size[0] // 2] |= 7  # the upper left corner is lighter
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = i
+                container.mux(stream.encode(frame))
+            if pictures:
+                container.mux(stream.encode(None))
+            if sound is not None:
+                samples = np.ascontiguousarray(sound, np.float32)
+                heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout=track.layout.name)
+                heard.sample_rate, heard.pts = 16_000, 0
+                for part in av.AudioResampler(format=track.format, layout=track.layout, rate=16_000).resample(heard):
+                    container.mux(track.encode(part))
+                container.mux(track.encode(None))
+        return path
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> ClipMaker:
+    return ClipMaker(tmp_path / "clips")
 
 
 def bytes_of(folder: Path) -> dict[str, str]:

@@ -112,6 +112,26 @@ def test_the_order_of_the_steps():
     )
 
 
+def test_a_short_recording_is_filled_up_with_zeros_or_itself():
+    """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until they are long enough."""
+    wave = torch.arange(1.0, 1501)
+    plain = PLAIN.model_copy(update={"peak_normalise": False})
+    padded = audio.prepare_wave(wave, 8000, plain, "a")
+    assert torch.equal(padded[:1500], wave)
+    assert not padded[1500:].any()
+    repeat = plain.model_copy(update={"fill": "repeat"})
+    assert torch.equal(audio.prepare_wave(wave, 8000, repeat, "a"), torch.cat([wave] * 3)[:4000])
+    assert torch.equal(audio.prepare_wave(torch.ones(1), 8000, repeat, "a"), torch.ones(4000))
+    long = torch.arange(5000.0)
+    assert torch.equal(audio.prepare_wave(long, 8000, repeat, "a"), long[:4000])
+
+
+def test_clamping_comes_before_the_peak():
+    wave = torch.linspace(-4, 2, 4000)
+    clamped = audio.prepare_wave(wave, 8000, PLAIN.model_copy(update={"clamp": True}), "a")
+    assert torch.equal(clamped, wave.clamp(-1, 1))
+
+
 def test_noise_is_fixed_per_recording():
     noise = audio.white_noise(0, "fsdd/0_jackson_0.wav", 20_000)
     assert np.array_equal(noise, audio.white_noise(0, "fsdd/0_jackson_0.wav", 20_000))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.image import LowEnergy, low_energy, read_image, resize
+from g2d_pipeline.features.image import LowEnergy, low_energy, read_floats, read_image, resize
 
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (5, 4, 3), np.uint8)
@@ -227,3 +227,43 @@ def test_real_handwriting_has_three_components(shared_data: Path):
     assert len(fitted.components) == 3
     assert np.linalg.matrix_rank(fitted.apply(images[:200]), tol=1e-3) == 3
     assert fitted.apply(images[:200]).min() < -0.1
+
+
+# ----------------------------------------------------------------------------------------------------- rows of floats
+@pytest.mark.parametrize("shape", [(20,), (5, 4), (1, 5, 4), (5, 4, 1)])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_rows_of_floats_are_kept(tmp_path: Path, shape: tuple[int, ...], dtype: str):
+    """AV-MNIST's pictures: centred floats, flat or not (datasets.md §2.2, §2.6)."""
+    values = RNG.normal(0, 40, (3, 20)).astype(dtype)
+    np.save(tmp_path / "a.npy", values.reshape(3, *shape))
+    found = read_floats("a.npy#1", tmp_path, 1, (5, 4))
+    assert (found.dtype, tuple(found.shape)) == (torch.float32, (1, 5, 4))
+    assert np.array_equal(found.numpy().ravel(), values[1].astype(np.float32))
+
+
+def test_rows_of_floats_of_another_size_are_resized(tmp_path: Path):
+    np.save(tmp_path / "a.npy", np.full((1, 10, 8), -3.5))
+    found = resize(read_floats("a.npy#0", tmp_path, 1, (5, 4)), (5, 4))
+    assert torch.allclose(found, torch.full((1, 5, 4), -3.5))
+
+
+def test_flat_rows_of_bytes(tmp_path: Path):
+    values = RNG.integers(0, 256, (2, 20), np.uint8)
+    np.save(tmp_path / "a.npy", values)
+    assert np.array_equal(read_image("a.npy#1", tmp_path, 1, (5, 4))[0].numpy(), values[1].reshape(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((1, 21)), r"has shape \[21\], not that of 1 channels of floats"),
+        (np.zeros((1, 3, 5, 4)), r"has shape \[3, 5, 4\], not that of 1 channels"),
+        (np.zeros((1, 5, 4), np.uint8), "is uint8, while the modality's first picture holds floats"),
+        (np.full((1, 5, 4), np.nan), "holds 20 values that are not finite"),
+        (np.full((1, 5, 4), 1e300), "holds 20 values that are not finite"),
+    ],
+)
+def test_bad_rows_of_floats_are_told(tmp_path: Path, array: np.ndarray, message: str):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=f"a.npy#0 {message}"):
+        read_floats("a.npy#0", tmp_path, 1, (5, 4))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from g2d_pipeline.config import MLP, MobileNetV2, ResNet18, SmallCNN
+from g2d_pipeline.config import MLP, MobileNetV2, ResNet18, SmallCNN, Transformer
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import MultimodalModel, Normaliser, build_encoder, build_fusion
 from g2d_pipeline.models.build import build_model
 
@@ -29,11 +30,95 @@ def test_parameter_counts_are_the_published_ones(settings, shape, parameters, wi
     assert encoder(torch.randn(2, *shape)).shape == (2, width)
 
 
-@pytest.mark.parametrize(("fusion", "parameters"), [("late", 22_352_908), ("concat", 22_352_902)])
-def test_crema_d_students_have_the_published_size(fusion: str, parameters: int) -> None:
-    encoders = {"audio": build_encoder(ResNet18(), (1, 32, 32)), "video": build_encoder(ResNet18(), (3, 32, 32))}
-    model = MultimodalModel(encoders, build_fusion(fusion, {"audio": 512, "video": 512}, 6))
+PAIRS = {  # dataset → channels of its two ResNet-18, classes
+    "crema_d": (1, 3, 6),
+    "av_mnist": (1, 1, 10),
+    "vggsound": (1, 3, 309),
+}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fusion", "parameters"),
+    [
+        ("crema_d", "late", 22_352_908),
+        ("av_mnist", "late", 22_350_740),
+        ("vggsound", "late", 22_663_786),
+        ("crema_d", "concat", 22_352_902),
+        ("av_mnist", "concat", 22_350_730),
+        ("vggsound", "concat", 22_663_477),
+    ],
+)
+def test_students_of_two_resnets_have_the_published_size(dataset: str, fusion: str, parameters: int) -> None:
+    a, b, classes = PAIRS[dataset]
+    with torch.device("meta"):
+        encoders = {"a": build_encoder(ResNet18(), (a, 32, 32)), "b": build_encoder(ResNet18(), (b, 3, 32, 32))}
+        model = MultimodalModel(encoders, build_fusion(fusion, {"a": 512, "b": 512}, classes))
     assert count(model) == parameters
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "outputs", "head", "parameters"),
+    [
+        (ResNet18(), (1, 257, 188), 6, 3_078, 11_173_318),  # CREMA-D
+        (ResNet18(), (3, 1, 224, 224), 6, 3_078, 11_179_590),
+        (ResNet18(), (1, 28, 28), 10, 5_130, 11_175_370),  # AV-MNIST
+        (ResNet18(), (3, 3, 224, 224), 309, 158_517, 11_335_029),  # VGGSound
+        (MobileNetV2(), (3, 224, 224), 1, 1_281, 2_225_153),  # MIS-ME
+        (MLP(), (8,), 1, 17, 47_073),
+    ],
+)
+def test_teachers_and_their_heads_have_the_published_size(settings, shape, outputs, head, parameters) -> None:  # type: ignore[no-untyped-def]
+    with torch.device("meta"):
+        encoder = build_encoder(settings, shape)
+        fusion = build_fusion("late", {"m": encoder.width}, outputs)
+    assert (count(fusion), count(encoder) + count(fusion)) == (head, parameters)
+
+
+def test_the_table_network_of_mis_me_is_the_published_one() -> None:
+    parts = list(build_encoder(MLP(), (8,)).trunk.children())
+    linear = [p for p in parts if isinstance(p, torch.nn.Linear)]
+    assert [(p.in_features, p.out_features) for p in linear] == [(8, 256), (256, 128), (128, 64), (64, 32), (32, 16)]
+    assert [p.p for p in parts if isinstance(p, torch.nn.Dropout)] == [0.3, 0.2, 0.1]
+    once = ["Linear", "BatchNorm1d", "ReLU"]
+    assert [type(p).__name__ for p in parts] == [*once, "Dropout"] * 3 + once * 2
+
+
+def test_resnet18_has_the_published_shapes_up_to_its_feature() -> None:
+    trunk = build_encoder(ResNet18(), (1, 257, 188)).trunk.eval()
+    shapes = {}
+    for name in ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"):
+        getattr(trunk, name).register_forward_hook(lambda _, __, y, name=name: shapes.update({name: tuple(y.shape)}))
+    trunk(torch.randn(1, 1, 257, 188))
+    assert list(shapes.values()) == [
+        (1, 64, 129, 94), (1, 64, 65, 47), (1, 64, 65, 47), (1, 128, 33, 24), (1, 256, 17, 12), (1, 512, 9, 6),
+        (1, 512, 1, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [(ResNet18(), (3, 8, 8)), (MobileNetV2(), (3, 8, 8)), (MLP(), (8,)), (Transformer(width=64, layers=1), (65, 4))],
+    ids=["resnet18", "mobilenet_v2", "mlp", "transformer"],
+)
+def test_encoders_start_as_published(settings, shape) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    parts = list(build_encoder(settings, shape).modules())
+    for part in parts:
+        if isinstance(part, torch.nn.Linear):
+            wanted = (2 / (part.in_features + part.out_features)) ** 0.5  # Xavier
+        elif isinstance(part, torch.nn.Conv1d | torch.nn.Conv2d):
+            wanted = (2 / (part.weight[0][0].numel() * part.out_channels)) ** 0.5  # Kaiming, fan-out
+        else:
+            if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+                assert bool((part.weight == 1).all())
+                assert not part.bias.any()
+            continue
+        if part.weight.numel() > 1000:
+            assert float(part.weight.detach().std()) == pytest.approx(wanted, rel=0.1)
+        assert part.bias is None or not part.bias.any()
+    attention = [p for p in parts if isinstance(p, torch.nn.MultiheadAttention)]
+    for part in attention:  # left to torch: Xavier uniform of the three together
+        assert float(part.in_proj_weight.detach().abs().max()) == pytest.approx((6 / (64 + 3 * 64)) ** 0.5, rel=0.01)
 
 
 def test_a_wrong_shape_is_refused_by_name() -> None:
@@ -41,6 +126,34 @@ def test_a_wrong_shape_is_refused_by_name() -> None:
         build_encoder(MobileNetV2(), (1, 8, 8))
     with pytest.raises(ValueError, match=r"mlp takes samples of shape \[F\]"):
         build_encoder(MLP(), (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "said"),
+    [
+        (ResNet18(), (8,), "[C, H, W] or [C, T, H, W], not [8] (a vector: [F]). Encoders that take these: mlp."),
+        (MLP(), (6, 50), "[F], not [6, 50] (a sequence with its mask row: [F + 1, T]). Encoders that take these: "
+         "transformer."),
+        (MLP(), (3, 2, 9, 9), "[F], not [3, 2, 9, 9] (the frames of a clip: [C, T, H, W]). Encoders that take these: "
+         "small_cnn, resnet18, mobilenet_v2."),
+        (MobileNetV2(), (1, 2, 9, 9), "[3, T, H, W], not [1, 2, 9, 9] (the frames of a clip: [C, T, H, W]). Encoders "
+         "that take these: small_cnn, resnet18."),
+        (Transformer(), (3, 9, 9), "[F + 1, T], not [3, 9, 9] (a picture or spectrogram: [C, H, W]). Encoders that "
+         "take these: small_cnn, resnet18, mobilenet_v2."),
+        (Transformer(), (1, 50), "[F + 1, T], not [1, 50] (a sequence with its mask row: [F + 1, T]). No encoder"),
+        (SmallCNN(), (28, 28), "Pictures without colour need their channel: [1, 28, 28]."),
+        (SmallCNN(), (3, 0, 28), "[C, H, W], not [3, 0, 28] (a picture or spectrogram: [C, H, W]). No encoder"),
+        (MLP(), (), "[F], not []. No encoder takes these."),
+        (ResNet18(), (1, 2, 3, 4, 5), "[C, H, W] or [C, T, H, W], not [1, 2, 3, 4, 5]. No encoder takes these."),
+    ],
+)  # fmt: skip
+def test_the_message_says_which_shapes_fit_and_which_encoders(settings, shape, said) -> None:  # type: ignore[no-untyped-def]
+    modality = {"encoder": settings.model_dump(), "shape": list(shape), "normaliser": None}
+    task = {"name": "classification", "class_names": ["x", "y"]}
+    with pytest.raises(ConfigError) as caught:
+        build_model({"modalities": {"weather": modality}, "fusion": "late", "task": task})
+    assert str(caught.value).startswith(f"modality weather: encoder {settings.name} takes samples of shape [")
+    assert said in str(caught.value)
 
 
 def test_late_fusion_is_the_mean_of_its_unimodal_logits_and_k1_is_the_head_alone() -> None:

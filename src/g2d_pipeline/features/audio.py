@@ -1,4 +1,7 @@
-"""A recording → a log-magnitude spectrogram; pure functions, in the order that `config.AudioFeatures` documents."""
+"""A recording → a log-magnitude spectrogram; pure functions, in the order that `config.AudioFeatures` documents.
+
+soundfile decodes; what it does not know (films, AAC, …) PyAV does.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 import torchaudio
@@ -18,11 +22,13 @@ from torch import Tensor
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
+from g2d_pipeline.features.containers import read_sound
 from g2d_pipeline.features.faults import MediaError, check_file
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
 STREAMED = 0x7FFFF000  # sizes from here on are what programs write that do not know the length of a stream
 MOST_TAPS = 2**27  # of a resampling filter: half a gigabyte
+UNKNOWN = {1, 4}  # libsndfile's errors: the format, or its encoding, is not recognised
 
 
 def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
@@ -56,9 +62,18 @@ def shape(settings: AudioFeatures) -> tuple[int, int, int]:
 def read_audio(path: Path) -> tuple[Tensor, int]:
     """Decode a whole recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
 
-    Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its header
-    promises more than it holds), without a sample, or holds values that are not finite.
+    Of a film, its first sound track. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page,
+    no sound, truncated (its header promises more than it holds), without a sample, or holds values that are not finite.
     """
+    wave, rate = _decode(path)
+    if not len(wave):
+        raise MediaError(path, "holds no sound: 0 samples")
+    if bad := int(np.count_nonzero(~np.isfinite(wave))):
+        raise MediaError(path, f"holds {bad} samples that are not finite (NaN or infinite)")
+    return torch.from_numpy(np.ascontiguousarray(wave)), rate
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     check_file(path)
     try:
         if promised := _promised_bytes(path):
@@ -67,15 +82,12 @@ def read_audio(path: Path) -> tuple[Tensor, int]:
             rate, frames = int(file.samplerate), int(file.frames)
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, struct.error) as error:
+        if isinstance(error, soundfile.LibsndfileError) and error.code in UNKNOWN:
+            return read_sound(path)
         raise MediaError(path, f"can not be decoded ({str(error).strip() or type(error).__name__})") from error
-    if frames == 0:
-        raise MediaError(path, "holds no sound: 0 samples")
     if len(samples) < 0.99 * frames:  # the header of an MP3 may only estimate its length
         raise MediaError(path, f"is truncated: its header promises {frames} samples, it holds {len(samples)}")
-    wave = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64).astype(np.float32)
-    if bad := int(np.count_nonzero(~np.isfinite(wave))):
-        raise MediaError(path, f"holds {bad} samples that are not finite (NaN or infinite)")
-    return torch.from_numpy(np.ascontiguousarray(wave)), rate
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64).astype(np.float32), rate
 
 
 def read_recording(cell: str, root: Path, settings: AudioFeatures) -> tuple[Tensor, int]:
@@ -106,13 +118,18 @@ def is_silent(wave: Tensor, rate: int, settings: AudioFeatures) -> bool:
 
 
 def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> Tensor:
-    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or padded, peak-normalised, noisy.
+    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped, peak-normalised,
+    noisy.
 
     The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw root.
     Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from.
     """
     wave = resample(wave, rate, settings.sample_rate, key)[: length(settings)]
+    if settings.fill == "repeat":
+        wave = wave.repeat(math.ceil(length(settings) / len(wave)))[: length(settings)]
     wave = torch.nn.functional.pad(wave, (0, length(settings) - len(wave)))
+    if settings.clamp:
+        wave = wave.clamp(-1, 1)
     if settings.peak_normalise and (peak := wave.abs().max()) > 0:
         wave = wave / peak
     if settings.noise > 0:

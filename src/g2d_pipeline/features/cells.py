@@ -1,4 +1,7 @@
-"""What a cell of the manifest points to: a file, or `file#row` = one row of an array file (`.npy`, or gzipped IDX)."""
+"""What a cell of the manifest points to: a file, a folder of pictures, or `file#row`, a row of an array file.
+
+An array file is a `.npy`, or a gzipped IDX (MNIST's format).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ import numpy.typing as npt
 from g2d_pipeline.features.faults import MediaError, check_file
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def split_cell(cell: str) -> tuple[str, int | None]:
@@ -29,15 +34,52 @@ def read_row(path: Path, row: int) -> npt.NDArray[Any]:
 
     Raises MediaError where the file is not such an array (missing, truncated, pickled objects, …) or has no such row.
     """
+    return np.array(_row(path, row))
+
+
+def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
+    """The array that a cell points to: a row of an array file, or all of a `.npy` file; memory-mapped and read-only.
+
+    Raises MediaError as `read_row` does.
+    """
+    file, row = split_cell(cell)
+    if row is not None:
+        return _row(root / file, row)
+    check_file(root / file)
+    if not file.endswith(".npy"):
+        raise MediaError(root / file, "is no array file: its name does not end in .npy")
+    return _open(root / file)
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """The names of the pictures in a folder, sorted; hidden files and other litter are left out."""
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(n for n in names if not n.startswith(".") and Path(n).suffix.lower() in PICTURES)
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file changes, or a picture in a folder: sizes and times."""
+    stat = path.stat()
+    if not S_ISDIR(stat.st_mode):
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
+    return "\0".join(f"{name}\0{stamp(path / name)}" for name in pictures_in(path))
+
+
+def _row(path: Path, row: int) -> npt.NDArray[Any]:
+    array = _open(path)
+    if array.ndim == 0 or row >= len(array):
+        raise MediaError(path, f"has no row {row}: its shape is {list(array.shape)}")
+    found: npt.NDArray[Any] = np.asarray(array[row])
+    return found
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
     try:
         stat = path.stat()
     except OSError:
         check_file(path)
         raise
-    array = _open_array(path, stat.st_size, stat.st_mtime_ns)
-    if array.ndim == 0 or row >= len(array):
-        raise MediaError(path, f"has no row {row}: its shape is {list(array.shape)}")
-    return np.array(array[row])
+    return _open_array(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)
@@ -60,6 +102,8 @@ def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
         if promised > size:
             raise MediaError(path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}")
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except MediaError:
+        raise
     except (ValueError, OSError, EOFError) as error:
         raise MediaError(path, f"is not a .npy array ({error})") from error
     return array
@@ -74,6 +118,8 @@ def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
                 raise MediaError(path, f"is no IDX array of bytes: it starts with {head.hex(' ') or 'nothing'}")
             shape = tuple(int(n) for n in np.frombuffer(file.read(4 * head[3]), ">u4"))
             content = file.read(math.prod(shape))
+    except MediaError:
+        raise
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise MediaError(path, f"is truncated or not gzip ({error})") from error
     if len(shape) != head[3] or len(content) != math.prod(shape):

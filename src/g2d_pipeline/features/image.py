@@ -1,4 +1,6 @@
-"""A picture → bytes `[C, H, W]`; and AV-MNIST's way of making pictures poor: a share of their principal components."""
+"""A picture → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of making
+pictures poor: a share of their principal components.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,18 @@ from g2d_pipeline.features.faults import MediaError, check_file
 ROUNDING = 1e-9  # of a cumulative share of variance
 
 
-def read_image(cell: str, root: Path, channels: Literal[1, 3]) -> Tensor:
+def read_image(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int] | None = None) -> Tensor:
     """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
 
     Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte) are
-    converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]` or `[1|3, H, W]`.
-    Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no picture, truncated, or so
-    large that it looks like a decompression bomb (above 179 megapixels, Pillow's limit).
+    converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`, `[1|3, H, W]`, or
+    flat: `[H · W]` of the given `height_width`. Raises MediaError where the file is missing, empty, a Git-LFS pointer,
+    a web page, no picture, truncated, or so large that it looks like a decompression bomb (above 179 megapixels,
+    Pillow's limit).
     """
     file, row = split_cell(cell)
     path = root / file
-    picture = _decode(path) if row is None else _from_array(read_row(path, row), root / cell)
+    picture = _decode(path) if row is None else _from_array(_square(read_row(path, row), height_width), root / cell)
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
@@ -40,6 +43,37 @@ def read_image(cell: str, root: Path, channels: Literal[1, 3]) -> Tensor:
         raise MediaError(root / cell, f"has 32-bit pixels (mode {picture.mode}), whose range is unknown: save 8 bits")
     pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() if channels == 3 else torch.from_numpy(pixels)[None]
+
+
+def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int]) -> Tensor:
+    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H', W']`.
+
+    The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no floats, another
+    number of channels, or values that are not finite.
+    """
+    file, row = split_cell(cell)
+    if row is None:
+        raise MediaError(root / cell, "is a file, while the modality's first picture is a row of floats")
+    values = _square(read_row(root / file, row), height_width)
+    if values.dtype.kind != "f":
+        raise MediaError(root / cell, f"is {values.dtype}, while the modality's first picture holds floats")
+    if values.ndim == 3 and values.shape[2] == channels and values.shape[0] != channels:
+        values = values.transpose(2, 0, 1)
+    if values.ndim == 2:
+        values = values[None]
+    if values.ndim != 3 or len(values) != channels or 0 in values.shape:
+        raise MediaError(root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(values, np.float32)
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
+        raise MediaError(root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)")
+    return torch.from_numpy(values)
+
+
+def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.NDArray[Any]:
+    """A flat row of H · W values as `[H, W]`; any other as it is."""
+    flat = height_width is not None and row.shape == (height_width[0] * height_width[1],)
+    return row.reshape(height_width) if flat else row
 
 
 def _decode(path: Path) -> Image.Image:
@@ -67,7 +101,7 @@ def _from_array(row: npt.NDArray[Any], where: Path) -> Image.Image:
 
 
 def resize(image: Tensor, height_width: tuple[int, int]) -> Tensor:
-    """uint8 `[C, H', W']` → uint8 `[C, H, W]`, ignoring the aspect ratio (bilinear, antialiased)."""
+    """`[…, C, H', W']` → `[…, C, H, W]` of the same type, ignoring the aspect ratio (bilinear, antialiased)."""
     if tuple(image.shape[-2:]) == height_width:
         return image
     resized: Tensor = transforms.resize(image, list(height_width), InterpolationMode.BILINEAR, antialias=True)

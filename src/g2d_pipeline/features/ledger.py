@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 PROGRESS = "progress.json"
 
-Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, constant
+Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, notes
 
 
 class Ledger:
@@ -34,13 +33,13 @@ class Ledger:
     def has(self, modality: str, number: int, digest: str) -> bool:
         return self._done.get(modality, {}).get(str(number), {}).get("digest") == digest
 
-    def constant(self, modality: str, number: int) -> list[int]:
-        """Positions in the chunk of recordings that are silent, pictures of one colour."""
-        return [int(k) for k in self._done[modality][str(number)]["constant"]]
+    def notes(self, modality: str, number: int) -> dict[str, dict[int, int]]:
+        """What was found in the chunk (`chunks.Findings.notes`): kind of note → position in it → a count."""
+        return _counts(self._done[modality][str(number)]["notes"])
 
-    def record(self, modality: str, number: int, digest: str, constant: Iterable[int]) -> None:
+    def record(self, modality: str, number: int, digest: str, notes: dict[str, dict[int, int]]) -> None:
         """To be called when the chunk is on disk; on return, so is the record."""
-        self._done.setdefault(modality, {})[str(number)] = {"digest": digest, "constant": list(constant)}
+        self._done.setdefault(modality, {})[str(number)] = {"digest": digest, "notes": notes}
         self._write()
 
     def forget(self, modality: str) -> None:
@@ -70,9 +69,13 @@ def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
         done: Chunks = {}
         for modality, chunks in content["done"].items():
             done[str(modality)] = {
-                str(int(number)): {"digest": str(entry["digest"]), "constant": [int(k) for k in entry["constant"]]}
+                str(int(number)): {"digest": str(entry["digest"]), "notes": _counts(entry["notes"])}
                 for number, entry in chunks.items()
             }
         return done, files
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None, []
+
+
+def _counts(notes: dict[str, dict[Any, int]]) -> dict[str, dict[int, int]]:
+    return {str(kind): {int(k): int(count) for k, count in counts.items()} for kind, counts in notes.items()}

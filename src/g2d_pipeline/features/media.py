@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import AudioFeatures, ImageFeatures
+from g2d_pipeline.config import ImageFeatures, VideoFeatures
 from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features import chunks
-from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.features.cells import split_cell, stamp
 from g2d_pipeline.features.ledger import Ledger
 from g2d_pipeline.progress import track
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256  # recordings or pictures
+CHUNK = 256  # recordings, pictures, arrays
+CLIPS = 32  # clips, which are larger and take longer
+WHAT = {"audio": "recordings", "image": "pictures", "video": "clips", "sequence": "sequences", "vector": "vectors"}
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
 
 
@@ -38,14 +40,14 @@ class Media:
     """
 
     name: str
-    settings: AudioFeatures | ImageFeatures
+    settings: chunks.FileSettings
     cells: Sequence[str]
     code: npt.NDArray[np.int64]
     order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, name: str, settings: AudioFeatures | ImageFeatures, column: pd.Series[str]) -> Self:
+    def of(cls, name: str, settings: chunks.FileSettings, column: pd.Series[str]) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd
 
@@ -65,23 +67,24 @@ class Media:
         return f"{self.name}.pixels.npy" if poor else f"{self.name}.npy"
 
     @property
-    def dtype(self) -> str:
-        return "float32" if isinstance(self.settings, AudioFeatures) else "uint8"
-
-    @property
     def what(self) -> str:
-        return "recordings" if isinstance(self.settings, AudioFeatures) else "pictures"
+        return WHAT[self.settings.kind]
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return chunks.sample_shape(self.settings)
+    def chunk(self) -> int:
+        """Cells at once."""
+        return min(CHUNK, CLIPS) if isinstance(self.settings, VideoFeatures) else CHUNK
+
+    def form(self, root: Path) -> chunks.Form:
+        return chunks.form_of(self.settings, self.cells, root)
 
     def jobs(self, folder: Path, root: Path) -> Iterator[chunks.Job]:
-        for number, first in enumerate(range(0, len(self.cells), CHUNK)):
-            last = min(first + CHUNK, len(self.cells))
+        form, array = self.form(root), folder / self.file
+        for number, first in enumerate(range(0, len(self.cells), self.chunk)):
+            last = min(first + self.chunk, len(self.cells))
             rows = self.rows(first, last)
             cells = tuple(self.cells[first:last])
-            yield chunks.Job(number, self.settings, root, cells, folder / self.file, rows, self.code[rows] - first)
+            yield chunks.Job(number, self.settings, root, cells, array, rows, self.code[rows] - first, form)
 
     def tell(self, faults: dict[int, str], sample_ids: Sequence[str]) -> DataError:
         """The error for bad cells: `faults` is position in `cells` → what is wrong."""
@@ -103,14 +106,14 @@ def decode(
     workers: Workers,
     sample_ids: Sequence[str],
     progress: Literal["auto"] | bool,
-) -> list[int]:
+) -> dict[str, dict[int, int]]:
     """Fill the array `media.file` in `folder`, going on from what the ledger says is there.
 
-    Returns the positions in `media.cells` of silent recordings and pictures of one colour. Raises DataError naming all
-    cells that can not be used, after everything else has been done.
+    Returns what is to be noted (`chunks.Findings.notes`): kind → position in `media.cells` → a count. Raises DataError
+    naming all cells that can not be used, after everything else has been done.
     """
     chunks.load(media.settings)
-    _ensure_array(folder / media.file, (len(sample_ids), *media.sample_shape), media, ledger)
+    _ensure_array(folder / media.file, len(sample_ids), media, media.form(root), ledger)
     jobs = list(media.jobs(folder, root))
     digests = [_digest(job) for job in jobs]
     todo = [job for job in jobs if not ledger.has(media.name, job.number, digests[job.number])]
@@ -121,33 +124,37 @@ def decode(
             advance(there)
         for done in workers.run(todo):
             if done.faults:
-                faults |= {done.number * CHUNK + k: reason for k, reason in done.faults.items()}
+                faults |= {done.number * media.chunk + k: reason for k, reason in done.faults.items()}
             else:
-                ledger.record(media.name, done.number, digests[done.number], done.constant)
+                ledger.record(media.name, done.number, digests[done.number], done.notes)
             advance(len(jobs[done.number].cells))
     if faults:
         raise media.tell(faults, sample_ids)
-    return [job.number * CHUNK + k for job in jobs for k in ledger.constant(media.name, job.number)]
+    notes: dict[str, dict[int, int]] = {}
+    for job in jobs:
+        for kind, counts in ledger.notes(media.name, job.number).items():
+            notes.setdefault(kind, {}).update({job.number * media.chunk + k: n for k, n in counts.items()})
+    return notes
 
 
-def _ensure_array(path: Path, shape: tuple[int, ...], media: Media, ledger: Ledger) -> None:
-    """An array of this shape at `path`; where there is none, what the ledger says about it does not count."""
+def _ensure_array(path: Path, samples: int, media: Media, form: chunks.Form, ledger: Ledger) -> None:
+    """An array of this form at `path`; where there is none, what the ledger says about it does not count."""
+    shape = (samples, *form.shape)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if array.shape == shape and array.dtype == media.dtype:
+        if array.shape == shape and array.dtype == form.dtype:
             return
     except (OSError, ValueError, EOFError):
         pass
     ledger.forget(media.name)
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(media.dtype), shape=shape).flush()
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(form.dtype), shape=shape).flush()
 
 
 def _digest(job: chunks.Job) -> str:
-    """What a chunk is made from: its cells, and the sizes and times of their files."""
-    digest = hashlib.blake2b(digest_size=8)
+    """What a chunk is made from: its cells, the sizes and times of their files, and the form of the array."""
+    digest = hashlib.blake2b(str(job.form).encode(), digest_size=8)
     for cell in job.cells:
-        stat = (job.root / split_cell(cell)[0]).stat()
-        digest.update(f"{cell}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        digest.update(f"{cell}\0{stamp(job.root / split_cell(cell)[0])}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

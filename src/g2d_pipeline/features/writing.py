@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -14,25 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, TabularFeatures
-from g2d_pipeline.errors import SHOWN, DataError, data_error
-from g2d_pipeline.features import chunks
+from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, TabularFeatures, VideoFeatures
+from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.faults import MediaError, check_file
+from g2d_pipeline.features.finishing import REBUILD, finish, note, write_table
 from g2d_pipeline.features.ledger import Ledger
 from g2d_pipeline.features.media import CHUNK, Media, Workers, decode
-from g2d_pipeline.features.statistics import channel_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
-
 FORMAT = 1  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
-REBUILD = "make the manifest anew (`--params rebuild=true`)."
-
-Array = npt.NDArray[Any]
 
 
 class Manifest(Protocol):
@@ -66,7 +59,7 @@ def write_store(folder: Path, manifest: Manifest, root: Path, settings: Featuriz
     (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
     files = [f"{name}.npy" for name in settings.modalities] + [m.file for m in media.values()]
     ledger = Ledger(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
-    _check_space(folder, settings, len(sample_ids))
+    _check_space(folder, settings, media, root, len(sample_ids))
 
     notes: list[str] = []
     modalities: dict[str, dict[str, Any]] = {}
@@ -74,11 +67,11 @@ def write_store(folder: Path, manifest: Manifest, root: Path, settings: Featuriz
     with Workers(machine.workers) as workers:
         for name, of in settings.modalities.items():
             if isinstance(of, TabularFeatures):
-                about = _write_table(folder, name, of, manifest, train, sample_ids, notes)
+                about = write_table(folder, name, of, manifest.table, train, sample_ids, notes)
             else:
-                constant = decode(folder, media[name], root, ledger, workers, sample_ids, machine.progress)
-                _note_constant(media[name], constant, sample_ids, notes)
-                about = _finish_media(folder, media[name], train)
+                found = decode(folder, media[name], root, ledger, workers, sample_ids, machine.progress)
+                notes += note(media[name], found, sample_ids)
+                about = finish(folder, media[name], train)
             file = f"{name}.npy"
             modalities[name] = {"kind": of.kind, **about, "file": file, "checksum": file_digest(folder / file)}
             modalities[name]["settings"] = of.model_dump(mode="json")
@@ -131,7 +124,8 @@ def _check_files(media: Iterable[Media], root: Path, sample_ids: Sequence[str]) 
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
             try:
-                check_file(root / file)
+                if not (isinstance(m.settings, VideoFeatures) and (root / file).is_dir()):
+                    check_file(root / file)
             except MediaError as error:
                 faulty[file] = error.reason
         if faulty:
@@ -139,20 +133,23 @@ def _check_files(media: Iterable[Media], root: Path, sample_ids: Sequence[str]) 
             raise m.tell({k: reason for k, reason in reasons if reason is not None}, sample_ids)
 
 
-def _check_space(folder: Path, settings: FeaturizeSettings, samples: int) -> None:
+def _check_space(folder: Path, settings: FeaturizeSettings, media: dict[str, Media], root: Path, samples: int) -> None:
     """Running out of space while writing to a memory map ends the process without a word: look before."""
     needed = 0
     for name, of in settings.modalities.items():
-        size = 4 * len(of.columns) if isinstance(of, TabularFeatures) else int(np.prod(chunks.sample_shape(of)))
-        bytes_each = 4 * size if isinstance(of, AudioFeatures) else size
-        if isinstance(of, ImageFeatures) and of.pca_energy is not None:
-            bytes_each = 5 * size
+        if isinstance(of, TabularFeatures):
+            bytes_each = 4 * len(of.columns)
+        else:
+            form = media[name].form(root)
+            bytes_each = form.bytes
+            if isinstance(of, ImageFeatures) and of.pca_energy is not None:
+                bytes_each += 4 * int(np.prod(form.shape))
         there = sum(_allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - there)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise DataError(
             f"The feature store {folder} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
-            f"Make room, or make the features smaller (size, seconds, n_mels)."
+            f"Make room, or make the features smaller (size, frames, seconds, n_mels, steps)."
         )
 
 
@@ -178,87 +175,8 @@ def _code() -> list[str]:
     """What computes the arrays: this room's files, and the versions of the libraries that decode and transform."""
     sources = [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     return sources + [
-        version(library) for library in ("numpy", "pillow", "soundfile", "torch", "torchaudio", "torchvision")
+        version(library) for library in ("av", "numpy", "pillow", "soundfile", "torch", "torchaudio", "torchvision")
     ]
-
-
-def _finish_media(folder: Path, media: Media, train: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """From decoded to stored: principal components where asked for, and the normaliser."""
-    decoded = np.load(folder / media.file, mmap_mode="r", allow_pickle=False)
-    of = media.settings
-    statistics: dict[str, Any] = {}
-    array: Array = decoded
-    if isinstance(of, ImageFeatures) and of.pca_energy is not None:
-        array, statistics = _write_low_energy(folder / f"{media.name}.npy", decoded, of.pca_energy, train)
-    scale = 1 / 255 if array.dtype == np.uint8 else 1.0
-    if isinstance(of, ImageFeatures) and of.mean is not None and of.std is not None:
-        mean, std = list(of.mean), list(of.std)
-    else:
-        mean, std = channel_statistics(array, train, scale)
-    return {
-        "shape": list(array.shape[1:]),
-        "dtype": str(array.dtype),
-        "normaliser": {"scale": scale, "mean": mean, "std": std},
-        "statistics": statistics | {"distinct": len(media.cells)},
-    }
-
-
-def _write_low_energy(
-    path: Path, pixels: Array, energy: float, train: npt.NDArray[np.int64]
-) -> tuple[Array, dict[str, Any]]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    from g2d_pipeline.features.image import LowEnergy
-
-    components = LowEnergy.fit(pixels[train].reshape(len(train), -1) / 255, energy)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(np.float32), shape=pixels.shape)
-    with threadpool_limits(1):
-        for start in range(0, len(pixels), CHUNK):
-            part = pixels[start : start + CHUNK]
-            array[start : start + CHUNK] = components.apply(part.reshape(len(part), -1) / 255).reshape(part.shape)
-    array.flush()
-    return array, {"components": len(components.components), "energy": components.energy}
-
-
-def _write_table(
-    folder: Path,
-    name: str,
-    settings: TabularFeatures,
-    manifest: Manifest,
-    train: npt.NDArray[np.int64],
-    sample_ids: Sequence[str],
-    notes: list[str],
-) -> dict[str, Any]:
-    from g2d_pipeline.features.tabular import standardise
-
-    table = manifest.table[list(settings.columns)]
-    if wrong := [f"{c!r} is {table[c].dtype}" for c in table if table[c].dtype.kind not in "fiub"]:
-        raise data_error(f"Table columns of modality {name!r} do not hold numbers", wrong, REBUILD)
-    values, statistics = standardise(table.to_numpy(np.float64), train, settings.columns, sample_ids)
-    array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=values.dtype, shape=values.shape)
-    array[:] = values
-    array.flush()
-    if statistics["constant"]:
-        notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
-    width = values.shape[1]
-    return {
-        "shape": [width],
-        "dtype": str(values.dtype),
-        "normaliser": {"scale": 1.0, "mean": [0.0] * width, "std": [1.0] * width},
-        "statistics": statistics,
-    }
-
-
-def _note_constant(media: Media, constant: Sequence[int], sample_ids: Sequence[str], notes: list[str]) -> None:
-    if not constant:
-        return
-    rows = np.sort(np.concatenate([media.rows(k, k + 1) for k in constant]))
-    named = ", ".join(sample_ids[row] for row in rows[:SHOWN])
-    what = "silent" if media.what == "recordings" else "of one colour"
-    more = ", …" if len(rows) > SHOWN else ""
-    note = f"{media.name}: {len(rows)} of {len(sample_ids)} samples have {media.what} that are {what}: {named}{more}"
-    logger.warning(note)
-    notes.append(note)
 
 
 def _write_index(path: Path, manifest: Manifest) -> None:

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from g2d_pipeline.config import EncoderSettings
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.explain import Origins, checked
 from g2d_pipeline.models.encoders import Normaliser, build_encoder
 from g2d_pipeline.models.fusion import build_fusion
 from g2d_pipeline.models.multimodal import MultimodalModel
 from g2d_pipeline.models.task import task_from_json
 
-_encoder_settings: TypeAdapter[EncoderSettings] = TypeAdapter(EncoderSettings)
+HERE = Origins([("encoder", ("encoder",))])  # what mistakes in an encoder's settings are told to be in
 
 
 def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     """Build and initialise the model that `architecture` describes.
 
     `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale, mean, std} or
-    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. Raises ConfigError where an encoder
-    does not take samples of the shape.
+    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. `weights` of an encoder are not read:
+    see `load_pretrained`. Raises ConfigError where an encoder's settings are wrong or it does not take samples of the
+    shape.
     """
     encoders = {}
     for m, of in architecture["modalities"].items():
         normaliser = Normaliser(of["normaliser"]["scale"], of["normaliser"]["mean"], of["normaliser"]["std"]) \
             if of["normaliser"] else None  # fmt: skip
-        settings = _encoder_settings.validate_python(of["encoder"])
         try:
+            settings = checked(EncoderSettings, of["encoder"], ("encoder",), HERE)
             encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser)
         except ConfigError as error:
             raise ConfigError(f"modality {m}: {error}") from error

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.config import MLP, EncoderSettings, MobileNetV2, ResNet18, SmallCNN
+from g2d_pipeline.config import MLP, EncoderSettings
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.models.frames import fold, mean_of_frames, mobilenet_v2, resnet18, small_cnn
+from g2d_pipeline.models.transformer import transformer
 
 M = TypeVar("M", bound=nn.Module)
+Shape = tuple[int, ...]
 
 
 class Normaliser(nn.Module):
     """Stored numbers → what the encoder sees: (x · scale − mean) / std a channel (dim 1), as float32.
 
     The statistics come from *train* alone and are buffers, so that a saved model predicts from stored features.
-    Shapes: x `[B, C, …]`, mean and std `[C]`.
+    Shapes: x `[B, C, …]`, mean and std `[C]`. The channels of a sequence are its features; mean 0 and std 1 leave its
+    mask row as it is.
     """
 
     mean: Tensor
@@ -37,7 +40,10 @@ class Normaliser(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A normaliser and a trunk; `width` is D of the feature `[B, D]`."""
+    """A normaliser and a trunk; `width` is D of the feature `[B, D]`.
+
+    Clips `[B, C, T, H, W]` go through the trunk frame by frame; the feature is the mean over all frames.
+    """
 
     def __init__(self, trunk: nn.Module, width: int, normaliser: nn.Module | None = None) -> None:
         super().__init__()
@@ -46,48 +52,13 @@ class Encoder(nn.Module):
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.trunk(self.normaliser(x).float()))
+        x = self.normaliser(x).float()
+        if x.dim() == 5:
+            return mean_of_frames(self.trunk(fold(x)), x.shape[0], self.width)
+        return cast(Tensor, self.trunk(x))
 
 
-def small_cnn(settings: SmallCNN, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[B, C, H, W]` → `[B, widths[-1] · rows · columns]` with at most grid × grid cells of the last map.
-
-    Pooling stops where the map would vanish. ReLU follows the pooling: the same numbers (both are monotone), a quarter
-    of the work.
-    """
-    layers: list[nn.Module] = []
-    channels, height, width = shape
-    for position, following in enumerate(settings.widths):
-        stride = settings.stride if position == 0 else 1
-        height, width = math.ceil(height / stride), math.ceil(width / stride)
-        layers += [nn.Conv2d(channels, following, 3, stride, padding=1, bias=False), nn.BatchNorm2d(following)]
-        if min(height, width) >= 2:
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
-        layers.append(nn.ReLU(inplace=True))
-        channels = following
-    rows, columns = min(settings.grid, height), min(settings.grid, width)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((rows, columns)), nn.Flatten()), channels * rows * columns
-
-
-def resnet18(settings: ResNet18, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[B, C, H, W]` → `[B, 512]`; the stem takes any number of channels C (datasets.md §0.2)."""
-    from torchvision.models import resnet18 as build
-
-    trunk = build(weights=None)
-    trunk.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
-    trunk.fc = nn.Identity()
-    return trunk, 512
-
-
-def mobilenet_v2(settings: MobileNetV2, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[B, 3, H, W]` → `[B, 1280]` (datasets.md §5.3)."""
-    from torchvision.models import mobilenet_v2 as build
-
-    return nn.Sequential(build(weights=None).features, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1280
-
-
-def mlp(settings: MLP, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+def mlp(settings: MLP, shape: Shape) -> tuple[nn.Module, int]:
     """`[B, F]` → `[B, widths[-1]]`."""
     layers: list[nn.Module] = []
     width = shape[0]
@@ -99,43 +70,79 @@ def mlp(settings: MLP, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), width
 
 
-# name → (builder, number of dimensions of one sample, channels it needs or None for any)
-ENCODERS: dict[str, tuple[Callable[[Any, tuple[int, ...]], tuple[nn.Module, int]], int, int | None]] = {
-    "small_cnn": (small_cnn, 3, None),
-    "resnet18": (resnet18, 3, None),
-    "mobilenet_v2": (mobilenet_v2, 3, 3),
-    "mlp": (mlp, 1, None),
+# Number of dimensions of one sample → how its shape is written, and what it is.
+KINDS = {
+    1: ("[F]", "a vector"),
+    2: ("[F + 1, T]", "a sequence with its mask row"),
+    3: ("[C, H, W]", "a picture or spectrogram"),
+    4: ("[C, T, H, W]", "the frames of a clip"),
+}
+PICTURES = (3, 4)
+
+# name → (builder, numbers of dimensions of the samples it takes, channels it needs or None for any)
+ENCODERS: dict[str, tuple[Callable[[Any, Shape], tuple[nn.Module, int]], tuple[int, ...], int | None]] = {
+    "small_cnn": (small_cnn, PICTURES, None),
+    "resnet18": (resnet18, PICTURES, None),
+    "mobilenet_v2": (mobilenet_v2, PICTURES, 3),
+    "mlp": (mlp, (1,), None),
+    "transformer": (transformer, (2,), None),
 }
 
 
-def build_encoder(settings: EncoderSettings, shape: tuple[int, ...], normaliser: nn.Module | None = None) -> Encoder:
+def build_encoder(settings: EncoderSettings, shape: Shape, normaliser: nn.Module | None = None) -> Encoder:
     """The encoder for samples of `shape` (without the batch dimension), initialised as published (`initialise`).
 
     Raises ConfigError (a ValueError) where the encoder does not take samples of that shape.
     """
-    build, dimensions, channels = ENCODERS[settings.name]
-    if len(shape) != dimensions or (channels is not None and shape[0] != channels):
-        wanted = "[F]" if dimensions == 1 else f"[{channels or 'C'}, H, W]"
-        raise ConfigError(f"encoder {settings.name} takes samples of shape {wanted}, not {list(shape)}")
-    trunk, width = build(settings, shape)
+    if not takes(settings.name, shape):
+        raise _refused(settings.name, shape)
+    trunk, width = ENCODERS[settings.name][0](settings, shape)
     encoder = initialise(Encoder(trunk, width, normaliser))
-    if dimensions == 3:  # convolutions are faster with the channels innermost (docs/performance.md)
+    if len(shape) in PICTURES:  # convolutions are faster with the channels innermost (docs/performance.md)
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder
 
 
+def takes(name: str, shape: Shape) -> bool:
+    """Whether the encoder called `name` takes samples of `shape`."""
+    _, dimensions, channels = ENCODERS[name]
+    if len(shape) not in dimensions or min(shape) < 1:
+        return False
+    if len(shape) == 2:
+        return shape[0] > 1  # a mask row alone has no features
+    return channels in (None, shape[0])
+
+
+def _refused(name: str, shape: Shape) -> ConfigError:
+    """Which shapes the encoder takes, and which encoders take this shape."""
+    _, dimensions, channels = ENCODERS[name]
+    wanted = [len(shape)] if len(shape) in dimensions else list(dimensions)
+    forms = " or ".join(KINDS[d][0].replace("C", str(channels or "C")) for d in wanted)
+    kind = f" ({KINDS[len(shape)][1]}: {KINDS[len(shape)][0]})" if len(shape) in KINDS else ""
+    others = [other for other in ENCODERS if takes(other, shape)]
+    message = f"encoder {name} takes samples of shape {forms}, not {list(shape)}{kind}. "
+    message += f"Encoders that take these: {', '.join(others)}." if others else "No encoder takes these."
+    if len(shape) == 2 and dimensions == PICTURES:
+        message += f" Pictures without colour need their channel: [1, {shape[0]}, {shape[1]}]."
+    return ConfigError(message)
+
+
 def initialise(module: M) -> M:
-    """Linear: Xavier normal, zero bias; convolution: Kaiming normal (fan-out, ReLU); norm: 1, 0 (datasets.md §0.2)."""
+    """Linear: Xavier normal, zero bias; convolution: Kaiming normal (fan-out, ReLU); norm: 1, 0 (datasets.md §0.2).
+
+    Attention's query, key and value weights are no layer of their own and keep torch's start: Xavier uniform over the
+    three together, zero bias.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_normal_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Conv2d):
+        elif isinstance(part, nn.Conv1d | nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
     return module

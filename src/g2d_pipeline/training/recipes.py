@@ -18,6 +18,7 @@ from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
+from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
@@ -135,6 +136,7 @@ def _train(
     method = build_method(algorithm, parameters)
     with seeded(seed, "model"):
         model = build_model(architecture)
+    load_pretrained(model, architecture)
     for m, teacher in teachers.items():
         width = int(model.encoders[m].width)  # type: ignore[arg-type]
         if tuple(teacher.feature.shape) != (len(data.target), width):

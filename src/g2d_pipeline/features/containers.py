@@ -1,0 +1,137 @@
+"""Containers of moving pictures and sound (mp4, flv, webm, mpg, …), opened by PyAV: what they promise, what they hold.
+
+The sound track is decoded here; pictures are the business of `video.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.stream import Disposition
+
+from g2d_pipeline.features.faults import MediaError, check_file
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.stream import VideoStream
+
+# Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of the file.
+TELLING = {"mov", "matroska", "flv", "avi", "asf"}
+SHORT = 0.9  # of what a header promises: below, a file is truncated; its streams may end a little apart
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """A container to read from. Raises MediaError where it is missing, empty, fake, or can not be decoded.
+
+    Only this file is opened, whatever it says: a play list does not reach the network.
+    """
+    check_file(path)
+    try:
+        with av.open(
+            str(path.absolute()), "r", metadata_errors="replace", options={"protocol_whitelist": "file"}
+        ) as container:
+            if not len(container.streams):
+                raise MediaError(path, "is truncated or damaged: it holds neither pictures nor sound")
+            yield container
+    except av.FFmpegError as error:
+        raise MediaError(path, f"can not be decoded ({cause(error)})") from error
+
+
+def cause(error: av.FFmpegError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def form(container: InputContainer) -> str:
+    """The format's first name: mov (of mp4, too), matroska (of webm, too), flv, mpeg, …"""
+    return container.format.name.split(",")[0]
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The first stream of pictures that is no cover; decoded on one thread, so that any machine gives equal bytes."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise MediaError(path, "has no video stream")
+    if not streams[0].codec_context:
+        raise MediaError(path, "has pictures in a format that is not known")
+    streams[0].codec_context.thread_count = 1
+    return streams[0]
+
+
+def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
+    """Every packet of every stream, in the file's order, and an empty one at the end of each stream.
+
+    Raises MediaError after the last one where the file ends before 90 % of the duration that its header promises.
+    """
+    end = 0.0
+    for packet in container.demux():
+        if packet.size and packet.pts is not None and packet.time_base:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        yield packet
+    if container.duration and form(container) in TELLING:
+        promised, held = container.duration / av.time_base, end - (container.start_time or 0) / av.time_base
+        rates = [float(s.average_rate) for s in container.streams.video if s.average_rate]
+        if held + 2 / min(rates, default=20.0) < SHORT * promised:  # some formats do not tell how long a picture stands
+            raise MediaError(path, f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s")
+
+
+def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+    """The whole first sound track: (`[T]`, the mean of its channels, full scale = 1; samples per second).
+
+    Raises MediaError where there is none, where it ends before 90 % of its promised length, or where it can not be
+    decoded to its end.
+    """
+    with opened(path) as container:
+        if form(container) == "image2" or form(container).endswith("_pipe"):
+            raise MediaError(path, "can not be decoded: it is a picture")
+        if not container.streams.audio:
+            raise MediaError(path, "has no sound track")
+        stream = container.streams.audio[0]
+        if not stream.codec_context:
+            raise MediaError(path, "has sound in a format that is not known")
+        parts: list[npt.NDArray[np.float32]] = []
+        rates: set[int] = set()
+        try:
+            for packet in packets(container, path):
+                if packet.stream_index != stream.index:
+                    continue
+                for frame in packet.decode():
+                    if isinstance(frame, AudioFrame):
+                        parts.append(_mono(frame))
+                        rates.add(frame.sample_rate)
+        except av.FFmpegError as error:
+            after = sum(map(len, parts)) / max(rates, default=1)
+            raise MediaError(
+                path, f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
+            ) from None
+        promised = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+    if len(rates) > 1:
+        raise MediaError(path, f"changes its sample rate: {', '.join(map(str, sorted(rates)))} Hz")
+    wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    rate = rates.pop() if rates else stream.rate
+    if len(wave) < SHORT * promised * rate:
+        held = len(wave) / rate
+        raise MediaError(path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s")
+    return wave, rate
+
+
+def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
+    """`[samples]`: the mean of the channels of planar or interleaved numbers of any type."""
+    samples: npt.NDArray[Any] = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mean: npt.NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
+    if samples.dtype == np.uint8:
+        mean = mean / 128 - 1
+    elif samples.dtype.kind == "i":
+        mean /= -float(np.iinfo(samples.dtype).min)
+    return mean.astype(np.float32)

@@ -1,0 +1,124 @@
+"""Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is downloaded.
+
+Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # the error's name; files are read by torch with `weights_only`
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from g2d_pipeline.errors import DataError, data_error, media_fault
+from g2d_pipeline.models.encoders import Encoder
+from g2d_pipeline.models.multimodal import MultimodalModel
+
+logger = logging.getLogger(__name__)
+
+# encoder → (start of torchvision's names, of the trunk's names, of the classifier's names, the stem's weight)
+NAMES = {
+    "resnet18": ("", "", "fc.", "conv1.weight"),
+    "mobilenet_v2": ("features.", "0.", "classifier.", "features.0.0.weight"),
+}
+COUNTER = "num_batches_tracked"  # of batch norm: files of old torch versions lack it, and nothing is computed from it
+# What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in them.
+BROKEN = (
+    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError,
+    AssertionError, OSError, struct.error,
+)  # fmt: skip
+REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
+
+
+def load_pretrained(model: MultimodalModel, architecture: dict[str, Any]) -> None:
+    """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see `build_model`.
+
+    Relative paths start in the current folder. Raises DataError where a file is missing, broken or does not fit.
+    """
+    for m, of in architecture["modalities"].items():
+        if not of["encoder"].get("weights"):
+            continue
+        path = Path(of["encoder"]["weights"])
+        try:
+            load_trunk(cast(Encoder, model.encoders[m]).trunk, of["encoder"]["name"], path)
+        except DataError as error:
+            raise DataError(f"modality {m}: {error}") from error
+        logger.info("The encoder of %s starts from %s", m, path)
+
+
+def load_trunk(trunk: nn.Module, name: str, path: Path) -> None:
+    """Fill a trunk from a file of torchvision's names; the classifier's weights in it are ignored.
+
+    A stem for another number of channels is averaged over the file's channels and spread over the trunk's, so that a
+    grey picture, equal in all channels, is answered as before. Raises DataError, naming weights that are missing, not
+    expected, of another shape or not finite; then nothing was changed.
+    """
+    theirs, ours, classifier, stem = NAMES[name]
+    given = {k: v for k, v in read_weights(path).items() if not k.startswith(classifier)}
+    wanted = {theirs + k.removeprefix(ours): v for k, v in trunk.state_dict().items()}
+    if stem in given and given[stem].dim() == 4:
+        given[stem] = _spread(given[stem], wanted[stem].shape[1], path)
+    faults = [(k, "missing") for k in wanted if k not in given and not k.endswith(COUNTER)]
+    faults += [(k, "not expected") for k in given if k not in wanted]
+    for k, weight in given.items():
+        if k in wanted and weight.shape != wanted[k].shape:
+            faults.append((f"{k}: {list(weight.shape)} instead of {list(wanted[k].shape)}", "of another shape"))
+        elif k in wanted and not weight.isfinite().all():
+            faults.append((f"{k}: {int((~weight.isfinite()).sum())} of {weight.numel()} values", "not finite"))
+    if faults:
+        counts = ", ".join(f"{n} {kind}" for kind, n in Counter(kind for _, kind in faults).items())
+        headline = f"The weights {path} do not fit {name} ({counts})"
+        raise data_error(headline, [f"{kind}: {what}" for what, kind in faults], REMEDY)
+    with torch.no_grad():
+        for k, weight in given.items():
+            wanted[k].copy_(weight)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model` is found.
+
+    Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or holds anything else than
+    tensors (nothing in it is executed).
+    """
+    if fault := media_fault(path):
+        raise data_error(f"The weights {path.resolve()} can not be used: the file {fault}", [], REMEDY)
+    try:
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except BROKEN as error:
+        headline = f"The weights {path.resolve()} can not be read"
+        raise data_error(headline, [_reason(error)], f"download the file again, or {REMEDY}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise data_error(f"The weights {path.resolve()} are not a mapping of names to tensors", [], REMEDY)
+    return {str(k): v for k, v in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read. torch's own words would advise to execute what stands in it."""
+    if isinstance(error, UnpicklingError):
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        return f"it holds {foreign[1]}, and only tensors are read" if foreign else "it is not a file of tensors"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _spread(weight: Tensor, channels: int, path: Path) -> Tensor:
+    """`[K, c, h, w]` → `[K, C, h, w]`: the sum over channels, shared equally among C."""
+    if weight.shape[1] == channels:
+        return weight
+    logger.warning("%s: its stem for %d channels is averaged for %d", path, weight.shape[1], channels)
+    return weight.float().sum(dim=1, keepdim=True).expand(-1, channels, -1, -1) / channels

@@ -1,0 +1,134 @@
+"""Drawn splits: complete, of the sizes asked for, stratified, and never with a group in two of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from g2d_pipeline.config import SplitFractions
+from g2d_pipeline.errors import ConfigError, DataError
+from g2d_pipeline.sources.splitting import draw_split
+
+SPLITS = ("train", "val", "test")
+shares = st.floats(0.05, 0.4)
+
+
+def sizes(split: np.ndarray) -> dict[str, int]:
+    return {s: int((split == s).sum()) for s in SPLITS}
+
+
+@given(st.integers(3, 300), shares, shares, st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_every_sample_is_in_one_split_of_the_size_asked_for(n: int, val: float, test: float, seed: int) -> None:
+    fractions = SplitFractions(val=val, test=test, stratify=False, seed=seed)
+    asked = {"val": max(1, round(n * val)), "test": max(1, round(n * test))}
+    assume(sum(asked.values()) < n)
+    split = draw_split(n, np.zeros(n), fractions, None)
+    assert split.shape == (n,)
+    assert sizes(split) == {"train": n - sum(asked.values()), **asked}
+    assert (split == draw_split(n, np.zeros(n), fractions, None)).all()
+
+
+@given(st.lists(st.integers(12, 80), min_size=2, max_size=6), shares, shares, st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_every_class_is_met_in_proportion(counts: list[int], val: float, test: float, seed: int) -> None:
+    target = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(seed).shuffle(target)
+    n = len(target)
+    assume(min(round(n * val), round(n * test), n - round(n * val) - round(n * test)) >= len(counts))
+    split = draw_split(n, target, SplitFractions(val=val, test=test, seed=seed), None)
+    for name, share in (("val", val), ("test", test)):
+        got = np.bincount(target[split == name], minlength=len(counts))
+        assert np.abs(got - share * np.array(counts)).max() <= 2.5
+
+
+@given(st.integers(0, 1000), st.integers(100, 400))
+@settings(max_examples=20, deadline=None)
+def test_a_regression_is_stratified_by_quantiles(seed: int, n: int) -> None:
+    target = np.random.default_rng(seed).lognormal(size=n)
+    split = draw_split(n, target, SplitFractions(val=0.2, test=0.2, seed=seed), None)
+    above = target > np.median(target)
+    for name in SPLITS:
+        assert abs(above[split == name].mean() - 0.5) < 0.15
+    assert len(set(sizes(split).values())) > 1
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=3, max_size=40),
+    shares,
+    shares,
+    st.booleans(),
+    st.integers(0, 1000),
+)
+@settings(max_examples=120, deadline=None)
+def test_no_group_crosses_and_sizes_are_within_the_largest_group(
+    groups: list[int], val: float, test: float, stratify: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(len(groups)), groups)
+    rng.shuffle(group)
+    n = len(group)
+    asked = {"val": max(1, round(n * val)), "test": max(1, round(n * test))}
+    assume(sum(asked.values()) < n)
+    asked["train"] = n - sum(asked.values())
+    fractions = SplitFractions(val=val, test=test, stratify=stratify, group="g", seed=seed)
+    target = rng.integers(0, 3, n)
+    split = draw_split(n, target, fractions, group)
+    for g in range(len(groups)):
+        assert len(set(split[group == g])) == 1
+    got, largest = sizes(split), max(groups)
+    assert min(got.values()) > 0
+    slack = 1 if min(asked.values()) > largest else 2  # no split had to be saved from being empty
+    assert all(abs(got[s] - asked[s]) <= slack * largest for s in SPLITS)
+    assert (split == draw_split(n, target, fractions, group)).all()
+
+
+def test_groups_are_stratified_where_they_can_be() -> None:
+    """Forty groups of one class each, two classes of unequal number: a third of each split is of the rare one."""
+    group = np.repeat(np.arange(60), 5)
+    target = (group % 3 == 0).astype(np.int64)
+    for seed in range(5):
+        split = draw_split(300, target, SplitFractions(val=0.2, test=0.2, group="g", seed=seed), group)
+        assert all(abs(target[split == s].mean() - 1 / 3) < 0.05 for s in SPLITS)
+
+
+def test_another_seed_or_order_draws_another_split() -> None:
+    target = np.arange(200) % 4
+    group = np.arange(200) // 5
+    for groups in (None, group):
+        drawn = [draw_split(200, target, SplitFractions(seed=s), groups) for s in (0, 1)]
+        assert (drawn[0] != drawn[1]).any()
+    split = draw_split(200, target, SplitFractions(), None)
+    assert (draw_split(200, target[::-1], SplitFractions(), None)[::-1] != split).any()
+
+
+def test_a_class_of_one_sample_is_train() -> None:
+    target = np.array([0] * 30 + [1] * 30 + [2])
+    for seed in range(10):
+        assert draw_split(61, target, SplitFractions(seed=seed), None)[60] == "train"
+
+
+@pytest.mark.parametrize(
+    ("n", "changes", "groups", "error", "words"),
+    [
+        (20, {"val": 0.5, "test": 0.5}, None, ConfigError, "leave nothing for train"),
+        (2, {}, None, DataError, "2 samples can not be divided"),
+        (3, {"val": 0.49, "test": 0.49}, None, None, ""),
+        (4, {"val": 0.45, "test": 0.5}, None, DataError, "leave nothing of 4 samples"),
+        (20, {"group": "g"}, ["a", "b"], DataError, "2 groups can not be divided"),
+        (60, {"val": 0.02}, None, DataError, "val gets 1 of 48 samples"),
+    ],
+)
+def test_shares_that_can_not_be_met_are_told(
+    n: int, changes: dict[str, object], groups: list[str] | None, error: type[Exception] | None, words: str
+) -> None:
+    target = np.arange(n) % 2
+    of = None if groups is None else np.array(groups)[np.arange(n) % len(groups)]
+    fractions = SplitFractions.model_validate({"stratify": error is not None} | changes)
+    if error is None:
+        assert sizes(draw_split(n, target, fractions, of)) == dict.fromkeys(SPLITS, 1)
+        return
+    with pytest.raises(error, match=words):
+        draw_split(n, target, fractions, of)
