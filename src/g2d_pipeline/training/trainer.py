@@ -140,7 +140,7 @@ def fit(
     memory = FeatureMemory(model, data, where, _memorable(model, data, smp), folder, dtype)
     loader = Loader(data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers)
     schedule = _schedule(smp, data, views, training.epochs, known=not loader.live) if smp is not None else None
-    history = History(data.modalities, description)
+    history = History(model, description)
     best = Best(data.task, training.selection)
     position = Position(batch_size=fitting_batch_size(model, data, training, where))
     parts: dict[str, Part] = {
@@ -168,7 +168,7 @@ def fit(
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         method.after_backward(state)
-        gradients.update(history.gradients(state))
+        gradients.update(history.gradients())
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
         scaler.step(optimizer)
