@@ -121,6 +121,8 @@ def fit(
     if (smp is not None or method.needs_teachers) and set(teachers or {}) != set(data.modalities):
         raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
     views = {m: (teachers or {})[m] for m in data.modalities} if teachers else {}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     where = pick_device(device)
     check_machine(training, where)
     model.to(where)
