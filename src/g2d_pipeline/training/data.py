@@ -81,7 +81,7 @@ class Data:
         misspelt, or a regression target is constant or not finite.
         """
         labels = np.asarray(target)
-        arrays = {m: np.asarray(x) for m, x in inputs.items()}
+        arrays = {m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()}  # memmaps stay so
         names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
