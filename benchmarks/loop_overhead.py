@@ -25,7 +25,7 @@ from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit
 from g2d_pipeline.training.data import batches_of, epoch_rows
 
-ROUNDS, EPOCHS, BATCH = 9, 2, 32
+ROUNDS, EPOCHS, BATCH = 7, 2, 32
 # name → (modality → (shape of a sample, encoder), train samples)
 CASES: dict[str, tuple[dict[str, tuple[tuple[int, ...], Strict]], int]] = {
     "spoken_mnist, small_cnn": ({"audio": ((1, 129, 63), SmallCNN(stride=2)), "image": ((1, 28, 28), SmallCNN())}, 512),
