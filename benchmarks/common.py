@@ -162,7 +162,13 @@ Meter = Callable[[], float]
 
 
 def ours(
-    recipe: Recipe, data: Data, alone: str, norm: Literal["batch", "frozen"], batch_size: int, meter: Meter
+    recipe: Recipe,
+    data: Data,
+    alone: str,
+    norm: Literal["batch", "frozen"],
+    batch_size: int,
+    meter: Meter,
+    teacher_view: Literal["augmented", "clean"] = "augmented",
 ) -> Costs:
     """Three epochs in which `alone` learns and a joint one, by `training.fit`; validation is not counted.
 
@@ -193,7 +199,9 @@ def ours(
         model,
         data,
         Watched(),
-        training=TrainingSettings(epochs=4, batch_size=batch_size, optimizer=SGD(), selection="last"),
+        training=TrainingSettings(
+            epochs=4, batch_size=batch_size, optimizer=SGD(), selection="last", teacher_view=teacher_view
+        ),
         smp=SMPSettings(tau=[3], ranking="batch", update="skip", suppressed_norm=norm),
         teachers=teachers,
         device="cpu",

@@ -13,6 +13,7 @@ these alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -59,42 +60,56 @@ def measure(recipe: Recipe) -> list[dict[str, Any]]:
         theirs = reference(recipe, data, BATCH, counter.get_total_flops)
     phase_bar, whole_bar = (0.65, 0.78) if augmented else (0.50, 0.70)
     rows = []
-    for norm in ("frozen", "batch") if len(augmented) < len(recipe.modalities) else ("frozen",):  # else the same
-        for alone in recipe.modalities:
-            with counting() as counter:
-                costs = ours(recipe, data, alone, norm, BATCH, counter.get_total_flops)
-            remembered = sum(flops[m][0] for m in recipe.modalities if m not in augmented)
-            costs = Costs(costs.phase, costs.joint, costs.once + remembered)
-            live = sum(flops[m][0] * (1 + (m != alone)) for m in augmented)  # a teacher, and a resting encoder
-            row: dict[str, Any] = {
-                "recipe": recipe.name,
-                "augmented": augmented,
-                "suppressed_norm": norm,
-                "learns_alone": alone,
-                "published_order": alone == recipe.prioritised,
-                "phase": costs.phase / theirs,
-                "phase_bar": phase_bar,
-                "bound": (flops[alone][1] + live) / theirs,
-                "learner": flops[alone][1] / theirs,
-                "joint": costs.joint / theirs,
-                "whole": costs.mean() / theirs,
-                "whole_bar": whole_bar,
-                "reference_gflop_per_sample": theirs / ROWS / 1e9,
-            }
-            rows.append({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
+    for norm, view, alone in settings(recipe, augmented):
+        with counting() as counter:
+            costs = ours(recipe, data, alone, norm, BATCH, counter.get_total_flops, view)
+        live_teachers = augmented if view == "augmented" else []
+        remembered = sum(flops[m][0] for m in recipe.modalities if m not in live_teachers)
+        costs = Costs(costs.phase, costs.joint, costs.once + remembered)
+        live = sum(flops[m][0] * ((m in live_teachers) + (m != alone)) for m in augmented)  # and resting encoders
+        row: dict[str, Any] = {
+            "recipe": recipe.name,
+            "augmented": augmented,
+            "suppressed_norm": norm,
+            "teacher_view": view,
+            "learns_alone": alone,
+            "published_order": alone == recipe.prioritised,
+            "phase": costs.phase / theirs,
+            "phase_bar": phase_bar,
+            "bound": (flops[alone][1] + live) / theirs,
+            "learner": flops[alone][1] / theirs,
+            "joint": costs.joint / theirs,
+            "whole": costs.mean() / theirs,
+            "whole_bar": whole_bar,
+            "reference_gflop_per_sample": theirs / ROWS / 1e9,
+        }
+        rows.append({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
     return rows
+
+
+def settings(recipe: Recipe, augmented: list[str]) -> Iterator[tuple[Any, Any, str]]:
+    """(norm of resting encoders, what teachers see, who learns alone): those that differ."""
+    for norm in ("frozen", "batch") if len(augmented) < len(recipe.modalities) else ("frozen",):
+        for alone in recipe.modalities:
+            yield norm, "augmented", alone
+    if augmented:
+        yield "frozen", "clean", recipe.prioritised
 
 
 def main() -> None:
     torch.set_num_threads(1)
     began = time.monotonic()
     rows = []
-    print(f"{'recipe':9} {'rests':7} {'learns alone':13} phase (bar)    bound  learner  joint  whole (bar)")
+    print(
+        f"{'recipe':9} {'rests':7} {'teachers':10} {'learns alone':13} "
+        "phase (bar)    bound  learner  joint  whole (bar)"
+    )
     for recipe in RECIPES:
         for row in measure(recipe):
             star = "*" if row["published_order"] else " "
             print(
-                f"{row['recipe']:9} {row['suppressed_norm']:7} {row['learns_alone'] + star:13} "
+                f"{row['recipe']:9} {row['suppressed_norm']:7} {row['teacher_view']:10} "
+                f"{row['learns_alone'] + star:13} "
                 f"{row['phase']:.3f} ({row['phase_bar']:.2f})  {row['bound']:.3f}  {row['learner']:.3f}    "
                 f"{row['joint']:.3f}  {row['whole']:.3f} ({row['whole_bar']:.2f})",
                 flush=True,

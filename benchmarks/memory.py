@@ -62,7 +62,7 @@ def train(folder: Path, keep_mapped: bool) -> dict[str, Any]:
         {"image": outputs, "table": outputs},
         smp={"tau": [1], "suppressed_norm": "frozen", "ranking": "dataset"},
         training=TrainingSettings(epochs=2, batch_size=256),
-        folder=folder / "run",
+        folder=folder / ("kept" if keep_mapped else "let go"),
         progress=False,
     )
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from g2d_pipeline.config import MLP, SmallCNN, SMPSettings, TabularAugment
 from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher, trainer
+from g2d_pipeline.training.data import take
 from g2d_pipeline.training.memory import FeatureMemory, roomy
 from tests.conftest import TINY, make_data, recipe
 from tests.training.test_equalities import plain_model, teachers_of
@@ -168,3 +170,22 @@ def test_a_disk_without_room_is_an_error_that_names_the_file_and_not_a_dead_proc
             new_output(tmp_path, "feature/a", (2**20, 16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages of a mapping are read from /proc")
+def test_pages_of_a_large_file_are_let_go_after_each_gather(tmp_path: Path) -> None:
+    shape = (4096, 4096)
+    writing = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)
+    writing[:] = 1
+    array = np.load(tmp_path / "x.npy", mmap_mode="r")
+    data = Data.from_arrays({"x": array}, np.arange(4096) % 2, ["train"] * 4000 + ["val"] * 48 + ["test"] * 48)
+    del writing
+
+    def resident() -> int:
+        parts = Path("/proc/self/smaps").read_text().split("x.npy")[1:]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+    assert float(np.asarray(array).sum()) == shape[0] * shape[1]
+    assert resident() > 60_000  # kB: the whole file
+    assert torch.equal(take(data.arrays["x"], np.arange(8)), torch.ones(8, 4096))
+    assert resident() < 1_000

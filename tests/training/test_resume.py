@@ -124,6 +124,7 @@ def test_without_a_folder_ctrl_c_is_python_s_own() -> None:
 
 
 def test_a_training_that_had_ended_returns_at_once(tmp_path: Path) -> None:
+    tmp_path /= "made/on/demand"
     first = train("g2d", tmp_path)
 
     def nothing(*_: Any) -> None:

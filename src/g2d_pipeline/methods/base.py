@@ -128,8 +128,8 @@ class Method:
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All attributes but the parameters, modules as their own state."""
-        own = {name: value for name, value in vars(self).items() if name != "parameters"}
+        """All attributes but the parameters and functions (which have no state), modules as their own state."""
+        own = {n: value for n, value in vars(self).items() if n != "parameters" and not callable(value)}
         return own | {name: module.state_dict() for name, module in self.modules().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

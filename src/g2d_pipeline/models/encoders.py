@@ -36,7 +36,8 @@ class Normaliser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        return (x.float() * self.scale - self.mean.view(shape)) / self.std.view(shape)
+        # One pass over x, and one that makes floats of bytes.
+        return torch.addcmul((-self.mean / self.std).view(shape), x.float(), (self.scale / self.std).view(shape))
 
 
 class Encoder(nn.Module):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
+ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let go
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Data:
         misspelt, or a regression target is constant or not finite.
         """
         labels = np.asarray(target)
-        arrays = {m: np.asarray(x) for m, x in inputs.items()}
+        arrays = {m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()}  # memmaps stay so
         names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
@@ -147,22 +148,33 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
 
 
 def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """The rows `[B, …]` of an array, in its dtype, by one indexed read.
+    """The rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
 
-    The pages of a large memory-mapped file are let go at once: resident memory does not grow with the data set.
+    The pages of a large file are let go at once, so that resident memory does not grow with the data set: the system
+    may map 2 MiB around each row that is read.
     """
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
-    taken = torch.from_numpy(np.asarray(array[rows]))
-    release(array)
-    return taken
+    if not _is_large_file(array):
+        return torch.from_numpy(np.asarray(array[rows]))
+    taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    for start in range(0, len(rows), ROWS_MAPPED):
+        some = slice(start, start + ROWS_MAPPED)
+        np.take(array, rows[some], axis=0, out=taken[some], mode="clip")  # with "raise" it would copy twice
+        release(array)
+    return torch.from_numpy(taken)
+
+
+def _is_large_file(array: Array) -> bool:
+    return getattr(array, "_mmap", None) is not None and array.nbytes > KEPT_MAPPED
 
 
 def release(array: Array) -> None:
     """Let go of the pages of a large memory-mapped file (they stay in the system's cache as long as there is room)."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and array.nbytes > KEPT_MAPPED and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    if _is_large_file(array):
+        mapped: Any = array._mmap  # type: ignore[attr-defined]
+        if hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def gather(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.errors import G2DError
 from g2d_pipeline.methods.base import Batch, State
+from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.scoring import Scores
 
 LOOK = 50  # batches between two looks at an accelerator, which would have to wait
@@ -23,9 +24,10 @@ class DivergenceError(G2DError):
 class History:
     """Means over the batches of an epoch, summed as one vector on the device (nothing waits for it), and the table."""
 
-    def __init__(self, modalities: tuple[str, ...], description: str) -> None:
-        self.modalities = modalities
+    def __init__(self, model: MultimodalModel, description: str) -> None:
+        self.modalities = model.modalities
         self.description = description
+        self.parameters = {m: list(model.encoders[m].parameters()) for m in model.modalities}
         self.epochs: list[dict[str, Any]] = []
         self._start()
 
@@ -38,14 +40,16 @@ class History:
         self.steps = 0
         self.learning: set[str] = set()
 
-    def gradients(self, state: State) -> dict[str, Tensor]:
+    def gradients(self) -> dict[str, Tensor]:
         """The norm of each encoder's gradient, between backward and step."""
-        found = {}
-        for m in self.modalities:
-            gradients = [p.grad for p in state.model.encoders[m].parameters() if p.grad is not None]
-            if gradients:
-                found[f"grad_norm/{m}"] = nn.utils.get_total_norm(gradients)
-        return found
+        found = {m: [p.grad for p in of if p.grad is not None] for m, of in self.parameters.items()}
+        learnt = {m: gradients for m, gradients in found.items() if gradients}
+        if not learnt:
+            return {}
+        # The norms of all tensors by one call, as torch's own gradient clipping does.
+        norms = torch.stack(torch._foreach_norm([g for gradients in learnt.values() for g in gradients]))
+        parts = norms.split([len(gradients) for gradients in learnt.values()])
+        return {f"grad_norm/{m}": torch.linalg.vector_norm(part) for m, part in zip(learnt, parts, strict=True)}
 
     def batch(
         self, batch: Batch, terms: dict[str, Tensor], gradients: dict[str, Tensor], state: State, stepped: bool
@@ -130,7 +134,9 @@ class History:
         return pd.DataFrame(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        own = {name: value for name, value in vars(self).items() if name not in ("modalities", "description")}
+        own = {
+            name: value for name, value in vars(self).items() if name not in ("modalities", "description", "parameters")
+        }
         return own | {"names": list(self.names), "learning": sorted(self.learning), "epochs": list(self.epochs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
-from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, take
+from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, release, take
 
 CHUNK = 256  # samples of one forward over a split
 
@@ -74,6 +74,7 @@ class FeatureMemory:
         if modality not in self._features:
             self._features[modality] = roomy((len(self.data.target), *features.shape[1:]), self._folder)
         self._features[modality][rows] = features.float().cpu().numpy()
+        release(self._features[modality])
 
     def done(self, modality: str, split: str) -> None:
         """All rows of the split have been kept."""

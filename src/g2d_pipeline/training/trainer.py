@@ -121,6 +121,8 @@ def fit(
     if (smp is not None or method.needs_teachers) and set(teachers or {}) != set(data.modalities):
         raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
     views = {m: (teachers or {})[m] for m in data.modalities} if teachers else {}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     where = pick_device(device)
     check_machine(training, where)
     model.to(where)
@@ -140,7 +142,7 @@ def fit(
     memory = FeatureMemory(model, data, where, _memorable(model, data, smp), folder, dtype)
     loader = Loader(data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers)
     schedule = _schedule(smp, data, views, training.epochs, known=not loader.live) if smp is not None else None
-    history = History(data.modalities, description)
+    history = History(model, description)
     best = Best(data.task, training.selection)
     position = Position(batch_size=fitting_batch_size(model, data, training, where))
     parts: dict[str, Part] = {
@@ -168,7 +170,7 @@ def fit(
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         method.after_backward(state)
-        gradients.update(history.gradients(state))
+        gradients.update(history.gradients())
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
         scaler.step(optimizer)
