@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(
     of = architecture(ResNet18(weights=str(tmp_path / "w.pth")), (3, 32, 32))
     model = build_model(of)
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(DataError) as caught:
+        load_pretrained(model, of)
     for words in ["modality face: The weights .*w.pth do not fit resnet18", *said, "What to do: give a file of"]:
-        with pytest.raises(DataError, match=words):
-            load_pretrained(model, of)
+        assert re.search(words, str(caught.value))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 

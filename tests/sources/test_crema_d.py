@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from g2d_pipeline.config import CremaD
 from g2d_pipeline.errors import ConfigError, DataError
+from g2d_pipeline.resolve import resolve
 from g2d_pipeline.samples import crema_d as simulation
 from g2d_pipeline.sources import crema_d as layout
 from g2d_pipeline.sources import locate, read_raw, signature
@@ -153,6 +155,26 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     table = read_raw(Copy(tmp_path).settings(columns={"audio": ["audio"]}, split="speakers"), tmp_path).table
     assert len(table) == 21
     assert table.groupby("split")["target"].nunique().to_dict() == {"train": 6, "val": 6, "test": 6}
+
+
+@pytest.mark.parametrize("source", ["raw", "sample"])
+def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
+    repository: Path, tmp_path: Path, source: Literal["raw", "sample"]
+) -> None:
+    from g2d_pipeline.config import AudioModality, ResNet18, VideoModality
+    from g2d_pipeline.features.audio import shape
+
+    files = yaml.safe_load((repository / "conf/base/parameters_crema_d.yml").read_text())
+    overrides = {"dataset": "crema_d", "method": "unimodal", "compare": []}
+    of = resolve(files, overrides, lambda raw, wanted: (source, tmp_path)).dataset
+    audio, visual = of.modalities["audio"], of.modalities["visual"]
+    assert isinstance(audio, AudioModality)
+    assert isinstance(visual, VideoModality)
+    assert (audio.fill, audio.clamp, audio.peak_normalise, audio.n_mels) == ("repeat", True, False, 0)
+    assert (visual.frames, visual.pick) == (1, "published")
+    assert shape(audio) == ((1, 257, 188) if source == "raw" else (1, 65, 63))
+    assert of.training.epochs == (300 if source == "raw" else 40)
+    assert (of.modalities["visual"].encoder == ResNet18()) == (source == "raw")
 
 
 # ------------------------------------------------------------------------------------------------ read, perhaps noted

@@ -414,3 +414,16 @@ def test_on_a_gpu_crops_and_masks_are_those_of_the_cpu(of: AugmentSettings) -> N
     noisy = augment(x.cuda(), of, normaliser, stream())
     assert torch.equal(noisy, augment(x.cuda(), of, normaliser, stream()))
     assert not torch.equal(noisy, there)
+
+
+def test_the_pictures_of_a_clip_are_changed_each_on_its_own() -> None:
+    clips = torch.rand(4, 3, 5, 12, 10)
+    settings = ImageAugment(crop=[0.2, 0.8], flip=0.5)
+    changed = augment(clips, settings, None, generator(0, 0, 1, 0))
+    assert changed.shape == clips.shape
+    pictures = clips.transpose(1, 2).reshape(20, 3, 12, 10)
+    alone = augment(pictures, settings, None, generator(0, 0, 1, 0)).reshape(4, 5, 3, 12, 10)
+    assert torch.equal(changed, alone.transpose(1, 2))
+    still = clips[:, :, :1].expand(-1, -1, 5, -1, -1)  # five times the same picture
+    moved = augment(still, settings, None, generator(0, 0, 1, 0))
+    assert not torch.allclose(moved[:, :, 0], moved[:, :, 1])

@@ -19,13 +19,13 @@ CLIP = 4  # dimensions of a sample [C, T, H, W]
 
 
 def fold(x: Tensor) -> Tensor:
-    """`[B, C, T, H, W]` → `[B · T, C, H, W]`."""
-    return x.transpose(1, 2).flatten(0, 1)
+    """`[B, C, T, H, W]` → `[T · B, C, H, W]`, as a tensor of its own: torch.compile trips over a view of that shape."""
+    return torch.cat(x.unbind(2))
 
 
 def mean_of_frames(maps: Tensor, batch: int, width: int) -> Tensor:
-    """`[B · T, D · cells]` → `[B, D]`: the mean over frames and cells at once; the order of frames has no influence."""
-    return torch.mean(maps.view(batch, -1, width, maps.shape[1] // width), dim=(1, 3))
+    """`[T · B, D · cells]` → `[B, D]`: the mean over frames and cells at once; the order of frames has no influence."""
+    return torch.mean(maps.view(-1, batch, width, maps.shape[1] // width), dim=(0, 3))
 
 
 def small_cnn(settings: SmallCNN, shape: tuple[int, ...]) -> tuple[nn.Module, int]:

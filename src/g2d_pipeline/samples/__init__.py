@@ -77,8 +77,8 @@ def describe_vggsound(clips: int, seed: int) -> str:
     """What SAMPLE.txt of the simulated VGGSound folder says; a sample whose text differs is made anew."""
     return (
         "SAMPLE: everything in this folder is simulated by g2d_pipeline.samples.vggsound.\n"
-        "It has the layout of VGGSound (Chen et al., ICASSP 2020) and none of its data: ids are drawn at random, sounds\n"
-        "are chords with a beat, pictures are moving shapes. No number made from it means anything.\n"
+        "It has the layout of VGGSound (Chen et al., ICASSP 2020) and none of its data: ids are random, sounds are\n"
+        "chords with a beat, pictures are moving shapes. No number made from it means anything.\n"
         "Delete the folder at will; it is made anew when it is needed.\n"
         f"clips: {clips}; seed: {seed}; recipe: {VGGSOUND_RECIPE}\n"
     )

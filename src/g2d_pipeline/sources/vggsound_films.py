@@ -19,6 +19,8 @@ from g2d_pipeline.sources.vggsound_clips import FEWEST_PICTURES, Fault
 if TYPE_CHECKING:
     from av.container import InputContainer
 
+MANY = 5000  # films that take seconds: progress is shown
+
 
 def film_faults(
     films: Mapping[str, Collection[str]], root: Path, workers: int, progress: Literal["auto"] | bool
@@ -28,6 +30,8 @@ def film_faults(
     Reads headers alone, about a millisecond a film, in `workers` threads: they wait for the disk.
     """
     faults: dict[str, tuple[Fault, str]] = {}
+    if len(films) < MANY:
+        progress = False
     with ThreadPoolExecutor(workers) as pool, track("look at films", len(films), progress) as advance:
         told = pool.map(lambda film: film_fault(root / film, films[film]), films)
         for film, fault in zip(films, told, strict=True):

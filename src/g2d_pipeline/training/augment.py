@@ -51,7 +51,7 @@ def augment(
 
     `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean 0,
     std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped
-    and flipped, then get noise; spectrograms `[B, C, F, T]` get noise, then masks. `x` itself is left as it is.
+    and flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); spectrograms `[B, C, F, T]` get noise, then masks. `x` itself is left as it is.
 
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
     """
@@ -60,6 +60,11 @@ def augment(
     mean, std = _in_stored_units(normaliser, x)
     noise = settings.noise * std if settings.noise > 0 else 0.0
     if isinstance(settings, ImageAugment):
+        if x.dim() == 5:  # the pictures of a clip, each changed on its own (datasets.md §3.3)
+            count, channels, frames = x.shape[:3]
+            pictures = x.transpose(1, 2).reshape(count * frames, channels, *x.shape[3:])
+            changed = augment(pictures, settings, normaliser, generator)
+            return changed.reshape(count, frames, channels, *x.shape[3:]).transpose(1, 2)
         if settings.crop is not None or settings.flip > 0:
             _check_maps(x, settings.kind, "crop and flip")
             x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip)
