@@ -40,7 +40,7 @@ def test_no_operation_is_done_that_an_exact_method_can_leave_out(flops: Any, nam
         assert row["learner"] <= row["bound"] <= row["phase"] <= row["joint"] <= 1
         if row["suppressed_norm"] == "frozen":
             assert row["phase"] == pytest.approx(row["bound"], abs=0.01)
-        assert (row["joint"] == 1) is (len(augmented) == 2)
+        assert (row["joint"] == 1) is (len(augmented) == 2 and row["teacher_view"] == "augmented")
         assert row["phase"] < row["whole"] <= row["joint"]
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from safetensors.torch import save
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.training.trainer import CHECKPOINTS
 from tests.training.training_process import STUDENTS, train, train_on_a_full_disk, train_to_the_end
+
+
+@pytest.fixture(autouse=True)
+def a_process_in_the_foreground() -> Iterator[None]:
+    """Ctrl-C is ignored in a process that a shell started in the background: not in these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 FILES = ("model.safetensors", "history.parquet", "predictions.parquet")
 
@@ -176,3 +186,10 @@ def test_a_full_disk_is_said_and_training_goes_on(processes: Any, tmp_path: Path
     assert list((tmp_path / CHECKPOINTS).iterdir()) == []
     weights = {k: v.contiguous() for k, v in train("g2d", None).model.state_dict().items()}
     assert (tmp_path / "model.safetensors").read_bytes() == save(weights)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt_in_batch(5, lambda: train("g2d", tmp_path))  # runs to its end
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
