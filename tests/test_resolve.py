@@ -240,7 +240,7 @@ TWO = "datasets.av_digits.modalities.left"
 @pytest.mark.parametrize(
     ("change", "overrides", "parts"),
     [
-        ({}, {"dataset": "mis_mee"}, [P, "'mis_mee'", "Did you mean 'mis_me'?", "av_digits, av_mnist, crema_d, houses, mis_me, spoken_mnist, ur_funny, vggsound"]),
+        ({}, {"dataset": "mis_mee"}, [P, "'mis_mee'", "Did you mean 'mis_me'?", "Known: av_digits, av_mnist, crema_d"]),
         ({}, {"method": "g2"}, [P, "'g2'", "Did you mean 'g2d'?"]),
         ({}, {"alhpa": 1}, [P, "unknown key 'alhpa'", "Did you mean 'alpha'?"]),
         ({}, {"methd": "joint"}, [P, "Did you mean 'method'?"]),

@@ -427,3 +427,11 @@ def test_the_pictures_of_a_clip_are_changed_each_on_its_own() -> None:
     still = clips[:, :, :1].expand(-1, -1, 5, -1, -1)  # five times the same picture
     moved = augment(still, settings, None, generator(0, 0, 1, 0))
     assert not torch.allclose(moved[:, :, 0], moved[:, :, 1])
+
+
+def test_noise_leaves_the_mask_row_of_a_sequence_alone() -> None:
+    sequence = torch.rand(4, 6, 9)
+    normaliser = {"scale": 1.0, "mean": [0.0] * 6, "std": [1.0] * 6}
+    changed = augment(sequence, TabularAugment(noise=0.5), normaliser, generator(0, 0, 1, 0))
+    assert torch.equal(changed[:, -1], sequence[:, -1])
+    assert not torch.equal(changed[:, :-1], sequence[:, :-1])

@@ -69,8 +69,8 @@ class MultimodalModel(nn.Module):
 
 def depends_on_batch(encoder: nn.Module) -> bool:
     """Whether a sample's feature in training mode depends on more than the sample: batch norm or dropout."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return any(isinstance(part, kinds) for part in encoder.modules())
+    norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+    return any(isinstance(p, norm) or (isinstance(p, dropout) and p.p > 0) for p in encoder.modules())
 
 
 @contextmanager

@@ -45,10 +45,13 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     Pictures are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a bundled
     file is missing or damaged.
     """
+    from g2d_pipeline.config import AVDigits
     from g2d_pipeline.sources.manifest import build
     from g2d_pipeline.sources.pairing import draw_images, pair, paired_table
 
-    seed = settings.raw.seed
+    raw = settings.raw
+    assert isinstance(raw, AVDigits)
+    seed = raw.seed
     if settings.task != "classification":
         raise ConfigError(f"{settings.dataset}: layout av_digits is a classification, not a {settings.task}.")
     columns = media_columns(settings, ("audio", "image"))

@@ -50,8 +50,10 @@ def augment(
     """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same shape.
 
     `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean 0,
-    std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped
-    and flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); spectrograms `[B, C, F, T]` get noise, then masks. `x` itself is left as it is.
+    std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped and
+    flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); spectrograms `[B, C, F, T]` get
+    noise, then masks; sequences `[B, F + 1, T]` get noise, but not in the row that says which steps are real. `x`
+    itself is left as it is.
 
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
     """
@@ -69,6 +71,8 @@ def augment(
             _check_maps(x, settings.kind, "crop and flip")
             x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip)
         return add_noise(x, generator, noise)
+    if x.dim() == 3 and isinstance(noise, Tensor):
+        noise[:, -1] = 0.0
     x = add_noise(x, generator, noise)
     if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
         _check_maps(x, settings.kind, "time_masks and frequency_masks")
