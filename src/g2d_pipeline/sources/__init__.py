@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 Source = Literal["raw", "sample"]
 SAMPLE_TEXT = "SAMPLE.txt"
-DATA_ENDINGS = (".xlsx", ".xls", ".csv", ".jpg", ".jpeg", ".png", ".wav", ".gz", ".zip", ".rar", ".7z", ".tar", ".tgz")
+DATA_ENDINGS = (
+    *(".xlsx", ".xls", ".csv", ".tsv", ".jsonl", ".parquet", ".npy", ".pkl", ".jpg", ".jpeg", ".png", ".wav", ".mp3"),
+    *(".flac", ".mp4", ".webm", ".mkv", ".flv", ".avi", ".mov", ".mpg", ".gz", ".zip", ".rar", ".7z", ".tar", ".tgz"),
+)
 
 __all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature"]
 
