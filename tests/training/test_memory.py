@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from g2d_pipeline.artefacts import Trained, new_output
-from g2d_pipeline.config import MLP, SmallCNN, SMPSettings, TabularAugment
+from g2d_pipeline.config import MLP, SmallCNN, SMPSettings, TabularAugment, TrainingSettings
 from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher, trainer
@@ -189,3 +189,22 @@ def test_pages_of_a_large_file_are_let_go_after_each_gather(tmp_path: Path) -> N
     assert resident() > 60_000  # kB: the whole file
     assert torch.equal(take(data.arrays["x"], np.arange(8)), torch.ones(8, 4096))
     assert resident() < 1_000
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "sgd"}, {"name": "sgd", "momentum": 0.0}, {"name": "adam"}, {"name": "adamw"}]
+)
+def test_an_encoder_that_learns_without_batch_norm_is_scored_anew_after_every_epoch(
+    optimizer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but its weights changes, and torch's fused steps do not count as writes."""
+    data = make_data(n=120)
+    training = TrainingSettings(**(recipe(3).model_dump() | {"optimizer": optimizer | {"lr": 0.05}}))
+
+    def history() -> Any:
+        return fit(plain_model(data), data, build("joint"), training=training, progress=False).history
+
+    remembered = history()
+    monkeypatch.setattr(FeatureMemory, "of_split", lambda *_: {})
+    assert remembered.equals(history())
+    assert remembered["val/a"].nunique() + remembered["val/loss"].nunique() > 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -49,6 +49,7 @@ class FeatureMemory:
         self._folder = folder
         self._features: dict[str, Array] = {}
         self._stamps: dict[tuple[str, str], list[int]] = {}  # (modality, split) → the weights it was computed with
+        self._steps = dict.fromkeys(data.modalities, 0)
 
     def start_epoch(self, resting: Collection[str]) -> None:
         """`resting`: the modalities that will not learn in this epoch, as far as the schedule can tell."""
@@ -57,6 +58,11 @@ class FeatureMemory:
     def wake(self, modalities: Collection[str]) -> None:
         """These modalities are asked to learn after all."""
         self.resting = tuple(m for m in self.resting if m not in modalities)
+
+    def moved(self, modalities: Iterable[str]) -> None:
+        """The optimizer has moved these encoders (torch's fused steps do not count as writes to a tensor)."""
+        for m in modalities:
+            self._steps[m] += 1
 
     def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """m → `[B, D_m]` of the train rows `rows`, for every resting modality; the first time, of the whole split."""
@@ -99,9 +105,9 @@ class FeatureMemory:
         return self._stamps.get((modality, split)) == self._stamp(modality)
 
     def _stamp(self, modality: str) -> list[int]:
-        """Changes with every change of a weight or a buffer: torch counts the writes to a tensor."""
+        """Changes with every step of the optimizer and every other write to a weight or buffer, which torch counts."""
         encoder = self.model.encoders[modality]
-        return [t._version for t in chain(encoder.parameters(), encoder.buffers())]
+        return [self._steps[modality]] + [t._version for t in chain(encoder.parameters(), encoder.buffers())]
 
     def state_dict(self) -> dict[str, Any]:
         """Which modalities rest; their features follow from the weights."""

@@ -170,11 +170,13 @@ def fit(
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         method.after_backward(state)
-        gradients.update(history.gradients())
+        norms = history.gradients()
+        gradients.update(norms)
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
         scaler.step(optimizer)
         scaler.update()
+        memory.moved(name.removeprefix("grad_norm/") for name in norms)
         optimizer.zero_grad(set_to_none=True)  # no gradient: no momentum, no decay; `skip` falls out by itself
         if average is not None:
             average.update(model)
