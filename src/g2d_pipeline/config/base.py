@@ -1,0 +1,31 @@
+"""What all settings share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+Task = Literal["classification", "regression"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def split_slashes(value: Any) -> Any:
+    """`8/16` → `["8", "16"]`, a single value → a list of one: Kedro's `--params` cannot carry commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split("/")]
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Names = Annotated[list[str], BeforeValidator(split_slashes)]
+Counts = Annotated[list[PositiveInt], BeforeValidator(split_slashes)]
+Seeds = Annotated[list[NonNegativeInt], BeforeValidator(split_slashes), Field(min_length=1)]
+Numbers = Annotated[list[float], BeforeValidator(split_slashes)]
+
+
+class Strict(BaseModel):
+    """Unknown keys, infinities and changes after validation are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)

@@ -1,0 +1,112 @@
+"""The encoders and their settings (datasets.md §0.2, §4.4, §5.3)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from g2d_pipeline.config.base import Counts, Numbers, Strict
+
+
+class SmallCNN(Strict):
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid` raster.
+
+    `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the raster). With
+    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch norm's
+    running statistics flip the predictions (docs/results/spoken_mnist.md).
+    """
+
+    name: Literal["small_cnn"] = "small_cnn"
+    widths: Counts = [16, 32, 64]
+    stride: Literal[1, 2] = 1
+    grid: PositiveInt = 4
+
+
+class _Pretrained(Strict):
+    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at random."""
+
+    FILES: ClassVar[dict[str, str]]  # torchvision's names for weights → the files they stand for, the default last
+
+    weights: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain_without_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if value is not None}
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_a_file(cls, value: str | None) -> str | None:
+        if value is None or value.endswith((".safetensors", ".pth", ".pt")):
+            return value
+        known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
+        if file := known.get(value.rpartition(".")[2].upper()):
+            raise ValueError(
+                f"nothing is downloaded at run time. Once, put https://download.pytorch.org/models/{file} into, say, "
+                f"data/01_raw/weights/, and give weights: data/01_raw/weights/{file}"
+            )
+        raise ValueError("a file that ends in .safetensors, .pth or .pt")
+
+
+class ResNet18(_Pretrained):
+    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md §0.2)."""
+
+    FILES = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
+
+    name: Literal["resnet18"] = "resnet18"
+
+
+class MobileNetV2(_Pretrained):
+    """torchvision's MobileNetV2 trunk, global average; 1280 wide (datasets.md §5.3)."""
+
+    FILES = {"IMAGENET1K_V1": "mobilenet_v2-b0353104.pth", "IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth"}
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"
+
+
+class MLP(Strict):
+    """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3)."""
+
+    name: Literal["mlp"] = "mlp"
+    widths: Counts = [256, 128, 64, 32, 16]
+    dropout: Numbers = [0.3, 0.2, 0.1]
+
+    @model_validator(mode="after")
+    def _dropout_fits(self) -> Self:
+        if len(self.dropout) > len(self.widths):
+            raise ValueError(f"dropout has {len(self.dropout)} values for {len(self.widths)} widths")
+        if any(not 0 <= p < 1 for p in self.dropout):
+            raise ValueError("dropout values lie in [0, 1)")
+        return self
+
+
+class Transformer(Strict):
+    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence (§4.4).
+
+    `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes nothing.
+    """
+
+    name: Literal["transformer"] = "transformer"
+    width: PositiveInt = 768
+    layers: PositiveInt = 4
+    heads: PositiveInt = 8
+    feedforward: PositiveInt = 2048
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    pool: Literal["mean", "first"] = "mean"
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width ({self.width}) is not a multiple of heads ({self.heads})")
+        return self
+
+
+EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer, Field(discriminator="name")]

@@ -1,0 +1,135 @@
+"""Which features are made of each kind of modality (preprocessing, done once)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from g2d_pipeline.config.base import Numbers, Strict, split_slashes
+
+
+class AudioFeatures(Strict):
+    """A recording → a log-magnitude spectrogram `[1, F, T]`.
+
+    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the recording
+    over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation `noise` (drawn once
+    per recording from `noise_seed`), |STFT| (Hann window, centred), optional mel bands, log(· + 1e-7).
+    """
+
+    kind: Literal["audio"] = "audio"
+    sample_rate: PositiveInt = 16_000
+    seconds: PositiveFloat = 1.0
+    fill: Literal["zeros", "repeat"] = "zeros"
+    clamp: bool = False
+    peak_normalise: bool = True
+    noise: NonNegativeFloat = 0.0
+    noise_seed: NonNegativeInt = 0
+    n_fft: Annotated[int, Field(ge=16)] = 256
+    hop_length: PositiveInt = 128
+    n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
+
+    @model_validator(mode="after")
+    def _windows_overlap(self) -> Self:
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost")
+        return self
+
+
+class ImageFeatures(Strict):
+    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats are read.
+
+    Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
+    principal components (fitted on train) whose cumulative variance stays at or below this share, at least one, and
+    do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels (or of
+    the array's own, where it holds floats), one value a channel; left out: measured on train.
+    """
+
+    kind: Literal["image"] = "image"
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    channels: Literal[1, 3] = 3
+    pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    mean: Numbers | None = None
+    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+
+    @model_validator(mode="after")
+    def _normaliser_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class TabularFeatures(Strict):
+    """Numeric columns → `[F]` floats: blanks become the train mean, then standardised by train mean and std (§5.2)."""
+
+    kind: Literal["tabular"] = "tabular"
+    columns: Annotated[list[str], BeforeValidator(split_slashes), Field(min_length=1)]
+
+
+class VideoFeatures(Strict):
+    """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like images.
+
+    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate rounded
+    down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3). `mean`/`std`: as of images.
+    """
+
+    kind: Literal["video"] = "video"
+    frames: PositiveInt = 3
+    pick: Literal["even", "published"] = "even"
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    mean: Numbers | None = None
+    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+
+    @model_validator(mode="after")
+    def _normaliser_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != 3:
+                raise ValueError(f"{key} has {len(values)} values for 3 channels")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class SequenceFeatures(Strict):
+    """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row that is 1
+    where a step is real.
+
+    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of zeros
+    before the first other one are padding and cut. Steps at the end that are NaN throughout are padding, too; other not
+    finite values become 0 and are counted.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    steps: PositiveInt = 50
+    cut_leading_zeros: bool = False
+
+
+class VectorFeatures(Strict):
+    """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train by the normaliser."""
+
+    kind: Literal["vector"] = "vector"
+
+
+FeatureSettings = Annotated[
+    AudioFeatures | ImageFeatures | TabularFeatures | VideoFeatures | SequenceFeatures | VectorFeatures,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,55 @@
+"""A dataset file, and the top of every run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator
+
+from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
+from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
+from g2d_pipeline.config.modalities import ModalitySettings
+from g2d_pipeline.config.training import TrainingSettings
+
+
+class DatasetSettings(Strict):
+    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is trained."""
+
+    raw: LayoutSettings
+    task: Task
+    target: TargetSettings = TargetSettings()
+    modalities: dict[str, ModalitySettings] = Field(min_length=1)
+    fusion: Literal["late", "concat"] = "late"
+    training: TrainingSettings = TrainingSettings()
+    max_bad_fraction: Fraction = 0.0
+
+    @field_validator("modalities")
+    @classmethod
+    def _names_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "multi":
+                raise ValueError(f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'")
+        return value
+
+
+class RunSettings(Strict):
+    """The top of `parameters.yml`: which dataset, which method, how many seeds, on what machine."""
+
+    dataset: str
+    method: str = "g2d"
+    compare: Names = ["joint"]
+    seeds: Seeds = [0, 1, 2]
+    source: Literal["auto", "raw", "sample"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    workers: PositiveInt = 2
+    progress: Literal["auto"] | bool = "auto"
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
+    rebuild: bool = False
+    debug: bool = False
+
+    @property
+    def students(self) -> list[str]:
+        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers alone."""
+        return [m for m in dict.fromkeys([*self.compare, self.method]) if m != "unimodal"]

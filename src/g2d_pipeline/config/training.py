@@ -1,0 +1,119 @@
+"""The recipe of a training run: optimizer, learning rate, selection, arithmetic (g2d.md §7)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from g2d_pipeline.config.base import Counts, Strict
+
+
+class SGD(Strict):
+    name: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class Adam(Strict):
+    name: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class AdamW(Strict):
+    name: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
+
+
+OptimizerSettings = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
+
+
+class _Schedule(Strict):
+    """`warmup`: epochs in which the learning rate climbs evenly to its full value, before the schedule proper."""
+
+    warmup: NonNegativeInt = 0
+
+
+class StepSchedule(_Schedule):
+    """lr × `gamma` every `every` epochs."""
+
+    name: Literal["step"] = "step"
+    every: PositiveInt = 200
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class MultiStepSchedule(_Schedule):
+    """lr × `gamma` after each of the epochs `milestones`."""
+
+    name: Literal["multistep"] = "multistep"
+    milestones: Counts
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class CosineSchedule(_Schedule):
+    """Half a cosine from lr down to `min_lr` over the epochs that the warm-up leaves."""
+
+    name: Literal["cosine"] = "cosine"
+    min_lr: NonNegativeFloat = 0.0
+
+
+class WarmupSchedule(_Schedule):
+    """The warm-up alone; then lr stays."""
+
+    name: Literal["warmup"] = "warmup"
+    warmup: NonNegativeInt = 5
+
+
+class PlateauSchedule(_Schedule):
+    """lr × `gamma` where the validation task loss has not fallen for `patience` epochs, down to `min_lr`."""
+
+    name: Literal["plateau"] = "plateau"
+    patience: NonNegativeInt = 10
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    min_lr: NonNegativeFloat = 0.0
+
+
+LRSchedule = Annotated[
+    StepSchedule | MultiStepSchedule | CosineSchedule | WarmupSchedule | PlateauSchedule, Field(discriminator="name")
+]
+
+
+def parse_batch_size(value: Any) -> Any:
+    """A whole number from 2 on, or `auto`."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 2):
+        return value
+    raise ValueError("a whole number from 2 on (batch norm cannot train on one sample), or the word auto")
+
+
+class TrainingSettings(Strict):
+    """The recipe of one training run, teacher or student (g2d.md §7).
+
+    `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`: batches
+    whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient. `ema`: decay of the
+    average of the weights that is evaluated and kept instead of the weights. `early_stopping`: epochs without a better
+    validation score after which training ends, counted in the last phase only: SMP's phases are never cut.
+    `selection`: `val` keeps the weights of the best validation epoch; `last` the last ones; `test` reproduces the
+    published protocol (best epoch on *test*), and every number made with it is labelled so.
+    `precision`: of the encoders (fusion and losses are float32); `channels_last`: memory format of convolutions;
+    `compile`: encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
+    backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
+    `augmented` batch (as published) or its remembered answers on the `clean` samples are used.
+    """
+
+    epochs: PositiveInt = 300
+    batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
+    accumulation: PositiveInt = 1
+    optimizer: OptimizerSettings = SGD()
+    lr_schedule: LRSchedule = StepSchedule()
+    clip_norm: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    early_stopping: PositiveInt | None = None
+    selection: Literal["val", "last", "test"] = "val"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    checkpoint_activations: bool = False
+    teacher_view: Literal["augmented", "clean"] = "augmented"
