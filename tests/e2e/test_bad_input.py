@@ -1,4 +1,7 @@
-"""Bad raw data through the command line: one message with file, row and remedy; earlier artefacts stay as they are."""
+"""Bad raw data through the command line: one message with file, row and remedy; earlier artefacts stay as they are.
+
+One case a stage and kind; `tests/test_bad_input_cases.py` has them all, without the command line.
+"""
 
 from __future__ import annotations
 
@@ -56,16 +59,8 @@ def truncate(path: Path) -> None:
 
 CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "a missing image named in the xlsx": (lambda raw: first_image(raw).unlink(), [LABELS, "row 2", "picture"]),
-    "an empty image": (lambda raw: first_image(raw).write_bytes(b""), ["row 2", "empty (0 bytes)"]),
     "a truncated image": (lambda raw: truncate(first_image(raw)), ["truncated", "sample"]),
-    "a Git-LFS pointer": (
-        lambda raw: first_image(raw).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
-        ["row 2", "Git-LFS pointer"],
-    ),
-    "NaN in the target": (lambda raw: edit(raw, "vwc", 3, "NaN"), [LABELS, "row 3", "vwc"]),
-    "a target in percent": (lambda raw: edit(raw, "vwc", 4, 31.5), ["row 4", "31.5"]),
     "a misspelt column": (lambda raw: rename(raw, "wind_speed", "windspeed"), ["wind_speed", "windspeed"]),
-    "text in a number": (lambda raw: edit(raw, "wind_speed", 5, "breezy"), ["row 5", "wind_speed", "breezy"]),
 }
 
 

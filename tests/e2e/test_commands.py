@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.project import Project, copy_project
 
-NODES = ["ingest_raw", "featurize_modalities", "train_teachers", "train_students", "evaluate_runs"]
+NODES = ["ingest_raw", "featurize_modalities", "describe_data", "train_teachers", "train_students", "evaluate_runs"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_run_ends_with_the_table_and_the_report_and_is_marked_sample(project
 def test_every_artefact_has_a_stage_card(project: Project) -> None:
     cards = [json.loads(f.read_text()) for f in project.path.glob("data/*/av_digits/**/stage.json")]
     stages = sorted(card["stage"] for card in cards)
-    assert stages == ["distill", "distill", "evaluate", "featurize", "ingest", "teachers", "teachers"]
+    assert stages == ["describe", "distill", "distill", "evaluate", "featurize", "ingest", "teachers", "teachers"]
     told = {"fingerprint", "inputs", "parameters", "code", "wall_seconds", "cpu_seconds", "versions", "seed", "device"}
     for card in cards:
         assert told <= set(card)
@@ -95,10 +95,20 @@ def test_a_stage_runs_what_is_missing_before_it(project: Project) -> None:
     assert project.run("run", "--pipeline", "teachers", "--params", "seed=5").nodes == ["train_teachers"]
 
 
+def test_featurize_ends_with_the_data_report(project: Project) -> None:
+    again = project.run("run", "--pipeline", "featurize")
+    page = re.fullmatch(
+        r"Data: (data/08_reporting/av_digits/data-\w+/data_report.html)", again.output.rstrip().splitlines()[-1]
+    )
+    assert page, again.output
+    assert again.nodes == []
+    assert "SAMPLE" in (project.path / page[1]).read_text()
+
+
 def test_rebuild_forces_every_stage_of_the_pipeline(project: Project) -> None:
     before = project.artefacts()
     again = project.run("run", "--pipeline", "distill", "--params", "rebuild=true")
-    assert again.nodes == NODES[:4], again.output
+    assert again.nodes == NODES[:5], again.output
     after = project.artefacts()
     assert {f: after[f] for f in before} == before  # the same command gives the same bits
 
@@ -128,7 +138,7 @@ def test_a_raw_file_reruns_everything_and_a_source_file_its_stage_onwards(projec
     source = project.path / "src" / "g2d_pipeline" / "training" / "smp.py"
     before = source.read_text()
     source.write_text(before + "\n# changed\n")
-    assert project.run("run").nodes == NODES[2:]
+    assert project.run("run").nodes == NODES[3:]
     source.write_text(before)
     assert project.run("run").nodes == []
     raw = project.path / "data" / "01_raw" / "av_digits" / "digits.npy"
@@ -214,14 +224,14 @@ def test_viz_builds_with_layers_and_previews(project: Project) -> None:
     assert built.status == 0, built.output
     main = json.loads((project.path / "build" / "api" / "main").read_text())
     names = {n["name"] for n in main["nodes"]}
-    assert {"manifest", "features", "teachers", "students", "report", "train_students"} <= names
+    assert {"manifest", "features", "data_report", "teachers", "students", "report", "train_students"} <= names
     assert main["layers"] == ["intermediate", "feature", "models", "reporting"]
 
 
 def test_mis_me_word_for_word_on_the_simulated_sample(tmp_path: Path) -> None:
     fresh = copy_project(tmp_path)
     result = fresh.run("run", "--pipeline", "distill", "--params", "dataset=mis_me")
-    assert (result.status, result.nodes) == (0, NODES[:4]), result.output
+    assert (result.status, result.nodes) == (0, NODES[:5]), result.output
     assert "simulated sample" in result.output
     assert "shrunk" in result.output
     for card in fresh.path.glob("data/0[2-6]*/mis_me/**/stage.json"):

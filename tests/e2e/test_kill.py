@@ -23,7 +23,7 @@ STAGES: dict[str, Callable[[Path], bool]] = {
     "inside a student": lambda data: any(
         data.glob("06_models/av_digits/students/*/*.partial/checkpoints/*.safetensors")
     ),
-    "evaluate": lambda data: any(data.glob("08_reporting/av_digits/*/*")),
+    "evaluate": lambda data: any(data.glob("08_reporting/av_digits/*/metrics*")),
 }
 
 

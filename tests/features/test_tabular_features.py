@@ -1,16 +1,22 @@
-"""Table columns, standardised on train."""
+"""Table columns, standardised on train; dates as numbers; categories one-hot."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from g2d_pipeline.config import TabularFeatures
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.features import open_store
 from g2d_pipeline.features.statistics import channel_statistics
-from g2d_pipeline.features.tabular import standardise
+from g2d_pipeline.features.tabular import encode, standardise, year_and_season
 
 NAN = np.nan
 IDS = [f"s{i}" for i in range(20)]
@@ -58,6 +64,103 @@ def test_any_table(values: np.ndarray):
     again = standardise(changed, np.arange(7), ["a", "b", "c"], IDS)
     assert np.array_equal(again[0][:7], found[:7])
     assert again[1]["mean"] == statistics["mean"]
+
+
+MIXED = TabularFeatures(columns=["heat"], dates=["day"], categorical=["soil"])
+
+
+def mixed() -> pd.DataFrame:
+    """Six rows, of which the first four are train."""
+    days = ["2020-01-01", "2021-01-01", None, "2022-07-02", "1999-12-31", None]
+    return pd.DataFrame({
+        "heat": [1.0, 3.0, NAN, 5.0, 99.0, NAN],
+        "day": pd.to_datetime(pd.Series(days)).astype("datetime64[ms]"),
+        "soil": pd.Series(["sand", "clay", None, "sand", "peat", "clay"], dtype="str"),
+    })  # fmt: skip
+
+
+def test_numbers_dates_and_categories_side_by_side():
+    found, statistics, notes = encode(mixed(), MIXED, np.arange(4), IDS)
+    assert statistics["features"] == [
+        "heat", "day (year)", "day (sine)", "day (cosine)", "soil=<blank>", "soil=clay", "soil=sand",
+    ]  # fmt: skip
+    assert (found.dtype, found.shape) == (np.float32, (6, 7))
+    plain = standardise(mixed()[["heat"]].to_numpy(), np.arange(4), ["heat"], IDS)
+    assert np.array_equal(found[:, :1], plain[0])
+    assert statistics["mean"][:2] == [3.0, 2021.0]
+    assert found[[2, 5], 1:4] == pytest.approx(np.zeros((2, 3)), abs=1e-6)  # no date: the train mean
+    assert found[:, 4:].tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert statistics["categories"] == {"soil": ["<blank>", "clay", "sand"]}
+    assert notes == ["1 samples have a category of 'soil' that train lacks, so 0: 'peat'"]
+
+
+def test_nothing_is_learnt_outside_of_train():
+    found, statistics, _ = encode(mixed(), MIXED, np.arange(4), IDS)
+    other = mixed()
+    other.loc[4:, "heat"] = -7.0
+    other.loc[4:, "soil"] = "chalk"
+    other.loc[4:, "day"] = pd.Timestamp("1800-05-05")
+    again, statistics_again, _ = encode(other, MIXED, np.arange(4), IDS)
+    assert np.array_equal(again[:4], found[:4])
+    for key in ("mean", "std", "categories", "features"):
+        assert statistics_again[key] == statistics[key]
+
+
+def test_numbers_alone_are_what_they_were():
+    table = mixed()[["heat"]].assign(rain=[1.0, NAN, 2.0, 4.0, 8.0, 16.0])
+    found, statistics, notes = encode(table, TabularFeatures(columns=["rain", "heat"]), np.arange(4), IDS)
+    values, plain = standardise(table[["rain", "heat"]].to_numpy(), np.arange(4), ["rain", "heat"], IDS)
+    assert np.array_equal(found, values)
+    assert statistics == plain | {"features": ["rain", "heat"]}
+    assert notes == []
+
+
+def test_categories_alone():
+    found, statistics, _ = encode(mixed(), TabularFeatures(categorical=["soil"]), np.arange(4), IDS)
+    assert found.shape == (6, 3)
+    assert statistics["mean"] == []
+
+
+def test_the_year_is_a_circle():
+    days = pd.Series(pd.to_datetime(["2023-01-01", "2023-12-31", "2024-12-31", "2023-07-02"]))
+    year, sine, cosine = year_and_season(days).T
+    assert year.tolist() == [2023, 2023, 2024, 2023]
+    assert sine == pytest.approx([0, -np.sin(2 * np.pi / 365), -np.sin(2 * np.pi / 366), np.sin(2 * np.pi * 182 / 365)])
+    assert cosine == pytest.approx([1, np.cos(2 * np.pi / 365), np.cos(2 * np.pi / 366), -1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        ({"columns": ["soil"]}, r"under `columns` do not hold numbers.*'soil' is str.*another key of the modality"),
+        ({"categorical": ["heat"]}, r"under `categorical` do not hold text.*'heat' is float64"),
+        ({"dates": ["soil"]}, r"under `dates` do not hold dates.*'soil' is str"),
+    ],
+)
+def test_columns_under_the_wrong_key_are_told(of: dict[str, list[str]], words: str):
+    with pytest.raises(DataError, match=f"(?s){words}"):
+        encode(mixed(), TabularFeatures(**of), np.arange(4), IDS)
+
+
+def test_settings_of_columns():
+    assert TabularFeatures(categorical="soil/place", dates="day").all_columns == ["day", "soil", "place"]
+    with pytest.raises(ValueError, match="at least one column under `columns`"):
+        TabularFeatures()
+    with pytest.raises(ValueError, match="more than once: soil"):
+        TabularFeatures(columns=["soil"], categorical=["soil"])
+
+
+def test_a_store_of_a_mixed_table(make_raw: Callable[..., Any]):
+    raw = make_raw(12, only=["table"], table=TabularFeatures(columns=["heat", "rain"], categorical=["soil"]))
+    raw.table["soil"] = pd.Series(["sand", "clay", None] * 4, dtype="str")
+    raw.table.loc[11, "soil"] = "peat"
+    store = open_store(raw.write(raw.root / "store"))
+    assert store.arrays["table"].shape == (12, 5)
+    about = store.meta["modalities"]["table"]
+    assert about["shape"] == [5]
+    assert about["statistics"]["features"] == ["heat", "rain", "soil=<blank>", "soil=clay", "soil=sand"]
+    assert about["normaliser"] == {"scale": 1.0, "mean": [0.0] * 5, "std": [1.0] * 5}
+    assert "table: 1 samples have a category of 'soil' that train lacks, so 0: 'peat'." in store.meta["notes"]
 
 
 @settings(max_examples=40, deadline=None)

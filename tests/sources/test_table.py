@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openpyxl
 import pandas as pd
 import pytest
 import soundfile
@@ -27,6 +26,7 @@ from tests.sources.raw_folders import MACHINE
 N = 40
 FRACTIONS = {"val": 0.2, "test": 0.2}
 REGRESSION = {"task": "regression", "raw": {"target": "price"}}
+KINDS = {"sound": "audio", "photo": "image", "clip": "video", "vector": "vector", "remark": "text"}
 
 
 @dataclass
@@ -68,7 +68,8 @@ class Own:
             "machine": MACHINE,
         }
         of = {"raw_dir": "raw", "target": "label", "split": FRACTIONS} | self.raw | (raw or {})
-        return IngestSettings(**fields | changes, raw=Table(**of))
+        kinds = {"kinds": {name: KINDS.get(name, "tabular") for name in (fields | changes)["columns"]}}
+        return IngestSettings(**fields | kinds | changes, raw=Table(**of))
 
     def read(self, raw: dict[str, Any] | None = None, **changes: Any) -> Manifest:
         return read_raw(self.settings(raw, **changes), self.project)
@@ -322,21 +323,13 @@ def repeat_header(own: Own) -> None:
     own.text(lambda text: text.replace("warmth,rain", "rain,rain", 1))
 
 
-def swap_split(own: Own) -> None:
-    own.frame["fold"] = own.frame["fold"].replace("Valid", "train")
-    own.save()
-
-
+# The commonest faults are in tests/test_bad_input_cases.py, from the table to the feature store.
 BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
     # the file
     ("no table", lambda own: own.table.unlink(), {}, ["holds files, but not those of layout table", "'metadata.csv'"]),
-    ("empty file", write(b""), {}, ["metadata.csv is empty (0 bytes)"]),
     ("blank file", write(b"\n \n"), {}, ["metadata.csv is empty"]),
-    ("header only", write(b"sound,label\n"), {}, ["has a header but no rows"]),
     ("LFS pointer", write(b"version https://git-lfs.github.com/spec/v1\n"), {}, ["Git-LFS pointer", "git lfs pull"]),
     ("web page", write(b"<!doctype html><html>"), {}, ["is a web page"]),
-    ("latin-1", lambda own: own.table.write_bytes("sound,label\na,süß\n".encode("latin-1")), {},
-     ["metadata.csv is not UTF-8", "byte 15 (0xfc) in line 2", "'a,süß'", "CSV UTF-8"]),
     ("utf-16", lambda own: own.save(encoding="utf-16"), {}, ["is UTF-16, not UTF-8"]),
     ("zero bytes", write(b"a,b\n\0,1\n"), {}, ["zero bytes"]),
     ("a cell too many", lambda own: own.text(lambda t: t.replace("audio/03.wav", "audio/03.wav,5")), {},
@@ -361,39 +354,25 @@ BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
     ("missing group", lambda own: None, {"raw": {"split": {"group": "speaker"}}}, ["lacks columns", "'speaker'"]),
     ("template of no column", lambda own: None, {"raw": {"columns": {"sound": "{name}.wav"}}}, ["'name'"]),
     # numbers
-    ("thousands", put(9, "warmth", "1,013"), {}, ["row 9, column 'warmth'", "comma for thousands"]),
     ("European number", put(9, "warmth", "1.013,5"), {}, ["row 9, column 'warmth'", "is no number"]),
     ("unit in a cell", put(4, "warmth", "12 °C"), {}, ["row 4, column 'warmth': text '12 °C' is no number"]),
     ("infinite", put(4, "warmth", "inf"), {}, ["row 4, column 'warmth': infinite"]),
-    ("text column", fill("warmth", "high"), {}, ["column 'warmth' is text or dates", "0 and 1 for each category"]),
-    ("dates", fill("warmth", "2024-05-01"), {}, ["is text or dates", "2024-05-01", "days since a start"]),
+    ("text column", fill("warmth", "high"), {}, ["column 'warmth' holds text", "under the modality's `categorical`"]),
+    ("dates", fill("warmth", "2024-05-01"), {}, ["holds dates", "- '2024-05-01'", "under the modality's `dates`"]),
     ("blank column", fill("warmth", ""), {}, ["column 'warmth' is blank"]),
     ("bad cell of a column named as its modality", put(4, "warmth", "12 °C"), {"columns": {"warmth": ["warmth"]}},
      ["row 4, column 'warmth': text '12 °C' is no number"]),
     # target
     ("no label", put(3, "label", "N/A"), {}, ["1 of 40 rows", "row 3: no label in the target's column 'label'"]),
-    ("one label", fill("label", "dry"), {}, ["the target 'label' is 'dry' in every row"]),
     ("no label at all", fill("label", ""), {}, ["is blank in every row"]),
-    ("measurement as class", lambda own: None, {"raw": {"target": "price"}}, ["set `task: regression`"]),
     ("ids as class", lambda own: None, {"raw": {"target": "key"}}, ["40 different values in 40 rows"]),
-    ("unknown label", put(5, "label", "we"), {"raw": {"classes": ["dry", "wet"]}},
-     ["not among `classes`", "row 5, column 'label': 'we' (nearest: 'wet')"]),
-    ("class not in train", put(41, "label", "storm"), {"raw": {"split": "fold"}},
-     ["classes that train lacks", "'storm' (1 rows"]),
-    ("text as number", lambda own: None, {"task": "regression"}, ["target of a regression is text", "task: classifi"]),
     ("target no number", put(6, "price", "cheap"), REGRESSION, ["row 6: column 'price': text 'cheap' is no number"]),
     ("target blank", put(6, "price", ""), REGRESSION, ["row 6: no value in the target's column 'price'"]),
-    ("target infinite", put(6, "price", "-inf"), REGRESSION, ["row 6: the target 'price' is infinite"]),
-    ("target constant", fill("price", 2.5), REGRESSION, ["'price' is 2.5 in all 40 rows"]),
     ("logarithm of 0", put(6, "price", 0), {"task": "regression", "raw": {"target": "price", "log_target": True}},
      ["have no logarithm", "row 6, column 'price': 0"]),
     # ids, splits, groups
-    ("double id", put(8, "key", "s00"), {"raw": {"id": "key"}}, ["not unique", "'s00' in rows 2, 8"]),
     ("blank id", put(8, "key", ""), {"raw": {"id": "key"}}, ["Rows without an id", "row 8, column 'key'"]),
-    ("misspelt split", put(8, "fold", "trian"), {"raw": {"split": "fold"}},
-     ["row 8, column 'fold': 'trian' (nearest: 'train')"]),
     ("blank split", put(8, "fold", ""), {"raw": {"split": "fold"}}, ["row 8, column 'fold': blank"]),
-    ("empty split", swap_split, {"raw": {"split": "fold"}}, ["has no row of split", "- val", "split: {val: 0.1"]),
     ("blank group", put(8, "place", ""), {"raw": {"split": {"group": "place"}}}, ["without a group", "row 8, column"]),
     ("two groups", fill("place", "here"), {"raw": {"split": {"group": "place"}}}, ["1 groups can not be divided"]),
     # files
@@ -402,10 +381,7 @@ BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
     ("no file named", put(3, "sound", ""), {}, ["row 3: no file in column 'sound'"]),
     ("case of a folder", put(3, "photo_file_name", "photos/01.JPG"), {},
      ["it is there as 'Photos/01.jpg' (case or blanks differ)"]),
-    ("ending", put(3, "sound", "audio/01.flac"), {}, ["there as 'audio/01.wav' (the ending differs)"]),
     ("backslash", put(3, "sound", "audio\\01.wav"), {}, ["there as 'audio/01.wav' (slashes differ)"]),
-    ("empty medium", lambda own: (own.root / "audio/01.wav").write_bytes(b""), {}, ["row 3: 'audio/01.wav' is empty"]),
-    ("dots", put(3, "sound", "audio/../../secret.wav"), {}, ["row 3: 'audio/../../secret.wav' leads out of"]),
     ("absolute", lambda own: own.put(3, "sound", str(own.root.resolve() / "audio/01.wav")), {},
      ["is an absolute path", "here audio/01.wav"]),
     ("drive letter", put(3, "sound", "C:\\data\\01.wav"), {}, ["is an absolute path"]),
@@ -413,7 +389,6 @@ BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
     ("several files", put(3, "sound", "audio/01.wav;audio/02.wav"), {}, ["row 3", "names several files"]),
     ("empty folder", empty_folder, {},
      ["row 3: 'clip' is an empty folder"]),
-    ("link of a file", link("audio/01.wav"), {}, ["row 3: 'audio/01.wav' is a symbolic link that leads out"]),
     ("link of a folder", link("audio"), {}, ["folder 'audio' is a symbolic link that leads out", "40 of 40"]),
     ("wrong root", lambda own: None, {"raw": {"root": "media"}}, ["There is no folder", "set `root` under `raw`"]),
 ]  # fmt: skip
@@ -451,21 +426,6 @@ def test_settings_that_contradict_themselves(own: Own, with_: dict[str, Any], wo
         own.read(**with_)
 
 
-def test_formulas_and_the_wrong_sheet_of_a_workbook(own: Own) -> None:
-    path = own.root / "m.xlsx"
-    own.frame.to_excel(path, index=False)
-    book = openpyxl.load_workbook(path)
-    book.worksheets[0]["D3"] = "=1+1"
-    book.save(path)
-    with pytest.raises(DataError, match=r"row 3, column 'warmth': =1\+1"):
-        own.read({"table": "m.xlsx"})
-    book.create_sheet("notes", 0)["A1"] = "made by hand"
-    book.worksheets[0]["A2"] = "in May"
-    book.save(path)
-    with pytest.raises(DataError, match=r"Only the first worksheet \('notes'\) is read; there are 'Sheet1'"):
-        own.read({"table": "m.xlsx"})
-
-
 def test_lines_that_are_not_json_are_rows_that_can_be_dropped(own: Own) -> None:
     lines = [json.dumps(record) for record in own.frame.to_dict("records")]
     (own.root / "m.jsonl").write_text("\n".join([*lines[:3], "{broken", *lines[3:]]) + "\n")
@@ -498,25 +458,6 @@ def test_houses(shared_data: Path) -> None:
     assert np.exp(manifest.table["target"][0]) == pytest.approx(869_500)
 
 
-def test_soil_chemistry_with_strange_names(shared_data: Path) -> None:
-    if not (shared_data / "soil_camera_table").is_dir():
-        pytest.skip("no soil_camera_table in the shared data")
-    raw = Table(
-        raw_dir=str(shared_data / "soil_camera_table"),
-        table="RGB_Soil_Data.csv",
-        target="Higroscopic Water (%)",
-        id="Soil",
-    )
-    columns = {"camera": ["Blue439", "Green507", "Red639"], "chemistry": ["EC (ds/m)", "CaCO3 (%)", "Sand (% wt.)"]}
-    settings = IngestSettings(
-        dataset="soil", source="raw", task="regression", target=TargetSettings(), raw=raw, columns=columns,
-        max_bad_fraction=0.0, machine=MACHINE,
-    )  # fmt: skip
-    table = read_raw(settings, Path()).table
-    assert len(table) == 89
-    assert table["EC (ds/m)"].isna().sum() == 1
-
-
 # ---------------------------------------------------------------------------------------------------- docs/own-data.md
 def test_the_walk_through_of_the_documentation(tmp_path: Path, repository: Path) -> None:
     """The YAML as it stands in docs/own-data.md, with sixty birds, up to the feature store."""
@@ -536,7 +477,10 @@ def test_the_walk_through_of_the_documentation(tmp_path: Path, repository: Path)
         Image.fromarray(pixels.astype(np.uint8)).save(root / f"photos/{name}.jpg")
         wind = "" if i == 1 else str(i % 7)
         species = "gull" if gull else "curlew"
-        lines.append(f"{name},audio/{name}.wav,photos/{name}.jpg,{i / 4},{wind},place {i % 13},{species}")
+        habitat = ["", "shore", "heath", "field"][i % 4]
+        day, remark = f"{2022 + i % 3}-0{4 + i % 5}-{i % 28 + 1:02d}", '"two adults, calling"' if i % 5 else ""
+        more = f"{habitat},{day},{remark},place {i % 13}"
+        lines.append(f"{name},audio/{name}.wav,photos/{name}.jpg,{i / 4},{wind},{more},{species}")
     (root / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     run = {"dataset": "birds", "method": "unimodal", "compare": [], "device": "cpu", "progress": False}
@@ -549,7 +493,12 @@ def test_the_walk_through_of_the_documentation(tmp_path: Path, repository: Path)
     made = tmp_path / "store"
     write_store(made, manifest, tmp_path / manifest.meta["raw_dir"], configuration.featurize())
     store = open_store(made)
-    assert store.modalities == ("sound", "photo", "weather")
+    assert store.modalities == ("sound", "photo", "weather", "remark")
     assert store.arrays["photo"].shape == (60, 3, 32, 32)
-    assert store.arrays["weather"].shape == (60, 2)
+    assert store.arrays["weather"].shape == (60, 2 + 3 + 4)
+    assert store.meta["modalities"]["weather"]["statistics"]["features"][-4:] == [
+        "habitat=<blank>", "habitat=field", "habitat=heath", "habitat=shore",
+    ]  # fmt: skip
     assert np.isfinite(store.arrays["sound"]).all()
+    assert store.arrays["remark"].shape == (60, 16)
+    assert (store.arrays["remark"].any(axis=1) == (manifest.table["remark"] != "")).all()

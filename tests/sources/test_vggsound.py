@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from g2d_pipeline.config import (
-    AudioFeatures,
+    AudioModality,
     DatasetSettings,
     FeaturizeSettings,
     Machine,
@@ -75,7 +75,7 @@ def test_what_is_missing_is_counted_and_listed(folder: Path) -> None:
     assert len(reasons) == 8
     assert sum("no file" in reason for reason in reasons) == 6
     assert sum("has no sound track" in reason for reason in reasons) == 1
-    assert sum("1 pictures at one a second; 4 are the least" in reason for reason in reasons) == 1
+    assert sum("1 picture at one a second; 4 are the least" in reason for reason in reasons) == 1
     rows = rows_of(folder)
     assert all("".join(rows[row["row"] - 1][0]) in row["reason"] for row in meta["dropped"])
 
@@ -142,14 +142,19 @@ def published(repository: Path) -> DatasetSettings:
 
 def test_the_constants_give_the_published_shapes(repository: Path) -> None:
     audio, visual = (published(repository).modalities[m] for m in ("audio", "visual"))
-    assert isinstance(audio, AudioFeatures)
-    assert shape(audio) == (1, 129, 626)
+    assert isinstance(audio, AudioModality)
+    assert shape(audio) == (1, 129, 1251)  # all ten seconds; what an encoder sees is five of them
+    assert audio.augment is not None
+    assert audio.augment.window_frames == 626
     assert isinstance(visual, VideoFeatures)
     assert (visual.frames, visual.pick, visual.height_width) == (3, "published", (224, 224))
 
 
 def test_every_clip_that_is_not_left_out_gets_into_the_store(folder: Path, repository: Path) -> None:
-    tree = {m: s.model_dump(exclude={"encoder", "augment"}) for m, s in published(repository).modalities.items()}
+    tree = {
+        m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"})
+        for m, s in published(repository).modalities.items()
+    }
     tree["audio"] |= {"sample_rate": 8000, "n_mels": 16}
     tree["visual"] |= {"size": [24]}
     machine = Machine(device="cpu", progress=False, workers=1)

@@ -6,6 +6,7 @@ A layout's module `sources/<layout>.py` offers, with `raw` its settings model an
 - `raw_files(root, raw) -> list[Path]`: every file the manifest depends on, sorted; empty where none of them is there
 - `sample_dir(raw) -> str | None`: the folder of its sample, relative to the project like `raw_dir`; None: it has none
 - `expected(raw) -> str`: which files are expected and how to get them, for messages
+- optional `suggest(root, raw) -> str`: a sentence on what may have been meant, where the raw files are not there
 - optional `make_sample(root, raw)` and `sample_text(raw)`: simulate the sample; what its SAMPLE.txt then says
 - optional `BUNDLED = True`: the sample comes with the project, and there is no raw form
 
@@ -69,6 +70,8 @@ def locate(raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], projec
     if module.raw_files(base, raw):
         return "raw", base
     remedy = module.expected(raw)
+    if hasattr(module, "suggest"):
+        remedy += module.suggest(base, raw)
     deeper = sorted(d for d in base.iterdir() if d.name != "sample" and d.is_dir()) if base.is_dir() else []
     if found := [d.name for d in deeper if module.raw_files(d, raw)]:
         remedy += f" They are one folder deeper: set raw_dir to {raw.raw_dir.rstrip('/')}/{found[0]}."

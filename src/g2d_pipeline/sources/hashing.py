@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g2d_pipeline.errors import DataError
@@ -36,22 +36,50 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
     for path in files:
         key = os.path.abspath(path)  # noqa: PTH100
         try:
-            stat = os.stat(key)  # noqa: PTH116
-            entry = known.get(key)
-            if entry is None or entry[0] != stat.st_size or entry[1] != stat.st_mtime_ns:
-                with open(key, "rb") as file:  # noqa: PTH123
-                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-                entry = [stat.st_size, stat.st_mtime_ns, digest]
-                changed = True
+            entry = _entry(key, known.get(key))
         except OSError as error:
             raise DataError(f"{path} can not be read ({error.strerror}).") from None
-        if now - stat.st_mtime_ns > RACY_NS:
+        changed = changed or entry is not known.get(key)
+        if now - int(entry[1]) > RACY_NS:
             mine[key] = entry
         total.update(f"\0{key.removeprefix(base)}\0{entry[2]}".encode(errors="surrogateescape"))
     others = {key: entry for key, entry in known.items() if not key.startswith(base)}
     if cache is not None and (changed or len(mine) + len(others) != len(known)):
         _write(cache, others | mine)
     return total.hexdigest()
+
+
+def cache_file(project: Path, dataset: str) -> Path:
+    """Where a dataset's hashes are remembered."""
+    return project / "data" / "02_intermediate" / dataset / "raw_hashes.json"
+
+
+def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tuple[int, str]]:
+    """File → (bytes, blake2b of its content in 32 hex digits).
+
+    What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file can not
+    be read.
+    """
+    known = _read(cache) if cache is not None else {}
+    found: dict[Path, tuple[int, str]] = {}
+    for path in files:
+        key = os.path.abspath(path)  # noqa: PTH100
+        try:
+            entry = _entry(key, known.get(key))
+        except OSError as error:
+            raise DataError(f"{path} can not be read ({error.strerror}).") from None
+        found[path] = int(entry[0]), str(entry[2])
+    return found
+
+
+def _entry(key: str, known: Entry | None) -> Entry:
+    """What is known of a file, where it has not changed; else its size, time and hash as they are now."""
+    stat = os.stat(key)  # noqa: PTH116
+    if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
+        return known
+    with open(key, "rb") as file:  # noqa: PTH123
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return [stat.st_size, stat.st_mtime_ns, digest]
 
 
 def _read(cache: Path) -> dict[str, Entry]:

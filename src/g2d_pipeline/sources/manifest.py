@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 TABLE, META = "manifest.parquet", "manifest.json"
 KEYS = (
-    "dataset", "task", "class_names", "target", "counts", "source", "raw_dir", "columns", "group_disjoint", "dropped",
-    "notes",
+    "dataset", "task", "class_names", "target", "counts", "source", "raw_dir", "columns", "kinds", "group_disjoint",
+    "dropped", "notes",
 )  # fmt: skip
 
 
@@ -29,13 +29,14 @@ class Manifest:
     """Samples and what is known about them.
 
     `table`, a row a sample: `sample_id` str, unique; `split` train|val|test; `target` int64 (class) or float64; one
-    column per media modality (path relative to the raw root, `file#row` for a row of an array file); the columns of
-    tabular modalities (float64, NaN = missing); optional `group` and further columns for reports.
+    column per media modality (path relative to the raw root, `file#row` for a row of an array file) or text; the
+    columns of tabular modalities (numbers float64, categories str, dates datetime64; missing ones are null); optional
+    `group` and further columns for reports.
 
     `meta`: `dataset`, `task`, `class_names` (empty for regression), `target` {name, unit, and for regression mean,
     std (population), min, max on train}, `counts` {split: n}, `source` raw|sample, `raw_dir` (the folder that paths
-    are relative to; itself relative to the project unless absolute), `columns` {modality: [columns]},
-    `group_disjoint`, `dropped` [{file, row, reason}], `notes` [str].
+    are relative to; itself relative to the project unless absolute), `columns` {modality: [columns]}, `kinds`
+    {modality: kind} where the settings say it, `group_disjoint`, `dropped` [{file, row, reason}], `notes` [str].
     """
 
     table: pd.DataFrame
@@ -66,6 +67,7 @@ def build(
         "source": settings.source,
         "raw_dir": raw_dir,
         "columns": {modality: list(columns) for modality, columns in settings.columns.items()},
+        "kinds": dict(settings.kinds),
         "group_disjoint": group_disjoint,
         "dropped": dropped or [],
         "notes": notes or [],
@@ -101,9 +103,9 @@ def validate(manifest: Manifest) -> None:
         _check_numbers(table, name)
     if meta["group_disjoint"]:
         _check_groups(table, name)
-    for columns in meta["columns"].values():
+    for modality, columns in meta["columns"].items():
         for column in columns:
-            _check_column(table, column, name)
+            _check_column(table, column, name, meta["kinds"].get(modality, ""))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -204,18 +206,30 @@ def _check_groups(table: pd.DataFrame, name: str) -> None:
         raise data_error(f"{name!r}: groups in more than one split", crossing, "keep each group within one split.")
 
 
-def _check_column(table: pd.DataFrame, column: str, name: str) -> None:
+def _check_column(table: pd.DataFrame, column: str, name: str, kind: str) -> None:
     values = table[column]
-    if values.dtype.kind in "fiub":
+    numbers = values.dtype.kind in "fiub"
+    if (numbers or kind == "tabular") and values[table["split"] == "train"].isna().all():
+        headline = f"{name!r}: column {column!r} is blank in all of train"
+        raise data_error(headline, [], "remove it from the modality's columns, or fill it.")
+    if numbers:
         if values.dtype != "float64":
             raise data_error(f"{name!r}: column {column!r} is {values.dtype}, not float64", [], "convert it.")
         if (infinite := values.isin([math.inf, -math.inf])).any():
             rows = [f"row {i}" for i in table.index[infinite]]
             raise data_error(f"{name!r}: infinite values in column {column!r}", rows, "correct these cells.")
-        if values[table["split"] == "train"].isna().all():
-            headline = f"{name!r}: column {column!r} is blank in all of train"
-            raise data_error(headline, [], "remove it from the modality's columns, or fill it.")
         return
-    wrong = [f"row {i}: {value!r}" for i, value in values.items() if not isinstance(value, str) or not value]
+    if kind == "tabular":
+        if values.dtype.kind != "M":
+            wrong = [f"row {i}: {value!r}" for i, value in values.dropna().items() if not isinstance(value, str)]
+            if wrong:
+                raise data_error(f"{name!r}: no category in column {column!r}", wrong, "give text, or leave it out.")
+        return
+    wrong = [
+        f"row {i}: {value!r}"
+        for i, value in values.items()
+        if not isinstance(value, str) or not (value or kind == "text")
+    ]
     if wrong:
-        raise data_error(f"{name!r}: no path in column {column!r}", wrong, "give a path, or drop the sample.")
+        what = "text" if kind == "text" else "path"
+        raise data_error(f"{name!r}: no {what} in column {column!r}", wrong, f"give a {what}, or drop the sample.")

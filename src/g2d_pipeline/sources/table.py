@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.sources.faults import BadRow, settle, walk
+from g2d_pipeline.sources.table_files import TableFile, describe, find_tables, paths_start
+from g2d_pipeline.sources.table_files import suggest as near_tables
 from g2d_pipeline.sources.table_settings import (
     check_settings,
-    find_modalities,
+    find_columns,
+    fractions,
+    kind_of,
     needed_columns,
     own_columns,
     paths_dir,
-    paths_start,
     table_settings,
 )
 
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 
     from g2d_pipeline.config import IngestSettings, LayoutSettings, Table
     from g2d_pipeline.sources.manifest import Manifest
-    from g2d_pipeline.sources.table_reading import RawTable
+    from g2d_pipeline.sources.table_raw import RawTable
 
 PAPERS = (".md", ".txt", ".rst", ".pdf", ".html", ".py", ".ipynb", ".yml", ".yaml", ".log")
 
@@ -37,20 +41,26 @@ def sample_dir(raw: LayoutSettings) -> None:
 def expected(raw: LayoutSettings) -> str:
     table = table_settings(raw)
     return (
-        f"{table.raw_dir} must hold the table {table.table!r} (set raw_dir and table in the data set's parameters): "
-        f"a row a sample, the target in column {table.target!r}, paths of files relative to {paths_dir(table)}."
+        f"{table.raw_dir} must hold the table {describe(table)} (set raw_dir and table in the data set's "
+        f"parameters): a row a sample, the target in column {table.target!r}, paths relative to its folder or `root`."
     )
+
+
+def suggest(root: Path, raw: LayoutSettings) -> str:
+    """What may have been meant, where the table is not in `root`; a sentence, or nothing."""
+    return near_tables(root, table_settings(raw))
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """The table and every file, papers apart, in the folder where paths start; empty where there is no table."""
     settings = table_settings(raw)
-    table = root / settings.table
-    if not table.is_file():
+    tables = find_tables(root, settings)
+    if not tables:
         return []
-    base = root / paths_start(settings)
+    base = root / paths_start(settings, tables)
     files = {base / f for f in walk(base) if not f.lower().endswith(PAPERS)}
-    return sorted({*files, table})
+    further = (file for join in settings.join if (file := root / join.table).is_file())
+    return sorted({*files, *(root / table.file for table in tables), *further})
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
@@ -64,18 +74,24 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     import pandas as pd
 
     from g2d_pipeline.sources import table_cells as cells
+    from g2d_pipeline.sources import table_kinds as kinds
+    from g2d_pipeline.sources import table_splits as splits
     from g2d_pipeline.sources.manifest import build
-    from g2d_pipeline.sources.table_reading import read_table
+    from g2d_pipeline.sources.table_files import read_tables
+    from g2d_pipeline.sources.table_joining import complete
 
     raw = table_settings(settings.raw)
-    table = read_table(root / raw.table, raw.table, raw.names)
+    tables = find_tables(root, raw)
+    check_settings(settings, raw, tables)
+    table = complete(read_tables(root, tables, raw.names), settings, raw, root)
     notes = list(table.notes)
-    check_settings(settings, raw)
     table.require(own_columns(raw))
-    media, tabular = find_modalities(settings, raw, table)
-    names = list(dict.fromkeys(c for columns in tabular.values() for c in columns))
-    table.require([*names, *(c for column in media.values() for c in needed_columns(column))])
-    _note_unused(table, raw, media, names, notes)
+    sources = find_columns(settings, raw, table, notes)
+    names = list(dict.fromkeys(c for m, columns in settings.columns.items() if m not in sources for c in columns))
+    table.require([*names, *(c for column in sources.values() for c in needed_columns(column))])
+    written = {m: column for m, column in sources.items() if kind_of(settings, m) == "text"}
+    table.refuse_long([c for column in written.values() for c in needed_columns(column)])
+    _note_unused(table, raw, sources, names, notes)
 
     class_names: list[str] | None = None
     target: npt.NDArray[Any]
@@ -83,41 +99,55 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         target, faults = cells.read_target(table, raw.target, raw.log_target)
     else:
         target, class_names, faults = cells.read_labels(table, raw.target, raw.classes, notes)
-    features = cells.read_features(table, names, notes)
-    paths = {name: _paths(table, column) for name, column in media.items()}
-    faults |= {i: reason for i, reason in _media_faults(paths, media, root, raw).items() if i not in faults}
+    numbers = [c for c in names if c not in {*settings.categorical, *settings.dates}]
+    features: dict[str, Any] = dict(cells.read_features(table, numbers, notes))
+    features |= {c: kinds.read_categories(table, c, notes) for c in names if c in settings.categorical}
+    features |= {c: kinds.read_dates(table, c, notes) for c in names if c in settings.dates}
+    values: dict[str, Any] = {}
+    for modality, source in written.items():
+        values[modality], blank = kinds.read_texts(table, source, needed_columns(source))
+        faults = blank | faults
+    paths = {m: _paths(table, column, raw, tables) for m, column in sources.items() if m not in written}
+    faults = _media_faults(paths, sources, root / paths_start(raw, tables), table.file) | faults
     ids = cells.read_ids(table, raw.id) if raw.id is not None else _ids(paths, table)
-    given = cells.read_split(table, raw.split) if isinstance(raw.split, str) else None
+    given = splits.given_split(table, raw, tables)
 
-    bad = [*table.bad, *(BadRow(table.file, int(table.rows[i]), reason) for i, reason in sorted(faults.items()))]
+    bad = [*table.bad, *(BadRow(table.file_of(i), int(table.rows[i]), reason) for i, reason in sorted(faults.items()))]
     total = len(table.rows) + len(table.bad)
-    remedy = f"correct these rows of {table.file}, or the files in {paths_dir(raw)}"
+    remedy = f"correct these rows of {table.file}, or the files in {paths_dir(raw, tables)}"
     dropped = settle(bad, total, settings.max_bad_fraction, "rows", remedy)
     good = np.setdiff1d(np.arange(len(table.rows)), list(faults))
     target = target[good]
     if not len(good):
         raise data_error(f"{table.file}: no row is left", [], remedy + ".")
-    groups = _groups(table, raw, good)
-    split = given[good] if given is not None else _draw(target, raw, groups, notes)
-    _check_train(target, split, class_names, settings)
+    shares = fractions(raw, tables)
+    groups = splits.groups(table, shares, good)
+    split = given[good] if given is not None else splits.draw(target, shares, groups, notes)
+    splits.check_train(table, raw.target, good, target, split, class_names)
 
     result = pd.DataFrame({"sample_id": ids[good], "split": split, "target": target})
-    for name in settings.columns:
-        for column in tabular.get(name, []):
-            result[column] = features[column][good]
-        if name in paths:
-            result[name] = np.array(paths[name], object)[good]
-            _note_shared(result, name, notes)
+    values |= {m: np.array(of, object) for m, of in paths.items()}
+    for modality, columns in settings.columns.items():
+        for column in columns:
+            of = values[modality] if modality in sources else features[column]
+            result[column] = of.take(good).array if isinstance(of, pd.Series) else of[good]
+        if modality in paths:
+            _note_shared(result, modality, notes)
     if groups is not None:
         result["group"] = groups
-    kept = {name: values[good] for name, values in features.items()}
+    elif raw.group is not None:
+        result["group"] = cells.texts(table[raw.group])[good]
     scales = [target.astype("float64"), *([np.exp(target)] if raw.log_target else [])]
+    kept = {name: features[name][good] for name in numbers}
     leaks = list(dict.fromkeys(leak for scale in scales for leak in cells.leaks(kept, scale)))
+    for name in settings.categorical if class_names is not None else []:
+        if kinds.mirrors(features[name].take(good), target):
+            notes.append(f"Target leakage? Each category of {name!r} is one class of the target {raw.target!r}.")
     _note_target(settings, raw, leaks, class_names, notes)
     return build(
         result,
         settings,
-        raw_dir=paths_dir(raw),
+        raw_dir=paths_dir(raw, tables),
         class_names=class_names,
         group_disjoint=groups is not None,
         dropped=dropped,
@@ -126,25 +156,34 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
 
 
 # ------------------------------------------------------------------------------------------------- what is in the table
-def _paths(table: RawTable, column: str) -> list[str]:
-    """The cells of a column, or a template filled; "" where there is nothing."""
+def _paths(table: RawTable, column: str, raw: Table, tables: Sequence[TableFile]) -> list[str]:
+    """The cells of a column, or a template filled, from where paths start; "" where there is nothing."""
     from g2d_pipeline.sources.table_cells import texts
     from g2d_pipeline.sources.table_paths import fill
 
     if "{" not in column:
-        return list(texts(table[column]))
-    columns = {c: list(texts(table[c])) for c in needed_columns(column)}
-    return fill(column, columns, (table.rows - table.first).tolist())
+        found = list(texts(table[column]))
+    else:
+        columns = {c: list(texts(table[c])) for c in needed_columns(column)}
+        found = fill(column, columns, (table.rows - table.first).tolist())
+    start = paths_start(raw, tables)
+    if raw.root is not None or all(posixpath.dirname(t.file) == start for t in tables):
+        return found
+    folders = {t.file: posixpath.relpath(posixpath.dirname(t.file), start or ".") for t in tables}
+    inside = [not path or PurePosixPath(path).is_absolute() or "://" in path for path in found]
+    return [
+        p if plain else f"{folders[table.file_of(i)]}/{p}"
+        for i, (p, plain) in enumerate(zip(found, inside, strict=True))
+    ]
 
 
-def _media_faults(paths: Mapping[str, list[str]], media: Mapping[str, str], root: Path, raw: Table) -> dict[int, str]:
+def _media_faults(paths: Mapping[str, list[str]], media: Mapping[str, str], base: Path, file: str) -> dict[int, str]:
     """Position of a row → what is wrong with its first bad file; `paths` get their plain form, in place."""
     from g2d_pipeline.sources.table_paths import Files
 
-    base = root / paths_start(raw)
     if paths and not base.is_dir():
         raise data_error(
-            f"There is no folder {os.fspath(base)!r} for the paths in {raw.table}", [], "set `root` under `raw`."
+            f"There is no folder {os.fspath(base)!r} for the paths in {file}", [], "set `root` under `raw`."
         )
     files = Files(base)
     faults: dict[int, str] = {}
@@ -160,66 +199,28 @@ def _media_faults(paths: Mapping[str, list[str]], media: Mapping[str, str], root
 
 
 def _ids(paths: Mapping[str, list[str]], table: RawTable) -> npt.NDArray[np.object_]:
-    """The first medium's path without ending, with the row's number where that repeats; without media, that alone."""
+    """The first medium's path without ending, with the row's number where that repeats; without media, that alone.
+
+    Where there are several tables, the table's name is before the number.
+    """
     import numpy as np
 
+    places = [f"row{row}" for row in table.rows]
+    if table.files is not None:
+        places = [f"{file}:{place}" for file, place in zip(table.files, places, strict=True)]
     if not paths:
-        return np.array([f"row{row}" for row in table.rows], object)
+        return np.array(places, object)
     stems = [str(PurePosixPath(path).with_suffix("")) if path else "" for path in next(iter(paths.values()))]
     seen: dict[str, int] = {}
     for stem in stems:
         seen[stem] = seen.get(stem, 0) + 1
-    ids = [s if seen[s] == 1 and s else f"{s}@row{row}" for s, row in zip(stems, table.rows, strict=True)]
+    ids = [s if seen[s] == 1 and s else f"{s}@{place}" for s, place in zip(stems, places, strict=True)]
     return np.array(ids, object)
 
 
-def _groups(table: RawTable, raw: Table, good: npt.NDArray[np.int64]) -> npt.NDArray[np.object_] | None:
-    from g2d_pipeline.sources.table_cells import texts
-
-    if isinstance(raw.split, str) or raw.split.group is None:
-        return None
-    groups = texts(table[raw.split.group])[good]
-    if blank := [i for i, group in enumerate(groups) if not group]:
-        shown = [table.place(int(good[i]), raw.split.group) for i in blank]
-        raise data_error(
-            "Rows without a group", shown, "fill these cells; a sample of no group gets a name of its own."
-        )
-    return groups
-
-
-def _draw(
-    target: npt.NDArray[Any], raw: Table, groups: npt.NDArray[np.object_] | None, notes: list[str]
-) -> npt.NDArray[np.str_]:
-    from g2d_pipeline.sources.splitting import draw_split
-
-    assert not isinstance(raw.split, str)
-    split = draw_split(len(target), target, raw.split, None if groups is None else groups.astype(str))
-    counts = ", ".join(f"{name} {int((split == name).sum())}" for name in ("train", "val", "test"))
-    by = f", no {raw.split.group!r} in two of them" if groups is not None else ""
-    notes.append(f"The split is drawn (seed {raw.split.seed}{by}): {counts}. It follows the order of the rows.")
-    return split
-
-
-def _check_train(
-    target: npt.NDArray[Any], split: npt.NDArray[np.str_], class_names: list[str] | None, settings: IngestSettings
-) -> None:
-    """DataError where train lacks a class; other splits may."""
-    import numpy as np
-
-    if class_names is None:
-        return
-    counts = np.bincount(target, minlength=len(class_names))
-    inside = np.bincount(target[split == "train"], minlength=len(class_names))
-    lacking = [(k, int(n)) for k, n in enumerate(counts) if inside[k] == 0]
-    if lacking:
-        shown = [f"{class_names[k]!r} ({n} rows, none of them in train)" for k, n in lacking]
-        remedy = "add such rows to train, lower val and test, or leave these classes out of the table."
-        raise data_error(f"{settings.dataset}: classes that train lacks", shown, remedy)
-
-
 # --------------------------------------------------------------------------------------------------------------- notes
-def _note_unused(table: RawTable, raw: Table, media: Mapping[str, str], names: list[str], notes: list[str]) -> None:
-    used = {*own_columns(raw), *names, *(c for column in media.values() for c in needed_columns(column))}
+def _note_unused(table: RawTable, raw: Table, sources: Mapping[str, str], names: list[str], notes: list[str]) -> None:
+    used = {*own_columns(raw), *names, *(c for column in sources.values() for c in needed_columns(column))}
     if unused := [h for h in table.headers if h and h not in used]:
         notes.append(f"Columns of {table.file} that are not used: {', '.join(unused)}.")
 

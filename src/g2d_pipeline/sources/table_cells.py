@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
+from g2d_pipeline.config.layouts import SPLIT_WORDS
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.faults import nearest
 from g2d_pipeline.sources.spreadsheet import MARKS, parse_number
@@ -18,18 +19,13 @@ from g2d_pipeline.sources.spreadsheet import MARKS, parse_number
 if TYPE_CHECKING:
     import pandas as pd
 
-    from g2d_pipeline.sources.table_reading import RawTable
+    from g2d_pipeline.sources.table_raw import RawTable
 
 MISSING = ["", "na", "n/a", "#n/a", "nan", "null", "<na>"]
 SENTINELS = (-9999.0, -999.0)
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY_CLASSES = 20
 LEAK = 0.999
-SYNONYMS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,23 +48,13 @@ def is_missing(column: pd.Series[Any]) -> npt.NDArray[np.bool_]:
 
 def texts(column: pd.Series[Any]) -> npt.NDArray[np.object_]:
     """The cells as text `[N]`, "" where they are missing; numbers as in a text table."""
-    from g2d_pipeline.sources.table_reading import as_text
+    from g2d_pipeline.sources.table_raw import as_text
 
     missing = is_missing(column)
     plain = as_text(column.tolist()) if column.dtype.kind == "f" else column
     cells: npt.NDArray[np.object_] = plain.to_numpy(object).copy()
     cells[missing] = ""
     return cells
-
-
-def looks_numeric(column: pd.Series[Any]) -> bool:
-    """Whether most of the cells that are there are numbers."""
-    import pandas as pd
-
-    if column.dtype.kind == "f":
-        return True
-    there = column[~is_missing(column)]
-    return bool(pd.to_numeric(there, errors="coerce").notna().mean() > 0.5)
 
 
 def read_numbers(table: RawTable, name: str) -> Numbers:
@@ -100,7 +86,9 @@ def _sentinels(values: Floats, name: str) -> list[str]:
 
 
 def read_features(table: RawTable, columns: Sequence[str], notes: list[str]) -> dict[str, Floats]:
-    """The columns of tabular modalities; DataError for text columns, cells that are no numbers, and infinities."""
+    """The numbers of tabular modalities; DataError for text columns, cells that are no numbers, and infinities."""
+    from g2d_pipeline.sources.table_kinds import looks_like_dates
+
     found: dict[str, Floats] = {}
     faults: list[str] = []
     for name in columns:
@@ -108,12 +96,10 @@ def read_features(table: RawTable, columns: Sequence[str], notes: list[str]) -> 
         there = int((~is_missing(table[name])).sum())
         if len(numbers.faults) > there / 2:
             shown = ", ".join(dict.fromkeys(f"{table[name].iloc[i]!r}" for i in list(numbers.faults)[:20]))
-            headline = f"{table.file}: column {name!r} is text or dates, and a tabular modality takes numbers"
-            remedy = (
-                "leave it out of the modality's `columns`, or write it as numbers: a column of 0 and 1 for each "
-                "category; days since a start, or sine and cosine of the season, for dates."
-            )
-            raise data_error(headline, [shown[:200]], remedy)
+            dates = looks_like_dates(table[name])
+            headline = f"{table.file}: column {name!r} holds {'dates' if dates else 'text'}, and `columns` are numbers"
+            key = "dates" if dates else "categorical"
+            raise data_error(headline, [shown[:200]], f"list it under the modality's `{key}`, or leave it out.")
         faults += [f"{table.place(i, name)}: {reason}" for i, reason in numbers.faults.items()]
         faults += [f"{table.place(i, name)}: infinite" for i in np.flatnonzero(np.isinf(numbers.values)).tolist()]
         if not there:
@@ -187,11 +173,7 @@ def read_labels(
         )
         raise data_error(headline, [], "choose another column as `target`: there is nothing to learn.")
     names = classes or found
-    folded: dict[str, list[str]] = {}
-    for label in found:
-        folded.setdefault(" ".join(label.casefold().split()), []).append(label)
-    if alike := [" and ".join(map(repr, of)) for of in folded.values() if len(of) > 1]:
-        notes.append(f"Classes that differ in case or blanks only: {'; '.join(alike)}. Are they one?")
+    notes += alike("Classes", found)
     code = {label: k for k, label in enumerate(names)}
     target = np.array([code.get(label, -1) for label in labels], np.int64)
     return (
@@ -199,6 +181,15 @@ def read_labels(
         names,
         dict.fromkeys(np.flatnonzero(target < 0).tolist(), f"no label in the target's column {name!r}"),
     )
+
+
+def alike(what: str, values: Sequence[str]) -> list[str]:
+    """A note on values that differ in case or blanks only, if there are any."""
+    folded: dict[str, list[str]] = {}
+    for value in values:
+        folded.setdefault(" ".join(value.casefold().split()), []).append(value)
+    found = [" and ".join(map(repr, of)) for of in folded.values() if len(of) > 1]
+    return [f"{what} that differ in case or blanks only: {'; '.join(found)}. Are they one?"] if found else []
 
 
 def _all_numbers(labels: set[str] | list[str]) -> bool:
@@ -216,10 +207,10 @@ def _by_value(label: str) -> tuple[float, str]:
 def read_split(table: RawTable, name: str) -> npt.NDArray[np.str_]:
     """train, val or test of each row `[N]`; the usual synonyms are understood. DataError for other words and blanks."""
     cells = texts(table[name])
-    meant = [SYNONYMS.get(cell.casefold()) for cell in cells]
+    meant = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(meant) if split is None]:
         shown = [
-            f"{table.place(i, name)}: {f'{cells[i]!r}{nearest(cells[i], SYNONYMS)}' if cells[i] else 'blank'}"
+            f"{table.place(i, name)}: {f'{cells[i]!r}{nearest(cells[i], SPLIT_WORDS)}' if cells[i] else 'blank'}"
             for i in wrong
         ]
         raise data_error("Splits that are none of train, val and test", shown, "correct these cells.")
@@ -237,10 +228,11 @@ def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
     ids = texts(table[name])
     if blank := np.flatnonzero(ids == "").tolist():
         raise data_error("Rows without an id", [table.place(i, name) for i in blank], "fill these cells.")
-    rows: dict[str, list[int]] = {}
-    for value, row in zip(ids.tolist(), table.rows.tolist(), strict=True):
-        rows.setdefault(value, []).append(row)
-    if double := [f"{v!r} in rows {', '.join(map(str, of))}" for v, of in rows.items() if len(of) > 1]:
+    rows: dict[str, list[str]] = {}
+    for i, value in enumerate(ids.tolist()):
+        place = str(table.rows[i]) if table.files is None else f"{table.rows[i]} of {table.file_of(i)}"
+        rows.setdefault(value, []).append(place)
+    if double := [f"{v!r} in rows {', '.join(of)}" for v, of in rows.items() if len(of) > 1]:
         raise data_error(f"{table.file}: ids in column {name!r} that are not unique", double, "rename or remove rows.")
     return ids
 

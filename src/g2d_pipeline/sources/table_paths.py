@@ -20,17 +20,17 @@ def fields(template: str) -> list[str]:
     return FIELD.findall(template)
 
 
-def fill(template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int]) -> list[str]:
+def fill(template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False) -> list[str]:
     """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are columns.
 
-    "" where a column that the template needs is blank in the row.
+    "" where a column that the template needs is blank in the row; with `blanks` where all of them are.
     """
     parts = FIELD.split(template)  # text, name, text, name, … text
     names = parts[1::2]
     filled = []
     for i, number in enumerate(index):
         values = {name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names}
-        full = all(values.values())
+        full = (any if blanks else all)(values.values())
         filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
     return filled
 

@@ -5,64 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.errors import data_error, media_fault
-from g2d_pipeline.sources.faults import BadRow, nearest
+from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.spreadsheet import read_sheet
+from g2d_pipeline.sources.table_files import ENDINGS
+from g2d_pipeline.sources.table_raw import RawTable, as_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 BYTE_ORDER = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 AGAIN = "save the table again as CSV in UTF-8 (in Excel: “CSV UTF-8”; in LibreOffice: character set Unicode (UTF-8))."
 LINES = 50  # in one cell: a quotation mark has swallowed them
-
-
-@dataclass(frozen=True)
-class RawTable:
-    """`columns[k]` `[N]` is named `headers[k]`: stripped text ("" = no cell), or numbers where the file has types.
-
-    `rows` `[N]`: each row's number as the user counts (a header is row 1; a wholly empty row counts, but is left out).
-    `first`: the number of the first row below a header. `bad`: rows that could not be read; `notes`: what the reader
-    took upon itself; `hint`: for missing columns.
-    """
-
-    file: str
-    headers: list[str]
-    columns: list[pd.Series[Any]]
-    rows: npt.NDArray[np.int64]
-    first: int = 1
-    bad: list[BadRow] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    hint: str = ""
-
-    def __getitem__(self, name: str) -> pd.Series[Any]:
-        return self.columns[self.headers.index(name)]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.headers
-
-    def require(self, names: Iterable[str]) -> None:
-        """DataError where the header lacks any of `names` (the nearest is suggested) or has it more than once."""
-        wanted = list(dict.fromkeys(names))
-        known = [h for h in self.headers if h]
-        if missing := [f"{name!r}{nearest(name, known)}" for name in wanted if name not in self.headers]:
-            remedy = f"add or rename them there, or in the data set's parameters. The table has: {', '.join(known)}."
-            raise data_error(f"{self.file} lacks columns", missing, remedy + self.hint)
-        if double := [repr(name) for name in wanted if self.headers.count(name) > 1]:
-            raise data_error(f"{self.file} has columns more than once", double, "remove or rename the extra ones.")
-
-    def place(self, i: int, name: str) -> str:
-        return f"{self.file}, row {self.rows[i]}, column {name!r}"
 
 
 def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
@@ -165,13 +124,17 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
     numbers = np.arange(1, parsed.num_rows + len(bad) + 1)
     numbers = numbers[~np.isin(numbers, [b.row for b in bad if b.row is not None])]
     skip = 0 if names is not None else 1
-    columns = [column.slice(skip).to_pandas().astype("str").str.strip() for column in parsed.columns]
-    for header, column in zip(headers, columns, strict=True):
-        for i in np.flatnonzero((column.str.count("\n") > LINES).to_numpy(bool)).tolist():
-            swallowed.append(f"row {numbers[skip + i]}, column {header!r}, goes over {column[i].count(chr(10))} lines")
     if swallowed:
         raise data_error(f"{file}: a quotation mark is not closed", swallowed, "close it, or remove it.")
-    return _without_empty(RawTable(file, headers, columns, numbers[skip:], 1 + skip, bad, notes))
+    columns = [column.slice(skip).to_pandas().astype("str").str.strip() for column in parsed.columns]
+    long = {
+        header: [
+            f"row {numbers[skip + i]}, column {header!r}, goes over {column[i].count(chr(10))} lines"
+            for i in np.flatnonzero((column.str.count("\n") > LINES).to_numpy(bool)).tolist()
+        ]
+        for header, column in zip(headers, columns, strict=True)
+    }
+    return _without_empty(RawTable(file, headers, columns, numbers[skip:], 1 + skip, bad, notes, long=long))
 
 
 def _jsonl(text: str, file: str) -> RawTable:
@@ -194,7 +157,8 @@ def _jsonl(text: str, file: str) -> RawTable:
             records.setdefault(key.strip(), {})[len(rows)] = value
         rows.append(number)
     columns = [as_text(cells.get(i) for i in range(len(rows))) for cells in records.values()]
-    return RawTable(file, list(records), columns, np.array(rows, np.int64), 1, bad)
+    missing = {key: np.array([cells.get(i) is None for i in range(len(rows))], bool) for key, cells in records.items()}
+    return RawTable(file, list(records), columns, np.array(rows, np.int64), 1, bad, missing=missing)
 
 
 # ------------------------------------------------------------------------------------------------- tables with types
@@ -216,7 +180,12 @@ def _parquet(path: Path, file: str) -> RawTable:
         else:
             columns.append(as_text(values.to_pylist()))
     headers = [str(h).strip() for h in table.column_names]
-    return RawTable(file, headers, columns, np.arange(1, table.num_rows + 1))
+    missing = {
+        h: values.is_null().to_numpy().astype(bool)
+        for h, values in zip(headers, table.columns, strict=True)
+        if values.null_count
+    }
+    return RawTable(file, headers, columns, np.arange(1, table.num_rows + 1), missing=missing)
 
 
 def _xlsx(path: Path, file: str) -> RawTable:
@@ -255,24 +224,6 @@ def _sheets(path: Path) -> tuple[list[str], dict[tuple[int, int], str]]:
         book.close()
 
 
-# ------------------------------------------------------------------------------------------------------------- cells
-def as_text(cells: Iterable[Any]) -> pd.Series[Any]:
-    """Cells of any types as a column of text: 3.0 → `3`, missing → "", dates as ISO, lists as `<list>`."""
-    import pandas as pd
-
-    return pd.Series([_text(cell) for cell in cells], dtype="str")
-
-
-def _text(cell: Any) -> str:
-    if cell is None or cell != cell:  # NaN
-        return ""
-    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
-        return str(int(cell))
-    if isinstance(cell, list | dict):
-        return f"<{type(cell).__name__}>"
-    return str(cell).strip()
-
-
 def _without_empty(table: RawTable) -> RawTable:
     """Leave wholly empty rows out, and say so."""
     full = np.zeros(len(table.rows), bool)
@@ -282,7 +233,7 @@ def _without_empty(table: RawTable) -> RawTable:
         return table
     columns = [column[full].reset_index(drop=True) for column in table.columns]
     notes = [*table.notes, _empty(table.file, table.rows[~full].tolist())]
-    return RawTable(table.file, table.headers, columns, table.rows[full], table.first, table.bad, notes)
+    return replace(table, columns=columns, rows=table.rows[full], notes=notes)
 
 
 def _empty(file: str, rows: Collection[int]) -> str:

@@ -50,7 +50,8 @@ def film_fault(path: Path, modalities: Collection[str]) -> tuple[Fault, str] | N
             if "visual" in modalities and not container.streams.video:
                 return "no picture", "has sound only"
             if "visual" in modalities and (count := _one_a_second(container)) is not None and count < FEWEST_PICTURES:
-                told = f"is too short: {count} pictures at one a second; {FEWEST_PICTURES} are the least, as published"
+                what = "picture" if count == 1 else "pictures"
+                told = f"is too short: {count} {what} at one a second; {FEWEST_PICTURES} are the least, as published"
                 return "too few pictures", told
     except MediaError as error:
         return "broken", error.reason
