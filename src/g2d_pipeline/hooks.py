@@ -87,6 +87,7 @@ class ProjectHooks:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Release the lock; show the result table where the run goes as far as `evaluate`."""
         self._release()
+        self._tell_of_data(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = Path(catalog.get("report").filepath)
             shown = report.relative_to(self.project) if report.is_relative_to(self.project) else report
@@ -110,6 +111,16 @@ class ProjectHooks:
             )  # fmt: skip
         for note in c.notes:
             logger.info(note)
+
+    def _tell_of_data(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Where the data report is and what it warns of; at the end of a whole run, only where it does."""
+        made = "data_page" in pipeline.all_outputs() and catalog.exists("data_page") and catalog.exists("data_report")
+        if not made:
+            return
+        warnings = catalog.load("data_report")["summary"]
+        if warnings or "report" not in pipeline.all_outputs():
+            page = _relative(Path(catalog.get("data_page").filepath), self.project)
+            click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
 
     def _lock(self, data: Path) -> None:
         """One run at a time on a data folder. Raises LockedError, or DataError where the folder cannot be written."""

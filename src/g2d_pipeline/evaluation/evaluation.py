@@ -34,11 +34,12 @@ def evaluate(
     manifest_meta: Mapping[str, Any],
     rankings: pd.DataFrame,
     configuration: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
-    `manifest_meta`, `rankings` and `configuration`: see `build_report`. Raises ValueError where runs are missing, come
-    twice, differ in task, or their predictions are unfit; the message names the run.
+    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`. Raises ValueError where runs are
+    missing, come twice, differ in task, or their predictions are unfit; the message names the run.
     """
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
@@ -61,6 +62,6 @@ def evaluate(
         summary=summary,
         metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings),
         figures=figures,
-        report=build_report(metrics, summary, figures, runs, manifest_meta, rankings, configuration),
+        report=build_report(metrics, summary, figures, runs, manifest_meta, rankings, configuration, data),
         table=table_text(summary, unit),
     )

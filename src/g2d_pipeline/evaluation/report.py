@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from .data_page import data_context
 from .metrics import metric_spec
+from .pages import describe_dropped, figure_html, page_environment
 from .rankings import ranking_disagreements
 from .records import MULTI, SELECTIONS, TEACHER, Run, modality_order, ordered_runs, row_label
 from .summary_json import plain, ranking_record
@@ -42,24 +41,20 @@ def build_report(
     manifest_meta: Mapping[str, Any],
     rankings: pd.DataFrame,
     configuration: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
 ) -> str:
     """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
 
     `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this order;
     `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`, `source`, `dropped`,
-    `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved. All text from data is escaped.
+    `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved; `data`: see
+    `data_report.describe_data`. All text from data is escaped.
     """
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])
     wrong = ranking_disagreements(rankings)
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     dropped = list(manifest_meta.get("dropped") or [])
     return template.render(
         meta=manifest_meta,
@@ -84,18 +79,10 @@ def build_report(
         disagreements=wrong,
         ranked_on=ranked_on(runs),
         configuration=json.dumps(plain(configuration), indent=2, ensure_ascii=False),
-        plotly_js=Markup(get_plotlyjs()) if figures else "",
+        **data_context(data),
+        plotly_js=Markup(get_plotlyjs()) if figures or data else "",
         figures=[(name, figure_html(name, figure)) for name, figure in figures.items()],
     )
-
-
-def figure_html(name: str, figure: go.Figure) -> Markup:
-    """The figure's `<div>` and script, with an id made from its name: plotly's own ids are random."""
-    options = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
-    html = plotly.io.to_html(
-        figure, config=options, include_plotlyjs=False, include_mathjax=False, full_html=False, div_id=f"figure-{name}"
-    )
-    return Markup(html)
 
 
 def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -191,12 +178,6 @@ def describe(values: Any) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{key} = {one(value)}" for key, value in values.items()) or "–"
-
-
-def describe_dropped(item: Mapping[str, Any]) -> dict[str, str]:
-    """What was dropped (a row, a file, or whatever the source names), and why."""
-    what = ", ".join(f"{key} {value}" for key, value in item.items() if key != "reason" and value is not None)
-    return {"what": what or "–", "reason": str(item.get("reason", ""))}
 
 
 def ranked_on(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from g2d_pipeline.sources.manifest import Manifest
 
 def evaluate_runs(
     manifest: Manifest,
+    data: dict[str, Any],
     teachers: dict[str, TrainedFolder],
     students: dict[str, TrainedFolder],
     settings: EvaluateSettings,
@@ -42,8 +43,13 @@ def evaluate_runs(
         ]
     )
     target = manifest.meta.get("target") or {}
-    meta = manifest.meta | {"target_name": target.get("name", ""), "target_unit": target.get("unit", "")}
-    found = evaluate(runs, meta, rankings, settings.configuration)
+    meta = manifest.meta | {
+        "target_name": target.get("name", ""),
+        "target_unit": target.get("unit", ""),
+        "counts": {split: of["samples"] for split, of in data["splits"].items()},  # without what featurize dropped
+        "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
+    }
+    found = evaluate(runs, meta, rankings, settings.configuration, data)
     return (
         found.metrics,
         found.metrics_json,

@@ -9,7 +9,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 evaluate_runs,
-                ["manifest", "teachers", "students", "params:evaluate"],
+                ["manifest", "data_report", "teachers", "students", "params:evaluate"],
                 ["metrics", "metrics_summary", "result_figure", "history_figure", "result_table", "report"],
                 name="evaluate_runs",
                 tags="evaluate",

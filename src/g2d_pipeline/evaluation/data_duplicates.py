@@ -1,0 +1,189 @@
+"""The same content in two splits, and pictures that are nearly the same: what makes a test score too good."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.config import SPLITS
+from g2d_pipeline.features.cells import open_cell, pictures_in, split_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
+BITS = 8  # of 64: the distance of the hashes of two pictures up to which they are looked at
+SAME = 0.995  # the correlation of thumbnails from which on two pictures are nearly the same
+MOST = 100_000  # pictures that are compared
+HASH, THUMBNAIL = (8, 9), (16, 18)  # rows, columns
+BLOCK = 2**22  # pairs of pictures compared at once
+
+Codes = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+
+# ------------------------------------------------------------------------------------------------------ equal contents
+def cell_digests(cells: Sequence[str], root: Path, files: Mapping[Path, tuple[int, str]]) -> list[str]:
+    """Of each cell of a manifest the hash of its content: of a file, of a folder's pictures, of a row of an array.
+
+    `files`: see `sources.hashing.content_hashes`; rows of arrays are read from their memory-mapped file.
+    """
+    found = []
+    for cell in cells:
+        if split_cell(cell)[1] is not None:
+            row = np.ascontiguousarray(open_cell(cell, root))
+            head = f"{row.dtype.str}{row.shape}".encode()
+            found.append(hashlib.blake2b(head + row.tobytes(), digest_size=16).hexdigest())
+        else:
+            own = [files[path][1] for path in files_of(cell, root)]
+            found.append(
+                own[0] if len(own) == 1 else hashlib.blake2b("".join(own).encode(), digest_size=16).hexdigest()
+            )
+    return found
+
+
+def files_of(cell: str, root: Path) -> list[Path]:
+    """The files of a cell: one, or the pictures in a folder."""
+    path = root / split_cell(cell)[0]
+    return [path / name for name in pictures_in(path)] if path.is_dir() else [path]
+
+
+def row_codes(table: pd.DataFrame) -> Codes:
+    """A code a row `[N]`, equal where all cells are; missing ones equal one another."""
+    import pandas as pd
+
+    return merge_codes([pd.factorize(table[column])[0] for column in table])
+
+
+def merge_codes(codes: Sequence[Codes]) -> Codes:
+    """Several codes of the same samples `[N]` → one that is equal where all of them are."""
+    return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """Contents that several samples have: `code` `[N]` is equal where the content is.
+
+    `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is in a split
+    before theirs as well, `first`: the first ten of them, with their samples by split; `within`: split → repetitions
+    inside it.
+    """
+    groups = _repeated(code)
+    across = [g for g in groups if len(set(split[g])) > 1]
+    repeated = {s: sum(max(0, int((split[g] == s).sum()) - 1) for g in groups) for s in SPLITS}
+    return {
+        "contents": len(across),
+        "samples": sum(int((split[g] != min(split[g], key=SPLITS.index)).sum()) for g in across),
+        "first": [_by_split(g, split, sample_ids) for g in across[:FIRST]],
+        "within": {s: n for s, n in repeated.items() if n},
+    }
+
+
+def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
+    found = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
+    first = [[{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in found[:FIRST]]
+    return {"contents": len(found), "first": first}
+
+
+def _repeated(code: Codes) -> list[Codes]:
+    """The rows of each content that several samples have, in order of first appearance."""
+    order = np.argsort(code, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
+    return sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0]))
+
+
+def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """split → how many samples, and the first five."""
+    own = {s: rows[split[rows] == s] for s in SPLITS}
+    return {s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if len(r)}
+
+
+# ----------------------------------------------------------------------------------------------------- alike pictures
+def thumbnails(pictures: Array) -> npt.NDArray[np.float32]:
+    """uint8 `[n, C, H, W]` → `[n, 16, 18]`: means over areas of the middle channel (green, or grey), exact."""
+    plane = pictures[:, pictures.shape[1] // 2]
+    for axis, n in ((1, THUMBNAIL[0]), (2, THUMBNAIL[1])):
+        starts = np.arange(n) * plane.shape[axis] // n
+        plane = np.add.reduceat(plane, starts, axis=axis, dtype=np.uint32)
+    heights, widths = (_areas(size, n) for size, n in zip(pictures.shape[2:], THUMBNAIL, strict=True))
+    means: npt.NDArray[np.float32] = (plane / (heights[:, None] * widths)).astype(np.float32)
+    return means
+
+
+def _areas(size: int, n: int) -> Codes:
+    """How many of `size` pixels each of `n` areas has; at least one."""
+    return np.maximum(np.diff(np.arange(n + 1) * size // n), 1)
+
+
+def difference_hashes(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether each of 8 × 8 areas is darker than its right neighbour."""
+    areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
+    bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
+    return np.packbits(bits.reshape(len(small), 64), axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def find_alike(pictures: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """Pictures of val and test that nearly equal one of a split before theirs: the same one, saved or scaled anew.
+
+    `pictures`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle picture), memory-mapped; `code` `[N]` as
+    in `find_duplicates`: equal contents are told there. Nearly equal: difference hashes within 8 of 64 bits, and
+    thumbnails that correlate by 0.995 or more; the most similar earlier one is named. More than 100,000 pictures:
+    so many of them, evenly spaced, are compared.
+    """
+    rank = np.array([SPLITS.index(s) for s in split])
+    rows = np.sort(np.unique(code * len(SPLITS) + rank, return_index=True)[1])
+    total = len(rows)
+    if total > MOST:
+        rows = rows[np.linspace(0, total - 1, MOST).astype(np.int64)]
+    small = np.concatenate([thumbnails(_still(pictures, part)) for part in _parts(rows, 256)])
+    hashes = difference_hashes(small)
+    plain = small.reshape(len(rows), -1)
+    plain = plain - plain.mean(axis=1, keepdims=True)
+    norm = np.sqrt((plain * plain).sum(axis=1))
+    plain /= np.maximum(norm, 1e-6)[:, None]
+
+    found: list[tuple[int, int, float]] = []  # later, earlier, correlation
+    for later in range(1, len(SPLITS)):
+        earlier = np.flatnonzero((rank[rows] < later) & (norm > 0))  # one colour resembles nothing
+        own = np.flatnonzero((rank[rows] == later) & (norm > 0))
+        for part in _parts(own, max(1, BLOCK // max(len(earlier), 1))):
+            near = np.bitwise_count(hashes[part, None] ^ hashes[None, earlier]) <= BITS
+            i, j = np.nonzero(near)
+            alike = _correlations(plain, part[i], earlier[j])
+            alike[code[rows[part[i]]] == code[rows[earlier[j]]]] = 0.0
+            best: dict[int, tuple[float, int]] = {}
+            for k in np.flatnonzero(alike >= SAME).tolist():
+                best[int(i[k])] = max(best.get(int(i[k]), (0.0, 0)), (float(alike[k]), -int(j[k])))
+            found += [(int(rows[part[a]]), int(rows[earlier[-b]]), r) for a, (r, b) in best.items()]
+    found.sort(key=lambda pair: (-round(pair[2], 4), pair[0]))
+    return {
+        "samples": len(found),
+        "compared": len(rows),
+        "of": total,
+        "first": [
+            {"sample": sample_ids[a], "split": split[a], "resembles": sample_ids[b], "of": split[b]}
+            | {"correlation": round(r, 4)}
+            for a, b, r in found[:FIRST]
+        ],
+    }
+
+
+def _still(pictures: Array, rows: Codes) -> Array:
+    """`pictures[rows]` `[n, C, H, W]`; of clips the middle picture."""
+    return pictures[rows] if pictures.ndim == 4 else pictures[rows, :, pictures.shape[2] // 2]
+
+
+def _correlations(plain: npt.NDArray[np.float32], a: Codes, b: Codes) -> npt.NDArray[np.float32]:
+    """The scalar products of rows `a` and `b` of `plain`, a bounded number at once."""
+    parts = zip(_parts(a, 2**14), _parts(b, 2**14), strict=True)
+    found = [(plain[x] * plain[y]).sum(axis=1) for x, y in parts]
+    return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+
+def _parts(values: Codes, size: int) -> Iterable[Codes]:
+    return (values[k : k + size] for k in range(0, len(values), size))

@@ -1,0 +1,242 @@
+"""The data report: what is in each split, what is missing or dropped, and what should make one suspicious.
+
+It is made of the manifest, the feature store and the content hashes of the raw files; nothing is decoded again. The
+same data give the same report, which is plain: dictionaries, lists, texts and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.config import SPLITS
+from g2d_pipeline.errors import DataError
+from g2d_pipeline.evaluation.data_duplicates import (
+    FIRST,
+    cell_digests,
+    files_of,
+    find_alike,
+    find_conflicts,
+    find_duplicates,
+    merge_codes,
+    row_codes,
+)
+from g2d_pipeline.evaluation.data_media import media_facts, sequence_steps, table_facts, text_facts
+from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.features.store import FeatureStore
+from g2d_pipeline.sources.hashing import content_hashes
+from g2d_pipeline.sources.manifest import Manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUTLIER = 5.0  # robust z-scores beyond are outliers
+GROUPS = ("group", "speaker")  # columns of a manifest that say who or where a sample is of
+QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
+BINS = 24
+
+Array = npt.NDArray[Any]
+
+
+def describe_data(manifest: Manifest, store: FeatureStore, root: Path, hashes: Path | None = None) -> dict[str, Any]:
+    """The data report of a manifest, whose paths are relative to `root`, and its feature store.
+
+    `hashes`: the cache of content hashes (`sources.hashing`). Keys: `dataset`, `source`, `task`, `target`, `splits`,
+    `histogram` (of a regression), `modalities` (facts, `duplicates`, and of pictures `alike`), `duplicates` (samples
+    equal in every modality), `conflicts` (those whose targets differ), `groups`, `outliers`, `dropped`, `notes`,
+    `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists hold the first ten, beside a count of all.
+    Raises DataError where a raw file has gone, or the store is of another manifest.
+    """
+    meta, table = manifest.meta, _stored_rows(manifest.table, store)
+    split, target = table["split"].to_numpy(object), table["target"].to_numpy()
+    sample_ids = table["sample_id"].astype(str).tolist()
+    modalities: dict[str, dict[str, Any]] = {}
+    codes = []
+    for name in store.modalities:
+        about, columns = store.meta["modalities"][name], meta["columns"][name]
+        if about["kind"] == "tabular":
+            modalities[name], code = table_facts(about, table[columns], split), row_codes(table[columns])
+        elif about["kind"] == "text":
+            modalities[name], code = text_facts(about, table[columns[0]], split), row_codes(table[columns])
+        else:
+            modalities[name], code = _media(store, name, table[columns[0]], split, root, hashes)
+        codes.append(code)
+        modalities[name]["duplicates"] = find_duplicates(code, split, sample_ids)
+        array = store.arrays[name]
+        if about["kind"] in ("image", "video") and array.dtype == np.uint8:
+            modalities[name]["alike"] = find_alike(array, code, split, sample_ids)
+    whole = merge_codes(codes)
+    dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
+    report: dict[str, Any] = {
+        "dataset": meta["dataset"],
+        "source": meta["source"],
+        "task": meta["task"],
+        "target": {key: meta["target"].get(key, "") for key in ("name", "unit")},
+        "splits": _splits(split, target, meta["class_names"]),
+        "modalities": modalities,
+        "duplicates": find_duplicates(whole, split, sample_ids),
+        "conflicts": find_conflicts(whole, target, sample_ids),
+        "groups": _groups(table, split),
+        "outliers": _outliers(table, _numeric(table, store, meta), split, sample_ids),
+        "dropped": {
+            "samples": len(dropped),
+            "first": dropped[:FIRST],
+            "at_featurize": list(store.meta.get("dropped", [])),  # all of them: the manifest has the others
+        },
+        "notes": [*meta["notes"], *store.meta["notes"]],
+    }
+    if meta["task"] == "regression":
+        report["histogram"] = _histogram(split, target)
+    warnings = list_warnings(report)
+    return report | {"warnings": warnings, "summary": in_one_line(warnings)}
+
+
+def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What should make one suspicious, in a fixed order: kind, count, and a sentence."""
+    found: list[dict[str, Any]] = []
+
+    def add(kind: str, count: int, what: str, where: str = "") -> None:
+        if count:
+            found.append({"kind": kind, "count": count, "text": f"{f'{where}: ' if where else ''}{what}: {count:,}"})
+
+    if len(report["modalities"]) > 1:
+        what = "samples of val and test that equal one of an earlier split in every modality"
+        add("repeated samples", report["duplicates"]["samples"], what)
+    for name, of in report["modalities"].items():
+        what = "samples of val and test with the content of one of an earlier split"
+        add("duplicates", of["duplicates"]["samples"], what, name)
+        what = "pictures of val and test that nearly equal one of an earlier split"
+        add("near-duplicates", of.get("alike", {}).get("samples", 0), what, name)
+    what = "contents that repeat in every modality, but with another target"
+    add("conflicts", report["conflicts"]["contents"], what)
+    if groups := report["groups"]:
+        what = f"of {groups['groups']:,} values those in several splits"
+        add("groups in several splits", groups["crossing"], what, groups["column"])
+    for of in report["outliers"]:
+        what = f"values more than {of['limit']:g} robust standard deviations from the median"
+        add("outliers", of["count"], what, of["column"])
+    for name, of in report["modalities"].items():
+        counts = {kind: sum(told["samples"].values()) for kind, told in of.get("found", {}).items()}
+        add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
+        add("not finite", counts.get("replaced", 0), "samples with values that are not finite, stored as 0", name)
+    add("dropped", report["dropped"]["samples"], "samples that were dropped")
+    return found
+
+
+def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
+    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without any."""
+    totals: dict[str, int] = {}
+    for warning in warnings:
+        totals[warning["kind"]] = totals.get(warning["kind"], 0) + warning["count"]
+    return ", ".join(f"{count} {kind}" for kind, count in totals.items())
+
+
+# ------------------------------------------------------------------------------------------------------------- pieces
+def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
+    """The rows of the manifest that the store has, in its order; DataError where it has others."""
+    stored = store.index["sample_id"].astype(str)
+    own = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
+    if own["sample_id"].astype(str).tolist() != stored.tolist():
+        raise DataError(f"The feature store {store.path} is of another manifest. Run again with --params rebuild=true.")
+    return own
+
+
+def _media(
+    store: FeatureStore, name: str, column: pd.Series[str], split: Array, root: Path, hashes: Path | None
+) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    """The facts of a modality of files, and a code a sample `[N]` that is equal where the content is."""
+    import pandas as pd
+
+    code, distinct = pd.factorize(column.astype(object))
+    cells, code = [str(cell) for cell in distinct], code.astype(np.int64)
+    about = store.meta["modalities"][name]
+    whole = [cell for cell in cells if split_cell(cell)[1] is None]
+    files = content_hashes((path for cell in whole for path in files_of(cell, root)), hashes)
+    facts = media_facts(about, cells, code, split, root, files)
+    if about["kind"] == "sequence":
+        for key, steps in sequence_steps(store.arrays[name], split).items():
+            facts["splits"][key] |= steps
+    contents = pd.factorize(np.array(cell_digests(cells, root, files), object))[0].astype(np.int64)
+    return facts, contents[code]
+
+
+def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> list[str]:
+    """The columns in which outliers are looked for: numbers of tabular modalities, and a regression's target."""
+    told = [c for of in store.meta["modalities"].values() for c in of["settings"].get("columns", [])]
+    columns = [c for c in told if c in table and table[c].dtype.kind in "fiu"]
+    return columns + ["target"] * (meta["task"] == "regression")
+
+
+def _splits(split: Array, target: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """split → samples, and the samples of each class or the quantiles of the target."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in SPLITS:
+        own = target[split == name]
+        found[name] = {"samples": len(own)}
+        if class_names:
+            counts = np.bincount(own, minlength=len(class_names)).tolist()
+            found[name]["classes"] = dict(zip(map(str, class_names), counts, strict=True))
+        else:
+            found[name]["quantiles"] = {q: float(np.quantile(own, at)) for q, at in QUANTILES.items()}
+    return found
+
+
+def _histogram(split: Array, target: Array) -> dict[str, Any]:
+    """`edges` `[bins + 1]` over all targets, and the samples in each bin by split."""
+    edges = np.histogram_bin_edges(target, bins=BINS)
+    counts = {name: np.histogram(target[split == name], bins=edges)[0].tolist() for name in SPLITS}
+    return {"edges": edges.tolist(), "counts": counts}
+
+
+def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
+    """How many groups there are and cross splits, with the first ten; empty where the manifest tells no groups."""
+    column = next((c for c in GROUPS if c in table), None)
+    if column is None:
+        return {}
+    import pandas as pd
+
+    known = table[column].notna() & (table[column].astype(str) != "")
+    counts = pd.crosstab(table.loc[known, column].astype(str), split[known.to_numpy()])
+    crossing = counts[(counts > 0).sum(axis=1) > 1].sort_index()
+    first = [
+        {"group": str(group), "splits": {s: int(row[s]) for s in SPLITS if row.get(s)}}
+        for group, row in crossing.head(FIRST).iterrows()
+    ]
+    return {"column": column, "groups": len(counts), "crossing": len(crossing), "first": first}
+
+
+def _outliers(
+    table: pd.DataFrame, columns: Sequence[str], split: Array, sample_ids: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Of each column the values whose robust z-score exceeds 5, the furthest first.
+
+    z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0 and
+    1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of fewer than three
+    different values in train have no outliers.
+    """
+    found = []
+    for column in columns:
+        values = table[column].to_numpy(np.float64)
+        train = values[(split == "train") & ~np.isnan(values)]
+        if len(np.unique(train)) < 3:
+            continue
+        middle = float(np.median(train))
+        off = np.abs(train - middle)
+        scale = 1.4826 * float(np.median(off)) or 1.2533 * float(off.mean())
+        z = np.abs(values - middle) / scale
+        rows = np.flatnonzero(z > OUTLIER)  # a missing value compares as False
+        if not len(rows):
+            continue
+        worst = rows[np.argsort(-z[rows], kind="stable")][:FIRST].tolist()
+        first = [
+            {"sample": sample_ids[i], "split": split[i], "value": float(values[i]), "z": round(float(z[i]), 1)}
+            for i in worst
+        ]
+        found.append(
+            {"column": column, "count": len(rows), "limit": OUTLIER, "median": middle, "scale": scale, "first": first}
+        )
+    return found
