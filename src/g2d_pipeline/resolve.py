@@ -19,6 +19,7 @@ from g2d_pipeline.config import (
     DistillSettings,
     EvaluateSettings,
     FeaturizeSettings,
+    FusionSettings,
     IngestSettings,
     LayoutSettings,
     Machine,
@@ -30,16 +31,13 @@ from g2d_pipeline.config import (
     TeachersSettings,
     TrainingSettings,
 )
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import ConfigError, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, KeyPath, Origins, checked, nearest, short
+from g2d_pipeline.methods import outside
 
 Tree = dict[str, Any]
-METHOD_KEYS = (
-    "algorithm",
-    "smp",
-    "training",
-    "needs_teachers",
-)  # keys of a method file that are no parameters of the method
+# Keys of a method file that are no parameters of the method.
+METHOD_KEYS = ("algorithm", "smp", "training", "needs_teachers", "fusion")
 TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
 
@@ -52,6 +50,7 @@ class MethodConfig:
     parameters: Tree
     smp: SMPSettings | None
     training: TrainingSettings
+    fusion: Any  # one of FusionSettings
     needs_teachers: bool = True  # `needs_teachers: false` in a method file: its students do not depend on teachers
 
 
@@ -76,9 +75,16 @@ class Configuration:
         shared = ("device", "progress", "workers", "checkpoint_minutes", "log")
         return Machine(**{key: getattr(run, key) for key in shared}, project=str(self.project))
 
+    @property
+    def weights(self) -> dict[str, Path]:
+        """Modality → the file that its encoder starts from, for those that name one."""
+        files = {m: getattr(s.encoder, "weights", None) for m, s in self.dataset.modalities.items()}
+        return {m: self.project / Path(file).expanduser() for m, file in files.items() if file}
+
     def ingest(self) -> IngestSettings:
         d = self.dataset
-        columns = {m: list(s.columns) if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()}
+        tables = [s for s in d.modalities.values() if isinstance(s, TabularModality)]
+        columns = {m: s.all_columns if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()}
         return IngestSettings(
             dataset=self.run.dataset,
             source=self.source,
@@ -86,13 +92,24 @@ class Configuration:
             target=d.target,
             raw=d.raw,
             columns=columns,
-            max_bad_fraction=d.max_bad_fraction,
+            kinds={m: s.kind for m, s in d.modalities.items()},
+            categorical=[c for s in tables for c in s.categorical],
+            dates=[c for s in tables for c in s.dates],
+            max_bad_fraction=d.may_drop,
             machine=self.machine,
         )
 
     def featurize(self) -> FeaturizeSettings:
-        features = {m: s.model_dump(exclude={"encoder", "augment"}) for m, s in self.dataset.modalities.items()}
-        return FeaturizeSettings(dataset=self.run.dataset, modalities=features, machine=self.machine)
+        features = {
+            m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"})
+            for m, s in self.dataset.modalities.items()
+        }
+        return FeaturizeSettings(
+            dataset=self.run.dataset,
+            modalities=features,
+            max_bad_fraction=self.dataset.may_drop,
+            machine=self.machine,
+        )
 
     def teachers(self) -> TeachersSettings:
         d = self.dataset
@@ -102,7 +119,7 @@ class Configuration:
                 seed=seed,
                 task=d.task,
                 target=d.target,
-                encoder=settings.encoder,
+                encoder=settings.teacher_encoder or settings.encoder,
                 augment=settings.augment,
                 training=self.teacher_training,
             )
@@ -120,7 +137,7 @@ class Configuration:
                 seed=seed,
                 task=d.task,
                 target=d.target,
-                fusion=d.fusion,
+                fusion=method.fusion,
                 encoders={m: s.encoder for m, s in d.modalities.items()},
                 augment={m: s.augment for m, s in d.modalities.items()},
                 training=method.training,
@@ -147,6 +164,7 @@ class Configuration:
             name: {
                 "algorithm": m.algorithm,
                 **m.parameters,
+                "fusion": m.fusion.model_dump(mode="json"),
                 "smp": m.smp.model_dump(mode="json") if m.smp else None,
                 "training": m.training.model_dump(mode="json"),
             }
@@ -197,6 +215,8 @@ def resolve(
     shrunk = bool(sample) and source == "sample"
     if shrunk:
         _merge(tree, sample)
+    if isinstance(tree.get("fusion"), str):  # a word for a section, so that its options can be given beside it
+        tree["fusion"] = {"name": tree["fusion"]}
     sections = Sections(tree.pop("smp", None) or {}, tree.pop("teacher", None) or {})
     in_dataset = tree.pop("methods", None) or {}
     chosen = {name: _method_tree(name, methods, in_dataset, origins) for name in run.students}
@@ -212,19 +232,30 @@ def resolve(
             f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does "
             "not use. Choose a method with an smp section, such as method=g2d."
         )
-    return Configuration(run, dataset, built, teacher, source, root, shrunk, notes, origins, project)
+    configuration = Configuration(run, dataset, built, teacher, source, root, shrunk, notes, origins, project)
+    _check_weights(configuration, where)
+    return configuration
 
 
 def check_methods(configuration: Configuration) -> None:
-    """Validate each method's own parameters against its class. Imports torch: called when there is work to do.
+    """Validate each method's own parameters against its class, and whether the method is defined for the data set.
 
-    Raises ConfigError naming the file, the key, the value and what is allowed.
+    Imports torch: called when there is work to do. Raises ConfigError naming the file, the key, the value and what is
+    allowed.
     """
     from g2d_pipeline.methods import load
+    from g2d_pipeline.methods.base import Setting
 
+    d = configuration.dataset
     for m in configuration.methods.values():
         method = load(m.algorithm)
-        checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
+        parameters = checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
+        encoders = {modality: s.encoder.name for modality, s in d.modalities.items()}
+        try:
+            of_fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
+            method(parameters).check(Setting(d.task, m.fusion.name, encoders, m.smp is not None, batches, of_fusion))
+        except ValueError as error:
+            raise ConfigError(f"{configuration.origins.find(('method',))}: method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:
             file = configuration.origins.find(("methods", m.name, "needs_teachers"))
             raise ConfigError(f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line")
@@ -238,6 +269,7 @@ class Sections:
     smp: Tree
     teacher: Tree
     off: bool = False  # smp=false
+    asked_for: bool = False  # smp=true: on every method
     asked: list[str] = field(default_factory=list)  # smp keys given on the command line
 
 
@@ -262,6 +294,8 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
 
 
 def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -> Tree:
+    if name not in methods and ("." in name or name in outside()):  # of another package, with its own defaults
+        return _merge({}, in_dataset.get(name) or {})
     if name not in methods:
         raise ConfigError(
             f"{origins.find(('method',))}: unknown method '{name}'.{nearest(name, [*methods, 'unimodal'])} "
@@ -297,11 +331,11 @@ def _override(
 
     for path, value in sorted(((p, v) for p, v in _leaves(overrides) if p != ("teacher",)), key=order):
         key = path[-1]
-        in_methods = [name for name, of in chosen.items() if len(path) == 1 and key in of and key not in METHOD_KEYS]
+        in_methods = [name for name, of in chosen.items() if _belongs(path, of)]
         places = [place for place in meant(path, value) if place.there or not in_methods]
         is_tag = len(places) == 1 and bool(places[0].choices)
-        if path == ("smp",) and not value:
-            sections.off = True
+        if path == ("smp",) and not isinstance(value, Mapping):
+            sections.off, sections.asked_for = not value, bool(value)
         elif path[0] == "smp" or (len(path) == 1 and key in SMPSettings.model_fields):
             sections.smp[key] = value
             sections.asked.append(key)
@@ -317,8 +351,8 @@ def _override(
                 origins.given((*where, *path[:-1]))
         elif in_methods and not places:
             for name in in_methods:
-                chosen[name][key] = value
-                origins.given(("methods", name, key))
+                _merge(chosen[name], _nested(path, value))
+                origins.given(("methods", name, *path))
         elif len(places) == 1 and not in_methods:
             _put(tree, places[0], value)
             origins.given((*where, *places[0].path))
@@ -327,7 +361,7 @@ def _override(
             if is_tag and value not in list(places[0].choices):  # told now: the keys beside it would be called unknown
                 checked(DatasetSettings, tree, where, origins)
         elif places or in_methods:
-            names = [".".join(p.path) for p in places] + [f"methods.{name}.{key}" for name in in_methods]
+            names = [".".join(p.path) for p in places] + [f"methods.{name}.{'.'.join(path)}" for name in in_methods]
             raise ConfigError(f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {', '.join(names)}")
         else:
             known = set(SMPSettings.model_fields) | set(RunSettings.model_fields) | {"seed"}
@@ -336,6 +370,12 @@ def _override(
                 f"{COMMAND_LINE}: unknown key '{'.'.join(path)}' (value {value!r}) for dataset '{dataset}' and method "
                 f"{', '.join(chosen) or 'unimodal'}.{_remedy(path, list(_keys(DatasetSettings, tree)), known)}"
             )
+
+
+def _belongs(path: KeyPath, of: Tree) -> bool:
+    """Whether a key is a method's parameter: one of its own, or below one that is a section (`rates.audio`)."""
+    section = len(path) == 1 or isinstance(of.get(path[0]), Mapping)
+    return path[0] in of and path[0] not in METHOD_KEYS and section
 
 
 def _method(
@@ -352,8 +392,13 @@ def _method(
     algorithm, own, needs = of.pop("algorithm", name), of.pop("smp", None), bool(of.pop("needs_teachers", True))
     merged = _merge(copy.deepcopy(base), of.pop("training", None) or {})
     training = checked(TrainingSettings, merged, (*where, "training"), origins)
-    if not own or sections.off:
-        return MethodConfig(name, algorithm, of, None, training, needs)
+    fusion = dataset.fusion
+    if (wanted := of.pop("fusion", None)) is not None:
+        fusion = checked(FusionSettings, wanted, ("methods", name, "fusion"), origins)
+        if origins.find((*where, "fusion")) == COMMAND_LINE:
+            notes.append(f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used")
+    if sections.off or (not own and not sections.asked_for):
+        return MethodConfig(name, algorithm, of, None, training, fusion, needs)
     merged = _merge(copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}, sections.smp)
     smp: SMPSettings = checked(SMPSettings, merged, (*where, "smp"), origins)
     try:
@@ -361,12 +406,25 @@ def _method(
     except ValueError as error:
         file = origins.find((*where, "smp", "tau"))
         raise ConfigError(f"{file}: smp.tau = {short(smp.tau)} (epochs {training.epochs}): {error}") from error
-    if smp.tau != "half" and sum(smp.tau) != training.epochs:
+    if not isinstance(smp.tau, str) and sum(smp.tau) != training.epochs:
         notes.append(
             f"{name}: tau {short(smp.tau)} in {training.epochs} epochs: phases of {'/'.join(map(str, phases))} epochs, "
             "the last one filling up the rest"
         )
-    return MethodConfig(name, algorithm, of, smp, training, needs)
+    return MethodConfig(name, algorithm, of, smp, training, fusion, needs)
+
+
+def _check_weights(configuration: Configuration, where: KeyPath) -> None:
+    """Raise ConfigError, naming file and key, where weights to start from are not there: now, not after ingest."""
+    lines = []
+    for m, path in configuration.weights.items():
+        if fault := media_fault(path):
+            key = ("modalities", m, "encoder", "weights")
+            given = getattr(configuration.dataset.modalities[m].encoder, "weights", None)
+            told = f"{configuration.origins.find((*where, *key))}: {'.'.join(key)} = {given!r}: the file {path} {fault}"
+            lines.append(f"{told}. (A relative path starts at the project's folder.)")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def _leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath, Any]]:

@@ -19,21 +19,26 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from g2d_pipeline.config import FUSION_GROUP, Outside, StudentCell
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.methods import METHOD_GROUP
 from g2d_pipeline.resolve import Configuration
 
 CARD = "stage.json"
 PACKAGE = Path(__file__).parent
-TRAINING = ["models/*.py", "training/*.py", "methods/base.py", "artefacts.py"]
+TRAINING = ["models/*.py", "models/fusions/base.py", "models/fusions/late.py", "training/*.py", "methods/base.py",
+            "artefacts.py"]  # fmt: skip
 # The library's source files that each stage uses; `*` matches files of one folder.
 SOURCES = {
     "ingest": ["pipelines/ingest/*.py", "sources/*.py", "samples/*.py"],
     "featurize": ["pipelines/featurize/*.py", "features/*.py"],
+    "describe": ["pipelines/describe/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
     "teachers": ["pipelines/teachers/*.py", *TRAINING, "methods/unimodal.py"],
-    "distill": ["pipelines/distill/*.py", *TRAINING],  # and the method's own file
+    # and the method's own file
+    "distill": ["pipelines/distill/*.py", *TRAINING, "models/fusions/*.py", "methods/_*.py"],
     "evaluate": ["pipelines/evaluate/*.py", "evaluation/*"],
 }  # fmt: skip
-LIBRARIES = ("kedro", "numpy", "pandas", "torch", "torchaudio", "torchvision", "scikit-learn")
+LIBRARIES = ("kedro", "numpy", "pandas", "tokenizers", "torch", "torchaudio", "torchvision", "scikit-learn")
 
 
 def fingerprint(content: Any) -> str:
@@ -48,12 +53,38 @@ def code_fingerprint(patterns: list[str], package: Path = PACKAGE) -> str:
     return fingerprint([(str(f.relative_to(package)), hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files])
 
 
+def content_fingerprint(file: Path) -> str:
+    """The hash of a file's content, wherever it lies. Raises DataError where it can not be read."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file} can not be read ({error.strerror}).") from None
+
+
 def method_fingerprint(algorithm: str, package: Path = PACKAGE) -> str:
     """The hash of the file that implements a method, wherever it lies. Nothing is imported but its parents."""
-    if "." not in algorithm:
+    if (package / "methods" / f"{algorithm}.py").exists():
         return code_fingerprint([f"methods/{algorithm}.py"], package)
-    spec = util.find_spec(algorithm)
-    return fingerprint(Path(spec.origin).read_text() if spec is not None and spec.origin else algorithm)
+    return outside_fingerprint(algorithm, METHOD_GROUP)
+
+
+def _student_code(cell: StudentCell, package: Path) -> str:
+    """The method's file, and that of a fusion of another package."""
+    method = method_fingerprint(cell.algorithm, package)
+    if not isinstance(cell.fusion, Outside):
+        return method
+    return fingerprint([method, outside_fingerprint(cell.fusion.name, FUSION_GROUP)])
+
+
+def outside_fingerprint(name: str, group: str) -> str:
+    """The hash of the file of another package: an entry point's of `group`, or a module's or class's dotted path."""
+    module = next((e.module for e in metadata.entry_points(group=group) if e.name == name), name)
+    try:
+        spec = util.find_spec(module) or util.find_spec(module.rpartition(".")[0])
+    except (ModuleNotFoundError, ValueError):
+        spec = None  # told where it is loaded
+    return fingerprint(Path(spec.origin).read_text() if spec is not None and spec.origin else name)
 
 
 @dataclass(frozen=True)
@@ -92,25 +123,28 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         {"manifest": ingest["fingerprint"]},
         configuration.featurize().model_dump(mode="json", exclude={"machine"}),
     )
+    described = card("describe", {"manifest": ingest["fingerprint"], "features": features["fingerprint"]}, {})
     inputs = {"features": features["fingerprint"]}
+    weights = {m: {f"weights/{m}": content_fingerprint(file)} for m, file in configuration.weights.items()}
     teachers = {
-        name: card("teachers", inputs, cell.model_dump(mode="json"), cell.seed)
+        name: card("teachers", inputs | weights.get(cell.modality, {}), cell.model_dump(mode="json"), cell.seed)
         for name, cell in configuration.teachers().cells.items()
     }
     students = {
         name: card(
             "distill",
             inputs
+            | {name: digest for of in weights.values() for name, digest in of.items()}
             | {t: of["fingerprint"] for t, of in teachers.items() if cell.needs_teachers and of["seed"] == cell.seed},
             cell.model_dump(mode="json"),
             cell.seed,
-            method_fingerprint(cell.algorithm, package),
+            _student_code(cell, package),
         )
         for name, cell in configuration.distill().cells.items()
     }
     evaluate = card(
         "evaluate",
-        {"manifest": ingest["fingerprint"]}
+        {"manifest": ingest["fingerprint"], "data_report": described["fingerprint"]}
         | {f"teachers/{t}": of["fingerprint"] for t, of in teachers.items()}
         | {f"students/{s}": of["fingerprint"] for s, of in students.items()},
         configuration.evaluate().model_dump(mode="json"),
@@ -119,6 +153,7 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         {
             "ingest": {"": ingest},
             "featurize": {"": features},
+            "describe": {"": described},
             "teachers": teachers,
             "distill": students,
             "evaluate": {"": evaluate},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -23,8 +24,11 @@ from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.models import build_encoder
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained, load_trunk
-from g2d_pipeline.training import Data, train_teacher
+from g2d_pipeline.resolve import Configuration, resolve
+from g2d_pipeline.stages import make_plan
+from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import recipe
+from tests.test_resolve import FILES, ORIGINS, locate
 
 State = dict[str, Tensor]
 
@@ -241,5 +245,85 @@ def test_training_starts_from_the_file_and_the_saved_model_does_without_it(publi
 
 
 def test_settings_without_weights_look_as_before() -> None:
-    assert ResNet18().model_dump(mode="json") == {"name": "resnet18"}
-    assert ResNet18(weights="a.pt").model_dump(mode="json") == {"name": "resnet18", "weights": "a.pt"}
+    plain = {"name": "resnet18", "initialisation": "published"}
+    assert ResNet18().model_dump(mode="json") == plain
+    assert ResNet18(weights="a.pt").model_dump(mode="json") == plain | {"weights": "a.pt"}
+
+
+# ------------------------------------------------------------------------------------------- in a project of pipelines
+def of_project(project: Path, weights: str | None, **overrides: Any) -> Configuration:
+    """av_digits with a ResNet-18 for its pictures, in the folder `project`."""
+    encoder = {"name": "resnet18"} | ({} if weights is None else {"weights": weights})
+    overrides = {"modalities": {"image": {"encoder": encoder}}, "seeds": [0]} | overrides
+    return resolve(copy.deepcopy(FILES), overrides, locate, ORIGINS, project)
+
+
+def fingerprints(configuration: Configuration) -> dict[str, str]:
+    cards = make_plan(configuration, "raw").cards
+    return {
+        f"{s}/{cell}".rstrip("/"): str(of["fingerprint"]) for s, cells in cards.items() for cell, of in cells.items()
+    }
+
+
+def test_another_content_under_the_same_name_trains_anew_what_starts_from_it(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"one")
+    before = fingerprints(of_project(tmp_path, "w.safetensors"))
+    assert fingerprints(of_project(tmp_path, "w.safetensors")) == before
+    file.touch()  # another time stamp, the same content
+    assert fingerprints(of_project(tmp_path, "w.safetensors")) == before
+    file.write_bytes(b"two")
+    after = fingerprints(of_project(tmp_path, "w.safetensors"))
+    assert {name for name in after if after[name] != before[name]} == {
+        "teachers/image/seed0", "distill/joint/seed0", "distill/g2d/seed0", "evaluate",
+    }  # fmt: skip
+
+
+def test_the_same_file_in_another_copy_of_the_project_is_the_same(tmp_path: Path) -> None:
+    found = []
+    for copy_of in ("a", "b"):
+        (tmp_path / copy_of).mkdir()
+        (tmp_path / copy_of / "w.pt").write_bytes(b"one")
+        found.append(fingerprints(of_project(tmp_path / copy_of, "w.pt")))
+    assert found[0] == found[1]
+
+
+def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
+    said = (
+        "--params: modalities.image.encoder.weights = 'far/w.pt': the file "
+        f"{tmp_path / 'far/w.pt'} is missing. (A relative path starts at the project's folder.)"
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        of_project(tmp_path, "far/w.pt")
+    (tmp_path / "w.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ConfigError, match=r"encoder\.weights = 'w\.pt': the file \S+ is a Git-LFS pointer"):
+        of_project(tmp_path, "w.pt")
+    files = copy.deepcopy(FILES)
+    files["datasets"]["av_digits"]["modalities"]["image"]["encoder"] = {"name": "resnet18", "weights": "w.pth"}
+    with pytest.raises(ConfigError, match=r"^conf/base/parameters_av_digits\.yml: modalities\.image\.encoder\.weights"):
+        resolve(files, {}, locate, ORIGINS, tmp_path)
+    assert of_project(tmp_path, None).weights == {}
+
+
+def test_a_relative_path_starts_at_the_projects_folder_and_not_at_the_current_one(
+    published: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project, elsewhere):
+        folder.mkdir()
+    save_file(published, project / "w.safetensors")
+    monkeypatch.chdir(elsewhere)
+    assert of_project(project, "w.safetensors").weights == {"image": project / "w.safetensors"}
+
+    of = architecture(ResNet18(weights="w.safetensors"), (3, 8, 8))
+    with pytest.raises(DataError, match="is missing"):
+        load_pretrained(build_model(of), of)
+    pictures = np.zeros((12, 3, 8, 8), np.float32)
+    data = Data.from_arrays({"image": pictures}, np.arange(12) % 2, ["train"] * 8 + ["val"] * 2 + ["test"] * 2)
+    slow = recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8)
+    encoder, told = ResNet18(weights="w.safetensors"), {"training": slow, "progress": False, "device": "cpu"}
+    teacher = train_teacher(data, "image", encoder, project=project, **told)  # type: ignore[arg-type]
+    student = train_student(data, {"image": encoder}, {}, method="joint", project=project, **told)  # type: ignore[arg-type]
+    for trained in (teacher, student):
+        found = trained.model.state_dict()["encoders.image.trunk.conv1.weight"]
+        torch.testing.assert_close(found, published["conv1.weight"])

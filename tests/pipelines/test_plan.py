@@ -13,7 +13,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.stages import Clock, Plan, is_fresh, make_plan, read_card, require_fresh, whole_folder
 from tests.test_resolve import configure
 
-ALL = {"ingest", "featurize", "teachers", "distill", "evaluate"}
+ALL = {"ingest", "featurize", "describe", "teachers", "distill", "evaluate"}
 
 
 def plan(
@@ -78,11 +78,14 @@ def test_going_back_gives_the_same_fingerprints() -> None:
     [
         ("sources/av_digits.py", ALL),
         ("features/audio.py", ALL - {"ingest"}),
-        ("models/fusion.py", {"teachers", "distill", "evaluate"}),
+        ("models/fusions/late.py", {"teachers", "distill", "evaluate"}),
+        ("models/fusions/film.py", {"distill", "evaluate"}),
+        ("methods/_heads.py", {"distill", "evaluate"}),
         ("training/smp.py", {"teachers", "distill", "evaluate"}),
         ("methods/unimodal.py", {"teachers", "distill", "evaluate"}),
         ("methods/g2d.py", {"distill", "evaluate"}),
         ("evaluation/metrics.py", {"evaluate"}),
+        ("evaluation/data_report.py", {"describe", "evaluate"}),
         ("pipelines/distill/nodes.py", {"distill", "evaluate"}),
         ("cli.py", set()),
     ],

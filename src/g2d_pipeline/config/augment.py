@@ -22,9 +22,12 @@ class AudioAugment(Strict):
 
     `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins become
     the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the modality on train.
+    `window_frames`: only so many frames in a row are used, from a random place on; of val and test, and wherever the
+    input is not to be random, those in the middle (VGGSound, datasets.md §3.3).
     """
 
     kind: Literal["audio"] = "audio"
+    window_frames: PositiveInt | None = None
     time_masks: NonNegativeInt = 0
     time_width: PositiveInt = 20
     frequency_masks: NonNegativeInt = 0

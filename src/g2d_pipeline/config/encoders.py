@@ -16,7 +16,14 @@ from pydantic import (
 from g2d_pipeline.config.base import Counts, Numbers, Strict
 
 
-class SmallCNN(Strict):
+class _Encoder(Strict):
+    """`initialisation`: `published`: Xavier for linear layers, Kaiming for convolutions (§0.2); `torch`: as torch and
+    torchvision start them."""
+
+    initialisation: Literal["published", "torch"] = "published"
+
+
+class SmallCNN(_Encoder):
     """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid` raster.
 
     `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the raster). With
@@ -30,8 +37,11 @@ class SmallCNN(Strict):
     grid: PositiveInt = 4
 
 
-class _Pretrained(Strict):
-    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at random."""
+class _Pretrained(_Encoder):
+    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at random.
+
+    A relative path starts at the project's folder. The file's content is part of the fingerprints of what is trained.
+    """
 
     FILES: ClassVar[dict[str, str]]  # torchvision's names for weights → the files they stand for, the default last
 
@@ -72,7 +82,7 @@ class MobileNetV2(_Pretrained):
     name: Literal["mobilenet_v2"] = "mobilenet_v2"
 
 
-class MLP(Strict):
+class MLP(_Encoder):
     """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3)."""
 
     name: Literal["mlp"] = "mlp"
@@ -88,8 +98,10 @@ class MLP(Strict):
         return self
 
 
-class Transformer(Strict):
+class Transformer(_Encoder):
     """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence (§4.4).
+
+    Tokens of a text have a learnt embedding in place of the convolution.
 
     `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes nothing.
     """
@@ -109,4 +121,17 @@ class Transformer(Strict):
         return self
 
 
-EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer, Field(discriminator="name")]
+class Bag(_Encoder):
+    """The mean of a text's tokens, each a learnt embedding of `width` numbers; then linear, ReLU a width of `widths`.
+
+    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width of all.
+    `dropout`: of the mean, and after every layer.
+    """
+
+    name: Literal["bag"] = "bag"
+    width: PositiveInt = 64
+    widths: Counts = [64]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag, Field(discriminator="name")]

@@ -16,13 +16,20 @@ from pydantic import (
 
 from g2d_pipeline.config.base import Numbers, Strict, split_slashes
 
+# How floats are kept in the store; float16 takes half the room, and is computed with in float32.
+Stored = Literal["float32", "float16"]
+
 
 class AudioFeatures(Strict):
     """A recording → a log-magnitude spectrogram `[1, F, T]`.
 
     The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the recording
     over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation `noise` (drawn once
-    per recording from `noise_seed`), |STFT| (Hann window, centred), optional mel bands, log(· + 1e-7).
+    per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0, `hop_length`, …), optional mel
+    bands, log(· + 1e-7).
+
+    `padding`: what the frames at both ends see beyond them. `zeros`, as librosa from 0.9 on, and so the published
+    CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`: the recording mirrored, as librosa before.
     """
 
     kind: Literal["audio"] = "audio"
@@ -35,13 +42,25 @@ class AudioFeatures(Strict):
     noise_seed: NonNegativeInt = 0
     n_fft: Annotated[int, Field(ge=16)] = 256
     hop_length: PositiveInt = 128
+    padding: Literal["zeros", "reflect"] = "zeros"
     n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
+    dtype: Stored = "float32"
 
     @model_validator(mode="after")
     def _windows_overlap(self) -> Self:
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost")
         return self
+
+    @property
+    def samples(self) -> int:
+        """Of every prepared recording."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def frames(self) -> int:
+        """T of the spectrogram."""
+        return 1 + (self.samples + 2 * (self.n_fft // 2) - self.n_fft) // self.hop_length
 
 
 class ImageFeatures(Strict):
@@ -50,13 +69,15 @@ class ImageFeatures(Strict):
     Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
     principal components (fitted on train) whose cumulative variance stays at or below this share, at least one, and
     do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels (or of
-    the array's own, where it holds floats), one value a channel; left out: measured on train.
+    the array's own, where it holds floats), one value a channel; left out: measured on train. `dtype`: of floats;
+    bytes stay bytes.
     """
 
     kind: Literal["image"] = "image"
     size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
     channels: Literal[1, 3] = 3
     pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    dtype: Stored = "float32"
     mean: Numbers | None = None
     std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
 
@@ -75,10 +96,30 @@ class ImageFeatures(Strict):
 
 
 class TabularFeatures(Strict):
-    """Numeric columns → `[F]` floats: blanks become the train mean, then standardised by train mean and std (§5.2)."""
+    """Columns of a table → `[F]` floats, everything learnt on train alone (§5.2).
+
+    `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three numbers
+    each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature of 0 and 1 for each
+    category of train, a blank being one of its own; a category that train lacks is 0 throughout. F is in this order.
+    """
 
     kind: Literal["tabular"] = "tabular"
-    columns: Annotated[list[str], BeforeValidator(split_slashes), Field(min_length=1)]
+    columns: Annotated[list[str], BeforeValidator(split_slashes)] = []
+    categorical: Annotated[list[str], BeforeValidator(split_slashes)] = []
+    dates: Annotated[list[str], BeforeValidator(split_slashes)] = []
+
+    @model_validator(mode="after")
+    def _columns_are_distinct(self) -> Self:
+        if not self.all_columns:
+            raise ValueError("name at least one column under `columns` (numbers), `categorical` or `dates`")
+        if double := sorted({c for c in self.all_columns if self.all_columns.count(c) > 1}):
+            raise ValueError(f"columns that are named more than once: {', '.join(double)}")
+        return self
+
+    @property
+    def all_columns(self) -> list[str]:
+        """In the manifest's order."""
+        return [*self.columns, *self.dates, *self.categorical]
 
 
 class VideoFeatures(Strict):
@@ -121,15 +162,30 @@ class SequenceFeatures(Strict):
     kind: Literal["sequence"] = "sequence"
     steps: PositiveInt = 50
     cut_leading_zeros: bool = False
+    dtype: Stored = "float32"
 
 
 class VectorFeatures(Strict):
     """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train by the normaliser."""
 
     kind: Literal["vector"] = "vector"
+    dtype: Stored = "float32"
+
+
+class TextFeatures(Strict):
+    """A text → the ids of its first `length` tokens, `[length]`, with 0 behind shorter ones.
+
+    The tokens (byte-pair encoding; at most `vocabulary` of them with 0, padding, and 1, what is unknown) are learnt on
+    train. Before that: NFKC, (`lowercase`) small letters, and a cut at spaces and between words and punctuation.
+    """
+
+    kind: Literal["text"] = "text"
+    vocabulary: Annotated[int, Field(ge=3)] = 2000
+    length: PositiveInt = 64
+    lowercase: bool = True
 
 
 FeatureSettings = Annotated[
-    AudioFeatures | ImageFeatures | TabularFeatures | VideoFeatures | SequenceFeatures | VectorFeatures,
+    AudioFeatures | ImageFeatures | TabularFeatures | VideoFeatures | SequenceFeatures | VectorFeatures | TextFeatures,
     Field(discriminator="kind"),
 ]

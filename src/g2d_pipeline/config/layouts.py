@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
-from g2d_pipeline.config.base import SPLITS, Split, Strict
+from g2d_pipeline.config.base import SPLITS, Split, Strict, split_slashes
 
 
 class AVDigits(Strict):
@@ -100,13 +102,29 @@ class URFunny(Strict):
 
 
 class SplitFractions(Strict):
-    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses splits."""
+    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses splits.
+
+    `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the `K` of `K12`.
+    """
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     stratify: bool = True
     group: str | None = None
+    group_pattern: str | None = None
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _pattern_is_one(self) -> Self:
+        if self.group_pattern is None:
+            return self
+        if self.group is None:
+            raise ValueError("group_pattern needs group: the column in whose cells it is looked for")
+        try:
+            re.compile(self.group_pattern)
+        except re.error as error:
+            raise ValueError(f"group_pattern is no regular expression: {error}") from None
+        return self
 
 
 def _column_or_fractions(value: Any) -> str:
@@ -118,27 +136,101 @@ SplitSettings = Annotated[
 ]
 
 
+SPLIT_WORDS: dict[str, Split] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+
+
+def split_of(file: str) -> Split | None:
+    """The split that a file's name or else its folder tells: `val` of `valid.csv` and `dev/metadata.csv`."""
+    path = PurePosixPath(file)
+    return SPLIT_WORDS.get(path.stem.casefold()) or SPLIT_WORDS.get(path.parent.name.casefold())
+
+
+def _by_split(value: Any) -> Any:
+    """A list of files whose names tell their splits → split → file."""
+    if not isinstance(value, list):
+        return value
+    splits = {str(file): split_of(str(file)) for file in value}
+    if unclear := [file for file, split in splits.items() if split is None]:
+        raise ValueError(f"{unclear} tell no split: write {{train: …, val: …, test: …}}")
+    if len(set(splits.values())) < len(value):
+        raise ValueError(f"two of {value} are of the same split: write {{train: …, val: …, test: …}}")
+    return {split: file for file, split in splits.items()}
+
+
+def _file_or_files(value: Any) -> str:
+    return "str" if isinstance(value, str) else "dict"
+
+
+TableFiles = Annotated[
+    Annotated[str, Tag("str")] | Annotated[dict[Split, str], Tag("dict")],
+    Discriminator(_file_or_files),
+    BeforeValidator(_by_split),
+]
+
+
+class Join(Strict):
+    """Columns of a further table: for each row, those of the row with the same key (dates may be written differently).
+
+    `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true). `means`: n →
+    further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's included; the key is a date.
+    """
+
+    table: str
+    key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)]
+    means: Annotated[list[Annotated[int, Field(ge=2)]], BeforeValidator(split_slashes)] = []
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The key's column here and in the further table."""
+        return (self.key, self.key) if isinstance(self.key, str) else next(iter(self.key.items()))
+
+
 class Table(Strict):
     """Anybody's own data: one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
 
-    `table`: the file, relative to `raw_dir`; `root`: where paths in it start (left out: the table's folder). `columns`:
-    modality → its column of paths, or a template such as `images/{row}_front.jpg` of the row's number (`{row}` from 1,
+    `table`: the file, relative to `raw_dir`, or one for each split: `{train: …, val: …, test: …}`, or a list whose
+    names tell; left out: `metadata.csv` (any ending), or `train.csv`, `val.csv` and `test.csv`, or a `metadata.csv` in
+    folders `train`, `val` and `test`. `root`: where paths start (left out: the table's folder). `columns`: modality →
+    its column of paths or text, or a template such as `images/{row}_front.jpg` of the row's number (`{row}` from 1,
     `{index}` from 0) and columns (`{name}`); tabular modalities have their own `columns`. `target`, `id`: columns.
-    `split`: a column of train/val/test, or fractions. `classes`: the class names in order (left out: sorted). `names`:
-    the columns of a text table without a header. `log_target`: the natural logarithm of the target is predicted.
+    `split`: a column of train/val/test, or fractions (left out: the defaults, unless there is a table for each split).
+    `classes`: the class names in order (left out: sorted). `names`: the columns of a text table without a header.
+    `log_target`: the natural logarithm of the target is predicted. A `table` such as `sites/*.csv` is all files of that
+    form, one below the other. `join`: further tables that add columns. `labelled_only`: rows without a target are no
+    samples, which are left out and counted, rather than faults.
+    `group`: a column that says who or where a sample is of, where the split is given: the data report tells which of
+    its values are in several splits.
     """
 
     layout: Literal["table"] = "table"
     raw_dir: str
-    table: str = "metadata.csv"
+    table: TableFiles | None = None
     root: str | None = None
     columns: dict[str, str] = {}
     target: str
     id: str | None = None
-    split: SplitSettings = SplitFractions()
+    split: SplitSettings | None = None
+    group: str | None = None
     classes: Annotated[list[str], Field(min_length=2)] | None = None
     names: list[str] | None = None
     log_target: bool = False
+    join: list[Join] = []
+    labelled_only: bool = False
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if isinstance(self.table, dict):
+            if missing := [s for s in SPLITS if s not in self.table]:
+                raise ValueError(f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}")
+            if self.split is not None:
+                raise ValueError("there is a table for each split: remove `split`, or put all rows into one table")
+        if self.group is not None and isinstance(self.split, SplitFractions) and self.split.group is not None:
+            raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
+        return self
 
 
 LayoutSettings = Annotated[

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
+from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
 from g2d_pipeline.config.training import TrainingSettings
@@ -20,9 +21,21 @@ class DatasetSettings(Strict):
     task: Task
     target: TargetSettings = TargetSettings()
     modalities: dict[str, ModalitySettings] = Field(min_length=1)
-    fusion: Literal["late", "concat"] = "late"
+    fusion: FusionSettings = Late()
     training: TrainingSettings = TrainingSettings()
-    max_bad_fraction: Fraction = 0.0
+    max_bad_fraction: Fraction = 0.0  # of the samples that reach a stage, ingest or featurize
+    on_bad: Literal["error", "drop"] | None = None  # None: drop where max_bad_fraction allows any
+
+    @model_validator(mode="after")
+    def _dropping_has_a_limit(self) -> Self:
+        if self.on_bad == "drop" and not self.max_bad_fraction:
+            raise ValueError("on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped")
+        return self
+
+    @property
+    def may_drop(self) -> float:
+        """The greatest share of bad samples that are dropped; more end the run. 0: any ends it."""
+        return 0.0 if self.on_bad == "error" else self.max_bad_fraction
 
     @field_validator("modalities")
     @classmethod

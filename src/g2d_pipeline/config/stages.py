@@ -10,6 +10,7 @@ from g2d_pipeline.config.augment import AugmentSettings
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.features import FeatureSettings
+from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
@@ -32,7 +33,10 @@ class IngestSettings(Strict):
     task: Task
     target: TargetSettings
     raw: LayoutSettings
-    columns: dict[str, list[str]]  # modality → its columns in the manifest: one path, or the table's values
+    columns: dict[str, list[str]]  # modality → its columns in the manifest: one path, one text, or the table's values
+    kinds: dict[str, str] = {}  # modality → its kind; where it is left out, one column of its own name holds paths
+    categorical: list[str] = []  # which of the table's columns are categories
+    dates: list[str] = []
     max_bad_fraction: Fraction
     machine: Machine
 
@@ -40,6 +44,7 @@ class IngestSettings(Strict):
 class FeaturizeSettings(Strict):
     dataset: str
     modalities: dict[str, FeatureSettings]
+    max_bad_fraction: Fraction = 0.0
     machine: Machine
 
 
@@ -63,7 +68,7 @@ class StudentCell(Strict):
     seed: NonNegativeInt
     task: Task
     target: TargetSettings
-    fusion: Literal["late", "concat"]
+    fusion: FusionSettings
     encoders: dict[str, EncoderSettings]
     augment: dict[str, AugmentSettings | None] = {}
     training: TrainingSettings

@@ -6,7 +6,7 @@ they act) and one YAML in `conf/base/methods/` that lists its parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,16 +46,53 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a method is asked to work with; see `Method.check`. `fusion`, and `encoders` by modality: their names.
+
+    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step.
+    """
+
+    task: str
+    fusion: str
+    encoders: Mapping[str, str]
+    smp: bool = False
+    accumulation: int = 1
+    fusion_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.encoders)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target` `[N]`.
+
+    `scores`: part → the selection metric, and `loss`, the task loss of the whole.
+    """
+
+    logits: dict[str, Tensor]
+    target: Tensor
+    scores: dict[str, float]
+
+
 def _outside_training(*_: Any) -> Any:
     raise RuntimeError("a model is trained by training.fit, which fills in State.forward, backward and step")
 
 
 @dataclass
 class State:
-    """What a method may look at, and change, while a model is trained; and the three things it may ask for.
+    """What a method may look at, and change, while a model is trained; and what it may ask for.
 
     `forward(batch)`: the model's output with suppressed encoders suppressed (or remembered); `backward(loss)`: add
     the gradients of a scalar; `step()`: modulate (`after_backward`), clip, one step of the optimizer, gradients gone.
+
+    `rows(split)`: the store rows of train or val; `batch(rows)`: these samples as they are stored, all modalities, no
+    augmentation and no teachers; `look(rows)`: the same in chunks, with the model's output in evaluation mode without
+    gradient; `new_optimizer(parameters)`: another one by the same settings (for experiments of a method; it has no
+    place in checkpoints); `changed(modalities)`: to be told after writing to encoders' weights by hand.
+    `teachers`: m → its remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
     """
 
     model: MultimodalModel
@@ -64,13 +101,28 @@ class State:
     epochs: int
     epoch: int = 0  # from 1 while training
     active: tuple[str, ...] = ()  # the modalities whose encoders learn from this batch
+    kappa: dict[str, float] = field(default_factory=dict)  # m → what SMP multiplies its encoder's gradient by
+    stop: bool = False  # set it in `on_validation` to end training after this epoch
+    teachers: Mapping[str, Any] = field(default_factory=dict)
     forward: Callable[[Batch], Output] = _outside_training
     backward: Callable[[Tensor], None] = _outside_training
     step: Callable[[], None] = _outside_training
+    rows: Callable[[str], npt.NDArray[np.int64]] = _outside_training
+    batch: Callable[[npt.NDArray[np.int64]], Batch] = _outside_training
+    look: Callable[[npt.NDArray[np.int64]], Iterator[tuple[Batch, Output]]] = _outside_training
+    new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
+    changed: Callable[[Iterable[str]], None] = _outside_training
+
+    def unimodal_logits(self, output: Output) -> dict[str, Tensor]:
+        """u: m → `[B, C]`, what each modality alone says, as the fusion defines it."""
+        return {m: self.model.unimodal_logits(output.features, m) for m in self.model.modalities}
 
 
 class Method:
-    """The hooks, all optional.
+    """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into docs/methods.md.
+
+    `tasks`, `fusions` (None: any), `most_modalities` (None: any number), `works_with_smp`: what it is defined for.
+    `steps_itself`: it steps several times a batch, so that there is nothing to accumulate.
 
     What a method keeps in attributes of its own (tensors, numbers, lists, dictionaries, modules: running averages,
     prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all of them.
@@ -78,16 +130,54 @@ class Method:
 
     Parameters: ClassVar[type[MethodParameters]] = MethodParameters
     needs_teachers: ClassVar[bool] = False
+    equation: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    fusions: ClassVar[tuple[str, ...] | None] = None
+    most_modalities: ClassVar[int | None] = None
+    works_with_smp: ClassVar[bool] = True
+    exchange: ClassVar[str | None] = None  # the students' encoders tell each other by it (`models/exchange.py`)
+    steps_itself: ClassVar[bool] = False  # calls `state.step` within a batch
 
     def __init__(self, parameters: MethodParameters | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
+
+    def check(self, setting: Setting) -> None:
+        """Raise ValueError with the reason and what works instead, where the method is undefined for the setting.
+
+        Called before any data are read. Parameters that name modalities are checked here.
+        """
+        name = type(self).__module__.rpartition(".")[2]
+        if setting.task not in self.tasks:
+            raise ValueError(f"{name} is defined for {' and '.join(self.tasks)}, not for {setting.task}")
+        if self.fusions is not None and setting.fusion not in self.fusions:
+            raise ValueError(
+                f"{name} is not defined for fusion {setting.fusion}. It works with: {', '.join(self.fusions)}"
+            )
+        if self.most_modalities is not None and len(setting.modalities) > self.most_modalities:
+            raise ValueError(
+                f"{name} is defined for up to {self.most_modalities} modalities, the data set has "
+                f"{len(setting.modalities)} ({', '.join(setting.modalities)}): leave some out"
+            )
+        if setting.smp and not self.works_with_smp:
+            raise ValueError(f"{name} decides itself who learns when, so SMP can not be added: say smp=false")
+        if setting.accumulation > 1 and self.steps_itself:
+            raise ValueError(f"{name} steps several times a batch, so none can be accumulated: say accumulation=1")
+
+    def epochs(self, epochs: int) -> int:
+        """How many epochs it takes of the recipe's; a method that trains nothing says 1 and leaves out all rows."""
+        return epochs
 
     def on_fit_start(self, state: State) -> None:
         """Called once, before `parameter_groups`: make modules of its own here (torch's generator is seeded)."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """What the optimizer is given: one group by default. Modules of its own belong here too."""
-        return [{"params": list(model.parameters())}]
+        """What the optimizer is given: by default one group, of the model and the modules of its own.
+
+        A group may have its own `lr`, and a `factor` that the method may change: lr × factor holds in the next epoch.
+        """
+        own = [p for module in self.modules().values() for p in module.parameters()]
+        return [{"params": [*model.parameters(), *own]}]
 
     def on_epoch_start(self, state: State) -> None:
         """Called before the first batch of an epoch."""
@@ -118,6 +208,9 @@ class Method:
 
     def on_epoch_end(self, state: State) -> None:
         """Called after the last batch of an epoch, before validation."""
+
+    def on_validation(self, validation: Validation, state: State) -> None:
+        """Called after each epoch with what the model says of the validation split; never with the test split."""
 
     def predict(self, output: Output) -> Tensor:
         """The multimodal logits `[B, C]` that are evaluated."""

@@ -1,27 +1,38 @@
 """G²D: distil every unimodal teacher into the multimodal student (Gradient-Guided Distillation, ICCV 2025, Eq. 1-4).
 
-L = L_S + α Σ_m L_feat^m + β Σ_m L_logit^m. The schedule that prioritises modalities (SMP) is `training/smp.py`.
+L = L_S + α Σ_m w_m L_feat^m + β Σ_m w_m L_logit^m. The schedule that prioritises modalities (SMP) is `training/smp.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
+import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
+from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
 from g2d_pipeline.models import Output, Task
+from g2d_pipeline.models.encoders import initialise
+
+FeatureLoss = Literal["mse", "l1", "cosine"]
 
 
-def feature_distillation(student: Tensor, teacher: Tensor, reduction: str = "mean") -> Tensor:
-    """‖f_s − f_t‖², batch mean, of features `[B, D]` (Eq. 2).
+def feature_distillation(
+    student: Tensor, teacher: Tensor, reduction: str = "mean", distance: FeatureLoss = "mse"
+) -> Tensor:
+    """The distance of features `[B, D]` from the teacher's, batch mean: ‖f_s − f_t‖² for `"mse"` (Eq. 2).
 
     `reduction="sum"`: the paper's norm, summed over D; `"mean"`: the authors' code, the element mean (1/D of it).
-    No gradient reaches the teacher.
+    `distance="l1"`: |f_s − f_t| in place of the square, reduced alike; `"cosine"`: 1 − cos(f_s, f_t), which has no D to
+    reduce over (both: our definition). No gradient reaches the teacher.
     """
-    squared = (student - teacher.detach()).square()
-    return squared.mean() if reduction == "mean" else squared.sum(dim=1).mean()
+    if distance == "cosine":
+        return (1 - F.cosine_similarity(student, teacher.detach(), dim=1)).mean()
+    difference = student - teacher.detach()
+    each = difference.square() if distance == "mse" else difference.abs()
+    return each.mean() if reduction == "mean" else each.sum(dim=1).mean()
 
 
 def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -30,12 +41,23 @@ def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature
 
 
 class G2DParameters(MethodParameters):
-    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published: 1)."""
+    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published: 1).
+
+    `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a teacher's feature is
+    wider or narrower than the student's, a linear map that is learnt with the student and left behind after training.
+    """
 
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 1.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    feature_loss: FeatureLoss = "mse"
     reduction: Literal["mean", "sum"] = "mean"
+    modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    projection: bool = False
+
+    def weight(self, modality: str) -> float:
+        """w_m."""
+        return self.modality_weights.get(modality, 1.0)
 
 
 class G2D(Method):
@@ -43,21 +65,44 @@ class G2D(Method):
 
     Parameters: ClassVar[type[MethodParameters]] = G2DParameters
     needs_teachers: ClassVar[bool] = True
+    equation: ClassVar[str] = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
+    source: ClassVar[str] = "G²D, ICCV 2025, Eq. 1-4"
     parameters: G2DParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_modalities("modality_weights", self.parameters.modality_weights, setting)
+
+    def on_fit_start(self, state: State) -> None:
+        p, layers = self.parameters, {}
+        for m in state.model.modalities if p.projection and p.alpha > 0 else ():
+            ours, theirs = state.model.fusion.widths[m], int(state.teachers[m].feature.shape[1])
+            if ours != theirs and p.weight(m) > 0:
+                layers[m] = nn.Linear(ours, theirs)
+        self.projections = initialise(nn.ModuleDict(layers))
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
         terms = super().loss(output, batch, state)
-        if p.alpha > 0:
+        views = {m: view for m, view in batch.teachers.items() if p.weight(m) > 0}
+        if p.alpha > 0 and views:
             features = [
-                feature_distillation(output.features[m], view.feature, p.reduction)
-                for m, view in batch.teachers.items()
+                self._weigh(m, feature_distillation(self._projected(output, m), v.feature, p.reduction, p.feature_loss))
+                for m, v in views.items()
             ]
             terms["feature_distillation"] = p.alpha * sum(features[1:], features[0])
-        if p.beta > 0:
+        if p.beta > 0 and views:
             logits = [
-                logit_distillation(state.task, output.logits, view.logits, p.temperature)
-                for view in batch.teachers.values()
+                self._weigh(m, logit_distillation(state.task, output.logits, v.logits, p.temperature))
+                for m, v in views.items()
             ]
             terms["logit_distillation"] = p.beta * sum(logits[1:], logits[0])
         return terms
+
+    def _projected(self, output: Output, modality: str) -> Tensor:
+        """f_s^m, as wide as the teacher's."""
+        feature = output.features[modality]
+        return cast(Tensor, self.projections[modality](feature)) if modality in self.projections else feature
+
+    def _weigh(self, modality: str, term: Tensor) -> Tensor:
+        return self.parameters.weight(modality) * term

@@ -8,7 +8,8 @@ from g2d_pipeline.config import EncoderSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins, checked
 from g2d_pipeline.models.encoders import Normaliser, build_encoder
-from g2d_pipeline.models.fusion import build_fusion
+from g2d_pipeline.models.exchange import build_exchange
+from g2d_pipeline.models.fusions import build_fusion
 from g2d_pipeline.models.multimodal import MultimodalModel
 from g2d_pipeline.models.task import task_from_json
 
@@ -19,9 +20,10 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     """Build and initialise the model that `architecture` describes.
 
     `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale, mean, std} or
-    None}, in configuration order; `fusion`: name; `task`: see `task_from_json`. `weights` of an encoder are not read:
-    see `load_pretrained`. Raises ConfigError where an encoder's settings are wrong or it does not take samples of the
-    shape.
+    None, and for token ids `vocabulary`: how many there are}, in configuration order; `fusion`: a name, or its
+    settings; `task`: see `task_from_json`; `exchange`: what the encoders tell each other by (left out: nothing).
+    `weights` of an encoder are not read: see `load_pretrained`. Raises ConfigError where an encoder's settings are
+    wrong, where it does not take samples of the shape, or has no stages for the exchange.
     """
     encoders = {}
     for m, of in architecture["modalities"].items():
@@ -29,9 +31,9 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
             if of["normaliser"] else None  # fmt: skip
         try:
             settings = checked(EncoderSettings, of["encoder"], ("encoder",), HERE)
-            encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser)
+            encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser, of.get("vocabulary"))
         except ConfigError as error:
             raise ConfigError(f"modality {m}: {error}") from error
     task = task_from_json(architecture["task"])
     fusion = build_fusion(architecture["fusion"], {m: e.width for m, e in encoders.items()}, task.outputs)
-    return MultimodalModel(encoders, fusion)
+    return MultimodalModel(encoders, fusion, build_exchange(architecture.get("exchange"), encoders))

@@ -67,3 +67,25 @@ def mobilenet_v2(settings: MobileNetV2, shape: tuple[int, ...]) -> tuple[nn.Modu
 
     pool = nn.Identity() if len(shape) == CLIP else nn.AdaptiveAvgPool2d(1)
     return nn.Sequential(build(weights=None).features, pool, nn.Flatten()), 1280
+
+
+def stages_of(trunk: nn.Module) -> list[nn.Module]:
+    """A trunk in parts, to be run one after the other: stages that end in maps `[N, C, h, w]`, then the rest.
+
+    ResNet-18: stem and layer 1, layers 2, 3, 4; the small CNN: its convolution blocks. Empty for any other trunk.
+    """
+    if hasattr(trunk, "layer4"):
+        stem = [trunk.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool", "layer1")]
+        layers = [trunk.get_submodule(f"layer{i}") for i in (2, 3, 4)]
+        rest = nn.Sequential(trunk.get_submodule("avgpool"), nn.Flatten(), trunk.get_submodule("fc"))
+        return [nn.Sequential(*stem), *layers, rest]
+    parts = list(trunk) if isinstance(trunk, nn.Sequential) else []
+    if not parts or not isinstance(parts[0], nn.Conv2d):
+        return []
+    starts = [i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d | nn.AdaptiveAvgPool2d)]
+    return [nn.Sequential(*parts[a:b]) for a, b in zip(starts, [*starts[1:], None], strict=True)]
+
+
+def channels_of(stage: nn.Module) -> int:
+    """C of the maps that a stage ends in."""
+    return next(part.out_channels for part in reversed(list(stage.modules())) if isinstance(part, nn.Conv2d))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.models.encoders import Encoder
-from g2d_pipeline.models.fusion import Fusion
+from g2d_pipeline.models.fusions.base import Fusion
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class Output:
 
 
 class MultimodalModel(nn.Module):
-    """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`."""
+    """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`.
 
-    def __init__(self, encoders: dict[str, Encoder], fusion: Fusion) -> None:
+    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
+    """
+
+    def __init__(self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
+        self.exchange = exchange
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -40,15 +45,25 @@ class MultimodalModel(nn.Module):
         suppressed_norm: str = "batch",
         features: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | None = None,
+        kappa: Mapping[str, float] | None = None,
     ) -> Output:
         """Encode and fuse.
 
         Encoders named in `suppressed` run without gradient; `suppressed_norm` says how (see `untouched`).
         `features`: m → `[B, D_m]` that are known already: those encoders do not run. `dtype`: encoders run under
-        autocast in it; features, fusion and logits are float32 always.
+        autocast in it; features, fusion and logits are float32 always. `kappa`: m → what the gradient that reaches an
+        encoder is multiplied by (left out: 1). With an exchange every encoder runs, and runs with gradient: ValueError
+        where one should not.
         """
         known = features or {}
         found: dict[str, Tensor] = {}
+        if self.exchange is not None:
+            if known or suppressed:
+                raise ValueError("encoders with an exchange run together: none can rest or be suppressed")
+            with torch.autocast(next(iter(inputs.values())).device.type, dtype) if dtype is not None else nullcontext():
+                found = self.exchange(self.encoders, inputs)
+            found = {m: feature.float() for m, feature in found.items()}
+            return Output(found, self.fusion(found))
         for m, encoder in self.encoders.items():
             if m in known:
                 found[m] = known[m]
@@ -60,11 +75,29 @@ class MultimodalModel(nn.Module):
                 else:
                     found[m] = encoder(inputs[m])
             found[m] = found[m].float()
+            if kappa is not None and kappa.get(m, 1.0) not in (0.0, 1.0) and found[m].requires_grad:
+                found[m] = scale_gradient(found[m], kappa[m])
         return Output(found, self.fusion(found))
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from one modality alone, as the fusion defines it."""
         return self.fusion.unimodal_logits(features, modality)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kappa: float) -> Tensor:
+        ctx.kappa = kappa
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.kappa, None
+
+
+def scale_gradient(x: Tensor, kappa: float) -> Tensor:
+    """x itself; the gradient that flows back through it is multiplied by κ."""
+    return cast(Tensor, _ScaleGradient.apply(x, kappa))  # type: ignore[no-untyped-call]
 
 
 def depends_on_batch(encoder: nn.Module) -> bool:

@@ -40,6 +40,13 @@ class Task(ABC):
         """Logit distillation KL(teacher ‖ student) of logits `[B, C]`, batch mean (Eq. 3)."""
 
     @abstractmethod
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """How far the predictions of logits q `[B, C]` are from those of p, a sample `[B]`: KL(p ‖ q).
+
+        Regression (our definition): half the squared difference over s², the KL of two Gaussians of that variance.
+        """
+
+    @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
         """Logits `[B, C]` → predictions `[B]` as stored: class indices, or values in the target's own unit."""
 
@@ -77,6 +84,10 @@ class Classification(Task):
         log_p = F.log_softmax(teacher / temperature, dim=1)
         log_q = F.log_softmax(student / temperature, dim=1)
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * temperature**2
+
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        log_p, log_q = F.log_softmax(p, dim=1), F.log_softmax(q, dim=1)
+        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=1)
@@ -130,6 +141,9 @@ class Regression(Task):
         yes = p.sigmoid() * (F.logsigmoid(p) - F.logsigmoid(q))
         no = (-p).sigmoid() * (F.logsigmoid(-p) - F.logsigmoid(-q))
         return (yes + no).mean() * temperature**2
+
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        return 0.5 * ((self.activate(p) - self.activate(q)) * (self.scale / self.spread)).square()
 
     def predict(self, logits: Tensor) -> Tensor:
         return self.activate(logits).double() * self.scale + self.offset

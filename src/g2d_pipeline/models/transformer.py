@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import Transformer
+from g2d_pipeline.models.bag import PADDING
 
 
 class SequenceTransformer(nn.Module):
     """`[B, F + 1, T]` → `[B, width]`: 1×1 convolution without bias, torch's encoder layers, a mean over real steps.
+
+    With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a learnt embedding.
 
     `pool="first"`: the first real step instead of the mean. A sample without any real step has the feature 0, and no
     gradient comes from it.
@@ -23,10 +26,14 @@ class SequenceTransformer(nn.Module):
     `blocks` (training/precision.py) looks into: the layers are the blocks that are computed again to save memory.
     """
 
-    def __init__(self, settings: Transformer, features: int) -> None:
+    def __init__(self, settings: Transformer, features: int, vocabulary: int | None = None) -> None:
         super().__init__()
         self.pool = settings.pool
-        self.projection = nn.Conv1d(features, settings.width, 1, bias=False)
+        self.projection: nn.Conv1d | nn.Embedding
+        if vocabulary is None:
+            self.projection = nn.Conv1d(features, settings.width, 1, bias=False)
+        else:
+            self.projection = nn.Embedding(vocabulary, settings.width, padding_idx=PADDING)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 settings.width, settings.heads, settings.feedforward, settings.dropout, batch_first=True
@@ -35,9 +42,14 @@ class SequenceTransformer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        real = x[:, -1] > 0.5  # [B, T]
-        # Zeros, for what stands in the padding may be NaN, and attention's weight 0 times NaN is NaN.
-        steps: Tensor = self.projection(x[:, :-1].masked_fill(~real[:, None], 0)).transpose(1, 2)
+        steps: Tensor
+        if isinstance(self.projection, nn.Embedding):
+            real = x != PADDING  # [B, T]
+            steps = self.projection(x)
+        else:
+            real = x[:, -1] > 0.5
+            # Zeros, for what stands in the padding may be NaN, and attention's weight 0 times NaN is NaN.
+            steps = self.projection(x[:, :-1].masked_fill(~real[:, None], 0)).transpose(1, 2)
         # A softmax over no step at all is NaN: a sample that is all padding attends to its zeros.
         padding = ~real & real.any(dim=1, keepdim=True)
         for layer in self.layers:
@@ -47,6 +59,6 @@ class SequenceTransformer(nn.Module):
         return total / counted.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def transformer(settings: Transformer, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[B, F + 1, T]` → `[B, width]`."""
-    return SequenceTransformer(settings, shape[0] - 1), settings.width
+def transformer(settings: Transformer, shape: tuple[int, ...], vocabulary: int | None = None) -> tuple[nn.Module, int]:
+    """`[B, F + 1, T]`, or with a `vocabulary` token ids `[B, L]` → `[B, width]`."""
+    return SequenceTransformer(settings, shape[0] - 1, vocabulary), settings.width

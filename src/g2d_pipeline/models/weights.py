@@ -39,15 +39,15 @@ BROKEN = (
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
 
-def load_pretrained(model: MultimodalModel, architecture: dict[str, Any]) -> None:
+def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], project: Path | str = ".") -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see `build_model`.
 
-    Relative paths start in the current folder. Raises DataError where a file is missing, broken or does not fit.
+    Relative paths start in the folder `project`. Raises DataError where a file is missing, broken or does not fit.
     """
     for m, of in architecture["modalities"].items():
         if not of["encoder"].get("weights"):
             continue
-        path = Path(of["encoder"]["weights"])
+        path = project / Path(of["encoder"]["weights"]).expanduser()
         try:
             load_trunk(cast(Encoder, model.encoders[m]).trunk, of["encoder"]["name"], path)
         except DataError as error:

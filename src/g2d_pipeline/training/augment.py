@@ -38,7 +38,8 @@ def changes_anything(settings: AugmentSettings | None) -> bool:
     if settings is None:
         return False
     if isinstance(settings, AudioAugment):
-        return settings.time_masks > 0 or settings.frequency_masks > 0 or settings.noise > 0
+        masks = settings.time_masks > 0 or settings.frequency_masks > 0
+        return masks or settings.noise > 0 or settings.window_frames is not None
     if isinstance(settings, ImageAugment):
         return settings.crop is not None or settings.flip > 0 or settings.noise > 0
     return settings.noise > 0
@@ -47,13 +48,14 @@ def changes_anything(settings: AugmentSettings | None) -> bool:
 def augment(
     x: Tensor, settings: AugmentSettings, normaliser: dict[str, Any] | None, generator: torch.Generator
 ) -> Tensor:
-    """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same shape.
+    """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same shape
+    (with `window_frames`, of fewer frames).
 
     `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean 0,
     std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped and
-    flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); spectrograms `[B, C, F, T]` get
-    noise, then masks; sequences `[B, F + 1, T]` get noise, but not in the row that says which steps are real. `x`
-    itself is left as it is.
+    flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); of spectrograms `[B, C, F, T]` a
+    window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get noise, but not in the row that says
+    which steps are real. `x` itself is left as it is.
 
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
     """
@@ -71,6 +73,8 @@ def augment(
             _check_maps(x, settings.kind, "crop and flip")
             x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip)
         return add_noise(x, generator, noise)
+    if isinstance(settings, AudioAugment) and settings.window_frames is not None:
+        x = random_window(x, generator, settings.window_frames)
     if x.dim() == 3 and isinstance(noise, Tensor):
         noise[:, -1] = 0.0
     x = add_noise(x, generator, noise)
@@ -79,6 +83,30 @@ def augment(
         x = mask(x, generator, 3, settings.time_masks, settings.time_width, mean)
         x = mask(x, generator, 2, settings.frequency_masks, settings.frequency_width, mean)
     return x
+
+
+def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
+    """A batch `[B, …]` as val and test are seen: of spectrograms with `window_frames`, those in the middle; else x."""
+    window = settings.window_frames if isinstance(settings, AudioAugment) else None
+    if window is None:
+        return x
+    return x.narrow(-1, (_room(x, window) - 1) // 2, window)
+
+
+def random_window(x: Tensor, generator: torch.Generator, window: int) -> Tensor:
+    """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own, any alike → `[B, …, window]`."""
+    drawn = torch.rand(len(x), generator=_stream(generator), dtype=torch.float64)
+    start = (drawn * _room(x, window)).long().to(x.device)
+    frames = start[:, None] + torch.arange(window, device=x.device)  # [B, w]
+    shape = (len(x),) + (1,) * (x.dim() - 2) + (window,)
+    return x.gather(-1, frames.view(shape).expand(*x.shape[:-1], window))
+
+
+def _room(x: Tensor, window: int) -> int:
+    """How many starts a window of `window` frames has. Raises ConfigError where it does not fit."""
+    if (room := x.shape[-1] - window + 1) < 1:
+        raise ConfigError(f"augment (audio): window_frames={window}, but samples have {x.shape[-1]} frames")
+    return room
 
 
 def random_resized_crop(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
 from g2d_pipeline.models import Classification, Task, regression_task
-from g2d_pipeline.training.augment import changes_anything
+from g2d_pipeline.training.augment import changes_anything, without_chance
 
 if TYPE_CHECKING:
     from g2d_pipeline.features.store import FeatureStore
@@ -30,7 +30,8 @@ class Data:
 
     `arrays`: modality → `[N, …]` (memory-mapped or in memory), in configuration order; `target` `[N]` as stored (class
     indices or values in the target's own unit); `rows`: split → row numbers; `normalisers`: modality → {scale, mean,
-    std} or None where the array is used as it is; `augment`: modality → random changes of training batches.
+    std} or None where the array is used as it is; `augment`: modality → random changes of training batches;
+    `vocabulary`: modality of token ids → how many different ones there are.
     """
 
     arrays: dict[str, Array]
@@ -40,14 +41,16 @@ class Data:
     normalisers: dict[str, dict[str, Any] | None]
     sample_ids: npt.NDArray[np.str_]
     augment: dict[str, AugmentSettings | None] = field(default_factory=dict)  # none: deterministic
+    vocabulary: dict[str, int] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.arrays)
 
     def shape(self, modality: str) -> tuple[int, ...]:
-        """The shape of one sample of a modality."""
-        return tuple(self.arrays[modality].shape[1:])
+        """The shape of one sample of a modality as the encoder gets it."""
+        stored = torch.empty((1, *self.arrays[modality].shape[1:]), device="meta")
+        return tuple(without_chance(stored, self.augment.get(modality)).shape[1:])
 
     def only(self, *modalities: str) -> Data:
         """The same samples with these modalities alone."""
@@ -59,6 +62,7 @@ class Data:
             {m: self.normalisers[m] for m in modalities},
             self.sample_ids,
             {m: self.augment.get(m) for m in modalities},
+            {m: n for m, n in self.vocabulary.items() if m in modalities},
         )
 
     def augmented(self, modality: str) -> bool:
@@ -75,11 +79,12 @@ class Data:
         class_names: Sequence[str] | None = None,
         output: str = "sigmoid",
         augment: Mapping[str, AugmentSettings | None] | None = None,
+        vocabulary: Mapping[str, int] | None = None,
     ) -> Data:
         """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
 
         Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is empty or
-        misspelt, or a regression target is constant or not finite.
+        misspelt, a token id lies outside its vocabulary, or a regression target is constant or not finite.
         """
         labels = np.asarray(target)
         arrays = {m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()}  # memmaps stay so
@@ -87,6 +92,9 @@ class Data:
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
                 raise ValueError(f"{what} has {length} rows, the target has {len(labels)}")
+        for m, entries in (vocabulary or {}).items():
+            if arrays[m].dtype.kind not in "iu" or arrays[m].min() < 0 or arrays[m].max() >= entries:
+                raise ValueError(f"{m} does not hold token ids, integers from 0 to {entries - 1}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
         rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS}
@@ -110,7 +118,8 @@ class Data:
                 {k: float(v) for k, v in statistics.items()}, "identity" if output == "identity" else "sigmoid"
             )
         ids = np.array([str(i) for i in range(len(labels))])
-        return cls(arrays, labels, rows, built, dict.fromkeys(arrays), ids, dict(augment or {}))
+        none = dict.fromkeys(arrays)
+        return cls(arrays, labels, rows, built, none, ids, dict(augment or {}), dict(vocabulary or {}))
 
     @classmethod
     def from_store(
@@ -131,6 +140,7 @@ class Data:
             {m: meta["modalities"][m]["normaliser"] for m in store.modalities},
             store.index["sample_id"].to_numpy(dtype=str),
             dict(augment or {}),
+            {m: of["vocabulary"] for m, of in meta["modalities"].items() if "vocabulary" in of},
         )
 
 
@@ -141,6 +151,8 @@ def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArra
 
 def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
     """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one sample."""
+    if not len(rows):
+        return
     ends = list(range(size, len(rows), size))
     if ends and len(rows) - ends[-1] == 1:
         ends.pop()
@@ -180,6 +192,7 @@ def release(array: Array) -> None:
 def gather(
     data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """The inputs of these rows: modality → `[B, …]`, in the stored dtype, one indexed read a modality."""
+    """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a modality."""
     wanted = data.modalities if modalities is None else modalities
-    return {m: take(data.arrays[m], rows).to(device, non_blocking=True) for m in wanted}
+    found = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in wanted}
+    return {m: x.to(device, non_blocking=True) for m, x in found.items()}

@@ -67,7 +67,7 @@ class History:
             self._rename(tuple(values), vector, len(terms))
         self.sums = self.sums.to(vector.device) + vector
         for m in state.active:
-            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + 1.0
+            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + state.kappa.get(m, 1.0)
         self.learning.update(state.active)
         losses = vector[: len(terms)]  # a gradient may overflow: fp16's scaler skips that step
         if vector.device.type == "cpu":

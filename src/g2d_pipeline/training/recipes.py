@@ -14,15 +14,16 @@ from torch import Tensor
 from g2d_pipeline import __version__
 from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, SMPSettings, Strict, TrainingSettings
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.methods.base import Method
+from g2d_pipeline.methods.base import Method, Setting
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
-from g2d_pipeline.training.teachers import TeacherOutputs, teacher_outputs
+from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
 from g2d_pipeline.training.trainer import fit, pick_device
 
 
@@ -36,10 +37,12 @@ def train_teacher(
     seed: int = 0,
     device: str = "auto",
     description: str = "",
+    project: Path | str = ".",
     **run: Any,
 ) -> Trained:
     """Train the unimodal teacher of `modality`: encoder + linear head, alone; then remember its answers on every row.
 
+    `project`: the folder where a relative path of an encoder's `weights` starts.
     `run`: workers, folder, checkpoint_minutes, log, progress (see `fit`). With a `folder`, checkpoints and the
     remembered answers are kept there, the latter memory-mapped.
 
@@ -57,6 +60,7 @@ def train_teacher(
         seed,
         device,
         description or f"teacher {modality}, seed {seed}",
+        project,
         run,
     )
 
@@ -69,19 +73,20 @@ def train_student(
     method: str = "g2d",
     parameters: dict[str, Any] | None = None,
     smp: SMPSettings | dict[str, Any] | None = None,
-    fusion: str = "late",
+    fusion: str | dict[str, Any] | Strict = "late",
     training: TrainingSettings | None = None,
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
     description: str = "",
+    project: Path | str = ".",
     **run: Any,
 ) -> Trained:
     """Train a multimodal student by `method`, with SMP where `smp` is given.
 
-    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need none). `run`:
-    as of `train_teacher`. Raises ValueError where a teacher is missing or answers another question (another width of
-    features or logits).
+    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need none).
+    `project` and `run`: as of `train_teacher`. Raises ValueError where a teacher is missing or answers another question
+    (another width of features or logits).
     """
     if not encoders.keys() == set(data.modalities):
         raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {sorted(data.modalities)}")
@@ -92,11 +97,12 @@ def train_student(
         method,
         parameters or {},
         SMPSettings(**smp) if isinstance(smp, dict) else smp,
-        {m: teacher_outputs(t, m) for m, t in teachers.items()},
+        {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()},
         _recipe(training, epochs),
         seed,
         device,
         description or f"{method}, seed {seed}",
+        project,
         run,
     )
 
@@ -110,7 +116,7 @@ def _recipe(training: TrainingSettings | None, epochs: int | None) -> TrainingSe
 def _train(
     data: Data,
     encoders: dict[str, Strict | dict[str, Any]],
-    fusion: str,
+    fusion: str | dict[str, Any] | Strict,
     algorithm: str,
     parameters: dict[str, Any],
     smp: SMPSettings | None,
@@ -119,6 +125,7 @@ def _train(
     seed: int,
     device: str,
     description: str,
+    project: Path | str,
     run: dict[str, Any],
 ) -> Trained:
     architecture: dict[str, Any] = {
@@ -127,25 +134,31 @@ def _train(
                 "encoder": e.model_dump(mode="json") if isinstance(e, Strict) else e,
                 "shape": list(data.shape(m)),
                 "normaliser": data.normalisers[m],
+                **({"vocabulary": data.vocabulary[m]} if m in data.vocabulary else {}),
             }
             for m, e in encoders.items()
         },
-        "fusion": fusion,
+        "fusion": fusion.model_dump(mode="json") if isinstance(fusion, Strict) else fusion,
         "task": data.task.to_json(),
     }
     method = build_method(algorithm, parameters)
+    if method.exchange is not None:
+        architecture["exchange"] = method.exchange
+    named = architecture["fusion"] if isinstance(architecture["fusion"], str) else architecture["fusion"]["name"]
+    kinds = {m: str(of["encoder"]["name"]) for m, of in architecture["modalities"].items()}
+    try:
+        of_fusion = {} if isinstance(architecture["fusion"], str) else architecture["fusion"]
+        method.check(
+            Setting(architecture["task"]["name"], named, kinds, smp is not None, training.accumulation, of_fusion)
+        )
+    except ValueError as error:
+        raise ConfigError(f"method {algorithm}: {error}") from error
     with seeded(seed, "model"):
         model = build_model(architecture)
-    load_pretrained(model, architecture)
+    load_pretrained(model, architecture, project)
+    projecting = not method.needs_teachers or bool(getattr(method.parameters, "projection", False))
     for m, teacher in teachers.items():
-        width = int(model.encoders[m].width)  # type: ignore[arg-type]
-        if tuple(teacher.feature.shape) != (len(data.target), width):
-            raise ValueError(
-                f"the teacher of {m} remembers features {list(teacher.feature.shape)}, the student's encoder makes "
-                f"[{len(data.target)}, {width}]: train the teacher on the same samples with the same encoder"
-            )
-        if teacher.logits.shape[1] != data.task.outputs:
-            raise ValueError(f"the teacher of {m} has {teacher.logits.shape[1]} logits, the task {data.task.outputs}")
+        check_outputs(m, teacher, int(model.encoders[m].width), data, projecting)  # type: ignore[arg-type]
     fitted = fit(
         model,
         data,
@@ -161,6 +174,7 @@ def _train(
     splits = SPLITS if algorithm == "unimodal" else ("val", "test")  # a teacher is asked about train, a student never
     outputs, predictions = remember(fitted.model, data, method, pick_device(device), splits, run.get("folder"))
     fitted.model.cpu()
+    phases = _phases(smp, fitted.history, len(encoders), training.epochs) if smp else None
     info: dict[str, Any] = {
         "architecture": architecture,
         "task": data.task.to_json()["name"],
@@ -169,8 +183,8 @@ def _train(
         "modalities": list(data.modalities),
         "algorithm": algorithm,
         "parameters": method.parameters.model_dump(mode="json"),
-        "smp": smp.model_dump(mode="json") | {"phases": smp.phases(len(encoders), training.epochs)} if smp else None,
-        "fusion": fusion,
+        "smp": smp.model_dump(mode="json") | {"phases": phases} if smp else None,
+        "fusion": named,
         "seed": seed,
         "training": training.model_dump(mode="json"),
         "selection": training.selection,
@@ -241,6 +255,13 @@ def remember(
     }
     found_outputs["row"] = torch.from_numpy(row)
     return found_outputs, pd.concat(frames, ignore_index=True)
+
+
+def _phases(smp: SMPSettings, history: pd.DataFrame, modalities: int, epochs: int) -> list[int]:
+    """Epochs of each phase: as planned, or with `tau: auto` as they came."""
+    if smp.tau != "auto":
+        return smp.phases(modalities, epochs)
+    return [int((history["phase"] == phase).sum()) for phase in range(1, modalities + 1)]
 
 
 def _mean_confidence(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from g2d_pipeline.methods.base import Method
+from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Data, gather, take
 from g2d_pipeline.training.memory import CHUNK, FeatureMemory
@@ -63,8 +63,8 @@ def score_split(
     split: str,
     device: torch.device,
     memory: FeatureMemory | None = None,
-) -> dict[str, float]:
-    """The selection metric of every part on a split, and the task loss as `loss`. `target` `[N]`: encoded."""
+) -> Validation:
+    """Logits and targets of a split, and the scores of every part. `target` `[N]`: encoded."""
     found: dict[str, list[Tensor]] = defaultdict(list)
     for _, _, logits in forward_split(model, data, method, split, device, memory):
         for part, values in logits.items():
@@ -74,7 +74,7 @@ def score_split(
     scores = {part: data.task.score(logits, of) for part, logits in whole.items()}
     if len(model.modalities) == 1:  # a teacher: its one modality is the whole
         del scores["multi"]
-    return scores | {"loss": float(data.task.loss(whole["multi"], of))}
+    return Validation(whole, of, scores | {"loss": float(data.task.loss(whole["multi"], of))})
 
 
 class Best:

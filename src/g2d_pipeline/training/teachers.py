@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods.base import TeacherView
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Array, Data, take
@@ -44,6 +45,55 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
         outputs, model = teacher.outputs, teacher.model
     feature, logits, confidence = (outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence"))
     return TeacherOutputs(feature, logits, confidence, model)
+
+
+def check_teacher(
+    teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data
+) -> TeacherOutputs | Trained | TrainedFolder:
+    """The teacher, if it was trained for the student's question; remembered outputs alone can not be asked.
+
+    Raises ConfigError where it is of another modality, task, class list or normaliser.
+    """
+    if isinstance(teacher, TeacherOutputs):
+        return teacher
+    of = teacher.info
+    remedy = "Train it on the student's data: kedro run --pipeline teachers."
+    if list(of["modalities"]) != [modality]:
+        raise ConfigError(f"teacher of {modality}: modalities = {of['modalities']}, allowed is [{modality}]. {remedy}")
+    theirs, ours = of["architecture"]["task"], data.task.to_json()
+    for key in dict.fromkeys(["name", "class_names", *theirs]):
+        if theirs.get(key) != ours.get(key):
+            raise ConfigError(
+                f"teacher of {modality}: task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}. {remedy}"
+            )
+    normaliser = of["architecture"]["modalities"][modality]["normaliser"]
+    if normaliser != data.normalisers[modality]:
+        raise ConfigError(
+            f"teacher of {modality}: normaliser = {normaliser}, the student's is {data.normalisers[modality]}: it was "
+            f"trained on other features. {remedy}"
+        )
+    return teacher
+
+
+def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projecting: bool) -> None:
+    """Raise ConfigError where remembered answers fit neither the samples, nor the task, nor the encoder's `width`.
+
+    `projecting`: another width is no mistake, the method projects it or does not look.
+    """
+    rows, found = (int(n) for n in teacher.feature.shape)
+    if rows != len(data.target):
+        raise ConfigError(
+            f"teacher of {modality}: remembers {rows} samples, the data have {len(data.target)}: train it on the same"
+        )
+    if found != width and not projecting:
+        raise ConfigError(
+            f"teacher of {modality}: width = {found}, the student's encoder makes {width}. Give both the same encoder, "
+            "or say projection=true."
+        )
+    if teacher.logits.shape[1] != data.task.outputs:
+        raise ConfigError(
+            f"teacher of {modality}: outputs = {teacher.logits.shape[1]}, the task has {data.task.outputs}"
+        )
 
 
 def live_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:

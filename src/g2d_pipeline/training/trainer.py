@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import explain_out_of_memory, fitting_batch_size
@@ -33,7 +33,9 @@ from g2d_pipeline.training.history import DivergenceError, History
 from g2d_pipeline.training.interrupt import Stop, stop_on_signals
 from g2d_pipeline.training.loader import Loader, Rows
 from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.looks import give_looks
 from g2d_pipeline.training.memory import FeatureMemory
+from g2d_pipeline.training.modulation import apply_factors, hold_convolutions, take_back_factors, zero_gradients
 from g2d_pipeline.training.optimisation import build_average, build_learning_rate, build_optimizer
 from g2d_pipeline.training.precision import (
     arithmetic,
@@ -127,21 +129,23 @@ def fit(
     check_machine(training, where)
     model.to(where)
     prepare(model, training)
-    state = State(model=model, optimizer=None, task=data.task, epochs=training.epochs)  # type: ignore[arg-type]
+    epochs = method.epochs(training.epochs)
+    state = State(model=model, optimizer=None, task=data.task, epochs=epochs, teachers=teachers or {})  # type: ignore[arg-type]
+    target = data.task.encode(torch.as_tensor(data.target))
+    give_looks(state, data, target, training, where)
     with seeded(seed, "method"):
         method.on_fit_start(state)
     for module in method.modules().values():
         module.to(where)
     state.optimizer = optimizer = build_optimizer(training.optimizer, method.parameter_groups(model), where)
-    learning_rate = build_learning_rate(training.lr_schedule, optimizer, training.epochs)
+    learning_rate = build_learning_rate(training.lr_schedule, optimizer, epochs)
     scaler = gradient_scaler(training.precision, where)
     average = build_average(model, training.ema) if training.ema is not None else None
     evaluated: Any = average.module if average is not None else model
-    target = data.task.encode(torch.as_tensor(data.target))
     dtype = autocast_dtype(training.precision)
     memory = FeatureMemory(model, data, where, _memorable(model, data, smp), folder, dtype)
     loader = Loader(data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers)
-    schedule = _schedule(smp, data, views, training.epochs, known=not loader.live) if smp is not None else None
+    schedule = _schedule(smp, data, views, epochs, known=not loader.live) if smp is not None else None
     history = History(model, description)
     best = Best(data.task, training.selection)
     position = Position(batch_size=fitting_batch_size(model, data, training, where))
@@ -156,9 +160,11 @@ def fit(
     accumulation = training.accumulation
     gradients: dict[str, Tensor] = {}
 
+    conv_only = smp is not None and smp.scope == "conv_only"
+
     def forward(batch: Batch) -> Output:
-        suppressed = [m for m in model.modalities if m not in state.active]
-        output: Output = model(batch.inputs, suppressed, moving, batch.features, dtype)
+        suppressed = [m for m in model.modalities if m not in state.active and not conv_only]
+        output: Output = model(batch.inputs, suppressed, moving, batch.features, dtype, state.kappa)
         return output
 
     def backward(loss: Tensor) -> None:
@@ -166,7 +172,7 @@ def fit(
 
     def step() -> None:
         if smp is not None and smp.update == "zero_grad":
-            _zero_gradients(model)
+            zero_gradients(model)
         if scaler.is_enabled():
             scaler.unscale_(optimizer)
         method.after_backward(state)
@@ -181,7 +187,7 @@ def fit(
         if average is not None:
             average.update(model)
 
-    state.forward, state.backward, state.step = forward, backward, step
+    state.forward, state.backward, state.step, state.changed = forward, backward, step, memory.moved
 
     checkpoints = Checkpoints(folder / CHECKPOINTS, checkpoint_minutes) if folder is not None else None
     with (
@@ -196,14 +202,17 @@ def fit(
             _resume(parts, checkpoints, identity, description)
         steps = len(list(batches_of(data.rows["train"], position.batch_size)))
         done = (position.epoch - 1) * steps + position.batch
-        with track_epochs(description, training.epochs, steps, progress, done) as bar:
-            while position.epoch <= training.epochs:
+        if schedule is not None and schedule.wants_start:
+            schedule.end_epoch(_confidences(score_split(evaluated, data, method, target, "val", where), data))
+        with track_epochs(description, epochs, steps, progress, done) as bar:
+            while position.epoch <= epochs:
                 epoch = state.epoch = position.epoch
                 model.train()
                 if position.batch == 0:
                     if schedule is not None:
                         schedule.start_epoch(epoch)
                     method.on_epoch_start(state)
+                    apply_factors(optimizer)
                     chosen = method.rows(data.rows["train"], state)
                     position.rows = None if chosen is data.rows["train"] else chosen
                 rows = data.rows["train"] if position.rows is None else position.rows
@@ -216,7 +225,9 @@ def fit(
                 for batch in loader.epoch(batches, epoch, position.batch, teach):
                     if schedule is not None:
                         seen = torch.stack([v.confidence for v in batch.teachers.values()]) if schedule.looks else None
-                        state.active = schedule.active(seen)
+                        state.active, state.kappa = schedule.active(seen), schedule.kappa
+                        if conv_only:
+                            hold_convolutions(model, state.active)
                     else:
                         state.active = model.modalities
                     if wrong := [m for m in state.active if m in batch.features]:
@@ -237,38 +248,48 @@ def fit(
                 with _told(checkpoints):
                     history.check(epoch)
                 method.on_epoch_end(state)
-                scores = {
+                take_back_factors(optimizer)
+                looked = {
                     split: score_split(
                         evaluated, data, method, target, split, where, memory if average is None else None
                     )
                     for split in ("val", "test")
                 }
+                scores = {split: found.scores for split, found in looked.items()}
                 phase = schedule.phase if schedule is not None else 1
                 history.end_epoch(epoch, phase, optimizer.param_groups[0]["lr"], scores)
                 logs.epoch(history.epochs)
                 in_last_phase = schedule is None or phase == len(schedule.phases)
                 best.offer(epoch, scores, evaluated, method, counts=in_last_phase)
                 learning_rate.step(scores["val"]["loss"])
+                method.on_validation(looked["val"], state)
+                if schedule is not None:
+                    schedule.end_epoch(_confidences(looked["val"], data))
                 bar.end({"val": next(iter(scores["val"].values()))})
                 position.epoch, position.batch, position.rows = epoch + 1, 0, None
                 enough = training.early_stopping is not None and best.patience >= training.early_stopping
                 if enough:
                     logger.info("%s: no better validation score for %d epochs: stopped after epoch %d of %d",
-                                description, best.patience, epoch, training.epochs)  # fmt: skip
-                    position.epoch = training.epochs + 1
-                ended = position.epoch > training.epochs
+                                description, best.patience, epoch, epochs)  # fmt: skip
+                if state.stop:
+                    logger.info("%s: the method ended training after epoch %d of %d", description, epoch, epochs)
+                if enough or state.stop:
+                    position.epoch = epochs + 1
+                ended = position.epoch > epochs
                 if checkpoints is not None and (stop.number is not None or ended or checkpoints.due_at_epoch_end()):
                     _save(parts, checkpoints, identity, history, state, stop, description)
     if best.weights is None and average is not None:
         model.load_state_dict(average.module.state_dict())
     best.restore(model, method)
+    if conv_only:
+        hold_convolutions(model, model.modalities)
     unprepare(model)
     return Fitted(model.cpu().eval(), history.frame(), best.epoch)
 
 
 def _memorable(model: MultimodalModel, data: Data, smp: SMPSettings | None) -> list[str]:
     """The modalities whose features may be looked up while they rest: nothing about them changes."""
-    if smp is None or smp.update != "skip":
+    if smp is None or smp.update != "skip" or smp.scope != "encoder" or smp.suppression != "complete":
         return []
     still = smp.suppressed_norm == "frozen"
     return [m for m in data.modalities if not data.augmented(m) and (still or not depends_on_batch(model.encoders[m]))]
@@ -284,18 +305,16 @@ def _schedule(smp: SMPSettings, data: Data, teachers: dict[str, TeacherOutputs],
 
 def _phase(schedule: SMP | None) -> str:
     """For the progress bar."""
-    if schedule is None:
+    if schedule is None or schedule.partial:
         return ""
     last = schedule.phase == len(schedule.phases)
     who = "all learn" if last else f"{schedule.modalities[schedule.ranking[schedule.phase - 1]]} learns"
     return f"phase {schedule.phase}/{len(schedule.phases)} ({who})"
 
 
-def _zero_gradients(model: MultimodalModel) -> None:
-    """A suppressed encoder's gradient is zero: momentum and decay still move it (the code's way)."""
-    for parameter in model.encoders.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+def _confidences(validation: Validation, data: Data) -> list[float]:
+    """The mean confidence of each modality alone, in configuration order."""
+    return [float(data.task.confidence(validation.logits[m], validation.target).mean()) for m in data.modalities]
 
 
 # ------------------------------------------------------------------------------------------------- kill and resume
@@ -366,5 +385,6 @@ def _told(checkpoints: Checkpoints | None) -> Iterator[None]:
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last if last is not None else 'none was kept'}.\n"
             "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller "
-            "alpha and beta, or a look at the features for extreme values."
+            "alpha and beta, suppressed_norm=batch (with SMP and deep encoders: running statistics settle slowly), or a "
+            "look at the features for extreme values."
         ) from None

@@ -1,0 +1,44 @@
+"""What a fusion is: the features of all modalities → logits, and what one modality alone says."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Readout = Literal["paper", "code"]
+
+
+class Fusion(nn.Module):
+    """`forward(features)`: modality → `[B, D_m]` gives logits `[B, C]`.
+
+    `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality has a
+    head in it that is trained as such, so that its unimodal logits are those of a classifier.
+    """
+
+    heads_of_its_own: ClassVar[bool] = False
+
+    def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.outputs = outputs
+        self.unimodal_readout = unimodal_readout
+
+    @property
+    def bias_share(self) -> float:
+        """How much of a shared bias one modality alone is given: all (our definition), or 1/k (the authors' code)."""
+        return 1.0 if self.unimodal_readout == "paper" else 1.0 / len(self.widths)
+
+    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
+        """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""
+        alone = {m: f if m == modality else torch.zeros_like(f) for m, f in features.items()}
+        logits: Tensor = self(alone)
+        return logits
+
+
+def projections(widths: dict[str, int], width: int | None) -> tuple[nn.ModuleDict, int]:
+    """To a common width (the greatest where none is given): a linear layer where D_m differs, else nothing."""
+    common = width if width is not None else max(widths.values())
+    layers = {m: nn.Identity() if d == common else nn.Linear(d, common) for m, d in widths.items()}
+    return nn.ModuleDict(layers), common

@@ -1,0 +1,44 @@
+"""Gated fusion: one modality opens and closes the features of the others (Kiela et al. 2018; paper A.3)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from g2d_pipeline.models.fusions.base import Fusion, Readout
+
+
+class BiGatedFusion(Fusion):
+    """z^m = linear_m(h^m), of one width; p = head(sigmoid(z^g) ⊙ Σ_{m ≠ g} z^m) (the sum for k > 2: our definition).
+
+    g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5); the code
+    puts the projected feature alone through the head, with 1/k of its bias.
+    """
+
+    def __init__(
+        self,
+        widths: dict[str, int],
+        outputs: int,
+        gate: str | None = None,
+        width: int | None = None,
+        unimodal_readout: Readout = "paper",
+    ) -> None:
+        super().__init__(widths, outputs, unimodal_readout)
+        self.gate = gate if gate is not None else next(iter(widths))
+        common = width if width is not None else max(widths.values())
+        self.projections = nn.ModuleDict({m: nn.Linear(d, common) for m, d in widths.items()})
+        self.head = nn.Linear(common, outputs)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        z = {m: self.projections[m](features[m]) for m in self.widths}
+        gate = z.pop(self.gate).sigmoid()
+        return cast(Tensor, self.head(gate * torch.stack(list(z.values())).sum(dim=0)))
+
+    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
+        if self.unimodal_readout == "paper":
+            return super().unimodal_logits(features, modality)
+        z = self.projections[modality](features[modality])
+        return F.linear(z, self.head.weight, self.head.bias * self.bias_share)

@@ -1,0 +1,31 @@
+"""Concatenation: one head on all features side by side; their widths may differ."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from g2d_pipeline.models.fusions.base import Fusion, Readout
+
+
+class ConcatFusion(Fusion):
+    """p = W [h^1 … h^k] + b.
+
+    Unimodal logits: the modality's columns of W and the bias: whole (our definition), or 1/k of it (the code).
+    """
+
+    def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
+        super().__init__(widths, outputs, unimodal_readout)
+        self.head = nn.Linear(sum(widths.values()), outputs)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return cast(Tensor, self.head(torch.cat([features[m] for m in self.widths], dim=1)))
+
+    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
+        names = list(self.widths)
+        start = sum(self.widths[m] for m in names[: names.index(modality)])
+        columns = self.head.weight[:, start : start + self.widths[modality]]
+        return F.linear(features[modality], columns, self.head.bias * self.bias_share)
