@@ -7,6 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 SHELL := /bin/bash
 
 export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
 export KEDRO_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0

@@ -15,7 +15,7 @@ from kedro.io import DatasetError
 from g2d_pipeline.errors import G2DError, InterruptedRun
 from g2d_pipeline.progress import rich_logs_in_terminal
 
-for variable in ("DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY"):
+for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
     os.environ.setdefault(variable, "1")
 
 

@@ -69,7 +69,7 @@ class Raw:
 
     @property
     def manifest(self) -> MadeUp:
-        columns = {m: list(s.columns) if isinstance(s, TabularFeatures) else [m] for m, s in self.modalities.items()}
+        columns = {m: s.all_columns if isinstance(s, TabularFeatures) else [m] for m, s in self.modalities.items()}
         meta = {
             "dataset": "made_up", "task": "classification", "class_names": ["a", "b", "c"],
             "target": {"name": "label", "unit": ""}, "source": "raw", "columns": columns,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.signal
 import soundfile
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +62,45 @@ def test_channels_are_averaged(tmp_path: Path, ending: str):
     wave, rate = audio.read_audio(tmp_path / f"two.{ending}")
     assert (rate, wave.dtype, wave.shape) == (11025, torch.float32, (100,))
     assert np.array_equal(wave.numpy(), (samples.mean(axis=1) / 32768).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [
+        ("PCM_U8", 2**-7),
+        ("PCM_16", 2**-15),
+        ("PCM_24", 2**-23),
+        ("PCM_32", 2**-24),
+        ("FLOAT", 2**-24),
+        ("DOUBLE", 2**-24),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_wav_has_full_scale_one(tmp_path: Path, subtype: str, step: float, channels: int):
+    """To the step of its own numbers, or of float32's."""
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (500, channels))
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype=subtype)
+    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    assert (rate, wave.dtype) == (8000, torch.float32)
+    assert np.abs(wave.numpy() - samples.mean(axis=1)).max() <= step
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 44_100, 192_000])
+def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: int):
+    soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate), rate, subtype="PCM_16")
+    of = AudioFeatures(sample_rate=16_000, seconds=1.0)
+    ready = audio.prepare_wave(*audio.read_audio(tmp_path / "a.wav"), of, "a.wav")
+    found = audio.spectrogram(ready[None], of)[0, 0]
+    assert found.shape == (129, 126)
+    assert set(found[:, 4:-4].argmax(dim=0).tolist()) == {16}  # 1000 Hz of bins 62.5 Hz apart
+
+
+def test_a_silent_file_is_read_and_called_silent(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(4000), 8000)
+    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    assert audio.is_silent(wave, rate, PLAIN)
+    soundfile.write(tmp_path / "b.wav", np.where(np.arange(4000) == 1234, 1 / 32768, 0), 8000)  # one step of 16 bits
+    assert not audio.is_silent(*audio.read_audio(tmp_path / "b.wav"), PLAIN)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 200])
@@ -192,19 +233,52 @@ def test_a_rate_without_common_factor_is_refused():
 
 
 # -------------------------------------------------------------------------------------------------------- spectrogram
-@pytest.mark.parametrize(("n_fft", "hop"), [(256, 128), (64, 64), (100, 30), (63, 20)])
-def test_the_stft_against_numpy(n_fft: int, hop: int):
-    of = AudioFeatures(sample_rate=1000, seconds=0.5, n_fft=n_fft, hop_length=hop)
-    wave = np.random.default_rng(0).normal(size=500)
-    padded = np.pad(wave, n_fft // 2, mode="reflect")
+def defined(wave: np.ndarray, n_fft: int, hop: int, padding: str) -> np.ndarray:
+    """|STFT| `[F, frames]` in float64 by librosa's definition: centred frames, periodic Hann window, no scaling."""
+    padded = np.pad(wave.astype(np.float64), n_fft // 2, mode="reflect" if padding == "reflect" else "constant")
     window = scipy.signal.get_window("hann", n_fft, fftbins=True)
     starts = range(0, len(padded) - n_fft + 1, hop)
-    expected = np.abs(np.array([np.fft.rfft(padded[s : s + n_fft] * window) for s in starts])).T
+    return np.abs(np.array([np.fft.rfft(padded[s : s + n_fft] * window) for s in starts])).T
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize(("n_fft", "hop"), [(256, 128), (64, 64), (100, 30), (63, 20), (512, 353)])
+def test_the_stft_against_numpy(n_fft: int, hop: int, padding: Any):
+    of = AudioFeatures(sample_rate=1000, seconds=0.5, n_fft=n_fft, hop_length=hop, padding=padding)
+    wave = np.random.default_rng(0).normal(size=500)
+    expected = defined(wave, n_fft, hop, padding)
     found = audio.spectrogram(torch.from_numpy(wave)[None], of)
     assert tuple(found.shape[1:]) == audio.shape(of) == (1, *expected.shape)
     assert np.allclose(found[0, 0].exp().numpy() - 1e-7, expected, rtol=1e-5, atol=0)
     single = audio.spectrogram(torch.from_numpy(wave.astype(np.float32))[None], of)
     assert np.abs(single[0, 0].exp().numpy() - 1e-7 - expected).max() < 1e-5 * expected.max()
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("case", ["vggsound", "crema_d", "odd"])
+def test_the_stft_against_librosa(case: str, padding: Any):
+    """Magnitudes that real librosa made (data/README.md), at the ends too: to 1e-5 of each, and in float32 to 1e-5 of
+    the largest. Only `padding` tells the two sets apart."""
+    with np.load(Path(__file__).parent / "data/librosa_stft.npz", allow_pickle=False) as file:
+        reference = {key: file[f"{case}/{key}"] for key in ("settings", "wave", "zeros", "reflect")}
+    n_fft, hop = reference["settings"].tolist()
+    wave, expected = torch.from_numpy(reference["wave"]), reference[padding]
+    of = AudioFeatures(sample_rate=1000, seconds=len(wave) / 1000, n_fft=n_fft, hop_length=hop, padding=padding)
+    exact = audio.spectrogram(wave[None].double(), of)[0, 0].exp().numpy() - 1e-7
+    assert exact.shape == expected.shape
+    assert np.allclose(exact, expected, rtol=1e-5, atol=0)
+    assert np.allclose(exact, defined(wave.numpy(), n_fft, hop, padding), rtol=1e-5, atol=0)
+    single = audio.spectrogram(wave[None], of)[0, 0].exp().numpy() - 1e-7
+    assert np.abs(single - expected).max() < 1e-5 * expected.max()
+    assert not np.allclose(reference["zeros"], reference["reflect"], rtol=1e-2)
+
+
+def test_zeros_are_the_default_as_of_the_published_recipes(repository: Path):
+    assert AudioFeatures().padding == "zeros"
+    for name in ("crema_d", "vggsound"):
+        text = (repository / f"conf/base/parameters_{name}.yml").read_text("utf-8")
+        audio_of = yaml.safe_load(text)["datasets"][name]["modalities"]["audio"]
+        assert audio_of.get("padding", "zeros") == "zeros"
 
 
 def test_the_mel_bank_sums_magnitudes():

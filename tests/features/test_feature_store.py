@@ -83,7 +83,7 @@ def test_meta(make_raw: MakeRaw, tmp_path: Path):
     assert meta["modalities"]["audio"]["statistics"] == {"distinct": 6}
     assert meta["modalities"]["table"]["statistics"]["blanks"] == [0, 3]
     assert sorted(f.name for f in (tmp_path / "store").iterdir()) == [
-        "audio.npy", "image.npy", "index.parquet", "meta.json", "table.npy",
+        "audio.cells.npy", "audio.npy", "image.cells.npy", "image.npy", "index.parquet", "meta.json", "table.npy",
     ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import chunks, media, open_store, video, write_store, writing
+from g2d_pipeline.features import chunks, files, media, open_store, video, write_store, writing
 
 N = 10
 VIDEO = VideoFeatures(frames=2, size=[8, 12])
@@ -203,7 +203,8 @@ def test_bad_cells_are_told_together(raw: Folder, tmp_path: Path):
     with pytest.raises(DataError) as caught:
         raw.write(tmp_path / "store", only="words")
     assert str(caught.value).splitlines()[:4] == [
-        "3 of 10 sequences of modality 'words' can not be used:",
+        "3 of 10 sequences of modality 'words' can not be used (3 of 10 samples, 30.00%; max_bad_fraction "
+        "allows 0.00%):",
         "  - 1.npy (sample s1) has 5 features a step, the first sequence of the modality 3",
         "  - 3.npy (sample s3) has no steps: its length is 0",
         "  - 4.npy (sample s4) holds pickled Python objects, which are never loaded: save plain numbers",
@@ -273,10 +274,10 @@ def test_principal_components_of_float_pictures(raw: Folder, tmp_path: Path):
 
 def test_space_is_looked_for_beforehand(raw: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for only, needed in (("face", N * 3 * 2 * 8 * 12), ("words", N * 4 * 4 * 4), ("digit", N * 20 * 4)):
-        monkeypatch.setattr(writing.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n - 1})())
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n - 1})())
         with pytest.raises(DataError, match=r"Make room"):
             raw.write(tmp_path / f"full {only}", only=only)
-        monkeypatch.setattr(writing.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n})())
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n})())
         raw.write(tmp_path / f"room {only}", only=only)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,21 @@ def test_leading_zeros_are_cut_where_asked_for(folder: Path, array: np.ndarray, 
     assert np.array_equal(found, read_sequence("a.npy", folder, cut, array.shape[1])[0])
     kept = read_sequence("padded.npy", folder, SequenceFeatures(steps=20), array.shape[1])[0]
     assert kept[-1].sum() == len(padded)
+
+
+def test_a_parquet_table_is_a_sequence(folder: Path):
+    rows = np.array([[1.5, 2], [np.nan, 4], [5, 6], [np.nan, np.nan]])
+    table = pd.DataFrame({"speed": rows[:, 0], "turn": pd.array([2, 4, 6, None], dtype="Int32")})
+    table.to_parquet(folder / "walk.parquet")
+    assert width(["walk.parquet"], folder, 2) == 2
+    np.save(folder / "walk.npy", rows)
+    found = read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 2)
+    plain = read_sequence("walk.npy", folder, SequenceFeatures(steps=5), 2)
+    assert np.array_equal(found[0], plain[0])
+    assert found[1:] == plain[1:] == (1, 0)
+    table.assign(gait="trot").to_parquet(folder / "walk.parquet")
+    with pytest.raises(MediaError, match=r"columns that are no numbers: 'gait' is (large_)?string"):
+        read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 2)
 
 
 def test_only_zeros_in_front_are_padding(folder: Path):
@@ -146,7 +162,8 @@ def test_a_bad_vector_is_told(tmp_path: Path, array: Any, message: str):
         ("a.npy", b"", r"is empty \(0 bytes\)"),
         ("a.npy", b"version https://git-lfs.github.com/spec/v1\n", "is a Git-LFS pointer"),
         ("a.npy", b"noise" * 99, r"is not a \.npy array"),
-        ("a.csv", b"1,2\n", r"is no array file: its name does not end in \.npy"),
+        ("a.csv", b"1,2\n", r"is no array file: its name does not end in \.npy or \.parquet"),
+        ("a.parquet", b"PAR1xxxx", r"is no parquet table"),
         ("a.npy#7", None, r"has no row 7: its shape is \[3, 2\]"),
         ("b.npy", None, "is missing"),
     ],

@@ -42,6 +42,11 @@ def test_a_film_without_sound_is_told(shared_data: Path, name: str):
         audio.read_audio(shared_data / "video_samples" / name)
 
 
+def test_a_made_film_without_sound_is_told(make_clip: Any):
+    with pytest.raises(MediaError, match=r"(?s)a.mp4 has no sound track.*What to do"):
+        audio.read_audio(make_clip("a.mp4", pictures=5))
+
+
 def test_grid_and_ravdess(shared_data: Path):
     for path in sorted((shared_data / "grid_clips").glob("*.mpg")):
         wave, rate = audio.read_audio(path)

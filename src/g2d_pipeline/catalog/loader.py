@@ -21,6 +21,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.explain import KeyPath, Origins
 from g2d_pipeline.resolve import Configuration, resolve
 from g2d_pipeline.sources import locate, signature
+from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import Plan, make_plan
 
 
@@ -63,7 +64,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def plan(self) -> Plan:
         """The stage cards. A simulated sample that has not been made yet counts as such (see `hooks`)."""
         c = self.configuration
-        cache = self.project / "data" / "02_intermediate" / c.run.dataset / "raw_hashes.json"
+        cache = cache_file(self.project, c.run.dataset)
         try:
             raw = signature(c.dataset.raw, c.source, c.root, cache)
         except DataError:

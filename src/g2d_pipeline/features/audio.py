@@ -49,14 +49,12 @@ def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
 
 def length(settings: AudioFeatures) -> int:
     """T: the number of samples of every prepared recording."""
-    return round(settings.seconds * settings.sample_rate)
+    return settings.samples
 
 
 def shape(settings: AudioFeatures) -> tuple[int, int, int]:
     """(1, F, frames) of the spectrogram of one recording."""
-    padded = length(settings) + 2 * (settings.n_fft // 2)
-    frames = 1 + (padded - settings.n_fft) // settings.hop_length
-    return 1, settings.n_mels or settings.n_fft // 2 + 1, frames
+    return 1, settings.n_mels or settings.n_fft // 2 + 1, settings.frames
 
 
 def read_audio(path: Path) -> tuple[Tensor, int]:
@@ -162,12 +160,14 @@ def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.
 def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
     """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]` as `shape` says; low frequencies first.
 
-    Periodic Hann window of `n_fft`, centred frames (the ends are reflected), no scaling. `n_mels` > 0: the magnitudes
-    are summed by torchaudio's mel bank (HTK scale, 0 Hz to half the sample rate, peak 1). Source: datasets.md §1.3.
+    librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond the ends, no
+    scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to half the sample
+    rate, peak 1). Source: datasets.md §1.3.
     """
     window = torch.hann_window(settings.n_fft, dtype=waves.dtype)
+    mode = "reflect" if settings.padding == "reflect" else "constant"
     magnitude = torch.stft(
-        waves, settings.n_fft, settings.hop_length, window=window, center=True, pad_mode="reflect", return_complex=True
+        waves, settings.n_fft, settings.hop_length, window=window, center=True, pad_mode=mode, return_complex=True
     ).abs()
     if settings.n_mels:
         magnitude = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate).T.to(magnitude) @ magnitude

@@ -1,6 +1,6 @@
 """What a cell of the manifest points to: a file, a folder of pictures, or `file#row`, a row of an array file.
 
-An array file is a `.npy`, or a gzipped IDX (MNIST's format).
+An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` table of numbers is an array, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import gzip
 import math
 import re
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.features.faults import MediaError, check_file
+from g2d_pipeline.features.files import release
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -38,17 +40,29 @@ def read_row(path: Path, row: int) -> npt.NDArray[Any]:
 
 
 def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
-    """The array that a cell points to: a row of an array file, or all of a `.npy` file; memory-mapped and read-only.
+    """The array that a cell points to: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
 
-    Raises MediaError as `read_row` does.
+    A `.parquet` table is `[rows, columns]`, in the order of the file, NaN where it is null. Raises MediaError as
+    `read_row` does.
     """
     file, row = split_cell(cell)
     if row is not None:
         return _row(root / file, row)
     check_file(root / file)
+    if file.endswith(".parquet"):
+        return _read_parquet(root / file)
     if not file.endswith(".npy"):
-        raise MediaError(root / file, "is no array file: its name does not end in .npy")
+        raise MediaError(root / file, "is no array file: its name does not end in .npy or .parquet")
     return _open(root / file)
+
+
+def let_go(cells: Iterable[str], root: Path) -> None:
+    """Let go of the pages of the array files that these cells are rows of: what was read of them stays mapped else."""
+    for file in {file for file, row in map(split_cell, cells) if row is not None}:
+        try:
+            release(_open(root / file))
+        except (MediaError, OSError):  # told with its sample when it is decoded
+            continue
 
 
 def pictures_in(folder: Path) -> list[str]:
@@ -107,6 +121,23 @@ def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
     except (ValueError, OSError, EOFError) as error:
         raise MediaError(path, f"is not a .npy array ({error})") from error
     return array
+
+
+def _read_parquet(path: Path) -> npt.NDArray[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise MediaError(path, f"is no parquet table ({error})") from error
+    kinds = {f.name: f.type for f in table.schema}
+    if other := [f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))]:
+        raise MediaError(path, f"has columns that are no numbers: {', '.join(other[:5])}")
+    if not kinds:
+        raise MediaError(path, "has no columns")
+    columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
+    return np.stack(columns, axis=1)
 
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:

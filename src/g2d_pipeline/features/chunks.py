@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,93 +12,98 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, SequenceFeatures, VectorFeatures, VideoFeatures
-from g2d_pipeline.features.cells import open_cell, split_cell
+from g2d_pipeline.features.cells import let_go, open_cell, split_cell
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.files import mapped
+from g2d_pipeline.features.jobs import Cells, Done, FileSettings, Findings, Form, Job
+from g2d_pipeline.features.reuse import RECORD, content_key
+from g2d_pipeline.features.rounding import OVERFLOW, to_half
 
 AT_ONCE = 32  # recordings in one STFT: bounds its memory
 
-FileSettings = AudioFeatures | ImageFeatures | VideoFeatures | SequenceFeatures | VectorFeatures
-Cells = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Form:
-    """The array that `run` fills: the shape of one sample, and the type of its numbers."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def bytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Job:
-    """`cells[k]` of modality settings → every row `rows[i]` of the array file with `source[i] == k`."""
-
-    number: int
-    settings: FileSettings
-    root: Path
-    cells: Cells
-    array: Path
-    rows: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
-    form: Form
-
-
-@dataclass
-class Findings:
-    """Position in the cells of a chunk → what was found there.
-
-    `faults`: what is wrong. `constant`: 1 for silence, a picture of one colour, features that are all 0. `replaced`:
-    how many values were not finite and are 0 now. `shortened`: how many steps at the end were left out.
-    """
-
-    faults: dict[int, str] = field(default_factory=dict)
-    constant: dict[int, int] = field(default_factory=dict)
-    replaced: dict[int, int] = field(default_factory=dict)
-    shortened: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> dict[str, dict[int, int]]:
-        return {"constant": self.constant, "replaced": self.replaced, "shortened": self.shortened}
-
-
-@dataclass(frozen=True)
-class Done:
-    """A chunk that is on disk, unless `faults`: position in `cells` → what is wrong. `notes`: as `Findings.notes`."""
-
-    number: int
-    faults: dict[int, str]
-    notes: dict[str, dict[int, int]]
-
 
 def run(job: Job) -> Done:
-    """Compute a chunk and write it; nothing is written where a cell of it is bad.
+    """Compute a chunk and write it; the rows of cells that are bad stay as they are.
 
     On one thread, so that the bytes are the same in any process.
     """
+    count = len(job.cells)
+    records = np.zeros(count, RECORD)
+    if job.records is not None:
+        records["key"] = [content_key(cell, job.root) for cell in job.cells]
+    copied = np.empty(0, np.int64)
+    if job.known is not None:
+        copied, cells = job.known.find(records["key"].tolist())
+        for name in RECORD.names or ():
+            records[name][copied] = cells[name]
+    fresh = np.setdiff1d(np.arange(count), copied).tolist()
+    values, errors, found = _compute(job, tuple(job.cells[k] for k in fresh))
+    found = found.at(fresh)
+    records["constant"][list(found.constant)] = 1
+    if errors is not None and job.records is not None:
+        records["worst"][fresh], records["squares"][fresh] = errors[:, 0, 0], errors[:, 1, 0]
+    if len(copied) and job.known is not None:
+        both = np.empty((count, *job.form.shape), job.form.dtype)
+        both[fresh], both[copied] = values, mapped(job.known.array)[cells["row"]]
+        values = both
+        found.constant |= dict.fromkeys(copied[cells["constant"] == 1].tolist(), 1)
+    records["key"][list(found.faults)] = b""
+    _write(job, values, records, errors, found)
+    let_go(job.cells, job.root)
+    return Done(job.number, found.faults, found.notes, len(copied))
+
+
+def _compute(job: Job, cells: Cells) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None, Findings]:
+    """(what is stored of the cells, its rounding errors `[n, 2, C]` where it is rounded, what was found)."""
+    if not cells:
+        return np.empty((0, *job.form.shape), job.form.dtype), None, Findings()
     with one_thread():
         if isinstance(job.settings, AudioFeatures):
-            values, found = spectrograms(job.cells, job.root, job.settings, job.form)
+            values, found = spectrograms(cells, job.root, job.settings, job.form)
         elif isinstance(job.settings, ImageFeatures):
-            values, found = pictures(job.cells, job.root, job.settings, job.form)
+            values, found = pictures(cells, job.root, job.settings, job.form)
         elif isinstance(job.settings, VideoFeatures):
-            values, found = clips(job.cells, job.root, job.settings, job.form)
+            values, found = clips(cells, job.root, job.settings, job.form)
         else:
-            values, found = arrays(job.cells, job.root, job.settings, job.form)
-    if values.dtype.kind == "f":
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        for k in np.flatnonzero(~finite).tolist():
-            found.faults.setdefault(k, "is not finite after the transform: its values are too large")
-    if not found.faults:
-        array = np.load(job.array, mmap_mode="r+", allow_pickle=False)
-        for start in range(0, len(job.rows), len(job.cells)):  # a cell may have many rows: no copy larger than `values`
-            part = slice(start, start + len(job.cells))
-            array[job.rows[part]] = values[job.source[part]]
-        array.flush()
-    return Done(job.number, found.faults, found.notes)
+            values, found = arrays(cells, job.root, job.settings, job.form)
+    if values.dtype.kind != "f":
+        return values, None, found
+    rows = values.reshape(len(values), -1)
+    for k in np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist():
+        found.faults.setdefault(k, "is not finite after the transform: its values are too large")
+    if job.form.dtype != "float16":
+        return values, None, found
+    half, errors = to_half(values)
+    for k in np.flatnonzero(~np.isfinite(half).reshape(len(half), -1).all(axis=1)).tolist():
+        found.faults.setdefault(k, OVERFLOW)
+    errors[list(found.faults)] = 0
+    return half, errors, found
+
+
+def _write(
+    job: Job,
+    values: npt.NDArray[Any],
+    records: npt.NDArray[Any],
+    errors: npt.NDArray[np.float64] | None,
+    found: Findings,
+) -> None:
+    array = mapped(job.array, "r+")
+    rows, source = job.rows, job.source
+    if found.faults:
+        good = ~np.isin(source, list(found.faults))
+        rows, source = rows[good], source[good]
+    for start in range(0, len(rows), len(job.cells)):  # a cell may have many rows: no copy larger than `values`
+        part = slice(start, start + len(job.cells))
+        array[rows[part]] = values[source[part]]
+    array.flush()
+    if job.records is not None:
+        kept = mapped(job.records, "r+")
+        kept[job.first : job.first + len(records)] = records
+        kept.flush()
+    if job.rounding is not None and errors is not None:
+        summed = mapped(job.rounding, "r+")
+        summed[job.number] = errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)
+        summed.flush()
 
 
 def load(settings: FileSettings) -> None:
@@ -113,17 +117,19 @@ def form_of(settings: FileSettings, cells: Sequence[str], root: Path) -> Form:
     if isinstance(settings, AudioFeatures):
         from g2d_pipeline.features import audio
 
-        return Form(audio.shape(settings), "float32")
+        return Form(audio.shape(settings), settings.dtype)
     if isinstance(settings, ImageFeatures):
-        dtype = "float32" if _holds_floats(cells, root) else "uint8"
+        dtype = "uint8"
+        if _holds_floats(cells, root):
+            dtype = settings.dtype if settings.pca_energy is None else "float32"  # rounded after the components
         return Form((settings.channels, *settings.height_width), dtype)
     if isinstance(settings, VideoFeatures):
         return Form((3, settings.frames, *settings.height_width), "uint8")
     from g2d_pipeline.features import sequence
 
     if isinstance(settings, SequenceFeatures):
-        return Form((sequence.width(cells, root, 2) + 1, settings.steps), "float32")
-    return Form((sequence.width(cells, root, 1),), "float32")
+        return Form((sequence.width(cells, root, 2) + 1, settings.steps), settings.dtype)
+    return Form((sequence.width(cells, root, 1),), settings.dtype)
 
 
 def _holds_floats(cells: Sequence[str], root: Path) -> bool:
@@ -162,8 +168,8 @@ def pictures(cells: Cells, root: Path, settings: ImageFeatures, form: Form) -> t
     """Pictures → uint8 (or float32, of rows of floats) `[len(cells), C, H, W]`."""
     from g2d_pipeline.features import image
 
-    read = image.read_floats if form.dtype == "float32" else image.read_image
-    values = np.zeros((len(cells), *form.shape), form.dtype)
+    read = image.read_floats if form.exact == "float32" else image.read_image
+    values = np.zeros((len(cells), *form.shape), form.exact)
     found = Findings()
     for k, cell in enumerate(cells):
         try:
@@ -181,7 +187,7 @@ def clips(cells: Cells, root: Path, settings: VideoFeatures, form: Form) -> tupl
     """Clips → uint8 `[len(cells), 3, frames, H, W]`."""
     from g2d_pipeline.features import image, video
 
-    values = np.zeros((len(cells), *form.shape), form.dtype)
+    values = np.zeros((len(cells), *form.shape), form.exact)
     found = Findings()
     for k, cell in enumerate(cells):
         try:
@@ -201,7 +207,7 @@ def arrays(
     """Arrays of features → float32 `[len(cells), F + 1, steps]`, or `[len(cells), F]` of vectors."""
     from g2d_pipeline.features import sequence
 
-    values = np.zeros((len(cells), *form.shape), form.dtype)
+    values = np.zeros((len(cells), *form.shape), form.exact)
     found = Findings()
     for k, cell in enumerate(cells):
         try:

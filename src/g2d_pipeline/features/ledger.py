@@ -60,10 +60,10 @@ class Ledger:
 
 
 def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
-    """(what is done; None: nothing of this plan, the array files it names)."""
+    """(what is done; None: nothing of this plan, the files of arrays and tokenizers it names)."""
     try:
         content = json.loads(path.read_bytes())
-        files = [Path(str(name)).name for name in content["files"] if str(name).endswith(".npy")]
+        files = [Path(str(name)).name for name in content["files"] if str(name).endswith((".npy", ".tokenizer.json"))]
         if content["plan"] != plan:
             return None, files
         done: Chunks = {}

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.features.files import release
+
 STD_FLOOR = 1e-6
 CONSTANT, TINY = 1e-12, 1e-30  # a std below this share of the mean is rounding; one below TINY is no divisor
 
@@ -52,6 +54,7 @@ def _moments(
     count, mean, squares = 0, np.zeros(array.shape[1]), np.zeros(array.shape[1])
     for start in range(0, len(rows), chunk):
         part = np.asarray(array[rows[start : start + chunk]], np.float64) * scale
+        release(array)
         part = part.swapaxes(1, 2)[part[:, -1] == 1].T if masked else np.moveaxis(part, 1, 0).reshape(len(mean), -1)
         n = part.shape[1]
         new_mean = part.mean(axis=1)

@@ -14,20 +14,23 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.writing import FORMAT, INDEX, META, file_digest, write_store
+from g2d_pipeline.features.files import FORMAT, INDEX, META, file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FeatureStore", "open_store", "write_store"]
+__all__ = ["FeatureStore", "open_store"]
 
 
 @dataclass(frozen=True)
 class FeatureStore:
     """A folder written by `write_store`; make it with `open_store`.
 
-    `meta`: dataset, task, class_names, target, source, counts, notes, index, and per modality kind, shape (of a
-    sample), dtype, file, checksum, settings, normaliser {scale, mean, std}, statistics.
+    `meta`: dataset, task, class_names, target, source, counts, dropped [{sample_id, modality, file, reason}], notes,
+    index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings, normaliser {scale, mean,
+    std} (None: no number is changed), statistics; of float16 rounding {max, rms} in train standard deviations; of what
+    later stores can copy cells {file, checksum}; of token ids vocabulary (how many there are) and tokenizer {file,
+    checksum}.
     """
 
     path: Path
@@ -67,10 +70,13 @@ class FeatureStore:
         """`[N]`: int64 classes, or float64 values in the target's own unit."""
         return self.index["target"].to_numpy(copy=True)
 
-    def verify(self) -> None:
-        """Read everything and compare it with the checksums; DataError names the files that have changed."""
-        files = {about["file"]: about["checksum"] for about in self.meta["modalities"].values()}
-        files[INDEX] = self.meta["index"]["checksum"]
+    def verify(self, modality: str | None = None) -> None:
+        """Read everything, or one modality, and compare it with the checksums; DataError names what has changed."""
+        about = self.meta["modalities"]
+        files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
+        for of in about.values() if modality is None else [about[modality]]:
+            parts = [of, *(of[part] for part in ("tokenizer", "cells") if part in of)]
+            files |= {part["file"]: part["checksum"] for part in parts}
         open_store(self.path)
         changed = [name for name, checksum in files.items() if file_digest(self.path / name) != checksum]
         if changed:
@@ -98,6 +104,8 @@ def open_store(folder: Path) -> FeatureStore:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
         parts = {INDEX: None} | {m["file"]: [meta["index"]["rows"], *m["shape"]] for m in meta["modalities"].values()}
+        beside = [of[part] for of in meta["modalities"].values() for part in ("tokenizer", "cells") if part in of]
+        parts |= {part["file"]: None for part in beside}
         dtypes = {m["file"]: m["dtype"] for m in meta["modalities"].values()}
     except (LookupError, TypeError, AttributeError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None

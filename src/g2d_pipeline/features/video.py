@@ -79,7 +79,8 @@ def _steady(times: Sequence[int]) -> bool:
 
 def _enough(path: Path, count: int, how: str, frames: int) -> None:
     if count < frames:
-        raise MediaError(path, f"is too short: it has {count} pictures{how}, {frames} are asked for")
+        what = "picture" if count == 1 else "pictures"
+        raise MediaError(path, f"is too short: it has {count} {what}{how}, {frames} are asked for")
 
 
 # ------------------------------------------------------------------------------------------------------------- folders

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,19 +13,40 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, TabularFeatures, VideoFeatures
-from g2d_pipeline.errors import DataError, data_error
+from g2d_pipeline.config import (
+    AudioFeatures,
+    FeaturizeSettings,
+    ImageFeatures,
+    TabularFeatures,
+    TextFeatures,
+    VideoFeatures,
+)
+from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.features import dropping
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.finishing import REBUILD, finish, note, write_table
+from g2d_pipeline.features.files import (
+    FORMAT,
+    INDEX,
+    META,
+    allocated,
+    check_space,
+    file_digest,
+    replace_bytes,
+    writing_to,
+)
+from g2d_pipeline.features.finishing import REBUILD, count_found, finish, note, note_rounding, write_table
+from g2d_pipeline.features.jobs import Form
 from g2d_pipeline.features.ledger import Ledger
-from g2d_pipeline.features.media import CHUNK, Media, Workers, decode
+from g2d_pipeline.features.media import CHUNK, Decoded, Media, Workers, decode, prepare
+from g2d_pipeline.features.names import Names
+from g2d_pipeline.features.reuse import find_known
+from g2d_pipeline.features.text import check_texts, tokenizer_file, write_texts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1  # of the store; raise it where old stores can no longer be read
-INDEX, META = "index.parquet", "meta.json"
+INLINE = TabularFeatures | TextFeatures  # what stands in the manifest itself, not in files
 
 
 class Manifest(Protocol):
@@ -38,69 +59,146 @@ class Manifest(Protocol):
     def meta(self) -> dict[str, Any]: ...
 
 
-def write_store(folder: Path, manifest: Manifest, root: Path, settings: FeaturizeSettings) -> None:
+def write_store(
+    folder: Path, manifest: Manifest, root: Path, settings: FeaturizeSettings, previous: Sequence[Path] = ()
+) -> None:
     """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder` (made if need be).
 
     The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same samples
     and settings left there is gone on from; anything else there is removed. Equal input gives equal bytes, for any
-    number of workers and any interruptions. Files: `<modality>.npy` `[N, …]` in the manifest's order, `index.parquet`,
-    `meta.json`; equal cells (a recording of several samples) are decoded once.
+    number of workers, any interruptions and any `previous`: finished stores, the newest first, from which recordings,
+    clips and pictures are copied whose name and content are known there (see `reuse`). Files: `<modality>.npy`
+    `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be copied, `index.parquet`,
+    `meta.json`, and a tokenizer a modality of text; equal cells (a recording of several samples) are decoded once.
 
-    Raises DataError naming all bad files with their samples, and ConfigError for settings that can not work.
+    Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
+    `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are more, or where
+    the disk is full or must not be written; ConfigError for settings that can not work.
     """
     sample_ids, train = _check(manifest, settings)
     media = {
         name: Media.of(name, of, manifest.table[manifest.meta["columns"][name][0]])
         for name, of in settings.modalities.items()
-        if not isinstance(of, TabularFeatures)
+        if not isinstance(of, INLINE)
     }
-    _check_files(media.values(), root, sample_ids)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
-    files = [f"{name}.npy" for name in settings.modalities] + [m.file for m in media.values()]
-    ledger = Ledger(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
-    _check_space(folder, settings, media, root, len(sample_ids))
+    faults = dropping.Faults(media, sample_ids, settings.max_bad_fraction)
+    _check_files(root, faults)
+    forms = {name: _form(m, root) for name, m in media.items()}
+    needed = _needed(folder, settings, forms, len(sample_ids))
+    with writing_to(folder, needed):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
+        files = [f"{name}{end}.npy" for name in settings.modalities for end in ("", ".cells")]
+        files += [name for m in media.values() for name in m.scratch]
+        files += [tokenizer_file(name) for name, of in settings.modalities.items() if isinstance(of, TextFeatures)]
+        ledger = Ledger(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
+        check_space(folder, _needed(folder, settings, forms, len(sample_ids)))
+        for m in media.values():
+            prepare(folder, m, root, ledger)
+        decoded = _decode_all(folder, settings, root, ledger, faults, forms, previous)
+        _finish_all(folder, manifest, settings, faults, decoded, train)
+        for m in media.values():
+            for name in m.scratch:
+                (folder / name).unlink(missing_ok=True)
+        ledger.remove()
 
-    notes: list[str] = []
-    modalities: dict[str, dict[str, Any]] = {}
+
+def _decode_all(
+    folder: Path,
+    settings: FeaturizeSettings,
+    root: Path,
+    ledger: Ledger,
+    faults: dropping.Faults,
+    forms: Mapping[str, Form],
+    previous: Sequence[Path],
+) -> dict[str, Decoded]:
+    """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
+    found: dict[str, Decoded] = {}
     machine = settings.machine
     with Workers(machine.workers) as workers:
-        for name, of in settings.modalities.items():
-            if isinstance(of, TabularFeatures):
-                about = write_table(folder, name, of, manifest.table, train, sample_ids, notes)
-            else:
-                found = decode(folder, media[name], root, ledger, workers, sample_ids, machine.progress)
-                notes += note(media[name], found, sample_ids)
-                about = finish(folder, media[name], train)
-            file = f"{name}.npy"
-            modalities[name] = {"kind": of.kind, **about, "file": file, "checksum": file_digest(folder / file)}
-            modalities[name]["settings"] = of.model_dump(mode="json")
-    _write_index(folder / INDEX, manifest)
+        for name, m in faults.media.items():
+            known = None
+            if previous and m.reusable(forms[name]):
+                of, form = m.settings.model_dump(mode="json"), forms[name]
+                known = find_known(previous, name, of, code_digest(), form.dtype, form.shape)
+            found[name] = decode(folder, m, root, ledger, workers, machine.progress, known)
+            faults.add(name, found[name].faults)
+            faults.check()
+    return found
+
+
+def _finish_all(
+    folder: Path,
+    manifest: Manifest,
+    settings: FeaturizeSettings,
+    faults: dropping.Faults,
+    decoded: Mapping[str, Decoded],
+    train: npt.NDArray[np.int64],
+) -> None:
+    """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` comes last."""
+    sample_ids: Sequence[str] = faults.sample_ids
+    table, counts = manifest.table, manifest.meta["counts"]
+    target, kept = manifest.meta["target"], None
+    dropped = faults.dropped()
+    if dropped:
+        bad = faults.bad_rows()
+        kept = np.flatnonzero(~bad).astype(np.int64)
+        table = dropping.without(table, manifest.meta, bad).reset_index(drop=True)
+        sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
+        train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
+        counts = {split: int((table["split"] == split).sum()) for split in counts}
+        target = dropping.target_of(table, manifest.meta)
+
+    notes = dropping.note_dropped(dropped, len(faults.sample_ids))
+    modalities: dict[str, dict[str, Any]] = {}
+    for name, of in settings.modalities.items():
+        if isinstance(of, TabularFeatures):
+            about = write_table(folder, name, of, table, train, sample_ids, notes)
+        elif isinstance(of, TextFeatures):
+            texts = table[manifest.meta["columns"][name][0]]
+            about = write_texts(folder, name, of, texts, train, sample_ids, notes)
+        else:
+            m = faults.media[name]
+            notes += note(m, decoded[name].notes, faults.sample_ids, kept)
+            about = finish(folder, m, kept, train, sample_ids, decoded[name].faults)
+            notes += note_rounding(name, about)
+            split = manifest.table["split"].to_numpy(object)
+            about["found"] = count_found(m, decoded[name].notes, faults.sample_ids, split, kept)
+        file = f"{name}.npy"
+        modalities[name] = {"kind": of.kind, **about, "file": file, "checksum": file_digest(folder / file)}
+        modalities[name]["settings"] = of.model_dump(mode="json")
+    _write_index(folder / INDEX, table)
     meta = {
         "format": FORMAT,
-        **{key: manifest.meta[key] for key in ("dataset", "task", "class_names", "target", "source", "counts")},
+        "code": code_digest(),
+        **{key: manifest.meta[key] for key in ("dataset", "task", "class_names", "source")},
+        "target": target,
+        "counts": counts,
+        "dropped": dropped,
         "index": {"rows": len(sample_ids), "checksum": file_digest(folder / INDEX)},
         "modalities": modalities,
         "notes": notes,
     }
-    (folder / META).write_bytes((json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    for m in media.values():
-        if m.file != f"{m.name}.npy":
-            (folder / m.file).unlink()
-    ledger.remove()
+    text = json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_bytes(folder / META, text.encode())
 
 
-def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes, 32 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _form(media: Media, root: Path) -> Form:
+    form, of = media.form(root), media.settings
+    if isinstance(of, ImageFeatures) and of.dtype != "float32" and of.pca_energy is None and form.dtype == "uint8":
+        raise ConfigError(
+            f"modalities.{media.name}.dtype={of.dtype}: its pictures are bytes, which take less room still. Leave "
+            "dtype out; it is for floats (spectrograms, sequences, vectors, principal components)."
+        )
+    return form
 
 
-def _check(manifest: Manifest, settings: FeaturizeSettings) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _check(manifest: Manifest, settings: FeaturizeSettings) -> tuple[Names, npt.NDArray[np.int64]]:
     """Whether manifest and settings fit each other; (sample ids, rows of train)."""
     columns = manifest.meta["columns"]
+    sample_ids = Names(manifest.table["sample_id"].astype(str))
     for name, of in settings.modalities.items():
-        wanted = list(of.columns) if isinstance(of, TabularFeatures) else None
+        wanted = of.all_columns if isinstance(of, TabularFeatures) else None
         found = columns.get(name)
         if found is None or (wanted is None and len(found) != 1) or (wanted is not None and found != wanted):
             headline = f"Modality {name!r} has the columns {found} in the manifest, {wanted or 'one'} in the settings"
@@ -111,16 +209,17 @@ def _check(manifest: Manifest, settings: FeaturizeSettings) -> tuple[list[str], 
             from g2d_pipeline.features.audio import check_settings
 
             check_settings(of, name)
-    sample_ids = manifest.table["sample_id"].astype(str).tolist()
+        elif isinstance(of, TextFeatures):
+            check_texts(name, manifest.table[found[0]], sample_ids)
     train = np.flatnonzero((manifest.table["split"] == "train").to_numpy()).astype(np.int64)
     if not len(train):
         raise data_error("The manifest has no sample in train, so nothing can be measured on it", [], REBUILD)
     return sample_ids, train
 
 
-def _check_files(media: Iterable[Media], root: Path, sample_ids: Sequence[str]) -> None:
+def _check_files(root: Path, faults: dropping.Faults) -> None:
     """All missing, empty and fake files at once, before any work is done."""
-    for m in media:
+    for name, m in faults.media.items():
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
             try:
@@ -130,58 +229,58 @@ def _check_files(media: Iterable[Media], root: Path, sample_ids: Sequence[str]) 
                 faulty[file] = error.reason
         if faulty:
             reasons = ((k, faulty.get(split_cell(cell)[0])) for k, cell in enumerate(m.cells))
-            raise m.tell({k: reason for k, reason in reasons if reason is not None}, sample_ids)
+            faults.add(name, {k: reason for k, reason in reasons if reason is not None})
+    faults.check()
 
 
-def _check_space(folder: Path, settings: FeaturizeSettings, media: dict[str, Media], root: Path, samples: int) -> None:
-    """Running out of space while writing to a memory map ends the process without a word: look before."""
+def _needed(folder: Path, settings: FeaturizeSettings, forms: Mapping[str, Form], samples: int) -> int:
+    """Bytes that the arrays will take beyond what of them is there."""
     needed = 0
     for name, of in settings.modalities.items():
         if isinstance(of, TabularFeatures):
-            bytes_each = 4 * len(of.columns)
+            bytes_each = 4 * (len(of.columns) + 3 * len(of.dates))  # and the categories, which are few
+        elif isinstance(of, TextFeatures):
+            bytes_each = 4 * of.length
         else:
-            form = media[name].form(root)
+            form = forms[name]
             bytes_each = form.bytes
             if isinstance(of, ImageFeatures) and of.pca_energy is not None:
-                bytes_each += 4 * int(np.prod(form.shape))
-        there = sum(_allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
+                bytes_each += np.dtype(of.dtype).itemsize * int(np.prod(form.shape))
+        there = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - there)
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise DataError(
-            f"The feature store {folder} needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free. "
-            f"Make room, or make the features smaller (size, frames, seconds, n_mels, steps)."
-        )
+    return needed
 
 
-def _allocated(path: Path) -> int:
-    """Bytes on disk; an array that is not yet filled has fewer than its size."""
-    if not path.exists():
-        return 0
-    stat = path.stat()
-    return int(getattr(stat, "st_blocks", stat.st_size / 512) * 512)
-
-
-def _plan(settings: FeaturizeSettings, sample_ids: Sequence[str], media: Iterable[Media]) -> str:
+def _plan(settings: FeaturizeSettings, sample_ids: Names, media: Iterable[Media]) -> str:
     """A digest of what fixes the rows of the arrays: code, settings, samples, and which cell each sample has."""
     of = {name: m.model_dump(mode="json") for name, m in settings.modalities.items()}
-    plan = hashlib.blake2b(json.dumps([_code(), CHUNK, of, list(sample_ids)]).encode(), digest_size=16)
+    plan = hashlib.blake2b(json.dumps([_code(), CHUNK, of]).encode(), digest_size=16)
+    sample_ids.digest_into(plan)
     for m in media:
-        plan.update(json.dumps([m.name, list(m.cells)]).encode())
+        plan.update(m.name.encode())
+        m.cells.digest_into(plan)
         plan.update(m.code.tobytes())
     return plan.hexdigest()
 
 
+def code_digest() -> str:
+    """Of what computes the arrays, 32 hex digits."""
+    return hashlib.blake2b(json.dumps(_code()).encode(), digest_size=16).hexdigest()
+
+
+@cache
 def _code() -> list[str]:
-    """What computes the arrays: this room's files, and the versions of the libraries that decode and transform."""
+    """What computes the arrays: this room's files (as they are when first asked for), and the versions of the libraries
+    that decode and transform."""
     sources = [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     return sources + [
-        version(library) for library in ("av", "numpy", "pillow", "soundfile", "torch", "torchaudio", "torchvision")
+        version(library)
+        for library in ("av", "numpy", "pillow", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision")
     ]
 
 
-def _write_index(path: Path, manifest: Manifest) -> None:
+def _write_index(path: Path, table: pd.DataFrame) -> None:
     import pandas as pd
 
-    table = manifest.table
     columns = {key: table[key].astype(str) for key in ("sample_id", "split")} | {"target": table["target"]}
     pd.DataFrame(columns).reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")

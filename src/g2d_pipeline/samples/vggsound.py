@@ -124,11 +124,11 @@ def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
     """`count` drawings 64 × 48: a shape of the class's own corners and colour crosses the picture among others."""
     from PIL import Image, ImageDraw
 
-    wall = tuple(int(c) for c in rng.uniform(30, 225, 3))
+    wall = (int(rng.uniform(30, 225)),) * 3
     x, y = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
     step = rng.uniform(-3, 3, 2)
-    size = rng.uniform(6, 11)
-    colour = _colour(label / len(CLASSES) + rng.normal(0, 0.05))
+    size = rng.uniform(9, 14)
+    colour = _colour(label / len(CLASSES) + rng.normal(0, 0.04))
     others = [(rng.uniform(0, (WIDTH, HEIGHT)), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform()) for _ in range(3)]
     drawings = []
     for _ in range(count):

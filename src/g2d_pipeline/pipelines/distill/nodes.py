@@ -37,6 +37,7 @@ def _train(
         training=cell.training,
         seed=cell.seed,
         device=machine.device,
+        project=machine.project,
         workers=machine.workers,
         folder=folder,
         checkpoint_minutes=machine.checkpoint_minutes,

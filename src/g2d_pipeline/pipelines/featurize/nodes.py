@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +11,14 @@ from g2d_pipeline.features import write_store
 from g2d_pipeline.sources.manifest import Manifest
 
 
-def featurize_modalities(manifest: Manifest, settings: FeaturizeSettings) -> Callable[[Path], None]:
-    """What writes the feature store into a folder, decoding and transforming every file once."""
+def featurize_modalities(manifest: Manifest, settings: FeaturizeSettings) -> Callable[[Path, Sequence[Path]], None]:
+    """What writes the feature store into a folder, given finished ones of earlier runs, the newest first.
+
+    Every file is decoded and transformed once; what an earlier store has is copied.
+    """
     return partial(_write, manifest=manifest, settings=settings)
 
 
-def _write(folder: Path, manifest: Manifest, settings: FeaturizeSettings) -> None:
-    write_store(folder, manifest, Path(settings.machine.project) / manifest.meta["raw_dir"], settings)
+def _write(folder: Path, previous: Sequence[Path], manifest: Manifest, settings: FeaturizeSettings) -> None:
+    root = Path(settings.machine.project) / manifest.meta["raw_dir"]
+    write_store(folder, manifest, root, settings, previous)

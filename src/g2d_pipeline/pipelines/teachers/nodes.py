@@ -29,6 +29,7 @@ def _train(folder: Path, features: FeatureStore, cell: TeacherCell, machine: Mac
         training=cell.training,
         seed=cell.seed,
         device=machine.device,
+        project=machine.project,
         workers=machine.workers,
         folder=folder,
         checkpoint_minutes=machine.checkpoint_minutes,

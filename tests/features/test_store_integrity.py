@@ -1,0 +1,158 @@
+"""A store is whole or not there: full disks, forbidden folders, other settings, two runs at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+from kedro.io import DatasetError
+
+from g2d_pipeline.catalog.features import FeatureStoreDataset
+from g2d_pipeline.errors import DataError, LockedError
+from g2d_pipeline.features import files, media, open_store
+from g2d_pipeline.hooks import ProjectHooks
+from g2d_pipeline.stages import Clock, write_card
+
+MakeRaw = Callable[..., Any]
+Contents = Callable[[Path], dict[str, str]]
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ---------------------------------------------------------------------------------------------------------- full disks
+def test_a_disk_without_room_for_the_arrays(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is told before anything is decoded, and no array stays that is not whole."""
+    monkeypatch.setattr(media.chunks, "run", lambda _: pytest.fail("something is decoded"))
+    monkeypatch.setattr(files, "reserve", no_space)
+    with pytest.raises(DataError, match=rf"The feature store {tmp_path / 'store'} needs 0.0 MB, the disk has .* free"):
+        make_raw(8).write(tmp_path / "store")
+    assert [f.name for f in (tmp_path / "store").iterdir()] == ["progress.json"]
+
+
+def test_the_room_of_an_array_is_taken_at_once(tmp_path: Path):
+    """So that a write through a memory map can not kill the process without a word."""
+    files.create(tmp_path / "a.npy", "float32", (1000, 1000))
+    if hasattr(os, "posix_fallocate"):
+        assert files.allocated(tmp_path / "a.npy") >= 4_000_000
+    assert not np.load(tmp_path / "a.npy").any()
+
+
+@pytest.mark.parametrize("what", ["the index", "components", "the ledger", "meta.json"])
+def test_a_disk_that_fills_up_on_the_way(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    raw = make_raw(12, only=["audio", "image"])
+    if what == "components":
+        raw.modalities["image"] = raw.modalities["image"].model_copy(update={"pca_energy": 0.4})
+    whole = contents(raw.write(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        if what == "the index":
+            patch.setattr(pd.DataFrame, "to_parquet", no_space)
+        elif what == "components":
+            patch.setattr("g2d_pipeline.features.finishing.create", no_space)
+        elif what == "the ledger":
+            patch.setattr("g2d_pipeline.features.ledger.os.fsync", no_space)
+        else:
+            patch.setattr("g2d_pipeline.features.writing.replace_bytes", no_space)
+        with pytest.raises(DataError, match=rf"(?s){tmp_path / 'store'} needs .* MB, the disk has .*run again"):
+            raw.write(tmp_path / "store")
+    assert not (tmp_path / "store/meta.json").exists()
+    assert not list((tmp_path / "store").glob("meta.json*"))
+    assert contents(raw.write(tmp_path / "store")) == whole
+
+
+def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = Path.write_bytes
+
+    def half(self: Path, content: bytes) -> int:
+        original(self, content[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        files.replace_bytes(tmp_path / "meta.json", b"{'a': 'whole'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------- forbidden folders
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that any user may enter, unlike `tmp_path`."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def as_a_user() -> Iterator[None]:
+    """Without the rights of root, to whom nothing is forbidden."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("this system has no users to change to")
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_must_not_be_written(make_raw: MakeRaw, elsewhere: Path):
+    raw = make_raw(8, only=["image"])
+    shutil.copytree(raw.root, elsewhere / "raw")
+    raw.root = elsewhere / "raw"
+    (elsewhere / "closed").mkdir()
+    (elsewhere / "closed").chmod(0o555)
+    with as_a_user(), pytest.raises(DataError) as caught:
+        raw.write(elsewhere / "closed/store")
+    message = str(caught.value)
+    assert f"The feature store {elsewhere / 'closed/store'} can not be written (Permission denied" in message
+    assert "run in a copy of the project that is yours" in message
+    assert list((elsewhere / "closed").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------- other settings, two runs
+def test_a_store_of_other_settings_is_never_read(make_raw: MakeRaw, tmp_path: Path):
+    raw = make_raw(8, only=["table"])
+    folder = raw.write(tmp_path / "features-new")
+    write_card(folder, {"stage": "featurize", "fingerprint": "old"}, Clock.start())
+    dataset = FeatureStoreDataset(str(folder), {"stage": "featurize", "fingerprint": "new"})
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match=r"featurize: .*features-new does not hold the artefact new"):
+        dataset.load()
+    assert FeatureStoreDataset(str(folder), {"stage": "featurize", "fingerprint": "old"}).exists()
+
+
+def test_the_files_that_can_be_copied_from_are_verified_too(make_raw: MakeRaw, tmp_path: Path):
+    store = open_store(make_raw(8, only=["image"]).write(tmp_path / "store"))
+    content = bytearray((store.path / "image.cells.npy").read_bytes())
+    content[-9] ^= 1
+    (store.path / "image.cells.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"image.cells.npy has changed since it was written"):
+        store.verify()
+    (store.path / "image.cells.npy").unlink()
+    with pytest.raises(DataError, match=r"image.cells.npy is missing"):
+        open_store(store.path)
+
+
+def test_two_runs_at_once(tmp_path: Path):
+    with FileLock(tmp_path / ".lock"):
+        hooks = ProjectHooks()
+        with pytest.raises(LockedError, match="Another run is at work in"):
+            hooks._lock(tmp_path)
+    hooks._lock(tmp_path)  # it goes with the run
+    hooks._release()
