@@ -220,7 +220,7 @@ def resolve(
     sections = Sections(tree.pop("smp", None) or {}, tree.pop("teacher", None) or {})
     in_dataset = tree.pop("methods", None) or {}
     chosen = {name: _method_tree(name, methods, in_dataset, origins) for name in run.students}
-    _override(overrides, tree, sections, chosen, run.dataset, origins)
+    _override(overrides, tree, sections, chosen, run, origins)
 
     dataset = checked(DatasetSettings, tree, where, origins)
     base = dataset.training.model_dump()
@@ -269,7 +269,7 @@ class Sections:
     smp: Tree
     teacher: Tree
     off: bool = False  # smp=false
-    asked_for: bool = False  # smp=true: on every method
+    on: str = ""  # smp=true: on the method of the run, whose baselines stay what they are
     asked: list[str] = field(default_factory=list)  # smp keys given on the command line
 
 
@@ -306,7 +306,7 @@ def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -
 
 
 def _override(
-    overrides: Tree, tree: Tree, sections: Sections, chosen: dict[str, Tree], dataset: str, origins: Origins
+    overrides: Tree, tree: Tree, sections: Sections, chosen: dict[str, Tree], run: RunSettings, origins: Origins
 ) -> None:
     """Apply what is left of `--params` where it belongs, in place.
 
@@ -314,6 +314,7 @@ def _override(
     Tags come first, whatever the order of typing: another `lr_schedule.name` has other keys beside it. `teacher` comes
     last: it starts from what all are trained by.
     """
+    dataset, method = run.dataset, run.method
     where = ("datasets", dataset)
     if not isinstance(overrides.get("teacher", {}), Mapping):
         raise ConfigError(f"{COMMAND_LINE}: teacher is a section; say teacher.<key>=<value>")
@@ -335,7 +336,7 @@ def _override(
         places = [place for place in meant(path, value) if place.there or not in_methods]
         is_tag = len(places) == 1 and bool(places[0].choices)
         if path == ("smp",) and not isinstance(value, Mapping):
-            sections.off, sections.asked_for = not value, bool(value)
+            sections.off, sections.on = not value, method if value else ""
         elif path[0] == "smp" or (len(path) == 1 and key in SMPSettings.model_fields):
             sections.smp[key] = value
             sections.asked.append(key)
@@ -397,9 +398,12 @@ def _method(
         fusion = checked(FusionSettings, wanted, ("methods", name, "fusion"), origins)
         if origins.find((*where, "fusion")) == COMMAND_LINE:
             notes.append(f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used")
-    if sections.off or (not own and not sections.asked_for):
+    if sections.off or (not own and sections.on != name):
         return MethodConfig(name, algorithm, of, None, training, fusion, needs)
-    merged = _merge(copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}, sections.smp)
+    schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
+    # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command line does.
+    given = {k: v for k, v in sections.smp.items() if k in sections.asked or k != "tau" or "tau" not in schedule}
+    merged = _merge(schedule, given)
     smp: SMPSettings = checked(SMPSettings, merged, (*where, "smp"), origins)
     try:
         phases = smp.phases(len(dataset.modalities), training.epochs)

@@ -86,9 +86,10 @@ class State:
     """What a method may look at, and change, while a model is trained; and what it may ask for.
 
     `forward(batch)`: the model's output with suppressed encoders suppressed (or remembered); `backward(loss)`: add
-    the gradients of a scalar; `step()`: modulate (`after_backward`), clip, one step of the optimizer, gradients gone.
+    the gradients of a scalar (`retain_graph=True`: another loss of the same output follows); `step()`: modulate
+    (`after_backward`), clip, one step of the optimizer, gradients gone.
 
-    `rows(split)`: the store rows of train or val; `batch(rows)`: these samples as they are stored, all modalities, no
+    `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded `[n]`; `batch(rows)`: these samples as they are stored, all modalities, no
     augmentation and no teachers; `look(rows)`: the same in chunks, with the model's output in evaluation mode without
     gradient; `new_optimizer(parameters)`: another one by the same settings (for experiments of a method; it has no
     place in checkpoints); `changed(modalities)`: to be told after writing to encoders' weights by hand.
@@ -105,9 +106,10 @@ class State:
     stop: bool = False  # set it in `on_validation` to end training after this epoch
     teachers: Mapping[str, Any] = field(default_factory=dict)
     forward: Callable[[Batch], Output] = _outside_training
-    backward: Callable[[Tensor], None] = _outside_training
+    backward: Callable[..., None] = _outside_training
     step: Callable[[], None] = _outside_training
     rows: Callable[[str], npt.NDArray[np.int64]] = _outside_training
+    targets: Callable[[npt.NDArray[np.int64]], Tensor] = _outside_training
     batch: Callable[[npt.NDArray[np.int64]], Batch] = _outside_training
     look: Callable[[npt.NDArray[np.int64]], Iterator[tuple[Batch, Output]]] = _outside_training
     new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training

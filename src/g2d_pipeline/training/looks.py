@@ -17,7 +17,7 @@ from g2d_pipeline.training.optimisation import build_optimizer
 
 
 def give_looks(state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device) -> None:
-    """Fill in `State.rows`, `batch`, `look` and `new_optimizer`."""
+    """Fill in `State.rows`, `targets`, `batch`, `look` and `new_optimizer`."""
 
     def rows(split: str) -> Rows:
         if split not in ("train", "val"):
@@ -39,4 +39,5 @@ def give_looks(state: State, data: Data, target: Tensor, training: TrainingSetti
             yield some, output
 
     state.rows, state.batch, state.look = rows, batch, look
+    state.targets = lambda of: target[torch.from_numpy(of)]
     state.new_optimizer = lambda parameters: build_optimizer(training.optimizer, [{"params": list(parameters)}], device)

@@ -167,8 +167,9 @@ def fit(
         output: Output = model(batch.inputs, suppressed, moving, batch.features, dtype, state.kappa)
         return output
 
-    def backward(loss: Tensor) -> None:
-        scaler.scale(loss / accumulation if accumulation > 1 else loss).backward()
+    def backward(loss: Tensor, retain_graph: bool = False) -> None:
+        scaled: Tensor = scaler.scale(loss / accumulation if accumulation > 1 else loss)
+        scaled.backward(retain_graph=retain_graph)
 
     def step() -> None:
         if smp is not None and smp.update == "zero_grad":
