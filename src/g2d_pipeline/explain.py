@@ -76,6 +76,8 @@ def _explain(item: Any, key: str, model: type[BaseModel] | None) -> str:
 
 
 def short(value: Any) -> str:
+    if isinstance(value, Mapping) and list(value) == ["name"]:  # a section of which a word was said
+        value = value["name"]
     text = "/".join(str(v) for v in value) if isinstance(value, list | tuple) else repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
 

@@ -205,3 +205,18 @@ def test_a_column_that_could_be_of_two_modalities_is_of_none(tmp_path: Path) -> 
 def test_tabular_modalities_are_not_in_raw_columns(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the tabular modality 'size' has its own `columns`"):
         read(tmp_path, frame(), {"size": "tabular"}, raw={"columns": {"size": "size"}})
+
+
+def test_an_array_of_numbers_is_a_table_whose_columns_are_named_in_the_settings(tmp_path: Path) -> None:
+    from g2d_pipeline.sources.table_reading import read_table
+
+    np.save(tmp_path / "labels.npy", np.array([2, 0, 1]))
+    table = read_table(tmp_path / "labels.npy", "labels.npy", ["emotion"])
+    assert table.headers == ["emotion"]
+    assert table["emotion"].tolist() == [2.0, 0.0, 1.0]
+    assert table.rows.tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match=r"has 1 columns and `names` gives no names"):
+        read_table(tmp_path / "labels.npy", "labels.npy")
+    np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))
+    with pytest.raises(DataError, match=r"holds float64 \[2, 2, 2\]"):
+        read_table(tmp_path / "cube.npy", "cube.npy", ["a"])

@@ -89,10 +89,11 @@ class State:
     the gradients of a scalar (`retain_graph=True`: another loss of the same output follows); `step()`: modulate
     (`after_backward`), clip, one step of the optimizer, gradients gone.
 
-    `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded `[n]`; `batch(rows)`: these samples as they are stored, all modalities, no
-    augmentation and no teachers; `look(rows)`: the same in chunks, with the model's output in evaluation mode without
-    gradient; `new_optimizer(parameters)`: another one by the same settings (for experiments of a method; it has no
-    place in checkpoints); `changed(modalities)`: to be told after writing to encoders' weights by hand.
+    `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded; `batch(rows)`: these samples as
+    they are stored, all modalities, no augmentation and no teachers; `look(rows)`: the same in chunks, with the model's
+    output in evaluation mode without gradient; `new_optimizer(parameters)`: another one by the same settings (for
+    experiments of a method; it has no place in checkpoints); `changed(modalities)`: to be told after writing to
+    encoders' weights by hand.
     `teachers`: m → its remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
     """
 

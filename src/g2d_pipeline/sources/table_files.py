@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from g2d_pipeline.config import Table
     from g2d_pipeline.sources.table_raw import RawTable
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt")
-USUAL = ENDINGS[:-1]  # of a file that is found by its name: a .txt may be anything
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".npy")
+USUAL = ENDINGS[:-2]  # of a file that is found by its name: a .txt or .npy may be anything
 STEM = "metadata"
 
 

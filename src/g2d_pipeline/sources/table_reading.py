@@ -1,4 +1,4 @@
-"""A user's table by its ending: csv, tsv, txt, jsonl, parquet or xlsx → columns, with rows as the user counts them."""
+"""A user's table by its ending: csv, tsv, txt, jsonl, parquet, xlsx or npy → columns; rows as the user counts them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> Raw
     try:
         if ending == ".parquet":
             table = _parquet(path, file)
+        elif ending == ".npy":
+            table = _array(path, file, names)
         elif ending == ".xlsx":
             table = _xlsx(path, file)
         elif ending in (".jsonl", ".ndjson"):
@@ -186,6 +188,27 @@ def _parquet(path: Path, file: str) -> RawTable:
         if values.null_count
     }
     return RawTable(file, headers, columns, np.arange(1, table.num_rows + 1), missing=missing)
+
+
+def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
+    """Numbers `[N]` or `[N, F]` and the `names` of the columns; rows count from 0, as an array's do."""
+    import pandas as pd
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise data_error(f"{file} is no array of numbers ({error})", [], "save it again by numpy.save.") from None
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
+        shape = f"{array.dtype} {list(array.shape)}"
+        raise data_error(f"{file} holds {shape}", [], "a table is numbers [N] or [N, columns]: save it so.")
+    columns = array[:, None] if array.ndim == 1 else array
+    if names is None or len(names) != columns.shape[1]:
+        said = "no names" if names is None else f"{len(names)} names"
+        raise data_error(
+            f"{file} has {columns.shape[1]} columns and `names` gives {said}", [], "name each of them under `names`."
+        )
+    values = [pd.Series(column.astype(np.float64)) for column in columns.T]
+    return RawTable(file, [str(n) for n in names], values, np.arange(len(columns)), first=0)
 
 
 def _xlsx(path: Path, file: str) -> RawTable:

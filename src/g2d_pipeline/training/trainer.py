@@ -386,6 +386,6 @@ def _told(checkpoints: Checkpoints | None) -> Iterator[None]:
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last if last is not None else 'none was kept'}.\n"
             "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller "
-            "alpha and beta, suppressed_norm=batch (with SMP and deep encoders: running statistics settle slowly), or a "
-            "look at the features for extreme values."
+            "alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics settle slowly), or a look at "
+            "the features for extreme values."
         ) from None

@@ -1,0 +1,161 @@
+"""PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes.
+
+In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
+from g2d_pipeline.models import Output
+
+
+def similarities(features: Tensor, prototypes: Tensor) -> Tensor:
+    """z = −‖f − c‖₂ `[B, C]` of features `[B, D]` and prototypes `[C, D]`."""
+    return -torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def lead(scores: Tensor) -> Tensor:
+    """r^m = p^m / mean of the other modalities' p `[k]`; k = 2: ρ and 1/ρ; k > 2: our definition."""
+    others = (1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)) @ scores / (len(scores) - 1)
+    tiny = torch.finfo(scores.dtype).tiny
+    return scores.clamp_min(tiny) / others.clamp_min(tiny)
+
+
+def pull(ratio: Tensor, alpha: float, rule: Literal["paper", "code"] = "paper") -> Tensor:
+    """λ^m `[k]` = α·clip(1/r^m − 1, 0, 1) (`paper`), or α where r^m < 1, else 0 (`code`)."""
+    return alpha * ((1 / ratio - 1).clamp(0, 1) if rule == "paper" else (ratio < 1).to(ratio.dtype))
+
+
+def brake(ratio: Tensor, weight: float) -> Tensor:
+    """μ·clip(r^m − 1, 0, 1) `[k]`: how much the entropy of a modality that leads is rewarded."""
+    return weight * (ratio - 1).clamp(0, 1)
+
+
+def entropy(similarity: Tensor) -> Tensor:
+    """Batch mean of H(softmax(z)) of similarities `[B, C]`."""
+    log_p = similarity.log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1).mean()
+
+
+def stratified(
+    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
+) -> npt.NDArray[np.int64]:
+    """A share of the rows `[N]` of each label, at least one, the first ones in `order` (a permutation of 0 … N − 1)."""
+    sorted_labels = labels[order]
+    chosen = [order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)]
+    return np.sort(rows[np.concatenate(chosen)])
+
+
+class PMRParameters(MethodParameters):
+    """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower side.
+
+    `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0, 1): of the earlier
+    prototypes; `share` in (0, 1]: of the train samples of each class that they are means of. `bins`: quantile bins of a
+    regression's target (our definition). `start_epoch`, `end_epoch` (left out: the last): when the method acts.
+    """
+
+    alpha: NonNegativeFloat = 1.0
+    rule: Literal["paper", "code"] = "paper"
+    entropy_weight: NonNegativeFloat = 0.1
+    entropy_epochs: NonNegativeInt = 5
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    bins: Annotated[int, Field(ge=2)] = 10
+    start_epoch: PositiveInt = 1
+    end_epoch: PositiveInt | None = None
+
+
+class PMR(Method):
+    """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to them.
+
+    A modality that leads is slowed in the first epochs by a reward for the entropy of its similarities. Prototypes are
+    class means of features of clean train samples, looked at once an epoch. They remember the epochs before, but not
+    the encoders before training (as in the code). More than two modalities: against the mean of the others; regression:
+    classes are quantile bins of the target (both our definition). With α = 0 and μ = 0 it is joint training.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = PMRParameters
+    equation: ClassVar[str] = (
+        "L = L_S + Σ_m λ^m·CE(z^m, y) − Σ_m μ·clip(r^m − 1, 0, 1)·H(σ(z^m)), z^m = −‖f^m − c^m‖, "
+        "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
+    )
+    source: ClassVar[str] = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
+    parameters: PMRParameters
+
+    def on_fit_start(self, state: State) -> None:
+        target = state.targets(state.rows("train"))
+        self.edges = torch.zeros(0)  # between the bins of a regression
+        if target.is_floating_point():
+            levels = np.arange(1, self.parameters.bins) / self.parameters.bins
+            self.edges = torch.from_numpy(np.unique(np.quantile(target.numpy(), levels).astype(np.float32)))
+        self.present = self._binned(target).unique()  # classes that train has samples of
+        self.prototypes: dict[str, Tensor] = {}
+        self.learnt = False  # whether they are of encoders that have been trained
+
+    def _binned(self, target: Tensor) -> Tensor:
+        return torch.bucketize(target, self.edges.to(target.device)) if target.is_floating_point() else target
+
+    def labels(self, target: Tensor) -> Tensor:
+        """Encoded targets `[B]` → rows `[B]` of the prototypes."""
+        return torch.searchsorted(self.present.to(target.device), self._binned(target))
+
+    def _brakes(self, state: State) -> bool:
+        return self.parameters.entropy_weight > 0 and state.epoch <= self.parameters.entropy_epochs
+
+    def _acts(self, state: State) -> bool:
+        p = self.parameters
+        in_time = p.start_epoch <= state.epoch <= (p.end_epoch or state.epoch)
+        return in_time and (p.alpha > 0 or self._brakes(state))
+
+    def on_epoch_start(self, state: State) -> None:
+        if not self._acts(state):
+            return
+        fresh = self._class_means(state)
+        keep = self.parameters.memory if self.learnt else 0.0
+        old = self.prototypes
+        self.prototypes = {m: keep * old[m].to(c) + (1 - keep) * c if keep > 0 else c for m, c in fresh.items()}
+        self.learnt = state.epoch > 1
+
+    def _class_means(self, state: State) -> dict[str, Tensor]:
+        """m → `[C, D_m]`, of a share of the train samples."""
+        rows = state.rows("train")
+        if self.parameters.share < 1:
+            labels = self.labels(state.targets(rows)).numpy()
+            rows = stratified(rows, labels, torch.randperm(len(rows)).numpy(), self.parameters.share)
+        sums: dict[str, Tensor] = {}
+        count: Tensor | float = 0.0
+        for batch, output in state.look(rows):
+            member = F.one_hot(self.labels(batch.target), len(self.present)).float()  # [n, C]
+            count = count + member.sum(dim=0)[:, None]
+            for m, feature in output.features.items():
+                sums[m] = sums.get(m, 0.0) + member.T @ feature
+        return {m: total / count for m, total in sums.items()}
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        p, terms = self.parameters, super().loss(output, batch, state)
+        if not self._acts(state):
+            return terms
+        label = self.labels(batch.target)
+        z = {m: similarities(f, self.prototypes[m].to(f)) for m, f in output.features.items()}
+        with torch.no_grad():
+            scores = torch.stack([of.softmax(dim=1).gather(1, label[:, None]).mean() for of in z.values()])
+            ratio = lead(scores)
+        learning = [(i, of) for i, of in enumerate(z.values()) if of.requires_grad]
+        if p.alpha > 0:
+            weight = pull(ratio, p.alpha, p.rule)
+            drawn = [weight[i] * F.cross_entropy(of, label) for i, of in learning]
+            terms["prototypes"] = sum(drawn, ratio.new_zeros(()))
+        if self._brakes(state):
+            weight = brake(ratio, p.entropy_weight)
+            slowed = [-weight[i] * entropy(of) for i, of in learning]
+            terms["entropy"] = sum(slowed, ratio.new_zeros(()))
+        return terms
