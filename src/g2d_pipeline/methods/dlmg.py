@@ -22,14 +22,14 @@ Moves = dict[nn.Parameter, tuple[Tensor, Tensor]]  # a parameter's gradients of 
 
 
 def pair_divergence(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), batch mean, of logits `[B, C]`; M: the mean of σ(a) and σ(b) (Jensen-Shannon)."""
+    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean, of logits `[B, C]` (Jensen-Shannon)."""
     log_p = torch.stack([a.log_softmax(dim=1), b.log_softmax(dim=1)])
     middle = log_p.logsumexp(dim=0)  # log M up to a constant
     return ((task.divergence(a, middle) + task.divergence(b, middle)) / 2).mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Mean of CE(S, i) over rows and over columns i, S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to whom."""
+    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to whom."""
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     same = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
@@ -158,7 +158,7 @@ class DLMG(Method):
         try:
             with torch.no_grad():
                 for p, (of_task, of_matching) in moves.items():
-                    p -= 2 * lr * ((1 - self.share) * of_task + self.share * of_matching)
+                    p.sub_(2 * lr * ((1 - self.share) * of_task + self.share * of_matching))
             batch = state.batch(rows)
             loss = state.task.loss(model(batch.inputs).logits, batch.target)
             val = torch.autograd.grad(loss, list(moves), materialize_grads=True)

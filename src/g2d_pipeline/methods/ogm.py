@@ -1,0 +1,129 @@
+"""OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022).
+
+The modality that is ahead in a batch has its encoder's gradient scaled down, so that the others can catch up; Gaussian
+noise of the gradient's own size gives back what that takes away from generalisation (GE).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.models import Output
+
+WITHOUT_CONVOLUTIONS = ("mlp", "transformer", "bag")
+
+
+def coefficients(scores: Tensor, alpha: float) -> Tensor:
+    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1. The weakest modality's is 1."""
+    r = ratios(scores)
+    return torch.where(r > 1, 1 - torch.tanh(alpha * r), 1.0)
+
+
+def gradient_noise(gradient: Tensor) -> Tensor:
+    """A draw of N(0, σ²) in the gradient's shape; σ: the standard deviation of its numbers (a single one: 0)."""
+    if gradient.numel() < 2:
+        return torch.zeros_like(gradient)
+    return torch.randn_like(gradient) * gradient.std()
+
+
+class OGMParameters(Window):
+    """`alpha` ≥ 0: how hard the leader is held back (the code's: 0.1; others compare with 0.3 to 0.8).
+
+    `ge`: add noise (OGM-GE), to encoders that are held back (`noise=modulated`), or to every one in every step
+    (`always`, the code). `scope`: the whole `encoder` (the paper), or its convolution weights alone (`conv_only`, the
+    code).
+    """
+
+    alpha: NonNegativeFloat = 0.1
+    ge: bool = False
+    noise: Literal["modulated", "always"] = "modulated"
+    scope: Literal["encoder", "conv_only"] = "encoder"
+
+
+class OGM(Method):
+    """The gradient of an encoder whose modality scores more than the others is scaled down, step by step.
+
+    s^m is the mean confidence in the target of what modality m says alone. k > 2: r^m compares it with the mean of the
+    others'; regression: the confidence of a Gaussian error (both: our definition). What a modality says alone is the
+    fusion's unimodal logits for all fusions; the authors' code takes the multimodal ones for film and gated, so that it
+    modulates nothing there. With accumulation the scores of a whole step are compared.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = OGMParameters
+    equation: ClassVar[str] = (
+        "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, r^m = s^m / s^other"
+    )
+    source: ClassVar[str] = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
+    parameters: OGMParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_several("ogm", setting)
+        for m, encoder in setting.encoders.items():
+            if self.parameters.scope == "conv_only" and encoder in WITHOUT_CONVOLUTIONS:
+                raise ValueError(_nothing_to_scale(m, encoder))
+
+    def on_fit_start(self, state: State) -> None:
+        for m, encoder in state.model.encoders.items():
+            if self.parameters.scope == "conv_only" and not any(p.dim() == 4 for p in encoder.parameters()):
+                raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
+        self.scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # sums, of this step's samples
+        self.shown: dict[str, float] = {}  # what the history was told
+
+    def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
+        if state.kappa is self.shown:  # for the history alone: forward would apply it (SMP sets its own each batch)
+            state.kappa = {}
+        terms = super().train_batch(batch, state)
+        if self._acts(state):
+            kappa = zip(state.model.modalities, self._coefficients(), strict=True)
+            state.kappa = self.shown = {m: state.kappa.get(m, 1.0) * of for m, of in kappa}
+        return terms
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        if self._acts(state):
+            with torch.no_grad():
+                self.scores = self.scores + summed_scores(state.task, state.unimodal_logits(output), batch.target)
+        return super().loss(output, batch, state)
+
+    def after_backward(self, state: State) -> None:
+        if not self._acts(state):
+            return
+        p, kappa, encoders = self.parameters, self._coefficients(), list(state.model.encoders.values())
+        for position in by_lead(self.scores):
+            noisy = p.ge and (p.noise == "always" or kappa[position] < 1)
+            self._modulate(encoders[position], kappa[position], noisy)
+        self.scores = torch.zeros_like(self.scores)
+
+    def _acts(self, state: State) -> bool:
+        p = self.parameters
+        return p.acts(state.epoch) and (p.alpha > 0 or (p.ge and p.noise == "always"))
+
+    def _coefficients(self) -> list[float]:
+        found: list[float] = coefficients(self.scores, self.parameters.alpha).tolist()
+        return found
+
+    def _modulate(self, encoder: nn.Module, kappa: float, noisy: bool) -> None:
+        """κ·g, plus noise by g; suppressed encoders have no gradient."""
+        for parameter in encoder.parameters():
+            gradient = parameter.grad
+            if gradient is None or (self.parameters.scope == "conv_only" and parameter.dim() != 4):
+                continue
+            noise = gradient_noise(gradient) if noisy else None
+            if kappa < 1:
+                gradient.mul_(kappa)
+            if noise is not None:
+                gradient.add_(noise)
+
+
+def _nothing_to_scale(modality: str, encoder: str) -> str:
+    return (
+        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} ({encoder}) has "
+        "none: say scope=encoder"
+    )

@@ -1,0 +1,91 @@
+"""OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass.
+
+The features of the modality that is ahead are dropped for some samples, so that predictions must come from the others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.models import Output
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def drop_probabilities(scores: Tensor, base: float, alpha: float, others: Literal["mean", "sum"] = "mean") -> Tensor:
+    """q^m `[k]` of scores s `[k]`: clip(base·(1 + α tanh(r^m − 1)), 0, 1) where r^m > 1, else 0."""
+    r = ratios(scores, others)
+    q = base * (1 + alpha * torch.tanh((r - 1).clamp_min(0)))
+    return torch.where(r > 1, q.clamp(0, 1), 0.0)
+
+
+def drop_features(features: dict[str, Tensor], kept: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone remain."""
+    remaining = kept.any(dim=1)
+    return {
+        m: (feature * kept[:, position, None])[remaining] for position, (m, feature) in enumerate(features.items())
+    }, remaining
+
+
+def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
+    """θ = Σ_m D_m q^m / Σ_m D_m: the share of all feature dimensions that is dropped on average."""
+    return float((probabilities * widths).sum() / widths.sum())
+
+
+class OPMParameters(Window):
+    """`q_base` in [0, 1] and `alpha` ≥ 0: of the probability to drop (published: 0.4, 0.5).
+
+    `p_exe` in [0, 1]: of a batch to be modulated at all (published: 0.7). `others`: r^m compares with their `mean` (our
+    definition for k > 2), or their `sum` (BalanceBenchmark's code for k = 3). `rescale`: features divided by 1 − θ, the
+    share that is left on average (the code).
+    """
+
+    q_base: Probability = 0.4
+    alpha: NonNegativeFloat = 0.5
+    p_exe: Probability = 0.7
+    others: Literal["mean", "sum"] = "mean"
+    rescale: bool = False
+
+
+class OPM(Method):
+    """The features of a modality that scores more than the others are dropped at random, sample by sample.
+
+    s^m is the mean confidence in the target of what modality m says alone of the batch, before anything is dropped. A
+    sample with no modality left leaves the batch. k > 2: against the mean of the others; regression: the confidence of
+    a Gaussian error (both: our definition). Predictions use all features.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = OPMParameters
+    equation: ClassVar[str] = (
+        "f^m ← 0 with probability q^m = clip(q_base·(1 + α·tanh(r^m − 1)), 0, 1) if r^m > 1 else 0, r^m = s^m / s^other"
+    )
+    source: ClassVar[str] = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
+    parameters: OPMParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_several("opm", setting)
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        p = self.parameters
+        if not p.acts(state.epoch) or p.q_base == 0 or p.p_exe == 0 or float(torch.rand(())) >= p.p_exe:
+            return super().loss(output, batch, state)
+        with torch.no_grad():
+            scores = summed_scores(state.task, state.unimodal_logits(output), batch.target)
+        q = drop_probabilities(scores, p.q_base, p.alpha, p.others)
+        draws = torch.empty(len(batch.target), len(q))
+        draws[:, by_lead(scores)] = torch.rand(len(batch.target), len(q))
+        kept = draws.to(q) >= q
+        if bool(kept.all()) or not bool(kept.any()):
+            return super().loss(output, batch, state)
+        features, remaining = drop_features(output.features, kept.to(batch.target.device))
+        if p.rescale:
+            widths = torch.tensor([f.shape[1] for f in features.values()], dtype=q.dtype)
+            features = {m: f / (1 - dropped_share(q, widths)) for m, f in features.items()}
+        return {"task": state.task.loss(state.model.fusion(features), batch.target[remaining])}
