@@ -59,7 +59,7 @@ def check_teacher(
     of = teacher.info
     remedy = "Train it on the student's data: kedro run --pipeline teachers."
     if list(of["modalities"]) != [modality]:
-        raise ConfigError(f"teacher of {modality}: modalities = {of['modalities']}, allowed is [{modality}]. {remedy}")
+        raise ConfigError(f"teacher of {modality}: modalities = {of['modalities']}, allowed is {[modality]}. {remedy}")
     theirs, ours = of["architecture"]["task"], data.task.to_json()
     for key in dict.fromkeys(["name", "class_names", *theirs]):
         if theirs.get(key) != ours.get(key):

@@ -1,0 +1,92 @@
+"""MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the strong one.
+
+Known to us by BalanceBenchmark's code.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from g2d_pipeline.methods._leading import Window, check_several
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.models import Output, Task
+
+
+def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
+    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without gradient.
+
+    Regression (our definition): everywhere, ρ being the confidence of a Gaussian error.
+    """
+    with torch.no_grad():
+        w = (task.confidence(a, target) - task.confidence(b, target)).abs()
+        if task.outputs == 1:
+            return w
+        return w * ((a.argmax(dim=1) == target) | (b.argmax(dim=1) == target))
+
+
+def towards_the_strong(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
+    """KL(strong ‖ weak) `[B]` of logits `[B, C]`; strong: whose ρ is the greater one. No gradient reaches the strong."""
+    with torch.no_grad():
+        first = (task.confidence(a, target) >= task.confidence(b, target))[:, None]
+    return task.divergence(torch.where(first, a, b).detach(), torch.where(first, b, a))
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`."""
+    return (a - b).square().mean(dim=1)
+
+
+class MBSDParameters(Window):
+    """`unimodal_weight` ≥ 0: of each modality's own loss; `distill_weight` ≥ 0: of the distillation.
+
+    Published: both 1. Both 0: joint training.
+    """
+
+    unimodal_weight: NonNegativeFloat = 1.0
+    distill_weight: NonNegativeFloat = 1.0
+
+
+class MBSD(Method):
+    """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true class.
+
+    Each pair adds the squared distance of its logits, which moves both, and the divergence of the weak from the strong,
+    sample by sample; more than two modalities: the mean over pairs. Weights and the strong side carry no gradient (our
+    reading). The published code takes the divergence of two numbers, the probabilities of the true class, and a
+    logarithm of the wrong one; this is that of the distributions. With three modalities it takes distances of
+    probabilities; here they are of logits always. Regression: our definition.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = MBSDParameters
+    equation: ClassVar[str] = (
+        "L = L_S(l, y) + Σ_m L_S(u^m, y) + mean_{pairs, b} w·(‖u^a − u^v‖²/C + KL(strong ‖ weak)), w = |ρ^a − ρ^v| "
+        "where one of them is right, else 0"
+    )
+    source: ClassVar[str] = "bi-directional self-distillation, as BalanceBenchmark has it"
+    parameters: MBSDParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_several("mbsd", setting)
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        p, task, target = self.parameters, state.task, batch.target
+        terms = super().loss(output, batch, state)
+        if not p.acts(state.epoch) or (p.unimodal_weight == 0 and p.distill_weight == 0):
+            return terms
+        u = state.unimodal_logits(output)
+        if p.unimodal_weight > 0:
+            for m, logits in u.items():
+                terms[f"task_{m}"] = p.unimodal_weight * task.loss(logits, target)
+        if p.distill_weight > 0:
+            pairs = list(combinations(u.values(), 2))
+            weights = [disagreement(task, a, b, target) for a, b in pairs]
+            apart = [w * distance(a, b) for w, (a, b) in zip(weights, pairs, strict=True)]
+            behind = [w * towards_the_strong(task, a, b, target) for w, (a, b) in zip(weights, pairs, strict=True)]
+            terms["distance"] = p.distill_weight * torch.stack(apart).mean()
+            terms["towards_the_strong"] = p.distill_weight * torch.stack(behind).mean()
+        return terms

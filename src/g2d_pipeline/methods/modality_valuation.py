@@ -1,0 +1,169 @@
+"""Sample-level modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often.
+
+What each modality contributes to each sample is its Shapley value in the game of predicting rightly; samples (or the
+modality) of low contribution are re-sampled with the other modalities masked.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from g2d_pipeline.methods._leading import Window, check_several
+from g2d_pipeline.methods._shapley import Coalition, coalitions, muted, shapley
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.models import Output, Task
+
+FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
+ALL = -1  # no modality is masked
+
+
+def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
+    """v `[B]` of what `size` modalities predict: their number where they are right, else 0; float64.
+
+    Regression (our definition): their number times the confidence of a Gaussian error.
+    """
+    if task.outputs == 1:
+        return size * task.confidence(logits, target).double()
+    return size * (logits.argmax(dim=1) == target).double()
+
+
+def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor) -> tuple[Tensor, Tensor]:
+    """φ `[k, B]` of each modality to each sample, and its confidence alone `[k, B]`; Σ_m φ^m = v(all)."""
+    names = list(output.features)
+    logits = {kept: fusion(muted(output.features, kept)) for kept in coalitions(names)[1:-1]}
+    logits[frozenset(names)] = output.logits
+
+    def value(kept: Coalition) -> Tensor:
+        return worth(task, logits[kept], target, len(kept)) if kept else torch.zeros_like(target, dtype=torch.float64)
+
+    of = shapley(names, value)
+    alone = [task.confidence(logits[frozenset([m])], target) for m in names]
+    return torch.stack([of[m] for m in names]), torch.stack(alone)
+
+
+def copies(contribution: Tensor) -> Tensor:
+    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1 (the code)."""
+    return torch.stack([contribution < least for least in FEWER]).sum(dim=0)
+
+
+def shares(contribution: Tensor, alpha: float) -> Tensor:
+    """How many copies a modality is given `[k]`, as a share of all samples: α·⅔·(mean of the others' φ − φ^m), ≥ 0.
+
+    k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition. `contribution`: means `[k]`.
+    """
+    k = len(contribution)
+    others = (contribution.sum() - contribution) / (k - 1)
+    return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
+
+
+class ModalityValuationParameters(Window):
+    """`level`: re-sample each `sample` by its own contributions, or random ones for the whole `modality`.
+
+    For `modality`: `alpha` ≥ 0, of how many (published: 1; BalanceBenchmark: 0.5; 0: joint training), and `part_ratio`
+    in (0, 1], the share of train whose contributions are looked at (published: 0.2). `start_epoch`: published 6, after
+    five epochs of warm-up.
+    """
+
+    level: Literal["sample", "modality"] = "sample"
+    alpha: NonNegativeFloat = 0.5
+    part_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+    start_epoch: PositiveInt = 6
+
+
+class ModalityValuation(Method):
+    """At the start of every epoch each modality's contribution to train samples is valued; low ones are re-sampled.
+
+    The value of a subset of modalities is their number where it predicts rightly, with zeros in place of the others'
+    features. A copy of a sample has the features of all modalities masked but the one that it is copied for. An epoch
+    is as much longer as there are copies. More than two modalities: the weight of a modality compares it with the mean
+    of the others; regression: by the confidence of a Gaussian error (both: our definition).
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = ModalityValuationParameters
+    equation: ClassVar[str] = (
+        "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
+    )
+    source: ClassVar[str] = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
+    parameters: ModalityValuationParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_several("modality_valuation", setting)
+
+    def on_fit_start(self, state: State) -> None:
+        self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples, row by row: the modality, or ALL
+        self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
+
+    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+        p, k = self.parameters, len(state.model.modalities)
+        self.alone = self.alone[:0]
+        if not p.acts(state.epoch) or (p.level == "modality" and p.alpha == 0):
+            return rows
+        seen = rows
+        if p.level == "modality":
+            seen = rows[torch.randperm(len(rows)).numpy()[: max(1, int(p.part_ratio * len(rows)))]]
+        contribution, confidence = self._value(seen, state)
+        if p.level == "sample":
+            # Within a sample from the least contribution up, so that draws depend on neither place nor name.
+            order = _rising(contribution, confidence)
+            times = copies(contribution).gather(0, order).T.reshape(-1)
+            extra = torch.from_numpy(rows)[:, None].expand(-1, k).reshape(-1).repeat_interleave(times)
+            for_whom = order.T.reshape(-1).repeat_interleave(times)
+        else:
+            mean = contribution.mean(dim=1, keepdim=True)
+            order = _rising(mean, confidence.mean(dim=1, keepdim=True))[:, 0]
+            times = (shares(mean[:, 0], p.alpha)[order] * len(rows)).long()
+            for_whom = order.repeat_interleave(times)
+            extra = torch.from_numpy(rows)[torch.randint(len(rows), (len(for_whom),))]
+        if len(extra) == 0:
+            return rows
+        every = torch.cat([torch.from_numpy(rows), extra])
+        self._plan(every, torch.cat([torch.full((len(rows),), ALL), for_whom]))
+        return every.numpy()
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        alone = self._take(batch.index.cpu()).to(batch.target.device) if len(self.alone) else None
+        if alone is None or bool((alone == ALL).all()):
+            return super().loss(output, batch, state)
+        kept = {
+            m: feature * ((alone == ALL) | (alone == position))[:, None]
+            for position, (m, feature) in enumerate(output.features.items())
+        }
+        return super().loss(Output(kept, state.model.fusion(kept)), batch, state)
+
+    def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
+        """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
+        found = []
+        for batch, output in state.look(rows):
+            fusion, was_training = state.model.fusion, state.model.fusion.training
+            with torch.no_grad():
+                found.append(contributions(state.task, fusion.eval(), output, batch.target))
+            fusion.train(was_training)
+        return torch.cat([of.cpu() for of, _ in found], dim=1), torch.cat([rho.cpu() for _, rho in found], dim=1)
+
+    def _plan(self, rows: Tensor, alone: Tensor) -> None:
+        """Say in random order with whom alone each row `[T]` is met the first, second, … time in this epoch."""
+        mixed = torch.randperm(len(rows))
+        rows, alone = rows[mixed], alone[mixed]
+        self.alone = alone[rows.argsort(stable=True)]
+        count = rows.bincount()
+        self.following = count.cumsum(0) - count
+
+    def _take(self, index: Tensor) -> Tensor:
+        """With whom alone the rows `[B]` of this batch are met; each is met once more thereby."""
+        earlier = (index[:, None] == index).tril(-1).sum(dim=1)  # in this batch
+        found = self.alone[self.following[index] + earlier]
+        self.following = self.following + index.bincount(minlength=len(self.following))
+        return found
+
+
+def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
+    """The modalities' positions `[k, N]` from the least contribution up; equal ones: from the least confidence up."""
+    by_confidence = confidence.argsort(dim=0, stable=True)
+    return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))
