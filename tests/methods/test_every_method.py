@@ -39,7 +39,10 @@ def files() -> dict[str, dict[str, Any]]:
 
 FILES = files()
 # Two epochs are too few for the stages of these: shorter ones, all else as shipped.
-SHORTER: dict[str, dict[str, Any]] = {"reconboost": {"stage_epochs": 1, "rectification_epochs": 1}}
+SHORTER: dict[str, dict[str, Any]] = {
+    "reconboost": {"stage_epochs": 1, "rectification_epochs": 1},
+    "modality_valuation": {"start_epoch": 1},
+}
 
 # Biases before a batch norm, which takes them away: their gradient is zero up to rounding.
 HELD_BY_NORM = ("0.bias", "3.bias")

@@ -30,7 +30,7 @@ def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
 
 
 def towards_the_strong(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    """KL(strong ‖ weak) `[B]` of logits `[B, C]`; strong: whose ρ is the greater one. No gradient reaches the strong."""
+    """KL(strong ‖ weak) `[B]` of logits `[B, C]`; strong: whose ρ is greater; no gradient reaches it."""
     with torch.no_grad():
         first = (task.confidence(a, target) >= task.confidence(b, target))[:, None]
     return task.divergence(torch.where(first, a, b).detach(), torch.where(first, b, a))
