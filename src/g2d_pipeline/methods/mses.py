@@ -1,0 +1,140 @@
+"""MSES, modality-specific early stopping (Fujimori et al., 2019): each modality stops when it begins to overfit.
+
+Every modality's head is a task of its own; the validation loss of each says when its encoder and head are frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from g2d_pipeline.explain import nearest
+from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State, Validation
+from g2d_pipeline.models import MultimodalModel, Output
+
+
+def patience_step(loss: float, best: float, waited: int) -> tuple[float, int]:
+    """(best, epochs since it) after an epoch with this validation loss; a tie or a NaN is no improvement."""
+    return (loss, 0) if loss < best else (best, waited + 1)
+
+
+def belongs(name: str, modality: str) -> bool:
+    """Whether a tensor of the model, by its name, is of the encoder or the head of the modality (or its weight)."""
+    return (
+        name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}.")) or name == f"fusion.weights.{modality}"
+    )
+
+
+def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
+    """Name → parameter or buffer of the modality's encoder and head; not copies."""
+    return {name: tensor for name, tensor in model.state_dict().items() if belongs(name, modality)}
+
+
+@contextmanager
+def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
+    """Meanwhile encoders and heads of the modalities take no gradient: no backward reaches them."""
+    parameters = [p for m in modalities for n, p in model.named_parameters() if belongs(n, m) and p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+class MSESParameters(MethodParameters):
+    """`patience` ≥ 1: epochs without a lower validation loss after which a modality stops (published: 5).
+
+    `restore_best`: it is frozen as it was in its best epoch, else as it is. `weights` ≥ 0: of the task loss of each
+    modality's head; left out: 1.
+    """
+
+    patience: PositiveInt = 5
+    restore_best: bool = True
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+
+class MSES(Method):
+    """Each modality's head is trained as a task of its own, and each modality stops early by its own validation loss.
+
+    Its encoder and head are then frozen, to the bit, while the others go on; training ends when all have stopped. Where
+    the best epochs are restored, one more epoch without batches (loss 0 in the history) scores the whole that they make
+    up, if an epoch is left. With `ema` the losses are those of the averaged weights. Any k and both tasks; with all
+    weights 0 it is joint training until the first one stops.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = MSESParameters
+    equation: ClassVar[str] = (
+        "L = L_S(l, y) + Σ_m w_m·L_S(u^m, y); θ^m is frozen after P epochs without a new minimum of L_S(u^m, y) on val"
+    )
+    source: ClassVar[str] = "Fujimori et al., 2019, modality-specific early stopping"
+    fusions: ClassVar[tuple[str, ...] | None] = ("late", "sum", "weighted", "cosine")
+    works_with_smp: ClassVar[bool] = False
+    parameters: MSESParameters
+
+    def check(self, setting: Setting) -> None:
+        works = self.fusions or ()
+        if setting.fusion not in works:
+            raise ValueError(
+                f"mses freezes a modality together with its head, and fusion {setting.fusion} has no head that is one "
+                f"modality's own.{nearest(setting.fusion, works)} It works with: {', '.join(works)}. Say fusion=late"
+            )
+        super().check(setting)
+        check_modalities("weights", self.parameters.weights, setting)
+
+    def on_fit_start(self, state: State) -> None:
+        self.lowest = dict.fromkeys(state.model.modalities, math.inf)  # validation losses
+        self.waited = dict.fromkeys(state.model.modalities, 0)  # epochs since
+        self.stopped: dict[str, int] = {}  # m → the epoch after which it was frozen
+        self.kept: dict[str, dict[str, Tensor]] = {}  # m → its tensors in its best epoch, until it stops
+
+    def _all_stopped(self) -> bool:
+        return len(self.stopped) == len(self.lowest)
+
+    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+        return rows[:0] if self._all_stopped() else rows
+
+    def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
+        state.active = tuple(m for m in state.active if m not in self.stopped)
+        with held(state.model, self.stopped):
+            return super().train_batch(batch, state)
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        terms = super().loss(output, batch, state)
+        for m in state.model.modalities:
+            weight = self.parameters.weights.get(m, 1.0)
+            if weight > 0 and m not in self.stopped:
+                logits = state.model.unimodal_logits(output.features, m)
+                terms[f"task_{m}"] = weight * state.task.loss(logits, batch.target)
+        return terms
+
+    def on_validation(self, validation: Validation, state: State) -> None:
+        if self._all_stopped():  # what was restored has been scored
+            state.stop = True
+            return
+        for m in [m for m in state.model.modalities if m not in self.stopped]:
+            loss = float(state.task.loss(validation.logits[m], validation.target))
+            self.lowest[m], self.waited[m] = patience_step(loss, self.lowest[m], self.waited[m])
+            if self.waited[m] == 0 and self.parameters.restore_best:
+                self.kept[m] = {name: tensor.clone() for name, tensor in own_tensors(state.model, m).items()}
+            if self.waited[m] >= self.parameters.patience:
+                self._freeze(m, state)
+        state.stop = self._all_stopped() and not self.parameters.restore_best
+
+    @torch.no_grad()
+    def _freeze(self, modality: str, state: State) -> None:
+        self.stopped[modality] = state.epoch
+        if best := self.kept.pop(modality, None):
+            for name, tensor in own_tensors(state.model, modality).items():
+                tensor.copy_(best[name])
+            state.changed([modality])

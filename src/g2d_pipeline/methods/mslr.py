@@ -1,0 +1,96 @@
+"""MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its own pace.
+
+Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import nn
+
+from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods.base import Method, MethodParameters, Setting, State, Validation
+
+
+def smooth(rate: float, progress: float) -> float:
+    """ρ + (1 − ρ)·t: from the modality's own factor ρ to 1 while the progress t goes from 0 to 1."""
+    return rate + (1 - rate) * progress
+
+
+def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
+    """The newest value of a metric over the mean of all of these; 1 before the first one and where all are 0.
+
+    Inverse for a metric of which less is better (our definition). At most the number of values, as it is for
+    non-negative values that are good when high.
+    """
+    if not values or not any(values):
+        return 1.0
+    mean = sum(values) / len(values)
+    if higher_is_better:
+        return values[-1] / mean
+    return min(mean / values[-1], float(len(values))) if values[-1] > 0 else float(len(values))
+
+
+class MSLRParameters(MethodParameters):
+    """`rates` > 0, modality by modality: what the recipe's learning rate is multiplied by; left out: 1.
+
+    Factors, not learning rates, so that they hold for every recipe and schedule: best unimodal rate of the modality /
+    lr. `strategy`: `keep` them; `smooth`: they go to 1, evenly, until the last epoch; `dynamic`: multiplied in each
+    epoch by the modality's validation metric over its mean in the last `window` epochs, the newest one included.
+    """
+
+    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+    strategy: Literal["keep", "smooth", "dynamic"] = "keep"
+    window: PositiveInt = 5
+
+
+class MSLR(Method):
+    """Each encoder has a learning rate of its own: the recipe's times a factor, which may change over training.
+
+    Fusion and heads learn at the recipe's rate. Published for late fusion, here with every one; the dynamic strategy
+    goes by what the fusion lets each modality say alone, and for a regression by the inverse of its error (our
+    definition). With factors of 1, kept or smooth, or a window of 1, it is joint training.
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = MSLRParameters
+    equation: ClassVar[str] = (
+        "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), η·ρ^m·a^m / mean over the window of a^m (dynamic)"
+    )
+    source: ClassVar[str] = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
+    parameters: MSLRParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_modalities("rates", self.parameters.rates, setting)
+
+    def on_fit_start(self, state: State) -> None:
+        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}  # validation metrics, newest last
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """One of each encoder, in the model's order, then one of all else: together the order of joint training."""
+        encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[union-attr, operator]
+        taken = {id(p) for of in encoders for p in of}
+        rest = [p for p in model.parameters() if id(p) not in taken]
+        return [{"params": of, "factor": 1.0} for of in [*encoders, rest]]
+
+    def factor(self, modality: str, state: State) -> float:
+        """What the learning rate of the modality's encoder is multiplied by in this epoch."""
+        p = self.parameters
+        rate = p.rates.get(modality, 1.0)
+        if p.strategy == "smooth":
+            return smooth(rate, (state.epoch - 1) / max(state.epochs - 1, 1))
+        if p.strategy == "dynamic":
+            return rate * dynamic(self.seen[modality], state.task.higher_is_better)
+        return rate
+
+    def on_epoch_start(self, state: State) -> None:
+        for m, group in zip(state.model.modalities, state.optimizer.param_groups, strict=False):
+            group["factor"] = self.factor(m, state)
+
+    def on_validation(self, validation: Validation, state: State) -> None:
+        if self.parameters.strategy == "dynamic":
+            for m, values in self.seen.items():
+                self.seen[m] = [*values, validation.scores[m]][-self.parameters.window :]
