@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,15 +25,31 @@ class FeatureStoreDataset(FolderDataset):
 
     def earlier(self) -> list[Path]:
         """The finished stores of this dataset, the newest first; not this one's, which is of no use if it is there."""
-        folders = [f for f in self.path.parent.glob("features-*") if f != self.path and read_card(f) is not None]
+        folders = [f for f in self.path.parent.glob("features-*/") if f != self.path and read_card(f) is not None]
         whole = [f for f in folders if f.suffix not in (".partial", ".old")]
         return sorted(whole, key=lambda f: (-(f / CARD).stat().st_mtime_ns, f.name))
 
     def read(self, folder: Path) -> FeatureStore:
-        return open_store(folder)
+        """Open it; its checksums are compared when its files are first met, and again where one of them was touched."""
+        store = open_store(folder)
+        verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
+        return store
 
     def preview(self) -> JSONPreview:
         """Shapes, dtypes and normalisers, for Kedro-Viz."""
-        import json
-
         return JSONPreview(json.dumps(self.load().meta["modalities"], indent=2))
+
+
+def verify_once(store: FeatureStore, note: Path) -> None:
+    """`store.verify()`, unless `note` says that these very files (size, time, inode) have passed it."""
+    stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
+    state = {name: [of.st_size, of.st_mtime_ns, of.st_ino] for name, of in stats.items()}
+    try:
+        if json.loads(note.read_bytes()) == state:
+            return
+    except (OSError, ValueError):
+        pass  # none yet, or one that was cut off: look again
+    store.verify()
+    part = note.with_name(f"{note.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(state))
+    part.replace(note)

@@ -102,6 +102,7 @@ class State:
     task: Task
     epochs: int
     epoch: int = 0  # from 1 while training
+    batch_size: int = 0  # samples a batch; where it is `auto`, what was found to fit
     active: tuple[str, ...] = ()  # the modalities whose encoders learn from this batch
     kappa: dict[str, float] = field(default_factory=dict)  # m → what SMP multiplies its encoder's gradient by
     stop: bool = False  # set it in `on_validation` to end training after this epoch

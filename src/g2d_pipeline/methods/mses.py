@@ -16,7 +16,6 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from g2d_pipeline.explain import nearest
 from g2d_pipeline.methods._named import check_modalities
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
@@ -87,7 +86,7 @@ class MSES(Method):
         if setting.fusion not in works:
             raise ValueError(
                 f"mses freezes a modality together with its head, and fusion {setting.fusion} has no head that is one "
-                f"modality's own.{nearest(setting.fusion, works)} It works with: {', '.join(works)}. Say fusion=late"
+                f"modality's own. It works with: {', '.join(works)}. Say fusion=late"
             )
         super().check(setting)
         check_modalities("weights", self.parameters.weights, setting)

@@ -57,7 +57,7 @@ class MSLR(Method):
 
     Parameters: ClassVar[type[MethodParameters]] = MSLRParameters
     equation: ClassVar[str] = (
-        "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), η·ρ^m·a^m / mean over the window of a^m (dynamic)"
+        "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), η·ρ^m·a^m / mean of the last a^m (dynamic)"
     )
     source: ClassVar[str] = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
     parameters: MSLRParameters
@@ -71,7 +71,7 @@ class MSLR(Method):
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One of each encoder, in the model's order, then one of all else: together the order of joint training."""
-        encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[union-attr, operator]
+        encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[operator]
         taken = {id(p) for of in encoders for p in of}
         rest = [p for p in model.parameters() if id(p) not in taken]
         return [{"params": of, "factor": 1.0} for of in [*encoders, rest]]

@@ -201,6 +201,7 @@ def fit(
         identity = _identity(training, smp, method, model, data, seed)
         if checkpoints is not None:
             _resume(parts, checkpoints, identity, description)
+        state.batch_size = position.batch_size
         steps = len(list(batches_of(data.rows["train"], position.batch_size)))
         done = (position.epoch - 1) * steps + position.batch
         if schedule is not None and schedule.wants_start:

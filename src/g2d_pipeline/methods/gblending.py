@@ -1,0 +1,207 @@
+"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it overfits.
+
+Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it, and how
+much further train runs ahead of val.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from g2d_pipeline.methods._heads import UnimodalHeads
+from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.models import MultimodalModel, Output
+
+logger = logging.getLogger(__name__)
+
+MULTI = "multi"  # the branch of all modalities together
+Losses = dict[str, tuple[float, float]]  # branch → mean loss on train and on val
+
+
+def generalisation(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:
+    """(G, O) of a branch from its (train, val) losses: G = fall of the val loss, O = rise of val − train."""
+    return before[1] - after[1], (after[1] - after[0]) - (before[1] - before[0])
+
+
+def blend(before: Losses, after: Losses, floor: float, gain: Literal["fall", "absolute"] = "fall") -> dict[str, float]:
+    """w ∝ G/O², summing to 1; empty where no branch gained anything.
+
+    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0 (both: our
+    definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight.
+    """
+    least = floor * float(np.mean([val for _, val in before.values()]))
+    found: dict[str, float] = {}
+    for branch in before:
+        g, o = generalisation(before[branch], after[branch])
+        g = abs(g) if gain == "absolute" else max(g, 0.0)
+        found[branch] = g / max(abs(o), least) ** 2 if math.isfinite(g) and math.isfinite(o) and g > 0 else 0.0
+    total = sum(found.values())
+    return {branch: w / total for branch, w in found.items()} if total > 0 else {}
+
+
+def at_least(weights: dict[str, float], least: float) -> dict[str, float]:
+    """The same weights, shrunk so that each is at least `least` and their sum stays."""
+    share = 1 - least * len(weights)
+    return {branch: share * w + least for branch, w in weights.items()}
+
+
+class Branches:
+    """A copy of every branch: a modality's encoder and head, or the whole model; and its optimizer."""
+
+    def __init__(self, heads: UnimodalHeads, state: State) -> None:
+        model, lr = state.model, state.optimizer.param_groups[0]["lr"]
+        self.task = state.task
+        self.models: dict[str, tuple[MultimodalModel, UnimodalHeads]] = {}
+        self.optimizers = {}
+        for branch in (MULTI, *model.modalities):
+            kept = model.modalities if branch == MULTI else (branch,)
+            encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
+            own = (MultimodalModel(encoders, copy.deepcopy(model.fusion)), copy.deepcopy(heads))
+            self.models[branch] = own
+            self.optimizers[branch] = state.new_optimizer([p for part in own for p in _learning(part)])
+            for group in self.optimizers[branch].param_groups:
+                group["lr"] = lr  # of this epoch
+
+    def _loss(self, branch: str, batch: Batch) -> Tensor:
+        model, heads = self.models[branch]
+        if branch == MULTI:
+            return self.task.loss(model(batch.inputs).logits, batch.target)
+        features = {branch: model.encoders[branch](batch.inputs[branch]).float()}
+        return self.task.loss(heads.logits(model, features, branch), batch.target)
+
+    def learn(self, batch: Batch) -> None:
+        """A step of each branch on the same samples."""
+        for branch, optimizer in self.optimizers.items():
+            self.models[branch][0].train()
+            optimizer.zero_grad(set_to_none=True)
+            self._loss(branch, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    @torch.no_grad()
+    def losses(self, state: State) -> Losses:
+        """Each branch's mean loss on the samples of train and val, as they are stored, in evaluation mode."""
+        sums = {branch: {"train": 0.0, "val": 0.0} for branch in self.models}
+        for split in ("train", "val"):
+            rows = state.rows(split)
+            for some in _batches(rows, state.batch_size):
+                batch = state.batch(some)
+                for branch, (model, _) in self.models.items():
+                    model.eval()
+                    sums[branch][split] += float(self._loss(branch, batch)) * len(some) / len(rows)
+        return {branch: (of["train"], of["val"]) for branch, of in sums.items()}
+
+
+def _learning(part: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters of a copy; all of them learn, whatever a schedule holds still in this epoch."""
+    return part.requires_grad_(True).parameters()
+
+
+def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot train."""
+    return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
+
+
+class GBlendingParameters(MethodParameters):
+    """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`; published: 10).
+
+    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor` > 0 of
+    |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours: without, the head
+    that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute` change (the code). `weights`:
+    branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of measured; they are made to sum to 1, and
+    multi alone is joint training.
+    """
+
+    measure: Literal["online", "offline"] = "online"
+    super_epoch: PositiveInt = 10
+    branch_epochs: PositiveInt | None = None
+    floor: PositiveFloat = 0.01
+    least: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    gain: Literal["fall", "absolute"] = "fall"
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_counts(self) -> GBlendingParameters:
+        if self.weights and not 0 < sum(self.weights.values()) < math.inf:
+            raise ValueError(
+                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or leave weights "
+                "out so that they are measured"
+            )
+        return self
+
+
+class GBlending(Method):
+    """Every modality alone and all together have a task loss; the weight of each is G/O², measured on copies.
+
+    Copies of the branches (one for each modality, and the whole) learn alone from train as it is stored, without
+    augmentation: G is what the val loss falls by, O by how much more it exceeds the train loss then. A branch that only
+    overfits weighs nothing but `least`; where no branch gains, the weights stay. A fusion without a head for each
+    modality gets linear ones besides. The branches share their batches. Val also selects the epoch here, where the
+    paper holds out a part of train. Regression: the losses are squared errors (our definition).
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = GBlendingParameters
+    equation: ClassVar[str] = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    source: ClassVar[str] = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
+    parameters: GBlendingParameters
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        p, count = self.parameters, len(setting.modalities) + 1
+        check_modalities("weights", p.weights, setting, also=(MULTI,))
+        if not p.weights and p.least * count >= 1:
+            raise ValueError(
+                f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "
+                f"{1 / count:.3g}"
+            )
+
+    def on_fit_start(self, state: State) -> None:
+        p, branches = self.parameters, (MULTI, *state.model.modalities)
+        self.heads = UnimodalHeads(state.model, state.task.outputs)
+        given = p.weights or dict.fromkeys(branches, 1.0)
+        self.weights = {branch: given.get(branch, 0.0) / sum(given.values()) for branch in branches}
+
+    def on_epoch_start(self, state: State) -> None:
+        p = self.parameters
+        every = state.epochs if p.measure == "offline" else p.super_epoch
+        if p.weights or (state.epoch - 1) % every:
+            return
+        holds = min(every, state.epochs - state.epoch + 1)
+        measured = self._measure(p.branch_epochs or holds, state)
+        if measured:
+            self.weights = at_least(measured, p.least)
+        told = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
+        logger.info("gblending: weights from epoch %d on%s: %s",
+                    state.epoch, "" if measured else " (no branch gained: as before)", told)  # fmt: skip
+
+    def _measure(self, epochs: int, state: State) -> dict[str, float]:
+        """Weights from training copies of all branches alone for so many epochs; empty where none gained."""
+        branches = Branches(self.heads, state)
+        before = branches.losses(state)
+        rows = state.rows("train")
+        for _ in range(epochs):
+            for some in _batches(rows[torch.randperm(len(rows)).numpy()], state.batch_size):
+                branches.learn(state.batch(some))
+        return blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for branch, weight in self.weights.items():
+            if weight == 0:
+                continue
+            if branch == MULTI:
+                terms["task"] = weight * state.task.loss(output.logits, batch.target)
+            else:
+                logits = self.heads.logits(state.model, output.features, branch)
+                terms[f"task_{branch}"] = weight * state.task.loss(logits, batch.target)
+        return terms

@@ -1,0 +1,146 @@
+"""Diagnosing and re-learning (Wei et al., ECCV 2024): an encoder that learnt train by heart starts over, in part.
+
+How well clusters of its features agree with the labels is compared between train and val; the further train is ahead,
+the nearer the encoder is moved back to where it began.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
+from g2d_pipeline.models import Output
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+def purity(labels: Array, clusters: Array) -> float:
+    """The share of samples that have the commonest label of their cluster; labels and clusters `[N]`."""
+    from sklearn.metrics.cluster import contingency_matrix
+
+    return float(contingency_matrix(labels, clusters).max(axis=0).sum() / len(labels))
+
+
+def cluster_purity(features: Array, labels: Array, classes: int) -> float:
+    """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if fewer).
+
+    Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code).
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import minmax_scale
+
+    scaled = minmax_scale(features, feature_range=(-1, 1))
+    count = min(classes, len(np.unique(scaled, axis=0)))
+    return purity(labels, KMeans(n_clusters=count, random_state=0, n_init=1).fit_predict(scaled))
+
+
+def strength(train: float, val: float, scale: float, gap: Literal["ahead", "absolute"] = "ahead") -> float:
+    """α = tanh(λ·gap) of the purities; gap = train − val, and 0 where val is ahead; `absolute`: |train − val|."""
+    difference = train - val
+    return math.tanh(scale * (abs(difference) if gap == "absolute" else max(difference, 0.0)))
+
+
+@torch.no_grad()
+def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> None:
+    """θ ← (1 − α)·θ + α·θ_init, in place; exactly θ_init for α = 1. Buffers (running statistics) stay."""
+    for name, parameter in encoder.named_parameters():
+        parameter.lerp_(start[name].to(parameter), alpha)
+
+
+class RelearningParameters(MethodParameters):
+    """`reinit_epoch` ≥ 1: after every so many epochs (published: 15), `reinit_num` ≥ 0 times at most (published: 2).
+
+    `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of val, or the `absolute`
+    difference (the code, which also starts over an encoder that does better on val). `bins` ≥ 2: quantile bins of a
+    regression's target, in place of classes (our definition).
+    """
+
+    reinit_epoch: PositiveInt = 15
+    reinit_num: NonNegativeInt = 2
+    gap_scale: NonNegativeFloat = 3.0
+    gap: Literal["ahead", "absolute"] = "ahead"
+    bins: Annotated[int, Field(ge=2)] = 10
+
+
+class Relearning(Method):
+    """Every few epochs each encoder is moved back towards its initialisation, the more the more it overfits.
+
+    It overfits as far as the purity of k-means clusters of its train features exceeds that of its val features. Only
+    encoders that learnt in the epoch are moved (SMP leaves the others alone), never after the last epoch, after which
+    nothing could be learnt again; the optimizer's momentum stays. Classes in a regression: quantile bins of the target
+    (our definition).
+    """
+
+    Parameters: ClassVar[type[MethodParameters]] = RelearningParameters
+    equation: ClassVar[str] = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
+    source: ClassVar[str] = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
+    parameters: RelearningParameters
+
+    def on_fit_start(self, state: State) -> None:
+        p = self.parameters
+        self.done = 0  # re-initialisations so far
+        self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
+        self.start: dict[str, dict[str, Tensor]] = {}
+        if not self._wanted():
+            return
+        for m in state.model.modalities:
+            self.start[m] = {n: w.detach().clone() for n, w in state.model.encoders[m].named_parameters()}
+        if state.epochs <= p.reinit_epoch:
+            logger.warning(
+                "relearning: nothing is learnt again in %d epochs, the first time is after epoch %d: say more epochs or "
+                "a smaller reinit_epoch", state.epochs, p.reinit_epoch,
+            )  # fmt: skip
+
+    def _wanted(self) -> bool:
+        return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
+
+    def on_epoch_start(self, state: State) -> None:
+        self.learnt = []
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        self.learnt = [m for m in state.model.modalities if m in self.learnt or m in state.active]
+        return super().loss(output, batch, state)
+
+    def on_epoch_end(self, state: State) -> None:
+        p = self.parameters
+        if not self._wanted() or state.epoch % p.reinit_epoch or state.epoch == state.epochs:
+            return
+        self.done += 1
+        for m, (train, val) in self.purities(state).items():
+            alpha = strength(train, val, p.gap_scale, p.gap)
+            logger.info("relearning: after epoch %d, %s: purity %.3f on train, %.3f on val, moved back by α = %.3f",
+                        state.epoch, m, train, val, alpha)  # fmt: skip
+            if alpha > 0:
+                reinitialise(state.model.encoders[m], self.start[m], alpha)
+                state.changed([m])
+        if not self._wanted():
+            self.start = {}  # no longer needed, and out of the checkpoints
+
+    def purities(self, state: State) -> dict[str, tuple[float, float]]:
+        """m → the purity of its clusters on train and on val, of the modalities that learnt in this epoch."""
+        labels = {split: state.targets(state.rows(split)).cpu().numpy() for split in ("train", "val")}
+        classes = state.task.outputs
+        if classes == 1:  # a regression
+            levels = np.arange(1, self.parameters.bins) / self.parameters.bins
+            edges = np.unique(np.quantile(labels["train"], levels))
+            labels = {split: np.searchsorted(edges, of) for split, of in labels.items()}
+            classes = len(edges) + 1
+        found: dict[str, list[float]] = {m: [] for m in self.learnt}
+        for split, of in labels.items():
+            seen: dict[str, list[Array]] = {m: [] for m in self.learnt}
+            for _, output in state.look(state.rows(split)):
+                for m, parts in seen.items():
+                    parts.append(output.features[m].float().cpu().numpy())
+            for m, parts in seen.items():
+                found[m].append(cluster_purity(np.concatenate(parts), of, classes))
+        return {m: (train, val) for m, (train, val) in found.items()}
