@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from g2d_pipeline.errors import DataError, media_fault
+from g2d_pipeline.errors import DataError, content_fault, media_fault
 
 
 class MediaError(DataError):
@@ -19,7 +19,13 @@ class MediaError(DataError):
         return type(self), (self.file, self.reason)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path | str) -> None:
     """Raise MediaError where a file is missing or empty, a Git-LFS pointer or a saved web page (datasets.md §0.5)."""
     if reason := media_fault(path):
+        raise MediaError(path, reason)
+
+
+def check_content(path: Path, content: bytes) -> None:
+    """The same of a file that has been read: `content` is all of it."""
+    if reason := content_fault(content):
         raise MediaError(path, reason)

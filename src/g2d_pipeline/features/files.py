@@ -20,6 +20,7 @@ from g2d_pipeline.errors import DataError
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
 AT_ONCE = 2**20  # bytes that are read
+SHORT = 2**17  # bytes of a file that is kept in memory until it is decoded: four seconds of speech
 KEPT_MAPPED = 8 * 2**20  # bytes of an array whose pages may stay resident
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -34,6 +35,18 @@ def file_digest(path: Path | str) -> str:
         while piece := file.read(AT_ONCE):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def bytes_digest(content: bytes) -> str:
+    """As `file_digest`, of a file's content."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def short_file(path: str) -> bytes | None:
+    """The content of a file of no more than 128 KiB, else None. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+        content = file.read(SHORT + 1)
+    return content if len(content) <= SHORT else None
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:

@@ -233,7 +233,7 @@ def _digest(job: Job) -> str:
     digest = hashlib.blake2b(str(job.form).encode(), digest_size=8)
     for cell in job.cells:
         try:
-            when = stamp(job.root / split_cell(cell)[0])
+            when = stamp(f"{job.root}/{split_cell(cell)[0]}")
         except OSError:
             when = ""  # it is missing: decoding tells
         digest.update(f"{cell}\0{when}\0".encode(errors="surrogateescape"))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.cells import open_cell, pictures_in, split_cell
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.files import META, file_digest, mapped
+from g2d_pipeline.features.files import META, bytes_digest, file_digest, mapped, short_file
 from g2d_pipeline.features.store import open_store
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,11 @@ RECORD = np.dtype([("key", "S32"), ("constant", "u1"), ("worst", "<f8"), ("squar
 CELL = np.dtype([*RECORD.descr, ("row", "<i8")])
 
 
-def content_key(cell: str, root: Path) -> str:
+def content_key(cell: str, root: Path, contents: dict[str, bytes] | None = None) -> str:
     """blake2b of a cell's name and the content it points to, 32 hex digits; "" where that can not be read.
 
     The name counts because noise is drawn by it. Of an array file the row alone counts: rows can be added to it.
+    `contents` is given the cell's file, if it is a short one, so that it need not be read again.
     """
     file, row = split_cell(cell)
     digest = hashlib.blake2b(f"{cell}\0".encode(errors="surrogateescape"), digest_size=16)
@@ -47,7 +48,10 @@ def content_key(cell: str, root: Path) -> str:
         else:
             path = f"{root}/{file}"  # a string: joining paths takes longer than hashing a short recording
             try:
-                digest.update(file_digest(path).encode())
+                content = short_file(path) if contents is not None else None
+                if contents is not None and content is not None:
+                    contents[cell] = content
+                digest.update((file_digest(path) if content is None else bytes_digest(content)).encode())
             except IsADirectoryError:
                 for name in pictures_in(root / file):
                     digest.update(f"{name}\0{file_digest(root / file / name)}\0".encode(errors="surrogateescape"))

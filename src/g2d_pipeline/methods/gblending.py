@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.methods._heads import UnimodalHeads
 from g2d_pipeline.methods._named import check_modalities
@@ -60,18 +59,18 @@ class Branches:
     """A copy of every branch: a modality's encoder and head, or the whole model; and its optimizer."""
 
     def __init__(self, heads: UnimodalHeads, state: State) -> None:
-        model, lr = state.model, state.optimizer.param_groups[0]["lr"]
-        self.task = state.task
+        model, self.task = state.model, state.task
         self.models: dict[str, tuple[MultimodalModel, UnimodalHeads]] = {}
         self.optimizers = {}
         for branch in (MULTI, *model.modalities):
             kept = model.modalities if branch == MULTI else (branch,)
             encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
-            own = (MultimodalModel(encoders, copy.deepcopy(model.fusion)), copy.deepcopy(heads))
-            self.models[branch] = own
-            self.optimizers[branch] = state.new_optimizer([p for part in own for p in _learning(part)])
+            alone = MultimodalModel(encoders, copy.deepcopy(model.fusion)).requires_grad_()  # also what SMP holds still
+            self.models[branch] = alone, copy.deepcopy(heads)
+            own = (p for part in self.models[branch] for p in part.parameters())
+            self.optimizers[branch] = state.new_optimizer(own)
             for group in self.optimizers[branch].param_groups:
-                group["lr"] = lr  # of this epoch
+                group["lr"] = state.optimizer.param_groups[0]["lr"]  # of this epoch
 
     def _loss(self, branch: str, batch: Batch) -> Tensor:
         model, heads = self.models[branch]
@@ -85,7 +84,7 @@ class Branches:
         for branch, optimizer in self.optimizers.items():
             self.models[branch][0].train()
             optimizer.zero_grad(set_to_none=True)
-            self._loss(branch, batch).backward()  # type: ignore[no-untyped-call]
+            self._loss(branch, batch).backward()
             optimizer.step()
 
     @torch.no_grad()
@@ -93,18 +92,12 @@ class Branches:
         """Each branch's mean loss on the samples of train and val, as they are stored, in evaluation mode."""
         sums = {branch: {"train": 0.0, "val": 0.0} for branch in self.models}
         for split in ("train", "val"):
-            rows = state.rows(split)
-            for some in _batches(rows, state.batch_size):
+            for some in _batches(rows := state.rows(split), state.batch_size):
                 batch = state.batch(some)
                 for branch, (model, _) in self.models.items():
                     model.eval()
                     sums[branch][split] += float(self._loss(branch, batch)) * len(some) / len(rows)
         return {branch: (of["train"], of["val"]) for branch, of in sums.items()}
-
-
-def _learning(part: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters of a copy; all of them learn, whatever a schedule holds still in this epoch."""
-    return part.requires_grad_(True).parameters()
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
@@ -176,8 +169,7 @@ class GBlending(Method):
         every = state.epochs if p.measure == "offline" else p.super_epoch
         if p.weights or (state.epoch - 1) % every:
             return
-        holds = min(every, state.epochs - state.epoch + 1)
-        measured = self._measure(p.branch_epochs or holds, state)
+        measured = self._measure(p.branch_epochs or min(every, state.epochs - state.epoch + 1), state)
         if measured:
             self.weights = at_least(measured, p.least)
         told = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())

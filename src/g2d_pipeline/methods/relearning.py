@@ -97,9 +97,10 @@ class Relearning(Method):
             self.start[m] = {n: w.detach().clone() for n, w in state.model.encoders[m].named_parameters()}
         if state.epochs <= p.reinit_epoch:
             logger.warning(
-                "relearning: nothing is learnt again in %d epochs, the first time is after epoch %d: say more epochs or "
-                "a smaller reinit_epoch", state.epochs, p.reinit_epoch,
-            )  # fmt: skip
+                "relearning: nothing is learnt again in %d epochs, the first time is after epoch %d: say more epochs "
+                "or a smaller reinit_epoch",
+                *(state.epochs, p.reinit_epoch),
+            )
 
     def _wanted(self) -> bool:
         return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
