@@ -158,6 +158,12 @@ def allowed(field: Any) -> str:
 SIGNS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 
 
+def source(name: str, of: dict[str, Any]) -> str:
+    """Where a method comes from; a setting of another one says which."""
+    algorithm = of.get("algorithm", name)
+    return load(algorithm).source if algorithm == name else f"a setting of `{algorithm}`"
+
+
 def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -177,7 +183,7 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
         lines[-1] = f"A setting of `{of['algorithm']}`, without code of its own. {head_comment(name)}"
     elif more := rest(cls):
         lines += ["", more]
-    lines += ["", f"- Equation: {cls.equation or '–'}", f"- Source: {cls.source or '–'}", f"- Works with: {where(cls)}"]
+    lines += ["", f"- Equation: {cls.equation or '–'}", f"- Source: {source(name, of)}", f"- Works with: {where(cls)}"]
     if of.get("fusion"):
         lines.append(
             f"- Brings its fusion: `{of['fusion'] if isinstance(of['fusion'], str) else of['fusion']['name']}`"
@@ -205,7 +211,7 @@ def document() -> str:
     for name, of in found.items():
         cls = load(of.get("algorithm", name))
         lines.append(
-            f"| [`{name}`](#{name}) | {cell(cls.source or '–')} | {cell(where(cls))} | {measured[name][0]:.2f} | "
+            f"| [`{name}`](#{name}) | {cell(source(name, of))} | {cell(where(cls))} | {measured[name][0]:.2f} | "
             f"{measured[name][1]:.2f} |"
         )
     lines.append("")
