@@ -79,12 +79,15 @@ class Project:
         return Result(done.returncode, done.stdout)
 
     def artefacts(self) -> dict[str, str]:
-        """Every file that stages made, by content; stage cards aside, which tell the time."""
+        """Every file that stages made, by content; stage cards aside, which tell the time, and what is
+        known of this machine's files."""
         return {
             str(f.relative_to(self.path)): hashlib.sha256(f.read_bytes()).hexdigest()
             for layer in ("02_intermediate", "04_feature", "06_models", "08_reporting")
             for f in sorted((self.path / "data" / layer).rglob("*"))
-            if f.is_file() and f.name not in ("stage.json", "raw_hashes.json", ".gitkeep")
+            if f.is_file()
+            and f.name not in ("stage.json", "raw_hashes.json", ".gitkeep")
+            and not f.name.endswith(".verified.json")
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,66 @@ PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
     ],
 )
 def test_a_bad_recording_is_told(broken_media: dict[str, Path], what: str, message: str):
-    with pytest.raises(DataError, match=f"(?s){broken_media[what].name} {message}.*What to do") as caught:
-        audio.read_audio(broken_media[what])
+    path = broken_media[what]
+    with pytest.raises(DataError, match=f"(?s){path.name} {message}.*What to do") as caught:
+        audio.read_audio(path)
+    if path.is_file():
+        with pytest.raises(DataError) as again:
+            audio.read_audio(path, path.read_bytes())
+        assert str(again.value) == str(caught.value)
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), MediaError)  # it may cross a process boundary
+
+
+SPOKEN = struct.pack("<4h", -32768, 32767, 0, -1)
+
+
+def plain(samples: bytes, rate: int = 8000, speed: int = 16000, align: int = 2, riff: int = 0, data: int = 0) -> bytes:
+    """A WAV of one channel of 16 bits; `riff` and `data` are added to the sizes that its header tells."""
+    head = (b"RIFF", 36 + len(samples) + riff, b"WAVEfmt ", 16, 1, 1, rate, speed, align, 16, b"data")
+    return struct.pack("<4sI8sIHHIIHH4sI", *head, len(samples) + data) + samples
+
+
+@pytest.mark.parametrize(
+    ("content", "plainly"),
+    [
+        (plain(SPOKEN), True),
+        (plain(np.random.default_rng(0).integers(-(2**15), 2**15, 9999, "i2").astype("<i2").tobytes()), True),
+        (plain(b"\0" * 64), True),
+        (plain(SPOKEN + b"\7", data=-1), False),  # an odd byte at the end
+        (plain(SPOKEN, data=-2), False),
+        (plain(SPOKEN, riff=-4), False),
+        (plain(SPOKEN, data=2**32 - 9, riff=2**32 - 45), False),  # as a stream is written
+        (plain(SPOKEN, speed=7), False),
+        (plain(SPOKEN, align=4), False),
+    ],
+)
+def test_a_plain_wav_is_what_soundfile_reads(tmp_path: Path, content: bytes, plainly: bool):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    assert (audio._plain_wav(content) is not None) == plainly
+    expected, rate = soundfile.read(path, dtype="float32")
+    assert expected.any() == (b"\0" * 64 not in content)
+    for read in (None, content):
+        wave, found = audio.read_audio(path, read)
+        assert found == rate
+        assert wave.numpy().tobytes() == expected.tobytes()
+
+
+def test_real_recordings_are_what_soundfile_reads(shared_data: Path):
+    for path in sorted((shared_data / "fsdd/recordings").glob("*_7.wav")):
+        read = audio._plain_wav(path.read_bytes())
+        assert read is not None
+        expected, rate = soundfile.read(path, dtype="float32")
+        assert (read[0].tobytes(), read[1]) == (expected.tobytes(), rate)
+
+
+def test_a_batch_is_finished_as_each_of_it_alone():
+    waves = torch.randn(5, 4000, generator=torch.Generator().manual_seed(0)) * 3
+    waves[2] = 0
+    for update in ({"clamp": True, "noise": 0.2}, {"peak_normalise": False, "noise": 0.1}, {"noise": 0.0}):
+        of = PLAIN.model_copy(update=update)
+        alone = torch.stack([audio.prepare_wave(wave, 8000, of, f"{k}") for k, wave in enumerate(waves)])
+        assert torch.equal(audio.finish(waves, of, [f"{k}" for k in range(5)]), alone)
 
 
 def test_real_lfs_pointers(shared_data: Path):

@@ -245,13 +245,32 @@ def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
 
     raw = make_raw(20)
     opened: list[str] = []
-    for module in (audio, image):
-        original = module._decode
-        monkeypatch.setattr(module, "_decode", lambda path, o=original: opened.append(path.name) or o(path))
+    for module, name in ((audio, "_read"), (image, "_decode")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, *a, o=original: opened.append(path.name) or o(path, *a))
     write(raw, tmp_path / "store")
     files = [f"{i}.wav" for i in range(10)] + [f"{i}.png" for i in range(20)]
     assert sorted(opened) == sorted(files)
     assert sorted(decoded) == sorted(set(raw.table["audio"]) | set(raw.table["image"]))
+
+
+def test_a_plain_recording_is_read_once(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For its key and for its sound; a format that soundfile has to decode, or a long one, is opened again."""
+    from g2d_pipeline.features import audio
+
+    raw = make_raw(20, only=["audio"])
+    write(raw, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(audio, "_decode", lambda path, content: pytest.fail(f"{path} is opened"))
+        write(raw, tmp_path / "once")
+    opened: list[str] = []
+    monkeypatch.setattr(audio, "_plain_wav", lambda content: None)
+    original = audio._decode
+    monkeypatch.setattr(audio, "_decode", lambda path, c: opened.append(path.name) or original(path, c))
+    write(raw, tmp_path / "decoded")
+    assert sorted(opened) == sorted(f"{i}.wav" for i in range(10))
+    stored = [(tmp_path / name / "audio.npy").read_bytes() for name in ("whole", "once", "decoded")]
+    assert stored[0] == stored[1] == stored[2]
 
 
 def test_the_catalog_hands_over_the_finished_stores(

@@ -17,9 +17,10 @@ import pytest
 from filelock import FileLock
 from kedro.io import DatasetError
 
-from g2d_pipeline.catalog.features import FeatureStoreDataset
+from g2d_pipeline.catalog.features import FeatureStoreDataset, verify_once
 from g2d_pipeline.errors import DataError, LockedError
 from g2d_pipeline.features import files, media, open_store
+from g2d_pipeline.features import store as store_module
 from g2d_pipeline.hooks import ProjectHooks
 from g2d_pipeline.stages import Clock, write_card
 
@@ -29,6 +30,47 @@ Contents = Callable[[Path], dict[str, str]]
 
 def no_space(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ----------------------------------------------------------------------------------------------------- before training
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_flipped_byte_is_told_before_anything_is_trained(
+    make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
+):
+    """A store that the catalog loads is read whole once, and again where one of its files was touched."""
+    looks: list[str] = []
+    original = store_module.file_digest
+    monkeypatch.setattr(store_module, "file_digest", lambda path: looks.append(Path(path).name) or original(path))
+    raw = make_raw(8, only=["audio", "table"])
+    card = {"stage": "featurize", "fingerprint": "aaa"}
+    features = FeatureStoreDataset(str(tmp_path / "features-aaa"), card)
+    features.save(lambda folder, previous: raw.write(folder))
+    looks.clear()
+    assert features.load().modalities == ("audio", "table")
+    assert sorted(looks) == ["audio.cells.npy", "audio.npy", "index.parquet", "table.npy"]
+    features.preview()
+    if noted:
+        features.load()
+    assert len(looks) == 4
+    array = features.path / "audio.npy"
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 1
+    array.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(
+            DatasetError, match=r"(?s)is broken.*audio\.npy has changed.*delete the folder.*rebuild=true"
+        ):
+            features.load()
+
+
+def test_a_note_of_what_is_whole_that_can_not_be_written_is_done_without(
+    make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    store = open_store(make_raw(8, only=["table"]).write(tmp_path / "features-aaa"))
+    monkeypatch.setattr(Path, "write_text", no_space)
+    verify_once(store, tmp_path / "features-aaa.verified.json")
+    assert "features-aaa.verified.json can not be written" in caplog.text
+    assert [f.name for f in tmp_path.glob("features-*")] == ["features-aaa"]
 
 
 # ---------------------------------------------------------------------------------------------------------- full disks

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,8 @@ from kedro_datasets._typing import JSONPreview
 from g2d_pipeline.catalog.folder import FolderDataset
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.stages import CARD, read_card
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureStoreDataset(FolderDataset):
@@ -37,11 +41,15 @@ class FeatureStoreDataset(FolderDataset):
 
     def preview(self) -> JSONPreview:
         """Shapes, dtypes and normalisers, for Kedro-Viz."""
-        return JSONPreview(json.dumps(self.load().meta["modalities"], indent=2))
+        return JSONPreview(json.dumps(open_store(self.path).meta["modalities"], indent=2))
 
 
 def verify_once(store: FeatureStore, note: Path) -> None:
-    """`store.verify()`, unless `note` says that these very files (size, time, inode) have passed it."""
+    """`store.verify()`, unless `note` says that these very files (size, time, inode) have passed it.
+
+    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone. A note that can not be
+    written is done without.
+    """
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
     state = {name: [of.st_size, of.st_mtime_ns, of.st_ino] for name, of in stats.items()}
     try:
@@ -51,5 +59,10 @@ def verify_once(store: FeatureStore, note: Path) -> None:
         pass  # none yet, or one that was cut off: look again
     store.verify()
     part = note.with_name(f"{note.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(state))
-    part.replace(note)
+    try:
+        part.write_text(json.dumps(state))
+        part.replace(note)
+    except OSError as error:
+        logger.warning("%s can not be written (%s): the store is read whole again next time.", note, error.strerror)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

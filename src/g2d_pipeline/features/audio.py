@@ -64,8 +64,9 @@ def shape(settings: AudioFeatures) -> tuple[int, int, int]:
 def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
     """Decode a whole recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
 
-    Of a film, its first sound track. `content`: the file's bytes, where they have been read already. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page,
-    no sound, truncated (its header promises more than it holds), without a sample, or holds values that are not finite.
+    Of a film, its first sound track. `content`: the file's bytes, where they have been read already. Raises MediaError
+    where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its header promises more than
+    it holds), without a sample, or holds values that are not finite.
     """
     wave, rate = _read(path, content)
     return torch.from_numpy(wave), rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import mmap
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,8 +46,7 @@ def bytes_digest(content: bytes) -> str:
 def short_file(path: str) -> bytes | None:
     """The content of a file of no more than 128 KiB, else None. Raises OSError."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
-        content = file.read(SHORT + 1)
-    return content if len(content) <= SHORT else None
+        return file.readall() if os.fstat(file.fileno()).st_size <= SHORT else None
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:

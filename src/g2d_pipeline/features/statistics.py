@@ -53,13 +53,16 @@ def _moments(
     chunk = chunk or max(1, 2**19 // math.prod(array.shape[1:]))
     count, mean, squares = 0, np.zeros(array.shape[1]), np.zeros(array.shape[1])
     for start in range(0, len(rows), chunk):
-        part = np.asarray(array[rows[start : start + chunk]], np.float64) * scale
+        part = array[rows[start : start + chunk]].astype(np.float64)
+        if scale != 1:
+            part *= scale
         release(array)
         part = part.swapaxes(1, 2)[part[:, -1] == 1].T if masked else np.moveaxis(part, 1, 0).reshape(len(mean), -1)
         n = part.shape[1]
         new_mean = part.mean(axis=1)
         delta = new_mean - mean
-        squares += np.square(part - new_mean[:, None]).sum(axis=1) + np.square(delta) * (count * n / (count + n))
+        part -= new_mean[:, None]
+        squares += np.square(part, out=part).sum(axis=1) + np.square(delta) * (count * n / (count + n))
         mean += delta * (n / (count + n))
         count += n
     return mean, np.sqrt(squares / count)
