@@ -79,11 +79,11 @@ def refusal(name: str, kind: str, fusion: Any, smp: bool = False) -> str | None:
     """Why the method is not defined for the combination."""
     settings, (_, task) = settings_of(name, fusion), TASKS[kind]
     cls = load(settings["method"])
-    named = settings["fusion"] if isinstance(settings["fusion"], str) else settings["fusion"]["name"]
+    of_fusion = {"name": settings["fusion"]} if isinstance(settings["fusion"], str) else settings["fusion"]
     encoders = dict.fromkeys(data_of(kind).modalities, "mlp")
     try:
         cls(cls.Parameters(**settings["parameters"])).check(
-            Setting(task, named, encoders, smp or settings["smp"] is not None)
+            Setting(task, of_fusion["name"], encoders, smp or settings["smp"] is not None, 1, of_fusion)
         )
     except ValueError as error:
         return str(error)
@@ -115,7 +115,7 @@ def test_it_trains_with_every_fusion_and_moves_what_should_move(name: str, kind:
             assert len(reason) > 20
             continue
         done = student(name, kind, fusion)
-        losses = done.history.filter(like="loss")
+        losses = done.history[["loss/total", "val/loss", "test/loss"]]  # terms may come and go; NaN ends a training
         assert np.isfinite(losses.to_numpy()).all(), fusion
         assert done.predictions["prediction"].notna().all()
         start = student(name, kind, fusion, recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8)).model

@@ -185,3 +185,14 @@ def test_tau_auto_trains_and_reports_the_phases_that_came() -> None:
 def test_options_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SMPSettings(**settings)
+
+
+def test_tau_auto_passes_over_phases_that_the_epochs_have_no_room_for() -> None:
+    settings = SMPSettings(tau="auto", ranking="dataset")
+    smp = SMP(settings, "abc", 2, torch.tensor([[0.2], [0.9], [0.5]]), (0.6, 0.9, 0.7), torch.tensor([0]))
+    assert smp.phases == [1, 0, 1]
+    smp.end_epoch((0.1, 0.1, 0.1))
+    smp.start_epoch(1)
+    smp.end_epoch((0.2, 0.1, 0.1))
+    smp.start_epoch(2)
+    assert smp.phase == 3

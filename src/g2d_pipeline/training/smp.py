@@ -102,6 +102,8 @@ class SMP:
             self.phase = phase_of(epoch, self.phases)
         elif self.watch["done"]:
             self.phase += 1
+            while self.phase < len(self.phases) and not self.phases[self.phase - 1]:  # too few epochs for this one
+                self.phase += 1
             self.watch |= {"start": self.watch["next"], "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}
 
     def active(self, confidence: Tensor | None = None) -> tuple[str, ...]:
