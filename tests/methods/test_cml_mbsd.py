@@ -167,7 +167,7 @@ def test_mbsd_moves_the_weak_towards_the_strong_and_both_together() -> None:
     assert not one[0].any()  # a is the strong one in the first sample
     assert two[0].any()
     assert one[2].any() == (task.confidence(a, y)[2] < task.confidence(b, y)[2])
-    one, two = torch.autograd.grad(distance(a, b).sum(), [a, b])
+    one, two = torch.autograd.grad(distance(task, a, b).sum(), [a, b])
     torch.testing.assert_close(one, -two)
     assert one[0].any()
 

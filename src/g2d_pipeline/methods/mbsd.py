@@ -36,9 +36,9 @@ def towards_the_strong(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tens
     return task.divergence(torch.where(first, a, b).detach(), torch.where(first, b, a))
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`."""
-    return (a - b).square().mean(dim=1)
+def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
+    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (our definition): of predictions, in units of s²."""
+    return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 
 class MBSDParameters(Window):
@@ -58,7 +58,7 @@ class MBSD(Method):
     sample by sample; more than two modalities: the mean over pairs. Weights and the strong side carry no gradient (our
     reading). The published code takes the divergence of two numbers, the probabilities of the true class, and a
     logarithm of the wrong one; this is that of the distributions. With three modalities it takes distances of
-    probabilities; here they are of logits always. Regression: our definition.
+    probabilities; here they are of logits. Regression, our definition: distances are of predictions.
     """
 
     Parameters: ClassVar[type[MethodParameters]] = MBSDParameters
@@ -85,7 +85,7 @@ class MBSD(Method):
         if p.distill_weight > 0:
             pairs = list(combinations(u.values(), 2))
             weights = [disagreement(task, a, b, target) for a, b in pairs]
-            apart = [w * distance(a, b) for w, (a, b) in zip(weights, pairs, strict=True)]
+            apart = [w * distance(task, a, b) for w, (a, b) in zip(weights, pairs, strict=True)]
             behind = [w * towards_the_strong(task, a, b, target) for w, (a, b) in zip(weights, pairs, strict=True)]
             terms["distance"] = p.distill_weight * torch.stack(apart).mean()
             terms["towards_the_strong"] = p.distill_weight * torch.stack(behind).mean()
