@@ -63,7 +63,29 @@ class AudioFeatures(Strict):
         return 1 + (self.samples + 2 * (self.n_fft // 2) - self.n_fft) // self.hop_length
 
 
-class ImageFeatures(Strict):
+class _Pictures(Strict):
+    """What images and the frames of clips share: their size, and the normaliser, one value a channel."""
+
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    mean: Numbers | None = None
+    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+
+    @model_validator(mode="after")
+    def _normaliser_fits(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+        channels = getattr(self, "channels", 3)  # frames are in colour
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"{key} has {len(values)} values for {channels} channels")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class ImageFeatures(_Pictures):
     """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats are read.
 
     Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
@@ -74,25 +96,9 @@ class ImageFeatures(Strict):
     """
 
     kind: Literal["image"] = "image"
-    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
     channels: Literal[1, 3] = 3
     pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
     dtype: Stored = "float32"
-    mean: Numbers | None = None
-    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
-
-    @model_validator(mode="after")
-    def _normaliser_fits(self) -> Self:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give both mean and std, or neither (then they are measured on train)")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != self.channels:
-                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
-        return self
-
-    @property
-    def height_width(self) -> tuple[int, int]:
-        return self.size[0], self.size[-1]
 
 
 class TabularFeatures(Strict):
@@ -122,7 +128,7 @@ class TabularFeatures(Strict):
         return [*self.columns, *self.dates, *self.categorical]
 
 
-class VideoFeatures(Strict):
+class VideoFeatures(_Pictures):
     """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like images.
 
     `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate rounded
@@ -132,22 +138,6 @@ class VideoFeatures(Strict):
     kind: Literal["video"] = "video"
     frames: PositiveInt = 3
     pick: Literal["even", "published"] = "even"
-    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
-    mean: Numbers | None = None
-    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
-
-    @model_validator(mode="after")
-    def _normaliser_fits(self) -> Self:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give both mean and std, or neither (then they are measured on train)")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != 3:
-                raise ValueError(f"{key} has {len(values)} values for 3 channels")
-        return self
-
-    @property
-    def height_width(self) -> tuple[int, int]:
-        return self.size[0], self.size[-1]
 
 
 class SequenceFeatures(Strict):
