@@ -17,12 +17,13 @@ import yaml
 
 from g2d_pipeline.config import FUSIONS, SGD, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import load
-from g2d_pipeline.methods.base import Method
+from g2d_pipeline.methods.base import Method, Setting
 from g2d_pipeline.training import Data, train_student, train_teacher
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "methods.md"
 SECTIONS = ("algorithm", "smp", "training", "needs_teachers", "fusion")
+ENCODERS = ("small_cnn", "resnet18", "mobilenet_v2", "transformer", "mlp", "bag")
 BATCHES = 8
 HEAD = """# Methods
 
@@ -64,6 +65,11 @@ def first_paragraph(of: Any) -> str:
 def rest(of: Any) -> str:
     """The docstring after its first paragraph."""
     return "\n\n".join(inspect.cleandoc(of.__doc__ or "").split("\n\n")[1:])
+
+
+def own(of: dict[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters in a method's YAML, without the sections that every method has."""
+    return {key: value for key, value in of.items() if key not in SECTIONS}
 
 
 # ------------------------------------------------------------------------------------------------------------- costs
@@ -133,9 +139,8 @@ def costs(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
         if task not in teachers:
             teachers[task] = {m: train_teacher(data, m, encoders[m], training=training, progress=False) for m in "ab"}
         fusion = of.get("fusion") or ("late" if cls.fusions is None or "late" in cls.fusions else cls.fusions[0])
-        own = {key: value for key, value in of.items() if key not in SECTIONS}
         with counting() as counted:
-            train_student(data, encoders, teachers[task], method=of.get("algorithm", name), parameters=own,
+            train_student(data, encoders, teachers[task], method=of.get("algorithm", name), parameters=own(of),
                           smp=of.get("smp"), fusion=fusion, training=training, progress=False)  # fmt: skip
         after = 2 * 32  # `remember` looks once at val and test with every encoder
         raw[name] = ((counted["forward"] - after) / (2 * 16 * BATCHES), counted["backward"] / BATCHES)
@@ -168,12 +173,40 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def where(cls: type[Method]) -> str:
-    """Fusions, tasks, number of modalities, SMP."""
-    fusions = "every fusion" if cls.fusions is None else " / ".join(cls.fusions)
-    tasks = " and ".join(cls.tasks)
-    most = "any k ≥ 2" if cls.most_modalities is None else f"k ≤ {cls.most_modalities}"
-    return f"{fusions}; {tasks}; {most}; {'SMP' if cls.works_with_smp else 'no SMP'}"
+def passes(method: Method, setting: Setting) -> bool:
+    """Whether a method takes a setting."""
+    try:
+        method.check(setting)
+    except ValueError:
+        return False
+    return True
+
+
+def where(cls: type[Method], of: dict[str, Any]) -> str:
+    """Fusions, tasks, encoders, number of modalities, SMP: what `check` lets through, with the YAML's settings."""
+    method = cls(cls.Parameters.model_validate(own(of)))
+    settings = {name: {} for name in FUSIONS}
+    if isinstance(brought := of.get("fusion"), dict):
+        settings[brought["name"]] = brought
+    good = [
+        (fusion, task, encoder)
+        for fusion, task, encoder in itertools.product(FUSIONS, ("classification", "regression"), ENCODERS)
+        if passes(method, Setting(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion]))
+    ]
+    fusions, tasks, encoders = (tuple(dict.fromkeys(column)) for column in zip(*good, strict=True))
+    fusion, task, encoder = good[0]
+    smp = passes(
+        method, Setting(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion])
+    )
+    return "; ".join(
+        [
+            "every fusion" if set(fusions) == set(FUSIONS) else " / ".join(fusions),
+            " and ".join(tasks),
+            *([] if set(encoders) == set(ENCODERS) else ["encoders " + " / ".join(encoders)]),
+            "any k ≥ 2" if cls.most_modalities is None else f"k ≤ {cls.most_modalities}",
+            "SMP" if smp else "no SMP",
+        ]
+    )
 
 
 def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[str]:
@@ -183,7 +216,12 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
         lines[-1] = f"A setting of `{of['algorithm']}`, without code of its own. {head_comment(name)}"
     elif more := rest(cls):
         lines += ["", more]
-    lines += ["", f"- Equation: {cls.equation or '–'}", f"- Source: {source(name, of)}", f"- Works with: {where(cls)}"]
+    lines += [
+        "",
+        f"- Equation: {cls.equation or '–'}",
+        f"- Source: {source(name, of)}",
+        f"- Works with: {where(cls, of)}",
+    ]
     if of.get("fusion"):
         lines.append(
             f"- Brings its fusion: `{of['fusion'] if isinstance(of['fusion'], str) else of['fusion']['name']}`"
@@ -211,7 +249,7 @@ def document() -> str:
     for name, of in found.items():
         cls = load(of.get("algorithm", name))
         lines.append(
-            f"| [`{name}`](#{name}) | {cell(source(name, of))} | {cell(where(cls))} | {measured[name][0]:.2f} | "
+            f"| [`{name}`](#{name}) | {cell(source(name, of))} | {cell(where(cls, of))} | {measured[name][0]:.2f} | "
             f"{measured[name][1]:.2f} |"
         )
     lines.append("")

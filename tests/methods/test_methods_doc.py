@@ -25,6 +25,15 @@ def test_the_document_is_up_to_date(script: ModuleType) -> None:
     assert script.document() == written, "run: python scripts/methods_doc.py"
 
 
+def test_what_a_method_works_with_is_what_it_lets_through(script: ModuleType) -> None:
+    said = {name: script.where(script.load(of.get("algorithm", name)), of) for name, of in script.methods().items()}
+    assert said["joint"] == "every fusion; classification and regression; any k ≥ 2; SMP"
+    assert "regression" in said["dlmg"]
+    assert "regression" not in said["lfm"]  # compares distributions over classes
+    assert "encoders small_cnn / resnet18;" in said["greedy"]  # those with stages
+    assert "no SMP" in said["ume"]
+
+
 def test_every_method_says_its_idea_equation_and_source(script: ModuleType) -> None:
     for name, of in script.methods().items():
         cls = script.load(of.get("algorithm", name))
