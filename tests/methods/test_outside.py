@@ -101,7 +101,7 @@ def test_names_of_this_package_stay_its_own() -> None:
 def test_a_misspelt_one_is_told_with_the_nearest_installed() -> None:
     with pytest.raises(ConfigError, match="Did you mean together"):
         load("togehter")
-    with pytest.raises(ConfigError, match=r"no method file for algorithm 'method_lab\.apart'"):
+    with pytest.raises(ConfigError, match=r"no method 'method_lab\.apart'"):
         configure(method="method_lab.apart")
 
 

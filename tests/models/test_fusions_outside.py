@@ -69,11 +69,11 @@ def test_a_misspelt_fusion_is_told_with_the_nearest_known_or_installed(lab: Path
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("fusion_lab.sum", "there is no such module or class"),
-        ("fusion_lab.product.Quotient", "there is no such module or class"),
+        ("fusion_lab.sum", "no module or class at that path"),
+        ("fusion_lab.product.Quotient", "no module or class at that path"),
         ("fusion_lab", "or the dotted path of a module"),  # no dot: a name, and none that is known
         ("json.decoder", "must define exactly one subclass of Fusion; it defines 0"),
-        ("json.JSONDecoder", "no subclass of g2d_pipeline.models.Fusion"),
+        ("json.JSONDecoder", "neither a module nor a subclass of Fusion"),
     ],
 )
 def test_a_path_that_leads_to_no_fusion_is_refused(lab: Path, name: str, said: str) -> None:

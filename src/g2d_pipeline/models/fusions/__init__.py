@@ -6,9 +6,6 @@ A file defines one subclass of `Fusion`, called with (widths, outputs, **options
 
 from __future__ import annotations
 
-import importlib
-from importlib.metadata import entry_points
-from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,6 +13,7 @@ from pydantic import TypeAdapter
 from g2d_pipeline.config import FUSION_GROUP, FusionSettings, Outside, Strict
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.fusions.base import Fusion
+from g2d_pipeline.plugins import find_class
 
 __all__ = ["Fusion", "build_fusion", "load_fusion"]
 
@@ -25,35 +23,7 @@ def load_fusion(name: str) -> type[Fusion]:
 
     Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion.
     """
-    outside = {e.name: e for e in entry_points(group=FUSION_GROUP)}
-    path = name if "." in name else f"{__name__}.{name}"
-    found: Any = outside[name].load() if name in outside else _import(path)
-    if isinstance(found, ModuleType):
-        own = [
-            value
-            for value in vars(found).values()
-            if isinstance(value, type) and issubclass(value, Fusion) and value.__module__ == found.__name__
-        ]
-        if len(own) != 1:
-            raise ConfigError(f"{found.__name__} must define exactly one subclass of Fusion; it defines {len(own)}")
-        return own[0]
-    if not (isinstance(found, type) and issubclass(found, Fusion)):
-        raise ConfigError(f"fusion {name!r} is no subclass of g2d_pipeline.models.Fusion")
-    return found
-
-
-def _import(path: str) -> Any:
-    """A module, or a class in one."""
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        above, _, last = path.rpartition(".")
-        if error.name not in (path, above):
-            raise
-        try:
-            return getattr(importlib.import_module(above), last)
-        except (ModuleNotFoundError, AttributeError):
-            raise ConfigError(f"fusion {path!r}: there is no such module or class") from error
+    return find_class(name, Fusion, __name__, FUSION_GROUP)
 
 
 def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int], outputs: int) -> Fusion:
