@@ -17,6 +17,7 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Normaliser, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -26,11 +27,6 @@ FUSIONS: tuple[Any, ...] = ("late", "concat", "film", "bi_gated", {"name": "cros
 def student(data: Data, method: str = "agm", **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def model_of(names: str, fusion: Any, outputs: int) -> MultimodalModel:

@@ -18,6 +18,7 @@ from g2d_pipeline.methods.mbsd import disagreement, distance, towards_the_strong
 from g2d_pipeline.models import Classification, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same, softmax
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -26,16 +27,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, method: str, **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
 
 
 def task_loss(task: str, logits: np.ndarray, y: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from g2d_pipeline.methods.joint import Joint
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -28,11 +29,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, method: str = "dlmg", encoders: Any = None, **parameters: Any) -> Trained:
     encoders = encoders or dict.fromkeys(data.modalities, TINY)
     return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def linear_state(method: Method, names: str, task: str) -> State:

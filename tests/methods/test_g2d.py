@@ -21,6 +21,7 @@ from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, tra
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 WIDE = MLP(widths=[8, 7], dropout=[])
@@ -44,11 +45,6 @@ def taught() -> dict[str, tuple[Data, Teachers]]:
 def student(data: Data, teachers: Teachers, **settings: Any) -> Trained:
     settings = {"training": recipe(2), "progress": False, **settings}
     return train_student(data, dict.fromkeys(data.modalities, TINY), teachers, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def reference(distance: str, reduction: str, s: np.ndarray, t: np.ndarray) -> float:  # type: ignore[type-arg]

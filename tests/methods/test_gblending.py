@@ -22,6 +22,7 @@ from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.optimisation import build_optimizer
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -30,11 +31,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, method: str = "gblending", epochs: int = 2, **settings: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     return train_student(data, encoders, {}, method=method, training=recipe(epochs), progress=False, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def model_of(data: Data, fusion: str = "late") -> Any:

@@ -23,6 +23,7 @@ from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import CNN, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 OFF = {"alpha": 1e9, "losses": "whole"}  # nobody is ever held, one loss
@@ -43,11 +44,6 @@ def pictures(k: int = 2, task: str = "classification", n: int = 48) -> Data:
 def student(data: Data, **settings: Any) -> Trained:
     settings = {"method": "greedy", "training": recipe(2, batch_size=8), "progress": False, **settings}
     return train_student(data, dict.fromkeys(data.modalities, CNN), {}, **settings)
-
-
-def same(a: nn.Module, b: nn.Module) -> bool:
-    x, y = a.state_dict(), b.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x)
 
 
 # ------------------------------------------------------------------------------------------------- the exchange

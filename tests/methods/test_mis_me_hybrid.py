@@ -17,6 +17,7 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -25,11 +26,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, encoders: dict[str, Any] | None = None, **settings: Any) -> Trained:
     settings = {"training": recipe(2), "progress": False, **settings}
     return train_student(data, encoders or dict.fromkeys(data.modalities, TINY), {}, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 @pytest.mark.parametrize("k", [2, 3])

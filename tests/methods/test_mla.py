@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.mla import regularisation_at, squared_error, update_projection
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import goes_on_after_a_kill
 from tests.test_resolve import configure
 
 SHARED = {"name": "shared", "combine": "entropy"}
@@ -161,27 +162,7 @@ def test_squared_errors_are_in_units_of_the_targets_variance() -> None:
 
 def test_killed_between_two_batches_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     data = make_data(3, "regression")
-
-    def train(folder: Path, stop_at: int = 0) -> dict[str, torch.Tensor]:
-        method: Any = build_method("mla")
-        ours, count = method.train_batch, 0
-
-        def counted(batch: Any, state: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == stop_at:
-                raise InterruptedRun("stopped", 2)
-            return ours(batch, state)
-
-        method.train_batch = counted
-        run: Any = {"training": recipe(2), "progress": False, "folder": folder, "checkpoint_minutes": 0}
-        return fit(linear_model(data), data, method, **run).model.state_dict()
-
-    whole = train(tmp_path / "whole")
-    with pytest.raises(InterruptedRun):
-        train(tmp_path / "cut", stop_at=6)
-    resumed = train(tmp_path / "cut")
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert goes_on_after_a_kill(lambda: (linear_model(data), build_method("mla")), data, tmp_path, epochs=2, batch=6)
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import build_fusion
-from g2d_pipeline.training import Data, train_student
-from tests.conftest import TINY, make_data, recipe
+from tests.conftest import make_data
+from tests.methods.tiny import student
 from tests.test_resolve import configure
-
-
-def student(data: Data, **settings: Any) -> Trained:
-    settings = {"training": recipe(2), "progress": False, **settings}
-    return train_student(data, dict.fromkeys(data.modalities, TINY), {}, **settings)
 
 
 @pytest.mark.parametrize("k", [2, 3])

@@ -21,6 +21,7 @@ from g2d_pipeline.models import Classification, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -30,11 +31,6 @@ def student(data: Data, method: str = "modality_valuation", folder: Path | None 
     encoders = dict.fromkeys(data.modalities, TINY)
     settings: dict[str, Any] = {"training": recipe(2), "progress": False, "folder": folder}
     return train_student(data, encoders, {}, method=method, parameters=parameters, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])

@@ -22,6 +22,7 @@ from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.trainer import Fitted
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -30,11 +31,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, method: str = "mses", **settings: Any) -> Trained:
     settings = {"training": recipe(2), "progress": False, **settings}
     return train_student(data, dict.fromkeys(data.modalities, TINY), {}, method=method, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def misleading(*modalities: str, k: int = 2) -> Data:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import Adam, StepSchedule
@@ -20,6 +19,7 @@ from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.trainer import Fitted
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 RATES = {"a": 0.9, "b": 1.4, "c": 0.7}
@@ -28,11 +28,6 @@ RATES = {"a": 0.9, "b": 1.4, "c": 0.7}
 def student(data: Data, method: str = "mslr", **settings: Any) -> Trained:
     settings = {"training": recipe(2), "progress": False, **settings}
     return train_student(data, dict.fromkeys(data.modalities, TINY), {}, method=method, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 class Watched(MSLR):

@@ -9,26 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Method, State
 from g2d_pipeline.methods.ogm import coefficients, gradient_noise
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
-from g2d_pipeline.training import Data, fit, train_student
-from tests.conftest import CNN, TINY, make_data, recipe
+from g2d_pipeline.training import Data, fit
+from tests.conftest import CNN, make_data, recipe
+from tests.methods.tiny import same, student
 from tests.test_resolve import configure
-
-
-def student(data: Data, encoder: Any = TINY, **settings: Any) -> Trained:
-    settings = {"training": recipe(2), "progress": False, **settings}
-    return train_student(data, dict.fromkeys(data.modalities, encoder), {}, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def by_hand(s: np.ndarray, alpha: float) -> np.ndarray:  # type: ignore[type-arg]

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.opm import drop_features, drop_probabilities, dropped_share
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
-from g2d_pipeline.training import Data, train_student
-from tests.conftest import TINY, make_data, recipe
+from tests.conftest import make_data
+from tests.methods.tiny import same, student
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 0.7, "identity", "mse")}
-
-
-def student(data: Data, **settings: Any) -> Trained:
-    settings = {"training": recipe(2), "progress": False, **settings}
-    return train_student(data, dict.fromkeys(data.modalities, TINY), {}, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 @pytest.mark.parametrize("k", [2, 3])

@@ -19,6 +19,7 @@ from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same, softmax
 from tests.test_resolve import configure
 
 TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
@@ -27,16 +28,6 @@ TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regres
 def student(data: Data, method: str = "pmr", **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("rule", ["paper", "code"])

@@ -11,12 +11,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
+from g2d_pipeline.methods.base import Method
 from g2d_pipeline.methods.reconboost import agreement, consolidation, explained, place
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import goes_on_after_a_kill, softmax
 from tests.test_resolve import configure
 
 SHARED = {"name": "shared", "combine": "sum", "hidden": [4]}
@@ -34,11 +36,6 @@ def small_model(data: Data, fusion: dict[str, Any] | str = SHARED) -> Multimodal
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def softmax(u: np.ndarray) -> np.ndarray:
-    e = np.exp(u - u.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
 
 
 def test_the_terms_equal_their_formulas_and_where_gradients_go() -> None:
@@ -192,26 +189,10 @@ def test_the_codes_consolidation_changes_nothing_and_ours_does() -> None:
 def test_killed_within_a_stage_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     data = make_data()
 
-    def train(folder: Path, stop_at: int = 0) -> dict[str, torch.Tensor]:
-        method: Any = build_method("reconboost", SHORT)
-        ours, count = method.train_batch, 0
+    def build() -> tuple[MultimodalModel, Method]:
+        return small_model(data), build_method("reconboost", SHORT)
 
-        def counted(batch: Any, state: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == stop_at:
-                raise InterruptedRun("stopped", 2)
-            return ours(batch, state)
-
-        method.train_batch = counted
-        run: Any = {"training": recipe(3), "progress": False, "folder": folder, "checkpoint_minutes": 0}
-        return fit(small_model(data), data, method, **run).model.state_dict()
-
-    whole = train(tmp_path / "whole")
-    with pytest.raises(InterruptedRun):
-        train(tmp_path / "cut", stop_at=11)
-    resumed = train(tmp_path / "cut")
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert goes_on_after_a_kill(build, data, tmp_path, epochs=3, batch=11)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from g2d_pipeline.methods.relearning import Relearning, cluster_purity, purity, 
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
+from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 OFTEN = {"reinit_epoch": 1, "reinit_num": 2}
@@ -27,11 +28,6 @@ def student(data: Data, method: str = "relearning", epochs: int = 4, teachers: A
     encoders = dict.fromkeys(data.modalities, TINY)
     training = recipe(epochs)
     return train_student(data, encoders, teachers or {}, method=method, training=training, progress=False, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 def by_counting(labels: Any, clusters: Any) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from g2d_pipeline.config import Split
-from g2d_pipeline.samples import describe_ur_funny
+from g2d_pipeline.samples import describe
 from g2d_pipeline.samples.ur_funny import BLEMISHES, ENERGY, FUNNY, SMILE, make
 from g2d_pipeline.sources.pickles import load_plain
 
@@ -37,8 +37,8 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
         make(tmp_path / name, small, seed)
     assert content(tmp_path / "a") == content(tmp_path / "c")
     assert content(tmp_path / "a") != content(tmp_path / "b")
-    assert describe_ur_funny(small, 0) != describe_ur_funny(small, 1)
-    assert describe_ur_funny(small, 0).startswith("SAMPLE")
+    assert describe("ur_funny", small, 0) != describe("ur_funny", small, 1)
+    assert describe("ur_funny", small, 0).startswith("SAMPLE")
 
 
 def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:

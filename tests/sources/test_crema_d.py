@@ -17,6 +17,7 @@ from g2d_pipeline.config import CremaD
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.samples import crema_d as simulation
+from g2d_pipeline.samples import describe
 from g2d_pipeline.sources import crema_d as layout
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.crema_d_clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
@@ -348,7 +349,7 @@ def test_without_raw_data_the_sample_is_taken_and_marked(tmp_path: Path) -> None
     manifest = read_raw(settings, tmp_path)
     assert manifest.meta["notes"][0].startswith("SAMPLE")
     assert manifest.meta["raw_dir"] == "raw/sample"
-    assert (tmp_path / "raw/sample/SAMPLE.txt").read_text() == layout.sample_text(raw)
+    assert (tmp_path / "raw/sample/SAMPLE.txt").read_text() == describe("crema_d", 36, raw.seed)
     with pytest.raises(DataError, match=r"no raw data .*\n.*AudioWAV.*VideoFlash"):
         locate(raw, "raw", tmp_path)
 

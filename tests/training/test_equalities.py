@@ -17,6 +17,7 @@ from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import TINY, make_data, recipe
+from tests.methods.tiny import same
 
 Teachers = dict[str, Trained]
 
@@ -28,11 +29,6 @@ def teachers_of(data: Data, seed: int = 0) -> Teachers:
 def student(data: Data, teachers: Teachers, **settings: Any) -> Trained:
     settings = {"training": recipe(), "seed": 0, "progress": False, **settings}
     return train_student(data, dict.fromkeys(data.modalities, TINY), teachers, **settings)
-
-
-def same(a: Trained, b: Trained) -> bool:
-    x, y = a.model.state_dict(), b.model.state_dict()
-    return x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

@@ -4,11 +4,11 @@ A layout's module `sources/<layout>.py` offers, with `raw` its settings model an
 
 - `read(settings, root) -> Manifest`
 - `raw_files(root, raw) -> list[Path]`: every file the manifest depends on, sorted; empty where none of them is there
-- `sample_dir(raw) -> str | None`: the folder of its sample, relative to the project like `raw_dir`; None: it has none
 - `expected(raw) -> str`: which files are expected and how to get them, for messages
 - optional `suggest(root, raw) -> str`: a sentence on what may have been meant, where the raw files are not there
-- optional `make_sample(root, raw)` and `sample_text(raw)`: simulate the sample; what its SAMPLE.txt then says
 - optional `BUNDLED = True`: the sample comes with the project, and there is no raw form
+
+A layout whose sample is simulated has its module and its entry in `samples/`.
 
 This module imports no pandas, numpy or torch: a run with nothing to do only asks it for signatures.
 """
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import walk
 from g2d_pipeline.sources.hashing import hash_files
+from g2d_pipeline.sources.simulated import make_sample, sample_dir, sample_text
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, LayoutSettings
@@ -53,7 +54,7 @@ def locate(raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], projec
     base = project / Path(raw.raw_dir).expanduser()
     if base.exists() and not base.is_dir():
         raise data_error(f"raw_dir {raw.raw_dir!r} is a file, not a folder", [], module.expected(raw))
-    sample = module.sample_dir(raw)
+    sample = sample_dir(raw)
     if getattr(module, "BUNDLED", False):
         if wanted == "raw":
             raise ConfigError(
@@ -91,10 +92,9 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     It is made beside and renamed when whole; equal settings give equal bytes. A folder there that is not such a
     sample is never touched: DataError.
     """
-    module = _module(raw)
-    if not hasattr(module, "make_sample"):
+    if sample_dir(raw) is None:
         return
-    text = module.sample_text(raw)
+    text = sample_text(raw)
     if _text_of(root) == text:
         return
     import shutil
@@ -110,7 +110,7 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     try:
         new, old = workshop / "new", workshop / "old"
         new.mkdir()
-        module.make_sample(new, raw)
+        make_sample(new, raw)
         (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
         if root.exists():
             root.replace(old)

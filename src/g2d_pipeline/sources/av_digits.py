@@ -24,10 +24,6 @@ TEST_VOICES, VAL_VOICES = 6, 5
 RESTORE = "restore it: `git checkout -- data/01_raw/av_digits`"
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return raw.raw_dir
-
-
 def expected(raw: LayoutSettings) -> str:
     return f"{raw.raw_dir} comes with the project (speech/*.flac, {IMAGES}, {LABELS}); {RESTORE}."
 

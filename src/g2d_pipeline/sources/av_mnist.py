@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
+from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import AVMNIST, IngestSettings, LayoutSettings
@@ -27,29 +28,12 @@ MODALITIES = ("audio", "image")
 PUBLISHED: dict[File, int] = {"train": 60_000, "test": 10_000}
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return f"{raw.raw_dir.rstrip('/')}/sample"
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"unpack avmnist.tar.gz (from the link in MultiBench's README, github.com/pliang279/MultiBench; about 1.3 GB "
         f"unpacked, an archive of a few kB is a saved web page) into {raw.raw_dir}: image/{{train,test}}_data.npy, "
         "audio/{train,test}_data.npy, train_labels.npy, test_labels.npy."
     )
-
-
-def make_sample(root: Path, raw: LayoutSettings) -> None:
-    """Write the simulated raw folder into the empty folder `root`."""
-    from g2d_pipeline.samples import av_mnist as simulation
-
-    simulation.make(root, _of(raw).sample_rows, _of(raw).seed)
-
-
-def sample_text(raw: LayoutSettings) -> str:
-    from g2d_pipeline.samples import describe_av_mnist
-
-    return describe_av_mnist(_of(raw).sample_rows, _of(raw).seed)
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
@@ -118,7 +102,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     return build(
         pd.concat(parts),
         settings,
-        raw_dir=raw.raw_dir if settings.source == "raw" else sample_dir(raw),
+        raw_dir=data_dir(settings),
         class_names=[str(digit) for digit in range(10)],
         dropped=dropped,
         notes=notes,

@@ -10,6 +10,7 @@ from g2d_pipeline.errors import SHOWN, ConfigError, data_error
 from g2d_pipeline.sources import crema_d_clips as clips
 from g2d_pipeline.sources.crema_d_clips import Media
 from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
+from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import CremaD, IngestSettings, LayoutSettings
@@ -19,30 +20,11 @@ if TYPE_CHECKING:
 MODALITIES = {"audio": ".wav", "visual": ".flv"}
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return f"{raw.raw_dir.rstrip('/')}/sample"
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"put CREMA-D under {raw.raw_dir}: AudioWAV/1001_DFA_ANG_XX.wav … and VideoFlash/1001_DFA_ANG_XX.flv … (or "
         f"Image-01-FPS/1001_DFA_ANG_XX/00000.jpg …), from {clips.SOURCE}; the web page's zip holds LFS pointers only."
     )
-
-
-def make_sample(root: Path, raw: LayoutSettings) -> None:
-    """Write the simulated raw folder into the empty folder `root`."""
-    from g2d_pipeline.samples import crema_d as simulation
-
-    settings = _of(raw)
-    simulation.make(root, settings.sample_clips, settings.seed)
-
-
-def sample_text(raw: LayoutSettings) -> str:
-    from g2d_pipeline.samples import describe_crema_d
-
-    settings = _of(raw)
-    return describe_crema_d(settings.sample_clips, settings.seed)
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
@@ -101,7 +83,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     return build(
         table,
         settings,
-        raw_dir=raw.raw_dir if settings.source == "raw" else sample_dir(raw),
+        raw_dir=data_dir(settings),
         class_names=list(clips.EMOTIONS),
         group_disjoint=raw.split == "speakers",
         dropped=[*dropped, *(row.as_dict() for row in known)],

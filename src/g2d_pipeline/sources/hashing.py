@@ -35,10 +35,7 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
     changed = False
     for path in files:
         key = os.path.abspath(path)  # noqa: PTH100
-        try:
-            entry = _entry(key, known.get(key))
-        except OSError as error:
-            raise DataError(f"{path} can not be read ({error.strerror}).") from None
+        entry = _entry(path, key, known.get(key))
         changed = changed or entry is not known.get(key)
         if now - int(entry[1]) > RACY_NS:
             mine[key] = entry
@@ -64,21 +61,21 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     found: dict[Path, tuple[int, str]] = {}
     for path in files:
         key = os.path.abspath(path)  # noqa: PTH100
-        try:
-            entry = _entry(key, known.get(key))
-        except OSError as error:
-            raise DataError(f"{path} can not be read ({error.strerror}).") from None
+        entry = _entry(path, key, known.get(key))
         found[path] = int(entry[0]), str(entry[2])
     return found
 
 
-def _entry(key: str, known: Entry | None) -> Entry:
+def _entry(path: Path, key: str, known: Entry | None) -> Entry:
     """What is known of a file, where it has not changed; else its size, time and hash as they are now."""
-    stat = os.stat(key)  # noqa: PTH116
-    if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
-        return known
-    with open(key, "rb") as file:  # noqa: PTH123
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    try:
+        stat = os.stat(key)  # noqa: PTH116
+        if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
+            return known
+        with open(key, "rb") as file:  # noqa: PTH123
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} can not be read ({error.strerror}).") from None
     return [stat.st_size, stat.st_mtime_ns, digest]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
 from g2d_pipeline.sources.faults import BadRow, nearest, settle, walk
 from g2d_pipeline.sources.mis_me_folder import IMAGE_FOLDER, find_labels, find_pictures, pictures_in
+from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, LayoutSettings, Split
@@ -26,32 +27,11 @@ TINY = 0.01  # a water content below makes the percentage error explode
 SPARSE = 0.1  # share of blanks worth a note
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return f"{raw.raw_dir.rstrip('/')}/sample"
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"put the MIS-ME release *with weather columns* (the second, of 27 June; not v1) under {raw.raw_dir}: "
         f"{IMAGE_FOLDER}/<pictures> and labels/classification/combined_only_{{train,val,test}}_set.xlsx."
     )
-
-
-def make_sample(root: Path, raw: LayoutSettings) -> None:
-    """Write the simulated raw folder into the empty folder `root`."""
-    from g2d_pipeline.config import MISME
-    from g2d_pipeline.samples import mis_me as simulation
-
-    assert isinstance(raw, MISME)
-    simulation.make(root, raw.sample_rows, raw.seed)
-
-
-def sample_text(raw: LayoutSettings) -> str:
-    from g2d_pipeline.config import MISME
-    from g2d_pipeline.samples import describe_mis_me
-
-    assert isinstance(raw, MISME)
-    return describe_mis_me(raw.sample_rows, raw.seed)
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
@@ -119,8 +99,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         table["station"] = [stations.get(r["name"], "") if r["split"] == "test" else "" for r in rows]
     if settings.source == "sample":
         notes.insert(0, "SAMPLE: simulated pictures and weather in MIS-ME's layout; no number from it means anything.")
-    raw_dir = settings.raw.raw_dir if settings.source == "raw" else sample_dir(settings.raw)
-    return build(table, settings, raw_dir=raw_dir, dropped=dropped, notes=notes)
+    return build(table, settings, raw_dir=data_dir(settings), dropped=dropped, notes=notes)
 
 
 # ----------------------------------------------------------------------------------------------- what is asked for

@@ -19,10 +19,6 @@ LABELS = "mnist_t10k/t10k-labels-idx1-ubyte.gz"
 NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_/]+)_(?P<take>[0-9]+)\.wav")
 
 
-def sample_dir(raw: LayoutSettings) -> None:
-    """None: it is small and free, so there is no sample of it."""
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"{raw.raw_dir} must hold the folders fsdd (recordings/{{digit}}_{{speaker}}_{{take}}.wav, from "

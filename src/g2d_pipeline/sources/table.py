@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 PAPERS = (".md", ".txt", ".rst", ".pdf", ".html", ".py", ".ipynb", ".yml", ".yaml", ".log")
 
 
-def sample_dir(raw: LayoutSettings) -> None:
-    """None: nobody can simulate what the user has."""
-
-
 def expected(raw: LayoutSettings) -> str:
     table = table_settings(raw)
     return (

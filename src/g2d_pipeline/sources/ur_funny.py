@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import media_columns, nearest, settle, walk
+from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, LayoutSettings
@@ -32,32 +33,11 @@ MULTIBENCH = ("humor.pkl", "ur_funny.pkl")
 FIRST_VERSION = "word_embedding_indexes_sdk.pkl"
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return f"{raw.raw_dir.rstrip('/')}/sample"
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"put the six pickles of UR-Funny V2 ({', '.join(names[0] for names in SDK.values())}; linked from "
         f"github.com/ROC-HCI/UR-FUNNY) or MultiBench's {MULTIBENCH[0]} into {raw.raw_dir}."
     )
-
-
-def make_sample(root: Path, raw: LayoutSettings) -> None:
-    """Write the simulated raw folder into the empty folder `root`."""
-    from g2d_pipeline.config import URFunny
-    from g2d_pipeline.samples import ur_funny as simulation
-
-    assert isinstance(raw, URFunny)
-    simulation.make(root, raw.sample_rows, raw.seed)
-
-
-def sample_text(raw: LayoutSettings) -> str:
-    from g2d_pipeline.config import URFunny
-    from g2d_pipeline.samples import describe_ur_funny
-
-    assert isinstance(raw, URFunny)
-    return describe_ur_funny(raw.sample_rows, raw.seed)
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
@@ -100,7 +80,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     return build(
         table,
         settings,
-        raw_dir=raw.raw_dir if settings.source == "raw" else sample_dir(raw),
+        raw_dir=data_dir(settings),
         class_names=CLASSES,
         dropped=[*(row.as_dict() for row in record.published), *dropped],
         notes=notes,

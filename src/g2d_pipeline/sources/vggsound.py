@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
 from g2d_pipeline.sources.faults import BadRow, media_columns, walk
+from g2d_pipeline.sources.simulated import data_dir
 from g2d_pipeline.sources.vggsound_clips import Media, find_media, is_film, is_media, paths_of
 from g2d_pipeline.sources.vggsound_list import AGAIN, SPLITS, Clip, Lists, class_names, list_files, read_lists
 
@@ -21,29 +22,12 @@ MODALITIES = ("audio", "visual")
 TOLD = 10  # missing clips that a message names
 
 
-def sample_dir(raw: LayoutSettings) -> str:
-    return f"{raw.raw_dir.rstrip('/')}/sample"
-
-
 def expected(raw: LayoutSettings) -> str:
     return (
         f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {raw.raw_dir}, and below it, in any folder, "
         "the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
         "video/frames/{train,test}/Image-01-FPS/<clip>/00000.jpg …"
     )
-
-
-def make_sample(root: Path, raw: LayoutSettings) -> None:
-    """Write the simulated raw folder into the empty folder `root`."""
-    from g2d_pipeline.samples import vggsound as simulation
-
-    simulation.make(root, _of(raw).sample_clips, _of(raw).seed)
-
-
-def sample_text(raw: LayoutSettings) -> str:
-    from g2d_pipeline.samples import describe_vggsound
-
-    return describe_vggsound(_of(raw).sample_clips, _of(raw).seed)
 
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
@@ -127,7 +111,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     return build(
         pd.DataFrame(rows),
         settings,
-        raw_dir=raw.raw_dir if settings.source == "raw" else sample_dir(raw),
+        raw_dir=data_dir(settings),
         class_names=names,
         dropped=[row.as_dict() for row in bad],
         notes=notes,
