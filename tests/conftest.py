@@ -28,6 +28,12 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests go first, so that no worker begins one when the others are done."""
+    long = {item.path for item in items if item.get_closest_marker("e2e") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def make_data(k: int = 2, task: str = "classification", n: int = 96, seed: int = 0, names: str = "abcdefg") -> Data:
     """`n` samples of k modalities of 6 numbers each, the first one telling most of the target, the last one least."""
     rng = np.random.default_rng(seed)

@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.project import Project, copy_project
 
+pytestmark = pytest.mark.e2e
+
 LABELS = "labels/classification/combined_only_train_set.xlsx"
 IMAGES = "Dataset_Conf_0.5/all_three_stations/images"
 

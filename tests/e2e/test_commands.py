@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.project import Project, copy_project
 
+pytestmark = pytest.mark.e2e
+
 NODES = ["ingest_raw", "featurize_modalities", "describe_data", "train_teachers", "train_students", "evaluate_runs"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,27 +13,36 @@ import pytest
 
 from tests.e2e.project import Project, copy_project
 
+pytestmark = pytest.mark.e2e
+
+# In the order in which a run passes them: what is there once a stage has begun to write, or has written.
 STAGES: dict[str, Callable[[Path], bool]] = {
     "ingest": lambda data: any(data.glob("02_intermediate/av_digits/*")),
     "featurize": lambda data: any(data.glob("04_feature/av_digits/*.partial/*.npy")),
-    "teachers": lambda data: any(data.glob("06_models/av_digits/teachers/*/*/stage.json")),
-    "distill": lambda data: any(data.glob("06_models/av_digits/students/*/*/stage.json")),
     "inside a teacher": lambda data: any(
         data.glob("06_models/av_digits/teachers/*/*.partial/checkpoints/*.safetensors")
     ),
+    "teachers": lambda data: any(data.glob("06_models/av_digits/teachers/*/*/stage.json")),
     "inside a student": lambda data: any(
         data.glob("06_models/av_digits/students/*/*.partial/checkpoints/*.safetensors")
     ),
+    "distill": lambda data: any(data.glob("06_models/av_digits/students/*/*/stage.json")),
     "evaluate": lambda data: any(data.glob("08_reporting/av_digits/*/metrics*")),
 }
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    project = copy_project(tmp_path_factory.mktemp("undisturbed"))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose run nobody disturbed."""
+    project = copy_project(tmp_path_factory.mktemp("whole"))
     done = project.run("run")
     assert done.status == 0, done.output
-    return project.artefacts()
+    return project
+
+
+def finished(project: Project) -> dict[str, str]:
+    """The artefacts that are whole."""
+    return {file: content for file, content in project.artefacts().items() if ".partial" not in file}
 
 
 def kill_when(
@@ -53,12 +63,12 @@ def kill_when(
     return None
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_run_started_again_ends_in_the_same_bits(
-    tmp_path: Path, undisturbed: dict[str, str], stage: str
-) -> None:
-    project = copy_project(tmp_path)
-    assert kill_when(project, STAGES[stage]), "the run ended before it could be killed"
+def test_killed_in_every_stage_and_started_again_a_run_ends_in_the_same_bits(tmp_path: Path, whole: Project) -> None:
+    project, undisturbed = copy_project(tmp_path), whole.artefacts()
+    for stage, reached in STAGES.items():
+        assert not reached(project.path / "data"), f"{stage} had begun before"
+        assert kill_when(project, reached), f"{stage}: the run ended before it could be killed"
+        assert finished(project).items() <= undisturbed.items(), f"killed in {stage}"
     again = project.run("run")
     assert again.status == 0, again.output
     assert project.artefacts() == undisturbed
@@ -69,9 +79,12 @@ def test_a_killed_run_started_again_ends_in_the_same_bits(
     ("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 )
 def test_a_stopped_training_saves_says_how_to_go_on_and_does(
-    tmp_path: Path, undisturbed: dict[str, str], number: int, status: int, name: str
+    tmp_path: Path, whole: Project, number: int, status: int, name: str
 ) -> None:
     project = copy_project(tmp_path)
+    shutil.copytree(whole.path / "data", project.path / "data", dirs_exist_ok=True)
+    for folder in ("06_models/av_digits/students", "08_reporting/av_digits"):
+        shutil.rmtree(project.path / "data" / folder)
     stopped = kill_when(project, STAGES["inside a student"], number)
     assert stopped is not None, "the run ended before it could be stopped"
     assert stopped[0] == status, stopped[1]
@@ -81,4 +94,4 @@ def test_a_stopped_training_saves_says_how_to_go_on_and_does(
     again = project.run("run")
     assert again.status == 0, again.output
     assert "goes on from epoch" in again.output
-    assert project.artefacts() == undisturbed
+    assert project.artefacts() == whole.artefacts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -86,11 +87,17 @@ def test_killed_at_a_random_moment_and_run_again_it_ends_in_the_same_bits(
     assert result(tmp_path) == expected
 
 
+@functools.cache
+def undisturbed_here(name: str) -> Any:
+    """The same in this process."""
+    return train(name, None)
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("at", [1, 27, 55])
 def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, name: str, at: int) -> None:
     """Ctrl-C comes in the middle of batch `at`: mid-epoch, in another phase, late."""
-    expected = train(name, None)
+    expected = undisturbed_here(name)
     with pytest.raises(InterruptedRun, match=r"stopped by Ctrl-C at epoch \d+, batch \d+, saved; the same") as error:
         interrupt_in_batch(at, lambda: train(name, tmp_path))
     assert error.value.exit_status == 130
@@ -161,7 +168,7 @@ def test_a_folder_of_another_training_is_refused_by_name(tmp_path: Path) -> None
 def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = train("remembering", None)
+    expected = undisturbed_here("remembering")
     with pytest.raises(InterruptedRun):
         interrupt_in_batch(35, lambda: train("remembering", tmp_path, checkpoint_minutes=0))
     newest = sorted((tmp_path / CHECKPOINTS).iterdir())[-1]
@@ -184,7 +191,7 @@ def test_a_full_disk_is_said_and_training_goes_on(processes: Any, tmp_path: Path
     assert "was not written" in log
     assert "Training goes on" in log
     assert list((tmp_path / CHECKPOINTS).iterdir()) == []
-    weights = {k: v.contiguous() for k, v in train("g2d", None).model.state_dict().items()}
+    weights = {k: v.contiguous() for k, v in undisturbed_here("g2d").model.state_dict().items()}
     assert (tmp_path / "model.safetensors").read_bytes() == save(weights)
 
 
