@@ -31,13 +31,10 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
     A path leads to a class, or to a module that defines exactly one. Our own files go before entry points. Raises
     ConfigError for a name that leads nowhere (with the nearest one) and for what is, or defines, no such class.
     """
-    points = {e.name: e for e in entry_points(group=group)}
     what = kind.__name__.lower()
-    if "." not in name and name in points and name not in files(package):
-        found = points[name].load()
-    else:
-        found = _import(name if "." in name else f"{package}.{name}")
-        if found is None:
+    found = _import(name if "." in name else f"{package}.{name}")
+    if found is None:  # reading the entry points of all that is installed takes its time: only where it must be
+        if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
             known = [*files(package), *offered(group)]
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -45,6 +42,7 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
                 f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at that "
                 f"path.{hint} Known: {', '.join(known)}"
             )
+        found = point.load()
     if isinstance(found, ModuleType):
         own = [
             value

@@ -51,6 +51,9 @@ IN_ORDER = {"mla", "reconboost"} | {n for n, of in FILES.items() if of.get("fusi
 # Those that look into a teacher's model, which knows the modality by its name: only permuting.
 BY_NAME = {"ume"}
 
+# One step that moves nothing: what a training starts from.
+UNTRAINED = recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=64)
+
 
 @cache
 def data_of(kind: str) -> Data:
@@ -118,7 +121,7 @@ def test_it_trains_with_every_fusion_and_moves_what_should_move(name: str, kind:
         losses = done.history[["loss/total", "val/loss", "test/loss"]]  # terms may come and go; NaN ends a training
         assert np.isfinite(losses.to_numpy()).all(), fusion
         assert done.predictions["prediction"].notna().all()
-        start = student(name, kind, fusion, recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8)).model
+        start = student(name, kind, fusion, UNTRAINED).model
         before = start.state_dict()
         watched = [n for n, _ in start.named_parameters() if n.partition("trunk.")[2] not in HELD_BY_NORM]
         still = [n for n in watched if float((done.model.state_dict()[n] - before[n]).abs().max()) < 1e-7]
@@ -175,7 +178,7 @@ def test_permuting_and_renaming_the_modalities_changes_nothing_else(name: str) -
     if refusal(name, kind, "late") is not None:
         return
     data, settings = data_of(kind), settings_of(name, "late")
-    base = student(name, kind, "late", recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8))
+    base = student(name, kind, "late", UNTRAINED)
     outputs = {m: teacher_outputs(t, m) for m, t in teachers_of(kind).items()}
     found = []
     new_names = data.modalities if name in BY_NAME else "zyx"
@@ -221,9 +224,7 @@ def test_smp_composes_with_it_or_it_says_why_not(name: str) -> None:
         return
     fusion = settings_of(name, "late")["fusion"]
     smp = {"tau": [2, 0], "ranking": "dataset"}
-    start = student(
-        name, kind, "late", recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8), smp=smp | {"tau": [1, 0]}
-    )
+    start = student(name, kind, "late", UNTRAINED, smp=smp | {"tau": [1, 0]})
     done = student(name, kind, "late", smp=smp)
     confidence = {m: t.info["confidence"]["train"][m] for m, t in teachers_of(kind).items()}
     strong = max(confidence, key=confidence.__getitem__)
