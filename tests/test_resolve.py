@@ -307,6 +307,10 @@ TWO = "datasets.av_digits.modalities.left"
         ({"datasets.av_digits.raw.layout": "avdigits"}, {}, [AV, "avdigits", "Did you mean 'av_digits'?"]),
         ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean joint?"]),
         ({"methods.g2d.needs_teachers": False}, {}, ["needs_teachers", "distils from teachers"]),
+        ({"methods.g2d.needs_teachers": "maybe"}, {}, ["methods.g2d.needs_teachers = 'maybe'", "true or false"]),
+        ({"methods.g2d.smp": 7}, {}, ["methods.g2d.smp = 7", "true or false"]),
+        ({}, {"smp": "flase"}, [P, "smp = 'flase'", "true or false"]),
+        ({}, {"modalities": "image"}, [P, "modalities = 'image'", "a section, not one value: say modalities.<key>="]),
         ({"datasets.mis_me.modalities.image.mean": [0.5]}, {"dataset": "mis_me"}, ["mean has 1 values for 3 channels"]),
     ],
 )  # fmt: skip

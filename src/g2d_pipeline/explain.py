@@ -66,6 +66,10 @@ def _explain(item: Any, key: str, model: type[BaseModel] | None) -> str:
         )
     if item["type"] == "missing":
         return f"'{key}' is missing"
+    if item["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{key} = {short(item['input'])}: it is a section, not one value: say {key}.<key>=…"
+    if item["type"] in ("bool_parsing", "bool_type"):
+        return f"{key} = {short(item['input'])}: say true or false"
     message = item["msg"].removeprefix("Value error, ")
     hint = ""
     if item["type"] in ("literal_error", "union_tag_invalid") and isinstance(item["input"], str | dict):

@@ -61,7 +61,8 @@ def override(
         places = [place for place in meant(path, value) if place.there or not in_methods]
         is_tag = len(places) == 1 and bool(places[0].choices)
         if path == ("smp",) and not isinstance(value, Mapping):
-            sections.off, sections.on = not value, method if value else ""
+            wanted = checked(bool, value, ("smp",), Origins([(COMMAND_LINE, ("smp",))]))
+            sections.off, sections.on = not wanted, method if wanted else ""
         elif path[0] == "smp" or (len(path) == 1 and key in SMPSettings.model_fields):
             sections.smp[key] = value
             sections.asked.append(key)

@@ -299,7 +299,10 @@ def _method(
     notes: list[str],
 ) -> MethodConfig:
     of = dict(of)
-    algorithm, own, needs = of.pop("algorithm", name), of.pop("smp", None), bool(of.pop("needs_teachers", True))
+    algorithm, own = of.pop("algorithm", name), of.pop("smp", None)
+    needs = checked(bool, of.pop("needs_teachers", True), ("methods", name, "needs_teachers"), origins)
+    if own is not None and not isinstance(own, Mapping):
+        own = checked(bool, own, ("methods", name, "smp"), origins)
     merged = merge(copy.deepcopy(base), of.pop("training", None) or {})
     training = checked(TrainingSettings, merged, (*where, "training"), origins)
     fusion = dataset.fusion
