@@ -9,21 +9,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import yaml
 
-from g2d_pipeline.config import FUSIONS, SGD, SmallCNN, Strict, TrainingSettings
+from g2d_pipeline.config import FUSIONS, SGD, EncoderSettings, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import load
 from g2d_pipeline.methods.base import Method, Setting
+from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.training import Data, train_student, train_teacher
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "methods.md"
-SECTIONS = ("algorithm", "smp", "training", "needs_teachers", "fusion")
-ENCODERS = ("small_cnn", "resnet18", "mobilenet_v2", "transformer", "mlp", "bag")
+ENCODERS = [of.model_fields["name"].default for of in get_args(get_args(EncoderSettings)[0])]
 BATCHES = 8
 HEAD = """# Methods
 
@@ -69,7 +69,7 @@ def rest(of: Any) -> str:
 
 def own(of: dict[str, Any]) -> dict[str, Any]:
     """The hyper-parameters in a method's YAML, without the sections that every method has."""
-    return {key: value for key, value in of.items() if key not in SECTIONS}
+    return {key: value for key, value in of.items() if key not in METHOD_KEYS}
 
 
 # ------------------------------------------------------------------------------------------------------------- costs

@@ -14,6 +14,7 @@ from kedro.framework.cli.utils import _split_params
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins
 from g2d_pipeline.methods import available, load
+from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.resolve import Configuration, check_methods, resolve
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "base"
@@ -83,7 +84,7 @@ def test_every_shipped_dataset_goes_with_every_shipped_method(dataset: str, meth
 
 def test_every_method_file_lists_exactly_the_parameters_of_its_class() -> None:
     for name, tree in FILES["methods"].items():
-        listed = set(tree) - {"algorithm", "smp", "training", "needs_teachers", "fusion"}
+        listed = set(tree) - set(METHOD_KEYS)
         assert listed == set(load(tree.get("algorithm", name)).Parameters.model_fields), name
     assert {"g2d", "joint", "unimodal"} <= set(available())
 

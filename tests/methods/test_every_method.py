@@ -19,6 +19,7 @@ from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods import available, load
 from g2d_pipeline.methods.base import Setting
 from g2d_pipeline.models.build import build_model
+from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.loader import Loader
 from tests.conftest import REPOSITORY, TINY, make_data, recipe
@@ -26,7 +27,6 @@ from tests.conftest import REPOSITORY, TINY, make_data, recipe
 FUSIONS: tuple[Any, ...] = ("late", "sum", "concat", "film", "bi_gated", {"name": "cross_attention", "heads": 1})
 TASKS = {"classification k=2": (2, "classification"), "classification k=3": (3, "classification"),
          "regression k=2": (2, "regression")}  # fmt: skip
-SECTIONS = ("algorithm", "smp", "training", "needs_teachers", "fusion")
 
 
 def files() -> dict[str, dict[str, Any]]:
@@ -69,7 +69,7 @@ def teachers_of(kind: str) -> dict[str, Trained]:
 
 def settings_of(name: str, fusion: Any) -> dict[str, Any]:
     of = FILES[name]
-    own = {key: value for key, value in of.items() if key not in SECTIONS} | SHORTER.get(name, {})
+    own = {key: value for key, value in of.items() if key not in METHOD_KEYS} | SHORTER.get(name, {})
     return {
         "method": of.get("algorithm", name),
         "parameters": own,
