@@ -1,8 +1,8 @@
 """What checkpoints cost: seconds of one save, and their share of training time at the default interval.
 
-Three models, from a 100 kB CNN to two ResNet-18 (CREMA-D's student): the seconds of a save measured on this disk, and
-the share of the time of the same training with checkpoints (default settings) and without, paired. Bar: ≤ 2 %.
-"""
+Three models, from a 100 kB CNN to two ResNet-18 (CREMA-D's student): the seconds of a save measured on this
+disk, and the share of the time of the same training with checkpoints (default settings) and without, paired.
+Bar: ≤ 2 %."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ CASES: dict[str, tuple[dict[str, tuple[tuple[int, ...], Strict]], int, int]] = {
         512,
         5,
     ),
-    "two resnet18 at 64 px": ({"audio": ((1, 64, 64), ResNet18()), "image": ((3, 64, 64), ResNet18())}, 64, 3),
+    "two resnet18 at 64 px": (
+        {"audio": ((1, 64, 64), ResNet18()), "image": ((3, 64, 64), ResNet18())},
+        64,
+        3,
+    ),
 }
 
 
@@ -68,7 +72,9 @@ def main() -> None:
                     folder=Path(folder),
                     progress=False,
                 )
-                shares.append(sum(seconds for seconds, _ in Timed.saves[before:]) / (time.monotonic() - start))
+                shares.append(
+                    sum(seconds for seconds, _ in Timed.saves[before:]) / (time.monotonic() - start)
+                )
         seconds, size = (statistics.median(values) for values in zip(*Timed.saves, strict=True))
         row = {
             "case": name,

@@ -1,4 +1,5 @@
-"""What the benchmarks share: made-up data in the recipes' shapes, one run of ours and one of the reference, results."""
+"""What the benchmarks share: made-up data in the recipes' shapes, one run of ours and one of the reference,
+results."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ class Recipe:
 
 
 CROP = ImageAugment(crop=[0.08, 1.0], flip=0.5)
-WINDOW = AudioAugment(time_masks=1)  # stands for the published random window of 5 s: any change makes the teacher run
+WINDOW = AudioAugment(
+    time_masks=1
+)  # stands for the published random window of 5 s: any change makes the teacher run
 RECIPES = [
     Recipe(
         "CREMA-D",
@@ -106,7 +109,9 @@ class Frames(nn.Module):
 def made_up(recipe: Recipe, n: int) -> Data:
     """`n` training samples of noise; the targets are such that a teacher's bias alone decides how sure it is."""
     rng = np.random.default_rng(0)
-    inputs = {m: rng.normal(size=(n + 2, *of.shape)).astype(np.float32) for m, of in recipe.modalities.items()}
+    inputs = {
+        m: rng.normal(size=(n + 2, *of.shape)).astype(np.float32) for m, of in recipe.modalities.items()
+    }
     split = ["train"] * n + ["val", "test"]
     changes = {m: of.augment for m, of in recipe.modalities.items() if of.augment is not None}
     augment: dict[str, Any] = {"augment": changes} if changes else {}
@@ -172,14 +177,15 @@ def ours(
 ) -> Costs:
     """Three epochs in which `alone` learns and a joint one, by `training.fit`; validation is not counted.
 
-    The third counts: who rests is known from the first epoch on, or from the second where the ranking depends on
-    augmented batches, and its features are computed then, once in a phase.
-    """
+    The third counts: who rests is known from the first epoch on, or from the second where the ranking depends
+    on augmented batches, and its features are computed then, once in a phase."""
     teachers = {}
     for m, of in recipe.modalities.items():
         teacher = teacher_of(recipe, data, m, sure=m != alone)
         n, width = len(data.target), int(teacher.encoders[m].width)  # type: ignore[arg-type]
-        logits = teacher.fusion({m: torch.zeros(n, width)}).detach()  # its features do not matter: its head reads none
+        logits = teacher.fusion(
+            {m: torch.zeros(n, width)}
+        ).detach()  # its features do not matter: its head reads none
         confidence = data.task.confidence(logits, data.task.encode(torch.as_tensor(data.target)))
         live = {"model": teacher} if of.augment is not None else {}
         teachers[m] = TeacherOutputs(torch.zeros(n, width), logits, confidence, **live)
@@ -213,10 +219,11 @@ def ours(
 
 
 def reference(recipe: Recipe, data: Data, batch_size: int, meter: Meter) -> float:
-    """An epoch the published way, in PyTorch's default memory format; the second of two, when everything is warm.
+    """An epoch the published way, in PyTorch's default memory format; the second of two, when everything is
+    warm.
 
-    It costs the same in every phase, whichever modality learns, but for the multiplication by zero (not counted here).
-    """
+    It costs the same in every phase, whichever modality learns, but for the multiplication by zero (not
+    counted here)."""
     teachers = {m: teacher_of(recipe, data, m, sure=m != recipe.prioritised) for m in recipe.modalities}
     model = model_of(recipe, data)
     for each in (model, *teachers.values()):
@@ -252,7 +259,11 @@ def spread_of(values: Sequence[float]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """What the numbers depend on, without the name of the host."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")] if cpuinfo.exists() else []
+    names = (
+        [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
     return {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

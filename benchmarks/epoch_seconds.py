@@ -1,10 +1,10 @@
 """CPU seconds of an epoch on one thread, ours ÷ the published way (reference.py), paired in one run.
 
-Made-up data in the published shapes, the recipes' encoders, few samples; no decoding, no validation. Rounds take turns:
-the reference, ours with each modality learning alone. The reference runs in PyTorch's default memory format, ours with
-the channels innermost, as each does without being told; encoders that rest use their running statistics
-(`suppressed_norm: frozen`), so that their features are remembered where the input is not augmented.
-"""
+Made-up data in the published shapes, the recipes' encoders, few samples; no decoding, no validation. Rounds
+take turns: the reference, ours with each modality learning alone. The reference runs in PyTorch's default
+memory format, ours with the channels innermost, as each does without being told; encoders that rest use their
+running statistics (`suppressed_norm: frozen`), so that their features are remembered where the input is not
+augmented."""
 
 from __future__ import annotations
 
@@ -47,8 +47,14 @@ def main() -> None:
     for recipe in RECIPES:
         for row in measure(recipe, made_up(recipe, SAMPLES[recipe.name]), ROUNDS):
             star = "*" if row["published_order"] else " "
-            text = ["{median:.2f} ({lowest:.2f}–{highest:.2f})".format(**row[w]) for w in ("phase", "joint", "whole")]
-            print(f"{row['recipe']:9} {row['learns_alone'] + star:13} {text[0]:18} {text[1]:18} {text[2]}", flush=True)
+            text = [
+                "{median:.2f} ({lowest:.2f}–{highest:.2f})".format(**row[w])
+                for w in ("phase", "joint", "whole")
+            ]
+            print(
+                f"{row['recipe']:9} {row['learns_alone'] + star:13} {text[0]:18} {text[1]:18} {text[2]}",
+                flush=True,
+            )
             rows.append(row)
     print(f"* the published ranking prioritises it. {time.monotonic() - began:.0f} s")
     write_result("epoch_seconds", rows, rounds=ROUNDS, samples=SAMPLES, batch_size=BATCH)

@@ -1,16 +1,19 @@
-"""Making features once: CPU seconds beside librosa, what a later run still has to do, and memory at many samples.
+"""Making features once: CPU seconds beside librosa, what a later run still has to do, and memory at many
+samples.
 
-1. `librosa`: CPU seconds of `write_store` on the FSDD recordings (decode, STFT, logarithm, normaliser, checksums), one
-   process and one thread, over those of the usual loop in one process: `librosa.load`, cut or fill to a second,
-   `log(|librosa.stft| + 1e-7)`, `np.save` of each file. librosa is the extra `bench`: `pip install -e ".[bench]"`.
-2. `incremental`: CPU seconds of the same with 10 % more recordings, given the store of the others, over afresh.
-3. `peak`: the most resident memory of a process that writes a store of pictures, vectors and a table, of 1 000 and of
-   100 000 samples (rows of array files).
-4. `ingest`: seconds and peak memory of reading a CSV of a million rows (a path and four numbers each) into a manifest.
+1. `librosa`: CPU seconds of `write_store` on the FSDD recordings (decode, STFT, logarithm, normaliser,
+   checksums), one process and one thread, over those of the usual loop in one process: `librosa.load`, cut or
+   fill to a second, `log(|librosa.stft| + 1e-7)`, `np.save` of each file. librosa is the extra `bench`: `pip
+   install -e ".[bench]"`.
+2. `incremental`: CPU seconds of the same with 10 % more recordings, given the store of the others, over
+   afresh.
+3. `peak`: the most resident memory of a process that writes a store of pictures, vectors and a table, of 1
+   000 and of 100 000 samples (rows of array files).
+4. `ingest`: seconds and peak memory of reading a CSV of a million rows (a path and four numbers each) into a
+   manifest.
 
-FSDD is looked for in $G2D_SHARED_DATA/fsdd/recordings (default ../shared/data). `python benchmarks/featurize.py peak`
-runs a part; a result is written when all have run.
-"""
+FSDD is looked for in $G2D_SHARED_DATA/fsdd/recordings (default ../shared/data). `python
+benchmarks/featurize.py peak` runs a part; a result is written when all have run."""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from g2d_pipeline.config import (
     FeaturizeSettings,
     ImageFeatures,
     IngestSettings,
-    Machine,
+    RunOptions,
     TabularFeatures,
     VectorFeatures,
 )
@@ -43,7 +46,7 @@ from g2d_pipeline.sources.manifest import Manifest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FSDD = Path(os.environ.get("G2D_SHARED_DATA", REPOSITORY / "../shared/data")) / "fsdd/recordings"
-MACHINE = Machine(device="cpu", progress=False, workers=1)
+MACHINE = RunOptions(device="cpu", progress=False, workers=1)
 SOUND = AudioFeatures(sample_rate=8000, seconds=1.0, peak_normalise=False, n_fft=256, hop_length=128)
 ROUNDS = 3
 FEW, MANY = 1_000, 100_000
@@ -61,7 +64,11 @@ def manifest_of(table: pd.DataFrame, columns: dict[str, list[str]]) -> Manifest:
 
 def samples(n: int) -> dict[str, Any]:
     split = np.where(np.arange(n) % 10 < 8, "train", np.where(np.arange(n) % 10 == 8, "val", "test"))
-    return {"sample_id": [f"sample-{i:07d}" for i in range(n)], "split": split, "target": np.arange(n) // 10 % 10}
+    return {
+        "sample_id": [f"sample-{i:07d}" for i in range(n)],
+        "split": split,
+        "target": np.arange(n) // 10 % 10,
+    }
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -70,7 +77,7 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-# -------------------------------------------------------------------------------------------------------------- librosa
+# ---------------------------------------------------------------------------------------------------- librosa
 def sounds() -> tuple[list[str], Callable[..., None]]:
     """(the recordings, what writes a store of some of them)."""
     names = sorted(f.name for f in FSDD.glob("*.wav"))
@@ -106,7 +113,12 @@ def against_librosa(folder: Path) -> list[dict[str, Any]]:
         theirs = cpu(lambda: loop(names))
         ours = cpu(lambda n=number: store(folder / f"store{n}", names))
         rows.append(
-            {"what": "librosa", "recordings": len(names), "ours_s": round(ours, 2), "theirs_s": round(theirs, 2)}
+            {
+                "what": "librosa",
+                "recordings": len(names),
+                "ours_s": round(ours, 2),
+                "theirs_s": round(theirs, 2),
+            }
         )
         rows[-1]["ratio"] = round(ours / theirs, 3)
         print(rows[-1])
@@ -122,12 +134,16 @@ def incremental(folder: Path) -> list[dict[str, Any]]:
         more = cpu(lambda n=number: store(folder / f"more{n}", names, (folder / "old",)))
         afresh = cpu(lambda n=number: store(folder / f"afresh{n}", names))
         rows.append({"what": "incremental", "old": len(old), "new": len(names) - len(old)})
-        rows[-1] |= {"incremental_s": round(more, 2), "afresh_s": round(afresh, 2), "ratio": round(more / afresh, 3)}
+        rows[-1] |= {
+            "incremental_s": round(more, 2),
+            "afresh_s": round(afresh, 2),
+            "ratio": round(more / afresh, 3),
+        }
         print(rows[-1])
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------------- memory
 def make_rows(folder: Path, n: int) -> None:
     """The raw folder of `n` samples, and their table."""
     rng = np.random.default_rng(0)
@@ -182,10 +198,13 @@ def part_of_its_own(what: str, n: int, folder: Path) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has had; on Linux getrusage tells that of the starting process where it was more."""
+    """The most memory this process has had; on Linux getrusage tells that of the starting process where it
+    was more."""
     status = Path("/proc/self/status")
     if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+        return next(
+            int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -197,7 +216,9 @@ def measured(what: str, n: int, folder: Path) -> None:
         read_table(folder)
     seconds = time.perf_counter() - start
     peak = peak_bytes()
-    print(json.dumps({"what": what, "rows": n, "seconds": round(seconds, 1), "peak_MB": round(peak / 1e6, 1)}))
+    print(
+        json.dumps({"what": what, "rows": n, "seconds": round(seconds, 1), "peak_MB": round(peak / 1e6, 1)})
+    )
 
 
 def peak(folder: Path) -> list[dict[str, Any]]:

@@ -1,14 +1,13 @@
 """How much is not computed: floating-point operations of training, ours ÷ the published way (reference.py).
 
-Those of convolutions and matrix products, counted by PyTorch: the same on every machine. Made-up data in the published
-shapes, the recipes' encoders. Phases are epochs in which one modality learns; `whole` is a run of 300 epochs, half of
-them a phase and half joint, with all that ours computes once (features of a resting encoder; the answers that teachers
-remember, one forward each). Validation is on neither side.
+Those of convolutions and matrix products, counted by PyTorch: the same on every machine. Made-up data in the
+published shapes, the recipes' encoders. Phases are epochs in which one modality learns; `whole` is a run of
+300 epochs, half of them a phase and half joint, with all that ours computes once (features of a resting
+encoder; the answers that teachers remember, one forward each). Validation is on neither side.
 
-`bound`: the least that an exact method can do in the phase: the learning encoder forward and backward, and, where the
-input is augmented anew for every batch, the teachers' and the resting encoder's forward on it. `learner`: the first of
-these alone.
-"""
+`bound`: the least that an exact method can do in the phase: the learning encoder forward and backward, and,
+where the input is augmented anew for every batch, the teachers' and the resting encoder's forward on it.
+`learner`: the first of these alone."""
 
 from __future__ import annotations
 
@@ -25,19 +24,22 @@ from g2d_pipeline.training import Data
 ROWS, BATCH = 4, 4  # operations grow evenly with both: few samples tell as much as many
 
 
-def convolution_backward(grad_shape: Any, x_shape: Any, w_shape: Any, *others: Any, out_shape: Any = None) -> int:
+def convolution_backward(
+    grad_shape: Any, x_shape: Any, w_shape: Any, *others: Any, out_shape: Any = None
+) -> int:
     """As many operations as forward for each of the two gradients that is asked for, with groups and without.
 
-    PyTorch 2.11's own formula forgets the groups of the weight's gradient (pytorch/pytorch#183405): up to 960 times
-    too many for a depth-wise convolution of MobileNetV2.
-    """
+    PyTorch 2.11's own formula forgets the groups of the weight's gradient (pytorch/pytorch#183405): up to 960
+    times too many for a depth-wise convolution of MobileNetV2."""
     *_, transposed, _, _, mask = others
     return int(conv_flop_count(x_shape, w_shape, grad_shape, transposed)) * (bool(mask[0]) + bool(mask[1]))
 
 
 def counting() -> FlopCounterMode:
     """A counter, to be entered."""
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward})
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: convolution_backward}
+    )
 
 
 def encoder_flops(recipe: Recipe, data: Data, modality: str) -> tuple[float, float]:
@@ -63,10 +65,12 @@ def measure(recipe: Recipe) -> list[dict[str, Any]]:
     for norm, view, alone in settings(recipe, augmented):
         with counting() as counter:
             costs = ours(recipe, data, alone, norm, BATCH, counter.get_total_flops, view)
-        live_teachers = augmented if view == "augmented" else []
-        remembered = sum(flops[m][0] for m in recipe.modalities if m not in live_teachers)
+        online_teachers = augmented if view == "augmented" else []
+        remembered = sum(flops[m][0] for m in recipe.modalities if m not in online_teachers)
         costs = Costs(costs.phase, costs.joint, costs.once + remembered)
-        live = sum(flops[m][0] * ((m in live_teachers) + (m != alone)) for m in augmented)  # and resting encoders
+        live = sum(
+            flops[m][0] * ((m in online_teachers) + (m != alone)) for m in augmented
+        )  # and resting encoders
         row: dict[str, Any] = {
             "recipe": recipe.name,
             "augmented": augmented,

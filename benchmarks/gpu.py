@@ -1,9 +1,9 @@
-"""Images a second and utilisation on CUDA: ours in a grid of precision, compile, channels_last; and the reference.
+"""Images a second and utilisation on CUDA: ours in a grid of precision, compile, channels_last; and the
+reference.
 
-An epoch in which the less confident modality learns and a joint one of the CREMA-D recipe (two ResNet-18, made-up
-data), the second of two measured; the reference in float32 with PyTorch's defaults, two DataLoader workers. Without
-CUDA it says so and ends.
-"""
+An epoch in which the less confident modality learns and a joint one of the CREMA-D recipe (two ResNet-18,
+made-up data), the second of two measured; the reference in float32 with PyTorch's defaults, two DataLoader
+workers. Without CUDA it says so and ends."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def ours(data: Data, precision: str, compiled: bool, channels_last: bool) -> dic
 
 def reference(data: Data) -> dict[str, Any]:
     model = model_of(RECIPE, data).cuda()
-    teachers = {m: teacher_of(RECIPE, data, m, sure=m != RECIPE.prioritised).cuda() for m in RECIPE.modalities}
+    teachers = {
+        m: teacher_of(RECIPE, data, m, sure=m != RECIPE.prioritised).cuda() for m in RECIPE.modalities
+    }
     marks: list[float] = []
 
     def order(epoch: int) -> Sequence[int]:
@@ -82,7 +84,9 @@ def reference(data: Data) -> dict[str, Any]:
         return rows
 
     dataset = Rows(data.arrays, data.task.encode(torch.as_tensor(data.target)))
-    train_reference(model, dataset, teachers, phases=[2, 1], order=order, batch_size=BATCH, workers=2, device="cuda")
+    train_reference(
+        model, dataset, teachers, phases=[2, 1], order=order, batch_size=BATCH, workers=2, device="cuda"
+    )
     used = utilisation()
     marks.append(now())
     return {

@@ -1,11 +1,12 @@
-"""Samples a second from disk to a batch ready for the encoders: ours against decoding each sample in each epoch.
+"""Samples a second from disk to a batch ready for the encoders: ours against decoding each sample in each
+epoch.
 
 The script makes WAV (16 kHz, 2.5 s) and JPEG files (480 × 360) in a temporary folder. The common way: a torch
-DataLoader whose Dataset decodes (soundfile, PIL) and transforms (STFT, torchvision) each sample, 2 worker processes.
-Ours: the batches that the trainer gets, gathered from the memory-mapped store that `featurize` wrote once, normalised;
-2 reading threads, all else in one. Both batches have the same shapes; both read files that the system has in its cache.
-Augmented: a random resized crop and a flip, there one picture after the other, of the decoded one; here as a batch, of
-those stored at 224 × 224.
+DataLoader whose Dataset decodes (soundfile, PIL) and transforms (STFT, torchvision) each sample, 2 worker
+processes. Ours: the batches that the trainer gets, gathered from the memory-mapped store that `featurize`
+wrote once, normalised; 2 reading threads, all else in one. Both batches have the same shapes; both read files
+that the system has in its cache. Augmented: a random resized crop and a flip, there one picture after the
+other, of the decoded one; here as a batch, of those stored at 224 × 224.
 
 Seconds are of the wall clock (`cpu`: of all processes together); rounds take turns, median (lowest–highest).
 """
@@ -29,14 +30,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, Machine, TargetSettings
+from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, RunOptions, TargetSettings
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.models import MultimodalModel, Normaliser, build_fusion
 from g2d_pipeline.sources.manifest import Manifest
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.data import batches_of, epoch_rows
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.loader import Loader
-from g2d_pipeline.training.memory import FeatureMemory
 
 SAMPLES, BATCH, WORKERS, ROUNDS = 400, 16, 2, 3
 AUDIO = AudioFeatures(seconds=2.5, n_fft=512, hop_length=353)
@@ -70,7 +71,11 @@ class Decoding(Dataset[tuple[dict[str, Tensor], int]]):
         self.window = torch.hann_window(512)
         changes = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()] if augment else []
         self.transform = transforms.Compose(
-            [*(changes or [transforms.Resize((224, 224))]), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+            [
+                *(changes or [transforms.Resize((224, 224))]),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, STD),
+            ]
         )
 
     def __len__(self) -> int:
@@ -99,9 +104,11 @@ def decoding(folder: Path, table: pd.DataFrame, augment: bool) -> Epoch:
 def stored(folder: Path, augment: bool) -> Epoch:
     """Ours: the trainer's loader over a feature store, and the normalisation that the encoders begin with."""
     data = Data.from_store(open_store(folder), TargetSettings(), augment={"image": CROP} if augment else {})
-    normalisers = {m: Normaliser(of["scale"], of["mean"], of["std"]) for m, of in data.normalisers.items() if of}
+    normalisers = {
+        m: Normaliser(of["scale"], of["mean"], of["std"]) for m, of in data.normalisers.items() if of
+    }
     device = torch.device("cpu")
-    nothing = FeatureMemory(
+    nothing = FeatureCache(
         MultimodalModel({}, build_fusion("late", {}, 1)), data, device, (), None
     )  # no encoder rests
     loader = Loader(data, torch.from_numpy(data.target), {}, nothing, device, seed=0, workers=WORKERS)
@@ -121,7 +128,8 @@ def cpu_seconds() -> float:
 
 
 def measure(epoch: Epoch, epochs: int) -> dict[str, float]:
-    """Samples a second over some epochs, CPU milliseconds a sample, milliseconds to the first batch of the first."""
+    """Samples a second over some epochs, CPU milliseconds a sample, milliseconds to the first batch of the
+    first."""
     cpu, begin, first, samples = cpu_seconds(), time.perf_counter(), 0.0, 0
     for number in range(1, epochs + 1):
         for inputs in epoch(number):
@@ -186,7 +194,7 @@ def featurize(raw: Path, store: Path, table: pd.DataFrame) -> None:
     settings = FeaturizeSettings(
         dataset="made_up",
         modalities={"audio": AUDIO, "image": IMAGE},
-        machine=Machine(device="cpu", progress=False, workers=1),
+        machine=RunOptions(device="cpu", progress=False, workers=1),
     )
     write_store(store, Manifest(table, meta), raw, settings)
 

@@ -1,9 +1,10 @@
-"""What the trainer adds to a bare PyTorch loop on the same model and tensors: CPU seconds of an epoch, paired.
+"""What the trainer adds to a bare PyTorch loop on the same model and tensors: CPU seconds of an epoch,
+paired.
 
-The bare loop: index the tensors, forward, cross-entropy, backward, step of the same (fused) optimizer; nothing is
-written down. Ours: `training.fit` with the method `joint`: gather from arrays, history with gradient norms, divergence
-check, progress (plain), checkpoints at their defaults. Validation is not counted on either side. Bar: ≤ 5 %.
-"""
+The bare loop: index the tensors, forward, cross-entropy, backward, step of the same (fused) optimizer;
+nothing is written down. Ours: `training.fit` with the method `joint`: gather from arrays, history with
+gradient norms, divergence check, progress (plain), checkpoints at their defaults. Validation is not counted
+on either side. Bar: ≤ 5 %."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ from g2d_pipeline.training.data import batches_of, epoch_rows
 ROUNDS, EPOCHS, BATCH = 7, 2, 32
 # name → (modality → (shape of a sample, encoder), train samples)
 CASES: dict[str, tuple[dict[str, tuple[tuple[int, ...], Strict]], int]] = {
-    "spoken_mnist, small_cnn": ({"audio": ((1, 129, 63), SmallCNN(stride=2)), "image": ((1, 28, 28), SmallCNN())}, 512),
+    "spoken_mnist, small_cnn": (
+        {"audio": ((1, 129, 63), SmallCNN(stride=2)), "image": ((1, 28, 28), SmallCNN())},
+        512,
+    ),
     "av_digits, small_cnn": ({"audio": ((1, 32, 32), SmallCNN()), "image": ((1, 8, 8), SmallCNN())}, 1024),
     "resnet18 at 64 px": ({"audio": ((1, 64, 64), ResNet18()), "image": ((3, 64, 64), ResNet18())}, 32),
     "two tables, mlp (a step of 2 ms)": ({"one": ((8,), MLP()), "two": ((20,), MLP())}, 4096),
@@ -44,7 +48,8 @@ def made_up(shapes: dict[str, tuple[int, ...]], n: int) -> Data:
 
 def model_of(data: Data, encoders: dict[str, Strict]) -> MultimodalModel:
     modalities = {
-        m: {"encoder": e.model_dump(), "shape": list(data.shape(m)), "normaliser": None} for m, e in encoders.items()
+        m: {"encoder": e.model_dump(), "shape": list(data.shape(m)), "normaliser": None}
+        for m, e in encoders.items()
     }
     torch.manual_seed(0)
     return build_model({"modalities": modalities, "fusion": "late", "task": data.task.to_json()})
@@ -104,7 +109,12 @@ def main() -> None:
         per_step = sorted(b / steps * 1e3 for _, b in pairs)[len(pairs) // 2]
         extra = sorted((a - b) / steps * 1e3 for a, b in pairs)[len(pairs) // 2]
         rows.append(
-            {"case": name, **ratio, "bare_ms_per_step": round(per_step, 2), "extra_ms_per_step": round(extra, 3)}
+            {
+                "case": name,
+                **ratio,
+                "bare_ms_per_step": round(per_step, 2),
+                "extra_ms_per_step": round(extra, 3),
+            }
         )
         print(
             f"{name:34} ours / bare = {ratio['median']:.3f} ({ratio['lowest']:.3f}–{ratio['highest']:.3f}); "

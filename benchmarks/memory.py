@@ -1,9 +1,10 @@
-"""Peak resident memory of training from a memory-mapped store of 1 k and of 100 k samples, each in its own process.
+"""Peak resident memory of training from a memory-mapped store of 1 k and of 100 k samples, each in its own
+process.
 
-Two modalities (an image of 32×32 bytes in three channels, a table of 64 numbers), teachers' outputs memory-mapped, SMP
-with remembered features. The store is written by a third process. Bar: equal within 10 %. Peak: the kernel's VmHWM
-(file pages that are mapped count). Also the same without letting go of mapped pages, to see what that does.
-"""
+Two modalities (an image of 32×32 bytes in three channels, a table of 64 numbers), teachers' outputs
+memory-mapped, SMP with remembered features. The store is written by a third process. Bar: equal within 10 %.
+Peak: the kernel's VmHWM (file pages that are mapped count). Also the same without letting go of mapped pages,
+to see what that does."""
 
 from __future__ import annotations
 
@@ -93,7 +94,10 @@ def main() -> None:
             stored = sum(f.stat().st_size for f in Path(name).glob("*.npy")) / 2**20
             for kind in ("train", "train-keep"):
                 done = subprocess.run([*child, kind], check=True, stdout=subprocess.PIPE, text=True)
-                row = json.loads(done.stdout.splitlines()[-1]) | {"stored_mib": round(stored), "pages": "let go"}
+                row = json.loads(done.stdout.splitlines()[-1]) | {
+                    "stored_mib": round(stored),
+                    "pages": "let go",
+                }
                 rows.append(row | ({"pages": "kept"} if kind == "train-keep" else {}))
                 print(
                     "{samples:7} samples, {stored_mib} MiB stored, pages {pages}: peak {peak_mib} MiB".format(

@@ -1,9 +1,9 @@
 """What each option of a training costs or saves on this CPU: seconds of an epoch ÷ the default's, in one run.
 
-Options are those of `training:` (precision, channels_last, compile, checkpoint_activations, workers) and the three
-implementations of torch's SGD. One thread; the first epoch warms up (and compiles, for the smallest model only: others
-take minutes) and is not counted; the rounds go round all options, so that a slow minute of the machine falls on each.
-"""
+Options are those of `training:` (precision, channels_last, compile, checkpoint_activations, workers) and the
+three implementations of torch's SGD. One thread; the first epoch warms up (and compiles, for the smallest
+model only: others take minutes) and is not counted; the rounds go round all options, so that a slow minute of
+the machine falls on each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ CASES: dict[str, tuple[dict[str, tuple[tuple[int, ...], Strict]], int]] = {
         {"audio": ((1, 129, 63), SmallCNN(stride=2)), "image": ((1, 28, 28), SmallCNN())},
         96,
     ),
-    "resnet18 (1×64×64, 3×64×64)": ({"audio": ((1, 64, 64), ResNet18()), "image": ((3, 64, 64), ResNet18())}, 32),
+    "resnet18 (1×64×64, 3×64×64)": (
+        {"audio": ((1, 64, 64), ResNet18()), "image": ((3, 64, 64), ResNet18())},
+        32,
+    ),
     "mobilenet_v2 (3×64×64)": ({"image": ((3, 64, 64), MobileNetV2())}, 32),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -54,14 +57,20 @@ def epoch_seconds(data: Data, encoders: dict[str, Strict], option: dict[str, Any
     ours = trainer.build_optimizer
     if implementation is not None:
         trainer.build_optimizer = lambda settings, groups, device: optim.SGD(  # type: ignore[attr-defined]
-            groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, **implementation
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            **implementation,
         )
     try:
         fit(
             model_of(data, encoders),
             data,
             method,
-            training=TrainingSettings(epochs=2, batch_size=BATCH, optimizer=SGD(), selection="last", **option),
+            training=TrainingSettings(
+                epochs=2, batch_size=BATCH, optimizer=SGD(), selection="last", **option
+            ),
             workers=workers,
             device="cpu",
             progress=False,
@@ -84,7 +93,9 @@ def main() -> None:
                 arrays[m] = np.load(Path(folder) / f"{m}.npy", mmap_mode="r")
             data = Data(**{**vars(made), "arrays": arrays})
             seconds: dict[str, list[float]] = {name: [] for name in OPTIONS}
-            chosen = {n: o for n, o in OPTIONS.items() if "compile" not in o or case.startswith("small_cnn")}  # minutes
+            chosen = {
+                n: o for n, o in OPTIONS.items() if "compile" not in o or case.startswith("small_cnn")
+            }  # minutes
             for _ in range(ROUNDS):
                 for name, option in chosen.items():
                     seconds[name].append(epoch_seconds(data, encoders, option))

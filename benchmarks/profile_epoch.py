@@ -1,8 +1,9 @@
-"""Where the time of one epoch of the default run goes (torch profiler): G²D on av_digits' shapes, each of its phases.
+"""Where the time of one epoch of the default run goes (torch profiler): G²D on av_digits' shapes, each of its
+phases.
 
-Made-up numbers in the shapes of the bundled sample, its encoders, recipe and number of training samples. One thread.
-Prints, for an epoch in which the image learns alone and for a joint one, the share of each kind of operation.
-"""
+Made-up numbers in the shapes of the bundled sample, its encoders, recipe and number of training samples. One
+thread. Prints, for an epoch in which the image learns alone and for a joint one, the share of each kind of
+operation."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def main() -> None:
     model = model_of(data, encoders)  # type: ignore[arg-type]
     n = len(data.target)
     teachers = {
-        m: TeacherOutputs(torch.zeros(n, int(model.encoders[m].width)), torch.zeros(n, 10), torch.full((n,), sure))  # type: ignore[arg-type]
+        m: TeacherOutputs(
+            torch.zeros(n, int(model.encoders[m].width)), torch.zeros(n, 10), torch.full((n,), sure)
+        )  # type: ignore[arg-type]
         for m, sure in (("audio", 0.9), ("image", 0.1))
     }
     rows: list[dict[str, Any]] = []

@@ -1,8 +1,9 @@
-"""The published algorithm's way of working, in plain PyTorch: what ours is compared with. Nothing of ours is used.
+"""The published algorithm's way of working, in plain PyTorch: what ours is compared with. Nothing of ours is
+used.
 
-Every sample is decoded and transformed again in every epoch by the Dataset; every teacher runs on every batch; every
-encoder is run backward, and the gradients of the suppressed ones are multiplied by zero afterwards.
-"""
+Every sample is decoded and transformed again in every epoch by the Dataset; every teacher runs on every
+batch; every encoder is run backward, and the gradients of the suppressed ones are multiplied by zero
+afterwards."""
 
 from __future__ import annotations
 
@@ -32,14 +33,15 @@ def train_reference(
     workers: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Train `student` in place for `sum(phases)` epochs, on the `device` where it and the teachers are; lr is constant.
+    """Train `student` in place for `sum(phases)` epochs, on the `device` where it and the teachers are; lr is
+    constant.
 
-    `student(inputs)` and `teachers[m]({m: x})` return an object with `features` (modality → `[B, D_m]`) and `logits`
-    `[B, C]`; `student.encoders[m]` is the encoder of modality m. `dataset[i]`: ({m: one sample}, target), the target a
-    class, or a number in [0, 1] with `spread`, its standard deviation on train (regression through a sigmoid).
-    `phases`: epochs in which the least confident modality learns alone, then the next one, …, at last all of them.
-    `order(epoch)`, from 1: the dataset's positions in the order in which the epoch visits them.
-    """
+    `student(inputs)` and `teachers[m]({m: x})` return an object with `features` (modality → `[B, D_m]`) and
+    `logits` `[B, C]`; `student.encoders[m]` is the encoder of modality m. `dataset[i]`: ({m: one sample},
+    target), the target a class, or a number in [0, 1] with `spread`, its standard deviation on train
+    (regression through a sigmoid). `phases`: epochs in which the least confident modality learns alone, then
+    the next one, …, at last all of them. `order(epoch)`, from 1: the dataset's positions in the order in
+    which the epoch visits them."""
     encoders: Any = student.encoders
     optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     student.train()

@@ -1,4 +1,5 @@
-"""Write docs/methods.md from the methods' docstrings, their YAML and a measurement: `python scripts/methods_doc.py`."""
+"""Write docs/methods.md from the methods' docstrings, their YAML and a measurement: `python
+scripts/methods_doc.py`."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ def comments(name: str) -> dict[str, str]:
 def head_comment(name: str) -> str:
     """The comment that a method's YAML begins with."""
     lines = (PROJECT / f"conf/base/methods/{name}.yml").read_text(encoding="utf-8").splitlines()
-    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return " ".join(
+        line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)
+    )
 
 
 def first_paragraph(of: Any) -> str:
@@ -72,7 +75,7 @@ def own(of: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in of.items() if key not in METHOD_KEYS}
 
 
-# ------------------------------------------------------------------------------------------------------------- costs
+# ------------------------------------------------------------------------------------------------------ costs
 @contextmanager
 def counting() -> Iterator[dict[str, float]]:
     """Count what happens while training: samples through encoders, and backward passes."""
@@ -81,7 +84,12 @@ def counting() -> Iterator[dict[str, float]]:
 
     found = {"forward": 0.0, "backward": 0.0}
     looking = [False]
-    forward, backward, grad, score = Encoder.forward, torch.autograd.backward, torch.autograd.grad, trainer.score_split
+    forward, backward, grad, score = (
+        Encoder.forward,
+        torch.autograd.backward,
+        torch.autograd.grad,
+        trainer.score_split,
+    )
     whole = MultimodalModel.forward
 
     def forward_(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -137,8 +145,12 @@ def costs(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
         task = "classification" if "classification" in cls.tasks else "regression"
         data = tiny(task)
         if task not in teachers:
-            teachers[task] = {m: train_teacher(data, m, encoders[m], training=training, progress=False) for m in "ab"}
-        fusion = of.get("fusion") or ("late" if cls.fusions is None or "late" in cls.fusions else cls.fusions[0])
+            teachers[task] = {
+                m: train_teacher(data, m, encoders[m], training=training, progress=False) for m in "ab"
+            }
+        fusion = of.get("fusion") or (
+            "late" if cls.fusions is None or "late" in cls.fusions else cls.fusions[0]
+        )
         with counting() as counted:
             train_student(data, encoders, teachers[task], method=of.get("algorithm", name), parameters=own(of),
                           smp=of.get("smp"), fusion=fusion, training=training, progress=False)  # fmt: skip
@@ -148,14 +160,17 @@ def costs(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
     return {name: (raw[name][0] / base[0], raw[name][1] / base[1]) for name in found}
 
 
-# -------------------------------------------------------------------------------------------------------------- text
+# ------------------------------------------------------------------------------------------------------- text
 def allowed(field: Any) -> str:
     """The range of a hyper-parameter in words."""
     text = re.sub(r"\btyping\.|\bannotated_types\.", "", str(field.annotation))
     choices = re.findall(r"Literal\[([^\]]+)\]", text)
     if choices:
         return " / ".join(c.strip(" '") for c in choices[0].split(","))
-    bounds = [re.sub(r"(\w+)\(\w+=(.+)\)", lambda m: f"{SIGNS.get(m[1], m[1])} {m[2]}", str(m)) for m in field.metadata]
+    bounds = [
+        re.sub(r"(\w+)\(\w+=(.+)\)", lambda m: f"{SIGNS.get(m[1], m[1])} {m[2]}", str(m))
+        for m in field.metadata
+    ]
     kind = re.sub(r"<class '(\w+)'>", r"\1", text)
     return ", ".join([kind, *(b for b in bounds if "Strict" not in b and "Validator" not in b)])
 
@@ -183,7 +198,8 @@ def passes(method: Method, setting: Setting) -> bool:
 
 
 def where(cls: type[Method], of: dict[str, Any]) -> str:
-    """Fusions, tasks, encoders, number of modalities, SMP: what `check` lets through, with the YAML's settings."""
+    """Fusions, tasks, encoders, number of modalities, SMP: what `check` lets through, with the YAML's
+    settings."""
     method = cls(cls.Parameters.model_validate(own(of)))
     settings = {name: {} for name in FUSIONS}
     if isinstance(brought := of.get("fusion"), dict):
@@ -191,12 +207,15 @@ def where(cls: type[Method], of: dict[str, Any]) -> str:
     good = [
         (fusion, task, encoder)
         for fusion, task, encoder in itertools.product(FUSIONS, ("classification", "regression"), ENCODERS)
-        if passes(method, Setting(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion]))
+        if passes(
+            method, Setting(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion])
+        )
     ]
     fusions, tasks, encoders = (tuple(dict.fromkeys(column)) for column in zip(*good, strict=True))
     fusion, task, encoder = good[0]
     smp = passes(
-        method, Setting(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion])
+        method,
+        Setting(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion]),
     )
     return "; ".join(
         [
@@ -233,7 +252,9 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
         lines += ["", "| hyper-parameter | default | allowed | |", "|---|---|---|---|"]
         for key, field in fields.items():
             default = of.get(key, field.get_default(call_default_factory=True))
-            lines.append(f"| `{key}` | {cell(str(default))} | {cell(allowed(field))} | {cell(said.get(key, ''))} |")
+            lines.append(
+                f"| `{key}` | {cell(str(default))} | {cell(allowed(field))} | {cell(said.get(key, ''))} |"
+            )
     return [*lines, ""]
 
 

@@ -20,7 +20,7 @@ from g2d_pipeline.config import (
     AudioFeatures,
     ImageFeatures,
     IngestSettings,
-    Machine,
+    RunOptions,
     TargetSettings,
     VectorFeatures,
     VGGSound,
@@ -36,7 +36,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 REPORT = REPOSITORY / "docs/results/real_files.md"
 AT_ONCE = 64
 
-SOUND = AudioFeatures(sample_rate=16_000, seconds=10.0, fill="repeat", clamp=True, peak_normalise=False)  # VGGSound's
+SOUND = AudioFeatures(
+    sample_rate=16_000, seconds=10.0, fill="repeat", clamp=True, peak_normalise=False
+)  # VGGSound's
 DIGIT = AudioFeatures(sample_rate=8_000, seconds=1.0)
 SPREAD = VideoFeatures(frames=3, pick="even", size=[64])
 ONE_A_SECOND = VideoFeatures(frames=3, pick="published", size=[64])  # as of VGGSound
@@ -48,7 +50,8 @@ FILM = {"3 pictures, spread": SPREAD, "3 pictures, one a second": ONE_A_SECOND, 
 
 @dataclass(frozen=True)
 class Check:
-    """Files of a `folder` on their `ways` into features (name → settings); `patterns` with blanks between them.
+    """Files of a `folder` on their `ways` into features (name → settings); `patterns` with blanks between
+    them.
 
     `rows`: of an array file.
     """
@@ -61,7 +64,9 @@ class Check:
     def cells(self, data: Path) -> list[str]:
         """What a manifest's column would hold, relative to the folder."""
         root = data / self.folder
-        files = sorted(f.relative_to(root).as_posix() for pattern in self.patterns.split() for f in root.glob(pattern))
+        files = sorted(
+            f.relative_to(root).as_posix() for pattern in self.patterns.split() for f in root.glob(pattern)
+        )
         return [f"{f}#{row}" for f in files for row in range(self.rows)] if self.rows else files
 
 
@@ -84,9 +89,9 @@ CHECKS = [
 
 @dataclass
 class Account:
-    """What became of the samples of one check on one way. `named`: cell → what is said of it; `through`: they have
-    features that are finite and not all alike, or are among `constant`: said to be silent or of one colour.
-    """
+    """What became of the samples of one check on one way. `named`: cell → what is said of it; `through`: they
+    have features that are finite and not all alike, or are among `constant`: said to be silent or of one
+    colour."""
 
     check: Check
     way: str
@@ -101,8 +106,8 @@ class Account:
 
 
 def account(check: Check, way: str, data: Path, cells: Sequence[str]) -> Account:
-    """Send the cells through the code of featurize. What leaves no trace in the features and is not named is counted
-    nowhere."""
+    """Send the cells through the code of featurize. What leaves no trace in the features and is not named is
+    counted nowhere."""
     settings, root = check.ways[way], data / check.folder
     found = Account(check, way, len(cells))
     chunks.load(settings)
@@ -119,7 +124,9 @@ def account(check: Check, way: str, data: Path, cells: Sequence[str]) -> Account
     return found
 
 
-def _features(settings: chunks.FileSettings, cells: tuple[str, ...], root: Path) -> tuple[Any, chunks.Findings]:
+def _features(
+    settings: chunks.FileSettings, cells: tuple[str, ...], root: Path
+) -> tuple[Any, chunks.Findings]:
     form = chunks.form_of(settings, cells, root)
     if isinstance(settings, AudioFeatures):
         return chunks.spectrograms(cells, root, settings, form)
@@ -176,7 +183,7 @@ def missing_clips(data: Path) -> str:
         raw=VGGSound(raw_dir="vggsound_meta"),
         columns={"audio": ["audio"]},
         max_bad_fraction=0.5,
-        machine=Machine(device="cpu", progress=False),
+        machine=RunOptions(device="cpu", progress=False),
     )
     try:
         read_raw(settings, data)
@@ -185,16 +192,20 @@ def missing_clips(data: Path) -> str:
     raise AssertionError("fifteen thousand clips are missing, and nothing was said")
 
 
-# ------------------------------------------------------------------------------------------------------------ the page
+# --------------------------------------------------------------------------------------------------- the page
 def page(data: Path) -> str:
     """The report as markdown; equal for equal files and libraries."""
     found, lists = list(accounts(data)), list_accounts(data)
     assert not any(a.unaccounted for a in found), [a for a in found if a.unaccounted]
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("av", "soundfile", "pillow", "torch", "torchaudio"))
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("av", "soundfile", "pillow", "torch", "torchaudio")
+    )
     counted = {a.check.folder: set[str]() for a in found}
     for a in found:
         counted[a.check.folder] |= {c.partition("#")[0] for c in a.check.cells(data)}
-    used = {f"{folder}/{file}" for folder, files in counted.items() for file in files} | {a.name for a in lists}
+    used = {f"{folder}/{file}" for folder, files in counted.items() for file in files} | {
+        a.name for a in lists
+    }
     others = sorted(str(f.relative_to(data)) for f in data.rglob("*") if f.is_file())
     others = [f for f in others if f not in used]
     lines = [
@@ -221,7 +232,9 @@ def page(data: Path) -> str:
         "| file | way | it … |",
         "|---|---|---|",
     ]
-    lines += [f"| {a.check.folder}/{cell} | {a.way} | {said} |" for a in found for cell, said in a.named.items()]
+    lines += [
+        f"| {a.check.folder}/{cell} | {a.way} | {said} |" for a in found for cell, said in a.named.items()
+    ]
     lines += [
         "",
         "## Silent or blank: gets through, and is counted in the store's notes",

@@ -1,8 +1,8 @@
-"""Several reports as one table: `python scripts/table_of_runs.py --metrics r2,mape data/08_reporting/houses/*/`.
+"""Several reports as one table: `python scripts/table_of_runs.py --metrics r2,mape
+data/08_reporting/houses/*/`.
 
-Mean ± std (n − 1) over all the runs (seeds, splits) of each method, on test, as Markdown. Only for reports whose
-methods have equal settings: it merges by the method's name.
-"""
+Mean ± std (n − 1) over all the runs (seeds, splits) of each method, on test, as Markdown. Only for reports
+whose methods have equal settings: it merges by the method's name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ ORDER = ["unimodal", "joint", "distillation", "g2d_val", "g2d"]
 
 def read(folders: list[Path]) -> pd.DataFrame:
     """The rows of all `metrics.parquet`: dataset, method, seed, split, part, metric, value, …"""
-    files = [folder / "metrics.parquet" for folder in folders if not folder.name.startswith("data-")]  # data reports
+    files = [
+        folder / "metrics.parquet" for folder in folders if not folder.name.startswith("data-")
+    ]  # data reports
     frames = [pd.read_parquet(file) for file in files]
     return pd.concat(frames, ignore_index=True)
 
 
 def table(rows: pd.DataFrame, metrics: list[str], scale: dict[str, float], order: str) -> str:
-    """A row a method, a column a part and metric. `order`: `listed`, or `best`: by the first metric of the whole."""
+    """A row a method, a column a part and metric. `order`: `listed`, or `best`: by the first metric of the
+    whole."""
     rows = rows[(rows["split"] == "test") & rows["metric"].isin(metrics)].copy()
     teachers = rows["method"] == "unimodal"
     rows.loc[teachers, "method"] = "unimodal: " + rows.loc[teachers, "part"]
@@ -60,4 +63,6 @@ if __name__ == "__main__":
     parser.add_argument("--order", choices=["listed", "best"], default="listed")
     given = parser.parse_args()
     chosen = given.metrics.split(",")
-    print(table(read(given.folders), chosen, dict.fromkeys(chosen, 100.0) if given.percent else {}, given.order))
+    print(
+        table(read(given.folders), chosen, dict.fromkeys(chosen, 100.0) if given.percent else {}, given.order)
+    )

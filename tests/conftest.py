@@ -34,8 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
-def make_data(k: int = 2, task: str = "classification", n: int = 96, seed: int = 0, names: str = "abcdefg") -> Data:
-    """`n` samples of k modalities of 6 numbers each, the first one telling most of the target, the last one least."""
+def make_data(
+    k: int = 2, task: str = "classification", n: int = 96, seed: int = 0, names: str = "abcdefg"
+) -> Data:
+    """`n` samples of k modalities of 6 numbers each, the first one telling most of the target, the last one
+    least."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 3, n)
     inputs = {}

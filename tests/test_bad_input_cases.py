@@ -1,8 +1,8 @@
-"""Every way in which somebody's data can be wrong, once: each message names the place, the reason and the remedy.
+"""Every way in which somebody's data can be wrong, once: each message names the place, the reason and the
+remedy.
 
-All cases take a user's way: parameters → `resolve` → `read_raw` → `write_store` → `open_store`, on a `table` of eight
-rows. What must simply work is in the second list, with the value that it must have.
-"""
+All cases take a user's way: parameters → `resolve` → `read_raw` → `write_store` → `open_store`, on a `table`
+of eight rows. What must simply work is in the second list, with the value that it must have."""
 
 from __future__ import annotations
 
@@ -36,10 +36,24 @@ from g2d_pipeline.sources import locate, read_raw
 from g2d_pipeline.sources.manifest import Manifest
 
 N, RATE = 8, 4000
-RUN = {"dataset": "own", "method": "unimodal", "compare": [], "device": "cpu", "progress": False, "workers": 1}
+RUN = {
+    "dataset": "own",
+    "method": "unimodal",
+    "compare": [],
+    "device": "cpu",
+    "progress": False,
+    "workers": 1,
+}
 MODALITIES: dict[str, dict[str, Any]] = {
     "weather": {"kind": "tabular", "columns": ["warmth"]},
-    "sound": {"kind": "audio", "sample_rate": RATE, "seconds": 0.1, "n_fft": 64, "hop_length": 64, "noise": 0.0},
+    "sound": {
+        "kind": "audio",
+        "sample_rate": RATE,
+        "seconds": 0.1,
+        "n_fft": 64,
+        "hop_length": 64,
+        "noise": 0.0,
+    },
     "photo": {"kind": "image", "size": [4], "channels": 3},
     "clip": {"kind": "video", "frames": 3, "size": [8]},
     "steps": {"kind": "sequence", "steps": 4},
@@ -120,7 +134,7 @@ def own() -> Iterator[Own]:
     shutil.rmtree(folder)
 
 
-# -------------------------------------------------------------------------------------------------- how things go wrong
+# ---------------------------------------------------------------------------------------- how things go wrong
 Damage = Callable[[Own], object]
 
 
@@ -196,7 +210,9 @@ def bomb(own: Own) -> None:
     """A PNG of a hundred bytes that says it is 20,000 pixels wide and high."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
@@ -281,7 +297,8 @@ def another_run(own: Own) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Told:
-    """A case that ends in a message with these three parts. `store`: what is damaged is the store, once written."""
+    """A case that ends in a message with these three parts. `store`: what is damaged is the store, once
+    written."""
 
     name: str
     damage: Damage
@@ -425,7 +442,7 @@ def message_of(own: Own, case: Told) -> str:
     return str(told.value)
 
 
-# --------------------------------------------------------------------------------------------------- what simply works
+# ------------------------------------------------------------------------------------------ what simply works
 @dataclass(frozen=True)
 class Works:
     """A case that is read, and what must come of it."""
@@ -460,7 +477,10 @@ def colour(*expected: int, within: int = 0) -> Callable[[Manifest, FeatureStore]
 
 def same_table(manifest: Manifest, store: FeatureStore) -> bool:
     table = manifest.table
-    return table["warmth"].tolist() == [i + 0.5 for i in range(N)] and manifest.meta["class_names"] == ["dry", "wet"]
+    return table["warmth"].tolist() == [i + 0.5 for i in range(N)] and manifest.meta["class_names"] == [
+        "dry",
+        "wet",
+    ]
 
 
 def silence_is_noted(manifest: Manifest, store: FeatureStore) -> bool:
@@ -469,7 +489,8 @@ def silence_is_noted(manifest: Manifest, store: FeatureStore) -> bool:
 
 def group_is_reported(manifest: Manifest, store: FeatureStore) -> bool:
     warnings = {
-        warning["kind"]: warning["count"] for warning in list_warnings(describe_data(manifest, store, store.path))
+        warning["kind"]: warning["count"]
+        for warning in list_warnings(describe_data(manifest, store, store.path))
     }
     return warnings.get("groups in several splits") == 1
 

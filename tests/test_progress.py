@@ -54,7 +54,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-# ------------------------------------------------------------------------------------------------------- in a log file
+# ---------------------------------------------------------------------------------------------- in a log file
 def test_plain_lines_at_each_tenth_with_the_scores_of_the_epoch(caplog, clock):
     caplog.set_level(logging.INFO)
     with track_epochs("g2d, seed 0", epochs=30, batches=4) as shown:
@@ -95,7 +95,9 @@ def test_a_resumed_run_says_the_rest_and_its_eta_is_that_of_this_process(epochs,
     assert lines[-1].startswith(f"x: epoch {epochs}/{epochs}, {PHASE}, task 0.512")
     assert lines[-1].endswith("10 samples/s, ETA 0 s")
     for line, tenth in zip(lines, sorted(tenths), strict=True):
-        first = next(n for n in range(position, epochs * batches + 1) if n * 10 // (epochs * batches) == tenth)
+        first = next(
+            n for n in range(position, epochs * batches + 1) if n * 10 // (epochs * batches) == tenth
+        )
         assert line.endswith(f", ETA {duration(epochs * batches - first)}")
 
 
@@ -131,7 +133,9 @@ def test_live_where_asked_for_without_a_terminal_leaves_the_last_line(capsys, mo
     )
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(41.2, "41 s"), (100, "0:01:40"), (3661, "1:01:01"), (2e5, "55:33:20")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(41.2, "41 s"), (100, "0:01:40"), (3661, "1:01:01"), (2e5, "55:33:20")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
@@ -146,7 +150,7 @@ def test_ci_is_no_terminal(monkeypatch):
     assert is_live(True)
 
 
-# ------------------------------------------------------------------------------------------------------ the line itself
+# -------------------------------------------------------------------------------------------- the line itself
 def line_at(width: int, clock: Clock, colours: bool = True, description: str = "g2d, seed 0") -> str:
     shown = progress._LiveLine(description, 30, 40, 0)
     shown.refresh = lambda: None
@@ -154,7 +158,9 @@ def line_at(width: int, clock: Clock, colours: bool = True, description: str = "
     clock.now += 2.5
     shown.advance(1280, lambda: TERMS)
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=True, no_color=not colours, _environ={"TERM": "xterm"})
+    console = Console(
+        file=out, width=width, force_terminal=True, no_color=not colours, _environ={"TERM": "xterm"}
+    )
     console.print(shown)
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).removesuffix("\n")
 
@@ -166,9 +172,12 @@ def test_the_line_at_the_usual_widths(clock):
         line_at(160, clock),
     )
     assert re.fullmatch(
-        r"g2d, seed 0 epoch 12/30 phase 1/2 \(image learns\) [━╸╺]{8} task 0.512 ETA 0:31:12", line_at(80, clock)
+        r"g2d, seed 0 epoch 12/30 phase 1/2 \(image learns\) [━╸╺]{8} task 0.512 ETA 0:31:12",
+        line_at(80, clock),
     )
-    assert re.fullmatch(r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 512 samples/s ETA 0:31:12", line_at(71, clock))
+    assert re.fullmatch(
+        r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 512 samples/s ETA 0:31:12", line_at(71, clock)
+    )
 
 
 def test_without_colours_everything_stands_in_its_place(clock):
@@ -178,7 +187,9 @@ def test_without_colours_everything_stands_in_its_place(clock):
 
 
 @given(
-    width=st.integers(10, 250), colours=st.booleans(), description=st.text(st.characters(codec="utf-8"), max_size=30)
+    width=st.integers(10, 250),
+    colours=st.booleans(),
+    description=st.text(st.characters(codec="utf-8"), max_size=30),
 )
 def test_one_line_at_any_width(width, colours, description):
     description = "".join(c for c in description if c.isprintable())
@@ -191,9 +202,10 @@ def test_one_line_at_any_width(width, colours, description):
         assert line.rstrip().endswith("ETA 0:31:12")
 
 
-# -------------------------------------------------------------------------------------------------------- in a terminal
+# ---------------------------------------------------------------------------------------------- in a terminal
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows after `written`: a carriage return, line feed, cursor up and erase line act."""
+    """The lines that a terminal shows after `written`: a carriage return, line feed, cursor up and erase line
+    act."""
     lines, row, column = [""], 0, 0
     for control, text in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z]|[\r\n])|([^\x1b\r\n]+)", written):
         if text:
@@ -216,13 +228,23 @@ def screen(written: str) -> list[str]:
 
 def in_terminal(script: str, columns: int = 100, **variables: str) -> list[str]:
     """Run a script in a pseudo-terminal and return what stands on its screen in the end."""
-    pty, fcntl, termios = pytest.importorskip("pty"), pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    pty, fcntl, termios = (
+        pytest.importorskip("pty"),
+        pytest.importorskip("fcntl"),
+        pytest.importorskip("termios"),
+    )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     dropped = ("CI", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
-    environment = {k: v for k, v in os.environ.items() if k not in dropped} | {"TERM": "xterm-256color"} | variables
-    prologue = "import logging, time\nfrom g2d_pipeline import progress\nfrom g2d_pipeline.progress import *\n"
-    prologue += "from g2d_pipeline.progress import track_epochs, rich_logs_in_terminal, track\nprogress.REDRAW = 0\n"
+    environment = (
+        {k: v for k, v in os.environ.items() if k not in dropped} | {"TERM": "xterm-256color"} | variables
+    )
+    prologue = (
+        "import logging, time\nfrom g2d_pipeline import progress\nfrom g2d_pipeline.progress import *\n"
+    )
+    prologue += (
+        "from g2d_pipeline.progress import track_epochs, rich_logs_in_terminal, track\nprogress.REDRAW = 0\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", prologue + textwrap.dedent(script)],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
@@ -333,7 +355,9 @@ def test_bars_that_nest_stay_apart():
 
 def test_ci_in_a_terminal_gives_plain_lines():
     lines = in_terminal(
-        "logging.basicConfig(level='INFO', format='%(message)s')\n" + textwrap.dedent(RUN), columns=160, CI="1"
+        "logging.basicConfig(level='INFO', format='%(message)s')\n" + textwrap.dedent(RUN),
+        columns=160,
+        CI="1",
     )
     assert len(lines) == 2 + 6
     assert lines[-1].startswith("g2d, seed 0: epoch 2/2, phase 1/2 (image learns), task 0.512, val 0.81, ")

@@ -15,7 +15,9 @@ def test_the_example_without_kedro_runs_and_imports_no_kedro() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     check = "\nimport sys\nassert not [m for m in sys.modules if m == 'kedro' or m.startswith('kedro.')]\n"
-    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, cwd=REPOSITORY
+    )
     assert done.returncode == 0, done.stderr
     assert "image" in done.stdout
 

@@ -60,7 +60,9 @@ def configure(change: dict[str, Any] | None = None, **overrides: Any) -> Configu
 
 
 PAIRS = [(dataset, "g2d") for dataset in sorted(FILES["datasets"])] + [
-    (dataset, method) for dataset in ("av_digits", "mis_me", "ur_funny") for method in [*FILES["methods"], "unimodal"]
+    (dataset, method)
+    for dataset in ("av_digits", "mis_me", "ur_funny")
+    for method in [*FILES["methods"], "unimodal"]
 ]
 
 
@@ -129,7 +131,9 @@ def test_short_keys_reach_their_one_place() -> None:
 
 
 def test_dotted_keys_and_lists_with_slashes() -> None:
-    c = configure(modalities={"audio": {"encoder": {"widths": "4/8"}}}, compare="joint/distillation", seeds="1/2")
+    c = configure(
+        modalities={"audio": {"encoder": {"widths": "4/8"}}}, compare="joint/distillation", seeds="1/2"
+    )
     assert c.dataset.modalities["audio"].encoder.widths == [4, 8]  # type: ignore[union-attr]
     assert list(c.methods) == ["joint", "distillation", "g2d"]
     assert c.run.seeds == [1, 2]
@@ -137,7 +141,10 @@ def test_dotted_keys_and_lists_with_slashes() -> None:
 
 def test_another_encoder_replaces_the_settings_of_the_old_one() -> None:
     c = configure(modalities={"audio": {"encoder": {"name": "resnet18"}}})
-    assert c.dataset.modalities["audio"].encoder.model_dump() == {"name": "resnet18", "initialisation": "published"}
+    assert c.dataset.modalities["audio"].encoder.model_dump() == {
+        "name": "resnet18",
+        "initialisation": "published",
+    }
 
 
 def typed(line: str, change: dict[str, Any] | None = None) -> Configuration:
@@ -155,7 +162,10 @@ def orders(*items: str) -> list[str]:
         *orders("lr_schedule.name=cosine", "lr_schedule.min_lr=1e-5", "optimizer.name=adamw", "lr=0.02"),
         *orders("lr_schedule=cosine", "min_lr=1e-5", "optimizer=adamw", "lr=0.02"),
         *orders(
-            "training.lr_schedule=cosine", "lr_schedule.min_lr=1e-5", "training.optimizer=adamw", "optimizer.lr=0.02"
+            "training.lr_schedule=cosine",
+            "lr_schedule.min_lr=1e-5",
+            "training.optimizer=adamw",
+            "optimizer.lr=0.02",
         ),
     ],
 )
@@ -176,7 +186,9 @@ def test_the_name_that_is_already_there_keeps_the_keys_beside_it() -> None:
     assert kept.model_dump() == {"name": "sgd", "lr": 0.01, "momentum": 0.5, "weight_decay": 1e-4}
 
 
-@pytest.mark.parametrize("line", orders("modalities.image.kind=audio", "image.encoder=resnet18", "image.n_mels=8"))
+@pytest.mark.parametrize(
+    "line", orders("modalities.image.kind=audio", "image.encoder=resnet18", "image.n_mels=8")
+)
 def test_another_kind_comes_before_what_is_inside(line: str) -> None:
     image = typed(line).dataset.modalities["image"]
     assert (image.kind, image.encoder.name, image.n_mels) == ("audio", "resnet18", 8)  # type: ignore[union-attr]
@@ -197,11 +209,17 @@ def test_the_name_of_the_target_is_no_choice_of_a_class() -> None:
     assert target.model_dump() == {"name": "water", "unit": "%", "output": "identity"}
 
 
-@pytest.mark.parametrize("line", orders("teacher.optimizer=adam", "teacher.lr=0.3", "optimizer=adamw", "lr=0.02"))
+@pytest.mark.parametrize(
+    "line", orders("teacher.optimizer=adam", "teacher.lr=0.3", "optimizer=adamw", "lr=0.02")
+)
 def test_teachers_take_names_and_short_keys_too(line: str) -> None:
     c = typed(line)
     assert c.teacher_training.optimizer.model_dump() == {"name": "adam", "lr": 0.3, "weight_decay": 0.0}
-    assert c.methods["g2d"].training.optimizer.model_dump() == {"name": "adamw", "lr": 0.02, "weight_decay": 1e-2}
+    assert c.methods["g2d"].training.optimizer.model_dump() == {
+        "name": "adamw",
+        "lr": 0.02,
+        "weight_decay": 1e-2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -213,7 +231,9 @@ def test_teachers_take_names_and_short_keys_too(line: str) -> None:
     ],
 )
 @pytest.mark.parametrize("section", [None, {"kind": "image", "flip": 0.1}, {"crop": [0.5, 1]}])
-def test_augmentation_with_and_without_a_section_in_the_file(line: str, section: dict[str, Any] | None) -> None:
+def test_augmentation_with_and_without_a_section_in_the_file(
+    line: str, section: dict[str, Any] | None
+) -> None:
     c = typed(line, {"datasets.av_digits.modalities.image.augment": section})
     augment = c.dataset.modalities["image"].augment
     assert augment is not None
@@ -337,7 +357,9 @@ def test_several_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("given", [{"raw_dir": "elsewhere"}, {"raw": {"raw_dir": "elsewhere"}}])
-def test_a_raw_folder_named_on_the_command_line_decides_whether_there_are_raw_data(given: dict[str, Any]) -> None:
+def test_a_raw_folder_named_on_the_command_line_decides_whether_there_are_raw_data(
+    given: dict[str, Any],
+) -> None:
     asked: list[str] = []
 
     def look(raw: Any, wanted: str) -> Any:

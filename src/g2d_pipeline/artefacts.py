@@ -1,9 +1,8 @@
 """Trained models on disk: open formats only, readable without the code that trained them.
 
-A folder holds `model.safetensors`, `model.json`, `history.parquet`, `predictions.parquet` and `outputs/*.npy`: arrays
-that are written and read through memory maps, whatever the number of samples. Nothing here imports torch before weights
-are asked for.
-"""
+A folder holds `model.safetensors`, `model.json`, `history.parquet`, `predictions.parquet` and
+`outputs/*.npy`: arrays that are written and read through memory maps, whatever the number of samples. Nothing
+here imports torch before weights are asked for."""
 
 from __future__ import annotations
 
@@ -36,11 +35,10 @@ CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside th
 class Trained:
     """A model just trained.
 
-    `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch; `predictions`: long,
-    `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays over the n samples it was asked
-    about (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n, D]`, `logits/<part>` `[n, C]`,
-    `confidence/<part>` `[n]`).
-    """
+    `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch;
+    `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays
+    over the n samples it was asked about (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n,
+    D]`, `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
 
     model: MultimodalModel
     info: dict[str, Any]
@@ -50,10 +48,13 @@ class Trained:
 
 
 def write_trained(folder: Path, trained: Trained) -> None:
-    """Write the files of a trained model into `folder` (which exists; renaming it into place is the caller's)."""
+    """Write the files of a trained model into `folder` (which exists; renaming it into place is the
+    caller's)."""
     from safetensors.torch import save_file
 
-    save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in trained.model.state_dict().items()}, folder / "model.safetensors"
+    )
     for name, values in trained.outputs.items():
         file = _output_file(folder, name)
         if getattr(values, "filename", None) != file:  # not written in place already
@@ -76,8 +77,8 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def reserve(file: IO[bytes], size: int) -> None:
-    """Take room for `size` bytes of a file before it is written through a memory map: on a full disk a map kills the
-    process without a word. Raises OSError."""
+    """Take room for `size` bytes of a file before it is written through a memory map: on a full disk a map
+    kills the process without a word. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
@@ -97,7 +98,8 @@ def _output_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class TrainedFolder:
-    """A trained model on disk; each part is read when it is asked for. Raises DataError where a file is missing."""
+    """A trained model on disk; each part is read when it is asked for. Raises DataError where a file is
+    missing."""
 
     path: Path
 

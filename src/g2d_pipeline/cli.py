@@ -25,7 +25,8 @@ def cli() -> None:
 
 
 def run(**arguments: Any) -> Any:
-    """Run a pipeline: up to and including the stage named, skipping what is fresh (--params rebuild=true forces)."""
+    """Run a pipeline: up to and including the stage named, skipping what is fresh (--params rebuild=true
+    forces)."""
     callback = kedro_run.callback
     if callback is None:
         raise click.ClickException("this version of kedro has no run command")
@@ -36,7 +37,9 @@ def run(**arguments: Any) -> Any:
         try:
             return callback(**arguments)
         except KeyboardInterrupt:
-            click.secho("\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True)
+            click.secho(
+                "\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True
+            )
             sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
             told = _cause(error)
@@ -51,7 +54,8 @@ def run(**arguments: Any) -> Any:
 
 
 def _cause(error: BaseException | None) -> G2DError | OSError | None:
-    """The mistake under Kedro's wrapping: what is meant for the user, or None where the error is a fault of ours."""
+    """The mistake under Kedro's wrapping: what is meant for the user, or None where the error is a fault of
+    ours."""
     while error is not None and not isinstance(error, G2DError | OSError):
         error = error.__cause__ or error.__context__
     return error

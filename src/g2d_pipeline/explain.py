@@ -61,9 +61,7 @@ def _explain(item: Any, key: str, model: type[BaseModel] | None) -> str:
     allowed += ["smp", "methods", "teacher", "sample"] if model is DatasetSettings else []
     name = key.rsplit(".", 1)[-1]
     if item["type"] == "extra_forbidden":
-        return (
-            f"unknown key '{key}' (value {short(item['input'])}).{nearest(name, allowed)} Allowed: {', '.join(allowed)}"
-        )
+        return f"unknown key '{key}' (value {short(item['input'])}).{nearest(name, allowed)} Allowed: {', '.join(allowed)}"
     if item["type"] == "missing":
         return f"'{key}' is missing"
     if item["type"] in ("dict_type", "model_type", "model_attributes_type"):
@@ -96,7 +94,8 @@ def _real_path(loc: tuple[Any, ...], tree: Any, annotation: Any) -> tuple[KeyPat
         if isinstance(part, int):
             path.append(str(part))
             continue
-        of_union = model is None and isinstance(annotation, types.GenericAlias | typing._GenericAlias | types.UnionType)  # type: ignore[attr-defined]
+        generics = types.GenericAlias | typing._GenericAlias | types.UnionType  # type: ignore[attr-defined]
+        of_union = model is None and isinstance(annotation, generics)
         if of_union and not (isinstance(here, Mapping) and part in here and part not in _tags(annotation)):
             tagged = _model(annotation, str(part))
             if tagged is not None:

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class Mistake(click.ClickException):
-    """A user's mistake: any Kedro command shows it as one message and exits with its status, without a traceback."""
+    """A user's mistake: any Kedro command shows it as one message and exits with its status, without a
+    traceback."""
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
@@ -114,7 +115,11 @@ class ProjectHooks:
 
     def _tell_of_data(self, pipeline: Pipeline, catalog: Any) -> None:
         """Where the data report is and what it warns of; at the end of a whole run, only where it does."""
-        made = "data_page" in pipeline.all_outputs() and catalog.exists("data_page") and catalog.exists("data_report")
+        made = (
+            "data_page" in pipeline.all_outputs()
+            and catalog.exists("data_page")
+            and catalog.exists("data_report")
+        )
         if not made:
             return
         warnings = catalog.load("data_report")["summary"]
@@ -123,7 +128,8 @@ class ProjectHooks:
             click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
 
     def _lock(self, data: Path) -> None:
-        """One run at a time on a data folder. Raises LockedError, or DataError where the folder cannot be written."""
+        """One run at a time on a data folder. Raises LockedError, or DataError where the folder cannot be
+        written."""
         try:
             data.mkdir(exist_ok=True)
             lock = FileLock(data / ".lock")
@@ -134,7 +140,9 @@ class ProjectHooks:
                 "the project. (The lock goes with the process: it needs no clean-up.)"
             ) from None
         except OSError as error:
-            raise DataError(f"The data folder {_relative(data, self.project)} cannot be written: {error}") from error
+            raise DataError(
+                f"The data folder {_relative(data, self.project)} cannot be written: {error}"
+            ) from error
         self.lock = lock
 
     def _release(self) -> None:

@@ -1,4 +1,5 @@
-"""`--params` where it belongs: a key, short or whole, finds its one place in the settings, the schedule or a method."""
+"""`--params` where it belongs: a key, short or whole, finds its one place in the settings, the schedule or a
+method."""
 
 from __future__ import annotations
 
@@ -31,14 +32,18 @@ class Sections:
 
 
 def override(
-    overrides: Tree, tree: Tree, sections: Sections, chosen: dict[str, Tree], run: RunSettings, origins: Origins
+    overrides: Tree,
+    tree: Tree,
+    sections: Sections,
+    chosen: dict[str, Tree],
+    run: RunSettings,
+    origins: Origins,
 ) -> None:
     """Apply what is left of `--params` where it belongs, in place.
 
-    A dotted key is a path; a short key is looked for in the dataset's settings, the schedule and the chosen methods.
-    Tags come first, whatever the order of typing: another `lr_schedule.name` has other keys beside it. `teacher` comes
-    last: it starts from what all are trained by.
-    """
+    A dotted key is a path; a short key is looked for in the dataset's settings, the schedule and the chosen
+    methods. Tags come first, whatever the order of typing: another `lr_schedule.name` has other keys beside
+    it. `teacher` comes last: it starts from what all are trained by."""
     dataset, method = run.dataset, run.method
     where = ("datasets", dataset)
     if not isinstance(overrides.get("teacher", {}), Mapping):
@@ -85,11 +90,17 @@ def override(
             origins.given((*where, *places[0].path))
             if is_tag or not places[0].there:  # the whole section is the command line's
                 origins.given((*where, *places[0].path[:-1]))
-            if is_tag and value not in list(places[0].choices):  # told now: the keys beside it would be called unknown
+            if is_tag and value not in list(
+                places[0].choices
+            ):  # told now: the keys beside it would be called unknown
                 checked(DatasetSettings, tree, where, origins)
         elif places or in_methods:
-            names = [".".join(p.path) for p in places] + [f"methods.{name}.{'.'.join(path)}" for name in in_methods]
-            raise ConfigError(f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {', '.join(names)}")
+            names = [".".join(p.path) for p in places] + [
+                f"methods.{name}.{'.'.join(path)}" for name in in_methods
+            ]
+            raise ConfigError(
+                f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {', '.join(names)}"
+            )
         else:
             known = set(SMPSettings.model_fields) | set(RunSettings.model_fields) | {"seed"}
             known |= {k for of in chosen.values() for k in of} - set(METHOD_KEYS)
@@ -119,9 +130,8 @@ def leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath,
 class Key:
     """A key that settings have or may have.
 
-    `owner`: the settings class that it is a field of, if any; `there`: false below a section that is null, such as
-    `augment`; `choices`: of a tag, the classes that it chooses from, by their tags; else empty.
-    """
+    `owner`: the settings class that it is a field of, if any; `there`: false below a section that is null,
+    such as `augment`; `choices`: of a tag, the classes that it chooses from, by their tags; else empty."""
 
     path: KeyPath
     owner: type[BaseModel] | None = None
@@ -136,7 +146,11 @@ def _keys(annotation: Any, value: Any, above: KeyPath = (), there: bool = True) 
     models = [] if is_dict else _models(annotation)
     by_tag = {m.model_fields[t].default: m for m in models for t in TAGS if t in m.model_fields}
     tag = next((t for t in TAGS if len(models) > 1 and t in models[0].model_fields), None)
-    owner = models[0] if len(models) == 1 else next((m for t, m in by_tag.items() if tag and tree.get(tag) == t), None)
+    owner = (
+        models[0]
+        if len(models) == 1
+        else next((m for t, m in by_tag.items() if tag and tree.get(tag) == t), None)
+    )
     fields = owner.model_fields if owner is not None else {}
     for name in dict.fromkeys([*fields, *tree]):
         yield Key((*above, name), owner, there, by_tag if name == tag else {})
@@ -154,7 +168,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _meant(path: KeyPath, value: Any, keys: list[Key]) -> list[Key]:
-    """The keys that `path` may mean: itself; else the shallowest that end so, in sections that are there if possible.
+    """The keys that `path` may mean: itself; else the shallowest that end so, in sections that are there if
+    possible.
 
     A word for a section that has a name (`optimizer=adam`) means its name.
     """
@@ -168,7 +183,8 @@ def _meant(path: KeyPath, value: Any, keys: list[Key]) -> list[Key]:
 
 
 def _put(tree: Tree, key: Key, value: Any) -> None:
-    """Set a key in place: another tag empties its section; a section that was not written gets its default's tag."""
+    """Set a key in place: another tag empties its section; a section that was not written gets its default's
+    tag."""
     *above, last = key.path
     for name in above:
         if not isinstance(tree.get(name), dict):
@@ -186,7 +202,9 @@ def _remedy(path: KeyPath, keys: list[Key], others: set[str]) -> str:
         f"{'.'.join(k.path)}={tag}"
         for k in keys
         for tag, model in k.choices.items()
-        if k.path[-1] == "name" and path[-1] in model.model_fields and (*k.path[:-1], path[-1])[-len(path) :] == path
+        if k.path[-1] == "name"
+        and path[-1] in model.model_fields
+        and (*k.path[:-1], path[-1])[-len(path) :] == path
     ]
     if wanted:
         return f" It goes with {' or '.join(wanted)}."
@@ -201,7 +219,8 @@ def _nested(path: KeyPath, value: Any) -> Tree:
 
 
 def merge(into: Tree, new: Mapping[str, Any]) -> Tree:
-    """Merge `new` over `into`, in place, section by section. A section with another name, kind or layout replaces."""
+    """Merge `new` over `into`, in place, section by section. A section with another name, kind or layout
+    replaces."""
     for key, value in new.items():
         old = into.get(key)
         if isinstance(value, Mapping) and isinstance(old, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from g2d_pipeline.pipelines import describe, distill, evaluate, featurize, ingest, teachers
+from g2d_pipeline.pipelines import data_report, distill, evaluate, featurize, ingest, teachers
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -13,6 +13,6 @@ def register_pipelines() -> dict[str, Pipeline]:
     for stage in (ingest, featurize, teachers, distill, evaluate):
         so_far = so_far + stage.create_pipeline()
         if stage is featurize:
-            so_far = so_far + describe.create_pipeline()
+            so_far = so_far + data_report.create_pipeline()
         pipelines[stage.__name__.rsplit(".", 1)[-1]] = so_far
     return pipelines | {"__default__": so_far}

@@ -17,7 +17,9 @@ T = TypeVar("T")
 def files(package: str) -> list[str]:
     """The names that the files of a folder give; `base` and what begins with _ is what several of them share."""
     path = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.name.startswith("_")
+    )
 
 
 def offered(group: str) -> list[str]:
@@ -26,14 +28,17 @@ def offered(group: str) -> list[str]:
 
 
 def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
-    """The subclass of `kind` called `name`: of a file of `package`, an entry point of `group`, or at a dotted path.
+    """The subclass of `kind` called `name`: of a file of `package`, an entry point of `group`, or at a dotted
+    path.
 
-    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points. Raises
-    ConfigError for a name that leads nowhere (with the nearest one) and for what is, or defines, no such class.
-    """
+    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points.
+    Raises ConfigError for a name that leads nowhere (with the nearest one) and for what is, or defines, no
+    such class."""
     what = kind.__name__.lower()
     found = _import(name if "." in name else f"{package}.{name}")
-    if found is None:  # reading the entry points of all that is installed takes its time: only where it must be
+    if (
+        found is None
+    ):  # reading the entry points of all that is installed takes its time: only where it must be
         if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
             known = [*files(package), *offered(group)]
             near = difflib.get_close_matches(name, known, n=1)

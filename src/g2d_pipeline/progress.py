@@ -24,19 +24,21 @@ WIDE_BAR = 40  # columns of its bar, at most
 
 
 def is_live(mode: Literal["auto"] | bool) -> bool:
-    """Whether a live bar is shown: asked for, or `auto` in a terminal that can draw one, outside CI (variable CI)."""
+    """Whether a live bar is shown: asked for, or `auto` in a terminal that can draw one, outside CI (variable
+    CI)."""
     if mode != "auto":
         return mode
-    return sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") not in ("dumb", "unknown")
+    return (
+        sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") not in ("dumb", "unknown")
+    )
 
 
 @contextmanager
 def track(description: str, total: int, mode: Literal["auto"] | bool = "auto") -> Iterator[Advance]:
     """Yield `advance(steps=1, note="")`.
 
-    In a terminal: a rich bar with elapsed time and ETA. With `auto` elsewhere: a log line at each tenth of the way.
-    `mode=False`: nothing.
-    """
+    In a terminal: a rich bar with elapsed time and ETA. With `auto` elsewhere: a log line at each tenth of
+    the way. `mode=False`: nothing."""
     if is_live(mode):
         from rich.progress import (
             BarColumn,
@@ -80,10 +82,12 @@ class EpochProgress:
     """Where a training run stands. This one shows nothing; those below show it."""
 
     def start(self, epoch: int, phase: str = "", batch: int = 0) -> None:
-        """An epoch begins, counted from 1; `batch`: how many batches of it an earlier, interrupted run has done."""
+        """An epoch begins, counted from 1; `batch`: how many batches of it an earlier, interrupted run has
+        done."""
 
     def advance(self, samples: int, terms: Callable[[], dict[str, float]]) -> None:
-        """A batch is done. `terms()`, the means of the loss terms over this epoch, is called only to be shown."""
+        """A batch is done. `terms()`, the means of the loss terms over this epoch, is called only to be
+        shown."""
 
     def end(self, scores: dict[str, float]) -> None:
         """An epoch ended, with these scores."""
@@ -93,12 +97,12 @@ class EpochProgress:
 def track_epochs(
     description: str, epochs: int, batches: int, mode: Literal["auto"] | bool = "auto", done: int = 0
 ) -> Iterator[EpochProgress]:
-    """Yield the progress of a run of `epochs` times `batches`, of which an earlier run has done `done` batches.
+    """Yield the progress of a run of `epochs` times `batches`, of which an earlier run has done `done`
+    batches.
 
-    In a terminal: one line for the current epoch, drawn at most twice a second. With `auto` elsewhere: a log line at
-    each tenth of the run (at the end of the epoch, with its scores, where the tenth is reached by its last batch).
-    `mode=False`: nothing.
-    """
+    In a terminal: one line for the current epoch, drawn at most twice a second. With `auto` elsewhere: a log
+    line at each tenth of the run (at the end of the epoch, with its scores, where the tenth is reached by its
+    last batch). `mode=False`: nothing."""
     if mode is False:
         yield EpochProgress()
     elif is_live(mode):
@@ -110,7 +114,9 @@ def track_epochs(
             progress.refresh = live.refresh
             with _logs_beside(console):
                 yield progress
-        if not (console.is_terminal or console.is_jupyter):  # there Live writes the last state, but ends no line
+        if not (
+            console.is_terminal or console.is_jupyter
+        ):  # there Live writes the last state, but ends no line
             console.print()
     else:
         yield _LogLines(description, epochs, batches, done)
@@ -165,7 +171,14 @@ class _LogLines(EpochProgress):
         if self.batch >= self.batches and not ended:
             return  # `end` will say it, with the scores
         self.tenths = self.position * 10 // self.total
-        parts = [self.place(), self.phase, *_numbers(self.terms), *_numbers(self.scores), self.speed(), self.eta()]
+        parts = [
+            self.place(),
+            self.phase,
+            *_numbers(self.terms),
+            *_numbers(self.scores),
+            self.speed(),
+            self.eta(),
+        ]
         logger.info("%s: %s", self.description, ", ".join(filter(None, parts)))
 
     def place(self) -> str:
@@ -184,7 +197,8 @@ class _LogLines(EpochProgress):
 
 
 class _LiveLine(_LogLines):
-    """The same as one line in a terminal, which rich draws anew; also above it, whenever a log line is printed."""
+    """The same as one line in a terminal, which rich draws anew; also above it, whenever a log line is
+    printed."""
 
     refresh: Callable[[], None]
     drawn = -REDRAW
@@ -202,7 +216,8 @@ class _LiveLine(_LogLines):
         self.drawn = time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The line: description, epoch and ETA always; a loss term, phase, more terms, scores and speed as they fit."""
+        """The line: description, epoch and ETA always; a loss term, phase, more terms, scores and speed as
+        they fit."""
         from rich.progress_bar import ProgressBar
         from rich.segment import Segment
         from rich.text import Text
@@ -217,7 +232,11 @@ class _LiveLine(_LogLines):
             if self.phase in kept:
                 left.append(f"{self.phase} ", "cyan")
             right = Text(no_wrap=True)
-            for part in (" · ".join(n for n in numbers if n in kept), speed if speed in kept else "", self.eta()):
+            for part in (
+                " · ".join(n for n in numbers if n in kept),
+                speed if speed in kept else "",
+                self.eta(),
+            ):
                 right.append(f" {part}" if part else "")
             return left, right
 
@@ -230,7 +249,8 @@ class _LiveLine(_LogLines):
         yield left
         if room >= BAR:
             bar = ProgressBar(self.batches, self.batch, width=min(room, WIDE_BAR))
-            # Without colours rich draws the done part alone: fill up, so that what follows stays in its place.
+            # Without colours rich draws the done part alone: fill up, so that what follows stays in its
+            # place.
             yield from Segment.adjust_line_length(list(console.render(bar, options)), min(room, WIDE_BAR))
         yield right
 

@@ -1,7 +1,7 @@
 """From files and `--params` to one validated configuration; every mistake becomes one readable line.
 
-Precedence: method defaults < dataset file (and its `methods:` section) < `sample:` section where the sample is used
-< `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever one place only has that key.
+Precedence: method defaults < dataset file (and its `methods:` section) < `sample:` section where the sample
+is used < `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever one place only has that key.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from g2d_pipeline.config import (
     FusionSettings,
     IngestSettings,
     LayoutSettings,
-    Machine,
+    RunOptions,
     RunSettings,
     SMPSettings,
-    StudentCell,
+    StudentRun,
     TabularModality,
-    TeacherCell,
+    TeacherRun,
     TeachersSettings,
     TrainingSettings,
 )
@@ -37,7 +37,8 @@ from g2d_pipeline.overrides import Sections, Tree, leaves, merge, override
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A named method: the file that implements it, its parameters (validated by `check_methods`) and its schedule."""
+    """A named method: the file that implements it, its parameters (validated by `check_methods`) and its
+    schedule."""
 
     name: str
     algorithm: str
@@ -45,12 +46,15 @@ class MethodConfig:
     smp: SMPSettings | None
     training: TrainingSettings
     fusion: Any  # one of FusionSettings
-    needs_teachers: bool = True  # `needs_teachers: false` in a method file: its students do not depend on teachers
+    needs_teachers: bool = (
+        True  # `needs_teachers: false` in a method file: its students do not depend on teachers
+    )
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
+    """Everything that a run is made of, resolved and validated (methods' own parameters: see
+    `check_methods`)."""
 
     run: RunSettings
     dataset: DatasetSettings
@@ -64,10 +68,10 @@ class Configuration:
     project: Path
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> RunOptions:
         run = self.run
         shared = ("device", "progress", "workers", "checkpoint_minutes", "log")
-        return Machine(**{key: getattr(run, key) for key in shared}, project=str(self.project))
+        return RunOptions(**{key: getattr(run, key) for key in shared}, project=str(self.project))
 
     @property
     def weights(self) -> dict[str, Path]:
@@ -78,7 +82,9 @@ class Configuration:
     def ingest(self) -> IngestSettings:
         d = self.dataset
         tables = [s for s in d.modalities.values() if isinstance(s, TabularModality)]
-        columns = {m: s.all_columns if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()}
+        columns = {
+            m: s.all_columns if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()
+        }
         return IngestSettings(
             dataset=self.run.dataset,
             source=self.source,
@@ -108,7 +114,7 @@ class Configuration:
     def teachers(self) -> TeachersSettings:
         d = self.dataset
         cells = {
-            f"{m}/seed{seed}": TeacherCell(
+            f"{m}/seed{seed}": TeacherRun(
                 modality=m,
                 seed=seed,
                 task=d.task,
@@ -125,7 +131,7 @@ class Configuration:
     def distill(self) -> DistillSettings:
         d = self.dataset
         cells = {
-            f"{name}/seed{seed}": StudentCell(
+            f"{name}/seed{seed}": StudentRun(
                 method=name,
                 algorithm=method.algorithm,
                 seed=seed,
@@ -164,10 +170,15 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *set(Machine.model_fields)})
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *set(RunOptions.model_fields)})
         dataset = self.dataset.model_dump(mode="json")
         teacher = self.teacher_training.model_dump(mode="json")
-        return run | {"source": self.source, "dataset_settings": dataset, "methods": methods, "teacher": teacher}
+        return run | {
+            "source": self.source,
+            "dataset_settings": dataset,
+            "methods": methods,
+            "teacher": teacher,
+        }
 
 
 Wanted = Literal["auto", "raw", "sample"]
@@ -179,10 +190,9 @@ def resolve(
 ) -> Configuration:
     """Merge, validate, explain.
 
-    `files`: the merged parameter files (top-level run settings, `datasets`, `methods`); `overrides`: `--params` as
-    nested dictionaries; `locate(raw, source)`: which source is used and where it lies (see `sources.locate`). Raises
-    ConfigError.
-    """
+    `files`: the merged parameter files (top-level run settings, `datasets`, `methods`); `overrides`:
+    `--params` as nested dictionaries; `locate(raw, source)`: which source is used and where it lies (see
+    `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
     files, overrides = copy.deepcopy(files), dict(overrides)
     datasets, methods = files.pop("datasets", {}), files.pop("methods", {})
@@ -202,14 +212,18 @@ def resolve(
 
     where = ("datasets", run.dataset)
     tree: Tree = copy.deepcopy(dict(datasets[run.dataset]))
-    given_raw = merge(copy.deepcopy(dict(tree.get("raw", {}))), _of_raw(overrides))  # it decides: raw data or sample
+    given_raw = merge(
+        copy.deepcopy(dict(tree.get("raw", {}))), _of_raw(overrides)
+    )  # it decides: raw data or sample
     raw = checked(LayoutSettings, given_raw, (*where, "raw"), origins)
     source, root = locate(raw, run.source)
     sample = tree.pop("sample", None)
     shrunk = bool(sample) and source == "sample"
     if shrunk:
         merge(tree, sample)
-    if isinstance(tree.get("fusion"), str):  # a word for a section, so that its options can be given beside it
+    if isinstance(
+        tree.get("fusion"), str
+    ):  # a word for a section, so that its options can be given beside it
         tree["fusion"] = {"name": tree["fusion"]}
     sections = Sections(tree.pop("smp", None) or {}, tree.pop("teacher", None) or {})
     in_dataset = tree.pop("methods", None) or {}
@@ -218,9 +232,13 @@ def resolve(
 
     dataset = checked(DatasetSettings, tree, where, origins)
     base = dataset.training.model_dump()
-    teacher = checked(TrainingSettings, merge(copy.deepcopy(base), sections.teacher), (*where, "teacher"), origins)
+    teacher = checked(
+        TrainingSettings, merge(copy.deepcopy(base), sections.teacher), (*where, "teacher"), origins
+    )
     notes: list[str] = []
-    built = {name: _method(name, of, base, sections, dataset, where, origins, notes) for name, of in chosen.items()}
+    built = {
+        name: _method(name, of, base, sections, dataset, where, origins, notes) for name, of in chosen.items()
+    }
     if sections.asked and not any(m.smp for m in built.values()):
         raise ConfigError(
             f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does "
@@ -232,13 +250,13 @@ def resolve(
 
 
 def check_methods(configuration: Configuration) -> None:
-    """Validate each method's own parameters against its class, and whether the method is defined for the data set.
+    """Validate each method's own parameters against its class, and whether the method is defined for the data
+    set.
 
-    Imports torch: called when there is work to do. Raises ConfigError naming the file, the key, the value and what is
-    allowed.
-    """
+    Imports torch: called when there is work to do. Raises ConfigError naming the file, the key, the value and
+    what is allowed."""
     from g2d_pipeline.methods import load
-    from g2d_pipeline.methods.base import Setting
+    from g2d_pipeline.methods.base import MethodContext
 
     d = configuration.dataset
     for m in configuration.methods.values():
@@ -247,19 +265,27 @@ def check_methods(configuration: Configuration) -> None:
         encoders = {modality: s.encoder.name for modality, s in d.modalities.items()}
         try:
             of_fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
-            method(parameters).check(Setting(d.task, m.fusion.name, encoders, m.smp is not None, batches, of_fusion))
+            method(parameters).check(
+                MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, of_fusion)
+            )
         except ValueError as error:
-            raise ConfigError(f"{configuration.origins.find(('method',))}: method = {m.name!r}: {error}") from error
+            raise ConfigError(
+                f"{configuration.origins.find(('method',))}: method = {m.name!r}: {error}"
+            ) from error
         if method.needs_teachers and not m.needs_teachers:
             file = configuration.origins.find(("methods", m.name, "needs_teachers"))
-            raise ConfigError(f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line")
+            raise ConfigError(
+                f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line"
+            )
 
 
-# ------------------------------------------------------------------------------------------------------------ pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _of_raw(overrides: Tree) -> Tree:
     """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`."""
     of = overrides.get("raw")
-    return ({"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}) | (of if isinstance(of, dict) else {})
+    return ({"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}) | (
+        of if isinstance(of, dict) else {}
+    )
 
 
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
@@ -277,7 +303,9 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
 
 
 def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -> Tree:
-    if name not in methods and ("." in name or name in outside()):  # of another package, with its own defaults
+    if name not in methods and (
+        "." in name or name in outside()
+    ):  # of another package, with its own defaults
         return merge({}, in_dataset.get(name) or {})
     if name not in methods:
         raise ConfigError(
@@ -309,19 +337,26 @@ def _method(
     if (wanted := of.pop("fusion", None)) is not None:
         fusion = checked(FusionSettings, wanted, ("methods", name, "fusion"), origins)
         if origins.find((*where, "fusion")) == COMMAND_LINE:
-            notes.append(f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used")
+            notes.append(
+                f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
+            )
     if sections.off or (not own and sections.on != name):
         return MethodConfig(name, algorithm, of, None, training, fusion, needs)
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
-    # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command line does.
-    given = {k: v for k, v in sections.smp.items() if k in sections.asked or k != "tau" or "tau" not in schedule}
+    # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command
+    # line does.
+    given = {
+        k: v for k, v in sections.smp.items() if k in sections.asked or k != "tau" or "tau" not in schedule
+    }
     merged = merge(schedule, given)
     smp: SMPSettings = checked(SMPSettings, merged, (*where, "smp"), origins)
     try:
         phases = smp.phases(len(dataset.modalities), training.epochs)
     except ValueError as error:
         file = origins.find((*where, "smp", "tau"))
-        raise ConfigError(f"{file}: smp.tau = {short(smp.tau)} (epochs {training.epochs}): {error}") from error
+        raise ConfigError(
+            f"{file}: smp.tau = {short(smp.tau)} (epochs {training.epochs}): {error}"
+        ) from error
     if not isinstance(smp.tau, str) and sum(smp.tau) != training.epochs:
         notes.append(
             f"{name}: tau {short(smp.tau)} in {training.epochs} epochs: phases of {'/'.join(map(str, phases))} epochs, "
@@ -331,7 +366,8 @@ def _method(
 
 
 def _check_weights(configuration: Configuration, where: KeyPath) -> None:
-    """Raise ConfigError, naming file and key, where weights to start from are not there: now, not after ingest."""
+    """Raise ConfigError, naming file and key, where weights to start from are not there: now, not after
+    ingest."""
     lines = []
     for m, path in configuration.weights.items():
         if fault := media_fault(path):

@@ -1,8 +1,8 @@
 """Is this artefact fresh? Fingerprints of stages, stage cards, and folders that are whole or not there.
 
-A fingerprint is a hash of (fingerprints of the inputs, the parameters this stage reads, the library's source files it
-uses). It stands in the artefact's path and in its stage card: an artefact that exists under it is fresh.
-"""
+A fingerprint is a hash of (fingerprints of the inputs, the parameters this stage reads, the library's source
+files it uses). It stands in the artefact's path and in its stage card: an artefact that exists under it is
+fresh."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import FUSION_GROUP, Outside, StudentCell
+from g2d_pipeline.config import FUSION_GROUP, ExternalFusion, StudentRun
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.methods import METHOD_GROUP
 from g2d_pipeline.resolve import Configuration
@@ -32,7 +32,7 @@ TRAINING = ["models/*.py", "models/fusions/base.py", "models/fusions/late.py", "
 SOURCES = {
     "ingest": ["pipelines/ingest/*.py", "sources/*.py", "samples/*.py"],
     "featurize": ["pipelines/featurize/*.py", "features/*.py"],
-    "describe": ["pipelines/describe/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
+    "data_report": ["pipelines/data_report/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
     "teachers": ["pipelines/teachers/*.py", *TRAINING, "methods/unimodal.py"],
     # and the method's own file
     "distill": ["pipelines/distill/*.py", *TRAINING, "models/fusions/*.py", "methods/_*.py"],
@@ -49,8 +49,12 @@ def fingerprint(content: Any) -> str:
 
 def code_fingerprint(patterns: list[str], package: Path = PACKAGE) -> str:
     """The hash of the source files that match, by name and content."""
-    files = sorted({f for pattern in patterns for f in package.glob(pattern) if f.is_file() and f.suffix != ".pyc"})
-    return fingerprint([(str(f.relative_to(package)), hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files])
+    files = sorted(
+        {f for pattern in patterns for f in package.glob(pattern) if f.is_file() and f.suffix != ".pyc"}
+    )
+    return fingerprint(
+        [(str(f.relative_to(package)), hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files]
+    )
 
 
 def content_fingerprint(file: Path) -> str:
@@ -69,16 +73,17 @@ def method_fingerprint(algorithm: str, package: Path = PACKAGE) -> str:
     return outside_fingerprint(algorithm, METHOD_GROUP)
 
 
-def _student_code(cell: StudentCell, package: Path) -> str:
+def _student_code(cell: StudentRun, package: Path) -> str:
     """The method's file, and that of a fusion of another package."""
     method = method_fingerprint(cell.algorithm, package)
-    if not isinstance(cell.fusion, Outside):
+    if not isinstance(cell.fusion, ExternalFusion):
         return method
     return fingerprint([method, outside_fingerprint(cell.fusion.name, FUSION_GROUP)])
 
 
 def outside_fingerprint(name: str, group: str) -> str:
-    """The hash of the file of another package: an entry point's of `group`, or a module's or class's dotted path."""
+    """The hash of the file of another package: an entry point's of `group`, or a module's or class's dotted
+    path."""
     module = next((e.module for e in metadata.entry_points(group=group) if e.name == name), name)
     try:
         spec = util.find_spec(module) or util.find_spec(module.rpartition(".")[0])
@@ -89,7 +94,8 @@ def outside_fingerprint(name: str, group: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stage card of every artefact of a run, by stage and cell (cell "" where a stage makes one artefact)."""
+    """The stage card of every artefact of a run, by stage and cell (cell "" where a stage makes one
+    artefact)."""
 
     cards: dict[str, dict[str, dict[str, Any]]]
 
@@ -117,17 +123,23 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         about = {"dataset": dataset, "source": source, "device": device, "seed": seed}
         return content | about | {"fingerprint": fingerprint(content)}
 
-    ingest = card("ingest", {"raw": raw_signature}, configuration.ingest().model_dump(mode="json", exclude={"machine"}))
+    ingest = card(
+        "ingest", {"raw": raw_signature}, configuration.ingest().model_dump(mode="json", exclude={"machine"})
+    )
     features = card(
         "featurize",
         {"manifest": ingest["fingerprint"]},
         configuration.featurize().model_dump(mode="json", exclude={"machine"}),
     )
-    described = card("describe", {"manifest": ingest["fingerprint"], "features": features["fingerprint"]}, {})
+    described = card(
+        "data_report", {"manifest": ingest["fingerprint"], "features": features["fingerprint"]}, {}
+    )
     inputs = {"features": features["fingerprint"]}
     weights = {m: {f"weights/{m}": content_fingerprint(file)} for m, file in configuration.weights.items()}
     teachers = {
-        name: card("teachers", inputs | weights.get(cell.modality, {}), cell.model_dump(mode="json"), cell.seed)
+        name: card(
+            "teachers", inputs | weights.get(cell.modality, {}), cell.model_dump(mode="json"), cell.seed
+        )
         for name, cell in configuration.teachers().cells.items()
     }
     students = {
@@ -135,7 +147,11 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
             "distill",
             inputs
             | {name: digest for of in weights.values() for name, digest in of.items()}
-            | {t: of["fingerprint"] for t, of in teachers.items() if cell.needs_teachers and of["seed"] == cell.seed},
+            | {
+                t: of["fingerprint"]
+                for t, of in teachers.items()
+                if cell.needs_teachers and of["seed"] == cell.seed
+            },
             cell.model_dump(mode="json"),
             cell.seed,
             _student_code(cell, package),
@@ -153,7 +169,7 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         {
             "ingest": {"": ingest},
             "featurize": {"": features},
-            "describe": {"": described},
+            "data_report": {"": described},
             "teachers": teachers,
             "distill": students,
             "evaluate": {"": evaluate},
@@ -161,7 +177,7 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
     )
 
 
-# --------------------------------------------------------------------------------------------- folders, whole or not
+# -------------------------------------------------------------------------------------- folders, whole or not
 @dataclass(frozen=True)
 class Clock:
     """Wall and CPU seconds since it was started (children's CPU time included)."""
@@ -179,7 +195,10 @@ class Clock:
         return times.user + times.system + times.children_user + times.children_system
 
     def read(self) -> dict[str, float]:
-        return {"wall_seconds": round(time.monotonic() - self.wall, 3), "cpu_seconds": round(self._cpu() - self.cpu, 3)}
+        return {
+            "wall_seconds": round(time.monotonic() - self.wall, 3),
+            "cpu_seconds": round(self._cpu() - self.cpu, 3),
+        }
 
 
 def versions() -> dict[str, str]:
@@ -207,8 +226,11 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def write_card(folder: Path, card: dict[str, Any], clock: Clock) -> None:
-    """Write the stage card with the time the stage took and the versions in use, under a temporary name first."""
-    text = json.dumps(card | clock.read() | {"versions": versions()}, indent=2, sort_keys=True, ensure_ascii=False)
+    """Write the stage card with the time the stage took and the versions in use, under a temporary name
+    first."""
+    text = json.dumps(
+        card | clock.read() | {"versions": versions()}, indent=2, sort_keys=True, ensure_ascii=False
+    )
     partial = folder / f"{CARD}.partial"
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(folder / CARD)
@@ -229,12 +251,14 @@ def require_fresh(folder: Path, wanted: str, what: str) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, card: dict[str, Any], clock: Clock, keep_partial: bool = False) -> Iterator[Path]:
+def whole_folder(
+    folder: Path, card: dict[str, Any], clock: Clock, keep_partial: bool = False
+) -> Iterator[Path]:
     """Write an artefact so that it is there whole or not at all.
 
-    Yields a private folder beside the final one; when the block ends well, the stage card is added and the folder
-    renamed into place. `keep_partial`: what a killed run left there stays, for a writer that goes on from it.
-    """
+    Yields a private folder beside the final one; when the block ends well, the stage card is added and the
+    folder renamed into place. `keep_partial`: what a killed run left there stays, for a writer that goes on
+    from it."""
     partial = folder.with_name(folder.name + ".partial")
     if not keep_partial:
         shutil.rmtree(partial, ignore_errors=True)

@@ -45,7 +45,8 @@ def test_no_operation_is_done_that_an_exact_method_can_leave_out(flops: Any, nam
 
 
 def test_a_grouped_convolution_is_counted_as_what_it_does(flops: Any) -> None:
-    """Forward: 2 · N · positions · channels out · (channels in ÷ groups) · 9; as many again for either gradient."""
+    """Forward: 2 · N · positions · channels out · (channels in ÷ groups) · 9; as many again for either
+    gradient."""
     forward = 2 * 3 * 25 * 8 * 2 * 9
     x = torch.ones(3, 4, 5, 5, requires_grad=True)
     with flops.counting() as counter:

@@ -29,11 +29,14 @@ PHASES = {2: [3, 2], 3: [2, 1, 2]}  # epochs of four steps: twenty steps over ev
 
 
 def made_up(k: int, task: str) -> Data:
-    """80 samples, 64 of them train, of k modalities that all tell a little of the target: the ranking changes."""
+    """80 samples, 64 of them train, of k modalities that all tell a little of the target: the ranking
+    changes."""
     rng = np.random.default_rng(k)
     label = rng.integers(0, 3, 80)
     inputs = {
-        m: (rng.normal(size=(80, *shape)) + label.reshape(-1, *[1] * len(shape)) * SIGNAL[m]).astype(np.float32)
+        m: (rng.normal(size=(80, *shape)) + label.reshape(-1, *[1] * len(shape)) * SIGNAL[m]).astype(
+            np.float32
+        )
         for m, (shape, _) in list(ENCODERS.items())[:k]
     }
     target = label if task == "classification" else 0.2 + 0.1 * label + 0.02 * rng.normal(size=80)
@@ -58,7 +61,8 @@ def test_twenty_steps_of_ours_give_the_weights_of_the_reference(k: int, task: st
         for m, e in encoders.items()
     }
     modalities = {
-        m: {"encoder": e.model_dump(), "shape": list(data.shape(m)), "normaliser": None} for m, e in encoders.items()
+        m: {"encoder": e.model_dump(), "shape": list(data.shape(m)), "normaliser": None}
+        for m, e in encoders.items()
     }
     torch.manual_seed(0)
     model = build_model({"modalities": modalities, "fusion": "late", "task": data.task.to_json()})

@@ -1,4 +1,5 @@
-"""Bad raw data through the command line: one message with file, row and remedy; earlier artefacts stay as they are.
+"""Bad raw data through the command line: one message with file, row and remedy; earlier artefacts stay as
+they are.
 
 One case a stage and kind; `tests/test_bad_input_cases.py` has them all, without the command line.
 """
@@ -60,7 +61,10 @@ def truncate(path: Path) -> None:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "a missing image named in the xlsx": (lambda raw: first_image(raw).unlink(), [LABELS, "row 2", "picture"]),
+    "a missing image named in the xlsx": (
+        lambda raw: first_image(raw).unlink(),
+        [LABELS, "row 2", "picture"],
+    ),
     "a truncated image": (lambda raw: truncate(first_image(raw)), ["truncated", "sample"]),
     "a misspelt column": (lambda raw: rename(raw, "wind_speed", "windspeed"), ["wind_speed", "windspeed"]),
 }
@@ -95,7 +99,9 @@ def test_a_label_outside_the_classes_is_told(tmp_path: Path, shared_data: Path) 
     folder = tmp_path / "raw"
     (folder / "fsdd").mkdir(parents=True)
     shutil.copytree(shared_data / "mnist_t10k", folder / "mnist_t10k", copy_function=shutil.copy)
-    shutil.copytree(shared_data / "fsdd" / "recordings", folder / "fsdd" / "recordings", copy_function=shutil.copy)
+    shutil.copytree(
+        shared_data / "fsdd" / "recordings", folder / "fsdd" / "recordings", copy_function=shutil.copy
+    )
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     recordings = folder / "fsdd" / "recordings"

@@ -16,7 +16,14 @@ from tests.e2e.project import Project, copy_project
 
 pytestmark = pytest.mark.e2e
 
-NODES = ["ingest_raw", "featurize_modalities", "describe_data", "train_teachers", "train_students", "evaluate_runs"]
+NODES = [
+    "ingest_raw",
+    "featurize_modalities",
+    "describe_data",
+    "train_teachers",
+    "train_students",
+    "evaluate_runs",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +54,27 @@ def test_the_run_ends_with_the_table_and_the_report_and_is_marked_sample(project
 def test_every_artefact_has_a_stage_card(project: Project) -> None:
     cards = [json.loads(f.read_text()) for f in project.path.glob("data/*/av_digits/**/stage.json")]
     stages = sorted(card["stage"] for card in cards)
-    assert stages == ["describe", "distill", "distill", "evaluate", "featurize", "ingest", "teachers", "teachers"]
-    told = {"fingerprint", "inputs", "parameters", "code", "wall_seconds", "cpu_seconds", "versions", "seed", "device"}
+    assert stages == [
+        "data_report",
+        "distill",
+        "distill",
+        "evaluate",
+        "featurize",
+        "ingest",
+        "teachers",
+        "teachers",
+    ]
+    told = {
+        "fingerprint",
+        "inputs",
+        "parameters",
+        "code",
+        "wall_seconds",
+        "cpu_seconds",
+        "versions",
+        "seed",
+        "device",
+    }
     for card in cards:
         assert told <= set(card)
         assert card["source"] == "sample"
@@ -100,7 +126,8 @@ def test_a_stage_runs_what_is_missing_before_it(project: Project) -> None:
 def test_featurize_ends_with_the_data_report(project: Project) -> None:
     again = project.run("run", "--pipeline", "featurize")
     page = re.fullmatch(
-        r"Data: (data/08_reporting/av_digits/data-\w+/data_report.html)", again.output.rstrip().splitlines()[-1]
+        r"Data: (data/08_reporting/av_digits/data-\w+/data_report.html)",
+        again.output.rstrip().splitlines()[-1],
     )
     assert page, again.output
     assert again.nodes == []
@@ -116,7 +143,9 @@ def test_rebuild_forces_every_stage_of_the_pipeline(project: Project) -> None:
 
 
 def test_a_deleted_artefact_is_rebuilt_alone(project: Project) -> None:
-    newest = min(project.path.glob("data/02_intermediate/av_digits/manifest-*"), key=lambda f: f.stat().st_mtime)
+    newest = min(
+        project.path.glob("data/02_intermediate/av_digits/manifest-*"), key=lambda f: f.stat().st_mtime
+    )
     assert newest.is_dir()
     reports = list(project.path.glob("data/08_reporting/av_digits/*/report.html"))
     for report in reports:
@@ -127,9 +156,18 @@ def test_a_deleted_artefact_is_rebuilt_alone(project: Project) -> None:
 def test_metrics_are_tidy_and_complete(project: Project) -> None:
     files = list(project.path.glob("data/08_reporting/av_digits/*/metrics.parquet"))
     metrics = pd.read_parquet(files[0])
-    assert {"dataset", "source", "method", "modality", "seed", "split", "part", "metric", "value", "selection"} <= set(
-        metrics
-    )
+    assert {
+        "dataset",
+        "source",
+        "method",
+        "modality",
+        "seed",
+        "split",
+        "part",
+        "metric",
+        "value",
+        "selection",
+    } <= set(metrics)
     assert set(metrics["method"]) == {"unimodal", "joint", "g2d"}
     assert set(metrics.query("method == 'g2d'")["part"]) == {"multi", "audio", "image"}
     assert set(metrics["split"]) == {"val", "test"}
@@ -167,7 +205,11 @@ def test_prod_refuses_samples(project: Project) -> None:
         ("alpha=-3", 2, ["alpha = -3", "greater than or equal to 0"]),
         ("tau=1/2/3", 2, ["2 modalities need 2"]),
         ("datasets.av_digits.raw.raw_dir=pyproject.toml", 1, ["'pyproject.toml' is a file"]),
-        ("dataset=spoken_mnist,datasets.spoken_mnist.raw.raw_dir=nowhere", 1, ["'nowhere'", "G2D_SHARED_DATA"]),
+        (
+            "dataset=spoken_mnist,datasets.spoken_mnist.raw.raw_dir=nowhere",
+            1,
+            ["'nowhere'", "G2D_SHARED_DATA"],
+        ),
     ],
 )
 def test_mistakes_end_in_one_message(project: Project, params: str, status: int, parts: list[str]) -> None:
@@ -226,7 +268,15 @@ def test_viz_builds_with_layers_and_previews(project: Project) -> None:
     assert built.status == 0, built.output
     main = json.loads((project.path / "build" / "api" / "main").read_text())
     names = {n["name"] for n in main["nodes"]}
-    assert {"manifest", "features", "data_report", "teachers", "students", "report", "train_students"} <= names
+    assert {
+        "manifest",
+        "features",
+        "data_report",
+        "teachers",
+        "students",
+        "report",
+        "train_students",
+    } <= names
     assert main["layers"] == ["intermediate", "feature", "models", "reporting"]
 
 

@@ -1,4 +1,5 @@
-"""kill -9 in the middle of each stage, then the same command again: the same final bits, nothing half-written read."""
+"""kill -9 in the middle of each stage, then the same command again: the same final bits, nothing half-written
+read."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def kill_when(
     return None
 
 
-def test_killed_in_every_stage_and_started_again_a_run_ends_in_the_same_bits(tmp_path: Path, whole: Project) -> None:
+def test_killed_in_every_stage_and_started_again_a_run_ends_in_the_same_bits(
+    tmp_path: Path, whole: Project
+) -> None:
     project, undisturbed = copy_project(tmp_path), whole.artefacts()
     for stage, reached in STAGES.items():
         assert not reached(project.path / "data"), f"{stage} had begun before"

@@ -91,7 +91,9 @@ def fabricate(
         phase, learning = np.ones(epochs, dtype=int), ["+".join(modalities)] * epochs
         if method == "g2d" and len(modalities) > 1:
             for e in range(epochs):
-                phase[e] = 1 + min(e * len(alone) // max(1, half), len(alone)) if e < half else len(modalities)
+                phase[e] = (
+                    1 + min(e * len(alone) // max(1, half), len(alone)) if e < half else len(modalities)
+                )
                 learning[e] = alone[phase[e] - 1] if e < half else "+".join(modalities)
         columns: dict[str, Any] = {"epoch": np.arange(1, epochs + 1), "phase": phase, "learning": learning}
         floor = 0.6 * (1 - max(parts.values()))
@@ -158,10 +160,17 @@ def fabricate(
         "target_unit": "" if task == "classification" else "m³/m³",
         "counts": {"train": 4 * samples, "val": samples // 2, "test": samples},
         "source": source,
-        "dropped": [{"file": "clip_0031.wav", "reason": "file is empty"}, {"row": 17, "reason": "target is blank"}],
+        "dropped": [
+            {"file": "clip_0031.wav", "reason": "file is empty"},
+            {"row": 17, "reason": "target is blank"},
+        ],
         "notes": ["Speakers never cross splits."],
     }
-    configuration = {"dataset": dataset, "method": methods[-1] if methods else "unimodal", "seeds": list(seeds)}
+    configuration = {
+        "dataset": dataset,
+        "method": methods[-1] if methods else "unimodal",
+        "seeds": list(seeds),
+    }
     rankings = pd.DataFrame(rows, columns=["seed", "confidence_on", "modality", "confidence"])
     return Study(runs, meta, rankings, configuration)
 

@@ -1,4 +1,5 @@
-"""The data report says what is in each split and what should make one suspicious, by name, and decodes nothing."""
+"""The data report says what is in each split and what should make one suspicious, by name, and decodes
+nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from g2d_pipeline.config import (
     FeaturizeSettings,
     ImageFeatures,
     IngestSettings,
-    Machine,
+    RunOptions,
     Table,
     TabularFeatures,
     TargetSettings,
@@ -38,7 +39,7 @@ from g2d_pipeline.sources.manifest import Manifest
 SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
 COLUMNS = ["heat", "rain"]
 RATE = 8000
-MACHINE = Machine(device="cpu", progress=False, workers=1)
+MACHINE = RunOptions(device="cpu", progress=False, workers=1)
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -56,7 +57,8 @@ def saved_again(image: Image.Image) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 pictures and recordings. Picture 14 is a copy of 2, picture 17 is 5 saved again; recording 3 is silent."""
+    """20 pictures and recordings. Picture 14 is a copy of 2, picture 17 is 5 saved again; recording 3 is
+    silent."""
     root = tmp_path_factory.mktemp("raw")
     rng = np.random.default_rng(0)
     for i in range(20):
@@ -124,7 +126,9 @@ def report(raw: Path, manifest: Manifest, store: FeatureStore) -> dict[str, Any]
 def test_the_same_file_in_two_splits_is_told_with_its_samples(report: dict[str, Any]):
     found = report["modalities"]["image"]["duplicates"]
     assert (found["contents"], found["samples"]) == (1, 1)
-    assert found["first"] == [{"train": {"samples": 1, "first": ["s02"]}, "val": {"samples": 1, "first": ["s14"]}}]
+    assert found["first"] == [
+        {"train": {"samples": 1, "first": ["s02"]}, "val": {"samples": 1, "first": ["s14"]}}
+    ]
     assert report["modalities"]["audio"]["duplicates"]["contents"] == 0
     assert report["duplicates"]["contents"] == 0  # no sample is the same in every modality
 
@@ -151,7 +155,9 @@ def test_groups_in_several_splits(report: dict[str, Any]):
 
 def test_the_group_of_a_table_whose_split_is_given_reaches_the_report(tmp_path: Path):
     (tmp_path / "raw").mkdir()
-    rows = pd.DataFrame({"x": range(8), "y": list("abababab"), "split": ["train"] * 4 + ["val"] * 2 + ["test"] * 2})
+    rows = pd.DataFrame(
+        {"x": range(8), "y": list("abababab"), "split": ["train"] * 4 + ["val"] * 2 + ["test"] * 2}
+    )
     rows["place"] = ["moor", "moor", "shore", "", "shore", "wood", "hill", "hill"]
     rows.to_csv(tmp_path / "raw" / "metadata.csv", index=False)
     settings = IngestSettings(
@@ -175,7 +181,8 @@ def test_outliers_of_columns_and_target(report: dict[str, Any]):
 
 
 def test_the_robust_z_score_is_that_of_the_literature():
-    """|x − median| / (1.4826 · MAD): of 1 … 9 the median is 5, the MAD 2; 5 standard deviations end at 19.826."""
+    """|x − median| / (1.4826 · MAD): of 1 … 9 the median is 5, the MAD 2; 5 standard deviations end at
+    19.826."""
 
     def outliers(values: list[float]) -> list[float]:
         rows = pd.DataFrame({"x": values})
@@ -185,7 +192,9 @@ def test_the_robust_z_score_is_that_of_the_literature():
 
     assert outliers([*map(float, range(1, 10)), 19.8, 20.0, np.nan, -9.8, -9.9]) == [20.0, -9.9]
     assert outliers([0.0, 1.0] * 7) == []  # a column of two values has none
-    assert outliers([0.0] * 7 + [1.0, 2.0, 100.0]) == [100.0]  # more than half are one value: the mean deviation
+    assert outliers([0.0] * 7 + [1.0, 2.0, 100.0]) == [
+        100.0
+    ]  # more than half are one value: the mean deviation
 
 
 def test_missing_values_dropped_samples_and_silence(report: dict[str, Any]):
@@ -206,7 +215,11 @@ def test_durations_sizes_and_counts(report: dict[str, Any], raw: Path):
     assert image["train"]["width"] == {"min": 48.0, "median": 48.0, "max": 48.0}
     assert image["test"]["height"] == {"min": 33.0, "median": 40.0, "max": 40.0}
     sizes = [(raw / f"p{i:02d}.png").stat().st_size for i in range(12)]
-    assert image["train"]["bytes"] == {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)}
+    assert image["train"]["bytes"] == {
+        "min": min(sizes),
+        "median": float(np.median(sizes)),
+        "max": max(sizes),
+    }
     assert report["splits"]["test"]["samples"] == 4
     assert report["splits"]["test"]["quantiles"]["max"] == 3.0
     assert {split: sum(counts) for split, counts in report["histogram"]["counts"].items()} == {
@@ -225,7 +238,9 @@ def test_warnings_say_each_kind_once_more(report: dict[str, Any]):
     )
 
 
-def test_the_same_data_give_the_same_bytes(raw: Path, manifest: Manifest, store: FeatureStore, report: dict[str, Any]):
+def test_the_same_data_give_the_same_bytes(
+    raw: Path, manifest: Manifest, store: FeatureStore, report: dict[str, Any]
+):
     again = describe_data(manifest, store, raw)
     assert json.dumps(again, allow_nan=False) == json.dumps(report, allow_nan=False)
     assert build_data_page(again).encode() == build_data_page(report).encode()
@@ -234,7 +249,17 @@ def test_the_same_data_give_the_same_bytes(raw: Path, manifest: Manifest, store:
 def test_the_page_names_everything_and_escapes_it(report: dict[str, Any]):
     evil = "<script>alert('x')</script>"
     page = build_data_page(report | {"dataset": evil, "notes": [evil]})
-    for words in ("s14", "s17", "s05", "shore", "s06", "no target 9", "… and 2 more, 12 in all", "s03", "rain"):
+    for words in (
+        "s14",
+        "s17",
+        "s05",
+        "shore",
+        "s06",
+        "no target 9",
+        "… and 2 more, 12 in all",
+        "s03",
+        "rain",
+    ):
         assert words in page
     assert "no target 10" not in page
     assert "<script>alert" not in page
@@ -260,9 +285,13 @@ def test_what_is_clean_is_said_to_be(raw: Path, manifest: Manifest, store: Featu
     assert "No duplicates across splits" in build_data_page(found | {"warnings": []})
 
 
-def test_samples_that_the_store_lacks_are_left_out_and_told(raw: Path, manifest: Manifest, store: FeatureStore):
+def test_samples_that_the_store_lacks_are_left_out_and_told(
+    raw: Path, manifest: Manifest, store: FeatureStore
+):
     more = pd.concat([manifest.table, manifest.table.tail(1).assign(sample_id="s20")], ignore_index=True)
-    dropped = {"dropped": [{"sample_id": "s20", "modality": "audio", "file": "w20.wav", "reason": "is truncated"}]}
+    dropped = {
+        "dropped": [{"sample_id": "s20", "modality": "audio", "file": "w20.wav", "reason": "is truncated"}]
+    }
     other = FeatureStore(store.path, store.meta | dropped)
     found = describe_data(replace(manifest, table=more), other, raw)
     assert found["splits"]["test"]["samples"] == 4
@@ -317,7 +346,8 @@ def test_missing_cells_equal_one_another():
 
 
 def test_different_digits_do_not_count_as_alike():
-    """scikit-learn's handwritten digits, 8 × 8, of which no two are the same: hashes alone would take many for that."""
+    """scikit-learn's handwritten digits, 8 × 8, of which no two are the same: hashes alone would take many
+    for that."""
     from sklearn.datasets import load_digits
 
     digits = (load_digits().images * 15).astype(np.uint8)[:600, None]

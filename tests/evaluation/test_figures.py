@@ -111,7 +111,10 @@ def test_bars_show_percent_and_another_metric_on_request(make_study):
     bar = traces(summary_bars(summary, **common), "multi")[0]
     assert list(bar["y"]) == pytest.approx(list(100 * own["mean"]))
     assert list(bar["error_y"]["array"]) == pytest.approx(list(100 * own["std"]))
-    assert summary_bars(summary, **common, metric="nll").layout.yaxis.title.text == "Negative log-likelihood (nats)"
+    assert (
+        summary_bars(summary, **common, metric="nll").layout.yaxis.title.text
+        == "Negative log-likelihood (nats)"
+    )
 
 
 def test_markup_in_a_name_is_shown_as_it_is(evaluated):

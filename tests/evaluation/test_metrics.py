@@ -15,13 +15,17 @@ from g2d_pipeline.evaluation import collect_metrics, evaluate_predictions
 from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS
 
 
-def frame(target: list[float], prediction: list[float], confidence: list[float] | None = None) -> pd.DataFrame:
+def frame(
+    target: list[float], prediction: list[float], confidence: list[float] | None = None
+) -> pd.DataFrame:
     confidence = [0.5] * len(target) if confidence is None else confidence
     return pd.DataFrame({"target": target, "prediction": prediction, "confidence": confidence})
 
 
 def test_classification_by_hand():
-    values = evaluate_predictions(frame([0, 0, 1, 2], [0, 1, 1, 1], [0.5, 0.25, 1.0, 0.125]), "classification")
+    values = evaluate_predictions(
+        frame([0, 0, 1, 2], [0, 1, 1, 1], [0.5, 0.25, 1.0, 0.125]), "classification"
+    )
     # F1: class 0: P 1, R ½ → ⅔; class 1: P ⅓, R 1 → ½; class 2: never said → 0.
     assert values["accuracy"] == 0.5
     assert values["f1_macro"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
@@ -53,7 +57,8 @@ def test_rmse_and_mae_carry_the_unit_and_mape_does_not(pairs: list[tuple[float, 
 def test_classification_ignores_the_order_of_samples(pairs: list[tuple[int, int]], random):
     shuffled = random.sample(pairs, len(pairs))
     first, second = (
-        evaluate_predictions(frame(*map(list, zip(*rows, strict=True))), "classification") for rows in (pairs, shuffled)
+        evaluate_predictions(frame(*map(list, zip(*rows, strict=True))), "classification")
+        for rows in (pairs, shuffled)
     )
     assert first == pytest.approx(second)
     assert 0 <= first["f1_macro"] <= 1
@@ -96,7 +101,9 @@ def test_one_row_a_number_in_the_order_of_the_tables(make_study):
     assert not metrics.duplicated(["method", "modality", "seed", "split", "part", "metric"]).any()
     rows = list(metrics[["method", "modality", "seed"]].drop_duplicates().itertuples(index=False, name=None))
     teachers = [("unimodal", m, s) for m in ("audio", "image", "text") for s in (1, 3)]
-    assert rows == teachers + [(method, "", s) for method in ("g2d", "joint") for s in (1, 3)]  # given in reverse
+    assert rows == teachers + [
+        (method, "", s) for method in ("g2d", "joint") for s in (1, 3)
+    ]  # given in reverse
     student = metrics[(metrics["method"] == "g2d") & (metrics["split"] == "test")]
     assert list(dict.fromkeys(student["part"])) == ["multi", "audio", "image", "text"]
     assert set(metrics["selection"]) == {"val"}

@@ -22,7 +22,9 @@ def test_seeds_disagree_iff_their_orders_differ(confidences: list[list[float]]):
     rows = [
         (seed, on, modality, value)
         for seed in (4, 2)
-        for on, values in zip(("train", "val"), confidences if seed == 4 else confidences[:1] * 2, strict=True)
+        for on, values in zip(
+            ("train", "val"), confidences if seed == 4 else confidences[:1] * 2, strict=True
+        )
         for modality, value in zip("abc", values, strict=True)
     ]
     train, val = (sorted(range(3), key=lambda i, v=values: v[i]) for values in confidences)

@@ -1,4 +1,5 @@
-"""The report: the same bytes twice, loud about samples and rankings, deaf to markup in data, sufficient in itself."""
+"""The report: the same bytes twice, loud about samples and rankings, deaf to markup in data, sufficient in
+itself."""
 
 from __future__ import annotations
 
@@ -62,7 +63,11 @@ def test_the_ranking_warning_is_there_iff_rankings_disagree(make_study, seeds: t
 
 @pytest.mark.parametrize(
     ("selection", "words"),
-    [("val", "best validation epoch"), ("last", "last epoch"), ("test", "selection on test (published protocol)")],
+    [
+        ("val", "best validation epoch"),
+        ("last", "last epoch"),
+        ("test", "selection on test (published protocol)"),
+    ],
 )
 def test_the_selection_is_stated_with_the_numbers(make_study, selection: str, words: str):
     study = make_study(selection=selection)
@@ -76,10 +81,19 @@ def test_the_selection_is_stated_with_the_numbers(make_study, selection: str, wo
 def test_nothing_is_loaded_and_every_section_is_there(evaluated):
     report = evaluated(("audio", "image", "text")).report
     text = visible(report)
-    assert not re.search(r"<(link|img|iframe)\b|<script[^>]+src=|@import|url\(", report.split("<body>")[1] + text)
+    assert not re.search(
+        r"<(link|img|iframe)\b|<script[^>]+src=|@import|url\(", report.split("<body>")[1] + text
+    )
     assert "default-src 'none'" in text
     assert report.count("plotly.js v") == 1
-    for words in ("clip_0031.wav", "file is empty", "row 17", "target is blank", "Speakers never cross splits.", "800"):
+    for words in (
+        "clip_0031.wav",
+        "file is empty",
+        "row 17",
+        "target is blank",
+        "Speakers never cross splits.",
+        "800",
+    ):
         assert words in text
     for name in ("summary_bars", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"):
         assert f'id="figure-{name}"' in text

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2d_pipeline.evaluation import collect_metrics, render_table, seed_table, summarise, summary_table, table_text
+from g2d_pipeline.evaluation import (
+    collect_metrics,
+    render_table,
+    seed_table,
+    summarise,
+    summary_table,
+    table_text,
+)
 from g2d_pipeline.evaluation.tables import ABSENT, best_methods, format_value, table_title
 
 
@@ -21,7 +28,14 @@ def metrics_of(values: dict[str, list[float]], metric: str = "accuracy", **colum
         for method, numbers in values.items()
         for seed, value in enumerate(numbers)
     ]
-    shared = {"dataset": "d", "source": "raw", "split": "test", "part": "multi", "metric": metric, "selection": "val"}
+    shared = {
+        "dataset": "d",
+        "source": "raw",
+        "split": "test",
+        "part": "multi",
+        "metric": metric,
+        "selection": "val",
+    }
     return pd.DataFrame(rows).assign(**(shared | {"selected_epoch": 1} | columns))
 
 
@@ -89,7 +103,9 @@ def test_the_best_multimodal_value_is_marked(metric: str, winner: str):
 
 
 def test_ties_share_the_mark_and_a_lone_method_has_none():
-    assert best_methods(summarise(metrics_of({"a": [0.5], "b": [0.5], "c": [0.4]}))) == {"accuracy": ["a", "b"]}
+    assert best_methods(summarise(metrics_of({"a": [0.5], "b": [0.5], "c": [0.4]}))) == {
+        "accuracy": ["a", "b"]
+    }
     alone = summarise(metrics_of({"a": [0.5]}))
     assert best_methods(alone) == {"accuracy": []}
     assert "★" not in table_text(alone)
@@ -99,7 +115,10 @@ def test_the_title_says_sample_and_selection():
     raw = summarise(metrics_of({"a": [0.5, 0.6]}))
     assert table_title(raw) == "d · test · mean ± std over 2 seeds"
     other = summarise(metrics_of({"a": [0.5, 0.6]}, source="sample", selection="test"))
-    assert table_title(other) == "SAMPLE · d · test · mean ± std over 2 seeds\nselection on test (published protocol)"
+    assert (
+        table_title(other)
+        == "SAMPLE · d · test · mean ± std over 2 seeds\nselection on test (published protocol)"
+    )
     assert "last epoch" in table_title(summarise(metrics_of({"a": [0.5]}, selection="last")))
 
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, Machine, TabularFeatures
+from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, RunOptions, TabularFeatures
 from g2d_pipeline.features import write_store
 
 RATE = 4000
@@ -35,11 +35,14 @@ class MadeUp:
 
 @dataclass
 class Raw:
-    """A raw folder of `n` samples: recordings (each of them in two samples), pictures, a table of two columns."""
+    """A raw folder of `n` samples: recordings (each of them in two samples), pictures, a table of two
+    columns."""
 
     root: Path
     n: int
-    modalities: dict[str, Any] = field(default_factory=lambda: {"audio": AUDIO, "image": IMAGE, "table": TABLE})
+    modalities: dict[str, Any] = field(
+        default_factory=lambda: {"audio": AUDIO, "image": IMAGE, "table": TABLE}
+    )
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(7)
@@ -69,7 +72,9 @@ class Raw:
 
     @property
     def manifest(self) -> MadeUp:
-        columns = {m: s.all_columns if isinstance(s, TabularFeatures) else [m] for m, s in self.modalities.items()}
+        columns = {
+            m: s.all_columns if isinstance(s, TabularFeatures) else [m] for m, s in self.modalities.items()
+        }
         meta = {
             "dataset": "made_up", "task": "classification", "class_names": ["a", "b", "c"],
             "target": {"name": "label", "unit": ""}, "source": "raw", "columns": columns,
@@ -78,7 +83,7 @@ class Raw:
         return MadeUp(self.table, meta)
 
     def settings(self, workers: int = 1) -> FeaturizeSettings:
-        machine = Machine(device="cpu", progress=False, workers=workers)
+        machine = RunOptions(device="cpu", progress=False, workers=workers)
         return FeaturizeSettings(dataset="made_up", modalities=self.modalities, machine=machine)
 
     def write(self, folder: Path, workers: int = 1) -> Path:
@@ -145,7 +150,9 @@ class ClipMaker:
                 samples = np.ascontiguousarray(sound, np.float32)
                 heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout=track.layout.name)
                 heard.sample_rate, heard.pts = 16_000, 0
-                for part in av.AudioResampler(format=track.format, layout=track.layout, rate=16_000).resample(heard):
+                for part in av.AudioResampler(format=track.format, layout=track.layout, rate=16_000).resample(
+                    heard
+                ):
                     container.mux(track.encode(part))
                 container.mux(track.encode(None))
         return path

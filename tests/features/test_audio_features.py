@@ -25,7 +25,7 @@ from g2d_pipeline.features.faults import MediaError
 PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 
 
-# ----------------------------------------------------------------------------------------------------------- decoding
+# --------------------------------------------------------------------------------------------------- decoding
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -58,7 +58,9 @@ def test_a_bad_recording_is_told(broken_media: dict[str, Path], what: str, messa
 SPOKEN = struct.pack("<4h", -32768, 32767, 0, -1)
 
 
-def plain(samples: bytes, rate: int = 8000, speed: int = 16000, align: int = 2, riff: int = 0, data: int = 0) -> bytes:
+def plain(
+    samples: bytes, rate: int = 8000, speed: int = 16000, align: int = 2, riff: int = 0, data: int = 0
+) -> bytes:
     """A WAV of one channel of 16 bits; `riff` and `data` are added to the sizes that its header tells."""
     head = (b"RIFF", 36 + len(samples) + riff, b"WAVEfmt ", 16, 1, 1, rate, speed, align, 16, b"data")
     return struct.pack("<4sI8sIHHIIHH4sI", *head, len(samples) + data) + samples
@@ -145,7 +147,9 @@ def test_any_wav_has_full_scale_one(tmp_path: Path, subtype: str, step: float, c
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 44_100, 192_000])
 def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: int):
-    soundfile.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate), rate, subtype="PCM_16")
+    soundfile.write(
+        tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate), rate, subtype="PCM_16"
+    )
     of = AudioFeatures(sample_rate=16_000, seconds=1.0)
     ready = audio.prepare_wave(*audio.read_audio(tmp_path / "a.wav"), of, "a.wav")
     found = audio.spectrogram(ready[None], of)[0, 0]
@@ -157,7 +161,9 @@ def test_a_silent_file_is_read_and_called_silent(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.zeros(4000), 8000)
     wave, rate = audio.read_audio(tmp_path / "a.wav")
     assert audio.is_silent(wave, rate, PLAIN)
-    soundfile.write(tmp_path / "b.wav", np.where(np.arange(4000) == 1234, 1 / 32768, 0), 8000)  # one step of 16 bits
+    soundfile.write(
+        tmp_path / "b.wav", np.where(np.arange(4000) == 1234, 1 / 32768, 0), 8000
+    )  # one step of 16 bits
     assert not audio.is_silent(*audio.read_audio(tmp_path / "b.wav"), PLAIN)
 
 
@@ -198,7 +204,7 @@ def test_rows_of_an_array_are_waveforms(tmp_path: Path):
         audio.read_recording("nan.npy#0", tmp_path, PLAIN)
 
 
-# ---------------------------------------------------------------------------------------------------------- preparing
+# -------------------------------------------------------------------------------------------------- preparing
 def test_the_order_of_the_steps():
     """The peak is that of the kept part, and the noise comes after it."""
     wave = torch.cat([torch.full((4000,), 0.25), torch.full((4000,), 1.0)])
@@ -290,10 +296,13 @@ def test_a_rate_without_common_factor_is_refused():
         audio.prepare_wave(torch.ones(100), 44101, PLAIN, "odd.wav")
 
 
-# -------------------------------------------------------------------------------------------------------- spectrogram
+# ------------------------------------------------------------------------------------------------ spectrogram
 def defined(wave: np.ndarray, n_fft: int, hop: int, padding: str) -> np.ndarray:
-    """|STFT| `[F, frames]` in float64 by librosa's definition: centred frames, periodic Hann window, no scaling."""
-    padded = np.pad(wave.astype(np.float64), n_fft // 2, mode="reflect" if padding == "reflect" else "constant")
+    """|STFT| `[F, frames]` in float64 by librosa's definition: centred frames, periodic Hann window, no
+    scaling."""
+    padded = np.pad(
+        wave.astype(np.float64), n_fft // 2, mode="reflect" if padding == "reflect" else "constant"
+    )
     window = scipy.signal.get_window("hann", n_fft, fftbins=True)
     starts = range(0, len(padded) - n_fft + 1, hop)
     return np.abs(np.array([np.fft.rfft(padded[s : s + n_fft] * window) for s in starts])).T
@@ -315,13 +324,15 @@ def test_the_stft_against_numpy(n_fft: int, hop: int, padding: Any):
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 @pytest.mark.parametrize("case", ["vggsound", "crema_d", "odd"])
 def test_the_stft_against_librosa(case: str, padding: Any):
-    """Magnitudes that real librosa made (data/README.md), at the ends too: to 1e-5 of each, and in float32 to 1e-5 of
-    the largest. Only `padding` tells the two sets apart."""
+    """Magnitudes that real librosa made (data/README.md), at the ends too: to 1e-5 of each, and in float32 to
+    1e-5 of the largest. Only `padding` tells the two sets apart."""
     with np.load(Path(__file__).parent / "data/librosa_stft.npz", allow_pickle=False) as file:
         reference = {key: file[f"{case}/{key}"] for key in ("settings", "wave", "zeros", "reflect")}
     n_fft, hop = reference["settings"].tolist()
     wave, expected = torch.from_numpy(reference["wave"]), reference[padding]
-    of = AudioFeatures(sample_rate=1000, seconds=len(wave) / 1000, n_fft=n_fft, hop_length=hop, padding=padding)
+    of = AudioFeatures(
+        sample_rate=1000, seconds=len(wave) / 1000, n_fft=n_fft, hop_length=hop, padding=padding
+    )
     exact = audio.spectrogram(wave[None].double(), of)[0, 0].exp().numpy() - 1e-7
     assert exact.shape == expected.shape
     assert np.allclose(exact, expected, rtol=1e-5, atol=0)
@@ -361,7 +372,10 @@ def test_silence_has_the_floor():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seconds": 0.01}, r"modalities.voice: 0.01 s at 8000 Hz are 80 samples; n_fft=256 needs more than 128"),
+        (
+            {"seconds": 0.01},
+            r"modalities.voice: 0.01 s at 8000 Hz are 80 samples; n_fft=256 needs more than 128",
+        ),
         ({"n_mels": 130}, r"modalities.voice.n_mels=130 is too many for n_fft=256 \(129 frequencies\)"),
         ({"n_mels": 120}, r"modalities.voice.n_mels=120 is too many"),
     ],

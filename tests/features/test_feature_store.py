@@ -19,7 +19,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, Machine
+from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, RunOptions
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import audio, open_store, write_store
 from g2d_pipeline.features.image import low_energy, read_image, resize
@@ -28,9 +28,7 @@ MakeRaw = Callable[..., Any]
 
 
 def test_the_room_is_imported_without_torch_pandas_and_scikit_learn():
-    code = (
-        "import sys, g2d_pipeline.features; print(sorted({'torch', 'pandas', 'sklearn', 'kedro'} & set(sys.modules)))"
-    )
+    code = "import sys, g2d_pipeline.features; print(sorted({'torch', 'pandas', 'sklearn', 'kedro'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -87,7 +85,7 @@ def test_meta(make_raw: MakeRaw, tmp_path: Path):
     ]  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------- normaliser
+# ------------------------------------------------------------------------------------------------- normaliser
 def test_normalisers(make_raw: MakeRaw, tmp_path: Path):
     """Stored numbers of train, normalised as the model does it, have mean 0 and std 1 in each channel."""
     low = ImageFeatures(size=[5], channels=1, pca_energy=0.4)
@@ -104,7 +102,11 @@ def test_normalisers(make_raw: MakeRaw, tmp_path: Path):
         assert np.allclose(seen.std(axis=over), 1, atol=1e-6), m
     assert store.meta["modalities"]["image"]["normaliser"]["scale"] == 1 / 255
     assert store.meta["modalities"]["low"]["normaliser"]["scale"] == 1.0
-    assert store.meta["modalities"]["table"]["normaliser"] == {"scale": 1.0, "mean": [0.0, 0.0], "std": [1.0, 1.0]}
+    assert store.meta["modalities"]["table"]["normaliser"] == {
+        "scale": 1.0,
+        "mean": [0.0, 0.0],
+        "std": [1.0, 1.0],
+    }
 
 
 def test_a_given_normaliser_is_kept(make_raw: MakeRaw, tmp_path: Path):
@@ -145,7 +147,7 @@ def test_low_energy_pictures(make_raw: MakeRaw, tmp_path: Path):
     assert statistics["energy"] <= 0.5
 
 
-# ------------------------------------------------------------------------------------------------------------- opening
+# ---------------------------------------------------------------------------------------------------- opening
 @pytest.fixture
 def store_folder(make_raw: MakeRaw, tmp_path: Path) -> Path:
     return make_raw(8).write(tmp_path / "store")  # type: ignore[no-any-return]
@@ -227,7 +229,7 @@ def test_verify_finds_a_flipped_bit(store_folder: Path, name: str):
         open_store(store_folder).verify()
 
 
-# ----------------------------------------------------------------------------------------------------------- real data
+# -------------------------------------------------------------------------------------------------- real data
 def test_real_digits(shared_data: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]):
     """FSDD × MNIST, 24 pairs; each recording in two of them."""
     wavs = sorted(f.name for f in (shared_data / "fsdd/recordings").glob("*_theo_1.wav"))
@@ -249,7 +251,7 @@ def test_real_digits(shared_data: Path, tmp_path: Path, contents: Callable[[Path
         "columns": {"audio": ["audio"], "image": ["image"]},
     }  # fmt: skip
     manifest = SimpleNamespace(table=table, meta=meta)
-    machine = Machine(device="cpu", progress=False)
+    machine = RunOptions(device="cpu", progress=False)
     settings = FeaturizeSettings(dataset="digits", modalities=modalities, machine=machine)
     for name in ("one", "two"):
         write_store(tmp_path / name, manifest, shared_data, settings)
@@ -257,6 +259,8 @@ def test_real_digits(shared_data: Path, tmp_path: Path, contents: Callable[[Path
     store = open_store(tmp_path / "one")
     store.verify()
     assert store.arrays["audio"].shape == (24, 1, 129, 63)
-    assert np.array_equal(store.arrays["audio"][0], store.arrays["audio"][len(wavs)])  # the noise is the recording's
+    assert np.array_equal(
+        store.arrays["audio"][0], store.arrays["audio"][len(wavs)]
+    )  # the noise is the recording's
     loud = torch.from_numpy(np.array(store.arrays["audio"])).exp().mean(dim=(1, 2, 3))
     assert (loud > 1).all()

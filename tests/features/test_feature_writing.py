@@ -24,7 +24,7 @@ from PIL import Image
 
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, TabularFeatures
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.features import chunks, files, finishing, media, open_store, writing
+from g2d_pipeline.features import chunks, files, finalize, media, open_store, writing
 from g2d_pipeline.features.media import Media
 
 MakeRaw = Callable[..., Any]
@@ -50,7 +50,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return seen
 
 
-# ------------------------------------------------------------------------------------------------------- equal results
+# ---------------------------------------------------------------------------------------------- equal results
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_any_number_of_workers_writes_the_same_bytes(
@@ -62,7 +62,9 @@ def test_any_number_of_workers_writes_the_same_bytes(
     in_processes: list[Any] = []
     original = media.Workers._run_in_processes
     monkeypatch.setattr(
-        media.Workers, "_run_in_processes", lambda self, jobs: in_processes.append(jobs) or original(self, jobs)
+        media.Workers,
+        "_run_in_processes",
+        lambda self, jobs: in_processes.append(jobs) or original(self, jobs),
     )
     steps: list[int] = []
     monkeypatch.setattr(media, "track", _counting(steps))
@@ -80,7 +82,9 @@ def _counting(steps: list[int]) -> Callable[..., Any]:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_processes_are_not_started_for_little_work(make_raw: MakeRaw, tmp_path: Path, ran: list[tuple[str, ...]]):
+def test_processes_are_not_started_for_little_work(
+    make_raw: MakeRaw, tmp_path: Path, ran: list[tuple[str, ...]]
+):
     make_raw(24, only=["image"]).write(tmp_path / "store", workers=4)
     assert len(ran) == 8
 
@@ -117,18 +121,27 @@ def test_every_row_is_in_one_job(cells: list[str], chunk: int):
         jobs = list(Media.of("x", ImageFeatures(), pd.Series(cells)).jobs(Path("folder"), Path("root")))
     finally:
         media.CHUNK = before
-    found = {row: job.cells[k] for job in jobs for row, k in zip(job.rows.tolist(), job.source.tolist(), strict=True)}
+    found = {
+        row: job.cells[k]
+        for job in jobs
+        for row, k in zip(job.rows.tolist(), job.source.tolist(), strict=True)
+    }
     assert [found[row] for row in range(len(cells))] == cells
     assert sum(len(job.rows) for job in jobs) == len(cells)
     assert [c for job in jobs for c in job.cells] == list(dict.fromkeys(cells))
 
 
-# -------------------------------------------------------------------------------------------------------- interruptions
+# ---------------------------------------------------------------------------------------------- interruptions
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["spectrograms", "pictures"])
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_run_goes_on(
-    make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, kind: str, after: int
+    make_raw: MakeRaw,
+    tmp_path: Path,
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    after: int,
 ):
     raw = make_raw(24, image=LOW)
     whole = contents(raw.write(tmp_path / "whole"))
@@ -155,7 +168,9 @@ def test_an_interrupted_run_goes_on(
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.usefixtures("small_chunks")
-def test_a_killed_process_goes_on(make_raw: MakeRaw, tmp_path: Path, contents: Contents, ran: list[tuple[str, ...]]):
+def test_a_killed_process_goes_on(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, ran: list[tuple[str, ...]]
+):
     raw = make_raw(40)
     whole = contents(raw.write(tmp_path / "whole"))
     ran.clear()
@@ -278,10 +293,12 @@ def test_a_whole_store_can_be_written_over(make_raw: MakeRaw, tmp_path: Path, co
     raw = make_raw(8)
     before = contents(raw.write(tmp_path / "store"))
     (tmp_path / "store/notes.txt").write_text("not ours")
-    assert contents(raw.write(tmp_path / "store")) == before | {"notes.txt": contents(tmp_path / "store")["notes.txt"]}
+    assert contents(raw.write(tmp_path / "store")) == before | {
+        "notes.txt": contents(tmp_path / "store")["notes.txt"]
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# -------------------------------------------------------------------------------------------------- bad input
 def test_missing_and_fake_files_are_told_at_once(
     make_raw: MakeRaw, tmp_path: Path, broken_media: dict[str, Path], ran: list[tuple[str, ...]]
 ):
@@ -311,7 +328,11 @@ def test_missing_and_fake_files_are_told_at_once(
 
 @pytest.mark.usefixtures("small_chunks")
 def test_what_only_decoding_finds_is_counted_to_the_end(
-    make_raw: MakeRaw, tmp_path: Path, broken_media: dict[str, Path], contents: Contents, ran: list[tuple[str, ...]]
+    make_raw: MakeRaw,
+    tmp_path: Path,
+    broken_media: dict[str, Path],
+    contents: Contents,
+    ran: list[tuple[str, ...]],
 ):
     raw = make_raw(24, only=["image"])
     originals = {i: raw.png(i).read_bytes() for i in (1, 22)}
@@ -329,12 +350,16 @@ def test_what_only_decoding_finds_is_counted_to_the_end(
     assert contents(tmp_path / "store") == contents(raw.write(tmp_path / "afresh"))
 
 
-def test_bad_recordings_are_told_with_their_samples(make_raw: MakeRaw, tmp_path: Path, broken_media: dict[str, Path]):
+def test_bad_recordings_are_told_with_their_samples(
+    make_raw: MakeRaw, tmp_path: Path, broken_media: dict[str, Path]
+):
     raw = make_raw(8, only=["audio"])
     raw.wav(0).write_bytes(broken_media["wav truncated"].read_bytes())
     soundfile.write(raw.wav(3), np.ones(50), 4001)  # shares no factor with 4000, but this is few taps
     soundfile.write(raw.wav(2), np.ones(50), 96_001)
-    message = r"(?s)2 of 4 recordings.*wav/0.wav \(sample s000 and 1 more\) is truncated.*wav/2.wav .* 96001 Hz"
+    message = (
+        r"(?s)2 of 4 recordings.*wav/0.wav \(sample s000 and 1 more\) is truncated.*wav/2.wav .* 96001 Hz"
+    )
     with pytest.raises(DataError, match=message):
         raw.write(tmp_path / "store")
 
@@ -343,11 +368,15 @@ def test_values_that_overflow_are_told(make_raw: MakeRaw, tmp_path: Path):
     of = AudioFeatures(sample_rate=4000, seconds=0.25, peak_normalise=False, n_fft=64, hop_length=64)
     raw = make_raw(8, audio=of, only=["audio"])
     soundfile.write(raw.wav(1), np.full(1000, 3e38), 4000, subtype="FLOAT")
-    with pytest.raises(DataError, match=r"wav/1.wav \(sample s002 and 1 more\) is not finite after the transform"):
+    with pytest.raises(
+        DataError, match=r"wav/1.wav \(sample s002 and 1 more\) is not finite after the transform"
+    ):
         raw.write(tmp_path / "store")
 
 
-def test_silence_and_single_colours_are_noted(make_raw: MakeRaw, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_silence_and_single_colours_are_noted(
+    make_raw: MakeRaw, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     raw = make_raw(16, only=["audio", "image", "table"])
     raw.table["heat"] = 3.0
     soundfile.write(raw.wav(2), np.zeros(1000), 4000)
@@ -412,10 +441,13 @@ def test_a_dead_worker_is_told(make_raw: MakeRaw, tmp_path: Path, monkeypatch: p
         make_raw(12, only=["image"]).write(tmp_path / "store", workers=2)
 
 
-# -------------------------------------------------------------------------------------------------------------- memory
-def test_pieces_do_not_grow_with_the_samples(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What is read of an array at once, or written to it, is as large for many samples as for few: counted, since what
-    the system says about memory depends on what else runs. (`benchmarks/featurize.py` measures the peak.)"""
+# ----------------------------------------------------------------------------------------------------- memory
+def test_pieces_do_not_grow_with_the_samples(
+    make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What is read of an array at once, or written to it, is as large for many samples as for few: counted,
+    since what the system says about memory depends on what else runs. (`benchmarks/featurize.py` measures the
+    peak.)"""
     pieces: list[int] = []
 
     class Counted(np.memmap):
@@ -429,7 +461,7 @@ def test_pieces_do_not_grow_with_the_samples(make_raw: MakeRaw, tmp_path: Path, 
             super().__setitem__(index, value)
 
     original = files.mapped
-    for module in (chunks, finishing):
+    for module in (chunks, finalize):
         monkeypatch.setattr(module, "mapped", lambda *args: original(*args).view(Counted))
     np.save(tmp_path / "many.npy", np.random.default_rng(0).integers(0, 256, (4000, 24, 24), np.uint8))
     largest = []

@@ -1,4 +1,5 @@
-"""dtype: float16: what is stored, how far it is from what was computed, and that training computes in float32."""
+"""dtype: float16: what is stored, how far it is from what was computed, and that training computes in
+float32."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from g2d_pipeline.config import (
     AudioFeatures,
     FeaturizeSettings,
     ImageFeatures,
-    Machine,
+    RunOptions,
     SequenceFeatures,
     TargetSettings,
     VectorFeatures,
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.features.rounding import Rounding, to_half
+from g2d_pipeline.features.float16 import Rounding, to_half
 from g2d_pipeline.models.encoders import build_encoder
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.augment import augment
@@ -57,7 +58,7 @@ class Arrays:
 
     def write(self, folder: Path, dtype: Any) -> Any:
         modalities = {"v": VectorFeatures(dtype=dtype), "s": SequenceFeatures(steps=5, dtype=dtype)}
-        machine = Machine(device="cpu", progress=False)
+        machine = RunOptions(device="cpu", progress=False)
         settings = FeaturizeSettings(dataset="made_up", modalities=modalities, machine=machine)
         write_store(folder, self, self.root, settings)
         return open_store(folder)
@@ -83,7 +84,9 @@ def test_arrays_are_rounded_and_the_error_is_measured(tmp_path: Path, modality: 
     assert (
         largest > 0.01
     )  # 1000 ± 5 and −300 ± 9: float16 has steps of 0.5 and 0.25 there; the note tells what it costs
-    assert f"{modality}: stored as float16, which rounds by at most {largest:.2g}" in " ".join(half.meta["notes"])
+    assert f"{modality}: stored as float16, which rounds by at most {largest:.2g}" in " ".join(
+        half.meta["notes"]
+    )
     assert (
         exact.meta["notes"]
         == []
@@ -102,9 +105,13 @@ def test_spectrograms_and_components(make_raw: MakeRaw, tmp_path: Path):
         about = half.meta["modalities"][m]
         assert about["dtype"] == "float16"
         assert (half.arrays[m] == exact.arrays[m].astype(np.float16)).all()
-        assert np.allclose(about["normaliser"]["std"], exact.meta["modalities"][m]["normaliser"]["std"], rtol=1e-3)
+        assert np.allclose(
+            about["normaliser"]["std"], exact.meta["modalities"][m]["normaliser"]["std"], rtol=1e-3
+        )
         distinct = slice(None, None, 2 if m == "audio" else 1)  # each recording is in two samples
-        largest, rms = measured(exact.arrays[m][distinct], half.arrays[m][distinct], about["normaliser"]["std"])
+        largest, rms = measured(
+            exact.arrays[m][distinct], half.arrays[m][distinct], about["normaliser"]["std"]
+        )
         assert about["rounding"]["max"] == pytest.approx(largest, rel=1e-9)
         assert about["rounding"]["rms"] == pytest.approx(rms, rel=1e-9)
         assert rms < 1e-3
@@ -178,4 +185,6 @@ def test_real_digits_lose_next_to_nothing(shared_data: Path, tmp_path: Path, mak
     about = store.meta["modalities"]["audio"]
     error, std = about["rounding"], about["normaliser"]["std"][0]
     assert 0 < error["rms"] < 1e-3
-    assert error["max"] * std <= 2**-7  # half a step of float16 from 16 to 32; log 1e-7 = -16.1 is the lowest number
+    assert (
+        error["max"] * std <= 2**-7
+    )  # half a step of float16 from 16 to 32; log 1e-7 = -16.1 is the lowest number

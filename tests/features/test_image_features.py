@@ -26,7 +26,7 @@ def read(path: Path, channels: int = 3) -> np.ndarray:
     return read_image(path.name, path.parent, channels).numpy()  # type: ignore[arg-type]
 
 
-# ----------------------------------------------------------------------------------------------------------- decoding
+# --------------------------------------------------------------------------------------------------- decoding
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -99,7 +99,7 @@ def test_resizing_ignores_the_aspect_ratio_and_antialiases():
     assert resize(stripes, (4, 64)) is stripes
 
 
-# -------------------------------------------------------------------------------------------------------- array files
+# ------------------------------------------------------------------------------------------------ array files
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [
@@ -125,7 +125,11 @@ def test_rows_of_arrays(tmp_path: Path, axes: str):
 
 
 def idx(array: np.ndarray) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + np.array(array.shape, ">u4").tobytes()
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def test_idx_rows(tmp_path: Path):
@@ -171,7 +175,7 @@ def test_bad_array_files_are_told(tmp_path: Path):
             read_image(cell, tmp_path, 1)
 
 
-# --------------------------------------------------------------------------------------------------------- low energy
+# ------------------------------------------------------------------------------------------------- low energy
 def with_shares(*shares: float) -> np.ndarray:
     """Pictures `[2K, K]` whose K principal components have these shares of the variance."""
     axes = np.diag(np.sqrt(shares))
@@ -182,7 +186,8 @@ def with_shares(*shares: float) -> np.ndarray:
     ("energy", "count"), [(0.3, 1), (0.5, 1), (0.7, 1), (0.75, 2), (0.76, 2), (0.9, 3), (0.99, 3), (1.0, 4)]
 )
 def test_how_many_components(energy: float, count: int):
-    """0.5, 0.75, 0.9, 1: the largest count that stays at or below, at least one even where the first is above."""
+    """0.5, 0.75, 0.9, 1: the largest count that stays at or below, at least one even where the first is
+    above."""
     fitted = LowEnergy.fit(with_shares(0.5, 0.25, 0.15, 0.1), energy)
     assert len(fitted.components) == count
     assert fitted.energy == pytest.approx([0.5, 0.75, 0.9, 1.0][count - 1])
@@ -229,7 +234,7 @@ def test_real_handwriting_has_three_components(shared_data: Path):
     assert fitted.apply(images[:200]).min() < -0.1
 
 
-# ----------------------------------------------------------------------------------------------------- rows of floats
+# --------------------------------------------------------------------------------------------- rows of floats
 @pytest.mark.parametrize("shape", [(20,), (5, 4), (1, 5, 4), (5, 4, 1)])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_rows_of_floats_are_kept(tmp_path: Path, shape: tuple[int, ...], dtype: str):

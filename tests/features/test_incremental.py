@@ -1,4 +1,5 @@
-"""A later store copies what an earlier one has: only new and changed cells are decoded, and the bytes are the same."""
+"""A later store copies what an earlier one has: only new and changed cells are decoded, and the bytes are the
+same."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ def earlier(raw: Any, folder: Path, without: list[int] = NEW) -> Path:
     return folder
 
 
-def test_only_new_samples_are_decoded(make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]):
+def test_only_new_samples_are_decoded(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]
+):
     raw = make_raw(30)
     old = earlier(raw, tmp_path / "old")
     decoded.clear()
@@ -107,7 +110,9 @@ def test_noise_belongs_to_the_name_so_a_renamed_recording_is_decoded_anew(
     assert contents(new) == contents(write(raw, tmp_path / "afresh"))
 
 
-@pytest.mark.parametrize("harm", ["settings", "code", "a flipped byte", "a truncated array", "no meta", "another kind"])
+@pytest.mark.parametrize(
+    "harm", ["settings", "code", "a flipped byte", "a truncated array", "no meta", "another kind"]
+)
 def test_an_earlier_store_that_does_not_fit_is_not_used(
     make_raw: MakeRaw, tmp_path: Path, decoded: list[str], harm: str, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, contents: Contents,
@@ -149,7 +154,9 @@ def test_the_first_store_that_fits_is_used(make_raw: MakeRaw, tmp_path: Path, de
         assert len(decoded) == expected
 
 
-def test_what_was_found_is_found_again(make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]):
+def test_what_was_found_is_found_again(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]
+):
     """Silence is no longer to be seen in a spectrogram with noise; rounding not in numbers that are rounded."""
     half = AudioFeatures(sample_rate=4000, seconds=0.25, noise=0.1, n_fft=64, hop_length=64, dtype="float16")
     raw = make_raw(24, audio=half, only=["audio", "image"])
@@ -161,8 +168,12 @@ def test_what_was_found_is_found_again(make_raw: MakeRaw, tmp_path: Path, conten
     assert decoded == ["wav/1.wav", "png/2.png", "png/3.png", "png/9.png"]
     assert contents(new) == contents(write(raw, tmp_path / "afresh"))
     notes = open_store(new).meta["notes"]
-    assert [n for n in notes if "silent" in n] == ["audio: 2 of 24 samples have recordings that are silent: s006, s007"]
-    assert [n for n in notes if "colour" in n] == ["image: 1 of 24 samples have pictures that are of one colour: s005"]
+    assert [n for n in notes if "silent" in n] == [
+        "audio: 2 of 24 samples have recordings that are silent: s006, s007"
+    ]
+    assert [n for n in notes if "colour" in n] == [
+        "image: 1 of 24 samples have pictures that are of one colour: s005"
+    ]
 
 
 def test_an_interrupted_later_run_goes_on(
@@ -188,7 +199,9 @@ def test_an_interrupted_later_run_goes_on(
     assert decoded == ["png/33.png"]  # the chunk of png/1.png was whole
 
 
-def test_rows_can_be_added_to_an_array_file(make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]):
+def test_rows_can_be_added_to_an_array_file(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]
+):
     raw = make_raw(12, image=ImageFeatures(size=[5], channels=1), only=["image"])
     pictures = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
     raw.table["image"] = [f"rows.npy#{i}" for i in range(12)]
@@ -213,7 +226,9 @@ def test_components_are_fitted_on_all_samples(
     assert contents(new) == contents(write(raw, tmp_path / "afresh"))
 
 
-def test_clips_are_copied(make_raw: MakeRaw, make_clip: Any, tmp_path: Path, contents: Contents, decoded: list[str]):
+def test_clips_are_copied(
+    make_raw: MakeRaw, make_clip: Any, tmp_path: Path, contents: Contents, decoded: list[str]
+):
     raw = make_raw(10, image=VideoFeatures(frames=2, size=[8, 12]), only=["image"])
     for i in range(2):
         make_clip(f"{i}.mp4", pictures=9 + i).rename(raw.root / f"{i}.mp4")
@@ -247,7 +262,9 @@ def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
     opened: list[str] = []
     for module, name in ((audio, "_read"), (image, "_decode")):
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, *a, o=original: opened.append(path.name) or o(path, *a))
+        monkeypatch.setattr(
+            module, name, lambda path, *a, o=original: opened.append(path.name) or o(path, *a)
+        )
     write(raw, tmp_path / "store")
     files = [f"{i}.wav" for i in range(10)] + [f"{i}.png" for i in range(20)]
     assert sorted(opened) == sorted(files)

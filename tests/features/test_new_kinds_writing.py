@@ -17,7 +17,7 @@ from g2d_pipeline.config import (
     AudioFeatures,
     FeaturizeSettings,
     ImageFeatures,
-    Machine,
+    RunOptions,
     SequenceFeatures,
     VectorFeatures,
     VideoFeatures,
@@ -33,7 +33,8 @@ PICTURE = ImageFeatures(size=[5, 4], channels=1)
 
 
 class Folder:
-    """A raw folder of `N` samples in three clips with sound, `N` sequences, an array of vectors and one of pictures."""
+    """A raw folder of `N` samples in three clips with sound, `N` sequences, an array of vectors and one of
+    pictures."""
 
     def __init__(self, root: Path, make_clip: Any) -> None:
         rng = np.random.default_rng(3)
@@ -70,7 +71,7 @@ class Folder:
             "target": {"name": "label", "unit": ""}, "source": "raw", "columns": {m: [m] for m in modalities},
             "counts": {s: int((self.table["split"] == s).sum()) for s in ("train", "val", "test")},
         }  # fmt: skip
-        machine = Machine(device="cpu", progress=False, workers=workers)
+        machine = RunOptions(device="cpu", progress=False, workers=workers)
         settings = FeaturizeSettings(dataset="made_up", modalities=modalities, machine=machine)
         write_store(folder, self, self.root, settings)
         return folder
@@ -119,14 +120,19 @@ def test_a_store_of_every_kind(raw: Folder, tmp_path: Path):
     lost = sum(raw.lengths[i] - 4 for i in longer)
     assert store.meta["notes"] == [
         f"words: {len(longer)} of 10 samples have sequences longer than `steps`, whose end is left out "
-        f"({lost} steps in all): {', '.join(f's{i}' for i in longer[:5])}" + (", …" if len(longer) > 5 else "")
+        f"({lost} steps in all): {', '.join(f's{i}' for i in longer[:5])}"
+        + (", …" if len(longer) > 5 else "")
     ]
 
 
-def test_a_clip_of_several_samples_is_decoded_once(raw: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_clip_of_several_samples_is_decoded_once(
+    raw: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     decoded: list[str] = []
     original = video.read_frames
-    monkeypatch.setattr(video, "read_frames", lambda path, *of: decoded.append(path.name) or original(path, *of))
+    monkeypatch.setattr(
+        video, "read_frames", lambda path, *of: decoded.append(path.name) or original(path, *of)
+    )
     store = open_store(raw.write(tmp_path / "store", only="face"))
     assert decoded == ["0.mp4", "1.mp4", "frames"]
     assert store.meta["modalities"]["face"]["statistics"] == {"distinct": 3}
@@ -268,13 +274,17 @@ def test_principal_components_of_float_pictures(raw: Folder, tmp_path: Path):
     store = open_store(raw.write(tmp_path / "store", only="digit"))
     train = np.load(raw.root / "digits.npy").astype(np.float32)[:6]
     kept = store.arrays["digit"][:6].reshape(6, -1)
-    assert np.linalg.matrix_rank(kept, tol=1e-3) == store.meta["modalities"]["digit"]["statistics"]["components"]
+    assert (
+        np.linalg.matrix_rank(kept, tol=1e-3) == store.meta["modalities"]["digit"]["statistics"]["components"]
+    )
     assert kept.std() > 0.2 * train.std()  # the values' own units
 
 
 def test_space_is_looked_for_beforehand(raw: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for only, needed in (("face", N * 3 * 2 * 8 * 12), ("words", N * 4 * 4 * 4), ("digit", N * 20 * 4)):
-        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n - 1})())
+        monkeypatch.setattr(
+            files.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n - 1})()
+        )
         with pytest.raises(DataError, match=r"Make room"):
             raw.write(tmp_path / f"full {only}", only=only)
         monkeypatch.setattr(files.shutil, "disk_usage", lambda _, n=needed: type("Usage", (), {"free": n})())

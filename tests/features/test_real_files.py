@@ -1,4 +1,5 @@
-"""Every real file is accounted for: it gets into the features, or is named with its reason (scripts/real_files.py)."""
+"""Every real file is accounted for: it gets into the features, or is named with its reason
+(scripts/real_files.py)."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def test_the_page_counts_every_media_file(real_files: ModuleType, page: str, sha
             line = f"| {check.folder} | `{check.patterns}` | {way} | {len(check.cells(shared_data)):,} |"
             assert line in page
     rest = page.partition("## Files that are no samples")[2]
-    listed = [f.suffix for f in shared_data.rglob("*") if f"- {f.relative_to(shared_data).as_posix()}\n" in rest]
+    listed = [
+        f.suffix for f in shared_data.rglob("*") if f"- {f.relative_to(shared_data).as_posix()}\n" in rest
+    ]
     assert ".csv" in listed
     assert not {".mp4", ".webm", ".mpg", ".flv", ".wav", ".jpg", ".gz"} & set(listed)
 
@@ -117,7 +120,7 @@ def test_the_lists_of_vggsound_are_read_to_the_last_row(real_files: ModuleType, 
     assert "15,528 more, 15,538 in all" in said[-2]
 
 
-# ------------------------------------------------------------------------------------------------------ the odd ones
+# ----------------------------------------------------------------------------------------------- the odd ones
 @pytest.mark.parametrize("frames", [1, 28, 29])
 def test_the_corrupt_clip_never_yields_features(shared_data: Path, frames: int) -> None:
     """Not even as many pictures as can be decoded of it."""

@@ -17,7 +17,9 @@ from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.sequence import read_sequence, read_vector, width
 from g2d_pipeline.features.statistics import feature_statistics
 
-ROWS = hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-9, 9, width=32))
+ROWS = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-9, 9, width=32)
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,9 @@ def test_only_zeros_in_front_are_padding(folder: Path):
 def test_what_is_not_finite_becomes_zero_and_is_counted(folder: Path):
     """-inf is no padding; a number that float32 can not hold is infinite there."""
     np.save(folder / "a.npy", np.array([[-np.inf, 0], [1, np.nan], [1e300, 2], [np.inf, np.inf]]))
-    values, replaced, left_out = read_sequence("a.npy", folder, SequenceFeatures(steps=3, cut_leading_zeros=True), 2)
+    values, replaced, left_out = read_sequence(
+        "a.npy", folder, SequenceFeatures(steps=3, cut_leading_zeros=True), 2
+    )
     assert values.tolist() == [[0, 1, 0], [0, 0, 2], [1, 1, 1]]
     assert (replaced, left_out) == (3, 1)
 
@@ -110,7 +114,9 @@ def test_a_blank_step_before_others_is_a_step(folder: Path):
 def test_numbers_of_any_type_in_rows(folder: Path, dtype: str):
     whole = np.arange(12).reshape(2, 3, 2) % 2
     np.save(folder / "many.npy", whole.astype(dtype))
-    assert np.array_equal(read_sequence("many.npy#1", folder, SequenceFeatures(steps=3), 2)[0][:-1], whole[1].T)
+    assert np.array_equal(
+        read_sequence("many.npy#1", folder, SequenceFeatures(steps=3), 2)[0][:-1], whole[1].T
+    )
     np.save(folder / "vectors.npy", whole[0].astype(dtype))
     assert np.array_equal(read_vector("vectors.npy#2", folder, 2), whole[0][2])
 
@@ -146,7 +152,10 @@ def test_a_bad_sequence_is_told(tmp_path: Path, array: Any, message: str):
     ("array", "message"),
     [
         (np.zeros(4), "has 4 features, the first vector of the modality 2"),
-        (np.zeros((3, 2)), r"is float64 \[3, 2\], not a vector \[F\] of numbers; a row of it is written bad.npy#0"),
+        (
+            np.zeros((3, 2)),
+            r"is float64 \[3, 2\], not a vector \[F\] of numbers; a row of it is written bad.npy#0",
+        ),
         (np.array([np.nan, 1e300]), "holds 2 values that are not finite"),
     ],
 )
@@ -189,7 +198,7 @@ def test_real_vectors(shared_data: Path):
     assert np.array_equal(found, np.load(root / "audio_features.npy")[703].astype(np.float32))
 
 
-# ----------------------------------------------------------------------------------------------------------- normaliser
+# ------------------------------------------------------------------------------------------------- normaliser
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.floats(-1e6, 1e6), st.floats(1e-9, 1e6))
 def test_statistics_are_those_of_the_real_steps(lengths: list[int], centre: float, spread: float):

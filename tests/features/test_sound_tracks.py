@@ -60,11 +60,19 @@ def test_grid_and_ravdess(shared_data: Path):
 
 @pytest.mark.parametrize(
     ("name", "codec", "pictures"),
-    [("a.mp4", "aac", 24), ("a.m4a", "aac", 0), ("a.mkv", "pcm_s16le", 24), ("a.flv", "aac", 24), ("a.mpg", "mp2", 24)],
+    [
+        ("a.mp4", "aac", 24),
+        ("a.m4a", "aac", 0),
+        ("a.mkv", "pcm_s16le", 24),
+        ("a.flv", "aac", 24),
+        ("a.mpg", "mp2", 24),
+    ],
 )
 def test_channels_are_averaged(make_clip: Any, name: str, codec: str, pictures: int):
     picture = {".flv": "flv", ".mpg": "mpeg1video"}.get(Path(name).suffix, "libx264")
-    path = make_clip(name, pictures, codec=picture, audio_codec=codec, sound=np.stack([0.5 * TONE, 0.25 * TONE]))
+    path = make_clip(
+        name, pictures, codec=picture, audio_codec=codec, sound=np.stack([0.5 * TONE, 0.25 * TONE])
+    )
     wave, rate = audio.read_audio(path)
     assert rate == 16_000
     assert len(wave) / rate == pytest.approx(1, abs=0.15)  # whole blocks of the codec
@@ -85,7 +93,9 @@ def test_one_waveform_in_two_containers(make_clip: Any, tmp_path: Path):
 def test_a_truncated_film_is_told(make_clip: Any):
     path = make_clip("a.mkv", 0, sound=np.tile(TONE, 4)[None])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(MediaError, match=r"is truncated: its header promises 4.0\d s, it holds [123]\.\d\d s"):
+    with pytest.raises(
+        MediaError, match=r"is truncated: its header promises 4.0\d s, it holds [123]\.\d\d s"
+    ):
         audio.read_audio(path)
 
 

@@ -32,7 +32,7 @@ def no_space(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-# ----------------------------------------------------------------------------------------------------- before training
+# -------------------------------------------------------------------------------------------- before training
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_flipped_byte_is_told_before_anything_is_trained(
     make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
@@ -40,7 +40,9 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
     """A store that the catalog loads is read whole once, and again where one of its files was touched."""
     looks: list[str] = []
     original = store_module.file_digest
-    monkeypatch.setattr(store_module, "file_digest", lambda path: looks.append(Path(path).name) or original(path))
+    monkeypatch.setattr(
+        store_module, "file_digest", lambda path: looks.append(Path(path).name) or original(path)
+    )
     raw = make_raw(8, only=["audio", "table"])
     card = {"stage": "featurize", "fingerprint": "aaa"}
     features = FeatureStoreDataset(str(tmp_path / "features-aaa"), card)
@@ -73,12 +75,16 @@ def test_a_note_of_what_is_whole_that_can_not_be_written_is_done_without(
     assert [f.name for f in tmp_path.glob("features-*")] == ["features-aaa"]
 
 
-# ---------------------------------------------------------------------------------------------------------- full disks
-def test_a_disk_without_room_for_the_arrays(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+# ------------------------------------------------------------------------------------------------- full disks
+def test_a_disk_without_room_for_the_arrays(
+    make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """It is told before anything is decoded, and no array stays that is not whole."""
     monkeypatch.setattr(media.chunks, "run", lambda _: pytest.fail("something is decoded"))
     monkeypatch.setattr(files, "reserve", no_space)
-    with pytest.raises(DataError, match=rf"The feature store {tmp_path / 'store'} needs 0.0 MB, the disk has .* free"):
+    with pytest.raises(
+        DataError, match=rf"The feature store {tmp_path / 'store'} needs 0.0 MB, the disk has .* free"
+    ):
         make_raw(8).write(tmp_path / "store")
     assert [f.name for f in (tmp_path / "store").iterdir()] == ["progress.json"]
 
@@ -103,12 +109,14 @@ def test_a_disk_that_fills_up_on_the_way(
         if what == "the index":
             patch.setattr(pd.DataFrame, "to_parquet", no_space)
         elif what == "components":
-            patch.setattr("g2d_pipeline.features.finishing.create", no_space)
+            patch.setattr("g2d_pipeline.features.finalize.create", no_space)
         elif what == "the ledger":
-            patch.setattr("g2d_pipeline.features.ledger.os.fsync", no_space)
+            patch.setattr("g2d_pipeline.features.chunk_journal.os.fsync", no_space)
         else:
             patch.setattr("g2d_pipeline.features.writing.replace_bytes", no_space)
-        with pytest.raises(DataError, match=rf"(?s){tmp_path / 'store'} needs .* MB, the disk has .*run again"):
+        with pytest.raises(
+            DataError, match=rf"(?s){tmp_path / 'store'} needs .* MB, the disk has .*run again"
+        ):
             raw.write(tmp_path / "store")
     assert not (tmp_path / "store/meta.json").exists()
     assert not list((tmp_path / "store").glob("meta.json*"))
@@ -128,7 +136,7 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------------------------------------------- forbidden folders
+# ------------------------------------------------------------------------------------------ forbidden folders
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
     """A folder that any user may enter, unlike `tmp_path`."""
@@ -167,7 +175,7 @@ def test_a_folder_that_must_not_be_written(make_raw: MakeRaw, elsewhere: Path):
     assert list((elsewhere / "closed").iterdir()) == []
 
 
-# --------------------------------------------------------------------------------------------- other settings, two runs
+# ----------------------------------------------------------------------------------- other settings, two runs
 def test_a_store_of_other_settings_is_never_read(make_raw: MakeRaw, tmp_path: Path):
     raw = make_raw(8, only=["table"])
     folder = raw.write(tmp_path / "features-new")

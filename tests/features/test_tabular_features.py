@@ -26,7 +26,12 @@ def test_a_hand_made_table():
     values = np.array([[1.0, 5.0, NAN], [3.0, 5.0, 4.0], [NAN, 5.0, 8.0], [9.0, NAN, NAN]])
     found, statistics = standardise(values, np.arange(3), ["a", "b", "c"], IDS)
     root = np.sqrt(2 / 3)  # of a: 1, 3 and the mean 2; of c: 6 (the mean), 4, 8
-    expected = [[-1 / root, 0, 0], [1 / root, 0, -2 / np.sqrt(8 / 3)], [0, 0, 2 / np.sqrt(8 / 3)], [7 / root, 0, 0]]
+    expected = [
+        [-1 / root, 0, 0],
+        [1 / root, 0, -2 / np.sqrt(8 / 3)],
+        [0, 0, 2 / np.sqrt(8 / 3)],
+        [7 / root, 0, 0],
+    ]
     assert found.dtype == np.float32
     assert np.allclose(found, expected, atol=1e-6)
     assert statistics["mean"] == [2.0, 5.0, 6.0]
@@ -37,7 +42,9 @@ def test_a_hand_made_table():
 
 def test_bad_columns_are_told():
     values = np.array([[1.0, NAN, NAN], [2.0, NAN, NAN], [3.0, 4.0, 5.0]])
-    with pytest.raises(DataError, match=r"(?s)blank in all of train.*'rain'.*'wind'.*What to do: remove them"):
+    with pytest.raises(
+        DataError, match=r"(?s)blank in all of train.*'rain'.*'wind'.*What to do: remove them"
+    ):
         standardise(values, np.arange(2), ["heat", "rain", "wind"], IDS)
     values = np.full((9, 1), 1.0)
     values[1:8] = np.inf
@@ -125,14 +132,19 @@ def test_the_year_is_a_circle():
     days = pd.Series(pd.to_datetime(["2023-01-01", "2023-12-31", "2024-12-31", "2023-07-02"]))
     year, sine, cosine = year_and_season(days).T
     assert year.tolist() == [2023, 2023, 2024, 2023]
-    assert sine == pytest.approx([0, -np.sin(2 * np.pi / 365), -np.sin(2 * np.pi / 366), np.sin(2 * np.pi * 182 / 365)])
+    assert sine == pytest.approx(
+        [0, -np.sin(2 * np.pi / 365), -np.sin(2 * np.pi / 366), np.sin(2 * np.pi * 182 / 365)]
+    )
     assert cosine == pytest.approx([1, np.cos(2 * np.pi / 365), np.cos(2 * np.pi / 366), -1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("of", "words"),
     [
-        ({"columns": ["soil"]}, r"under `columns` do not hold numbers.*'soil' is str.*another key of the modality"),
+        (
+            {"columns": ["soil"]},
+            r"under `columns` do not hold numbers.*'soil' is str.*another key of the modality",
+        ),
         ({"categorical": ["heat"]}, r"under `categorical` do not hold text.*'heat' is float64"),
         ({"dates": ["soil"]}, r"under `dates` do not hold dates.*'soil' is str"),
     ],
@@ -165,7 +177,9 @@ def test_a_store_of_a_mixed_table(make_raw: Callable[..., Any]):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=6), elements=st.floats(-9, 9, width=32)),
+    hnp.arrays(
+        np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=6), elements=st.floats(-9, 9, width=32)
+    ),
     st.integers(1, 7),
     st.floats(-1e6, 1e6),
 )

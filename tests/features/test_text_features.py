@@ -1,4 +1,5 @@
-"""Texts: what the tokenizer learns and from whom, which ids are stored, and that a store of texts can be trained on."""
+"""Texts: what the tokenizer learns and from whom, which ids are stored, and that a store of texts can be
+trained on."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ ROWS = [
 ]  # fmt: skip
 
 
-def written(folder: Path, texts: list[Any], train: int, of: TextFeatures = TEXT) -> tuple[np.ndarray, Any, list[str]]:
+def written(
+    folder: Path, texts: list[Any], train: int, of: TextFeatures = TEXT
+) -> tuple[np.ndarray, Any, list[str]]:
     """(ids, what meta.json says, notes) of texts of which the first `train` are train."""
     folder.mkdir(exist_ok=True)
     notes: list[str] = []
@@ -43,7 +46,7 @@ def written(folder: Path, texts: list[Any], train: int, of: TextFeatures = TEXT)
     return np.load(folder / "review.npy"), about, notes
 
 
-# ------------------------------------------------------------------------------------------------------------ the ids
+# ---------------------------------------------------------------------------------------------------- the ids
 def test_a_text_is_the_ids_of_its_tokens_padded_with_0_or_cut(tmp_path: Path) -> None:
     ids, about, notes = written(tmp_path, ROWS, 6)
     assert ids.dtype == np.int32
@@ -101,7 +104,9 @@ def test_letters_and_forms_are_made_equal_where_asked_for() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1), st.integers(3, 12))
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1), st.integers(3, 12)
+)
 def test_any_texts(texts: list[str], vocabulary: int) -> None:
     of = TextFeatures(vocabulary=vocabulary, length=5)
     tokenizer, again = train_tokenizer(texts, of), train_tokenizer(texts, of)
@@ -118,7 +123,13 @@ def test_any_texts(texts: list[str], vocabulary: int) -> None:
 
 def test_the_most_frequent_characters_are_kept_where_there_is_no_room_for_all() -> None:
     texts = ["a" * 9 + "b" * 5 + "".join(map(chr, range(0x4E00, 0x4F00)))]
-    assert set(train_tokenizer(texts, TextFeatures(vocabulary=5)).get_vocab()) >= {"[PAD]", "[UNK]", "a", "b", "一"}
+    assert set(train_tokenizer(texts, TextFeatures(vocabulary=5)).get_vocab()) >= {
+        "[PAD]",
+        "[UNK]",
+        "a",
+        "b",
+        "一",
+    }
 
 
 ELSEWHERE = """
@@ -152,11 +163,13 @@ def test_other_processes_learn_the_same_without_the_network() -> None:
     assert len(found) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ mistakes
+# --------------------------------------------------------------------------------------------------- mistakes
 @pytest.mark.parametrize(
     ("missing", "told"), [(None, "there is none"), (np.nan, "there is none"), (3.5, "3.5 is none")]
 )
-def test_a_missing_text_is_named_by_sample_and_row_and_an_empty_one_is_fine(missing: object, told: str) -> None:
+def test_a_missing_text_is_named_by_sample_and_row_and_an_empty_one_is_fine(
+    missing: object, told: str
+) -> None:
     texts = pd.Series(["a", "", missing, "b"], dtype=object)
     said = rf"(?s)1 of 4 texts of modality 'review' are missing.*sample s2 \(row 2\): {told}.*What to do: write a text"
     with pytest.raises(DataError, match=said):
@@ -164,7 +177,9 @@ def test_a_missing_text_is_named_by_sample_and_row_and_an_empty_one_is_fine(miss
     check_texts("review", pd.Series(["a", ""]), ["s0", "s1"])
 
 
-def test_a_missing_text_is_told_before_anything_is_decoded(make_raw: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_missing_text_is_told_before_anything_is_decoded(
+    make_raw: Callable[..., Any], tmp_path: Path
+) -> None:
     raw = make_raw(8, review=TEXT)
     raw.table["review"] = pd.Series(["a"] * 5 + [None] * 3, dtype="str")
     with pytest.raises(DataError, match=r"sample s005 \(row 5\): there is none"):
@@ -177,7 +192,7 @@ def test_a_train_split_without_a_word_is_refused(tmp_path: Path) -> None:
         written(tmp_path, ["", "  \n", "words at last"], 2)
 
 
-# ----------------------------------------------------------------------------------------------------------- the store
+# -------------------------------------------------------------------------------------------------- the store
 @pytest.fixture
 def raw(make_raw: Callable[..., Any]) -> Any:
     """Twelve samples with a table and a text."""
@@ -216,7 +231,7 @@ def test_what_a_killed_run_left_of_another_text_is_removed(
     assert contents(raw.write(tmp_path / "store")) == contents(raw.write(tmp_path / "fresh"))
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# --------------------------------------------------------------------------------------------------- training
 GOOD, BAD = "I love it, it is great and good", "I hate it, it is bad and awful"
 
 

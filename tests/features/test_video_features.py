@@ -33,7 +33,7 @@ def every_frame(path: Path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24").transpose(2, 0, 1) for frame in container.decode(video=0)]
 
 
-# ------------------------------------------------------------------------------------------------------ which pictures
+# --------------------------------------------------------------------------------------------- which pictures
 @pytest.mark.parametrize(
     ("count", "frames", "positions"),
     [(n, 1, [k]) for n, k in zip(range(1, 8), [0, 1, 1, 2, 3, 2, 3], strict=True)]
@@ -97,7 +97,7 @@ def test_pictures_are_turned_as_the_container_says(make_clip: Any):
         assert lightest == corner, degrees
 
 
-# ---------------------------------------------------------------------------------------------------- seek = decode all
+# ------------------------------------------------------------------------------------------ seek = decode all
 def test_a_seek_decodes_only_the_stretches_that_are_wanted(make_clip: Any, monkeypatch: pytest.MonkeyPatch):
     path = make_clip(pictures=30, gop=5)
     seen: list[int] = []
@@ -156,7 +156,7 @@ def test_open_groups_of_pictures(make_clip: Any):
     _check_seeks(path)
 
 
-# ---------------------------------------------------------------------------------------------------------- real files
+# ------------------------------------------------------------------------------------------------- real files
 SHORT_SAMPLES = {
     "realshort.mp4": (36, (240, 320)),
     "bigbuckbunny_1s.webm": (24, (720, 1280)),
@@ -204,7 +204,7 @@ def test_grid_and_ravdess(shared_data: Path):
         assert tuple(video.read_frames(path, 3, "even").shape) == (3, 3, 180, 320)
 
 
-# ------------------------------------------------------------------------------------------------------------ bad input
+# -------------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -239,7 +239,9 @@ def test_a_film_of_few_frames_is_whole(make_clip: Any, pictures: int):
 def test_an_flv_of_one_frame_has_no_three_of_one_a_second(make_clip: Any):
     path = make_clip("a.flv", codec="flv", pictures=1)
     assert numbers(video.read_frames(path, 1, "published")) == [0]
-    with pytest.raises(MediaError, match=r"a.flv is too short: it has 1 picture at one a second, 3 are asked for"):
+    with pytest.raises(
+        MediaError, match=r"a.flv is too short: it has 1 picture at one a second, 3 are asked for"
+    ):
         video.read_frames(path, 3, "published")
 
 
@@ -312,7 +314,9 @@ def test_damage_in_what_is_decoded_is_told(make_clip: Any):
     for i in range(start + size // 2, start + size - 10, 7):
         content[i] ^= 0xFF
     path.write_bytes(bytes(content))
-    with pytest.raises(MediaError, match=r"is damaged or truncated: frame \d+|can not be decoded: it fails after \d+"):
+    with pytest.raises(
+        MediaError, match=r"is damaged or truncated: frame \d+|can not be decoded: it fails after \d+"
+    ):
         video.read_frames(path, 24, "even")
 
 
@@ -327,12 +331,14 @@ def test_an_unknown_codec_is_told(make_clip: Any, codec: bytes, what: str):
 def test_a_play_list_opens_nothing_else(make_clip: Any):
     clip = make_clip("a.mp4")
     path = clip.with_name("list.m3u8")
-    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/{clip.name}\n#EXT-X-ENDLIST\n")
+    path.write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/{clip.name}\n#EXT-X-ENDLIST\n"
+    )
     with pytest.raises(MediaError):
         video.read_frames(path, 1, "even")
 
 
-# ------------------------------------------------------------------------------------------------- folders of pictures
+# ---------------------------------------------------------------------------------------- folders of pictures
 def make_folder(folder: Path, count: int) -> Path:
     folder.mkdir()
     for i in range(count):

@@ -14,19 +14,32 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.agm import coefficients, muted_input, ratios, responses
 from g2d_pipeline.methods.base import Batch, State
-from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Normaliser, Output, Regression, build_fusion
+from g2d_pipeline.models import (
+    Classification,
+    Encoder,
+    MultimodalModel,
+    Normaliser,
+    Output,
+    Regression,
+    build_fusion,
+)
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 FUSIONS: tuple[Any, ...] = ("late", "concat", "film", "bi_gated", {"name": "cross_attention", "heads": 1})
 
 
 def student(data: Data, method: str = "agm", **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
-    return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
+    return train_student(
+        data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False
+    )
 
 
 def model_of(names: str, fusion: Any, outputs: int) -> MultimodalModel:
@@ -51,7 +64,9 @@ def score(task: str, logits: np.ndarray, y: np.ndarray) -> float:
     return float(np.minimum(loss, -np.log(1e-8)).mean())
 
 
-def gradients(model: MultimodalModel, batch: Batch, state: State, **parameters: Any) -> tuple[Any, dict[str, Tensor]]:
+def gradients(
+    model: MultimodalModel, batch: Batch, state: State, **parameters: Any
+) -> tuple[Any, dict[str, Tensor]]:
     """The method after two batches alike, and the gradients of the second one by parameter."""
     method = build("agm", parameters)
     method.on_fit_start(state)
@@ -76,7 +91,10 @@ def test_coefficients_and_gradients_equal_the_equations_in_numpy(k: int, task: s
     state = State(model=model, optimizer=None, task=TASKS[task], epochs=1, epoch=1)  # type: ignore[arg-type]
 
     w = {n: p.detach().numpy() for n, p in model.named_parameters()}
-    f = {m: np.tanh(x[m] @ w[f"encoders.{m}.trunk.0.weight"].T + w[f"encoders.{m}.trunk.0.bias"]) for m in names}
+    f = {
+        m: np.tanh(x[m] @ w[f"encoders.{m}.trunk.0.weight"].T + w[f"encoders.{m}.trunk.0.bias"])
+        for m in names
+    }
 
     def logits(kept: str) -> np.ndarray:
         parts = [f[m] if m in kept else np.zeros_like(f[m]) for m in names]
@@ -97,7 +115,7 @@ def test_coefficients_and_gradients_equal_the_equations_in_numpy(k: int, task: s
     r = np.exp(k / (k - 1) * (s.mean() - s))
     first = np.exp(alpha * np.minimum(1 - r, 7))  # no history yet: its ratios are 1
 
-    method = build("agm", {"alpha": alpha, "muted": "features"})
+    method = build("agm", {"alpha": alpha, "masked": "features"})
     method.on_fit_start(state)
     method.loss(run(model, batch.inputs), batch, state)
     np.testing.assert_allclose([method.latest[m] for m in names], first, rtol=1e-9)  # type: ignore[attr-defined]
@@ -107,14 +125,16 @@ def test_coefficients_and_gradients_equal_the_equations_in_numpy(k: int, task: s
     state.task.loss(run(model, batch.inputs).logits, batch.target).backward()
     joint = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     for where in ("response", "encoder"):
-        method = build("agm", {"alpha": alpha, "muted": "features", "where": where})
+        method = build("agm", {"alpha": alpha, "masked": "features", "where": where})
         method.on_fit_start(state)
         model.zero_grad()
         sum(method.loss(run(model, batch.inputs), batch, state).values(), torch.zeros(())).backward()
         found = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
         columns = joint["fusion.head.weight"].numpy().reshape(outputs, k, 4)
         of_head = columns * (first[None, :, None] if where == "response" else 1)
-        np.testing.assert_allclose(found["fusion.head.weight"], of_head.reshape(outputs, -1), rtol=1e-7, atol=1e-12)
+        np.testing.assert_allclose(
+            found["fusion.head.weight"], of_head.reshape(outputs, -1), rtol=1e-7, atol=1e-12
+        )
         for i, m in enumerate(names):
             name = f"encoders.{m}.trunk.0.weight"
             np.testing.assert_allclose(found[name], first[i] * joint[name].numpy(), rtol=1e-7, atol=1e-12)
@@ -134,14 +154,16 @@ def test_a_modality_ahead_of_its_history_is_held_back_and_equal_scores_change_no
 
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=str)
-@pytest.mark.parametrize("muted", ["inputs", "features"])
+@pytest.mark.parametrize("masked", ["inputs", "features"])
 @pytest.mark.parametrize("k", [2, 3])
-def test_responses_sum_to_the_logits_and_unscaled_their_gradient_is_joint(k: int, muted: str, fusion: Any) -> None:
+def test_responses_sum_to_the_logits_and_unscaled_their_gradient_is_joint(
+    k: int, masked: str, fusion: Any
+) -> None:
     model, names = model_of("abc"[:k], fusion, 3), "abc"[:k]
     x = {m: torch.randn(5, 6).double() for m in names}
     present = run(model, x).features
     other = {m: torch.zeros_like(of) for m, of in present.items()}
-    if muted == "inputs":
+    if masked == "inputs":
         other = run(model, {m: torch.zeros(1, 6).double() for m in names}).features
         other = {m: of.expand(5, -1) for m, of in other.items()}
     whole = model.fusion(present)
@@ -177,15 +199,17 @@ def test_with_muted_inputs_the_other_batches_numbers_stay_and_encoders_are_left_
     model.load_state_dict(buffers, strict=False)
     for where in ("response", "encoder"):
         model.load_state_dict(buffers, strict=False)
-        method, found = gradients(model, batch, state, where=where, muted="features")
+        method, found = gradients(model, batch, state, where=where, masked="features")
         assert list(method.latest.values()) == pytest.approx([1.0, 1.0], abs=1e-6)
         for name, value in joint.items():
             torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
         model.load_state_dict(buffers, strict=False)
-        gradients(model, batch, state, where=where, muted="inputs")
+        gradients(model, batch, state, where=where, masked="inputs")
         assert all(part.training for part in model.modules())
         for name, value in model.named_buffers():
-            torch.testing.assert_close(value, moved[name], msg=name)  # running statistics: of the two batches alone
+            torch.testing.assert_close(
+                value, moved[name], msg=name
+            )  # running statistics: of the two batches alone
 
 
 def test_a_muted_input_is_zeros_behind_the_normaliser() -> None:
@@ -195,7 +219,9 @@ def test_a_muted_input_is_zeros_behind_the_normaliser() -> None:
     assert nothing.shape == (1, 3, 2, 2)
     torch.testing.assert_close(encoder(nothing), torch.zeros(1, 12), rtol=0, atol=1e-5)
     tokens = Encoder(nn.Identity(), 5, Normaliser(1, [3.0], [1.0]), tokens=True)
-    assert torch.equal(muted_input(tokens, torch.ones(4, 5, dtype=torch.long)), torch.zeros(1, 5, dtype=torch.long))
+    assert torch.equal(
+        muted_input(tokens, torch.ones(4, 5, dtype=torch.long)), torch.zeros(1, 5, dtype=torch.long)
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -204,7 +230,7 @@ def test_without_alpha_it_is_joint_bit_for_bit_and_with_it_it_is_not(task: str) 
     joint = student(data, "joint")
     assert same(joint, student(data, alpha=0, clip=1e-6))
     assert same(joint, student(data, start_epoch=3))
-    found = [student(data, where=where, muted="inputs") for where in ("response", "encoder")]
+    found = [student(data, where=where, masked="inputs") for where in ("response", "encoder")]
     assert not any(same(joint, one) for one in found)
     kappa = found[0].history[["kappa/a", "kappa/b"]].to_numpy()
     assert (kappa > 0).all()
@@ -248,7 +274,7 @@ def test_an_output_is_not_changed_by_looking_at_it() -> None:
     x = {m: torch.randn(5, 6).double() for m in "ab"}
     batch = Batch(torch.arange(5), x, torch.tensor([0, 1, 2, 1, 0]))
     state = State(model=model, optimizer=None, task=TASKS["classification"], epochs=1, epoch=1)  # type: ignore[arg-type]
-    method = build("agm", {"muted": "features"})
+    method = build("agm", {"masked": "features"})
     method.on_fit_start(state)
     output = run(model, x)
     loss = method.loss(output, batch, state)["task"]

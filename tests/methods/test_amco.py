@@ -17,7 +17,10 @@ from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output
 from tests.conftest import make_data
 from tests.methods.tiny import same, student
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 0.7, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 0.7, "identity", "mse"),
+}
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -32,7 +35,9 @@ def test_shares_equal_the_equation_and_sum_to_one(k: int) -> None:
     assert found.sum() == pytest.approx(1)
     v, t = {m: rng.normal(size=(7, 1)) for m in "abc"[:k]}, rng.normal(size=7)
     s = np.array([np.exp(-((x[:, 0] - t) ** 2) / (2 * 0.7**2)).mean() for x in v.values()])
-    found = dependence_shares(TASKS["regression"], {m: torch.tensor(x) for m, x in v.items()}, torch.tensor(t)).numpy()
+    found = dependence_shares(
+        TASKS["regression"], {m: torch.tensor(x) for m, x in v.items()}, torch.tensor(t)
+    ).numpy()
     np.testing.assert_allclose(found, s / s.sum(), rtol=1e-12)
 
 
@@ -55,7 +60,9 @@ def test_the_terms_equal_their_formulas_in_float64(k: int, task: str, rescale: b
     f = {m: 0.01 * rng.normal(size=(6, 5)) for m in names}
     # Modality b leads: its logits are great, or right.
     f["b"] = (
-        rng.normal(size=(6, 5)) * 9 if task == "classification" else np.outer(y, w["b"][0][0] / (w["b"][0] ** 2).sum())
+        rng.normal(size=(6, 5)) * 9
+        if task == "classification"
+        else np.outer(y, w["b"][0][0] / (w["b"][0] ** 2).sum())
     )
     state = State(model=model, optimizer=None, task=TASKS[task], epochs=10, epoch=3)  # type: ignore[arg-type]
     method = build("amco", {"unimodal_weight": 0.5, "rescale": rescale})
@@ -79,13 +86,17 @@ def test_the_terms_equal_their_formulas_in_float64(k: int, task: str, rescale: b
             return float(((of[:, 0] - y) ** 2).mean())
         return float((np.log(np.exp(of).sum(1)) - of[np.arange(6), y]).mean())
 
-    expected = {"task": loss(np.mean(list(u.values()), axis=0))} | {f"task_{m}": 0.5 * loss(u[m]) for m in names}
+    expected = {"task": loss(np.mean(list(u.values()), axis=0))} | {
+        f"task_{m}": 0.5 * loss(u[m]) for m in names
+    }
     assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected, rel=1e-9)
 
 
 def looked_at() -> tuple[State, list[Output], torch.Tensor]:
     """Epoch 5 of 10, where p = 1; three batches: a leads, b leads, neither does."""
-    model = MultimodalModel({m: Encoder(nn.Identity(), 4) for m in "ab"}, build_fusion("late", {"a": 4, "b": 4}, 3))
+    model = MultimodalModel(
+        {m: Encoder(nn.Identity(), 4) for m in "ab"}, build_fusion("late", {"a": 4, "b": 4}, 3)
+    )
     for head in model.fusion.heads.values():  # type: ignore[union-attr, operator]
         nn.init.ones_(head.weight)
     state = State(model=model, optimizer=None, task=TASKS["classification"], epochs=10, epoch=5)  # type: ignore[arg-type]
@@ -97,7 +108,9 @@ def looked_at() -> tuple[State, list[Output], torch.Tensor]:
 @pytest.mark.parametrize(
     ("hold", "expected"), [("batch", [["a"], ["b"], []]), ("epoch", [["a"], ["a", "b"], ["a", "b"]])]
 )
-def test_the_leader_is_masked_in_its_batch_or_to_the_end_of_the_epoch(hold: str, expected: list[list[str]]) -> None:
+def test_the_leader_is_masked_in_its_batch_or_to_the_end_of_the_epoch(
+    hold: str, expected: list[list[str]]
+) -> None:
     state, outputs, y = looked_at()
     method = build("amco", {"hold": hold})
     method.on_fit_start(state)

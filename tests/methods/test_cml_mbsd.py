@@ -14,19 +14,24 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.cml import nested, rise
-from g2d_pipeline.methods.mbsd import disagreement, distance, towards_the_strong
+from g2d_pipeline.methods.mbsd import disagreement, distance, kl_to_stronger
 from g2d_pipeline.models import Classification, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same, softmax
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, method: str, **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
-    return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
+    return train_student(
+        data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False
+    )
 
 
 def task_loss(task: str, logits: np.ndarray, y: np.ndarray) -> float:
@@ -37,7 +42,9 @@ def task_loss(task: str, logits: np.ndarray, y: np.ndarray) -> float:
 
 def true_confidence(task: str, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     found: np.ndarray = (
-        softmax(logits)[np.arange(len(y)), y] if task == "classification" else np.exp(-((logits[:, 0] - y) ** 2) / 2)
+        softmax(logits)[np.arange(len(y)), y]
+        if task == "classification"
+        else np.exp(-((logits[:, 0] - y) ** 2) / 2)
     )
     return found
 
@@ -55,7 +62,14 @@ def setting(k: int, task: str) -> tuple[dict[str, np.ndarray], np.ndarray, Outpu
                                             "unimodal_logits": model.unimodal_logits})  # fmt: skip
     features = {m: torch.tensor(x, requires_grad=True) for m, x in f.items()}
     state = State(model=type_of_model, optimizer=None, task=TASKS[task], epochs=1, epoch=1)  # type: ignore[arg-type]
-    return f, y, Output(features, fusion(features)), Batch(torch.arange(b), {}, torch.tensor(y)), state, fusion
+    return (
+        f,
+        y,
+        Output(features, fusion(features)),
+        Batch(torch.arange(b), {}, torch.tensor(y)),
+        state,
+        fusion,
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -72,7 +86,9 @@ def test_cml_equals_its_equation_in_numpy(k: int, task: str) -> None:
     for size in range(k, 0, -1):
         parts = [f[m] if i < size else np.zeros((b, 4)) for i, m in enumerate(names)]
         logits.append(np.concatenate(parts, axis=1) @ weight.T + bias)
-    assert float(terms["task"]) == pytest.approx(np.mean([task_loss(task, of, y) for of in logits]), rel=1e-10)
+    assert float(terms["task"]) == pytest.approx(
+        np.mean([task_loss(task, of, y) for of in logits]), rel=1e-10
+    )
     total = 0.0
     for more, less in pairwise(logits):
         if task == "classification":
@@ -109,7 +125,9 @@ def test_cml_removes_each_modality_in_turn_in_random_order() -> None:
     output = Output(
         {m: torch.full((2, 3), size) for m, size in (("a", 1.0), ("b", 3.0), ("c", 2.0))}, torch.zeros(2, 3)
     )
-    renamed = Output({m: output.features[of] for m, of in (("x", "c"), ("y", "b"), ("z", "a"))}, output.logits)
+    renamed = Output(
+        {m: output.features[of] for m, of in (("x", "c"), ("y", "b"), ("z", "a"))}, output.logits
+    )
     torch.manual_seed(0)
     orders = [method._order(output) for _ in range(60)]
     torch.manual_seed(0)
@@ -138,11 +156,15 @@ def test_mbsd_equals_its_equation_in_numpy(k: int, task: str) -> None:
                 w = 0.0
             strong, weak = (one, two) if rho[one][i] > rho[two][i] else (two, one)
             p, q = softmax(u[strong])[i], softmax(u[weak])[i]
-            kl = (p * np.log(p / q)).sum() if task == "classification" else (u[strong][i, 0] - u[weak][i, 0]) ** 2 / 2
+            kl = (
+                (p * np.log(p / q)).sum()
+                if task == "classification"
+                else (u[strong][i, 0] - u[weak][i, 0]) ** 2 / 2
+            )
             apart.append(w * ((u[one][i] - u[two][i]) ** 2).mean())
             behind.append(w * kl)
     assert float(terms["distance"]) == pytest.approx(2 * np.mean(apart), rel=1e-10)
-    assert float(terms["towards_the_strong"]) == pytest.approx(2 * np.mean(behind), rel=1e-10)
+    assert float(terms["kl_to_stronger"]) == pytest.approx(2 * np.mean(behind), rel=1e-10)
     whole = task_loss(task, output.logits.detach().numpy(), y)
     assert float(terms["task"]) == pytest.approx(whole, rel=1e-10)
 
@@ -154,7 +176,7 @@ def test_mbsd_moves_the_weak_towards_the_strong_and_both_together() -> None:
     w = disagreement(task, a, b, y)
     assert float(w[0]) > 0
     assert w[1:].tolist() == [0, 0]  # neither is right
-    one, two = torch.autograd.grad(towards_the_strong(task, a, b, y).sum(), [a, b])
+    one, two = torch.autograd.grad(kl_to_stronger(task, a, b, y).sum(), [a, b])
     assert not one[0].any()  # a is the strong one in the first sample
     assert two[0].any()
     assert one[2].any() == (task.confidence(a, y)[2] < task.confidence(b, y)[2])
@@ -168,7 +190,9 @@ def test_mbsd_moves_the_weak_towards_the_strong_and_both_together() -> None:
     ("method", "neutral"),
     [("cml", {"weight": 0, "losses": "whole"}), ("mbsd", {"unimodal_weight": 0, "distill_weight": 0})],
 )
-def test_with_neutral_settings_they_are_joint_bit_for_bit(method: str, neutral: dict[str, Any], task: str) -> None:
+def test_with_neutral_settings_they_are_joint_bit_for_bit(
+    method: str, neutral: dict[str, Any], task: str
+) -> None:
     data = make_data(2, task)
     joint = student(data, "joint")
     assert same(joint, student(data, method, **neutral))
@@ -184,7 +208,9 @@ def test_with_neutral_settings_they_are_joint_bit_for_bit(method: str, neutral: 
         ("mbsd", {"distill_weight": -2}, ["distill_weight = -2", "greater than or equal to 0"]),
     ],
 )
-def test_wrong_settings_are_told_before_any_data_are_read(method: str, given: dict[str, Any], parts: list[str]) -> None:
+def test_wrong_settings_are_told_before_any_data_are_read(
+    method: str, given: dict[str, Any], parts: list[str]
+) -> None:
     with pytest.raises(ConfigError) as error:
         configure(dataset="av_digits", method=method, **given)
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

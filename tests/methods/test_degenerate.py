@@ -1,7 +1,7 @@
 """The settings in which a method is joint training, bit for bit on the CPU: one table of them all.
 
-Each method's own file tests the neighbourhood (that other settings are not joint, other tasks, other fusions); dlmg is
-joint training with twice the loss, MLA and ReconBoost are it for k = 1 (see their files).
+Each method's own file tests the neighbourhood (that other settings are not joint, other tasks, other
+fusions); dlmg is joint training with twice the loss, MLA and ReconBoost are it for k = 1 (see their files).
 """
 
 from __future__ import annotations
@@ -45,16 +45,28 @@ def joint() -> dict[str, torch.Tensor]:
 def trained(method: str, parameters: dict[str, Any], smp: dict[str, Any] | None) -> dict[str, torch.Tensor]:
     data = make_data(3)
     n = len(data.target)
-    teachers = {m: TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, 3), torch.full((n,), 0.5)) for m in data.modalities}
+    teachers = {
+        m: TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, 3), torch.full((n,), 0.5))
+        for m in data.modalities
+    }
     encoders = dict.fromkeys(data.modalities, TINY)
     done = train_student(
-        data, encoders, teachers, method=method, parameters=parameters, smp=smp, training=recipe(2), progress=False
+        data,
+        encoders,
+        teachers,
+        method=method,
+        parameters=parameters,
+        smp=smp,
+        training=recipe(2),
+        progress=False,
     )
     return done.model.state_dict()
 
 
 @pytest.mark.parametrize(("method", "parameters", "smp"), DEGENERATE)
-def test_it_is_joint_training_bit_for_bit(method: str, parameters: dict[str, Any], smp: dict[str, Any] | None) -> None:
+def test_it_is_joint_training_bit_for_bit(
+    method: str, parameters: dict[str, Any], smp: dict[str, Any] | None
+) -> None:
     found = trained(method, parameters, smp)
     assert found.keys() == joint().keys()
     assert [name for name, value in joint().items() if not torch.equal(value, found[name])] == []

@@ -14,7 +14,7 @@ from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import MLP
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods.base import Batch, Method, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
 from g2d_pipeline.methods.dlmg import heuristic_share, info_nce, pair_divergence
 from g2d_pipeline.methods.joint import Joint
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
@@ -23,18 +23,25 @@ from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, method: str = "dlmg", encoders: Any = None, **parameters: Any) -> Trained:
     encoders = encoders or dict.fromkeys(data.modalities, TINY)
-    return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
+    return train_student(
+        data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False
+    )
 
 
 def linear_state(method: Method, names: str, task: str) -> State:
     torch.manual_seed(1)
     encoders = {m: Encoder(nn.Linear(6, 4), 4) for m in names}
-    model = MultimodalModel(encoders, build_fusion("late", dict.fromkeys(names, 4), TASKS[task].outputs)).double()
+    model = MultimodalModel(
+        encoders, build_fusion("late", dict.fromkeys(names, 4), TASKS[task].outputs)
+    ).double()
 
     def forward(inputs: dict[str, torch.Tensor]) -> Output:  # the model's own is float32
         features = {m: model.encoders[m].trunk(x) for m, x in inputs.items()}  # type: ignore[operator, union-attr]
@@ -49,7 +56,11 @@ def linear_state(method: Method, names: str, task: str) -> State:
 
 
 def log_softmax(u: np.ndarray, axis: int = 1) -> np.ndarray:
-    return u - u.max(axis, keepdims=True) - np.log(np.exp(u - u.max(axis, keepdims=True)).sum(axis, keepdims=True))
+    return (
+        u
+        - u.max(axis, keepdims=True)
+        - np.log(np.exp(u - u.max(axis, keepdims=True)).sum(axis, keepdims=True))
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +153,9 @@ def test_the_learned_weight_follows_the_slope_of_the_held_out_loss(matching: str
 
     def held_out_loss(share: float) -> float:
         output = model(train.inputs)
-        total = 2 * ((1 - share) * state.task.loss(output.logits, train.target) + share * method.match(output, state))  # type: ignore[attr-defined]
+        total = 2 * (
+            (1 - share) * state.task.loss(output.logits, train.target) + share * method.match(output, state)
+        )  # type: ignore[attr-defined]
         moved = {
             name: p - 0.2 * g
             for (name, p), g in zip(
@@ -159,7 +172,9 @@ def test_the_learned_weight_follows_the_slope_of_the_held_out_loss(matching: str
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     total = terms["task"] + terms["matching"]
     for p, g in zip(
-        model.parameters(), torch.autograd.grad(total_again(method, train, state), [*model.parameters()]), strict=True
+        model.parameters(),
+        torch.autograd.grad(total_again(method, train, state), [*model.parameters()]),
+        strict=True,
     ):
         torch.testing.assert_close(p.grad, g)
     assert total.isfinite()
@@ -193,7 +208,7 @@ def test_what_is_undefined_says_so_and_what_works(
 ) -> None:
     full = {"task": "classification", "fusion": "late", "encoders": {"a": "mlp", "b": "mlp"}} | setting
     with pytest.raises(ValueError, match="dlmg") as error:
-        build("dlmg", parameters).check(Setting(**full))
+        build("dlmg", parameters).check(MethodContext(**full))
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
 
 

@@ -17,14 +17,21 @@ from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods import available, load
-from g2d_pipeline.methods.base import Setting
+from g2d_pipeline.methods.base import MethodContext
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.loader import Loader
 from tests.conftest import REPOSITORY, TINY, make_data, recipe
 
-FUSIONS: tuple[Any, ...] = ("late", "sum", "concat", "film", "bi_gated", {"name": "cross_attention", "heads": 1})
+FUSIONS: tuple[Any, ...] = (
+    "late",
+    "sum",
+    "concat",
+    "film",
+    "bi_gated",
+    {"name": "cross_attention", "heads": 1},
+)
 TASKS = {"classification k=2": (2, "classification"), "classification k=3": (3, "classification"),
          "regression k=2": (2, "regression")}  # fmt: skip
 
@@ -46,8 +53,11 @@ SHORTER: dict[str, dict[str, Any]] = {
 
 # Biases before a batch norm, which takes them away: their gradient is zero up to rounding.
 HELD_BY_NORM = ("0.bias", "3.bias")
-# Those that go over the modalities in configuration order (concatenate them, draw a head for each): only renaming.
-IN_ORDER = {"mla", "reconboost"} | {n for n, of in FILES.items() if of.get("fusion") in ("concat", {"name": "concat"})}
+# Those that go over the modalities in configuration order (concatenate them, draw a head for each): only
+# renaming.
+IN_ORDER = {"mla", "reconboost"} | {
+    n for n, of in FILES.items() if of.get("fusion") in ("concat", {"name": "concat"})
+}
 # Those that look into a teacher's model, which knows the modality by its name: only permuting.
 BY_NAME = {"ume"}
 
@@ -86,19 +96,26 @@ def refusal(name: str, kind: str, fusion: Any, smp: bool = False) -> str | None:
     encoders = dict.fromkeys(data_of(kind).modalities, "mlp")
     try:
         cls(cls.Parameters(**settings["parameters"])).check(
-            Setting(task, of_fusion["name"], encoders, smp or settings["smp"] is not None, 1, of_fusion)
+            MethodContext(task, of_fusion["name"], encoders, smp or settings["smp"] is not None, 1, of_fusion)
         )
     except ValueError as error:
         return str(error)
     return None
 
 
-def student(name: str, kind: str, fusion: Any, training: TrainingSettings | None = None, **more: Any) -> Trained:
+def student(
+    name: str, kind: str, fusion: Any, training: TrainingSettings | None = None, **more: Any
+) -> Trained:
     settings = settings_of(name, fusion) | more
     training = training or recipe(2, batch_size=8)
     data = data_of(kind)
     return train_student(
-        data, dict.fromkeys(data.modalities, TINY), teachers_of(kind), training=training, progress=False, **settings
+        data,
+        dict.fromkeys(data.modalities, TINY),
+        teachers_of(kind),
+        training=training,
+        progress=False,
+        **settings,
     )
 
 
@@ -118,7 +135,9 @@ def test_it_trains_with_every_fusion_and_moves_what_should_move(name: str, kind:
             assert len(reason) > 20
             continue
         done = student(name, kind, fusion)
-        losses = done.history[["loss/total", "val/loss", "test/loss"]]  # terms may come and go; NaN ends a training
+        losses = done.history[
+            ["loss/total", "val/loss", "test/loss"]
+        ]  # terms may come and go; NaN ends a training
         assert np.isfinite(losses.to_numpy()).all(), fusion
         assert done.predictions["prediction"].notna().all()
         start = student(name, kind, fusion, UNTRAINED).model
@@ -208,7 +227,9 @@ def test_permuting_and_renaming_the_modalities_changes_nothing_else(name: str) -
         weights = fitted.model.state_dict()
         found.append({_old_name(n, back): value for n, value in weights.items()})
     for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value, rtol=2e-3, atol=2e-4, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            found[1][key], value, rtol=2e-3, atol=2e-4, msg=lambda m, key=key: f"{key}: {m}"
+        )
 
 
 def _old_name(name: str, back: dict[str, str]) -> str:

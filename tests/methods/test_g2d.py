@@ -35,7 +35,9 @@ def taught() -> dict[str, tuple[Data, Teachers]]:
     found = {}
     for task in TASKS:
         data = make_data(2, task)
-        trained = {m: train_teacher(data, m, TINY, training=recipe(1), progress=False) for m in data.modalities}
+        trained = {
+            m: train_teacher(data, m, TINY, training=recipe(1), progress=False) for m in data.modalities
+        }
         found[task] = (data, {m: teacher_outputs(t, m) for m, t in trained.items()})
     data, teachers = found["classification"]
     wide = train_teacher(data, "a", WIDE, training=recipe(1), progress=False)
@@ -58,15 +60,24 @@ def reference(distance: str, reduction: str, s: np.ndarray, t: np.ndarray) -> fl
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
-    ("distance", "reduction"), [("mse", "mean"), ("mse", "sum"), ("l1", "mean"), ("l1", "sum"), ("cosine", "mean")]
+    ("distance", "reduction"),
+    [("mse", "mean"), ("mse", "sum"), ("l1", "mean"), ("l1", "sum"), ("cosine", "mean")],
 )
-def test_the_loss_is_the_equation_with_weights_a_modality(k: int, task: str, distance: str, reduction: str) -> None:
+def test_the_loss_is_the_equation_with_weights_a_modality(
+    k: int, task: str, distance: str, reduction: str
+) -> None:
     rng = np.random.default_rng(k)
     names, outputs = "abc"[:k], TASKS[task].outputs
     f_s, f_t = ({m: rng.normal(size=(6, 4)) for m in names} for _ in range(2))
     l_s, l_t = rng.normal(size=(6, outputs)), {m: rng.normal(size=(6, outputs)) for m in names}
     weights = dict(zip(names, (0.5, 2.0, 3.0), strict=False))
-    parameters = {"alpha": 0.7, "beta": 0.3, "temperature": 2.0, "feature_loss": distance, "reduction": reduction}
+    parameters = {
+        "alpha": 0.7,
+        "beta": 0.3,
+        "temperature": 2.0,
+        "feature_loss": distance,
+        "reduction": reduction,
+    }
     method = build("g2d", parameters | {"modality_weights": weights})
 
     def tensor(x: Any) -> torch.Tensor:
@@ -77,7 +88,9 @@ def test_the_loss_is_the_equation_with_weights_a_modality(k: int, task: str, dis
     state = State(model=model, optimizer=None, task=TASKS[task], epochs=1)  # type: ignore[arg-type]
     method.on_fit_start(state)
     views = {m: TeacherView(tensor(f_t[m]), tensor(l_t[m]), torch.ones(6)) for m in names}
-    target = torch.tensor([0, 1, 2, 0, 1, 2]) if task == "classification" else torch.linspace(0, 1, 6).double()
+    target = (
+        torch.tensor([0, 1, 2, 0, 1, 2]) if task == "classification" else torch.linspace(0, 1, 6).double()
+    )
     output = Output({m: tensor(f) for m, f in f_s.items()}, tensor(l_s))
     terms = method.loss(output, Batch(torch.arange(6), {}, target, views), state)
 
@@ -110,14 +123,18 @@ def test_modality_weights_of_1_change_no_bit_and_of_0_leave_the_teachers_out(
 ) -> None:
     data, teachers = taught[task]
     plain = student(data, teachers)
-    assert same(plain, student(data, teachers, parameters={"modality_weights": {"a": 1.0}, "projection": True}))
+    assert same(
+        plain, student(data, teachers, parameters={"modality_weights": {"a": 1.0}, "projection": True})
+    )
     none = student(data, teachers, parameters={"modality_weights": {"a": 0, "b": 0}})
     assert same(none, student(data, {}, method="joint"))
     assert [name for name in none.history if name.startswith("loss/")] == ["loss/task", "loss/total"]
     assert not same(plain, student(data, teachers, parameters={"modality_weights": {"a": 0}}))
 
 
-def test_umt_is_the_task_loss_and_the_squared_distances_without_smp(taught: dict[str, tuple[Data, Teachers]]) -> None:
+def test_umt_is_the_task_loss_and_the_squared_distances_without_smp(
+    taught: dict[str, tuple[Data, Teachers]],
+) -> None:
     umt = configure(method="umt", alpha=0.7).methods["umt"]
     assert (umt.smp, umt.fusion.name, umt.parameters["beta"]) == (None, "late", 0.0)
     for task in TASKS:
@@ -128,7 +145,10 @@ def test_umt_is_the_task_loss_and_the_squared_distances_without_smp(taught: dict
 
         def loss(output, batch, state, teachers=teachers):  # type: ignore[no-untyped-def]
             squares = [(output.features[m] - t.feature[batch.index]) ** 2 for m, t in teachers.items()]
-            return {"task": state.task.loss(output.logits, batch.target), "umt": 0.7 * sum(s.mean() for s in squares)}
+            return {
+                "task": state.task.loss(output.logits, batch.target),
+                "umt": 0.7 * sum(s.mean() for s in squares),
+            }
 
         other.loss = loss  # type: ignore[method-assign]
         with seeded(0, "model"):
@@ -148,10 +168,14 @@ def test_a_teacher_of_another_width_is_refused_without_a_projection_and_followed
     distances = found.history["loss/feature_distillation"].to_numpy()
     assert distances[-1] < distances[0]
     plain = student(data, {}, method="joint").model.state_dict()  # what is kept is a student like any other
-    assert {name: v.shape for name, v in found.model.state_dict().items()} == {n: v.shape for n, v in plain.items()}
+    assert {name: v.shape for name, v in found.model.state_dict().items()} == {
+        n: v.shape for n, v in plain.items()
+    }
 
 
-def test_only_what_differs_is_projected_and_the_projection_learns(taught: dict[str, tuple[Data, Teachers]]) -> None:
+def test_only_what_differs_is_projected_and_the_projection_learns(
+    taught: dict[str, tuple[Data, Teachers]],
+) -> None:
     data, teachers = taught["wide"]
     start: dict[str, torch.Tensor] = {}
     method = build("g2d", {"projection": True})
@@ -168,7 +192,10 @@ def test_only_what_differs_is_projected_and_the_projection_learns(taught: dict[s
 def test_a_modality_may_have_another_encoder_as_its_teacher() -> None:
     wide = {"name": "small_cnn", "widths": [4, 32]}
     c = configure({"datasets.av_digits.modalities.audio.teacher_encoder": wide}, projection=True)
-    teacher, student = c.teachers().cells["audio/seed0"].encoder, c.distill().cells["g2d/seed0"].encoders["audio"]
+    teacher, student = (
+        c.teachers().cells["audio/seed0"].encoder,
+        c.distill().cells["g2d/seed0"].encoders["audio"],
+    )
     assert teacher.widths == [4, 32]  # type: ignore[union-attr]
     assert teacher != student
     assert c.distill().cells["g2d/seed0"].parameters["projection"] is True
@@ -187,7 +214,11 @@ def test_a_modality_may_have_another_encoder_as_its_teacher() -> None:
         ("feature_loss", "mes", ["feature_loss = 'mes'", "'l1'", "Did you mean 'mse'?"]),
         ("reduction", "avg", ["reduction = 'avg'", "'mean'"]),
         ("modality_weights", {"audio": -1}, ["modality_weights.audio = -1", "greater than or equal to 0"]),
-        ("modality_weights", {"audoi": 2}, ["modality_weights.audoi = 2", "Did you mean 'audio'?", "audio, image"]),
+        (
+            "modality_weights",
+            {"audoi": 2},
+            ["modality_weights.audoi = 2", "Did you mean 'audio'?", "audio, image"],
+        ),
         ("projection", "perhaps", ["projection = 'perhaps'"]),
     ],
 )

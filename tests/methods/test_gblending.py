@@ -25,16 +25,23 @@ from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, method: str = "gblending", epochs: int = 2, **settings: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
-    return train_student(data, encoders, {}, method=method, training=recipe(epochs), progress=False, **settings)
+    return train_student(
+        data, encoders, {}, method=method, training=recipe(epochs), progress=False, **settings
+    )
 
 
 def model_of(data: Data, fusion: str = "late") -> Any:
-    modalities = {m: {"encoder": TINY.model_dump(), "shape": [6], "normaliser": None} for m in data.modalities}
+    modalities = {
+        m: {"encoder": TINY.model_dump(), "shape": [6], "normaliser": None} for m in data.modalities
+    }
     torch.manual_seed(0)
     return build_model({"modalities": modalities, "fusion": fusion, "task": data.task.to_json()})
 
@@ -67,7 +74,11 @@ def test_a_branch_that_only_overfits_weighs_nothing_and_one_that_does_not_at_all
     assert found["a"] == 0
     np.testing.assert_allclose(found["b"] / found["multi"], (0.2 / 0.01**2) / (0.4 / 0.1**2), rtol=1e-9)
     assert blend(before, after, 0.01, gain="absolute")["a"] > 0  # what the code does
-    assert blend(before, after | {"multi": (float("nan"), float("nan"))}, 0.01) == {"multi": 0, "a": 0, "b": 1}
+    assert blend(before, after | {"multi": (float("nan"), float("nan"))}, 0.01) == {
+        "multi": 0,
+        "a": 0,
+        "b": 1,
+    }
     assert blend(before, before, 0.01) == {}
     raised = at_least(found, 0.02)
     assert raised["a"] == 0.02

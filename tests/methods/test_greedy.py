@@ -1,4 +1,5 @@
-"""Greedy learners: the exchange between encoders against numpy, conditional speeds, windows, and what is kept."""
+"""Greedy learners: the exchange between encoders against numpy, conditional speeds, windows, and what is
+kept."""
 
 from __future__ import annotations
 
@@ -34,11 +35,15 @@ def pictures(k: int = 2, task: str = "classification", n: int = 48) -> Data:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, n)
     inputs = {
-        name: (rng.normal(size=(n, 1, 8, 8)) + (label * 1.5 / (i + 1))[:, None, None, None]).astype(np.float32)
+        name: (rng.normal(size=(n, 1, 8, 8)) + (label * 1.5 / (i + 1))[:, None, None, None]).astype(
+            np.float32
+        )
         for i, name in enumerate("abc"[:k])
     }
     split = np.array(["train"] * (n * 2 // 3) + ["val"] * (n // 6) + ["test"] * (n - n * 2 // 3 - n // 6))
-    return Data.from_arrays(inputs, label if task == "classification" else 0.1 + 0.1 * label, split, task=task)
+    return Data.from_arrays(
+        inputs, label if task == "classification" else 0.1 + 0.1 * label, split, task=task
+    )
 
 
 def student(data: Data, **settings: Any) -> Trained:
@@ -46,7 +51,7 @@ def student(data: Data, **settings: Any) -> Trained:
     return train_student(data, dict.fromkeys(data.modalities, CNN), {}, **settings)
 
 
-# ------------------------------------------------------------------------------------------------- the exchange
+# ----------------------------------------------------------------------------------------------- the exchange
 @pytest.mark.parametrize("k", [2, 3])
 @pytest.mark.parametrize(("held", "replaced"), [("", "signal"), ("b", "signal"), ("b", "gate")])
 def test_gates_are_the_equation_and_a_held_branch_is_told_means(k: int, held: str, replaced: str) -> None:
@@ -87,7 +92,9 @@ def test_the_means_are_those_of_all_training_batches_and_evaluation_leaves_them(
     assert all(torch.equal(b, before[n]) for n, b in module.named_buffers())
 
 
-@pytest.mark.parametrize(("kinds", "stages"), [(("cnn", "cnn"), 2), (("resnet", "cnn"), 2), (("resnet", "resnet"), 3)])
+@pytest.mark.parametrize(
+    ("kinds", "stages"), [(("cnn", "cnn"), 2), (("resnet", "cnn"), 2), (("resnet", "resnet"), 3)]
+)
 def test_with_open_gates_the_encoders_give_what_they_give_alone(kinds: tuple[str, str], stages: int) -> None:
     """Gates of 1: pictures and clips, stages of different encoders matched from the end."""
     settings = {"cnn": CNN, "resnet": ResNet18()}
@@ -127,7 +134,7 @@ def test_encoders_without_stages_are_refused_by_name() -> None:
         Exchange({"a": picture, "b": vector})
 
 
-# ----------------------------------------------------------------------------------------------------- the method
+# ------------------------------------------------------------------------------------------------- the method
 @pytest.mark.parametrize("k", [2, 3])
 def test_speeds_are_the_ratio_of_summed_relative_gradients(k: int) -> None:
     """Against numpy, over two steps; the method's own sums in between."""
@@ -183,7 +190,19 @@ def test_the_leader_is_held_for_a_window_of_steps_and_then_speeds_count_again() 
         lambda exchange, _: held.append(exchange.held) if exchange.training else None
     )
     fit(model, data, method, training=recipe(4, batch_size=8), progress=False)
-    assert [bool(h) for h in held] == [False] * 5 + [True, True, True, False, True, True, True, False, True, True, True]
+    assert [bool(h) for h in held] == [False] * 5 + [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert [b > a for a, b in pairwise(sums)] == [not h for h in held[1:]]
     assert model.exchange.held == ""  # type: ignore[union-attr]
 
@@ -202,11 +221,18 @@ def test_where_nobody_is_held_it_is_joint_training_of_the_same_model_bit_for_bit
 def test_the_losses_are_those_of_the_branches() -> None:
     """Published: their sum; two epochs of three modalities in a regression."""
     history = student(pictures(3, "regression"), parameters={"replaced": "gate", "alpha": 0}).history
-    assert [n for n in history if n.startswith("loss/")] == ["loss/task_a", "loss/task_b", "loss/task_c", "loss/total"]
+    assert [n for n in history if n.startswith("loss/")] == [
+        "loss/task_a",
+        "loss/task_b",
+        "loss/task_c",
+        "loss/total",
+    ]
     assert np.isfinite(history.filter(like="loss").to_numpy()).all()
 
 
-def test_stopped_within_a_window_it_ends_in_the_same_bits_and_the_saved_model_predicts_alike(tmp_path: Path) -> None:
+def test_stopped_within_a_window_it_ends_in_the_same_bits_and_the_saved_model_predicts_alike(
+    tmp_path: Path,
+) -> None:
     data, parameters = pictures(), {"alpha": 0, "start_epoch": 1}
     expected = student(data, parameters=parameters)
     with pytest.raises(InterruptedRun):
@@ -247,7 +273,9 @@ def test_gradients_reach_every_parameter_of_the_exchange() -> None:
         ({"replaced": "gates"}, ["replaced = 'gates'", "Did you mean 'gate'?"]),
     ],
 )
-def test_what_it_is_not_defined_for_is_said_with_what_works(overrides: dict[str, Any], parts: list[str]) -> None:
+def test_what_it_is_not_defined_for_is_said_with_what_works(
+    overrides: dict[str, Any], parts: list[str]
+) -> None:
     with pytest.raises(ConfigError) as error:
         configure(**{"dataset": "av_digits", "method": "greedy", **overrides})
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

@@ -26,7 +26,10 @@ def test_the_document_is_up_to_date(script: ModuleType) -> None:
 
 
 def test_what_a_method_works_with_is_what_it_lets_through(script: ModuleType) -> None:
-    said = {name: script.where(script.load(of.get("algorithm", name)), of) for name, of in script.methods().items()}
+    said = {
+        name: script.where(script.load(of.get("algorithm", name)), of)
+        for name, of in script.methods().items()
+    }
     assert said["joint"] == "every fusion; classification and regression; any k ≥ 2; SMP"
     assert "regression" in said["dlmg"]
     assert "regression" not in said["lfm"]  # compares distributions over classes

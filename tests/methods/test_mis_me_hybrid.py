@@ -20,7 +20,10 @@ from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, encoders: dict[str, Any] | None = None, **settings: Any) -> Trained:
@@ -70,7 +73,9 @@ def test_without_the_modalities_terms_it_is_joint_bit_for_bit(task: str, fusion:
     assert same(joint, student(data, method="mis_me_hybrid", fusion=fusion, parameters=none))
     with_heads = student(data, method="mis_me_hybrid", fusion=fusion)
     assert not same(joint, with_heads)
-    assert with_heads.model.state_dict().keys() == joint.model.state_dict().keys()  # heads beside it are left behind
+    assert (
+        with_heads.model.state_dict().keys() == joint.model.state_dict().keys()
+    )  # heads beside it are left behind
 
 
 def test_concatenation_of_unequal_widths_and_two_weights_train_on_both_tasks() -> None:
@@ -93,7 +98,10 @@ def test_concatenation_of_unequal_widths_and_two_weights_train_on_both_tasks() -
 @pytest.mark.parametrize(
     ("weights", "parts"),
     [
-        ({"tabluar": 2}, ["weights.tabluar = 2", "Did you mean 'tabular'?", "Allowed: multi, tabular, image"]),
+        (
+            {"tabluar": 2},
+            ["weights.tabluar = 2", "Did you mean 'tabular'?", "Allowed: multi, tabular, image"],
+        ),
         ({"image": -1}, ["weights.image = -1", "greater than or equal to 0"]),
         ({"multi": 0}, ["weights.multi = 0", "never be trained", "above 0"]),
     ],

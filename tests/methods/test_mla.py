@@ -25,7 +25,9 @@ SHARED = {"name": "shared", "combine": "entropy"}
 def linear_model(data: Data, fusion: dict[str, Any] | str = SHARED) -> MultimodalModel:
     torch.manual_seed(0)
     encoders = {m: Encoder(nn.Sequential(nn.Linear(6, 5)), 5) for m in data.modalities}
-    return MultimodalModel(encoders, build_fusion(fusion, dict.fromkeys(data.modalities, 5), data.task.outputs))
+    return MultimodalModel(
+        encoders, build_fusion(fusion, dict.fromkeys(data.modalities, 5), data.task.outputs)
+    )
 
 
 def student(data: Data, **settings: Any) -> dict[str, torch.Tensor]:
@@ -98,7 +100,9 @@ def test_an_epoch_equals_the_equations_in_numpy(k: int, task: str, options: dict
             if len(means) > 1 and options.get("project_head", True):
                 r = means[-1] if options.get("remember") == "current" else means[-2]
                 lam = options.get("regularisation", 0.1) ** (1 + step / 4)
-                projection = projection - np.outer(projection @ r, projection @ r) / (lam + r @ projection @ r)
+                projection = projection - np.outer(projection @ r, projection @ r) / (
+                    lam + r @ projection @ r
+                )
                 if options.get("normalise_projection"):
                     projection /= np.sqrt((projection**2).sum())
                 head[:, : 5 + bias] = head[:, : 5 + bias] @ projection.T
@@ -127,7 +131,9 @@ def test_the_head_leaves_the_modality_before_alone(k: int, bias: bool) -> None:
 
     def watched(state: Any) -> None:
         def change() -> float:
-            gradient = torch.cat([head.weight.grad, head.bias.grad[:, None]], dim=1) if bias else head.weight.grad
+            gradient = (
+                torch.cat([head.weight.grad, head.bias.grad[:, None]], dim=1) if bias else head.weight.grad
+            )
             return float((gradient @ before).norm())
 
         head, before = state.model.fusion.head, method.before
@@ -162,16 +168,24 @@ def test_squared_errors_are_in_units_of_the_targets_variance() -> None:
 
 def test_killed_between_two_batches_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     data = make_data(3, "regression")
-    assert goes_on_after_a_kill(lambda: (linear_model(data), build_method("mla")), data, tmp_path, epochs=2, batch=6)
+    assert goes_on_after_a_kill(
+        lambda: (linear_model(data), build_method("mla")), data, tmp_path, epochs=2, batch=6
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
         ({"fusion": "late"}, "not defined for fusion late. It works with: shared"),
-        ({"fusion": {"name": "shared", "hidden": [4]}}, r"one linear head; fusion.hidden = \[4\] is deeper: leave"),
+        (
+            {"fusion": {"name": "shared", "hidden": [4]}},
+            r"one linear head; fusion.hidden = \[4\] is deeper: leave",
+        ),
         ({"fusion": SHARED, "smp": {"tau": [1, 1]}}, "decides itself who learns when"),
-        ({"fusion": SHARED, "training": recipe(1).model_copy(update={"accumulation": 2})}, "say accumulation=1"),
+        (
+            {"fusion": SHARED, "training": recipe(1).model_copy(update={"accumulation": 2})},
+            "say accumulation=1",
+        ),
     ],
 )
 def test_what_it_is_not_defined_for_is_told(settings: dict[str, Any], reason: str) -> None:

@@ -26,7 +26,9 @@ def test_logits_are_the_sum_of_scaled_cosines(k: int, scale: float) -> None:
         w = fusion.heads[m].weight.detach().numpy()  # type: ignore[index, union-attr]
         angles = [[x @ c / np.sqrt((x @ x) * (c @ c)) for c in w] for x in f[m]]
         expected[m] = scale * np.array(angles)
-        np.testing.assert_allclose(fusion.unimodal_logits(features, m).detach().numpy(), expected[m], rtol=1e-9)
+        np.testing.assert_allclose(
+            fusion.unimodal_logits(features, m).detach().numpy(), expected[m], rtol=1e-9
+        )
     np.testing.assert_allclose(fusion(features).detach().numpy(), sum(expected.values()), rtol=1e-9)
 
 

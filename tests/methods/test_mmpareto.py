@@ -1,4 +1,5 @@
-"""MMPareto: the min-norm direction of two losses, its magnitude, what heads and fusion get (rivals.md, mmpareto)."""
+"""MMPareto: the min-norm direction of two losses, its magnitude, what heads and fusion get (rivals.md,
+mmpareto)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from g2d_pipeline.training import fit, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def linear_model(names: str, outputs: int, fusion: str) -> MultimodalModel:
@@ -63,7 +67,9 @@ def test_equal_gradients_are_added_and_opposite_or_no_ones_cancel_out() -> None:
     torch.testing.assert_close(
         keep_magnitude(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 10.0])), torch.tensor([6.0, 8.0])
     )
-    assert torch.equal(keep_magnitude(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0])), torch.tensor([3.0, 4.0]))
+    assert torch.equal(
+        keep_magnitude(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0])), torch.tensor([3.0, 4.0])
+    )
 
 
 def slope(task: str, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -106,7 +112,9 @@ def test_every_gradient_equals_the_equations_in_numpy(k: int, task: str, fusion:
         model.zero_grad(), method.heads.zero_grad()  # type: ignore[attr-defined]
         x = {m: rng.normal(size=(2, 6)) for m in names}
         y = rng.integers(0, 3, 2) if task == "classification" else rng.normal(size=2)
-        method.train_batch(Batch(torch.arange(2), {m: torch.tensor(v) for m, v in x.items()}, torch.tensor(y)), state)
+        method.train_batch(
+            Batch(torch.arange(2), {m: torch.tensor(v) for m, v in x.items()}, torch.tensor(y)), state
+        )
         method.after_backward(state)
 
         w = {n: v.detach().numpy() for n, v in model.state_dict().items()}
@@ -117,7 +125,9 @@ def test_every_gradient_equals_the_equations_in_numpy(k: int, task: str, fusion:
             whole = sum(f[m] @ head[m][0].T + head[m][1] for m in names) / k
         else:
             own_heads = method.heads.heads  # type: ignore[attr-defined]
-            head = {m: (own_heads[m].weight.detach().numpy(), own_heads[m].bias.detach().numpy()) for m in names}
+            head = {
+                m: (own_heads[m].weight.detach().numpy(), own_heads[m].bias.detach().numpy()) for m in names
+            }
             part = dict(zip(names, np.split(w["fusion.head.weight"], k, axis=1), strict=True))
             whole = sum(f[m] @ part[m].T for m in names) + w["fusion.head.bias"]
         d_whole = slope(task, whole, y)
@@ -140,7 +150,10 @@ def test_every_gradient_equals_the_equations_in_numpy(k: int, task: str, fusion:
                 found = model.get_parameter(f"encoders.{m}.trunk.{kind}").grad
                 np.testing.assert_allclose(found.numpy(), 1.5 * h, rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
             if fusion == "late":
-                expected, found = (d_whole / k + d_own).T @ f[m], model.get_parameter(f"fusion.heads.{m}.weight").grad
+                expected, found = (
+                    (d_whole / k + d_own).T @ f[m],
+                    model.get_parameter(f"fusion.heads.{m}.weight").grad,
+                )
             else:
                 expected, found = d_own.T @ f[m], own_heads[m].weight.grad
             np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-12)  # type: ignore[union-attr]
@@ -151,9 +164,13 @@ def test_two_halves_of_a_batch_accumulated_are_the_batch() -> None:
     data = make_data(2)
     found = []
     for size, accumulation in ((16, 1), (8, 2)):
-        training = TrainingSettings(**recipe(2, batch_size=size).model_dump() | {"accumulation": accumulation})
+        training = TrainingSettings(
+            **recipe(2, batch_size=size).model_dump() | {"accumulation": accumulation}
+        )
         model = linear_model("ab", 3, "late")
-        found.append(fit(model, data, build("mmpareto"), training=training, progress=False).model.state_dict())
+        found.append(
+            fit(model, data, build("mmpareto"), training=training, progress=False).model.state_dict()
+        )
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5)
 
@@ -165,10 +182,21 @@ def test_without_unimodal_losses_and_scale_it_is_joint_bit_for_bit(task: str, fu
     def student(method: str, **parameters: Any) -> dict[str, torch.Tensor]:
         encoders = dict.fromkeys(data.modalities, TINY)
         return train_student(
-            data, encoders, {}, method=method, parameters=parameters, fusion=fusion, training=recipe(2), progress=False
+            data,
+            encoders,
+            {},
+            method=method,
+            parameters=parameters,
+            fusion=fusion,
+            training=recipe(2),
+            progress=False,
         ).model.state_dict()
 
-    joint, plain, ours = student("joint"), student("mmpareto", unimodal_weight=0, scale=1), student("mmpareto")
+    joint, plain, ours = (
+        student("joint"),
+        student("mmpareto", unimodal_weight=0, scale=1),
+        student("mmpareto"),
+    )
     assert all(torch.equal(joint[name], value) for name, value in plain.items())
     assert any(not torch.equal(joint[name], value) for name, value in ours.items())
     assert ours.keys() == joint.keys()  # heads beside the fusion are left behind

@@ -1,4 +1,5 @@
-"""Modality valuation: Shapley values, who is re-sampled how often, masked copies (rivals.md, modality_valuation)."""
+"""Modality valuation: Shapley values, who is re-sampled how often, masked copies (rivals.md,
+modality_valuation)."""
 
 from __future__ import annotations
 
@@ -24,10 +25,15 @@ from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
-def student(data: Data, method: str = "modality_valuation", folder: Path | None = None, **parameters: Any) -> Trained:
+def student(
+    data: Data, method: str = "modality_valuation", folder: Path | None = None, **parameters: Any
+) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     settings: dict[str, Any] = {"training": recipe(2), "progress": False, "folder": folder}
     return train_student(data, encoders, {}, method=method, parameters=parameters, **settings)
@@ -189,7 +195,9 @@ def test_renaming_and_reversing_the_modalities_permutes_the_choice(level: str) -
         method._value = lambda of, state, value=value: tuple(part[:, of] for part in value)
         torch.manual_seed(4)
         chosen = method.rows(rows, state)
-        found.append((chosen, torch.where(method.alone == ALL, ALL, 1 - method.alone) if flip else method.alone))
+        found.append(
+            (chosen, torch.where(method.alone == ALL, ALL, 1 - method.alone) if flip else method.alone)
+        )
     assert np.array_equal(found[0][0], found[1][0])
     assert len(found[0][0]) > 30
     assert torch.equal(found[0][1], found[1][1])

@@ -1,4 +1,5 @@
-"""MSES: the losses of all heads, who stops when, and that what has stopped stays to the bit (rivals.md, mses)."""
+"""MSES: the losses of all heads, who stops when, and that what has stopped stays to the bit (rivals.md,
+mses)."""
 
 from __future__ import annotations
 
@@ -19,13 +20,16 @@ from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
-from g2d_pipeline.training.trainer import Fitted
+from g2d_pipeline.training.trainer import FitResult
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, method: str = "mses", **settings: Any) -> Trained:
@@ -52,13 +56,17 @@ class Watched(MSES):
         log.clear()
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        for m in state.model.modalities:  # no graph through what has stopped, the whole one through the others
+        for (
+            m
+        ) in state.model.modalities:  # no graph through what has stopped, the whole one through the others
             head = state.model.fusion.heads[m].weight  # type: ignore[union-attr, operator, index]
             assert output.features[m].requires_grad is head.requires_grad is (m not in self.stopped)
         return super().loss(output, batch, state)
 
     def on_validation(self, validation: Validation, state: State) -> None:
-        losses = {m: float(state.task.loss(validation.logits[m], validation.target)) for m in state.model.modalities}
+        losses = {
+            m: float(state.task.loss(validation.logits[m], validation.target)) for m in state.model.modalities
+        }
         before = {name: t.clone() for name, t in state.model.state_dict().items()}
         momentum = {
             name: s["momentum_buffer"].clone()
@@ -73,7 +81,7 @@ class Watched(MSES):
 log: list[dict[str, Any]] = []
 
 
-def watched(data: Data, epochs: int, fusion: str = "late", **parameters: Any) -> tuple[Watched, Fitted]:
+def watched(data: Data, epochs: int, fusion: str = "late", **parameters: Any) -> tuple[Watched, FitResult]:
     method = Watched(MSES.Parameters(**parameters))
     with seeded(0, "model"):
         model = build_model(student(data, "joint", fusion=fusion, training=recipe(1)).info["architecture"])
@@ -99,7 +107,9 @@ def test_the_loss_equals_the_equation_in_numpy(k: int, task: str, fusion: str) -
     f = {m: rng.normal(size=(5, 4)) for m in names}
     y = rng.integers(0, 3, 5) if task == "classification" else rng.normal(size=5)
     features = {m: torch.tensor(x) for m, x in f.items()}
-    terms = method.loss(Output(features, model.fusion(features)), Batch(torch.arange(5), {}, torch.tensor(y)), state)
+    terms = method.loss(
+        Output(features, model.fusion(features)), Batch(torch.arange(5), {}, torch.tensor(y)), state
+    )
 
     weights = {name: p.detach().numpy() for name, p in model.fusion.named_parameters()}
     u = {m: f[m] @ weights[f"heads.{m}.weight"].T + weights[f"heads.{m}.bias"] for m in names}
@@ -113,7 +123,9 @@ def test_the_loss_equals_the_equation_in_numpy(k: int, task: str, fusion: str) -
         return float(((logits[:, 0] - y) ** 2).mean())
 
     expected = {"task": loss(whole)} | {f"task_{m}": (0.3 if m == "b" else 1.0) * loss(u[m]) for m in names}  # type: ignore[arg-type]
-    assert {n: float(t.detach()) for n, t in terms.items()} == pytest.approx(expected, rel=1e-6)  # 1/k is a float32
+    assert {n: float(t.detach()) for n, t in terms.items()} == pytest.approx(
+        expected, rel=1e-6
+    )  # 1/k is a float32
 
 
 def test_patience_counts_epochs_without_a_strictly_lower_loss() -> None:
@@ -140,7 +152,9 @@ def test_without_the_heads_terms_it_is_joint_until_one_stops_bit_for_bit(k: int,
 def test_a_modality_that_overfits_from_the_first_epoch_stops_and_then_no_bit_of_it_moves(
     fusion: str, restore: bool
 ) -> None:
-    epochs = 4 if fusion == "cosine" else 7  # with its scale of 15 "a" overfits, too, and stops after the fifth
+    epochs = (
+        4 if fusion == "cosine" else 7
+    )  # with its scale of 15 "a" overfits, too, and stops after the fifth
     method, done = watched(misleading("b"), epochs, fusion, patience=2, restore_best=restore)
     losses = [epoch["losses"]["b"] for epoch in log]
     assert losses[0] < losses[1] < losses[2]  # it does rise from the first epoch
@@ -155,7 +169,9 @@ def test_a_modality_that_overfits_from_the_first_epoch_stops_and_then_no_bit_of_
     for name in log[2]["momentum"]:
         moves = not torch.equal(log[-1]["momentum"][name], log[2]["momentum"][name])
         assert moves is (name not in names), name
-    assert all(not torch.equal(log[-1]["after"][n], log[2]["after"][n]) for n in of("a", names_of_weights(done)))
+    assert all(
+        not torch.equal(log[-1]["after"][n], log[2]["after"][n]) for n in of("a", names_of_weights(done))
+    )
     history = done.history
     assert history["learning"].tolist() == ["a+b"] * 3 + ["a"] * (epochs - 3)
     assert (history["grad_norm/b"] > 0).tolist() == [True] * 3 + [False] * (epochs - 3)
@@ -164,7 +180,7 @@ def test_a_modality_that_overfits_from_the_first_epoch_stops_and_then_no_bit_of_
     assert all(p.requires_grad for p in done.model.parameters())
 
 
-def names_of_weights(done: Fitted) -> list[str]:
+def names_of_weights(done: FitResult) -> list[str]:
     return [n for n, p in done.model.named_parameters() if p.dim() == 2]
 
 
@@ -213,7 +229,9 @@ def test_gradients_of_several_batches_can_be_accumulated() -> None:
         ({"patiense": 3}, ["patiense", "patience"]),
     ],
 )
-def test_what_is_not_defined_is_told_before_any_data_are_read(settings: dict[str, Any], parts: list[str]) -> None:
+def test_what_is_not_defined_is_told_before_any_data_are_read(
+    settings: dict[str, Any], parts: list[str]
+) -> None:
     with pytest.raises(ConfigError) as error:
         configure(dataset="av_digits", method="mses", **settings)
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

@@ -16,7 +16,7 @@ from g2d_pipeline.methods.mslr import MSLR, dynamic, smooth
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
-from g2d_pipeline.training.trainer import Fitted
+from g2d_pipeline.training.trainer import FitResult
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
@@ -40,7 +40,7 @@ class Watched(MSLR):
 rates: list[list[float]] = []
 
 
-def watched(data: Data, training: Any, **parameters: Any) -> tuple[np.ndarray, Fitted]:
+def watched(data: Data, training: Any, **parameters: Any) -> tuple[np.ndarray, FitResult]:
     """Learning rates `[epochs, k + 1]`, those of the encoders and the rest's."""
     rates.clear()
     with seeded(0, "model"):
@@ -51,7 +51,9 @@ def watched(data: Data, training: Any, **parameters: Any) -> tuple[np.ndarray, F
 
 @pytest.mark.parametrize("fusion", ["late", "film"])
 @pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
-def test_a_step_of_an_encoder_is_its_factor_times_that_of_joint_training(k: int, task: str, fusion: str) -> None:
+def test_a_step_of_an_encoder_is_its_factor_times_that_of_joint_training(
+    k: int, task: str, fusion: str
+) -> None:
     data = make_data(k, task)
     one_step = recipe(1, lr=0.5, momentum=0.0, batch_size=96)
     own = {m: RATES[m] for m in data.modalities}
@@ -84,12 +86,20 @@ def test_equal_rates_are_joint_bit_for_bit(k: int, task: str, update: dict[str, 
     data, training = make_data(k, task), recipe(2).model_copy(update=update)
     ones = dict.fromkeys(data.modalities, 1)
     joint = student(data, "joint", training=training)
-    for neutral in ({}, {"rates": ones}, {"rates": ones, "strategy": "smooth"}, {"strategy": "dynamic", "window": 1}):
+    for neutral in (
+        {},
+        {"rates": ones},
+        {"rates": ones, "strategy": "smooth"},
+        {"strategy": "dynamic", "window": 1},
+    ):
         assert same(joint, student(data, training=training, parameters=neutral)), neutral
     assert not same(joint, student(data, training=training, parameters={"rates": {"b": 1.01}}))
-    longer = training.model_copy(update={"epochs": 3})  # a mean of one value is that value: epoch 2 is the same yet
+    longer = training.model_copy(
+        update={"epochs": 3}
+    )  # a mean of one value is that value: epoch 2 is the same yet
     assert not same(
-        student(data, "joint", training=longer), student(data, training=longer, parameters={"strategy": "dynamic"})
+        student(data, "joint", training=longer),
+        student(data, training=longer, parameters={"strategy": "dynamic"}),
     )
 
 
@@ -131,7 +141,10 @@ def test_the_dynamic_factor_is_defined_where_the_metric_is_zero() -> None:
 @pytest.mark.parametrize("strategy", ["smooth", "dynamic"])
 def test_stopped_in_an_epoch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
     data = make_data()
-    settings: dict[str, Any] = {"training": recipe(4), "parameters": {"rates": {"a": 0.2}, "strategy": strategy}}
+    settings: dict[str, Any] = {
+        "training": recipe(4),
+        "parameters": {"rates": {"a": 0.2}, "strategy": strategy},
+    }
     expected = student(data, **settings)
     with pytest.raises(InterruptedRun):  # 4 batches an epoch: in the third one
         interrupt_in_batch(10, lambda: student(data, folder=tmp_path, **settings))
@@ -143,14 +156,19 @@ def test_stopped_in_an_epoch_and_called_again_it_ends_in_the_same_bits(tmp_path:
 @pytest.mark.parametrize(
     ("parameters", "parts"),
     [
-        ({"rates": {"adio": 2}}, ["rates.adio = 2", "no modality 'adio'", "Did you mean 'audio'?", "Allowed: "]),
+        (
+            {"rates": {"adio": 2}},
+            ["rates.adio = 2", "no modality 'adio'", "Did you mean 'audio'?", "Allowed: "],
+        ),
         ({"rates": {"audio": 0}}, ["rates.audio = 0", "greater than 0"]),
         ({"strategy": "smoth"}, ["strategy = 'smoth'", "Did you mean 'smooth'?"]),
         ({"window": 0}, ["window = 0", "greater than 0"]),
         ({"rate": 1}, ["rate", "rates"]),
     ],
 )
-def test_wrong_parameters_are_told_before_any_data_are_read(parameters: dict[str, Any], parts: list[str]) -> None:
+def test_wrong_parameters_are_told_before_any_data_are_read(
+    parameters: dict[str, Any], parts: list[str]
+) -> None:
     with pytest.raises(ConfigError) as error:
         configure(dataset="av_digits", method="mslr", **parameters)
     assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

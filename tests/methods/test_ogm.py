@@ -55,11 +55,14 @@ def test_noise_has_the_gradients_own_spread_and_no_mean() -> None:
 
 
 def watched(k: int, task: str, options: dict[str, Any], training: TrainingSettings) -> tuple[Any, ...]:
-    """An epoch with linear encoders, late fusion: data, weights at its start, gradients before and after, history."""
+    """An epoch with linear encoders, late fusion: data, weights at its start, gradients before and after,
+    history."""
     data = make_data(k, task)
     torch.manual_seed(0)
     encoders = {m: Encoder(nn.Sequential(nn.Linear(6, 5)), 5) for m in data.modalities}
-    model = MultimodalModel(encoders, build_fusion("late", dict.fromkeys(data.modalities, 5), data.task.outputs))
+    model = MultimodalModel(
+        encoders, build_fusion("late", dict.fromkeys(data.modalities, 5), data.task.outputs)
+    )
     start = {n: v.detach().double().numpy().copy() for n, v in model.state_dict().items()}
     method = build("ogm", options)
     steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
@@ -68,7 +71,9 @@ def watched(k: int, task: str, options: dict[str, Any], training: TrainingSettin
     def after_backward(state: State) -> None:
         before = {n: p.grad.clone() for n, p in state.model.named_parameters() if p.grad is not None}
         modulate(state)
-        steps.append((before, {n: p.grad.clone() for n, p in state.model.named_parameters() if p.grad is not None}))
+        steps.append(
+            (before, {n: p.grad.clone() for n, p in state.model.named_parameters() if p.grad is not None})
+        )
 
     method.after_backward = after_backward  # type: ignore[method-assign]
     fitted = fit(model, data, method, training=training, progress=False)
@@ -77,7 +82,9 @@ def watched(k: int, task: str, options: dict[str, Any], training: TrainingSettin
 
 @pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_encoder_gradients_are_scaled_by_the_equation_in_float64(k: int, task: str, accumulation: int) -> None:
+def test_encoder_gradients_are_scaled_by_the_equation_in_float64(
+    k: int, task: str, accumulation: int
+) -> None:
     """The first step; with accumulation the scores are those of all its samples."""
     training = recipe(1, batch_size=16 // accumulation).model_copy(update={"accumulation": accumulation})
     data, w, steps, history = watched(k, task, {"alpha": 0.4}, training)
@@ -110,10 +117,14 @@ def test_the_noise_is_on_the_modulated_encoder_or_always_on_all() -> None:
     for noise in ("modulated", "always"):
         _, _, steps, _ = watched(2, "classification", {"alpha": 0.4, "ge": True, "noise": noise}, recipe(1))
         encoder = "encoders.{}.trunk.0.weight"
-        changed = [{m for m in "ab" if not torch.equal(b[encoder.format(m)], a[encoder.format(m)])} for b, a in steps]
+        changed = [
+            {m for m in "ab" if not torch.equal(b[encoder.format(m)], a[encoder.format(m)])} for b, a in steps
+        ]
         assert all(len(of) == (1 if noise == "modulated" else 2) for of in changed), changed
         assert all(
-            torch.equal(b[f"fusion.heads.{m}.weight"], a[f"fusion.heads.{m}.weight"]) for b, a in steps for m in "ab"
+            torch.equal(b[f"fusion.heads.{m}.weight"], a[f"fusion.heads.{m}.weight"])
+            for b, a in steps
+            for m in "ab"
         )
 
 
@@ -124,14 +135,18 @@ def test_alpha_zero_is_joint_bit_for_bit_and_so_are_epochs_outside_the_window(k:
     for neutral in ({"alpha": 0}, {"alpha": 0, "ge": True}, {"alpha": 0.5, "ge": True, "start_epoch": 3}):
         assert same(joint, student(data, method="ogm", parameters=neutral)), neutral
     assert not same(joint, student(data, method="ogm", parameters={"alpha": 0.5}))
-    assert not same(joint, student(data, method="ogm", parameters={"alpha": 0, "ge": True, "noise": "always"}))
+    assert not same(
+        joint, student(data, method="ogm", parameters={"alpha": 0, "ge": True, "noise": "always"})
+    )
     assert not same(joint, student(data, method="ogm", parameters={"alpha": 0.5, "end_epoch": 1}))
 
 
 def test_conv_only_leaves_everything_else_alone() -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 48)
-    images = {m: (rng.normal(size=(48, 1, 6, 6)) + label[:, None, None, None]).astype(np.float32) for m in "ab"}
+    images = {
+        m: (rng.normal(size=(48, 1, 6, 6)) + label[:, None, None, None]).astype(np.float32) for m in "ab"
+    }
     data = Data.from_arrays(images, label, np.array(["train"] * 32 + ["val"] * 8 + ["test"] * 8))
     seen: list[tuple[str, int, bool]] = []
     method: Method = build("ogm", {"alpha": 0.5, "ge": True, "noise": "always", "scope": "conv_only"})

@@ -15,7 +15,10 @@ from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output
 from tests.conftest import make_data
 from tests.methods.tiny import same, student
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 0.7, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 0.7, "identity", "mse"),
+}
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -92,7 +95,10 @@ def test_about_q_of_the_leaders_features_are_dropped_and_p_exe_of_the_batches() 
     state = State(model=model, optimizer=None, task=TASKS["classification"], epochs=1, epoch=1)  # type: ignore[arg-type]
     y = torch.zeros(500, dtype=torch.long)
     fusion.requires_grad_(False)
-    features = {"a": torch.tensor([[3.0, 0, 0]]).expand(500, 3), "b": torch.tensor([[0.5, 0, 0]]).expand(500, 3)}
+    features = {
+        "a": torch.tensor([[3.0, 0, 0]]).expand(500, 3),
+        "b": torch.tensor([[0.5, 0, 0]]).expand(500, 3),
+    }
     method = build("opm", {"q_base": 0.3, "alpha": 0, "p_exe": 0.5})
     method.on_fit_start(state)
     whole = Output(features, fusion(features))

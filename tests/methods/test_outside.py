@@ -1,4 +1,5 @@
-"""A method of another lab: one file outside this package, by dotted path, as `method=…`, or as an entry point."""
+"""A method of another lab: one file outside this package, by dotted path, as `method=…`, or as an entry
+point."""
 
 from __future__ import annotations
 
@@ -89,7 +90,9 @@ def test_its_parameters_may_come_from_the_data_set_s_file() -> None:
 
 
 def test_what_it_is_not_defined_for_is_said_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match="method = 'together': together is defined for classification, not for reg"):
+    with pytest.raises(
+        ConfigError, match="method = 'together': together is defined for classification, not for reg"
+    ):
         configure(dataset="mis_me", method="together")
 
 

@@ -22,12 +22,17 @@ from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same, softmax
 from tests.test_resolve import configure
 
-TASKS = {"classification": Classification(("x", "y", "z")), "regression": Regression(0, 1, 1, "identity", "mse")}
+TASKS = {
+    "classification": Classification(("x", "y", "z")),
+    "regression": Regression(0, 1, 1, "identity", "mse"),
+}
 
 
 def student(data: Data, method: str = "pmr", **parameters: Any) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
-    return train_student(data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False)
+    return train_student(
+        data, encoders, {}, method=method, parameters=parameters, training=recipe(2), progress=False
+    )
 
 
 @pytest.mark.parametrize("rule", ["paper", "code"])
@@ -59,7 +64,9 @@ def test_the_loss_equals_the_equations_in_numpy(k: int, task: str, rule: str) ->
         cross[m] = -np.log(of[np.arange(b), label]).mean()
         entropies[m] = -(of * np.log(of)).sum(axis=1).mean()
     ratio = {m: p[m] / np.mean([p[n] for n in names if n != m]) for m in names}
-    weight = {m: 1.5 * (np.clip(1 / r - 1, 0, 1) if rule == "paper" else float(r < 1)) for m, r in ratio.items()}
+    weight = {
+        m: 1.5 * (np.clip(1 / r - 1, 0, 1) if rule == "paper" else float(r < 1)) for m, r in ratio.items()
+    }
     assert any(r < 1 for r in ratio.values())
     assert any(r > 1 for r in ratio.values())
     drawn = sum(weight[m] * cross[m] for m in names)
@@ -152,7 +159,9 @@ def test_classes_that_train_lacks_and_targets_with_ties_have_no_prototypes() -> 
     assert np.isfinite(student(data).history["loss/total"]).all()
     tied = make_data(2, "regression")
     tied.target[:] = np.where(tied.target > 0.2, 1.0, 0.0)
-    two = Data.from_arrays(tied.arrays, tied.target, ["train"] * 64 + ["val"] * 16 + ["test"] * 16, task="regression")
+    two = Data.from_arrays(
+        tied.arrays, tied.target, ["train"] * 64 + ["val"] * 16 + ["test"] * 16, task="regression"
+    )
     assert np.isfinite(student(two).history["loss/total"]).all()
 
 

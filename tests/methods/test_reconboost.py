@@ -67,7 +67,15 @@ def test_the_terms_equal_their_formulas_and_where_gradients_go() -> None:
 
 
 def test_stages_and_rectifications_follow_each_other() -> None:
-    assert [place(epoch, 2, 1) for epoch in range(1, 8)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert [place(epoch, 2, 1) for epoch in range(1, 8)] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
     assert [place(epoch, 1, 0) for epoch in (1, 2, 3)] == [(0, 0), (1, 0), (2, 0)]
 
 
@@ -78,7 +86,9 @@ def test_two_rounds_equal_the_equations_in_float64(k: int, task: str) -> None:
     data = make_data(k, task)
     torch.manual_seed(0)
     encoders = {m: Encoder(nn.Sequential(nn.Linear(6, 5)), 5) for m in data.modalities}
-    model = MultimodalModel(encoders, build_fusion("sum", dict.fromkeys(data.modalities, 5), data.task.outputs))
+    model = MultimodalModel(
+        encoders, build_fusion("sum", dict.fromkeys(data.modalities, 5), data.task.outputs)
+    )
     w = {name: v.detach().double().clone().requires_grad_() for name, v in model.state_dict().items()}
     epochs = 2 * k + 2
     method = build_method("reconboost", SHORT)
@@ -115,7 +125,9 @@ def test_two_rounds_equal_the_equations_in_float64(k: int, task: str) -> None:
                     velocity[name] = 0.9 * velocity.get(name, 0.0) + gradient
                     w[name] -= 0.05 * velocity[name]
     for name, value in fitted.model.state_dict().items():
-        np.testing.assert_allclose(value.numpy(), w[name].detach().numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            value.numpy(), w[name].detach().numpy(), rtol=1e-3, atol=1e-4, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("fusion", ["shared", "sum"])
@@ -135,7 +147,11 @@ def test_only_the_learner_moves_in_its_stage_and_all_in_rectification(k: int, fu
 
     method.on_epoch_start, method.on_epoch_end = at_start, remember
     fitted = fit(
-        small_model(data, SHARED if fusion == "shared" else "sum"), data, method, training=recipe(2 * k), progress=False
+        small_model(data, SHARED if fusion == "shared" else "sum"),
+        data,
+        method,
+        training=recipe(2 * k),
+        progress=False,
     )
     for epoch in range(2 * k):
         before, after = seen[2 * epoch], seen[2 * epoch + 1]
@@ -146,7 +162,9 @@ def test_only_the_learner_moves_in_its_stage_and_all_in_rectification(k: int, fu
             assert moved == (names if epoch % 2 or m == learner else []), (epoch, m)
         heads = [n for n in before if n.startswith("fusion.") and not torch.equal(before[n], after[n])]
         own = [
-            n for n in before if n.startswith("fusion.") and (fusion == "shared" or epoch % 2 or f".{learner}." in n)
+            n
+            for n in before
+            if n.startswith("fusion.") and (fusion == "shared" or epoch % 2 or f".{learner}." in n)
         ]
         assert heads == own
         together = "+".join(data.modalities)
@@ -170,7 +188,9 @@ def test_with_one_modality_it_is_joint_training_bit_for_bit(task: str) -> None:
     data = make_data(1, task)
     run: Any = {"training": recipe(2), "progress": False, "fusion": SHARED}
     joint = train_student(data, {"a": TINY}, {}, method="joint", **run).model.state_dict()
-    ours = train_student(data, {"a": TINY}, {}, method="reconboost", parameters=UNIMODAL, **run).model.state_dict()
+    ours = train_student(
+        data, {"a": TINY}, {}, method="reconboost", parameters=UNIMODAL, **run
+    ).model.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in joint.items())
 
 
@@ -205,7 +225,9 @@ def test_killed_within_a_stage_it_goes_on_with_the_same_bits(tmp_path: Path) -> 
 )
 def test_what_it_is_not_defined_for_is_told(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        train_student(make_data(), dict.fromkeys("ab", TINY), {}, method="reconboost", progress=False, **settings)
+        train_student(
+            make_data(), dict.fromkeys("ab", TINY), {}, method="reconboost", progress=False, **settings
+        )
 
 
 def test_weights_without_a_lower_bound_of_the_loss_are_refused_and_few_epochs_told(

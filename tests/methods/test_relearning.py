@@ -24,10 +24,14 @@ from tests.test_resolve import configure
 OFTEN = {"reinit_epoch": 1, "reinit_num": 2}
 
 
-def student(data: Data, method: str = "relearning", epochs: int = 4, teachers: Any = None, **settings: Any) -> Trained:
+def student(
+    data: Data, method: str = "relearning", epochs: int = 4, teachers: Any = None, **settings: Any
+) -> Trained:
     encoders = dict.fromkeys(data.modalities, TINY)
     training = recipe(epochs)
-    return train_student(data, encoders, teachers or {}, method=method, training=training, progress=False, **settings)
+    return train_student(
+        data, encoders, teachers or {}, method=method, training=training, progress=False, **settings
+    )
 
 
 def by_counting(labels: Any, clusters: Any) -> float:
@@ -50,7 +54,9 @@ def test_clusters_of_the_classes_are_pure_and_features_that_say_nothing_are_not(
     told = np.eye(3)[labels] * 5 + rng.normal(size=(120, 3)) * 0.1
     assert cluster_purity(told, labels, 3) == 1
     assert cluster_purity(rng.normal(size=(120, 3)), labels, 3) < 0.6
-    assert cluster_purity(np.ones((120, 3)), labels, 3) == pytest.approx(1 / 3)  # one distinct feature: one cluster
+    assert cluster_purity(np.ones((120, 3)), labels, 3) == pytest.approx(
+        1 / 3
+    )  # one distinct feature: one cluster
 
 
 def test_the_gap_says_how_far_back() -> None:
@@ -80,7 +86,9 @@ def test_after_an_epoch_encoders_move_as_far_as_an_independent_diagnosis_says(
     data, original, moved = make_data(k, task, n=120), Relearning.on_epoch_end, 0
     label = np.asarray(data.target)
     if task == "regression":
-        edges = np.quantile(data.task.encode(torch.tensor(label[data.rows["train"]])).numpy(), [0.25, 0.5, 0.75])
+        edges = np.quantile(
+            data.task.encode(torch.tensor(label[data.rows["train"]])).numpy(), [0.25, 0.5, 0.75]
+        )
         label = (data.task.encode(torch.tensor(label)).numpy()[:, None] > edges).sum(axis=1)
     classes = 3 if task == "classification" else 4
 
@@ -131,11 +139,15 @@ def test_where_nothing_is_learnt_again_it_is_joint_bit_for_bit(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("settings", "expected"), [((1, 2), [1, 2]), ((2, 9), [2, 4]), ((3, 1), [3])])
-def test_when_it_diagnoses(settings: tuple[int, int], expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_it_diagnoses(
+    settings: tuple[int, int], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After whole multiples of `reinit_epoch`, `reinit_num` times at most, never after the last of 6 epochs."""
     asked: list[int] = []
     monkeypatch.setattr(Relearning, "purities", lambda self, state: asked.append(state.epoch) or {})
-    student(make_data(n=48), epochs=6, parameters=dict(zip(("reinit_epoch", "reinit_num"), settings, strict=True)))
+    student(
+        make_data(n=48), epochs=6, parameters=dict(zip(("reinit_epoch", "reinit_num"), settings, strict=True))
+    )
     assert asked == expected
 
 
@@ -153,7 +165,9 @@ def test_an_encoder_that_smp_suppresses_is_left_alone(monkeypatch: pytest.Monkey
         assert torch.equal(found[name], joint[name]) is (name.split(".")[1] == strong), name
 
 
-@pytest.mark.parametrize("at", [6, 11])  # after the first time, and after the last, when the start is forgotten
+@pytest.mark.parametrize(
+    "at", [6, 11]
+)  # after the first time, and after the last, when the start is forgotten
 def test_killed_after_it_acted_it_ends_in_the_same_bits(tmp_path: Path, at: int) -> None:
     data, settings = make_data(n=90), {"parameters": OFTEN | {"gap": "absolute"}}
     expected = student(data, **settings)

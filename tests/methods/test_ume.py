@@ -22,7 +22,9 @@ from tests.test_resolve import configure
 def given(k: int = 2, task: str = "classification") -> tuple[Data, dict[str, Trained]]:
     """Data and a teacher of each modality."""
     data = make_data(k, task)
-    return data, {m: train_teacher(data, m, TINY, training=recipe(1), progress=False) for m in data.modalities}
+    return data, {
+        m: train_teacher(data, m, TINY, training=recipe(1), progress=False) for m in data.modalities
+    }
 
 
 def ensemble(data: Data, teachers: Any, **settings: Any) -> Trained:
@@ -70,9 +72,7 @@ def test_another_encoder_is_refused_by_name_with_the_remedy() -> None:
     data, teachers = given()
     narrow = MLP(widths=[9, 5], dropout=[])
     teachers = teachers | {"b": train_teacher(data, "b", narrow, training=recipe(1), progress=False)}
-    wanted = (
-        r"teacher of b has another encoder .*trunk.0.weight is \[9, 6\] in the teacher and \[8, 6\].*teacher_encoder"
-    )
+    wanted = r"teacher of b has another encoder .*trunk.0.weight is \[9, 6\] in the teacher and \[8, 6\].*teacher_encoder"
     with pytest.raises(ConfigError, match=wanted):
         ensemble(data, teachers)
 
@@ -88,11 +88,15 @@ def test_a_copy_that_answers_differently_is_refused() -> None:
 def test_what_it_cannot_do_is_told() -> None:
     data, teachers = given()
     of = teacher_outputs(teachers["b"], "b")
-    with pytest.raises(ConfigError, match="of b only remembered outputs are given: give the trained teachers"):
+    with pytest.raises(
+        ConfigError, match="of b only remembered outputs are given: give the trained teachers"
+    ):
         ensemble(data, teachers | {"b": TeacherOutputs(of.feature, of.logits, of.confidence)})
     with pytest.raises(ConfigError, match=r"not defined for fusion concat\. It works with: late"):
         ensemble(data, teachers, fusion="concat")
-    with pytest.raises(ConfigError, match="ume trains nothing, so SMP has nothing to schedule: say smp=false"):
+    with pytest.raises(
+        ConfigError, match="ume trains nothing, so SMP has nothing to schedule: say smp=false"
+    ):
         ensemble(data, teachers, smp={"tau": [1, 1]})
     with pytest.raises(ValueError, match="need a teacher for each of"):
         ensemble(data, {})
@@ -101,7 +105,9 @@ def test_what_it_cannot_do_is_told() -> None:
 def test_its_yaml_leaves_no_warm_up_where_the_data_set_has_one() -> None:
     plateau = {"name": "plateau", "warmup": 5}
     for schedule in (plateau, {"name": "step", "warmup": 5}):
-        c = configure({"datasets.av_digits.training.lr_schedule": schedule}, dataset="av_digits", method="ume")
+        c = configure(
+            {"datasets.av_digits.training.lr_schedule": schedule}, dataset="av_digits", method="ume"
+        )
         assert c.methods["ume"].training.lr_schedule.warmup == 0
         assert c.methods["joint"].training.lr_schedule.warmup == 5
         assert c.methods["ume"].needs_teachers

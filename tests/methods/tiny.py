@@ -40,7 +40,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def goes_on_after_a_kill(
     build: Callable[[], tuple[MultimodalModel, Method]], data: Data, folder: Path, *, epochs: int, batch: int
 ) -> bool:
-    """Whether a training stopped in its `batch`-th batch and started again ends in the bits of an undisturbed one."""
+    """Whether a training stopped in its `batch`-th batch and started again ends in the bits of an undisturbed
+    one."""
 
     def train(name: str, stop_at: int = 0) -> nn.Module:
         model, method = build()
@@ -55,7 +56,12 @@ def goes_on_after_a_kill(
             return ours(*arguments)
 
         method.train_batch = counted  # type: ignore[method-assign]
-        run: Any = {"training": recipe(epochs), "progress": False, "folder": folder / name, "checkpoint_minutes": 0}
+        run: Any = {
+            "training": recipe(epochs),
+            "progress": False,
+            "folder": folder / name,
+            "checkpoint_minutes": 0,
+        }
         return fit(model, data, method, **run).model
 
     whole = train("whole")

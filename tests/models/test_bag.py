@@ -46,7 +46,9 @@ def test_the_feature_is_the_mean_over_the_real_tokens_then_the_layers() -> None:
 
 
 def either(test: object) -> object:
-    return pytest.mark.parametrize("settings", [Bag(width=8, widths=[5]), SMALL], ids=["bag", "transformer"])(test)  # type: ignore[arg-type]
+    return pytest.mark.parametrize("settings", [Bag(width=8, widths=[5]), SMALL], ids=["bag", "transformer"])(
+        test
+    )  # type: ignore[arg-type]
 
 
 @either

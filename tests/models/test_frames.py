@@ -70,7 +70,9 @@ def test_bytes_of_a_clip_are_normalised_by_channel() -> None:
     ("settings", "kind", "number"),
     [(ResNet18(), "BasicBlock", 8), (MobileNetV2(), "InvertedResidual", 17), (SmallCNN(), "", 0)],
 )
-def test_the_blocks_of_an_encoder_of_clips_are_those_of_pictures(settings: Any, kind: str, number: int) -> None:
+def test_the_blocks_of_an_encoder_of_clips_are_those_of_pictures(
+    settings: Any, kind: str, number: int
+) -> None:
     assert [type(b).__name__ for b in blocks(built(settings, 3, 2, 32, 32))] == [kind] * number
 
 

@@ -77,7 +77,11 @@ class Reference:
             score = np.einsum("bd,bjd->bj", q[:, at], k[:, :, at]) / np.sqrt(d / heads)
             share = np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)
             answer[:, at] = np.einsum("bj,bjd->bd", share, v[:, :, at])
-        x = query + answer @ self.w[f"attention.{m}.out_proj.weight"].T + self.w[f"attention.{m}.out_proj.bias"]
+        x = (
+            query
+            + answer @ self.w[f"attention.{m}.out_proj.weight"].T
+            + self.w[f"attention.{m}.out_proj.bias"]
+        )
         x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
         return x * self.w[f"norms.{m}.weight"] + self.w[f"norms.{m}.bias"]
 
@@ -124,7 +128,9 @@ def test_logits_and_both_readouts_are_the_equations(name: str, widths: dict[str,
         fusion = make(name, widths, readout)
         reference = Reference(fusion, name)
         with torch.no_grad():
-            np.testing.assert_allclose(fusion(as_tensors(f)).numpy(), reference.logits(f), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(
+                fusion(as_tensors(f)).numpy(), reference.logits(f), rtol=1e-9, atol=1e-9
+            )
             for m in widths:
                 found = fusion.unimodal_logits(as_tensors(f), m).numpy()
                 np.testing.assert_allclose(found, reference.alone(f, m, readout), rtol=1e-9, atol=1e-9)
@@ -174,7 +180,9 @@ def test_for_any_modalities_logits_are_put_together_of_what_each_one_says(
     of = {f"m{i}": d for i, d in enumerate(widths)}
     torch.manual_seed(seed)
     f = {m: torch.randn(n, d, dtype=torch.float64) for m, d in of.items()}
-    built = {name: random(build_fusion(name, of, outputs), seed) for name in ("late", "sum", "concat", "weighted")}
+    built = {
+        name: random(build_fusion(name, of, outputs), seed) for name in ("late", "sum", "concat", "weighted")
+    }
     for name, fusion in built.items():
         alone = {m: fusion.unimodal_logits(f, m) for m in of}
         total: Any = sum(alone.values())
@@ -218,7 +226,11 @@ def test_students_on_crema_d_have_the_published_size(fusion: str, parameters: in
 @pytest.mark.parametrize(
     ("settings", "widths", "said"),
     [
-        ({"name": "film", "condition": "sound"}, {"a": 8, "b": 8}, "fusion.condition = 'sound'.*Allowed: a, b"),
+        (
+            {"name": "film", "condition": "sound"},
+            {"a": 8, "b": 8},
+            "fusion.condition = 'sound'.*Allowed: a, b",
+        ),
         ({"name": "bi_gated", "gate": "c"}, {"a": 8, "b": 8}, "fusion.gate = 'c': there is no such modality"),
         ("film", {"a": 8}, "film needs at least two modalities. With one, use late"),
         ("bi_gated", {"a": 8}, "bi_gated needs at least two modalities"),
@@ -231,7 +243,9 @@ def test_students_on_crema_d_have_the_published_size(fusion: str, parameters: in
         ("cross_attention", {"a": 6, "b": 4}, r"width 6 is no multiple of heads \(4\)"),
     ],
 )
-def test_what_does_not_fit_the_modalities_is_refused(settings: Any, widths: dict[str, int], said: str) -> None:
+def test_what_does_not_fit_the_modalities_is_refused(
+    settings: Any, widths: dict[str, int], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         build_fusion(settings, widths, 3)
 

@@ -1,4 +1,5 @@
-"""A fusion of another package: by a dotted path or an entry point; what leads nowhere is told with the nearest name."""
+"""A fusion of another package: by a dotted path or an entry point; what leads nowhere is told with the
+nearest name."""
 
 from __future__ import annotations
 
@@ -61,7 +62,11 @@ def test_a_fusion_of_another_package_trains_and_is_rebuilt_by_its_name(lab: Path
 
 
 def test_a_misspelt_fusion_is_told_with_the_nearest_known_or_installed(lab: Path) -> None:
-    for wrong, near in (("prodct", "product"), ("cross_atention", "cross_attention"), ("weihgted", "weighted")):
+    for wrong, near in (
+        ("prodct", "product"),
+        ("cross_atention", "cross_attention"),
+        ("weihgted", "weighted"),
+    ):
         with pytest.raises(ConfigError, match=f"--params.*{wrong}.*Did you mean '{near}'"):
             configure(fusion=wrong)
 

@@ -14,7 +14,9 @@ from g2d_pipeline.models.build import build_model
 
 def test_torchs_start_is_that_of_its_plain_layers() -> None:
     torch.manual_seed(3)
-    plain = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU())
+    plain = nn.Sequential(
+        nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU()
+    )
     torch.manual_seed(3)
     ours = build_encoder(MLP(widths=[6, 4], dropout=[], initialisation="torch"), (8,)).trunk
     assert all(torch.equal(ours.state_dict()[k], v) for k, v in plain.state_dict().items())

@@ -51,7 +51,10 @@ PAIRS = {  # dataset → channels of its two ResNet-18, classes
 def test_students_of_two_resnets_have_the_published_size(dataset: str, fusion: str, parameters: int) -> None:
     a, b, classes = PAIRS[dataset]
     with torch.device("meta"):
-        encoders = {"a": build_encoder(ResNet18(), (a, 32, 32)), "b": build_encoder(ResNet18(), (b, 3, 32, 32))}
+        encoders = {
+            "a": build_encoder(ResNet18(), (a, 32, 32)),
+            "b": build_encoder(ResNet18(), (b, 3, 32, 32)),
+        }
         model = MultimodalModel(encoders, build_fusion(fusion, {"a": 512, "b": 512}, classes))
     assert count(model) == parameters
 
@@ -77,7 +80,13 @@ def test_teachers_and_their_heads_have_the_published_size(settings, shape, outpu
 def test_the_table_network_of_mis_me_is_the_published_one() -> None:
     parts = list(build_encoder(MLP(), (8,)).trunk.children())
     linear = [p for p in parts if isinstance(p, torch.nn.Linear)]
-    assert [(p.in_features, p.out_features) for p in linear] == [(8, 256), (256, 128), (128, 64), (64, 32), (32, 16)]
+    assert [(p.in_features, p.out_features) for p in linear] == [
+        (8, 256),
+        (256, 128),
+        (128, 64),
+        (64, 32),
+        (32, 16),
+    ]
     assert [p.p for p in parts if isinstance(p, torch.nn.Dropout)] == [0.3, 0.2, 0.1]
     once = ["Linear", "BatchNorm1d", "ReLU"]
     assert [type(p).__name__ for p in parts] == [*once, "Dropout"] * 3 + once * 2
@@ -87,7 +96,9 @@ def test_resnet18_has_the_published_shapes_up_to_its_feature() -> None:
     trunk = build_encoder(ResNet18(), (1, 257, 188)).trunk.eval()
     shapes = {}
     for name in ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool"):
-        getattr(trunk, name).register_forward_hook(lambda _, __, y, name=name: shapes.update({name: tuple(y.shape)}))
+        getattr(trunk, name).register_forward_hook(
+            lambda _, __, y, name=name: shapes.update({name: tuple(y.shape)})
+        )
     trunk(torch.randn(1, 1, 257, 188))
     assert list(shapes.values()) == [
         (1, 64, 129, 94), (1, 64, 65, 47), (1, 64, 65, 47), (1, 128, 33, 24), (1, 256, 17, 12), (1, 512, 9, 6),
@@ -97,7 +108,12 @@ def test_resnet18_has_the_published_shapes_up_to_its_feature() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "shape"),
-    [(ResNet18(), (3, 8, 8)), (MobileNetV2(), (3, 8, 8)), (MLP(), (8,)), (Transformer(width=64, layers=1), (65, 4))],
+    [
+        (ResNet18(), (3, 8, 8)),
+        (MobileNetV2(), (3, 8, 8)),
+        (MLP(), (8,)),
+        (Transformer(width=64, layers=1), (65, 4)),
+    ],
     ids=["resnet18", "mobilenet_v2", "mlp", "transformer"],
 )
 def test_encoders_start_as_published(settings, shape) -> None:  # type: ignore[no-untyped-def]
@@ -118,7 +134,9 @@ def test_encoders_start_as_published(settings, shape) -> None:  # type: ignore[n
         assert part.bias is None or not part.bias.any()
     attention = [p for p in parts if isinstance(p, torch.nn.MultiheadAttention)]
     for part in attention:  # left to torch: Xavier uniform of the three together
-        assert float(part.in_proj_weight.detach().abs().max()) == pytest.approx((6 / (64 + 3 * 64)) ** 0.5, rel=0.01)
+        assert float(part.in_proj_weight.detach().abs().max()) == pytest.approx(
+            (6 / (64 + 3 * 64)) ** 0.5, rel=0.01
+        )
 
 
 def test_a_wrong_shape_is_refused_by_name() -> None:
@@ -197,9 +215,12 @@ def test_a_small_map_is_not_pooled_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "grid", "stride"), [((1, 129, 63), 4, 2), ((3, 28, 28), 4, 1), ((1, 40, 8), 2, 1), ((1, 9, 9), 1, 2)]
+    ("shape", "grid", "stride"),
+    [((1, 129, 63), 4, 2), ((3, 28, 28), 4, 1), ((1, 40, 8), 2, 1), ((1, 9, 9), 1, 2)],
 )
-def test_the_width_of_a_small_cnn_is_that_of_its_features(shape: tuple[int, ...], grid: int, stride: int) -> None:
+def test_the_width_of_a_small_cnn_is_that_of_its_features(
+    shape: tuple[int, ...], grid: int, stride: int
+) -> None:
     encoder = build_encoder(SmallCNN(widths=[4, 6], grid=grid, stride=stride), shape)  # type: ignore[arg-type]
     assert encoder(torch.randn(2, *shape)).shape == (2, encoder.width)
 

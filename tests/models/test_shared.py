@@ -52,12 +52,16 @@ def test_the_codes_weights_are_one_a_batch() -> None:
 @pytest.mark.parametrize(("combine", "of"), [("sum", np.sum), ("mean", np.mean)])
 def test_sum_and_mean_add_what_one_head_says_of_each_modality(combine: str, of: object) -> None:
     features = features_of(3)
-    fusion = build_fusion({"name": "shared", "combine": combine, "hidden": [6]}, dict.fromkeys(features, 5), 4)
+    fusion = build_fusion(
+        {"name": "shared", "combine": combine, "hidden": [6]}, dict.fromkeys(features, 5), 4
+    )
     assert [tuple(p.shape) for p in fusion.parameters()] == [(6, 5), (6,), (4, 6), (4,)]
     w1, b1, w2, b2 = (p.detach().double().numpy() for p in fusion.parameters())
     u = [np.maximum(f.double().numpy() @ w1.T + b1, 0) @ w2.T + b2 for f in features.values()]
     np.testing.assert_allclose(fusion(features).detach().numpy(), of(u, axis=0), rtol=1e-5, atol=1e-5)  # type: ignore[operator]
-    np.testing.assert_allclose(fusion.unimodal_logits(features, "b").detach().numpy(), u[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        fusion.unimodal_logits(features, "b").detach().numpy(), u[1], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_regression_weighs_by_remembered_errors_and_without_any_takes_the_mean() -> None:
@@ -74,9 +78,13 @@ def test_a_regression_weighs_by_remembered_errors_and_without_any_takes_the_mean
 
 
 def test_what_it_cannot_do_is_told_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"fusion shared: .*a: 3, b: 5.*same width, or say fusion.width=greatest"):
+    with pytest.raises(
+        ConfigError, match=r"fusion shared: .*a: 3, b: 5.*same width, or say fusion.width=greatest"
+    ):
         build_fusion("shared", {"a": 3, "b": 5}, 4)
-    with pytest.raises(ConfigError, match=r"entropy_of_batch: a regression has no entropy. Say combine=entropy"):
+    with pytest.raises(
+        ConfigError, match=r"entropy_of_batch: a regression has no entropy. Say combine=entropy"
+    ):
         build_fusion({"name": "shared", "combine": "entropy_of_batch"}, {"a": 3, "b": 3}, 1)
     with pytest.raises(ConfigError, match=r"probabilities: a regression has none. Say average=logits"):
         build_fusion({"name": "late", "average": "probabilities"}, {"a": 3, "b": 5}, 1)

@@ -1,4 +1,5 @@
-"""Losses, confidence and scaling: equations against numpy, and properties 9, 10, 12 and 17 of the method's notes."""
+"""Losses, confidence and scaling: equations against numpy, and properties 9, 10, 12 and 17 of the method's
+notes."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ def test_cross_entropy_and_confidence_equal_numpy() -> None:
     z = np.array([[1.0, 2.0, -1.0], [0.0, 0.5, 0.2]])
     y = np.array([1, 2])
     p = softmax(z, axis=1)[[0, 1], y]
-    assert float(CLASSES.loss(torch.tensor(z), torch.tensor(y))) == pytest.approx(-np.log(p).mean(), rel=1e-12)
+    assert float(CLASSES.loss(torch.tensor(z), torch.tensor(y))) == pytest.approx(
+        -np.log(p).mean(), rel=1e-12
+    )
     np.testing.assert_allclose(CLASSES.confidence(torch.tensor(z), torch.tensor(y)).numpy(), p, rtol=1e-12)
 
 
@@ -35,7 +38,9 @@ def test_kl_hand_case_has_the_teacher_first() -> None:
 
 
 @given(logits, logits, st.floats(-5, 5))
-def test_kl_is_not_negative_and_zero_iff_logits_differ_by_a_constant(a: list[float], b: list[float], c: float) -> None:
+def test_kl_is_not_negative_and_zero_iff_logits_differ_by_a_constant(
+    a: list[float], b: list[float], c: float
+) -> None:
     s, t = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
     assert float(CLASSES.distill(s, t, 1.0)) >= -1e-12
     assert float(CLASSES.distill(t + c, t, 1.0)) == pytest.approx(0, abs=1e-10)
@@ -44,7 +49,10 @@ def test_kl_is_not_negative_and_zero_iff_logits_differ_by_a_constant(a: list[flo
 
 
 def test_bernoulli_kl_equals_the_formula_and_mse_is_an_option() -> None:
-    t, s = torch.tensor([[1.5], [-0.3]], dtype=torch.float64), torch.tensor([[0.2], [0.4]], dtype=torch.float64)
+    t, s = (
+        torch.tensor([[1.5], [-0.3]], dtype=torch.float64),
+        torch.tensor([[0.2], [0.4]], dtype=torch.float64),
+    )
     p, q = torch.sigmoid(t), torch.sigmoid(s)
     expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
     assert float(VALUES.distill(s, t, 1.0)) == pytest.approx(float(expected), rel=1e-9)
@@ -54,14 +62,18 @@ def test_bernoulli_kl_equals_the_formula_and_mse_is_an_option() -> None:
 
 def test_temperature_is_rescaled_by_its_square() -> None:
     t, s = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
-    assert float(CLASSES.distill(s, t, 4.0)) == pytest.approx(float(CLASSES.distill(s / 4, t / 4, 1.0)) * 16, rel=1e-5)
+    assert float(CLASSES.distill(s, t, 4.0)) == pytest.approx(
+        float(CLASSES.distill(s / 4, t / 4, 1.0)) * 16, rel=1e-5
+    )
 
 
 @given(st.floats(0.1, 10))
 def test_feature_distillation_is_quadratic(c: float) -> None:
     f, g = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
     assert float(feature_distillation(f, f)) == 0
-    assert float(feature_distillation(c * f, c * g)) == pytest.approx(c**2 * float(feature_distillation(f, g)))
+    assert float(feature_distillation(c * f, c * g)) == pytest.approx(
+        c**2 * float(feature_distillation(f, g))
+    )
     assert float(feature_distillation(f, g, "sum")) == pytest.approx(5 * float(feature_distillation(f, g)))
 
 

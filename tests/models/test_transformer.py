@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from g2d_pipeline.config import TrainingSettings, Transformer
-from g2d_pipeline.models import Encoder, MultimodalModel, Normaliser, build_encoder, build_fusion, depends_on_batch
+from g2d_pipeline.models import (
+    Encoder,
+    MultimodalModel,
+    Normaliser,
+    build_encoder,
+    build_fusion,
+    depends_on_batch,
+)
 from g2d_pipeline.training.precision import blocks, prepare
 
 F = 5
@@ -26,7 +33,8 @@ def encoder_of(pool: str = "mean", dropout: float = 0.0, features: int = F) -> E
 
 
 def padded(steps: Tensor, length: int, before: int = 0, filling: float = 0.0) -> Tensor:
-    """Real steps `[F, L]` → `[F + 1, length]`, with `before` padded steps in front, `filling` in every padded cell."""
+    """Real steps `[F, L]` → `[F + 1, length]`, with `before` padded steps in front, `filling` in every padded
+    cell."""
     x = torch.full((len(steps) + 1, length), filling)
     x[-1] = 0
     x[:-1, before : before + steps.shape[1]] = steps
@@ -34,7 +42,7 @@ def padded(steps: Tensor, length: int, before: int = 0, filling: float = 0.0) ->
     return x
 
 
-# ------------------------------------------------------------------------------------------------------------- sizes
+# ------------------------------------------------------------------------------------------------------ sizes
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
@@ -53,12 +61,14 @@ def test_a_ur_funny_student_has_the_published_size(layers: int, heads: int, para
     """The paper's 4 layers of 8 heads, and what its code's argument order makes of them (datasets.md §4.4)."""
     widths = {"audio": 81, "visual": 371, "text": 300}
     with torch.device("meta"):
-        encoders = {m: build_encoder(Transformer(layers=layers, heads=heads), (f + 1, 50)) for m, f in widths.items()}
+        encoders = {
+            m: build_encoder(Transformer(layers=layers, heads=heads), (f + 1, 50)) for m, f in widths.items()
+        }
         model = MultimodalModel(encoders, build_fusion("late", dict.fromkeys(widths, 768), 2))
     assert count(model) == parameters
 
 
-# ----------------------------------------------------------------------------------------------------------- padding
+# ---------------------------------------------------------------------------------------------------- padding
 @pytest.mark.parametrize("pool", ["mean", "first"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
@@ -152,7 +162,7 @@ def test_it_equals_torchs_own_encoder_of_the_same_weights() -> None:
     torch.testing.assert_close(encoder(x), expected, rtol=0, atol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------- training
+# --------------------------------------------------------------------------------------------------- training
 def test_layers_start_as_published_and_differ_from_each_other() -> None:
     encoder = build_encoder(SMALL, (F + 1, 7))
     first, second = encoder.trunk.layers  # type: ignore[misc, union-attr]
@@ -200,7 +210,9 @@ def test_it_learns_which_sequences_hold_a_large_value() -> None:
     head = nn.Linear(16, 2)
     lengths = torch.randint(1, 8, (64,)).tolist()
     label = torch.arange(64) % 2
-    x = torch.stack([padded(torch.randn(2, n) + 1.5 * int(y), 8) for n, y in zip(lengths, label, strict=True)])
+    x = torch.stack(
+        [padded(torch.randn(2, n) + 1.5 * int(y), 8) for n, y in zip(lengths, label, strict=True)]
+    )
     optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=3e-3)
     for _ in range(40):
         optimizer.zero_grad()

@@ -1,4 +1,5 @@
-"""Weights from a local file: what is loaded, what is refused in which words, and that saved models do without it."""
+"""Weights from a local file: what is loaded, what is refused in which words, and that saved models do without
+it."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ State = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def published() -> State:
-    """Weights by torchvision's names, as a published file has them: with running statistics that are not 0 and 1."""
+    """Weights by torchvision's names, as a published file has them: with running statistics that are not 0
+    and 1."""
     torch.manual_seed(7)
     model = resnet18(weights=None).train()
     with torch.no_grad():
@@ -86,7 +88,9 @@ def test_mobilenet_and_clips_are_filled_too(tmp_path: Path, published: State) ->
     save_file(published, tmp_path / "r.safetensors")
     clips = build_encoder(ResNet18(), (3, 2, 32, 32))
     load_trunk(clips.trunk, "resnet18", tmp_path / "r.safetensors")
-    assert torch.equal(clips.state_dict()["trunk.layer4.1.bn2.running_var"], published["layer4.1.bn2.running_var"])
+    assert torch.equal(
+        clips.state_dict()["trunk.layer4.1.bn2.running_var"], published["layer4.1.bn2.running_var"]
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -94,7 +98,10 @@ def test_a_stem_of_other_channels_answers_a_grey_picture_as_before(
     channels: int, published: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file(published, tmp_path / "w.safetensors")
-    ours, plain = build_encoder(ResNet18(), (channels, 64, 64)).eval(), build_encoder(ResNet18(), (3, 64, 64)).eval()
+    ours, plain = (
+        build_encoder(ResNet18(), (channels, 64, 64)).eval(),
+        build_encoder(ResNet18(), (3, 64, 64)).eval(),
+    )
     with caplog.at_level(logging.WARNING):
         load_trunk(plain.trunk, "resnet18", tmp_path / "w.safetensors")
         assert not caplog.records
@@ -114,13 +121,15 @@ def test_half_precision_and_files_without_counters_are_taken(tmp_path: Path, pub
     torch.testing.assert_close(encoder.trunk.conv1.weight, published["conv1.weight"], rtol=1e-3, atol=1e-6)  # type: ignore[union-attr]
 
 
-# ---------------------------------------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------------------------------------- refusals
 def without(*names: str) -> Callable[[State], State]:
     return lambda state: {k: v for k, v in state.items() if k not in names}
 
 
 def changed(**new: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
-    return lambda state: state | {k.replace("__", "."): f(state[k.replace("__", ".")]) for k, f in new.items()}
+    return lambda state: (
+        state | {k.replace("__", "."): f(state[k.replace("__", ".")]) for k, f in new.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,8 +137,14 @@ def changed(**new: Callable[[Tensor], Tensor]) -> Callable[[State], State]:
     [
         (without("layer1.0.conv1.weight"), [r"\(1 missing\)", "missing: layer1.0.conv1.weight"]),
         (lambda s: s | {"extra": torch.ones(2)}, [r"\(1 not expected\)", "not expected: extra"]),
-        (changed(bn1__weight=lambda w: w[:3]), [r"\(1 of another shape\)", r"bn1.weight: \[3\] instead of \[64\]"]),
-        (changed(bn1__bias=lambda w: w * torch.nan), ["1 not finite", "not finite: bn1.bias: 64 of 64 values"]),
+        (
+            changed(bn1__weight=lambda w: w[:3]),
+            [r"\(1 of another shape\)", r"bn1.weight: \[3\] instead of \[64\]"],
+        ),
+        (
+            changed(bn1__bias=lambda w: w * torch.nan),
+            ["1 not finite", "not finite: bn1.bias: 64 of 64 values"],
+        ),
         (changed(conv1__weight=lambda w: w[:, :, :3]), [r"\[64, 3, 3, 7\] instead of \[64, 3, 7, 7\]"]),
         (changed(conv1__weight=lambda w: w[0, 0, 0]), [r"\[7\] instead of \[64, 3, 7, 7\]"]),
         (
@@ -149,7 +164,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(DataError) as caught:
         load_pretrained(model, of)
-    for words in ["modality face: The weights .*w.pth do not fit resnet18", *said, "What to do: give a file of"]:
+    for words in [
+        "modality face: The weights .*w.pth do not fit resnet18",
+        *said,
+        "What to do: give a file of",
+    ]:
         assert re.search(words, str(caught.value))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -170,7 +189,11 @@ def saved(content: Any) -> bytes:
     [
         ("w.pth", None, "the file is missing"),
         ("w.pth", b"", r"is empty \(0 bytes\)"),
-        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git-LFS pointer"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a Git-LFS pointer",
+        ),
         ("w.pth", b"<!DOCTYPE html><html>quota exceeded</html>", "is a web page"),
         ("w.safetensors", b"\x10\0\0\0\0\0\0\0{}", "can not be read"),
         ("w.safetensors", saved({"a": torch.ones(2)}), "can not be read"),
@@ -181,7 +204,20 @@ def saved(content: Any) -> bytes:
         ("w.pth", saved([torch.ones(2)]), "are not a mapping of names to tensors"),
         ("w.pth", saved({"epoch": 3}), "are not a mapping of names to tensors"),
     ],
-    ids=["missing", "empty", "lfs", "html", "header", "ending", "truncated", "text", "code", "module", "list", "other"],
+    ids=[
+        "missing",
+        "empty",
+        "lfs",
+        "html",
+        "header",
+        "ending",
+        "truncated",
+        "text",
+        "code",
+        "module",
+        "list",
+        "other",
+    ],
 )
 def test_a_file_that_holds_no_weights_is_told_and_nothing_in_it_runs(
     file: str, content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +226,9 @@ def test_a_file_that_holds_no_weights_is_told_and_nothing_in_it_runs(
     if content is not None:
         Path(file).write_bytes(content)
     of = architecture(ResNet18(weights=file), (3, 32, 32))
-    with pytest.raises(DataError, match=f"(?s)modality face: The weights {tmp_path.resolve() / file} .*{said}"):
+    with pytest.raises(
+        DataError, match=f"(?s)modality face: The weights {tmp_path.resolve() / file} .*{said}"
+    ):
         load_pretrained(build_model(of), of)
     assert not Path("executed").exists()
 
@@ -204,14 +242,18 @@ def test_a_file_that_holds_no_weights_is_told_and_nothing_in_it_runs(
         ("mobilenet_v2", "DEFAULT", "mobilenet_v2-7ebf99e0.pth"),
     ],
 )
-def test_torchvisions_names_are_answered_with_the_file_to_put_there(settings: str, name: str, file: str) -> None:
+def test_torchvisions_names_are_answered_with_the_file_to_put_there(
+    settings: str, name: str, file: str
+) -> None:
     of = architecture(ResNet18(), (3, 32, 32))
     of["modalities"]["face"]["encoder"] = {"name": settings, "weights": name}
     said = f"modality face: encoder: weights = '{name}': nothing is downloaded at run time.*org/models/{file}.*{file}"
     with pytest.raises(ConfigError, match=said):
         build_model(of)
     of["modalities"]["face"]["encoder"]["weights"] = "best"
-    with pytest.raises(ConfigError, match=r"weights = 'best': a file that ends in \.safetensors, \.pth or \.pt"):
+    with pytest.raises(
+        ConfigError, match=r"weights = 'best': a file that ends in \.safetensors, \.pth or \.pt"
+    ):
         build_model(of)
 
 
@@ -222,8 +264,10 @@ def test_the_files_named_are_torchvisions(settings: type[ResNet18] | type[Mobile
     assert published.DEFAULT.url.endswith(list(settings.FILES.values())[-1])
 
 
-# ---------------------------------------------------------------------------------------------- training and rebuilding
-def test_training_starts_from_the_file_and_the_saved_model_does_without_it(published: State, tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------------ training and rebuilding
+def test_training_starts_from_the_file_and_the_saved_model_does_without_it(
+    published: State, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     label = np.arange(24) % 2
     pictures = rng.normal(size=(24, 3, 16, 16)).astype(np.float32)
@@ -250,7 +294,7 @@ def test_settings_without_weights_look_as_before() -> None:
     assert ResNet18(weights="a.pt").model_dump(mode="json") == plain | {"weights": "a.pt"}
 
 
-# ------------------------------------------------------------------------------------------- in a project of pipelines
+# ---------------------------------------------------------------------------------- in a project of pipelines
 def of_project(project: Path, weights: str | None, **overrides: Any) -> Configuration:
     """av_digits with a ResNet-18 for its pictures, in the folder `project`."""
     encoder = {"name": "resnet18"} | ({} if weights is None else {"weights": weights})
@@ -261,7 +305,9 @@ def of_project(project: Path, weights: str | None, **overrides: Any) -> Configur
 def fingerprints(configuration: Configuration) -> dict[str, str]:
     cards = make_plan(configuration, "raw").cards
     return {
-        f"{s}/{cell}".rstrip("/"): str(of["fingerprint"]) for s, cells in cards.items() for cell, of in cells.items()
+        f"{s}/{cell}".rstrip("/"): str(of["fingerprint"])
+        for s, cells in cards.items()
+        for cell, of in cells.items()
     }
 
 
@@ -299,8 +345,13 @@ def test_missing_weights_end_a_run_before_it_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"encoder\.weights = 'w\.pt': the file \S+ is a Git-LFS pointer"):
         of_project(tmp_path, "w.pt")
     files = copy.deepcopy(FILES)
-    files["datasets"]["av_digits"]["modalities"]["image"]["encoder"] = {"name": "resnet18", "weights": "w.pth"}
-    with pytest.raises(ConfigError, match=r"^conf/base/parameters_av_digits\.yml: modalities\.image\.encoder\.weights"):
+    files["datasets"]["av_digits"]["modalities"]["image"]["encoder"] = {
+        "name": "resnet18",
+        "weights": "w.pth",
+    }
+    with pytest.raises(
+        ConfigError, match=r"^conf/base/parameters_av_digits\.yml: modalities\.image\.encoder\.weights"
+    ):
         resolve(files, {}, locate, ORIGINS, tmp_path)
     assert of_project(tmp_path, None).weights == {}
 
@@ -319,7 +370,9 @@ def test_a_relative_path_starts_at_the_projects_folder_and_not_at_the_current_on
     with pytest.raises(DataError, match="is missing"):
         load_pretrained(build_model(of), of)
     pictures = np.zeros((12, 3, 8, 8), np.float32)
-    data = Data.from_arrays({"image": pictures}, np.arange(12) % 2, ["train"] * 8 + ["val"] * 2 + ["test"] * 2)
+    data = Data.from_arrays(
+        {"image": pictures}, np.arange(12) % 2, ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+    )
     slow = recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8)
     encoder, told = ResNet18(weights="w.safetensors"), {"training": slow, "progress": False, "device": "cpu"}
     teacher = train_teacher(data, "image", encoder, project=project, **told)  # type: ignore[arg-type]

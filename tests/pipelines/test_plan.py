@@ -13,7 +13,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.stages import Clock, Plan, is_fresh, make_plan, read_card, require_fresh, whole_folder
 from tests.test_resolve import configure
 
-ALL = {"ingest", "featurize", "describe", "teachers", "distill", "evaluate"}
+ALL = {"ingest", "featurize", "data_report", "teachers", "distill", "evaluate"}
 
 
 def plan(
@@ -49,13 +49,17 @@ BASE = plan()
         ({"workers": 1, "progress": False, "device": "cpu", "debug": True}, set()),
     ],
 )
-def test_a_parameter_reruns_its_stage_and_those_right_of_it(overrides: dict[str, Any], expected: set[str]) -> None:
+def test_a_parameter_reruns_its_stage_and_those_right_of_it(
+    overrides: dict[str, Any], expected: set[str]
+) -> None:
     assert changed(BASE, plan(**overrides)) == expected
 
 
 def test_another_alpha_leaves_the_baseline_fresh() -> None:
     other = plan(alpha=0.5)
-    same = {c for c, of in BASE.cards["distill"].items() if of["fingerprint"] == other.fingerprint("distill", c)}
+    same = {
+        c for c, of in BASE.cards["distill"].items() if of["fingerprint"] == other.fingerprint("distill", c)
+    }
     assert same == {"joint/seed0", "joint/seed1", "joint/seed2"}
 
 
@@ -85,12 +89,14 @@ def test_going_back_gives_the_same_fingerprints() -> None:
         ("methods/unimodal.py", {"teachers", "distill", "evaluate"}),
         ("methods/g2d.py", {"distill", "evaluate"}),
         ("evaluation/metrics.py", {"evaluate"}),
-        ("evaluation/data_report.py", {"describe", "evaluate"}),
+        ("evaluation/data_report.py", {"data_report", "evaluate"}),
         ("pipelines/distill/nodes.py", {"distill", "evaluate"}),
         ("cli.py", set()),
     ],
 )
-def test_a_source_file_reruns_its_stage_and_those_right_of_it(tmp_path: Path, file: str, expected: set[str]) -> None:
+def test_a_source_file_reruns_its_stage_and_those_right_of_it(
+    tmp_path: Path, file: str, expected: set[str]
+) -> None:
     package = tmp_path / "g2d_pipeline"
     shutil.copytree(stages.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     assert changed(BASE, plan(package=package)) == set()

@@ -1,4 +1,5 @@
-"""The simulated AV-MNIST arrays: the published types, equal bytes on every run, images that tell more than sounds."""
+"""The simulated AV-MNIST arrays: the published types, equal bytes on every run, images that tell more than
+sounds."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_images_tell_more_than_sounds_and_both_something(sample: Path) -> None:
     for kind in ("image", "audio"):
         x, x_test = (np.load(sample / f"{kind}/{file}_data.npy").astype(float) for file in ("train", "test"))
         if kind == "audio":
-            x, x_test = (a.reshape(-1, 14, 8, 14, 8).mean(axis=(2, 4)).reshape(len(a), -1) for a in (x, x_test))
+            x, x_test = (
+                a.reshape(-1, 14, 8, 14, 8).mean(axis=(2, 4)).reshape(len(a), -1) for a in (x, x_test)
+            )
         score[kind] = KNeighborsClassifier(10).fit(x, y).score(x_test, y_test)
     assert 0.55 < score["image"] < 0.85
     assert 0.3 < score["audio"] < score["image"] - 0.1

@@ -1,4 +1,5 @@
-"""The simulated CREMA-D folder: equal bytes on every run, the published layout, voices and faces worth learning."""
+"""The simulated CREMA-D folder: equal bytes on every run, the published layout, voices and faces worth
+learning."""
 
 from __future__ import annotations
 
@@ -73,7 +74,10 @@ def test_layout_and_counts(sample: Path) -> None:
     [
         ("SentenceFilenames.csv", ["Stimulus_Number", "Filename"]),
         ("VideoDemographics.csv", ["ActorID", "Age", "Sex", "Race", "Ethnicity"]),
-        ("processedResults/summaryTable.csv", ["", "FileName", "VoiceVote", "VoiceLevel", "FaceVote", "FaceLevel"]),
+        (
+            "processedResults/summaryTable.csv",
+            ["", "FileName", "VoiceVote", "VoiceLevel", "FaceVote", "FaceLevel"],
+        ),
     ],
 )
 def test_tables_have_the_published_columns(sample: Path, file: str, header: list[str]) -> None:
@@ -95,7 +99,9 @@ def test_lengths_and_formats_are_those_of_the_recordings(sample: Path) -> None:
     extracted = set()
     for path in sorted(sample.glob("VideoFlash/*.flv"))[::6]:
         frames = film(path)
-        assert len(frames) == round(soundfile.info(sample / f"AudioWAV/{path.stem}.wav").duration * 30_000 / 1001)
+        assert len(frames) == round(
+            soundfile.info(sample / f"AudioWAV/{path.stem}.wav").duration * 30_000 / 1001
+        )
         extracted.add(-(-len(frames) // STEP))
     assert extracted >= {2, 3}
 

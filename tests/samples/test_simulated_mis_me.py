@@ -1,4 +1,5 @@
-"""The simulated MIS-ME folder: equal bytes on every run, the published layout, strong pictures and a weak table."""
+"""The simulated MIS-ME folder: equal bytes on every run, the published layout, strong pictures and a weak
+table."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_layout_and_counts_are_the_published_ones(sample: Path) -> None:
         assert all((sample / IMAGES / str(line["image"])).is_file() for line in lines)
     assert [len(rows(sample, f"OK00{i}_only_test")) for i in (1, 2, 3)] == [18, 12, 15]
     test = sorted(str(line["image"]) for line in rows(sample, "combined_only_test"))
-    assert test == sorted(str(line["image"]) for i in (1, 2, 3) for line in rows(sample, f"OK00{i}_only_test"))
+    assert test == sorted(
+        str(line["image"]) for i in (1, 2, 3) for line in rows(sample, f"OK00{i}_only_test")
+    )
 
 
 def test_blemishes_and_ranges(sample: Path) -> None:

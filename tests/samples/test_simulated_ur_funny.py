@@ -1,4 +1,5 @@
-"""The simulated UR-Funny folder: equal bytes each time, the SDK's layout, three weak signals, the listed blemishes."""
+"""The simulated UR-Funny folder: equal bytes each time, the SDK's layout, three weak signals, the listed
+blemishes."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:
 
 def test_blemishes(sample: dict[str, Any]) -> None:
     ids = {name: sample["data_folds"]["train"][at] for name, at in BLEMISHES.items()}
-    language, audio, face = (sample[f"{n}_sdk"] for n in ("language", "covarep_features", "openface_features"))
+    language, audio, face = (
+        sample[f"{n}_sdk"] for n in ("language", "covarep_features", "openface_features")
+    )
     words = {name: language[i]["punchline_embedding_indexes"] for name, i in ids.items()}
     assert len(words["one word"]) == 1
     assert len(words["sixty words"]) == 60
@@ -82,10 +85,16 @@ def test_each_modality_knows_a_little_and_together_they_know_more(sample: dict[s
     from sklearn.linear_model import LogisticRegression
 
     def describe(i: int) -> dict[str, list[float]]:
-        audio = np.nan_to_num(np.array(sample["covarep_features_sdk"][i]["punchline_features"]), neginf=0)[:, ENERGY]
+        audio = np.nan_to_num(np.array(sample["covarep_features_sdk"][i]["punchline_features"]), neginf=0)[
+            :, ENERGY
+        ]
         face = sample["openface_features_sdk"][i]["punchline_features"][:, SMILE]
         words = sample["language_sdk"][i]["punchline_embedding_indexes"]
-        return {"audio": [audio.mean(), audio.std()], "visual": [face.mean()], "text": [np.isin(words, FUNNY).mean()]}
+        return {
+            "audio": [audio.mean(), audio.std()],
+            "visual": [face.mean()],
+            "text": [np.isin(words, FUNNY).mean()],
+        }
 
     def read(*folds: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         ids = [i for fold in folds for i in sample["data_folds"][fold]]
@@ -95,7 +104,9 @@ def test_each_modality_knows_a_little_and_together_they_know_more(sample: dict[s
 
     train, y = read("train")
     held_out, y_held_out = read("dev", "test")
-    accuracy = {m: LogisticRegression(C=10).fit(x, y).score(held_out[m], y_held_out) for m, x in train.items()}
+    accuracy = {
+        m: LogisticRegression(C=10).fit(x, y).score(held_out[m], y_held_out) for m, x in train.items()
+    }
     assert all(0.55 < accuracy[m] < 0.92 for m in ("audio", "visual", "text"))
     assert accuracy["text"] > accuracy["audio"]
     assert accuracy["all"] > max(accuracy[m] for m in ("audio", "visual", "text"))

@@ -50,7 +50,10 @@ def test_the_list_is_official_and_partly_without_files(sample: Path) -> None:
     assert rows[0][3] in ("train", "test")
     names = [f"{video}_{int(start):06d}" for video, start, _, _ in rows]
     there = {p.stem[:11] for p in sample.rglob("*.mp4")} | {p.stem[:11] for p in sample.rglob("*.wav")}
-    assert sum(name[:11] not in there for name in names) in (5, 6)  # 6 files, perhaps one of a video with two clips
+    assert sum(name[:11] not in there for name in names) in (
+        5,
+        6,
+    )  # 6 files, perhaps one of a video with two clips
     assert any(name.startswith("---") for name in names)
     assert sum(p.stat().st_size for p in sample.rglob("*") if p.is_file()) < 4e6
 
@@ -95,7 +98,13 @@ def test_lists_of_any_length_keep_every_class_in_both_splits(clips: int, seed: i
         assert {row.label for row in usable if row.split == split} == set(range(len(CLASSES)))
     faults = Counter(row.fault for row in rows)
     assert faults.pop(None) == clips - round(clips * 0.1) - 4
-    assert faults == {"missing": round(clips * 0.1), "short": 1, "mute": 1, "no sound track": 1, "three frames": 1}
+    assert faults == {
+        "missing": round(clips * 0.1),
+        "short": 1,
+        "mute": 1,
+        "no sound track": 1,
+        "three frames": 1,
+    }
     assert any(is_swapped(row, rows) for row in rows)
 
 
@@ -116,7 +125,9 @@ def test_sounds_tell_more_than_pictures_and_both_something() -> None:
     score = {}
     for name, x in (("audio", np.stack(heard)), ("visual", np.stack(seen))):
         score[name] = (
-            RandomForestClassifier(100, random_state=0).fit(x[:140], labels[:140]).score(x[140:], labels[140:])
+            RandomForestClassifier(100, random_state=0)
+            .fit(x[:140], labels[:140])
+            .score(x[140:], labels[140:])
         )
     assert score["audio"] > 0.6
     assert 0.15 < score["visual"] < score["audio"] - 0.2

@@ -46,5 +46,7 @@ def spoken(tmp_path: Path) -> tuple[Path, SpokenMNIST]:
             (root / f"fsdd/recordings/{digit}_ann_{take}.wav").write_bytes(b"RIFF" + bytes([digit, take]))
     labels = np.arange(300) % 10
     write_idx(root / "mnist_t10k/t10k-labels-idx1-ubyte.gz", labels)
-    write_idx(root / "mnist_t10k/t10k-images-idx3-ubyte.gz", np.broadcast_to(labels[:, None, None], (300, 4, 4)))
+    write_idx(
+        root / "mnist_t10k/t10k-images-idx3-ubyte.gz", np.broadcast_to(labels[:, None, None], (300, 4, 4))
+    )
     return root, SpokenMNIST(raw_dir="raw", pairs={"train": 150, "val": 50, "test": 60})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import CremaD, IngestSettings, Machine, TargetSettings
+from g2d_pipeline.config import CremaD, IngestSettings, RunOptions, TargetSettings
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 PICTURE = b"\xff\xd8\xff\xe0 a picture"
@@ -56,7 +56,7 @@ class Copy:
             "raw": CremaD(**{"raw_dir": "raw"} | raw),
             "columns": {"audio": ["audio"], "visual": ["visual"]},
             "max_bad_fraction": 0.0,
-            "machine": Machine(device="cpu", progress=False),
+            "machine": RunOptions(device="cpu", progress=False),
         }
         return IngestSettings(**fields | changes)
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import openpyxl
 
-from g2d_pipeline.config import MISME, AVDigits, IngestSettings, Machine, SpokenMNIST, TargetSettings
+from g2d_pipeline.config import MISME, AVDigits, IngestSettings, RunOptions, SpokenMNIST, TargetSettings
 from g2d_pipeline.samples import mis_me as simulation
 
 PROJECT = Path(__file__).parents[2]
 WEATHER = list(simulation.WEATHER)
 LABELS = "labels/classification/combined_only_{}_set.xlsx"
-MACHINE = Machine(device="cpu", progress=False)
+MACHINE = RunOptions(device="cpu", progress=False)
 
 
 @dataclass
@@ -44,11 +44,16 @@ class Copy:
         book.save(self.table(split))
 
     def put(self, split: str, row: int, column: str, value: object) -> None:
-        self.edit(split, lambda sheet: setattr(sheet.cell(row, simulation.HEADER.index(column) + 1), "value", value))
+        self.edit(
+            split, lambda sheet: setattr(sheet.cell(row, simulation.HEADER.index(column) + 1), "value", value)
+        )
 
     def get(self, split: str, row: int, column: str) -> Any:
         return (
-            openpyxl.load_workbook(self.table(split)).worksheets[0].cell(row, simulation.HEADER.index(column) + 1).value
+            openpyxl.load_workbook(self.table(split))
+            .worksheets[0]
+            .cell(row, simulation.HEADER.index(column) + 1)
+            .value
         )
 
     def settings(self, **changes: Any) -> IngestSettings:

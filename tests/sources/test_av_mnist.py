@@ -15,7 +15,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from g2d_pipeline.config import AVMNIST, DatasetSettings, FeaturizeSettings, IngestSettings, Machine, TargetSettings
+from g2d_pipeline.config import (
+    AVMNIST,
+    DatasetSettings,
+    FeaturizeSettings,
+    IngestSettings,
+    RunOptions,
+    TargetSettings,
+)
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import write_store
 from g2d_pipeline.samples import av_mnist as simulation
@@ -37,7 +44,7 @@ def settings(**changes: Any) -> IngestSettings:
         "raw": RAW,
         "columns": {"audio": ["audio"], "image": ["image"]},
         "max_bad_fraction": 0.0,
-        "machine": Machine(device="cpu", progress=False),
+        "machine": RunOptions(device="cpu", progress=False),
     }
     return IngestSettings(**fields | changes)
 
@@ -62,7 +69,7 @@ def change(path: Path, how: Callable[[Any], Any]) -> None:
     np.save(path, how(np.load(path)), allow_pickle=True)
 
 
-# -------------------------------------------------------------------------------------------------------- whole copies
+# ----------------------------------------------------------------------------------------------- whole copies
 def test_rows_splits_and_labels_are_those_of_the_arrays(raw: Path) -> None:
     manifest = read(raw)
     table = manifest.table
@@ -93,7 +100,13 @@ def test_arrays_are_told_by_content_not_by_time(raw: Path) -> None:
         ("image/test_data.npy", lambda x: x.reshape(-1, 1, 28, 28).astype(np.float32)),
         ("audio/train_data.npy", lambda x: x[:, None]),
     ],
-    ids=["labels (N, 1)", "labels int64", "image (N, 28, 28)", "image (N, 1, 28, 28)", "audio (N, 1, 112, 112)"],
+    ids=[
+        "labels (N, 1)",
+        "labels int64",
+        "image (N, 28, 28)",
+        "image (N, 1, 28, 28)",
+        "audio (N, 1, 112, 112)",
+    ],
 )
 def test_harmless_variants_are_read_alike(raw: Path, name: str, how: Callable[[Any], Any]) -> None:
     before = read(raw)
@@ -118,7 +131,9 @@ def test_one_modality_alone_needs_its_arrays_only(raw: Path) -> None:
     assert "image" not in read(raw, columns={"audio": ["audio"]}).table
 
 
-@given(st.sets(st.sampled_from(NAMES), min_size=1), st.lists(st.sampled_from(["a", "b c", "image"]), max_size=2))
+@given(
+    st.sets(st.sampled_from(NAMES), min_size=1), st.lists(st.sampled_from(["a", "b c", "image"]), max_size=2)
+)
 def test_the_folder_is_found_at_any_depth(held: set[str], above: list[str]) -> None:
     prefix = "".join(f"{name}/" for name in above)
     files = sorted(f"{prefix}{name}" for name in held)
@@ -141,10 +156,14 @@ def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path
     modalities = DatasetSettings.model_validate(
         {k: v for k, v in tree["datasets"]["av_mnist"].items() if k not in ("smp", "sample")}
     ).modalities
-    features = {m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"}) for m, s in modalities.items()}
-    machine = Machine(device="cpu", progress=False, workers=1)
+    features = {
+        m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"}) for m, s in modalities.items()
+    }
+    machine = RunOptions(device="cpu", progress=False, workers=1)
     store = raw.parent / "store"
-    write_store(store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, machine=machine))
+    write_store(
+        store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, machine=machine)
+    )
     meta = json.loads((store / "meta.json").read_text("utf-8"))["modalities"]
     for name, shape in (("audio", (1, 112, 112)), ("image", (1, 28, 28))):
         stored = torch.from_numpy(np.load(store / f"{name}.npy"))
@@ -154,7 +173,7 @@ def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path
         np.testing.assert_allclose(seen, (array / 255).reshape(seen.shape), rtol=1e-5, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------- copies to be told
+# ------------------------------------------------------------------------------------------ copies to be told
 def html(raw: Path) -> None:
     (raw / "image/train_data.npy").write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
 
@@ -165,7 +184,9 @@ def truncated(raw: Path) -> None:
 
 
 def pointer(raw: Path) -> None:
-    (raw / "train_labels.npy").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 60128\n")
+    (raw / "train_labels.npy").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 60128\n"
+    )
 
 
 def pickled(raw: Path) -> None:
@@ -214,13 +235,22 @@ BROKEN = [
     (html, r"image/train_data\.npy is a web page \(HTML\).*a few kB is a saved web page"),
     (truncated, r"audio/train_data\.npy is truncated: its header \(300, 112, 112\) promises"),
     (pointer, r"train_labels\.npy is a Git-LFS pointer.*git lfs pull"),
-    (pickled, r"image/test_data\.npy holds pickled Python objects.*np\.save\(path, np\.stack\(list\(array\)\)\)"),
+    (
+        pickled,
+        r"image/test_data\.npy holds pickled Python objects.*np\.save\(path, np\.stack\(list\(array\)\)\)",
+    ),
     (one_hot, r"train_labels\.npy is one-hot \(300, 10\).*argmax\(1\)"),
     (float_labels, r"train_labels\.npy is float64; labels are whole numbers"),
-    (fewer, r"(?s)train arrays differ in their numbers of rows.*audio/train_data\.npy: 293 rows.*from one copy"),
+    (
+        fewer,
+        r"(?s)train arrays differ in their numbers of rows.*audio/train_data\.npy: 293 rows.*from one copy",
+    ),
     (float_audio, r"audio/test_data\.npy is float32; spectrograms are bytes from 0 to 255.*np\.round"),
     (coloured, r"audio/test_data\.npy has rows of shape \(112, 112, 3\).*colour channels: keep one"),
-    (exchanged, r"(?s)image/test_data\.npy has rows of shape \(112, 112\).*audio/test_data\.npy has rows of shape"),
+    (
+        exchanged,
+        r"(?s)image/test_data\.npy has rows of shape \(112, 112\).*audio/test_data\.npy has rows of shape",
+    ),
     (byte_images, r"image/train_data\.npy is uint8; images are floats, centred.*astype\('float64'\)"),
     (zipped, r"test_labels\.npy is not a \.npy array"),
     (shifted, r"(?s)rows can not be used.*test_labels\.npy, row \d+: label 10 is not one of 0 to 9.*shifted"),
@@ -240,7 +270,11 @@ def test_labels_in_the_wrong_folder_and_missing_arrays(raw: Path) -> None:
     (raw / "audio/test_data.npy").unlink()
     with pytest.raises(DataError) as caught:
         read(raw)
-    for words in ("train_labels.npy (there is image/train_labels.npy: move it)", "- audio/test_data.npy\n", "unpack"):
+    for words in (
+        "train_labels.npy (there is image/train_labels.npy: move it)",
+        "- audio/test_data.npy\n",
+        "unpack",
+    ):
         assert words in str(caught.value)
 
 
@@ -270,7 +304,10 @@ def test_labels_outside_are_dropped_only_as_far_as_allowed(raw: Path) -> None:
     ("changes", "words"),
     [
         ({"task": "regression"}, "is a classification"),
-        ({"columns": {"audio": ["audio"], "picture": ["picture"]}}, r"no modality 'picture'.*it has audio, image"),
+        (
+            {"columns": {"audio": ["audio"], "picture": ["picture"]}},
+            r"no modality 'picture'.*it has audio, image",
+        ),
         ({"raw": AVMNIST(raw_dir="raw")}, r"val_rows=5000 leaves nothing for train of the 300 rows"),
     ],
 )
@@ -279,7 +316,7 @@ def test_settings_that_do_not_fit(raw: Path, changes: dict[str, Any], words: str
         read(raw, **changes)
 
 
-# ------------------------------------------------------------------------------- copies whose numbers do not compare
+# ------------------------------------------------------------------------ copies whose numbers do not compare
 def whole_pictures(raw: Path) -> None:
     change(raw / "image/train_data.npy", lambda x: x - x.min())
 

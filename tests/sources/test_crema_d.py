@@ -57,7 +57,7 @@ def copy(whole: Path, tmp_path: Path) -> Copy:
     return Copy(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------- whole copies
+# ----------------------------------------------------------------------------------------------- whole copies
 def test_a_whole_copy_gives_the_lists_splits_and_the_labels_of_the_names(copy: Copy) -> None:
     manifest = read_raw(copy.settings(), copy.project)
     table, meta = manifest.table, manifest.meta
@@ -68,9 +68,16 @@ def test_a_whole_copy_gives_the_lists_splits_and_the_labels_of_the_names(copy: C
     assert table["sample_id"].is_monotonic_increasing
     assert (table[table["split"] == "val"].groupby("target").size() == 1).all()
     for row in table.itertuples():
-        assert str(row.sample_id).split("_") == [row.group, row.sentence, EMOTIONS[int(str(row.target))], row.level]
+        assert str(row.sample_id).split("_") == [
+            row.group,
+            row.sentence,
+            EMOTIONS[int(str(row.target))],
+            row.level,
+        ]
         assert (row.audio, row.visual) == (f"AudioWAV/{row.sample_id}.wav", f"VideoFlash/{row.sample_id}.flv")
-    assert any("NOT the field's published split" in n and digest(copy.names("test")) in n for n in meta["notes"])
+    assert any(
+        "NOT the field's published split" in n and digest(copy.names("test")) in n for n in meta["notes"]
+    )
 
 
 def test_no_actor_is_in_two_splits_where_speakers_are_asked_for(copy: Copy) -> None:
@@ -102,9 +109,18 @@ def test_one_modality_alone(copy: Copy, modality: str) -> None:
 
 def test_the_field_s_split_comes_with_us_where_there_are_no_lists(tmp_path: Path) -> None:
     lists = published(tmp_path, [], 0.1, 0)
-    table = pd.DataFrame([(r.clip.name, r.split, r.clip.target) for r in lists.rows], columns=["clip", "split", "k"])
+    table = pd.DataFrame(
+        [(r.clip.name, r.split, r.clip.target) for r in lists.rows], columns=["clip", "split", "k"]
+    )
     assert table["split"].value_counts().to_dict() == {"train": 6028, "test": 744, "val": 670}
-    assert table[table["split"] == "test"]["k"].value_counts().sort_index().tolist() == [114, 123, 140, 133, 129, 105]
+    assert table[table["split"] == "test"]["k"].value_counts().sort_index().tolist() == [
+        114,
+        123,
+        140,
+        133,
+        129,
+        105,
+    ]
     assert table[table["split"] != "test"]["k"].value_counts().sort_index().tolist() == [
         973,
         1148,
@@ -115,7 +131,10 @@ def test_the_field_s_split_comes_with_us_where_there_are_no_lists(tmp_path: Path
     ]
     assert digest(table["clip"][table["split"] == "test"].tolist()) == PUBLISHED
     assert set(BROKEN_VIDEO) <= set(table["clip"][table["split"] != "test"])
-    assert "6,698 train clips, of which 670 are held out as val (stratified), and 744 test clips" in lists.notes[0]
+    assert (
+        "6,698 train clips, of which 670 are held out as val (stratified), and 744 test clips"
+        in lists.notes[0]
+    )
 
 
 def test_the_real_lists_are_the_ones_that_come_with_us(shared_data: Path, tmp_path: Path) -> None:
@@ -146,7 +165,9 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     few = sound.model_copy(update={"raw": CremaD(raw_dir=str(clips), split="speakers")})
     with pytest.raises(DataError, match=r"needs three actors at least; .* holds 7 clips of 2"):
         layout.read(few, clips)
-    with pytest.raises(DataError, match=r"4 of 7,442 files in AudioWAV are Git-LFS pointers, 0 are whole, 7,438 are"):
+    with pytest.raises(
+        DataError, match=r"4 of 7,442 files in AudioWAV are Git-LFS pointers, 0 are whole, 7,438 are"
+    ):
         layout.read(sound.model_copy(update={"raw": CremaD(raw_dir=str(pointers))}), pointers)
     # thrice, under the names of other actors: every file passes, with its own label
     (tmp_path / "raw/AudioWAV").mkdir(parents=True)
@@ -178,7 +199,7 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     assert (of.modalities["visual"].encoder == ResNet18()) == (source == "raw")
 
 
-# ------------------------------------------------------------------------------------------------ read, perhaps noted
+# ---------------------------------------------------------------------------------------- read, perhaps noted
 @pytest.mark.parametrize(
     ("damage", "note"),
     [
@@ -187,16 +208,33 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
         (upper_case, None),
         (byte_order_mark, None),
         (mp4, None),
-        (to_known("1040_ITH_SAD_XX", old="1040_ITH_SAD_X"), "ITH_SAD_X.wav has the name of copies before October 2022"),
+        (
+            to_known("1040_ITH_SAD_XX", old="1040_ITH_SAD_X"),
+            "ITH_SAD_X.wav has the name of copies before October 2022",
+        ),
         (lambda c: c.pictures("Image-30-FPS"), "72 pictures in Image-30-FPS are not used: at another rate"),
-        (lambda c: (c.pictures(), c.pictures("Image-02-FPS", 5)), "180 pictures in Image-02-FPS are not used"),
+        (
+            lambda c: (c.pictures(), c.pictures("Image-02-FPS", 5)),
+            "180 pictures in Image-02-FPS are not used",
+        ),
         (lambda c: c.edit("train", lambda lines: lines[1:]), "1 clips in AudioWAV are not in the lists"),
-        (lambda c: c.wav("take 2").write_bytes(b"RIFF"), "1 files in AudioWAV have no clip's name and are left out"),
-        (lambda c: (c.root / "stat.csv").write_text("ANG\nDIS\n"), "stat.csv lists ANG, DIS; the classes here are NEU"),
-        (lambda c: (c.root / "train.csv").write_text((c.root / "train.csv").read_text().replace("\r", "")), None),
+        (
+            lambda c: c.wav("take 2").write_bytes(b"RIFF"),
+            "1 files in AudioWAV have no clip's name and are left out",
+        ),
+        (
+            lambda c: (c.root / "stat.csv").write_text("ANG\nDIS\n"),
+            "stat.csv lists ANG, DIS; the classes here are NEU",
+        ),
+        (
+            lambda c: (c.root / "train.csv").write_text((c.root / "train.csv").read_text().replace("\r", "")),
+            None,
+        ),
     ],
 )
-def test_what_can_be_read_is_read_and_noted(copy: Copy, damage: Callable[[Copy], object], note: str | None) -> None:
+def test_what_can_be_read_is_read_and_noted(
+    copy: Copy, damage: Callable[[Copy], object], note: str | None
+) -> None:
     damage(copy)
     manifest = read_raw(copy.settings(), copy.project)
     assert len(manifest.table) >= 35
@@ -213,7 +251,9 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
     assert len(manifest.table) == 35
     assert manifest.meta["dropped"][0]["file"] == name
     assert "known to be broken in every copy: the video" in manifest.meta["dropped"][0]["reason"]
-    assert any(f"left out, none of them of the published test set: {name}" in n for n in manifest.meta["notes"])
+    assert any(
+        f"left out, none of them of the published test set: {name}" in n for n in manifest.meta["notes"]
+    )
     with pytest.raises(DataError, match=rf"{name}.flv is empty"):
         read_raw(copy.settings(broken_clips="keep"), copy.project)
     heard = read_raw(copy.settings(columns={"audio": ["audio"]}), copy.project)
@@ -221,12 +261,15 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
     assert any("known to be silent" in n for n in heard.meta["notes"]) == (name == "1076_MTI_SAD_XX")
 
 
-# ----------------------------------------------------------------------------------------------------- what is told
+# ----------------------------------------------------------------------------------------------- what is told
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         # Git-LFS pointers
-        (pointers("AudioWAV", 36), ["36 of 36 files in AudioWAV are Git-LFS pointers, 0 are whole", "git lfs pull"]),
+        (
+            pointers("AudioWAV", 36),
+            ["36 of 36 files in AudioWAV are Git-LFS pointers, 0 are whole", "git lfs pull"],
+        ),
         (pointers("VideoFlash", 36), ["36 of 36 files in VideoFlash are Git-LFS pointers", "GitLab", "zip"]),
         (
             pointers("AudioWAV", 7),
@@ -237,14 +280,32 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
             ["2 of 36 files in AudioWAV are Git-LFS pointers, 33 are whole, 1 are missing or broken"],
         ),
         # files that are missing or broken
-        (lambda c: c.wav(c.names("train")[2]).unlink(), ["1 of 36 clips", "train.csv, row 3", "AudioWAV/1", "missing"]),
-        (lambda c: c.film(c.names("test")[0]).unlink(), ["test.csv, row 1", "VideoFlash/1", ".flv is missing"]),
-        (lambda c: c.film(c.names("test")[0]).write_bytes(b""), ["test.csv, row 1", ".flv is empty (0 bytes)"]),
-        (lambda c: c.wav(c.names("test")[0]).write_bytes(b"<html>quota"), ["test.csv, row 1", "web page (HTML)"]),
-        (lambda c: [f.unlink() for f in c.root.glob("AudioWAV/*_ANG_*")], ["6 of 36 clips", "… and 1 more, 6 in all"]),
+        (
+            lambda c: c.wav(c.names("train")[2]).unlink(),
+            ["1 of 36 clips", "train.csv, row 3", "AudioWAV/1", "missing"],
+        ),
+        (
+            lambda c: c.film(c.names("test")[0]).unlink(),
+            ["test.csv, row 1", "VideoFlash/1", ".flv is missing"],
+        ),
+        (
+            lambda c: c.film(c.names("test")[0]).write_bytes(b""),
+            ["test.csv, row 1", ".flv is empty (0 bytes)"],
+        ),
+        (
+            lambda c: c.wav(c.names("test")[0]).write_bytes(b"<html>quota"),
+            ["test.csv, row 1", "web page (HTML)"],
+        ),
+        (
+            lambda c: [f.unlink() for f in c.root.glob("AudioWAV/*_ANG_*")],
+            ["6 of 36 clips", "… and 1 more, 6 in all"],
+        ),
         (
             lambda c: c.wav("1001_IEO_NEU_XX").rename(c.wav("1001_IEO_NEU_XX (1)")),
-            ["1001_IEO_NEU_XX.wav is missing", "no clip's name, perhaps they are it: AudioWAV/1001_IEO_NEU_XX (1).wav"],
+            [
+                "1001_IEO_NEU_XX.wav is missing",
+                "no clip's name, perhaps they are it: AudioWAV/1001_IEO_NEU_XX (1).wav",
+            ],
         ),
         (empty_pictures, ["1 of 36 clips", "Image-01-FPS/1001_IEO_NEU_XX is a folder without a picture"]),
         (broken_picture, ["Image-01-FPS/1001_IEO_NEU_XX 00029.jpg is empty (0 bytes)"]),
@@ -252,10 +313,21 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
         # folders
         (
             lambda c: shutil.rmtree(c.root / "VideoFlash"),
-            ["Modality 'visual' has no files", "audio-only redistributions", "remove 'visual'", "method=unimodal"],
+            [
+                "Modality 'visual' has no files",
+                "audio-only redistributions",
+                "remove 'visual'",
+                "method=unimodal",
+            ],
         ),
-        (lambda c: shutil.rmtree(c.root / "AudioWAV"), ["Modality 'audio' has no files", "MP3 files are not read"]),
-        (other_rate_alone, ["other rates than one a second", "Image-30-FPS: 72 pictures", "Image-01-FPS/<clip>/"]),
+        (
+            lambda c: shutil.rmtree(c.root / "AudioWAV"),
+            ["Modality 'audio' has no files", "MP3 files are not read"],
+        ),
+        (
+            other_rate_alone,
+            ["other rates than one a second", "Image-30-FPS: 72 pictures", "Image-01-FPS/<clip>/"],
+        ),
         (
             lambda c: shutil.copytree(c.root / "AudioWAV", c.root / "backup/AudioWAV"),
             ["Several folders AudioWAV", "- backup/AudioWAV", "keep one"],
@@ -264,26 +336,62 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
             lambda c: shutil.copy(c.wav("1001_IEO_NEU_XX"), c.root / "AudioWAV/1001_IEO_NEU_XX.WAV"),
             ["Several files of"],
         ),
-        (hashed, ["None of the 36 files in", "AudioWAV has a clip's name", "an order of their own", "original"]),
+        (
+            hashed,
+            ["None of the 36 files in", "AudioWAV has a clip's name", "an order of their own", "original"],
+        ),
         # the lists
-        (lambda c: (c.root / "test.csv").unlink(), ["lists in", "incomplete", "test.csv is missing", "split=speakers"]),
-        (lambda c: (c.root / "test.csv").rename(c.root / "Test.csv"), ["test.csv is missing (nearest: 'Test.csv')"]),
+        (
+            lambda c: (c.root / "test.csv").unlink(),
+            ["lists in", "incomplete", "test.csv is missing", "split=speakers"],
+        ),
+        (
+            lambda c: (c.root / "test.csv").rename(c.root / "Test.csv"),
+            ["test.csv is missing (nearest: 'Test.csv')"],
+        ),
         (two_lists, ["Several lists of the split", "- old/train.csv", "keep one"]),
-        (same_clip_in_both, ["1 clips are listed more than once, 1 of them in train and test", "test.csv, row 1"]),
-        (lambda c: c.edit("train", lambda ls: [*ls, ls[0]]), ["1 clips are listed", "0 of them in train", "row 31"]),
-        (lambda c: c.edit("train", first(lambda s: s[:-3] + "ABC")), ["train.csv, row 1", "'ABC' is none of NEU, HAP"]),
-        (lambda c: c.edit("train", first(lambda s: s[:-3] + "ang")), ["train.csv, row 1", "(nearest: 'ANG')"]),
+        (
+            same_clip_in_both,
+            ["1 clips are listed more than once, 1 of them in train and test", "test.csv, row 1"],
+        ),
+        (
+            lambda c: c.edit("train", lambda ls: [*ls, ls[0]]),
+            ["1 clips are listed", "0 of them in train", "row 31"],
+        ),
+        (
+            lambda c: c.edit("train", first(lambda s: s[:-3] + "ABC")),
+            ["train.csv, row 1", "'ABC' is none of NEU, HAP"],
+        ),
+        (
+            lambda c: c.edit("train", first(lambda s: s[:-3] + "ang")),
+            ["train.csv, row 1", "(nearest: 'ANG')"],
+        ),
         (
             lambda c: c.edit("test", first(lambda s: s[:-3] + ("SAD" if s.endswith("HAP") else "HAP"))),
             ["1 of 36 clips", "test.csv, row 1", "contradicts the name"],
         ),
-        (lambda c: c.edit("train", lambda ls: ["clip,label", *ls]), ["train.csv, row 1", "'clip' is no clip's name"]),
-        (lambda c: c.edit("train", first(lambda s: s.replace(",", ".flv,"))), ["row 1", ".flv' is no clip's name"]),
-        (lambda c: c.edit("train", first(lambda s: s.replace(",", ";"))), ["1 of 30 rows", "train.csv, row 1", "two"]),
+        (
+            lambda c: c.edit("train", lambda ls: ["clip,label", *ls]),
+            ["train.csv, row 1", "'clip' is no clip's name"],
+        ),
+        (
+            lambda c: c.edit("train", first(lambda s: s.replace(",", ".flv,"))),
+            ["row 1", ".flv' is no clip's name"],
+        ),
+        (
+            lambda c: c.edit("train", first(lambda s: s.replace(",", ";"))),
+            ["1 of 30 rows", "train.csv, row 1", "two"],
+        ),
         (lambda c: (c.root / "train.csv").write_bytes(b""), ["train.csv", "0 bytes"]),
-        (lambda c: (c.root / "train.csv").write_bytes(b"\r\n\r\n"), ["train.csv", "has no rows", "no header"]),
+        (
+            lambda c: (c.root / "train.csv").write_bytes(b"\r\n\r\n"),
+            ["train.csv", "has no rows", "no header"],
+        ),
         (lambda c: (c.root / "train.csv").write_bytes(POINTER), ["train.csv", "Git-LFS"]),
-        (lambda c: (c.root / "test.csv").write_bytes("1001_IEO_NEU_XX,é".encode("latin-1")), ["test.csv", "not UTF-8"]),
+        (
+            lambda c: (c.root / "test.csv").write_bytes("1001_IEO_NEU_XX,é".encode("latin-1")),
+            ["test.csv", "not UTF-8"],
+        ),
         (all_but("FEA"), ["fewer than two clips in train", "FEA: 0 clips"]),
     ],
 )
@@ -299,7 +407,9 @@ def test_bad_clips_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy)
     gone = copy.names("test")[0]
     copy.film(gone).unlink()
     copy.wav(copy.names("train")[0]).write_bytes(POINTER)
-    with pytest.raises(DataError, match=r"2 of 36 clips can not be used \(5\.56%; max_bad_fraction allows 5\.00%\)"):
+    with pytest.raises(
+        DataError, match=r"2 of 36 clips can not be used \(5\.56%; max_bad_fraction allows 5\.00%\)"
+    ):
         read_raw(copy.settings(max_bad_fraction=0.05), copy.project)
     manifest = read_raw(copy.settings(max_bad_fraction=0.06), copy.project)
     assert len(manifest.table) == 34
@@ -327,7 +437,9 @@ def test_what_is_missing_changes_nobody_else_s_split(copy: Copy) -> None:
         ({"task": "regression"}, "is a classification"),
     ],
 )
-def test_settings_that_the_layout_can_not_serve_are_refused(copy: Copy, changes: dict[str, Any], said: str) -> None:
+def test_settings_that_the_layout_can_not_serve_are_refused(
+    copy: Copy, changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         read_raw(copy.settings(**changes), copy.project)
 
@@ -354,14 +466,22 @@ def test_without_raw_data_the_sample_is_taken_and_marked(tmp_path: Path) -> None
         locate(raw, "raw", tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------------------------------------ names
 @given(
-    st.integers(1000, 1999), st.sampled_from(SENTENCES), st.sampled_from(EMOTIONS), st.sampled_from(["LO", "MD", "XX"])
+    st.integers(1000, 1999),
+    st.sampled_from(SENTENCES),
+    st.sampled_from(EMOTIONS),
+    st.sampled_from(["LO", "MD", "XX"]),
 )
 def test_a_name_tells_what_it_was_made_of(actor: int, sentence: str, emotion: str, level: str) -> None:
     clip = Clip.of(f"{actor}_{sentence}_{emotion}_{level}")
     assert clip is not None
-    assert (clip.actor, clip.sentence, EMOTIONS[clip.target], clip.level) == (str(actor), sentence, emotion, level)
+    assert (clip.actor, clip.sentence, EMOTIONS[clip.target], clip.level) == (
+        str(actor),
+        sentence,
+        emotion,
+        level,
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.sources.raw_folders import PROJECT, digits_settings, write_idx
 BUNDLED = AVDigits(raw_dir="data/01_raw/av_digits")
 
 
-# ---------------------------------------------------------------------------------------------------------- av_digits
+# -------------------------------------------------------------------------------------------------- av_digits
 def test_the_bundled_sample_uses_every_picture_once_and_no_voice_crosses_splits() -> None:
     manifest = read_raw(digits_settings(BUNDLED), PROJECT)
     table, meta = manifest.table, manifest.meta
@@ -70,14 +70,22 @@ def bundled(tmp_path: Path) -> Path:
         (lambda r: (r / "digits.npy").write_bytes(b"\x93NUMPY"), ["digits.npy", "can not be read"]),
         (lambda r: np.save(r / "digits.npy", np.array([{}])), ["digits.npy", "can not be read"]),
         (lambda r: np.save(r / "digits.npy", np.zeros((9, 8, 8), np.uint8)), ["[9, 8, 8]", "uint8 [1797]"]),
-        (lambda r: np.save(r / "digits_target.npy", np.full(1797, 10, np.uint8)), ["digits_target.npy", "0 to 9"]),
+        (
+            lambda r: np.save(r / "digits_target.npy", np.full(1797, 10, np.uint8)),
+            ["digits_target.npy", "0 to 9"],
+        ),
         (lambda r: (r / "speech/3_m1.flac").write_bytes(b""), ["speech/3_m1.flac", "0 bytes", "1 of 360"]),
-        (lambda r: (r / "speech/3_m1.flac").rename(r / "speech/three.flac"), ["speech/three.flac", "{digit}_{voice}"]),
+        (
+            lambda r: (r / "speech/3_m1.flac").rename(r / "speech/three.flac"),
+            ["speech/three.flac", "{digit}_{voice}"],
+        ),
         (lambda r: [f.unlink() for f in (r / "speech").glob("3_*")], ["digit 3 in train"]),
         (shutil.rmtree, ["not in 'raw'"]),
     ],
 )
-def test_damage_to_the_bundled_sample_is_told(bundled: Path, damage: Callable[[Path], object], said: list[str]) -> None:
+def test_damage_to_the_bundled_sample_is_told(
+    bundled: Path, damage: Callable[[Path], object], said: list[str]
+) -> None:
     damage(bundled)
     with pytest.raises(DataError) as caught:
         read_raw(digits_settings(AVDigits(raw_dir="raw")), bundled.parent)
@@ -85,7 +93,7 @@ def test_damage_to_the_bundled_sample_is_told(bundled: Path, damage: Callable[[P
         assert words in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- spoken_mnist
+# ----------------------------------------------------------------------------------------------- spoken_mnist
 def test_real_digits_follow_the_official_takes(digits_data: Path) -> None:
     raw = SpokenMNIST(raw_dir=str(digits_data))
     table = read_raw(digits_settings(raw), PROJECT).table
@@ -100,7 +108,9 @@ def test_real_digits_follow_the_official_takes(digits_data: Path) -> None:
     assert table["audio"].nunique() == 2000
     labels = gzip.decompress((digits_data / "mnist_t10k/t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
     assert [labels[int(cell.split("#")[1])] for cell in table["image"]] == table["target"].tolist()
-    assert (table["audio"].str.extract(r"recordings/(\d)_", expand=False).astype(int) == table["target"]).all()
+    assert (
+        table["audio"].str.extract(r"recordings/(\d)_", expand=False).astype(int) == table["target"]
+    ).all()
 
 
 def test_all_ten_thousand_images_can_be_paired(digits_data: Path) -> None:
@@ -116,7 +126,11 @@ def test_one_modality_alone_has_one_column(spoken: tuple[Path, SpokenMNIST]) -> 
     assert list(table.columns) == ["sample_id", "split", "target", "image", "speaker"]
 
 
-REC, IMG, LAB = "fsdd/recordings", "mnist_t10k/t10k-images-idx3-ubyte.gz", "mnist_t10k/t10k-labels-idx1-ubyte.gz"
+REC, IMG, LAB = (
+    "fsdd/recordings",
+    "mnist_t10k/t10k-images-idx3-ubyte.gz",
+    "mnist_t10k/t10k-labels-idx1-ubyte.gz",
+)
 
 
 def rename_upper(root: Path) -> None:
@@ -137,12 +151,18 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda r: (r / REC / "readme.txt").write_text("x"), ["recordings/readme.txt", "7_jackson_12.wav", "1 of 201"]),
+        (
+            lambda r: (r / REC / "readme.txt").write_text("x"),
+            ["recordings/readme.txt", "7_jackson_12.wav", "1 of 201"],
+        ),
         (rename_upper, ["3_ann_7.WAV", "the name is not"]),
         (lambda r: (r / REC / "3_ann_7.wav").write_bytes(b""), ["3_ann_7.wav", "0 bytes"]),
         (lambda r: (r / REC / "3_ann_7.wav").write_bytes(POINTER), ["3_ann_7.wav", "Git-LFS"]),
         (lambda r: (r / REC / "3_ann_7.wav").write_bytes(b"<!DOCTYPE html>"), ["3_ann_7.wav", "HTML"]),
-        (lambda r: [(r / REC / f"4_ann_{t}.wav").unlink() for t in range(5)], ["digit 4 in test", "test_takes"]),
+        (
+            lambda r: [(r / REC / f"4_ann_{t}.wav").unlink() for t in range(5)],
+            ["digit 4 in test", "test_takes"],
+        ),
         (lambda r: (r / IMG).write_bytes(b""), ["t10k-images", "0 bytes"]),
         (cut, ["t10k-images", "truncated"]),
         (short_payload, ["t10k-images", "truncated", "promises"]),

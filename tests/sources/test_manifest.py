@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from g2d_pipeline.config import AVDigits, IngestSettings, Machine, TargetSettings
+from g2d_pipeline.config import AVDigits, IngestSettings, RunOptions, TargetSettings
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.sources.manifest import Manifest, build, read_manifest, validate, write_manifest
 
@@ -26,7 +26,7 @@ def settings(task: str) -> IngestSettings:
         raw=AVDigits(raw_dir="raw"),
         columns={"photo": ["photo"], "weather": ["rain", "wind"]},
         max_bad_fraction=0,
-        machine=Machine(device="cpu", progress=False),
+        machine=RunOptions(device="cpu", progress=False),
     )
 
 
@@ -48,7 +48,9 @@ def table(task: str) -> pd.DataFrame:
 
 def manifest(task: str = "classification") -> Manifest:
     names = ["no", "yes"] if task == "classification" else []
-    return build(table(task), settings(task), raw_dir="raw", class_names=names, group_disjoint=True, notes=["hm"])
+    return build(
+        table(task), settings(task), raw_dir="raw", class_names=names, group_disjoint=True, notes=["hm"]
+    )
 
 
 def test_meta_of_a_regression_has_the_moments_of_train_alone() -> None:
@@ -61,7 +63,9 @@ def test_meta_of_a_regression_has_the_moments_of_train_alone() -> None:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_write_and_read_keep_everything_and_equal_manifests_give_equal_bytes(task: str, tmp_path: Path) -> None:
+def test_write_and_read_keep_everything_and_equal_manifests_give_equal_bytes(
+    task: str, tmp_path: Path
+) -> None:
     write_manifest(manifest(task), tmp_path / "a")
     again = read_manifest(tmp_path / "a")
     pd.testing.assert_frame_equal(again.table, manifest(task).table)
@@ -104,7 +108,11 @@ def resplit(frame: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
         ("classification", cells("target", [2], 0.5), ["float64, not int64", "set task to regression"]),
         ("classification", cells("group", [4], "a"), ["groups in more than one split", "'a' in train, val"]),
         ("classification", cells("group", [4], None), ["without a group", "row 4"]),
-        ("classification", lambda f, m: f.rename(columns={"photo": "foto"}), ["lacks columns", "nearest: 'foto'"]),
+        (
+            "classification",
+            lambda f, m: f.rename(columns={"photo": "foto"}),
+            ["lacks columns", "nearest: 'foto'"],
+        ),
         ("classification", lambda f, m: f.drop(columns="group"), ["lacks columns", "'group'"]),
         ("classification", lambda f, m: f.iloc[:0], ["no rows"]),
         ("classification", lambda f, m: f.iloc[:-1], ["two files are of different runs"]),
@@ -123,7 +131,11 @@ def test_a_broken_promise_is_told(task: str, change: Change, said: list[str]) ->
     good = manifest(task)
     meta = copy.deepcopy(good.meta)
     broken = Manifest(change(good.table.copy(), meta), meta)
-    if len(broken.table) == 8 and "notes" in meta and broken.table["split"].isin(["train", "val", "test"]).all():
+    if (
+        len(broken.table) == 8
+        and "notes" in meta
+        and broken.table["split"].isin(["train", "val", "test"]).all()
+    ):
         meta["counts"] = {s: int((broken.table["split"] == s).sum()) for s in ("train", "val", "test")}
     with pytest.raises(DataError) as caught:
         validate(broken)
@@ -156,7 +168,9 @@ def test_only_the_first_five_offenders_are_listed_and_all_are_counted() -> None:
         ("manifest.parquet", b"PAR1 cut off", "is not a parquet table"),
     ],
 )
-def test_a_broken_manifest_on_disk_is_told(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+def test_a_broken_manifest_on_disk_is_told(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
     write_manifest(manifest(), tmp_path)
     if content is None:
         (tmp_path / name).unlink()

@@ -69,7 +69,7 @@ def test_one_modality_alone(copy: Copy, columns: dict[str, list[str]]) -> None:
     assert list(table.columns[3:-1]) == [c for names in columns.values() for c in names]
 
 
-# ------------------------------------------------------------------------------------------------------------- cells
+# ------------------------------------------------------------------------------------------------------ cells
 @pytest.mark.parametrize(
     ("cell", "value", "how"),
     [
@@ -139,14 +139,22 @@ def trailing_empty(sheet: Any) -> None:
         (lambda c: c.put("train", 2, "wind_speed", "3,5"), "'wind_speed': 1 numbers are stored as text"),
         (lambda c: c.put("test", 2, "vwc", "0.21"), "'vwc': 1 numbers are stored as text"),
         (lambda c: c.put("val", 2, "vwc", 0.004), "1 water contents are below 0.01"),
-        (lambda c: c.put("val", 2, "image", c.get("train", 3, "image")), "1 pictures are in more than one split"),
-        (lambda c: c.put("train", 4, "image", c.get("train", 3, "image")), "1 pictures are in more than one row"),
+        (
+            lambda c: c.put("val", 2, "image", c.get("train", 3, "image")),
+            "1 pictures are in more than one split",
+        ),
+        (
+            lambda c: c.put("train", 4, "image", c.get("train", 3, "image")),
+            "1 pictures are in more than one row",
+        ),
         (lambda c: None, "not used: timestamp, station"),
         (lambda c: None, "'barometric_pressure' is blank in"),
         (lambda c: c.edit("test", lambda s: s.delete_rows(2)), None),
     ],
 )
-def test_what_can_be_read_is_read_and_noted(copy: Copy, damage: Callable[[Copy], object], note: str | None) -> None:
+def test_what_can_be_read_is_read_and_noted(
+    copy: Copy, damage: Callable[[Copy], object], note: str | None
+) -> None:
     damage(copy)
     manifest = read_raw(copy.settings(), copy.project)
     assert manifest.table["sample_id"].is_unique
@@ -202,17 +210,32 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
         (lambda c: c.table("train").write_bytes(b""), [TRAIN, "0 bytes"]),
         (lambda c: c.table("train").write_bytes(POINTER), [TRAIN, "Git-LFS"]),
         (lambda c: c.table("train").write_bytes(b"image,vwc\na.jpg,0.2\n"), [TRAIN, "CSV"]),
-        (lambda c: c.table("train").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99)), [TRAIN, "old XLS"]),
+        (
+            lambda c: c.table("train").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99)),
+            [TRAIN, "old XLS"],
+        ),
         (lambda c: c.table("train").write_bytes(c.table("train").read_bytes()[:3000]), [TRAIN, "truncated"]),
         (lambda c: c.table("val").unlink(), ["missing", "combined_only_val_set.xlsx", "nearest"]),
-        (lambda c: shutil.copytree(c.root / "labels", c.root / "labels (1)"), ["Several train sets", "labels (1)"]),
+        (
+            lambda c: shutil.copytree(c.root / "labels", c.root / "labels (1)"),
+            ["Several train sets", "labels (1)"],
+        ),
         # the cells
-        (lambda c: c.put("train", 5, "wind_speed", "3 m/s"), [TRAIN, "cell I5", "row 5", "'wind_speed'", "3 m/s"]),
+        (
+            lambda c: c.put("train", 5, "wind_speed", "3 m/s"),
+            [TRAIN, "cell I5", "row 5", "'wind_speed'", "3 m/s"],
+        ),
         (lambda c: c.put("train", 5, "barometric_pressure", "101,325"), ["cell J5", "decimal comma"]),
         (lambda c: c.put("val", 3, "vwc", datetime.datetime(2021, 1, 2)), ["val_set", "cell D3", "a date"]),
-        (lambda c: c.edit("train", clear("wind_speed")), [TRAIN, "blank in all 24 rows", "wind_speed", "remove it"]),
+        (
+            lambda c: c.edit("train", clear("wind_speed")),
+            [TRAIN, "blank in all 24 rows", "wind_speed", "remove it"],
+        ),
         # the target
-        (lambda c: c.put("test", 4, "vwc", None), ["test_set.xlsx, row 4", "no value in column 'vwc'", "1 of 39"]),
+        (
+            lambda c: c.put("test", 4, "vwc", None),
+            ["test_set.xlsx, row 4", "no value in column 'vwc'", "1 of 39"],
+        ),
         (lambda c: c.put("test", 4, "vwc", "NaN"), ["test_set.xlsx, row 4", "no value in column 'vwc'"]),
         (lambda c: c.edit("train", scale_target), [TRAIN, "cell D2", "24 in all", "percent", "divide"]),
         (lambda c: c.put("train", 6, "vwc", -0.02), [TRAIN, "cell D6", "-0.02", "zero or below"]),
@@ -223,15 +246,24 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
         (lambda c: first_image(c).write_bytes(POINTER), [f"{TRAIN}, row 2", "Git-LFS"]),
         (lambda c: first_image(c).write_bytes(b"<html>quota"), [f"{TRAIN}, row 2", "HTML"]),
         (lambda c: c.put("train", 2, "image", None), [f"{TRAIN}, row 2", "no picture is named"]),
-        (change_name(lambda n: n.replace(".jpg", ".JPG")), ["row 2", "it is there as", "upper and lower case"]),
+        (
+            change_name(lambda n: n.replace(".jpg", ".JPG")),
+            ["row 2", "it is there as", "upper and lower case"],
+        ),
         (change_name(lambda n: n.replace(".jpg", "")), ["row 2", ".jpg'", "the ending differs"]),
         (change_name(lambda n: n.replace(".jpg", ".png")), ["row 2", ".jpg'", "the ending differs"]),
         (change_name(lambda n: f"images/{n}"), ["row 2", "a folder before the name"]),
         (change_name(lambda n: f" {n}"), ["row 2", "blanks differ"]),
         (change_name(lambda n: n.replace("train", "trian")), ["row 2", "nearest: 'OK00"]),
-        (lambda c: c.images.rename(c.root / "pictures"), ["Dataset_Conf_0.5", "pictures are in", "- pictures"]),
+        (
+            lambda c: c.images.rename(c.root / "pictures"),
+            ["Dataset_Conf_0.5", "pictures are in", "- pictures"],
+        ),
         (lambda c: shutil.rmtree(c.images), ["Dataset_Conf_0.5", "no picture anywhere"]),
-        (lambda c: shutil.copytree(c.root / "Dataset_Conf_0.5", c.root / "b/Dataset_Conf_0.5"), ["Several picture"]),
+        (
+            lambda c: shutil.copytree(c.root / "Dataset_Conf_0.5", c.root / "b/Dataset_Conf_0.5"),
+            ["Several picture"],
+        ),
     ],
 )
 def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], object], said: list[str]) -> None:
@@ -245,7 +277,9 @@ def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], objec
 def test_bad_rows_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy) -> None:
     first_image(copy).unlink()
     copy.put("test", 4, "vwc", None)
-    with pytest.raises(DataError, match=r"2 of 39 rows can not be used \(5\.13%; max_bad_fraction allows 5\.00%\)"):
+    with pytest.raises(
+        DataError, match=r"2 of 39 rows can not be used \(5\.13%; max_bad_fraction allows 5\.00%\)"
+    ):
         read_raw(copy.settings(max_bad_fraction=0.05), copy.project)
     manifest = read_raw(copy.settings(max_bad_fraction=0.06), copy.project)
     assert manifest.meta["counts"] == {"train": 23, "val": 6, "test": 8}
@@ -279,6 +313,8 @@ def test_a_broken_station_file_is_noted(copy: Copy) -> None:
         ({"task": "classification"}, "is a regression"),
     ],
 )
-def test_settings_that_the_layout_can_not_serve_are_refused(copy: Copy, changes: dict[str, Any], said: str) -> None:
+def test_settings_that_the_layout_can_not_serve_are_refused(
+    copy: Copy, changes: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         read_raw(copy.settings(**changes), copy.project)

@@ -16,7 +16,9 @@ from g2d_pipeline.sources.pairing import balanced, draw_images, pair
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.data())
-def test_balanced_counts_add_up_and_differ_only_where_a_class_is_used_up(capacity: list[int], data: Any) -> None:
+def test_balanced_counts_add_up_and_differ_only_where_a_class_is_used_up(
+    capacity: list[int], data: Any
+) -> None:
     wanted = data.draw(st.integers(0, sum(capacity)))
     counts = balanced(wanted, capacity)
     assert sum(counts) == wanted
@@ -38,7 +40,13 @@ def worlds(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, int], list[int], list
     each = {(d, s): draw(st.integers(1, 3)) for d in range(10) for s in SPLITS}
     said = draw(st.permutations([key for key, n in each.items() for _ in range(n)]))
     seed = draw(st.integers(0, 2**32))
-    return labels, {"train": train, "val": val, "test": test}, [d for d, _ in said], [s for _, s in said], seed
+    return (
+        labels,
+        {"train": train, "val": val, "test": test},
+        [d for d, _ in said],
+        [s for _, s in said],
+        seed,
+    )
 
 
 @given(worlds())

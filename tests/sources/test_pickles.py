@@ -1,4 +1,5 @@
-"""The restricted unpickler: plain data of every Python and numpy come through; hostile and broken files are told."""
+"""The restricted unpickler: plain data of every Python and numpy come through; hostile and broken files are
+told."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pickles")
 
 
-# ------------------------------------------------------------------------------------------------------- plain data
+# ------------------------------------------------------------------------------------------------- plain data
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -84,9 +85,13 @@ def test_plain_data_come_back_as_they_were(folder: Path, value: Any, protocol: i
     st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_arrays_and_numbers_of_numpy_come_back(folder: Path, array: np.ndarray, protocol: int, fortran: bool) -> None:
+def test_arrays_and_numbers_of_numpy_come_back(
+    folder: Path, array: np.ndarray, protocol: int, fortran: bool
+) -> None:
     array = np.asfortranarray(array) if fortran else array
-    found = load(pickle.dumps({"a": [array], "t": (array,), "n": array.reshape(-1)[:1].tolist()}, protocol), folder)
+    found = load(
+        pickle.dumps({"a": [array], "t": (array,), "n": array.reshape(-1)[:1].tolist()}, protocol), folder
+    )
     for got in (found["a"][0], found["t"][0]):
         assert type(got) is np.ndarray
         assert got.dtype == array.dtype
@@ -100,7 +105,12 @@ def test_arrays_and_numbers_of_numpy_come_back(folder: Path, array: np.ndarray, 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_arrays_of_objects_with_plain_elements(tmp_path: Path, protocol: int) -> None:
     array = np.empty((2, 2), object)
-    array[0, 0], array[0, 1], array[1, 0], array[1, 1] = [1.5, 2], "text", np.arange(3), {"k": (None, np.float32(2))}
+    array[0, 0], array[0, 1], array[1, 0], array[1, 1] = (
+        [1.5, 2],
+        "text",
+        np.arange(3),
+        {"k": (None, np.float32(2))},
+    )
     for given_array in (array, np.asfortranarray(array)):
         found = load(pickle.dumps(given_array, protocol), tmp_path)
         assert found.shape == (2, 2)
@@ -143,7 +153,9 @@ def test_arrays_of_python_2_and_of_either_numpy(tmp_path: Path, core: str, order
     raw = numbers.tobytes()
     content = (
         b"\x80\x02c" + core.encode() + b"\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
-        b"(K\x01K\x02K\x02\x86cnumpy\ndtype\nq\x04U\x02f8K\x00K\x01\x87Rq\x05(K\x03U\x01" + order.encode() + b"NNN"
+        b"(K\x01K\x02K\x02\x86cnumpy\ndtype\nq\x04U\x02f8K\x00K\x01\x87Rq\x05(K\x03U\x01"
+        + order.encode()
+        + b"NNN"
         b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", len(raw)) + raw + b"tb."
     )
     found = load(content, tmp_path)
@@ -159,7 +171,7 @@ def test_a_real_pickle_of_an_old_numpy() -> None:
     np.testing.assert_allclose(found[:2], [23.73140116, 23.72649352])
 
 
-# ------------------------------------------------------------------------------------------------------------ hostile
+# ---------------------------------------------------------------------------------------------------- hostile
 class Calls:
     """An object whose pickle calls `function` with `arguments` when it is loaded."""
 
@@ -292,10 +304,22 @@ BOMBS = {
     "memo index 10^12": (b"Np1000000000000\n.", "1000000000000 remembered objects"),
     "an array of 8 TB": (array_pickle(b"\x8a\x06\0\0\0\0\0\x01\x85", b"C\x08abcdefgh"), "and holds 8"),
     "an array of a negative size": (array_pickle(b"J\xff\xff\xff\xff\x85", b"C\0"), "shape is (-1,)"),
-    "an array of 10^9 objects": (array_pickle(b"J\0\xca\x9a\x3b\x85", b"]K\x01a", b"O8"), "does not hold 1000000000"),
-    "an array of objects from bytes": (array_pickle(b"K\x01\x85", b"C\x08abcdefgh", b"O8"), "does not hold 1"),
-    "an array of functions": (array_pickle(b"K\x01\x85", b"]cnumpy\ndtype\na", b"O8"), "in the place of data"),
-    "an array of texts of 1 GB": (array_pickle(b"K\x01\x85", b"C\0", b"S999999999"), "neither a number nor text"),
+    "an array of 10^9 objects": (
+        array_pickle(b"J\0\xca\x9a\x3b\x85", b"]K\x01a", b"O8"),
+        "does not hold 1000000000",
+    ),
+    "an array of objects from bytes": (
+        array_pickle(b"K\x01\x85", b"C\x08abcdefgh", b"O8"),
+        "does not hold 1",
+    ),
+    "an array of functions": (
+        array_pickle(b"K\x01\x85", b"]cnumpy\ndtype\na", b"O8"),
+        "in the place of data",
+    ),
+    "an array of texts of 1 GB": (
+        array_pickle(b"K\x01\x85", b"C\0", b"S999999999"),
+        "neither a number nor text",
+    ),
 }
 
 
@@ -328,7 +352,7 @@ def test_no_file_changes_what_a_name_stands_for() -> None:
         assert not hasattr(name, "__dict__")
 
 
-# ------------------------------------------------------------------------------------------------------------- broken
+# ----------------------------------------------------------------------------------------------------- broken
 WHOLE = pickle.dumps({"a": list(range(300)), "b": "text", "c": np.arange(4.0)}, 4)
 
 

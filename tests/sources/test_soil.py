@@ -1,4 +1,5 @@
-"""Real soils: twelve sensor tables and the weather, joined by day; a small table of chemistry, grouped by place."""
+"""Real soils: twelve sensor tables and the weather, joined by day; a small table of chemistry, grouped by
+place."""
 
 from __future__ import annotations
 
@@ -48,11 +49,15 @@ def test_twelve_places_and_their_weather(moisture: Manifest) -> None:
     assert "14167 of 40140 rows have no 'VW_30cm', and are left out (labelled_only)." in meta["notes"]
 
 
-def test_the_weather_is_that_of_the_row_s_day_and_of_the_days_before(moisture: Manifest, shared_data: Path) -> None:
+def test_the_weather_is_that_of_the_row_s_day_and_of_the_days_before(
+    moisture: Manifest, shared_data: Path
+) -> None:
     """Against the two files, read by pandas alone, for one place."""
     folder = shared_data / "soil_moisture_weather"
     soil = pd.read_csv(folder / "soil/CAF308.txt", sep="\t")
-    weather = pd.read_csv(folder / "weather_data.csv", skipinitialspace=True).set_index("DATE")[["TMAX", "PRCP"]]
+    weather = pd.read_csv(folder / "weather_data.csv", skipinitialspace=True).set_index("DATE")[
+        ["TMAX", "PRCP"]
+    ]
     soil = soil.set_index(pd.to_datetime(soil["Date"], format="%m/%d/%Y").dt.strftime("%Y-%m-%d"))
     soil = soil[soil["VW_30cm"].notna() & soil.index.isin(weather.index)]
     found = moisture.table[moisture.table["group"] == "CAF308"]
@@ -63,7 +68,9 @@ def test_the_weather_is_that_of_the_row_s_day_and_of_the_days_before(moisture: M
     for k in (0, 700, len(soil) - 1):
         end = pd.Timestamp(soil.index[k])
         days = [str(day.date()) for day in pd.date_range(end - pd.Timedelta(days=6), end)]
-        assert found["PRCP_mean7"].iloc[k] == pytest.approx(weather["PRCP"].reindex(days).mean(), nan_ok=k > 0)
+        assert found["PRCP_mean7"].iloc[k] == pytest.approx(
+            weather["PRCP"].reindex(days).mean(), nan_ok=k > 0
+        )
 
 
 def test_chemistry_by_place(shared_data: Path, repository: Path) -> None:
@@ -75,7 +82,7 @@ def test_chemistry_by_place(shared_data: Path, repository: Path) -> None:
     assert table.groupby("group")["split"].nunique().eq(1).all()
 
 
-# ------------------------------------------------------------------------------------------------- made-up small tables
+# --------------------------------------------------------------------------------------- made-up small tables
 class Farm:
     """Two sensor tables of six days each, and the weather of those days."""
 
@@ -87,7 +94,9 @@ class Farm:
             frame = pd.DataFrame({"site": f"{site}7", "day": days.strftime("%d.%m.%Y"), "water": range(6)})
             frame["heat"] = np.arange(6) * 0.5
             frame.to_csv(self.root / f"sites/{site}.csv", index=False)
-        self.weather = pd.DataFrame({"date": days.strftime("%Y-%m-%d"), "rain": [0.0, 1, 2, 3, 4, 5], "sky": "grey"})
+        self.weather = pd.DataFrame(
+            {"date": days.strftime("%Y-%m-%d"), "rain": [0.0, 1, 2, 3, 4, 5], "sky": "grey"}
+        )
         self.save()
 
     def save(self) -> None:
@@ -124,7 +133,10 @@ def test_means_count_days_and_not_rows(farm: Farm) -> None:
     farm.save()
     manifest = farm.read(["rain_mean3"], allowed=0.2)
     assert manifest.table["rain_mean3"].tolist() == [0, 0.5, 0.5, 4, 4.5] * 2
-    assert [(d["file"], d["row"]) for d in manifest.meta["dropped"]] == [("sites/a.csv", 5), ("sites/b.csv", 5)]
+    assert [(d["file"], d["row"]) for d in manifest.meta["dropped"]] == [
+        ("sites/a.csv", 5),
+        ("sites/b.csv", 5),
+    ]
 
 
 def test_keys_that_are_no_dates(farm: Farm) -> None:
@@ -136,7 +148,10 @@ def test_keys_that_are_no_dates(farm: Farm) -> None:
 def test_two_further_tables(farm: Farm) -> None:
     pd.DataFrame({"site": ["b7", "a7"], "clay": [20, 10]}).to_csv(farm.root / "clay.csv", index=False)
     join = [{"table": "weather.csv", "key": {"day": "date"}}, {"table": "clay.csv", "key": "site"}]
-    assert farm.read(["clay", "rain"], join=join).table[["clay", "rain"]].to_numpy().tolist()[7] == [20.0, 1.0]
+    assert farm.read(["clay", "rain"], join=join).table[["clay", "rain"]].to_numpy().tolist()[7] == [
+        20.0,
+        1.0,
+    ]
 
 
 def test_rows_without_a_target_are_counted_and_left_out(farm: Farm) -> None:
@@ -212,7 +227,10 @@ def test_what_can_not_be_joined_is_told(
 
 @pytest.mark.parametrize(
     ("split", "words"),
-    [({"group_pattern": "a"}, "group_pattern needs group"), ({"group": "a", "group_pattern": "("}, "no regular expr")],
+    [
+        ({"group_pattern": "a"}, "group_pattern needs group"),
+        ({"group": "a", "group_pattern": "("}, "no regular expr"),
+    ],
 )
 def test_patterns_that_can_not_be(farm: Farm, split: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):

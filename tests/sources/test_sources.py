@@ -22,7 +22,7 @@ from tests.sources.raw_folders import PROJECT, Copy, mis_me_settings
 SMALL = MISME(raw_dir="raw", sample_rows={"train": 6, "val": 3, "test": 3})
 
 
-# -------------------------------------------------------------------------------------------------------------- locate
+# ----------------------------------------------------------------------------------------------------- locate
 def test_auto_prefers_raw_and_falls_back_on_the_sample(copy: Copy, tmp_path: Path) -> None:
     assert locate(SMALL, "auto", tmp_path) == ("raw", tmp_path / "raw")
     assert locate(SMALL, "sample", tmp_path) == ("sample", tmp_path / "raw/sample")
@@ -44,10 +44,14 @@ def test_an_absolute_raw_dir_is_taken_as_it_is(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["auto", "raw"])
-def test_data_of_another_layout_are_told_rather_than_replaced_by_the_sample(tmp_path: Path, wanted: str) -> None:
+def test_data_of_another_layout_are_told_rather_than_replaced_by_the_sample(
+    tmp_path: Path, wanted: str
+) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/MIS-ME.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"(?s)holds files, but not those of layout mis_me.*MIS-ME\.zip.*source=sample"):
+    with pytest.raises(
+        DataError, match=r"(?s)holds files, but not those of layout mis_me.*MIS-ME\.zip.*source=sample"
+    ):
         locate(SMALL, wanted, tmp_path)
 
 
@@ -76,7 +80,7 @@ def test_absent_real_digits_name_the_folders_and_the_variable(tmp_path: Path, wa
         locate(SpokenMNIST(raw_dir="../shared/data"), "sample", tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------- simulated sample
+# ------------------------------------------------------------------------------------------- simulated sample
 def test_the_sample_is_made_once_and_again_when_the_settings_change(tmp_path: Path) -> None:
     root = tmp_path / "raw/sample"
     ensure_sample(SMALL, root)
@@ -89,7 +93,9 @@ def test_the_sample_is_made_once_and_again_when_the_settings_change(tmp_path: Pa
     assert [p.name for p in root.parent.iterdir()] == ["sample"]
 
 
-def test_a_failure_leaves_neither_a_half_sample_nor_a_mess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_neither_a_half_sample_nor_a_mess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import g2d_pipeline.samples.mis_me as simulation
 
     def fails(*_: object) -> None:
@@ -128,7 +134,7 @@ def test_workshops_of_killed_runs_are_swept(tmp_path: Path) -> None:
     assert young.exists()
 
 
-# ------------------------------------------------------------------------------------------------------------ signature
+# -------------------------------------------------------------------------------------------------- signature
 def age(folder: Path, seconds: float = 3600) -> None:
     """Give every file an old time stamp, so that its hash may be remembered."""
     for path in folder.rglob("*"):
@@ -137,7 +143,9 @@ def age(folder: Path, seconds: float = 3600) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_signature_changes_with_any_byte_and_not_with_time(copy: Copy, tmp_path: Path, cached: bool) -> None:
+def test_a_signature_changes_with_any_byte_and_not_with_time(
+    copy: Copy, tmp_path: Path, cached: bool
+) -> None:
     cache = tmp_path / "cache.json" if cached else None
     age(copy.root)
     first = signature(SMALL, "raw", copy.root, cache)
@@ -221,7 +229,9 @@ def test_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
     assert hash_files([file], tmp_path, "", cache) != first
 
 
-def test_thousands_of_unchanged_files_cost_only_stat_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_unchanged_files_cost_only_stat_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "raw"
     (root / "fsdd/recordings").mkdir(parents=True)
     for i in range(2000):

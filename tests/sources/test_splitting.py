@@ -21,7 +21,9 @@ def sizes(split: np.ndarray) -> dict[str, int]:
 
 @given(st.integers(3, 300), shares, shares, st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
-def test_every_sample_is_in_one_split_of_the_size_asked_for(n: int, val: float, test: float, seed: int) -> None:
+def test_every_sample_is_in_one_split_of_the_size_asked_for(
+    n: int, val: float, test: float, seed: int
+) -> None:
     fractions = SplitFractions(val=val, test=test, stratify=False, seed=seed)
     asked = {"val": max(1, round(n * val)), "test": max(1, round(n * test))}
     assume(sum(asked.values()) < n)
@@ -56,11 +58,7 @@ def test_a_regression_is_stratified_by_quantiles(seed: int, n: int) -> None:
 
 
 @given(
-    st.lists(st.integers(1, 30), min_size=3, max_size=40),
-    shares,
-    shares,
-    st.booleans(),
-    st.integers(0, 1000),
+    st.lists(st.integers(1, 30), min_size=3, max_size=40), shares, shares, st.booleans(), st.integers(0, 1000)
 )
 @settings(max_examples=120, deadline=None)
 def test_no_group_crosses_and_sizes_are_within_the_largest_group(
@@ -86,7 +84,8 @@ def test_no_group_crosses_and_sizes_are_within_the_largest_group(
 
 
 def test_groups_are_stratified_where_they_can_be() -> None:
-    """Forty groups of one class each, two classes of unequal number: a third of each split is of the rare one."""
+    """Forty groups of one class each, two classes of unequal number: a third of each split is of the rare
+    one."""
     group = np.repeat(np.arange(60), 5)
     target = (group % 3 == 0).astype(np.int64)
     for seed in range(5):

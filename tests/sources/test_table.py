@@ -96,7 +96,7 @@ def own(tmp_path: Path) -> Own:
     return made
 
 
-# ------------------------------------------------------------------------------------------------- what works as it is
+# ---------------------------------------------------------------------------------------- what works as it is
 def test_a_table_of_sounds_pictures_and_numbers(own: Own) -> None:
     manifest = own.read()
     table, meta = manifest.table, manifest.meta
@@ -110,11 +110,15 @@ def test_a_table_of_sounds_pictures_and_numbers(own: Own) -> None:
     assert table["warmth"].tolist() == own.frame["warmth"].tolist()
     assert table["rain"].dtype == "float64"
     assert "Columns of metadata.csv that are not used: key, price, place, fold." in meta["notes"]
-    assert all(sum((table["split"] == s) & (table["target"] == 1)) in (2, 6) for s in ("train", "val", "test"))
+    assert all(
+        sum((table["split"] == s) & (table["target"] == 1)) in (2, 6) for s in ("train", "val", "test")
+    )
 
 
 def test_split_column_synonyms_ids_and_a_logarithm(own: Own) -> None:
-    manifest = own.read({"split": "fold", "id": "key", "target": "price", "log_target": True}, task="regression")
+    manifest = own.read(
+        {"split": "fold", "id": "key", "target": "price", "log_target": True}, task="regression"
+    )
     table, meta = manifest.table, manifest.meta
     assert meta["counts"] == {"train": 24, "val": 8, "test": 8}
     assert table["split"].tolist() == ["train"] * 24 + ["val"] * 8 + ["test"] * 8
@@ -140,7 +144,9 @@ def test_the_folder_convention_needs_one_line(own: Own) -> None:
 def test_a_tabular_modality_of_one_column_with_its_own_name(own: Own) -> None:
     manifest = own.read(columns={"warmth": ["warmth"], "sound": ["sound"]})
     assert manifest.table["warmth"].dtype == "float64"
-    assert own.read(columns={"weather": ["rain"]}).table["sample_id"].tolist() == [f"row{i + 2}" for i in range(N)]
+    assert own.read(columns={"weather": ["rain"]}).table["sample_id"].tolist() == [
+        f"row{i + 2}" for i in range(N)
+    ]
 
 
 def test_a_folder_of_pictures_is_one_video_and_repeated_files_get_ids(own: Own) -> None:
@@ -163,7 +169,9 @@ def test_templates_name_files_by_row_and_column(own: Own) -> None:
     assert table["vector"][39] == "vectors.npy#39"
 
 
-@pytest.mark.parametrize("ending", ["tsv", "semicolon.csv", "bom.csv", "jsonl", "parquet", "xlsx", "crlf.csv"])
+@pytest.mark.parametrize(
+    "ending", ["tsv", "semicolon.csv", "bom.csv", "jsonl", "parquet", "xlsx", "crlf.csv"]
+)
 def test_every_format_says_the_same(own: Own, ending: str) -> None:
     plain = own.read().table
     path = own.root / f"data.{ending}"
@@ -177,7 +185,11 @@ def test_every_format_says_the_same(own: Own, ending: str) -> None:
         separator = {"tsv": "\t", "semicolon.csv": ";"}.get(ending, ",")
         encoding = "utf-8-sig" if ending == "bom.csv" else "utf-8"
         own.frame.to_csv(
-            path, index=False, sep=separator, encoding=encoding, lineterminator="\r\n" if ending[0] == "c" else "\n"
+            path,
+            index=False,
+            sep=separator,
+            encoding=encoding,
+            lineterminator="\r\n" if ending[0] == "c" else "\n",
         )
     pd.testing.assert_frame_equal(own.read({"table": path.name}).table, plain)
 
@@ -242,12 +254,17 @@ def test_empty_rows_count_and_are_left_out(own: Own) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda f: f.assign(rain=f["price"] * 3 + 1), "Target leakage? Nearly the same as the target 'price': 'rain'"),
+        (
+            lambda f: f.assign(rain=f["price"] * 3 + 1),
+            "Target leakage? Nearly the same as the target 'price': 'rain'",
+        ),
         (lambda f: f.assign(rain=-9999), "'rain' holds 40 × -9999, read as numbers"),
         (lambda f: f.assign(sound="audio/00.wav"), "1 files of 'sound' are in more than one split"),
     ],
 )
-def test_what_is_strange_is_noted(own: Own, change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
+def test_what_is_strange_is_noted(
+    own: Own, change: Callable[[pd.DataFrame], pd.DataFrame], words: str
+) -> None:
     own.frame = change(own.frame)
     own.save()
     manifest = own.read({"target": "price"}, task="regression")
@@ -257,7 +274,10 @@ def test_what_is_strange_is_noted(own: Own, change: Callable[[pd.DataFrame], pd.
 def test_classes_that_differ_in_case_are_noted(own: Own) -> None:
     own.frame["label"] = ["Dry", "dry", "wet", "wet"] * 10
     own.save()
-    assert "Classes that differ in case or blanks only: 'Dry' and 'dry'. Are they one?" in own.read().meta["notes"]
+    assert (
+        "Classes that differ in case or blanks only: 'Dry' and 'dry'. Are they one?"
+        in own.read().meta["notes"]
+    )
 
 
 def test_signature_follows_media_not_papers(own: Own) -> None:
@@ -270,7 +290,7 @@ def test_signature_follows_media_not_papers(own: Own) -> None:
     assert signature(raw, "raw", own.root) != before
 
 
-# ---------------------------------------------------------------------------------------------- what is told, by name
+# -------------------------------------------------------------------------------------- what is told, by name
 def rename(old: str, new: str) -> Callable[[Own], None]:
     def change(own: Own) -> None:
         own.frame = own.frame.rename(columns={old: new})
@@ -395,7 +415,9 @@ BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(("change", "with_", "words"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
-def test_bad_input_is_told(own: Own, change: Callable[[Own], Any], with_: dict[str, Any], words: list[str]) -> None:
+def test_bad_input_is_told(
+    own: Own, change: Callable[[Own], Any], with_: dict[str, Any], words: list[str]
+) -> None:
     change(own)
     with pytest.raises(DataError) as told:
         own.read(**with_)
@@ -410,10 +432,16 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"raw": {"columns": {"weather": "rain"}}}, "the tabular modality 'weather' has its own `columns`"),
     ({"columns": {"weather": ["rain", "label"]}}, "column 'label' is the target: remove it from 'weather'"),
     ({"columns": {"weather": ["rain", "fold"]}, "raw": {"split": "fold"}}, "column 'fold' is the split"),
-    ({"columns": {"weather": ["rain", "group"]}}, "'group' of modality 'weather' is a name that every manifest uses"),
+    (
+        {"columns": {"weather": ["rain", "group"]}},
+        "'group' of modality 'weather' is a name that every manifest uses",
+    ),
     ({"columns": {"weather": ["rain", "warmth"], "more": ["rain"]}}, "the same column or name: rain"),
     ({"raw": {"log_target": True}}, "log_target is for a regression"),
-    ({"task": "regression", "raw": {"target": "price", "classes": ["a", "b"]}}, "classes are for a classification"),
+    (
+        {"task": "regression", "raw": {"target": "price", "classes": ["a", "b"]}},
+        "classes are for a classification",
+    ),
     ({"raw": {"classes": ["dry", "wet", "dry"]}}, "holds a name twice"),
     ({"raw": {"split": {"val": 0.5, "test": 0.5}}}, "leave nothing for train"),
     ({"raw": {"split": {"group": "label"}}}, "each class would be in one split only"),
@@ -434,7 +462,7 @@ def test_lines_that_are_not_json_are_rows_that_can_be_dropped(own: Own) -> None:
     assert len(own.read({"table": "m.jsonl"}, max_bad_fraction=0.05).table) == N
 
 
-# ---------------------------------------------------------------------------------------------------------- real files
+# ------------------------------------------------------------------------------------------------- real files
 def test_houses(shared_data: Path) -> None:
     if not (shared_data / "houses").is_dir():
         pytest.skip("no houses in the shared data")
@@ -442,7 +470,9 @@ def test_houses(shared_data: Path) -> None:
         raw_dir=str(shared_data / "houses"),
         table="HousesInfo.txt",
         names=["bedrooms", "bathrooms", "area", "zipcode", "price"],
-        columns={room: f"images/{{row}}_{room}.jpg" for room in ("frontal", "kitchen", "bedroom", "bathroom")},
+        columns={
+            room: f"images/{{row}}_{room}.jpg" for room in ("frontal", "kitchen", "bedroom", "bathroom")
+        },
         target="price",
         log_target=True,
         split={"val": 0.15, "test": 0.15},
@@ -458,7 +488,7 @@ def test_houses(shared_data: Path) -> None:
     assert np.exp(manifest.table["target"][0]) == pytest.approx(869_500)
 
 
-# ---------------------------------------------------------------------------------------------------- docs/own-data.md
+# ------------------------------------------------------------------------------------------- docs/own-data.md
 def test_the_walk_through_of_the_documentation(tmp_path: Path, repository: Path) -> None:
     """The YAML as it stands in docs/own-data.md, with sixty birds, up to the feature store."""
     text = (repository / "docs/own-data.md").read_text(encoding="utf-8")
@@ -478,13 +508,18 @@ def test_the_walk_through_of_the_documentation(tmp_path: Path, repository: Path)
         wind = "" if i == 1 else str(i % 7)
         species = "gull" if gull else "curlew"
         habitat = ["", "shore", "heath", "field"][i % 4]
-        day, remark = f"{2022 + i % 3}-0{4 + i % 5}-{i % 28 + 1:02d}", '"two adults, calling"' if i % 5 else ""
+        day, remark = (
+            f"{2022 + i % 3}-0{4 + i % 5}-{i % 28 + 1:02d}",
+            '"two adults, calling"' if i % 5 else "",
+        )
         more = f"{habitat},{day},{remark},place {i % 13}"
         lines.append(f"{name},audio/{name}.wav,photos/{name}.jpg,{i / 4},{wind},{more},{species}")
     (root / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     run = {"dataset": "birds", "method": "unimodal", "compare": [], "device": "cpu", "progress": False}
-    configuration = resolve(run | parameters, {}, lambda raw, source: locate(raw, source, tmp_path), project=tmp_path)
+    configuration = resolve(
+        run | parameters, {}, lambda raw, source: locate(raw, source, tmp_path), project=tmp_path
+    )
     manifest = read_raw(configuration.ingest(), tmp_path)
     assert manifest.meta["class_names"] == ["curlew", "gull"]
     assert manifest.meta["group_disjoint"]

@@ -97,7 +97,9 @@ def test_columns_that_a_table_lacks_or_has_twice(root: Path) -> None:
         table = rows(root, file, split)
         if split == "val":
             table.drop(columns="label").to_csv(root / file, index=False)
-    with pytest.raises(DataError, match=r"(?s)train\.csv, valid\.csv, Test\.csv lacks.*'label' \(not in valid\.csv\)"):
+    with pytest.raises(
+        DataError, match=r"(?s)train\.csv, valid\.csv, Test\.csv lacks.*'label' \(not in valid\.csv\)"
+    ):
         read(root)
     pd.concat([table, table[["size"]]], axis=1).to_csv(root / "valid.csv", index=False)
     with pytest.raises(DataError, match=r"(?s)has columns more than once.*'size'"):
@@ -110,10 +112,14 @@ def test_a_split_without_a_table_and_tables_with_a_split(root: Path) -> None:
     with pytest.raises(DataError, match=r"There is train\.csv and test\.csv, but no table for val"):
         read(root)
     rows(root, "val.csv")
-    with pytest.raises(ConfigError, match=r"raw\.split is set, and there is a table for each split \(train\.csv, val"):
+    with pytest.raises(
+        ConfigError, match=r"raw\.split is set, and there is a table for each split \(train\.csv, val"
+    ):
         read(root, split={"val": 0.2})
     rows(root, "dev.csv")
-    with pytest.raises(DataError, match=r"(?s)may be the table of a split.*val: dev\.csv, val\.csv.*name the right"):
+    with pytest.raises(
+        DataError, match=r"(?s)may be the table of a split.*val: dev\.csv, val\.csv.*name the right"
+    ):
         read(root)
     rows(root, "metadata.csv", n=20)  # it comes first
     assert len(read(root).table) == 20

@@ -20,7 +20,9 @@ SPLIT = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
 
 
 def frame(**columns: Any) -> pd.DataFrame:
-    return pd.DataFrame({"split": SPLIT, "label": ["no", "yes"] * (N // 2), "size": np.arange(N) / 2} | columns)
+    return pd.DataFrame(
+        {"split": SPLIT, "label": ["no", "yes"] * (N // 2), "size": np.arange(N) / 2} | columns
+    )
 
 
 def read(
@@ -57,7 +59,7 @@ DAY = {"kinds": {"day": "tabular"}, "dates": ["day"]}
 FORMATS = ["metadata.csv", "m.jsonl", "m.parquet", "m.xlsx"]
 
 
-# ---------------------------------------------------------------------------------------------------------- categories
+# ------------------------------------------------------------------------------------------------- categories
 @pytest.mark.parametrize("file", FORMATS)
 def test_categories_are_text_or_missing(tmp_path: Path, file: str) -> None:
     soils = ["clay", "sand", None, "7", *["clay"] * (N - 4)]
@@ -72,15 +74,22 @@ def test_categories_are_text_or_missing(tmp_path: Path, file: str) -> None:
 
 def test_numbers_of_a_typed_file_are_categories_as_a_text_table_has_them(tmp_path: Path) -> None:
     zips = [90210.0, 10001.0] * (N // 2)
-    assert read(tmp_path, frame(soil=zips), file="m.parquet", **PLACE).table["soil"].tolist()[:2] == ["90210", "10001"]
+    assert read(tmp_path, frame(soil=zips), file="m.parquet", **PLACE).table["soil"].tolist()[:2] == [
+        "90210",
+        "10001",
+    ]
 
 
 def test_categories_that_are_names_or_nearly_the_same(tmp_path: Path) -> None:
     manifest = read(tmp_path, frame(soil=["Clay", "clay "] * (N // 2)), **PLACE)
-    assert any("Categories of 'soil' that differ in case or blanks only" in note for note in manifest.meta["notes"])
+    assert any(
+        "Categories of 'soil' that differ in case or blanks only" in note for note in manifest.meta["notes"]
+    )
     many = pd.concat([frame(soil="x")] * 3, ignore_index=True)
     many["soil"] = [f"p{i}" for i in range(3 * N)]
-    with pytest.raises(DataError, match=r"(?s)column 'soil' has 36 different values in 36 rows.*no categories"):
+    with pytest.raises(
+        DataError, match=r"(?s)column 'soil' has 36 different values in 36 rows.*no categories"
+    ):
         read(tmp_path, many, **PLACE)
     with pytest.raises(DataError, match=r"(?s)column 'soil' is blank.*leave it out of `categorical`"):
         read(tmp_path, frame(soil=""), **PLACE)
@@ -96,7 +105,7 @@ def test_a_category_that_is_the_target_under_another_name_is_noted(tmp_path: Pat
     assert words not in read(tmp_path, frame(soil=["wet", "dry"] * 5 + ["wet", "wet"]), **PLACE).meta["notes"]
 
 
-# --------------------------------------------------------------------------------------------------------------- dates
+# ------------------------------------------------------------------------------------------------------ dates
 @pytest.mark.parametrize("file", FORMATS)
 def test_dates_are_days_or_missing(tmp_path: Path, file: str) -> None:
     days = pd.Series(pd.date_range("2023-12-30", periods=N, freq="D"))
@@ -126,9 +135,15 @@ def test_how_dates_may_be_written(tmp_path: Path, cell: str, note: str | None) -
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        (["01/05/2024"] * N, r"the day or the month may come first.*row 2, column 'day': '01/05/2024'.*as 2024-05-01"),
+        (
+            ["01/05/2024"] * N,
+            r"the day or the month may come first.*row 2, column 'day': '01/05/2024'.*as 2024-05-01",
+        ),
         (["13/05/2024", "05/13/2024"] * 6, r"the day or the month may come first.*and 7 more, 12 in all"),
-        (["2024-05-01"] * 11 + ["2023-02-29"], r"cells that are not dates:.*row 13, column 'day': '2023-02-29'"),
+        (
+            ["2024-05-01"] * 11 + ["2023-02-29"],
+            r"cells that are not dates:.*row 13, column 'day': '2023-02-29'",
+        ),
         (["05.13.2024"] * N, r"cells that are not dates:.*'05\.13\.2024'"),
         (["45413"] * N, r"cells that are not dates:.*'45413'"),
         (["2024"] * N, r"cells that are not dates:.*numbers go under `columns`"),
@@ -140,9 +155,16 @@ def test_cells_that_are_no_dates(tmp_path: Path, cells: list[str], words: str) -
         read(tmp_path, frame(day=cells), **DAY)
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
+# ------------------------------------------------------------------------------------------------------ texts
 def test_a_text_is_the_cell_as_it_stands(tmp_path: Path) -> None:
-    remarks = ["Heard; not seen, at dawn", "", "NA", "\n".join(["a line"] * 99), 'says "so"', *["12"] * (N - 5)]
+    remarks = [
+        "Heard; not seen, at dawn",
+        "",
+        "NA",
+        "\n".join(["a line"] * 99),
+        'says "so"',
+        *["12"] * (N - 5),
+    ]
     manifest = read(tmp_path, frame(remark=remarks), {"remark": "text"})
     assert manifest.table["remark"].tolist() == remarks
     write_manifest(manifest, tmp_path / "made")
@@ -156,7 +178,10 @@ def test_a_text_column_is_found_by_its_kind_or_filled_from_a_template(tmp_path: 
     table = frame(text=["one", "two", *["more"] * 10], title=["A", "", *["B"] * 10])
     assert read(tmp_path, table, {"remark": "text"}).table["remark"].tolist()[:2] == ["one", "two"]
     raw = {"columns": {"remark": "{title}: {text}"}}
-    assert read(tmp_path, table, {"remark": "text"}, raw=raw).table["remark"].tolist()[:2] == ["A: one", ": two"]
+    assert read(tmp_path, table, {"remark": "text"}, raw=raw).table["remark"].tolist()[:2] == [
+        "A: one",
+        ": two",
+    ]
 
 
 @pytest.mark.parametrize("file", ["m.jsonl", "m.parquet"])
@@ -170,7 +195,7 @@ def test_a_text_that_is_not_there_is_told_by_row(tmp_path: Path, file: str) -> N
         read(tmp_path, frame(remark=""), {"remark": "text"})
 
 
-# --------------------------------------------------------------------------------------------------- modality → column
+# ------------------------------------------------------------------------------------------ modality → column
 def folder_of(folder: Path, ending: str) -> list[str]:
     """`N` files called 0, 1, 2, …"""
     (folder / "raw").mkdir(exist_ok=True)
@@ -186,7 +211,9 @@ def test_the_kind_decides_whether_numbers_are_names_of_files(tmp_path: Path) -> 
     assert read(tmp_path, table, {"photo": "tabular"}).table["photo"].dtype == "float64"
 
 
-@pytest.mark.parametrize("column", ["face", "face_file_name", "video", "video_file_name", "file_name", "my_file_name"])
+@pytest.mark.parametrize(
+    "column", ["face", "face_file_name", "video", "video_file_name", "file_name", "my_file_name"]
+)
 def test_a_clip_and_its_sound_need_no_columns(tmp_path: Path, column: str) -> None:
     table = frame(**{column: folder_of(tmp_path, ".mp4")})
     manifest = read(tmp_path, table, {"voice": "audio", "face": "video"})
@@ -196,7 +223,9 @@ def test_a_clip_and_its_sound_need_no_columns(tmp_path: Path, column: str) -> No
 
 def test_a_column_that_could_be_of_two_modalities_is_of_none(tmp_path: Path) -> None:
     table = frame(file_name=folder_of(tmp_path, ".jpg"))
-    with pytest.raises(DataError, match=r"no column of modality 'front'.*\n.*\nWhat to do: say which one under raw"):
+    with pytest.raises(
+        DataError, match=r"no column of modality 'front'.*\n.*\nWhat to do: say which one under raw"
+    ):
         read(tmp_path, table, {"front": "image", "back": "image"})
     both = {"columns": {"front": "file_name", "back": "file_name"}}
     assert len(read(tmp_path, table, {"front": "image", "back": "image"}, raw=both).table) == N

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from g2d_pipeline.config import IngestSettings, Machine, TargetSettings, URFunny
+from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, URFunny
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import locate, read_raw, signature, ur_funny, ur_funny_arrays
 from g2d_pipeline.sources.manifest import Manifest
@@ -49,7 +49,7 @@ class Copy:
             "raw": URFunny(raw_dir="raw", context=self.context),
             "columns": {modality: [modality] for modality in MODALITIES},
             "max_bad_fraction": 0.0,
-            "machine": Machine(device="cpu", progress=False),
+            "machine": RunOptions(device="cpu", progress=False),
         }
         return IngestSettings(**fields | changes)
 
@@ -84,7 +84,8 @@ def steps(i: int, n: int, width: int) -> list[list[float]]:
 
 @pytest.fixture
 def sdk(tmp_path: Path) -> Copy:
-    """Ten samples of i % 10 + 2 words, with i % 3 sentences of two words before; audio 4, visual 5, text 3 wide."""
+    """Ten samples of i % 10 + 2 words, with i % 3 sentences of two words before; audio 4, visual 5, text 3
+    wide."""
     language: dict[int, Any] = {}
     audio: dict[int, Any] = {}
     face: dict[int, Any] = {}
@@ -116,7 +117,10 @@ def multibench(tmp_path: Path) -> Copy:
     """The same folds, i % 10 + 2 real steps of 50, at the end."""
     content = {}
     for fold, ids in (("train", FOLDS["train"]), ("valid", FOLDS["dev"]), ("test", FOLDS["test"])):
-        part = {key: np.zeros((len(ids), 50, width)) for key, width in (("vision", 371), ("audio", 4), ("text", 3))}
+        part = {
+            key: np.zeros((len(ids), 50, width))
+            for key, width in (("vision", 371), ("audio", 4), ("text", 3))
+        }
         for row, i in enumerate(ids):
             n = i % 10 + 2
             for array in part.values():
@@ -132,7 +136,7 @@ def notes(manifest: Manifest) -> str:
     return "\n".join(manifest.meta["notes"])
 
 
-# --------------------------------------------------------------------------------------------------------- whole copies
+# ----------------------------------------------------------------------------------------------- whole copies
 def test_the_six_pickles_become_rows_of_arrays(sdk: Copy) -> None:
     manifest = sdk.read()
     table, meta = manifest.table, manifest.meta
@@ -196,7 +200,9 @@ def test_ids_and_features_of_any_type_are_the_same_samples(sdk: Copy, kind: str)
         sdk.files[name] = {change[kind](i): entry for i, entry in sdk.files[name].items()}
     if kind == "arrays":
         for i in IDS:
-            sdk.entry("visual", i)["punchline_features"] = np.array(sdk.entry("visual", i)["punchline_features"])
+            sdk.entry("visual", i)["punchline_features"] = np.array(
+                sdk.entry("visual", i)["punchline_features"]
+            )
             audio = sdk.entry("audio", i)["punchline_features"]
             sdk.entry("audio", i)["punchline_features"] = [np.array(row, np.float32) for row in audio]
         sdk.files["word_embedding_list"] = np.array(sdk.files["word_embedding_list"])
@@ -224,8 +230,10 @@ def test_one_modality_alone(sdk: Copy) -> None:
     assert list(table.columns) == ["sample_id", "split", "target", "words", "steps"]
 
 
-# ----------------------------------------------------------------------------------------------------------- conversion
-def test_the_pickles_are_read_once_and_raw_files_stay_the_same(sdk: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+# ------------------------------------------------------------------------------------------------- conversion
+def test_the_pickles_are_read_once_and_raw_files_stay_the_same(
+    sdk: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = sdk.read()
     raw = sdk.settings().raw
     files = ur_funny.raw_files(sdk.root, raw)
@@ -290,7 +298,7 @@ def test_links_to_a_folder_that_can_not_be_written_do(sdk: Copy) -> None:
     assert len(list(away.iterdir())) == 6
 
 
-# ---------------------------------------------------------------------------------------------- read, noted, or dropped
+# ------------------------------------------------------------------------------------ read, noted, or dropped
 def infinite(c: Copy) -> None:
     c.entry("audio", 12)["punchline_features"][1][2:4] = [float("-inf"), float("nan")]
     c.entry("audio", 13)["punchline_features"][0][3] = 1e300
@@ -338,7 +346,9 @@ def all_labels(c: Copy) -> None:
         (lambda c: c.files["openface_features_sdk"].update({99: {}}), "openface_features_sdk.pkl: 1 ids"),
     ],
 )
-def test_what_can_be_read_is_read_and_noted(sdk: Copy, damage: Callable[[Copy], Any], note: str | None) -> None:
+def test_what_can_be_read_is_read_and_noted(
+    sdk: Copy, damage: Callable[[Copy], Any], note: str | None
+) -> None:
     damage(sdk)
     manifest = sdk.read()
     assert list(manifest.table["target"]) == [i % 2 for i in IDS]
@@ -392,23 +402,40 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
         (set_label(12, None), "id 12: its label is None, not a number"),
         (set_label(12, float("nan")), "id 12: its label is nan"),
         (set_label(12, "funny"), "id 12: its label is 'funny'"),
-        (lengths("audio", 3), "id 15: the steps of a sentence differ by more than 2: text 7, audio 4, visual 7"),
+        (
+            lengths("audio", 3),
+            "id 15: the steps of a sentence differ by more than 2: text 7, audio 4, visual 7",
+        ),
         (lengths("visual", 7), "id 15: the steps of a sentence differ by more than 2"),
-        (set_text(12, [1, 100, 2, 3]), "id 12: word index 100 is outside the 100 words of word_embedding_list.pkl"),
+        (
+            set_text(12, [1, 100, 2, 3]),
+            "id 12: word index 100 is outside the 100 words of word_embedding_list.pkl",
+        ),
         (set_text(12, [1, -1, 2, 3]), "id 12: word index -1 is outside"),
         (set_text(12, [1.5, 1, 2, 3]), "id 12: word indexes are not all whole numbers"),
         (set_text(12, "text"), "id 12: word indexes are a str, not a list"),
         (lambda c: c.entry("text", 12).clear(), "id 12 has no 'punchline_embedding_indexes'"),
         (lambda c: c.entry("audio", 12)["punchline_features"][2].pop(), "id 12: steps of 3, 4 numbers"),
-        (lambda c: [r.pop() for r in c.entry("audio", 12)["punchline_features"]], "audio has steps of 3 numbers"),
-        (lambda c: c.entry("audio", 12)["punchline_features"][2].append("x"), "id 12: step 2 is not a list of numbers"),
+        (
+            lambda c: [r.pop() for r in c.entry("audio", 12)["punchline_features"]],
+            "audio has steps of 3 numbers",
+        ),
+        (
+            lambda c: c.entry("audio", 12)["punchline_features"][2].append("x"),
+            "id 12: step 2 is not a list of numbers",
+        ),
         (lambda c: c.entry("audio", 12).update(punchline_features=[[10**400] * 4]), "more than 300 digits"),
-        (lambda c: c.entry("audio", 12).update(punchline_features=[1.0, 2.0]), "step 0 is not a list of numbers"),
+        (
+            lambda c: c.entry("audio", 12).update(punchline_features=[1.0, 2.0]),
+            "step 0 is not a list of numbers",
+        ),
         (lambda c: c.entry("audio", 12).update(punchline_features=np.ones(4)), "features of shape [4]"),
         (lambda c: c.entry("audio", 12).update(punchline_features=None), "features are a NoneType"),
     ],
 )
-def test_bad_samples_are_told_or_dropped_within_the_limit(sdk: Copy, damage: Callable[[Copy], Any], words: str) -> None:
+def test_bad_samples_are_told_or_dropped_within_the_limit(
+    sdk: Copy, damage: Callable[[Copy], Any], words: str
+) -> None:
     damage(sdk)
     with pytest.raises(DataError) as caught:
         sdk.read()
@@ -435,7 +462,7 @@ def test_a_context_that_does_not_fit_is_told_only_where_it_is_asked_for(sdk: Cop
     assert "id 12: 'context_features' is a NoneType, not a list of sentences" in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- told
+# ------------------------------------------------------------------------------------------------------- told
 def twice(c: Copy) -> None:
     c.files["data_folds"]["test"].append(10)
 
@@ -453,14 +480,23 @@ def twice(c: Copy) -> None:
         (lambda c: c.files.update(langauge_sdk={}), "the same file under two names"),
         (lambda c: c.files.update(humor={}), "holds both forms"),
         (twice, "ids more than once:\n  - id 10 in train and in test"),
-        (lambda c: c.files["data_folds"].pop("dev"), "data_folds.pkl has no val part; it has 'train', 'test'"),
+        (
+            lambda c: c.files["data_folds"].pop("dev"),
+            "data_folds.pkl has no val part; it has 'train', 'test'",
+        ),
         (lambda c: c.files.update(data_folds=[1, 2]), "data_folds.pkl holds a list, not a dict"),
         (lambda c: c.files["data_folds"].update(dev=5), "fold 'dev' is a int, not a list of ids"),
         (lambda c: c.files["data_folds"].update(dev=[1.5]), "neither a whole number nor text: 1.5"),
         (lambda c: c.files["data_folds"].update(dev=[None]), "neither a whole number nor text: None"),
-        (lambda c: c.files.update(humor_label_sdk=[0, 1]), "humor_label_sdk.pkl holds a list, not a dict of ids"),
+        (
+            lambda c: c.files.update(humor_label_sdk=[0, 1]),
+            "humor_label_sdk.pkl holds a list, not a dict of ids",
+        ),
         (lambda c: c.files["humor_label_sdk"].update({"10": 1}), "ids both as numbers and as text:\n  - 10"),
-        (lambda c: c.files["word_embedding_list"].append([1.0]), "word_embedding_list.pkl: words of 1, 3 numbers"),
+        (
+            lambda c: c.files["word_embedding_list"].append([1.0]),
+            "word_embedding_list.pkl: words of 1, 3 numbers",
+        ),
         (lambda c: c.files.update(word_embedding_list=[]), "word_embedding_list.pkl holds no word"),
         (lambda c: c.files["language_sdk"].update({10: eval}), "language_sdk.pkl asks for builtins.eval"),
         (lambda c: c.files["data_folds"].update(test=[]), "splits without a sample"),
@@ -497,7 +533,9 @@ def test_broken_files_are_told(sdk: Copy, content: bytes, words: str) -> None:
 def test_an_empty_folder_and_one_too_deep_say_what_is_expected(sdk: Copy) -> None:
     raw = sdk.settings().raw
     assert locate(raw, "auto", sdk.project) == ("sample", sdk.project / "raw/sample")
-    with pytest.raises(DataError, match=r"put the six pickles of UR-Funny V2 \(data_folds.pkl, .* or MultiBench's"):
+    with pytest.raises(
+        DataError, match=r"put the six pickles of UR-Funny V2 \(data_folds.pkl, .* or MultiBench's"
+    ):
         locate(raw, "raw", sdk.project)
     sdk.write()
     (sdk.project / "inner").mkdir()
@@ -508,13 +546,15 @@ def test_an_empty_folder_and_one_too_deep_say_what_is_expected(sdk: Copy) -> Non
 
 
 def test_settings_that_the_layout_does_not_have(sdk: Copy) -> None:
-    with pytest.raises(ConfigError, match=r"no modality 'txt' \(nearest: 'text'\); it has audio, text, visual"):
+    with pytest.raises(
+        ConfigError, match=r"no modality 'txt' \(nearest: 'text'\); it has audio, text, visual"
+    ):
         sdk.read(columns={"txt": ["txt"]})
     with pytest.raises(ConfigError, match="is a classification"):
         sdk.read(task="regression")
 
 
-# ---------------------------------------------------------------------------------------------------- MultiBench's file
+# ------------------------------------------------------------------------------------------ MultiBench's file
 def part(c: Copy, fold: str = "train") -> dict[str, Any]:
     found: dict[str, Any] = c.files["humor"][fold]
     return found
@@ -535,7 +575,10 @@ def holes(c: Copy) -> None:
     [
         (padded_behind, "6 samples are padded behind"),
         (holes, None),
-        (lambda c: part(c).update(labels=(2.0 * part(c)["labels"] - 1)[:, None]), "3 labels are neither 0 nor 1"),
+        (
+            lambda c: part(c).update(labels=(2.0 * part(c)["labels"] - 1)[:, None]),
+            "3 labels are neither 0 nor 1",
+        ),
         (lambda c: part(c).update(id=part(c)["id"].astype(str)), None),
         (lambda c: part(c).update(id=part(c)["id"].astype(object)), None),
         (lambda c: part(c).update(id=part(c)["id"].ravel().tolist()), None),
@@ -543,7 +586,9 @@ def holes(c: Copy) -> None:
         (lambda c: c.files["humor"].update(dev=c.files["humor"].pop("valid")), None),
     ],
 )
-def test_padding_labels_and_ids_of_any_kind(multibench: Copy, damage: Callable[[Copy], Any], note: str | None) -> None:
+def test_padding_labels_and_ids_of_any_kind(
+    multibench: Copy, damage: Callable[[Copy], Any], note: str | None
+) -> None:
     damage(multibench)
     manifest = multibench.read()
     assert list(manifest.table["sample_id"]) == [str(i) for i in IDS]
@@ -572,7 +617,10 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda c: part(c).update(Vision=part(c).pop("vision")), "'train' lacks:\n  - 'vision' (nearest: 'Vision')"),
+        (
+            lambda c: part(c).update(Vision=part(c).pop("vision")),
+            "'train' lacks:\n  - 'vision' (nearest: 'Vision')",
+        ),
         (lambda c: part(c).pop("labels"), "'train' lacks:\n  - 'labels'"),
         (lambda c: part(c).update(audio=part(c)["audio"][:, :40]), "different numbers of samples or steps"),
         (lambda c: part(c).update(audio=part(c)["audio"][:5]), "audio [5, 50, 4]"),
@@ -581,9 +629,15 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
         (lambda c: part(c).update(labels=np.zeros((6, 2))), "labels (float64 [6, 2]) for 6 samples"),
         (lambda c: part(c).update(id=np.arange(4)), "has not one id for each of its 6 samples"),
         (lambda c: part(c).update(id=np.zeros((6, 1))), "Ids that are not unique:\n  - 0: humor.pkl, train"),
-        (lambda c: c.files["humor"].update(train=[(1, 2)]), "'train' holds a list, not a dict of vision, audio"),
+        (
+            lambda c: c.files["humor"].update(train=[(1, 2)]),
+            "'train' holds a list, not a dict of vision, audio",
+        ),
         (lambda c: c.files["humor"].pop("valid"), "humor.pkl has no val part"),
-        (lambda c: part(c).update(labels=np.full((6, 1), np.nan)), "humor.pkl, train, row 0: id 10: its label is"),
+        (
+            lambda c: part(c).update(labels=np.full((6, 1), np.nan)),
+            "humor.pkl, train, row 0: id 10: its label is",
+        ),
     ],
 )
 def test_multibench_files_of_another_layout_are_told(
@@ -595,7 +649,7 @@ def test_multibench_files_of_another_layout_are_told(
     assert words in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------- the sample
+# ------------------------------------------------------------------------------------------------- the sample
 def test_the_simulated_sample_goes_through(tmp_path: Path) -> None:
     copy = Copy(tmp_path, {})
     raw = URFunny(raw_dir="raw", sample_rows={"train": 24, "val": 6, "test": 6})

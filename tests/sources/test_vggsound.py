@@ -1,4 +1,5 @@
-"""VGGSound as users really hold it (datasets.md §3.5): part of the clips, names of any form, lists of two kinds."""
+"""VGGSound as users really hold it (datasets.md §3.5): part of the clips, names of any form, lists of two
+kinds."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from g2d_pipeline.config import (
     AudioModality,
     DatasetSettings,
     FeaturizeSettings,
-    Machine,
+    RunOptions,
     VGGSound,
     VideoFeatures,
 )
@@ -42,7 +43,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "raw"))
 
 
-# ------------------------------------------------------------------------------------------------------ a partial copy
+# --------------------------------------------------------------------------------------------- a partial copy
 def test_clips_that_are_there_keep_label_split_and_paths(folder: Path) -> None:
     manifest = read(folder)
     table, meta = manifest.table, manifest.meta
@@ -84,7 +85,9 @@ def test_more_missing_than_allowed_is_one_readable_summary(folder: Path) -> None
     with pytest.raises(DataError) as caught:
         read(folder, max_bad_fraction=0.05)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "8 of the 60 clips in the lists can not be used (13.33%; max_bad_fraction allows 5.00%):"
+    assert (
+        lines[0] == "8 of the 60 clips in the lists can not be used (13.33%; max_bad_fraction allows 5.00%):"
+    )
     assert lines[1:3] == [
         "  Clips found: train 37 of 45, test 15 of 15.",
         "  Clips left out: no file 6, no sound 1, too few pictures 1.",
@@ -96,7 +99,9 @@ def test_more_missing_than_allowed_is_one_readable_summary(folder: Path) -> None
 def test_films_alone_pictures_alone_and_one_modality(folder: Path) -> None:
     with_both = len(read(folder).table)
     assert len(read(folder, columns=AUDIO).table) == with_both + 1  # the short one has a sound
-    assert len(read(folder, columns={"visual": ["visual"]}).table) == with_both + 1  # the one without a sound track
+    assert (
+        len(read(folder, columns={"visual": ["visual"]}).table) == with_both + 1
+    )  # the one without a sound track
     shutil.rmtree(folder / "audio")
     reasons = [row["reason"] for row in read(folder).meta["dropped"]]
     assert any("but no sound" in reason for reason in reasons)
@@ -136,7 +141,9 @@ def test_the_sample_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def published(repository: Path) -> DatasetSettings:
-    tree = yaml.safe_load((repository / "conf/base/parameters_vggsound.yml").read_text("utf-8"))["datasets"]["vggsound"]
+    tree = yaml.safe_load((repository / "conf/base/parameters_vggsound.yml").read_text("utf-8"))["datasets"][
+        "vggsound"
+    ]
     return DatasetSettings.model_validate({k: v for k, v in tree.items() if k not in ("smp", "sample")})
 
 
@@ -157,10 +164,12 @@ def test_every_clip_that_is_not_left_out_gets_into_the_store(folder: Path, repos
     }
     tree["audio"] |= {"sample_rate": 8000, "n_mels": 16}
     tree["visual"] |= {"size": [24]}
-    machine = Machine(device="cpu", progress=False, workers=1)
+    machine = RunOptions(device="cpu", progress=False, workers=1)
     manifest = read(folder)
     store = folder.parent / "store"
-    write_store(store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, machine=machine))
+    write_store(
+        store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, machine=machine)
+    )
     assert np.load(store / "visual.npy", mmap_mode="r").shape == (len(manifest.table), 3, 3, 24, 24)
     audio = np.load(store / "audio.npy")
     assert len(audio) == len(manifest.table)
@@ -172,7 +181,9 @@ def test_with_a_header_without_and_as_two_lists_of_file_names(folder: Path) -> N
     write_rows(folder / "vggsound.csv", [["youtube_id", "time", "label", "split"], *rows])
     with_header = read(folder)
     assert with_header.table.equals(plain.table)
-    assert any("first line is a header (youtube_id, time, label, split)" in n for n in with_header.meta["notes"])
+    assert any(
+        "first line is a header (youtube_id, time, label, split)" in n for n in with_header.meta["notes"]
+    )
     (folder / "vggsound.csv").unlink()
     for split in ("train", "test"):
         named = [[f"{v}_{int(s):06d}.mp4", label] for v, s, label, of in rows if of == split]
@@ -185,7 +196,7 @@ def test_with_a_header_without_and_as_two_lists_of_file_names(folder: Path) -> N
     assert "60 rows of the lists repeat an earlier one." in read(folder).meta["notes"]
 
 
-# -------------------------------------------------------------------------------------------------------- broken clips
+# ----------------------------------------------------------------------------------------------- broken clips
 def a_film(folder: Path) -> Path:
     sizes = {p.stat().st_size: p for p in sorted((folder / "video").glob("*.mp4"))}
     return sizes[max(sizes)]
@@ -237,13 +248,17 @@ def test_broken_clips_are_told_and_dropped_as_far_as_allowed(
 
 
 def test_no_clip_at_all_is_never_dropped_silently(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)None of the 7 clips.*train 0 of 6, test 0 of 1.*put the clips below"):
+    with pytest.raises(
+        DataError, match=r"(?s)None of the 7 clips.*train 0 of 6, test 0 of 1.*put the clips below"
+    ):
         read(sounds(tmp_path, FEW, []), columns=AUDIO, max_bad_fraction=1.0)
 
 
 def test_a_class_without_a_clip_in_train(tmp_path: Path) -> None:
     names = [n for n in FEW_NAMES if n not in FEW_NAMES[:2]]
-    with pytest.raises(DataError, match=r"(?s)1 of the 2 classes in the lists have no clip in train.*- airplane"):
+    with pytest.raises(
+        DataError, match=r"(?s)1 of the 2 classes in the lists have no clip in train.*- airplane"
+    ):
         read(sounds(tmp_path, FEW, names), columns=AUDIO, max_bad_fraction=0.5)
 
 

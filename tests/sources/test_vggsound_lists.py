@@ -1,4 +1,5 @@
-"""VGGSound's lists and names of files, of every form in the wild (datasets.md §3.1, §3.5), and what is held out."""
+"""VGGSound's lists and names of files, of every form in the wild (datasets.md §3.1, §3.5), and what is held
+out."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from tests.sources.vggsound_raw import AUDIO, FEW, FEW_NAMES, RAW, A, B, read, s
 IDS = st.text("abzABZ019-_", min_size=11, max_size=11)
 
 
-# --------------------------------------------------------------------------------------------------------------- lists
+# ------------------------------------------------------------------------------------------------------ lists
 def test_a_byte_order_mark_blank_lines_and_carriage_returns_do_no_harm(tmp_path: Path) -> None:
     raw = sounds(tmp_path, FEW, FEW_NAMES)
     before = read(raw, columns=AUDIO).table
@@ -41,10 +42,16 @@ def test_a_byte_order_mark_blank_lines_and_carriage_returns_do_no_harm(tmp_path:
         ("CC5pH97q4xx,3.5,airplane,train", "start '3.5' is no whole number"),
         ("CC5pH97q4xx,30,aeroplane,train", "label 'aeroplane' is not one of the 309 .nearest: 'airplane'"),
         ("CC5pH97q4xx,30,playing violin,train", "cut at its comma: 'playing violin, fiddle'"),
-        ("CC5pH97q4xx,30,playing violin, fiddle,train", "has 5 cells, not 4 .*a label with a comma stands in quotes"),
+        (
+            "CC5pH97q4xx,30,playing violin, fiddle,train",
+            "has 5 cells, not 4 .*a label with a comma stands in quotes",
+        ),
         ("CC5pH97q4xx;30;airplane;train", "has 1 cells, not 4 .*commas part cells"),
         ("CC5pH97q4xx,30,airplane,trian", "split 'trian' is neither train nor test .nearest: 'train'"),
-        (f"{A},1,air horn,train", "is 'air horn' in train; vggsound.csv, row 1 has it as 'airplane' in train"),
+        (
+            f"{A},1,air horn,train",
+            "is 'air horn' in train; vggsound.csv, row 1 has it as 'airplane' in train",
+        ),
         (f"{A},1,airplane,test", "is 'airplane' in test; vggsound.csv, row 1 has it as 'airplane' in train"),
     ],
 )
@@ -83,7 +90,7 @@ def test_clips_without_a_list_are_no_raw_data(tmp_path: Path) -> None:
         locate(RAW, "raw", tmp_path)
 
 
-# --------------------------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------------------------------------------------ names
 @given(IDS, st.integers(0, 9000))
 def test_every_form_of_name_leads_to_id_and_second(video: str, start: int) -> None:
     starts = {video: {start}}
@@ -103,7 +110,14 @@ def test_every_form_of_name_leads_to_id_and_second(video: str, start: int) -> No
 
 
 def test_names_of_all_forms_in_one_folder(tmp_path: Path) -> None:
-    names = [f"{A}.wav", f"{B}_30.wav", f"{B}_170000_180000.wav", *FEW_NAMES[3:], f"{B}.wav", "unknown0000_000001.wav"]
+    names = [
+        f"{A}.wav",
+        f"{B}_30.wav",
+        f"{B}_170000_180000.wav",
+        *FEW_NAMES[3:],
+        f"{B}.wav",
+        "unknown0000_000001.wav",
+    ]
     manifest = read(sounds(tmp_path, FEW, names), columns=AUDIO)
     assert len(manifest.table) == len(FEW)
     told = " ".join(manifest.meta["notes"])
@@ -125,11 +139,13 @@ def test_a_bare_id_of_a_video_with_two_clips_is_not_guessed(tmp_path: Path) -> N
 
 def test_a_name_in_the_wrong_case_is_pointed_at(tmp_path: Path) -> None:
     names = [FEW_NAMES[0].lower(), *FEW_NAMES[1:]]
-    with pytest.raises(DataError, match=rf"(?s)no file; upper and lower case differ in clips/{FEW_NAMES[0].lower()}"):
+    with pytest.raises(
+        DataError, match=rf"(?s)no file; upper and lower case differ in clips/{FEW_NAMES[0].lower()}"
+    ):
         read(sounds(tmp_path, FEW, names), columns=AUDIO, max_bad_fraction=0.0)
 
 
-# ----------------------------------------------------------------------------------------------------------- held out
+# --------------------------------------------------------------------------------------------------- held out
 CLIPS = st.lists(
     st.builds(
         Clip,
@@ -147,7 +163,9 @@ CLIPS = st.lists(
 
 
 @given(CLIPS, st.floats(0.01, 0.9), st.integers(0, 3))
-def test_whole_videos_are_held_out_and_every_class_stays_in_train(clips: list[Clip], share: float, seed: int) -> None:
+def test_whole_videos_are_held_out_and_every_class_stays_in_train(
+    clips: list[Clip], share: float, seed: int
+) -> None:
     labels: dict[str, set[str]] = {}
     for clip in clips:
         labels.setdefault(clip.video, set()).add(clip.label)
@@ -170,7 +188,7 @@ def test_the_share_is_held_to_and_stratified() -> None:
     assert held_out(clips, 0.05, 1) != val
 
 
-# ------------------------------------------------------------------------------------------------------ the real lists
+# --------------------------------------------------------------------------------------------- the real lists
 @pytest.fixture
 def real(shared_data: Path) -> Path:
     if not (shared_data / "vggsound_meta/test.csv").is_file():

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import IngestSettings, Machine, TargetSettings, VGGSound
+from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, VGGSound
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.manifest import Manifest
 
@@ -25,7 +25,7 @@ def settings(**changes: Any) -> IngestSettings:
         "raw": RAW,
         "columns": BOTH,
         "max_bad_fraction": 0.3,
-        "machine": Machine(device="cpu", progress=False),
+        "machine": RunOptions(device="cpu", progress=False),
     }
     return IngestSettings(**fields | changes)
 

@@ -1,4 +1,5 @@
-"""A method with everything that makes resuming hard: a head of its own, running tensors, stages, a rewritten epoch."""
+"""A method with everything that makes resuming hard: a head of its own, running tensors, stages, a rewritten
+epoch."""
 
 from __future__ import annotations
 

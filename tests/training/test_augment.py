@@ -1,4 +1,5 @@
-"""Augmentation of whole batches: the same as cropping, resizing and masking each sample, from streams of its own."""
+"""Augmentation of whole batches: the same as cropping, resizing and masking each sample, from streams of its
+own."""
 
 from __future__ import annotations
 
@@ -48,14 +49,20 @@ def batch_for(of: AugmentSettings, count: int = 6) -> tuple[torch.Tensor, dict[s
     """A batch in bytes and a normaliser with another mean and std in each channel."""
     x = pixels(count, *SHAPES[of.kind])
     c = x.shape[1]
-    return x, {"scale": 1 / 255, "mean": [0.3 + 0.1 * i for i in range(c)], "std": [0.2 + 0.1 * i for i in range(c)]}
+    return x, {
+        "scale": 1 / 255,
+        "mean": [0.3 + 0.1 * i for i in range(c)],
+        "std": [0.2 + 0.1 * i for i in range(c)],
+    }
 
 
 def numbers(count: int, of: torch.Generator) -> torch.Tensor:
     return torch.rand(count, 22, dtype=torch.float64, generator=of)
 
 
-def one_by_one(x: torch.Tensor, boxes: torch.Tensor, flipped: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def one_by_one(
+    x: torch.Tensor, boxes: torch.Tensor, flipped: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
     """What the batched resampling has to equal: crop, interpolate, flip."""
     done = []
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
@@ -65,7 +72,7 @@ def one_by_one(x: torch.Tensor, boxes: torch.Tensor, flipped: torch.Tensor, size
     return torch.cat(done)
 
 
-# ----------------------------------------------------------------------------------------------------------- streams
+# ---------------------------------------------------------------------------------------------------- streams
 @pytest.mark.parametrize("of", BUSY, ids=lambda s: s.kind)
 def test_the_same_four_numbers_give_the_same_bits_and_any_other_number_others(of: AugmentSettings) -> None:
     x, normaliser = batch_for(of)
@@ -77,7 +84,11 @@ def test_the_same_four_numbers_give_the_same_bits_and_any_other_number_others(of
 
 def test_streams_do_not_meet() -> None:
     seeds = {
-        generator(s, p, e, b).initial_seed() for s in range(3) for p in range(3) for e in range(9) for b in range(9)
+        generator(s, p, e, b).initial_seed()
+        for s in range(3)
+        for p in range(3)
+        for e in range(9)
+        for b in range(9)
     }
     assert len(seeds) == 3 * 3 * 9 * 9
     with pytest.raises(ValueError, match="negative"):
@@ -125,7 +136,7 @@ def test_one_kind_of_mask_switched_on_moves_not_the_other() -> None:
     assert not torch.equal(both[0], bins)  # a stream of its own
 
 
-# -------------------------------------------------------------------------------------------------- what it is given
+# ------------------------------------------------------------------------------------------- what it is given
 @pytest.mark.parametrize("of", STILL, ids=lambda s: s.kind)
 def test_untouched_settings_return_the_numbers_as_they_are(of: AugmentSettings) -> None:
     x, normaliser = batch_for(of)
@@ -170,10 +181,12 @@ def test_a_table_can_be_neither_cropped_nor_masked(of: AugmentSettings) -> None:
     assert augment(torch.zeros(4, 5), noise, None, stream()).std() > 0
 
 
-# --------------------------------------------------------------------------------------------------- crops and flips
+# -------------------------------------------------------------------------------------------- crops and flips
 @pytest.mark.parametrize("size", [(224, 224), (64, 48), (300, 260)], ids=str)
 @pytest.mark.parametrize("shape", [(3, 224, 224), (1, 57, 131)], ids=str)
-def test_a_crop_equals_cropping_and_interpolating_each_image(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+def test_a_crop_equals_cropping_and_interpolating_each_image(
+    shape: tuple[int, ...], size: tuple[int, int]
+) -> None:
     x = pixels(12, *shape)
     boxes = crop_boxes(numbers(12, stream()), *shape[1:], (0.02, 1.0), (0.5, 2.0))
     boxes[0] = torch.tensor([0, 0, *shape[1:]])
@@ -187,7 +200,8 @@ def test_a_crop_equals_cropping_and_interpolating_each_image(shape: tuple[int, .
 
 
 def test_nothing_outside_of_the_box_is_seen() -> None:
-    """A box of zeros amid the greatest pixels stays zero up to its edge: a tenth of a pixel's width would give 25."""
+    """A box of zeros amid the greatest pixels stays zero up to its edge: a tenth of a pixel's width would
+    give 25."""
     x = torch.full((1, 2, 20, 30), 255.0)
     x[:, :, 5:9, 11:18] = 0
     box = torch.tensor([[5, 11, 4, 7]])
@@ -261,7 +275,8 @@ def test_boxes_lie_inside_of_images_of_any_size(
     assert (left >= 0).all()
     assert ((tall >= 1) & (top + tall <= height)).all()
     assert ((wide >= 1) & (left + wide <= width)).all()
-    # Sides are rounded by up to half a pixel: the area and the ratio that were drawn lie among what that can make.
+    # Sides are rounded by up to half a pixel: the area and the ratio that were drawn lie among what that can
+    # make.
     central = (top == (height - tall) // 2) & (left == (width - wide) // 2)
     least, greatest = (tall - 0.5) * (wide - 0.5), (tall + 0.5) * (wide + 0.5)
     fits = (greatest >= area[0] * height * width * 0.999) & (least <= area[1] * height * width * 1.001)
@@ -313,7 +328,9 @@ def test_boxes_are_distributed_as_torchvisions(
     image = torch.zeros(1, *shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        theirs = np.array([RandomResizedCrop.get_params(image, list(area), list(ratio)) for _ in range(count)], float)
+        theirs = np.array(
+            [RandomResizedCrop.get_params(image, list(area), list(ratio)) for _ in range(count)], float
+        )
     for name, of in {
         "top": lambda b: b[:, 0],
         "left": lambda b: b[:, 1],
@@ -325,10 +342,17 @@ def test_boxes_are_distributed_as_torchvisions(
         assert ks_2samp(of(ours), of(theirs)).pvalue > 1e-3, name
 
 
-# ------------------------------------------------------------------------------------------------------------- masks
-@given(count=st.integers(0, 4), width=st.integers(1, 40), axis=st.sampled_from([2, 3, -1]), seed=st.integers(0, 2**20))
+# ------------------------------------------------------------------------------------------------------ masks
+@given(
+    count=st.integers(0, 4),
+    width=st.integers(1, 40),
+    axis=st.sampled_from([2, 3, -1]),
+    seed=st.integers(0, 2**20),
+)
 @settings(max_examples=80, deadline=None)
-def test_masks_are_few_and_narrow_and_leave_the_rest_alone(count: int, width: int, axis: int, seed: int) -> None:
+def test_masks_are_few_and_narrow_and_leave_the_rest_alone(
+    count: int, width: int, axis: int, seed: int
+) -> None:
     x = torch.randn(5, 2, 13, 17, generator=torch.Generator().manual_seed(seed))
     fill = torch.tensor([[[[7.0]], [[-7.0]]]])
     done = mask(x, generator(seed, 0, 0, 0), axis, count, width, fill)
@@ -378,13 +402,16 @@ def test_a_spectrograms_settings_are_those_of_its_masks() -> None:
     assert torch.equal(augment(x, of, None, stream()), wanted)
 
 
-# ------------------------------------------------------------------------------------------------------------- noise
+# ------------------------------------------------------------------------------------------------------ noise
 @pytest.mark.parametrize("kind", ["image", "audio", "tabular"])
 def test_noise_has_the_standard_deviation_of_its_channel(kind: str) -> None:
-    """0.2 × std / scale a channel. The error of an estimate from n normal numbers is std / √(2n): five of these."""
-    of = {"image": ImageAugment(noise=0.2), "audio": AudioAugment(noise=0.2), "tabular": TabularAugment(noise=0.2)}[
-        kind
-    ]
+    """0.2 × std / scale a channel. The error of an estimate from n normal numbers is std / √(2n): five of
+    these."""
+    of = {
+        "image": ImageAugment(noise=0.2),
+        "audio": AudioAugment(noise=0.2),
+        "tabular": TabularAugment(noise=0.2),
+    }[kind]
     x = torch.full((20_000, 3) if kind == "tabular" else (50, 3, 20, 20), 100.0)
     std = [0.5, 1.0, 4.0]
     noise = augment(x, of, {"scale": 0.1, "mean": [1.0, 2.0, 3.0], "std": std}, stream()) - x
@@ -401,7 +428,7 @@ def test_no_noise_is_no_change() -> None:
     assert torch.equal(add_noise(x, stream(), 0.0), x.float())
 
 
-# -------------------------------------------------------------------------------------------------------------- CUDA
+# ------------------------------------------------------------------------------------------------------- CUDA
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("of", BUSY, ids=lambda s: s.kind)

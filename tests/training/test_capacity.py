@@ -1,4 +1,5 @@
-"""Batch sizes that fit: found by halving, explained where one does not fit, and nothing is touched on the way."""
+"""Batch sizes that fit: found by halving, explained where one does not fit, and nothing is touched on the
+way."""
 
 from __future__ import annotations
 
@@ -38,12 +39,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def exhaust() -> None:
-    """Ask the CPU's allocator for 2^52 bytes, which no machine has: it refuses at once, and nothing is filled."""
+    """Ask the CPU's allocator for 2^52 bytes, which no machine has: it refuses at once, and nothing is
+    filled."""
     torch.zeros(1).expand(2**50).contiguous()
 
 
 class Limited(nn.Module):
-    """Takes batches up to a limit; the allocator refuses any greater one, for real. `seen`: the sizes that came."""
+    """Takes batches up to a limit; the allocator refuses any greater one, for real. `seen`: the sizes that
+    came."""
 
     def __init__(self, limit: int, seen: list[int]) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ def limit_of(limit: int, tried: list[int] | None = None) -> Any:
     return attempt
 
 
-# ------------------------------------------------------------------------------------------------- what is the error
+# ------------------------------------------------------------------------------------------ what is the error
 def test_the_allocator_of_the_cpu_is_understood() -> None:
     with pytest.raises(RuntimeError) as caught:
         exhaust()
@@ -99,7 +102,7 @@ def test_which_errors_mean_a_full_memory(error: Exception, full: bool) -> None:
     assert is_out_of_memory(error) is full
 
 
-# -------------------------------------------------------------------------------------------------------- the search
+# ------------------------------------------------------------------------------------------------- the search
 @given(limit=st.integers(0, 5000), start=st.integers(2, 5000), least=st.integers(2, 8))
 def test_halving_finds_a_batch_that_fits(limit: int, start: int, least: int) -> None:
     start = max(start, least)
@@ -127,7 +130,7 @@ def test_other_errors_and_senseless_searches_are_not_swallowed() -> None:
         largest_batch(limit_of(8), 1)
 
 
-# --------------------------------------------------------------------------------------------------------- the trial
+# -------------------------------------------------------------------------------------------------- the trial
 def mixed_model() -> MultimodalModel:
     """Images stored as bytes, a table with dropout; recomputed and, for one part, frozen."""
     torch.manual_seed(0)
@@ -250,8 +253,10 @@ def test_a_number_is_taken_as_it_is() -> None:
     assert seen == []
 
 
-# ------------------------------------------------------------------------------------------------------ explanations
-def explained(limit: int, size: int, training: TrainingSettings | None = None, tried: list[int] | None = None) -> str:
+# ----------------------------------------------------------------------------------------------- explanations
+def explained(
+    limit: int, size: int, training: TrainingSettings | None = None, tried: list[int] | None = None
+) -> str:
     with (
         pytest.raises(CapacityError) as caught,
         explain_exhaustion(limit_of(limit, tried), lambda: size, CPU, training),
@@ -290,10 +295,7 @@ def test_where_nothing_fits_it_says_so(size: int, tried: list[int]) -> None:
 
 
 def test_only_a_full_memory_is_explained() -> None:
-    with (
-        pytest.raises(RuntimeError, match="something else"),
-        explain_exhaustion(limit_of(1), lambda: 8, CPU),
-    ):
+    with pytest.raises(RuntimeError, match="something else"), explain_exhaustion(limit_of(1), lambda: 8, CPU):
         raise RuntimeError("something else")
 
 
@@ -340,7 +342,7 @@ def test_the_attempt_reads_shapes_and_dtypes_from_the_data() -> None:
         attempt_of(model, data, TrainingSettings(), CPU)(2**46)  # 2^46 samples of 24 bytes
 
 
-# --------------------------------------------------------------------------------------------------------- on a GPU
+# --------------------------------------------------------------------------------------------------- on a GPU
 @pytest.mark.gpu
 @needs_cuda
 def test_auto_on_cuda_finds_the_greatest_power_of_two() -> None:
@@ -350,7 +352,9 @@ def test_auto_on_cuda_finds_the_greatest_power_of_two() -> None:
     torch.cuda.set_per_process_memory_fraction(min(share, 1.0), device)
     try:
         shape = (3, 224, 224)
-        rows = np.lib.stride_tricks.as_strided(np.zeros(shape, np.uint8), (4098, *shape), (0, 224 * 224, 224, 1))
+        rows = np.lib.stride_tricks.as_strided(
+            np.zeros(shape, np.uint8), (4098, *shape), (0, 224 * 224, 224, 1)
+        )
         data = Data.from_arrays({"a": rows}, np.arange(4098) % 3, ["train"] * 4096 + ["val", "test"])
         encoder = build_encoder(SmallCNN(), shape)
         model = MultimodalModel({"a": encoder}, build_fusion("late", {"a": encoder.width}, 3)).to(device)

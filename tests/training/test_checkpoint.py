@@ -61,7 +61,7 @@ def round_trip(state: dict[str, Any]) -> Any:
         return Checkpoints(Path(folder)).newest()
 
 
-# ---------------------------------------------------------------------------------------------------- the round trip
+# --------------------------------------------------------------------------------------------- the round trip
 DTYPES = sorted(CODES.keys() | AS_BYTES, key=str)
 NUMPY_DTYPES = ["?", "u1", "<i8", ">i4", "<f2", "<f8", ">f4", "<c16", "<U3", "S2", "<M8[ns]", "<m8[s]"]
 
@@ -90,7 +90,9 @@ def arrays(draw: st.DrawFn) -> Any:
 
 
 FLOATS = st.floats() | st.binary(min_size=8, max_size=8).map(lambda b: struct.unpack("<d", b)[0])
-TEXT = st.text(st.characters(exclude_categories=()), max_size=5) | st.sampled_from(["$tuple", "$", "", "\ud83d\ude00"])
+TEXT = st.text(st.characters(exclude_categories=()), max_size=5) | st.sampled_from(
+    ["$tuple", "$", "", "\ud83d\ude00"]
+)
 SCALARS = st.none() | st.booleans() | st.integers() | FLOATS | TEXT | st.binary(max_size=5)
 KEYS = st.booleans() | st.integers() | TEXT | st.floats(allow_nan=False) | st.none() | st.binary(max_size=3)
 
@@ -159,7 +161,11 @@ def test_arrays_come_back_writable() -> None:
 
 def test_the_states_of_random_generators() -> None:
     generator = np.random.default_rng(3)
-    state = {"numpy": generator.bit_generator.state, "torch": torch.get_rng_state(), "old": np.random.RandomState(1)}
+    state = {
+        "numpy": generator.bit_generator.state,
+        "torch": torch.get_rng_state(),
+        "old": np.random.RandomState(1),
+    }
     state["old"] = state["old"].get_state()
     back = round_trip(state)
     expected = generator.normal(size=5)
@@ -229,7 +235,7 @@ def test_tensors_of_a_gpu_come_back_on_the_cpu() -> None:
     assert back.stride() == weight.stride()
 
 
-# -------------------------------------------------------------------------------------------------------- optimizers
+# ------------------------------------------------------------------------------------------------- optimizers
 def steps(model: nn.Module, optimizer: optim.Optimizer, n: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n):
@@ -268,7 +274,7 @@ def test_an_optimizer_takes_identical_next_steps(build: Callable[[Any], optim.Op
     assert same(resumed_optimizer.state_dict(), optimizer.state_dict())
 
 
-# ----------------------------------------------------------------------------------------------------- which are kept
+# --------------------------------------------------------------------------------------------- which are kept
 def numbered(n: int) -> dict[str, Any]:
     return {"n": n, "weights": torch.full((3,), float(n))}
 
@@ -355,7 +361,7 @@ def test_foreign_and_unfinished_files(tmp_path: Path) -> None:
     assert same(checkpoints.newest(), SMALL)
 
 
-# ------------------------------------------------------------------------------------------------------------- damage
+# ----------------------------------------------------------------------------------------------------- damage
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Path, bytes]:
     """The second of two checkpoints and its bytes; the older one is whole."""
@@ -413,12 +419,16 @@ def test_another_format_is_not_read(two: tuple[Path, bytes], caplog: pytest.LogC
     assert falls_back(second, caplog, "its format is 2, and this version of g2d_pipeline reads 1 only")
 
 
-def test_what_is_no_safetensors_file_is_not_read(two: tuple[Path, bytes], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_safetensors_file_is_not_read(
+    two: tuple[Path, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     renamed_to_its_checksum(two[0], b"nonsense" * 9)
     assert falls_back(two[0], caplog, "it is not a safetensors file")
 
 
-def test_training_starts_anew_where_nothing_is_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_starts_anew_where_nothing_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoints = Checkpoints(tmp_path)
     for place in ((1, 0), (2, 0)):
         path = checkpoints.save(SMALL, *place)
@@ -431,7 +441,7 @@ def test_training_starts_anew_where_nothing_is_whole(tmp_path: Path, caplog: pyt
     assert list(tmp_path.iterdir()) == [saved]
 
 
-# -------------------------------------------------------------------------------------------------------------- kills
+# ------------------------------------------------------------------------------------------------------ kills
 def in_child(work: Callable[[], str]) -> tuple[int, str]:
     """Run `work` in a forked process; its exit status (negative: the signal) and what it returned or raised."""
     reader, writer = os.pipe()
@@ -453,12 +463,18 @@ def in_child(work: Callable[[], str]) -> tuple[int, str]:
 
 
 def killed_at_line(number: int) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that ends the process, as kill -9 does, at the n-th line it meets of writing and pruning."""
+    """A trace function that ends the process, as kill -9 does, at the n-th line it meets of writing and
+    pruning."""
     seen: set[int] = set()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         code = frame.f_code
-        if code.co_filename != checkpoint.__file__ or code.co_name not in ("save", "_write", "write_tensors", "_prune"):
+        if code.co_filename != checkpoint.__file__ or code.co_name not in (
+            "save",
+            "_write",
+            "write_tensors",
+            "_prune",
+        ):
             return None
         if event == "line":
             seen.add(frame.f_lineno)
@@ -503,7 +519,7 @@ def test_a_kill_at_any_line_of_a_save_leaves_whole_checkpoints(tmp_path: Path) -
     assert left_behind == {(False, 0, 2), (True, 0, 2), (False, 1, 2), (False, 1, 1)}
 
 
-# ---------------------------------------------------------------------------------------------------------- full disk
+# -------------------------------------------------------------------------------------------------- full disk
 def refused(folder: Path, state: dict[str, Any], epoch: int) -> str:
     """Save where it cannot succeed; the warnings. For a child process."""
     messages: list[str] = []
@@ -533,7 +549,12 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path: Path, limit: int) -> None:
     status, text = in_child(work)
     assert status == 0, text
     (message,) = json.loads(text)
-    for part in ("epoch 3, batch 0", os.strerror(errno.EFBIG), "4.0 MB", f"{older[1].name} remains. Training goes on"):
+    for part in (
+        "epoch 3, batch 0",
+        os.strerror(errno.EFBIG),
+        "4.0 MB",
+        f"{older[1].name} remains. Training goes on",
+    ):
         assert part in message
     assert sorted(tmp_path.iterdir()) == older
     assert [path.read_bytes() for path in older] == content
@@ -564,7 +585,7 @@ def test_other_errors_propagate(tmp_path: Path) -> None:
         Checkpoints(tmp_path / "file").save(SMALL, 1, 1)
 
 
-# --------------------------------------------------------------------------------------------------------------- time
+# ------------------------------------------------------------------------------------------------------- time
 def test_when_a_checkpoint_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])

@@ -23,7 +23,10 @@ Teachers = dict[str, Trained]
 
 
 def teachers_of(data: Data, seed: int = 0) -> Teachers:
-    return {m: train_teacher(data, m, TINY, training=recipe(2), seed=seed, progress=False) for m in data.modalities}
+    return {
+        m: train_teacher(data, m, TINY, training=recipe(2), seed=seed, progress=False)
+        for m in data.modalities
+    }
 
 
 def student(data: Data, teachers: Teachers, **settings: Any) -> Trained:
@@ -73,7 +76,9 @@ def watch(data: Data, teachers: Teachers, smp: SMPSettings, epochs: int) -> list
             for name, p in state.model.named_parameters()
             if "momentum_buffer" in state.optimizer.state.get(p, {})
         }
-        seen.append({"weights": {k: v.clone() for k, v in state.model.state_dict().items()}, "momentum": momentum})
+        seen.append(
+            {"weights": {k: v.clone() for k, v in state.model.state_dict().items()}, "momentum": momentum}
+        )
 
     method.on_epoch_start = remember  # type: ignore[method-assign]
     method.on_epoch_end = remember  # type: ignore[method-assign]
@@ -87,7 +92,9 @@ def watch(data: Data, teachers: Teachers, smp: SMPSettings, epochs: int) -> list
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 @pytest.mark.parametrize("k", [2, 3])
-def test_a_skipped_encoder_its_buffers_and_its_optimizer_state_do_not_change_by_one_bit(k: int, norm: str) -> None:
+def test_a_skipped_encoder_its_buffers_and_its_optimizer_state_do_not_change_by_one_bit(
+    k: int, norm: str
+) -> None:
     data = make_data(k)
     tau = [1] * (k - 1) + [1]
     smp = SMPSettings(tau=tau, ranking="dataset", suppressed_norm=norm)  # type: ignore[arg-type]
@@ -104,7 +111,8 @@ def test_a_skipped_encoder_its_buffers_and_its_optimizer_state_do_not_change_by_
             assert (moved == names) if m in active else (moved == []), (phase, m, moved)
             state = [n for n in after["momentum"] if n.startswith(f"encoders.{m}.")]
             same_state = all(
-                n in before["momentum"] and torch.equal(before["momentum"][n], after["momentum"][n]) for n in state
+                n in before["momentum"] and torch.equal(before["momentum"][n], after["momentum"][n])
+                for n in state
             )
             assert same_state is (m not in active), (phase, m)
         heads = [n for n in after["weights"] if n.startswith("fusion.")]
@@ -126,8 +134,12 @@ def plain_model(data: Data) -> MultimodalModel:
     from g2d_pipeline.models import Encoder, build_fusion
 
     torch.manual_seed(0)
-    encoders = {m: Encoder(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)), 5) for m in data.modalities}
-    return MultimodalModel(encoders, build_fusion("late", dict.fromkeys(data.modalities, 5), data.task.outputs))
+    encoders = {
+        m: Encoder(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5)), 5) for m in data.modalities
+    }
+    return MultimodalModel(
+        encoders, build_fusion("late", dict.fromkeys(data.modalities, 5), data.task.outputs)
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -139,7 +151,13 @@ def test_zero_grad_equals_skip_without_momentum_decay_and_normalisation(k: int) 
         smp = SMPSettings(tau=[1] * (k - 1) + [1], update=update)  # type: ignore[arg-type]
         training = recipe(k, momentum=0, weight_decay=0)
         fitted = fit(
-            plain_model(data), data, build_method("g2d"), training=training, smp=smp, teachers=outputs, progress=False
+            plain_model(data),
+            data,
+            build_method("g2d"),
+            training=training,
+            smp=smp,
+            teachers=outputs,
+            progress=False,
         )
         found.append(fitted.model.state_dict())
     for name in found[0]:
@@ -155,7 +173,9 @@ def test_five_steps_equal_an_independent_numpy_and_torch_reference(update: str) 
     start = {k: v.detach().numpy().astype(np.float64) for k, v in model.state_dict().items()}
     training = recipe(1, batch_size=16, lr=0.05)
     smp = SMPSettings(tau=[1], update=update)  # type: ignore[arg-type]
-    fitted = fit(model, data, build_method("g2d"), training=training, smp=smp, teachers=teachers, progress=False)
+    fitted = fit(
+        model, data, build_method("g2d"), training=training, smp=smp, teachers=teachers, progress=False
+    )
     assert len(data.rows["train"]) == 80  # five steps of 16
 
     w = {k: torch.tensor(v, dtype=torch.float64, requires_grad=True) for k, v in start.items()}
@@ -182,7 +202,9 @@ def test_five_steps_equal_an_independent_numpy_and_torch_reference(update: str) 
             rho[m] = float(p[torch.arange(16), y].mean())
         losses.append(float(total.detach()))
         grads = dict(zip(w, torch.autograd.grad(total, list(w.values())), strict=True))
-        strong = max("ab", key=lambda m: (rho[m], m == "b"))  # the least confident one learns; ties: a before b
+        strong = max(
+            "ab", key=lambda m: (rho[m], m == "b")
+        )  # the least confident one learns; ties: a before b
         with torch.no_grad():
             for name, value in w.items():
                 if name.startswith(f"encoders.{strong}."):

@@ -36,15 +36,23 @@ def other_normaliser(data: Data) -> Data:
 def test_a_teacher_of_another_modality_is_named() -> None:
     data = make_data()
     teachers = {"a": teacher(data, "b"), "b": teacher(data, "b")}
-    with pytest.raises(ConfigError, match=r"teacher of a: modalities = \['b'\], allowed is \['a'\]\. Train it on"):
+    with pytest.raises(
+        ConfigError, match=r"teacher of a: modalities = \['b'\], allowed is \['a'\]\. Train it on"
+    ):
         student(data, teachers)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_classes, r"teacher of a: task\.class_names = \['x', 'y', 'z'\], the student's is \['0', '1', '2'\]"),
-        (other_normaliser, r"teacher of a: normaliser = .*'std': \[2\.0.*, the student's is None.*Train it on"),
+        (
+            other_classes,
+            r"teacher of a: task\.class_names = \['x', 'y', 'z'\], the student's is \['0', '1', '2'\]",
+        ),
+        (
+            other_normaliser,
+            r"teacher of a: normaliser = .*'std': \[2\.0.*, the student's is None.*Train it on",
+        ),
     ],
 )
 def test_a_teacher_of_another_question_is_named(change: Any, message: str) -> None:

@@ -13,8 +13,8 @@ from g2d_pipeline.config import ImageAugment, TabularAugment
 from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.training import Data, TeacherOutputs, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import batches_of, epoch_rows
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.loader import Loader, ahead
-from g2d_pipeline.training.memory import FeatureMemory
 from tests.conftest import CNN, TINY, make_data, recipe
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def loader(data: Data, teachers: dict[str, TeacherOutputs], **settings: Any) -> 
     any_model = next(iter(teachers.values())).model
     assert any_model is not None
     target = torch.from_numpy(np.asarray(data.target))
-    return Loader(data, target, teachers, FeatureMemory(any_model, data, CPU, ()), CPU, seed=5, **settings)
+    return Loader(data, target, teachers, FeatureCache(any_model, data, CPU, ()), CPU, seed=5, **settings)
 
 
 def epoch(of: Loader, number: int = 1, start: int = 0, teach: bool = True) -> list[Batch]:
@@ -68,7 +68,9 @@ def test_batches_do_not_depend_on_the_number_of_workers(
         assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-def test_an_epoch_begun_in_the_middle_has_the_same_batches(data: Data, teachers: dict[str, TeacherOutputs]) -> None:
+def test_an_epoch_begun_in_the_middle_has_the_same_batches(
+    data: Data, teachers: dict[str, TeacherOutputs]
+) -> None:
     whole, rest = epoch(loader(data, teachers)), epoch(loader(data, teachers), start=2)
     assert len(whole) == 3
     for one, other in zip(whole[2:], rest, strict=True):
@@ -124,13 +126,17 @@ def test_teacher_view_clean_looks_everything_up(data: Data, teachers: dict[str, 
     assert torch.equal(batch.teachers["image"].logits, torch.as_tensor(teachers["image"].logits)[batch.index])
 
 
-def test_a_live_teacher_without_its_model_is_asked_for(data: Data, teachers: dict[str, TeacherOutputs]) -> None:
+def test_a_live_teacher_without_its_model_is_asked_for(
+    data: Data, teachers: dict[str, TeacherOutputs]
+) -> None:
     bare = {m: TeacherOutputs(t.feature, t.logits, t.confidence) for m, t in teachers.items()}
     with pytest.raises(ValueError, match=r"image is augmented[\s\S]*teacher_view=clean"):
-        Loader(data, torch.zeros(60), bare, FeatureMemory(torch.nn.Module(), data, CPU, ()), CPU, seed=0)  # type: ignore[arg-type]
+        Loader(data, torch.zeros(60), bare, FeatureCache(torch.nn.Module(), data, CPU, ()), CPU, seed=0)  # type: ignore[arg-type]
 
 
-def test_teachers_are_not_asked_where_nobody_wants_to_know(data: Data, teachers: dict[str, TeacherOutputs]) -> None:
+def test_teachers_are_not_asked_where_nobody_wants_to_know(
+    data: Data, teachers: dict[str, TeacherOutputs]
+) -> None:
     assert all(not batch.teachers for batch in epoch(loader(data, teachers), teach=False))
 
 

@@ -70,7 +70,7 @@ def test_a_run_that_never_ends_an_epoch_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------------------------ csv
+# -------------------------------------------------------------------------------------------------------- csv
 def test_csv_is_whole_after_each_epoch(tmp_path):
     folder = tmp_path / "student"
     history = rows(5)
@@ -83,7 +83,10 @@ def test_csv_is_whole_after_each_epoch(tmp_path):
 
 
 def test_csv_has_a_column_for_what_only_some_epochs_have(tmp_path):
-    history = [{"epoch": 1, "loss/task": 0.5}, {"epoch": 2, "loss/task": 0.25, "loss/logit, distillation": 0.125}]
+    history = [
+        {"epoch": 1, "loss/task": 0.5},
+        {"epoch": 2, "loss/task": 0.25, "loss/logit, distillation": 0.125},
+    ]
     CsvLog(tmp_path)(history)
     with (tmp_path / "history.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
@@ -118,10 +121,12 @@ def test_csv_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path):
     (tmp_path / "resumed" / "history.csv.tmp").write_text("epoch,pha")
     train(tmp_path / "resumed", rows(6), start=3, kinds=("csv",))
     assert [f.name for f in (tmp_path / "resumed").iterdir()] == ["history.csv"]
-    assert (tmp_path / "resumed" / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+    assert (tmp_path / "resumed" / "history.csv").read_bytes() == (
+        tmp_path / "whole" / "history.csv"
+    ).read_bytes()
 
 
-# ---------------------------------------------------------------------------------------------------------- tensorboard
+# ------------------------------------------------------------------------------------------------ tensorboard
 def test_tensorboard_shows_the_numbers_under_their_names(tmp_path):
     train(tmp_path, rows(6), kinds=("csv", "tensorboard"))
     assert points(tmp_path) == expected(rows(6))
@@ -149,7 +154,8 @@ def test_event_files_do_not_name_the_computer(tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=4), st.integers(1, 6))
 def test_tensorboard_shows_no_point_twice_however_often_a_run_is_resumed(sessions, epochs):
-    """Each session gets as far as `reached`; the next one goes on from an earlier checkpoint, with other numbers."""
+    """Each session gets as far as `reached`; the next one goes on from an earlier checkpoint, with other
+    numbers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number, (reached, back) in enumerate(sessions):
@@ -165,13 +171,15 @@ def test_tensorboard_goes_on_after_a_kill(tmp_path):
     (left,) = (tmp_path / "killed" / "tensorboard").iterdir()
     with left.open("ab") as file:
         file.write(b"\x18\x00\x00")
-    left.rename(left.with_name("events.out.tfevents.9999999999.elsewhere.1.0"))  # where the clock is ahead of ours
+    left.rename(
+        left.with_name("events.out.tfevents.9999999999.elsewhere.1.0")
+    )  # where the clock is ahead of ours
     train(tmp_path / "killed", rows(5), start=2)
     assert points(tmp_path / "killed") == expected(rows(5))
     assert len(list((tmp_path / "killed" / "tensorboard").glob("*.00000[12]"))) == 2
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+# ----------------------------------------------------------------------------------------------------- errors
 def test_tensorboard_that_is_not_installed_is_said_before_training(tmp_path, monkeypatch):
     for name in [n for n in sys.modules if n.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)

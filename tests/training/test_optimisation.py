@@ -47,7 +47,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-# --------------------------------------------------------------------------------------------------------- optimizer
+# -------------------------------------------------------------------------------------------------- optimizer
 def parameters(seed: int = 0) -> list[nn.Parameter]:
     """Six parameters: vectors, matrices, and convolutions in both memory formats."""
     draw = torch.Generator().manual_seed(seed)
@@ -138,7 +138,9 @@ def test_a_parameter_that_never_had_a_gradient_gets_no_state(name: str) -> None:
 
 @every_optimizer
 def test_the_same_run_gives_the_same_bits(name: str) -> None:
-    first, second = (run(lambda groups: build_optimizer(OPTIMIZERS[name], groups, CPU), PHASES)[0] for _ in range(2))
+    first, second = (
+        run(lambda groups: build_optimizer(OPTIMIZERS[name], groups, CPU), PHASES)[0] for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -222,9 +224,12 @@ def test_the_callers_groups_stay_as_they_were() -> None:
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.5]
 
 
-# ----------------------------------------------------------------------------------------------------- learning rate
+# ---------------------------------------------------------------------------------------------- learning rate
 def two_groups(lr: float = 0.1, other: float = 0.03) -> optim.Optimizer:
-    groups = [{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))], "lr": other}]
+    groups = [
+        {"params": [nn.Parameter(torch.ones(1))]},
+        {"params": [nn.Parameter(torch.ones(1))], "lr": other},
+    ]
     return build_optimizer(SGD(lr=lr), groups, CPU)
 
 
@@ -276,13 +281,34 @@ def test_the_cosine_ends_at_its_floor() -> None:
     assert lrs(optimizer) == pytest.approx([0.01, 0.01], rel=1e-9)
 
 
-LOSSES = [1.0, 0.9, 0.95, 0.91, 0.92, 0.8, 0.80001, 0.8, 0.79999, 0.9, 0.9, 0.9, math.nan, 0.9, 0.1, 0.2, 0.2, 0.2]
+LOSSES = [
+    1.0,
+    0.9,
+    0.95,
+    0.91,
+    0.92,
+    0.8,
+    0.80001,
+    0.8,
+    0.79999,
+    0.9,
+    0.9,
+    0.9,
+    math.nan,
+    0.9,
+    0.1,
+    0.2,
+    0.2,
+    0.2,
+]
 
 
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_plateau_is_torchs_own_once_warm(warmup: int) -> None:
     ours, theirs = two_groups(), two_groups()
-    schedule = build_learning_rate(PlateauSchedule(patience=2, gamma=0.3, min_lr=0.005, warmup=warmup), ours, 99)
+    schedule = build_learning_rate(
+        PlateauSchedule(patience=2, gamma=0.3, min_lr=0.005, warmup=warmup), ours, 99
+    )
     torchs = optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.3, patience=2, min_lr=0.005)
     for _ in range(warmup):
         schedule.step(0.0)  # as good as can be: it must not count
@@ -355,7 +381,7 @@ def test_a_state_of_other_groups_is_refused() -> None:
         schedule.load_state_dict({"epoch": 1, "lr": [0.1]})
 
 
-# ----------------------------------------------------------------------------------------------------------- average
+# ---------------------------------------------------------------------------------------------------- average
 def trained(steps: int, decay: float = 0.8) -> tuple[nn.Module, Any, list[dict[str, Tensor]]]:
     """A small model after `steps`, its average, and the model's tensors after each of them."""
     torch.manual_seed(0)
@@ -400,7 +426,11 @@ def test_the_average_leaves_the_model_alone() -> None:
     assert not average.module.training
     assert all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True) if p.grad is not None)
+    assert all(
+        torch.equal(p.grad, g)
+        for p, g in zip(model.parameters(), gradients, strict=True)
+        if p.grad is not None
+    )
 
 
 def test_the_averages_state_is_tensors_and_restores_exactly() -> None:
@@ -412,5 +442,6 @@ def test_the_averages_state_is_tensors_and_restores_exactly() -> None:
     for each in (average, other):
         each.update(model)
     assert all(
-        torch.equal(a, b) for a, b in zip(average.state_dict().values(), other.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(average.state_dict().values(), other.state_dict().values(), strict=True)
     )

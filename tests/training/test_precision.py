@@ -1,4 +1,5 @@
-"""Arithmetic, memory format, recomputation and compilation change how fast a model trains, not what it learns."""
+"""Arithmetic, memory format, recomputation and compilation change how fast a model trains, not what it
+learns."""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import Encoder, MultimodalModel, build_encoder, build_fusion
 from g2d_pipeline.training import precision
 from g2d_pipeline.training.precision import (
-    arithmetic,
     autocast_dtype,
     blocks,
     check_machine,
     gradient_scaler,
     prepare,
+    tf32_mode,
     unprepare,
 )
 
@@ -35,7 +36,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 PLAIN = TrainingSettings(selection="last")
 RECOMPUTE = PLAIN.model_copy(update={"checkpoint_activations": True})
 COMPILE = PLAIN.model_copy(update={"compile": True})
-without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no CUDA")
+without_cuda = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what happens where there is no CUDA"
+)
 without_metal = pytest.mark.skipif(
     torch.backends.mps.is_available(), reason="says what happens where there is no Metal"
 )
@@ -70,7 +73,9 @@ def built(settings: EncoderSettings, shape: tuple[int, ...]) -> MultimodalModel:
     return model_of(build_encoder(settings, shape))
 
 
-def trained(model: MultimodalModel, shape: tuple[int, ...], steps: int = 5, dtype: torch.dtype | None = None) -> float:
+def trained(
+    model: MultimodalModel, shape: tuple[int, ...], steps: int = 5, dtype: torch.dtype | None = None
+) -> float:
     """Train some steps on noise; the last loss."""
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -90,10 +95,12 @@ def assert_same(a: nn.Module, b: nn.Module, tolerance: float = 0.0) -> None:
     x, y = a.state_dict(), b.state_dict()
     assert list(x) == list(y)
     for name in x:
-        torch.testing.assert_close(x[name], y[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            x[name], y[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-# ------------------------------------------------------------------------------------------------------- arithmetic
+# ------------------------------------------------------------------------------------------------- arithmetic
 def flags() -> tuple[bool, bool]:
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
@@ -107,13 +114,17 @@ def _flags_kept() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_flags_kept")
 @pytest.mark.parametrize("before", [(False, True), (True, False)])
-@pytest.mark.parametrize(("name", "inside"), [("tf32", True), ("fp32", False), ("bf16", False), ("fp16", False)])
-def test_tf32_is_on_only_inside_and_only_where_asked(name: str, inside: bool, before: tuple[bool, bool]) -> None:
+@pytest.mark.parametrize(
+    ("name", "inside"), [("tf32", True), ("fp32", False), ("bf16", False), ("fp16", False)]
+)
+def test_tf32_is_on_only_inside_and_only_where_asked(
+    name: str, inside: bool, before: tuple[bool, bool]
+) -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-    with arithmetic(name, CUDA):
+    with tf32_mode(name, CUDA):
         assert flags() == (inside, inside)
     assert flags() == before
-    with pytest.raises(ValueError, match="inside"), arithmetic(name, CUDA):
+    with pytest.raises(ValueError, match="inside"), tf32_mode(name, CUDA):
         raise ValueError("inside")
     assert flags() == before
 
@@ -121,7 +132,7 @@ def test_tf32_is_on_only_inside_and_only_where_asked(name: str, inside: bool, be
 @pytest.mark.usefixtures("_flags_kept")
 def test_arithmetic_leaves_the_flags_alone_on_the_cpu() -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
-    with arithmetic("tf32", CPU):
+    with tf32_mode("tf32", CPU):
         assert flags() == (False, True)
 
 
@@ -138,14 +149,17 @@ def test_bf16_trains_close_to_float32(settings: TrainingSettings) -> None:
     """A step in bfloat16 (8 bits of mantissa: 0.4 % a number) gives a loss within 5 % of float32's."""
     models = [built(ResNet18(), (1, 32, 32)) for _ in range(2)]
     prepare(models[1], settings)
-    losses = [trained(models[0], (1, 32, 32), steps=1), trained(models[1], (1, 32, 32), steps=1, dtype=torch.bfloat16)]
+    losses = [
+        trained(models[0], (1, 32, 32), steps=1),
+        trained(models[1], (1, 32, 32), steps=1, dtype=torch.bfloat16),
+    ]
     assert math.isfinite(losses[1])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]  # it did run in bfloat16
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in models[1].parameters())
 
 
-# ---------------------------------------------------------------------------------------------------------- machine
+# ---------------------------------------------------------------------------------------------------- machine
 @pytest.mark.parametrize(
     ("settings", "device", "said"),
     [
@@ -156,7 +170,9 @@ def test_bf16_trains_close_to_float32(settings: TrainingSettings) -> None:
         pytest.param({}, "mps", "device=mps: .*device=auto", marks=without_metal),
     ],
 )  # fmt: skip
-def test_what_the_machine_lacks_is_said_before_work_starts(settings: dict[str, Any], device: str, said: str) -> None:
+def test_what_the_machine_lacks_is_said_before_work_starts(
+    settings: dict[str, Any], device: str, said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         check_machine(TrainingSettings(**settings), torch.device(device))
 
@@ -187,7 +203,7 @@ def test_compile_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "triton" in (precision._missing_to_compile(CUDA) or "")
 
 
-# ---------------------------------------------------------------------------------------------------- memory format
+# ---------------------------------------------------------------------------------------------- memory format
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_memory_format_changes_no_number(channels_last: bool) -> None:
     plain = built(SmallCNN(widths=[4, 6]), (3, 8, 8))
@@ -199,7 +215,7 @@ def test_memory_format_changes_no_number(channels_last: bool) -> None:
     assert_same(plain, model)
 
 
-# ---------------------------------------------------------------------------------------------------- recomputation
+# ---------------------------------------------------------------------------------------------- recomputation
 @pytest.mark.parametrize(
     ("encoder", "kind", "count"),
     [
@@ -263,7 +279,8 @@ def test_blocks_run_twice_only_where_there_is_a_backward_pass() -> None:
 
 
 def test_a_copy_recomputes_its_own_blocks() -> None:
-    """The average of the weights is a deep copy: were `forward` bound to the original, it would compute with that."""
+    """The average of the weights is a deep copy: were `forward` bound to the original, it would compute with
+    that."""
     plain = model_of(residual())
     model = copy.deepcopy(plain)
     prepare(model, RECOMPUTE)
@@ -317,11 +334,14 @@ def saved_bytes(forward: Callable[[], Tensor], weights: nn.Module) -> int:
 def test_recomputation_lowers_the_peak_of_activations(
     settings: EncoderSettings, shape: tuple[int, ...], share: float
 ) -> None:
-    """The peak is bounded by what is kept all along and the greatest block, whose activations come back one by one."""
+    """The peak is bounded by what is kept all along and the greatest block, whose activations come back one
+    by one."""
     encoder = build_encoder(settings, shape).train()
     x = torch.randn(4, *shape)
     inputs: list[tuple[nn.Module, Tensor]] = []
-    hooks = [b.register_forward_hook(lambda b, i, o: inputs.append((b, i[0].detach()))) for b in blocks(encoder)]
+    hooks = [
+        b.register_forward_hook(lambda b, i, o: inputs.append((b, i[0].detach()))) for b in blocks(encoder)
+    ]
     whole = saved_bytes(lambda: encoder(x), encoder)
     for hook in hooks:
         hook.remove()
@@ -332,7 +352,7 @@ def test_recomputation_lowers_the_peak_of_activations(
     assert kept + greatest < share * whole
 
 
-# ------------------------------------------------------------------------------------------------------ compilation
+# ------------------------------------------------------------------------------------------------ compilation
 @pytest.fixture
 def _fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
@@ -383,7 +403,8 @@ def test_compiled_encoders_agree_with_eager_ones_in_every_mode() -> None:
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_graphs_are_counted_and_none_is_dropped() -> None:
-    """3 modes x (one batch size, any batch size) an encoder; torch's own limit of 8 would be met by the second one."""
+    """3 modes x (one batch size, any batch size) an encoder; torch's own limit of 8 would be met by the
+    second one."""
     graphs: list[Any] = []
 
     def counting(graph: Any, _: Any) -> Any:
@@ -402,7 +423,8 @@ def test_graphs_are_counted_and_none_is_dropped() -> None:
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_compilation_goes_with_recomputation() -> None:
-    """Traced and differentiated as compiled code is, run by torch's own kernels (`aot_eager`): no compiler needed."""
+    """Traced and differentiated as compiled code is, run by torch's own kernels (`aot_eager`): no compiler
+    needed."""
     plain = model_of(Encoder(nn.Sequential(nn.Linear(6, 8), Residual(8), Residual(8)), 8))
     for block in blocks(plain.encoders["a"]):
         block.drop.p = 0.0  # type: ignore[union-attr]  # compiled dropout draws other numbers

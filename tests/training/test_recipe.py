@@ -58,7 +58,11 @@ def test_a_clipped_step_of_plain_sgd_is_as_long_as_it_may_be() -> None:
     model = plain_model(data)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     training = TrainingSettings(
-        epochs=1, batch_size=16, optimizer=SGD(lr=0.5, momentum=0, weight_decay=0), clip_norm=0.01, selection="last"
+        epochs=1,
+        batch_size=16,
+        optimizer=SGD(lr=0.5, momentum=0, weight_decay=0),
+        clip_norm=0.01,
+        selection="last",
     )
     after = fit(model, data, build("joint"), training=training, progress=False).model.parameters()
     moved = torch.cat([p.detach().flatten() for p in after]) - before
@@ -81,7 +85,9 @@ def test_the_average_of_the_weights_is_what_is_kept_and_scored() -> None:
 
     method.train_batch = remember  # type: ignore[method-assign]
     last: dict[str, torch.Tensor] = {}
-    method.on_epoch_end = lambda state: last.update({k: v.clone() for k, v in state.model.state_dict().items()})  # type: ignore[method-assign]
+    method.on_epoch_end = lambda state: last.update(
+        {k: v.clone() for k, v in state.model.state_dict().items()}
+    )  # type: ignore[method-assign]
     kept = fit(model, data, method, training=training, progress=False).model.state_dict()
     closed = seen[1]
     for weights in [*seen[2:], last]:
@@ -103,15 +109,26 @@ def test_early_stopping_ends_after_its_patience() -> None:
 
 def test_early_stopping_never_cuts_a_phase_of_one_modality() -> None:
     data = make_data()
-    training = TrainingSettings(**(recipe(12, lr=1e-9).model_dump() | {"early_stopping": 2}))  # nothing ever improves
+    training = TrainingSettings(
+        **(recipe(12, lr=1e-9).model_dump() | {"early_stopping": 2})
+    )  # nothing ever improves
     trained = train_student(
-        data, dict.fromkeys("ab", TINY), teachers_of(data), smp={"tau": [8]}, training=training, progress=False
+        data,
+        dict.fromkeys("ab", TINY),
+        teachers_of(data),
+        smp={"tau": [8]},
+        training=training,
+        progress=False,
     )
-    assert trained.history["phase"].tolist() == [1] * 8 + [2] * 3  # a first value, then two without a better one
+    assert (
+        trained.history["phase"].tolist() == [1] * 8 + [2] * 3
+    )  # a first value, then two without a better one
 
 
 def test_the_learning_rate_of_each_epoch_is_in_the_history() -> None:
-    history = joint(make_data(), epochs=4, lr_schedule=CosineSchedule(warmup=1), optimizer=SGD(lr=0.1)).history
+    history = joint(
+        make_data(), epochs=4, lr_schedule=CosineSchedule(warmup=1), optimizer=SGD(lr=0.1)
+    ).history
     expected = [0.05, *(0.05 * (1 + np.cos(np.pi * e / 3)) for e in range(3))]
     np.testing.assert_allclose(history["lr"], expected, rtol=1e-6)
 
@@ -133,7 +150,9 @@ def test_what_this_machine_or_recipe_cannot_do_is_said_before_work_starts(
         joint(make_data(), **changes)
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": False}, {"checkpoint_activations": True}])
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bf16"}, {"channels_last": False}, {"checkpoint_activations": True}]
+)
 def test_every_way_of_computing_learns_the_same_thing_nearly(changes: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, 120)

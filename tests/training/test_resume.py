@@ -45,8 +45,11 @@ def result(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in files}
 
 
-def run(processes: Any, name: str, folder: Path, minutes: float, workers: int, kill_after: float | None = None) -> None:
-    """Run to the end, or kill `kill_after` seconds after it has begun (or when it has ended, if that comes first)."""
+def run(
+    processes: Any, name: str, folder: Path, minutes: float, workers: int, kill_after: float | None = None
+) -> None:
+    """Run to the end, or kill `kill_after` seconds after it has begun (or when it has ended, if that comes
+    first)."""
     folder.mkdir(exist_ok=True)
     (folder / "begun").unlink(missing_ok=True)
     process = processes.Process(target=train_to_the_end, args=(name, folder, minutes, workers))
@@ -61,7 +64,9 @@ def run(processes: Any, name: str, folder: Path, minutes: float, workers: int, k
 
 
 @pytest.fixture(scope="module")
-def undisturbed(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, bytes], float]]:
+def undisturbed(
+    processes: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, bytes], float]]:
     """name → (the files, the seconds it took)."""
     found = {}
     for name in STUDENTS:
@@ -95,10 +100,14 @@ def undisturbed_here(name: str) -> Any:
 
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize("at", [1, 27, 55])
-def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, name: str, at: int) -> None:
+def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(
+    tmp_path: Path, name: str, at: int
+) -> None:
     """Ctrl-C comes in the middle of batch `at`: mid-epoch, in another phase, late."""
     expected = undisturbed_here(name)
-    with pytest.raises(InterruptedRun, match=r"stopped by Ctrl-C at epoch \d+, batch \d+, saved; the same") as error:
+    with pytest.raises(
+        InterruptedRun, match=r"stopped by Ctrl-C at epoch \d+, batch \d+, saved; the same"
+    ) as error:
         interrupt_in_batch(at, lambda: train(name, tmp_path))
     assert error.value.exit_status == 130
     again = train(name, tmp_path)

@@ -12,10 +12,14 @@ from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.training.smp import SMP, phase_of, rank
 
 
-def schedule(confidence: list[list[float]], epochs: int = 6, val: tuple[float, ...] = (), **settings: object) -> SMP:
+def schedule(
+    confidence: list[list[float]], epochs: int = 6, val: tuple[float, ...] = (), **settings: object
+) -> SMP:
     rows = torch.arange(len(confidence[0]))
     names = ["a", "b", "c"][: len(confidence)]
-    return SMP(SMPSettings(**settings), names, epochs, torch.tensor(confidence), val or (0.0,) * len(names), rows)  # type: ignore[arg-type]
+    return SMP(
+        SMPSettings(**settings), names, epochs, torch.tensor(confidence), val or (0.0,) * len(names), rows
+    )  # type: ignore[arg-type]
 
 
 def test_ranking_is_ascending_and_ties_keep_the_configured_order() -> None:
@@ -78,7 +82,7 @@ def test_batch_ranking_follows_the_batch_and_dataset_ranking_does_not() -> None:
         smp.start_epoch(1)
     assert [batch.active(batch.confidence[:, [i]]) for i in range(3)] == [("b",), ("a",), ("b",)]
     assert [whole.active() for i in range(3)] == [("b",)] * 3
-    assert (batch.looks, whole.looks) == (True, False)
+    assert (batch.needs_batch_confidence, whole.needs_batch_confidence) == (True, False)
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=2, max_size=3))
@@ -94,7 +98,9 @@ def test_epoch_ranking_uses_the_epoch_before() -> None:
     smp.start_epoch(1)
     assert smp.active(smp.confidence[:, [1]]) == ("a",)  # the whole set ties at 0.5: the configured order
     smp.start_epoch(2)
-    assert smp.active(smp.confidence[:, [0]]) == ("b",)  # in epoch 1 only sample 1 was met, where a is confident
+    assert smp.active(smp.confidence[:, [0]]) == (
+        "b",
+    )  # in epoch 1 only sample 1 was met, where a is confident
     smp.start_epoch(3)
     assert smp.active(smp.confidence[:, [0]]) == ("a",)
 
@@ -131,13 +137,23 @@ def test_an_encoder_rests_where_no_batch_of_the_epoch_lets_it_learn() -> None:
 
 
 def test_where_batches_are_augmented_those_rest_that_did_not_learn_in_the_epoch_before() -> None:
-    smp = SMP(SMPSettings(tau=[4]), "ab", 6, torch.tensor([[0.1], [0.5]]), (0.0, 0.0), torch.tensor([0]), known=False)
+    smp = SMP(
+        SMPSettings(tau=[4]),
+        "ab",
+        6,
+        torch.tensor([[0.1], [0.5]]),
+        (0.0, 0.0),
+        torch.tensor([0]),
+        known=False,
+    )
     smp.start_epoch(1)
     assert resting(smp, [[0]]) == set()  # nobody knows yet
     assert smp.active(torch.tensor([[0.1], [0.5]])) == ("a",)
     smp.start_epoch(2)
     assert resting(smp, [[0]]) == {"b"}
-    assert smp.active(torch.tensor([[0.9], [0.5]])) == ("b",)  # the guess was wrong: the trainer reads its input then
+    assert smp.active(torch.tensor([[0.9], [0.5]])) == (
+        "b",
+    )  # the guess was wrong: the trainer reads its input then
     smp.start_epoch(3)
     assert resting(smp, [[0]]) == {"a"}
 

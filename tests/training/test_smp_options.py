@@ -21,7 +21,9 @@ from tests.conftest import TINY, make_data, recipe
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=5))
-def test_partial_kappa_is_one_for_the_weaker_and_below_one_minus_tanh_one_for_the_stronger(rho: list[float]) -> None:
+def test_partial_kappa_is_one_for_the_weaker_and_below_one_minus_tanh_one_for_the_stronger(
+    rho: list[float],
+) -> None:
     for position, kappa in enumerate(partial_kappa(rho)):
         others = np.delete(np.float64(rho), position)
         ratio = rho[position] * len(others) / others.sum()
@@ -49,7 +51,10 @@ def test_a_scaled_gradient_leaves_the_value_alone() -> None:
 
 def constant_teachers(data: Data, confidence: dict[str, float]) -> dict[str, TeacherOutputs]:
     n = len(data.target)
-    return {m: TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, 3), torch.full((n,), c)) for m, c in confidence.items()}
+    return {
+        m: TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, 3), torch.full((n,), c))
+        for m, c in confidence.items()
+    }
 
 
 def joint(data: Data, teachers: Any = None, smp: dict[str, Any] | None = None, **settings: Any) -> Trained:
@@ -61,7 +66,9 @@ def joint(data: Data, teachers: Any = None, smp: dict[str, Any] | None = None, *
 def test_partial_suppression_with_equal_confidences_is_joint_bit_for_bit() -> None:
     data = make_data(3)
     plain = joint(data)
-    partial = joint(data, constant_teachers(data, dict.fromkeys("abc", 0.4)), {"suppression": "partial", "tau": "all"})
+    partial = joint(
+        data, constant_teachers(data, dict.fromkeys("abc", 0.4)), {"suppression": "partial", "tau": "all"}
+    )
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, partial.model.state_dict()[name]), name
     assert partial.info["smp"]["phases"] == [2, 0]
@@ -75,7 +82,8 @@ def test_partial_suppression_scales_the_encoder_gradient_alone(k: int) -> None:
     rho = {"a": 0.6, "b": 0.2, "c": 0.3}
     teachers = constant_teachers(data, {m: rho[m] for m in data.modalities})
     zero = joint(
-        data, training=plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"lr": 1e-12})})
+        data,
+        training=plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"lr": 1e-12})}),
     )
     whole = joint(data, training=plain)
     partial = joint(data, teachers, {"suppression": "partial", "tau": "all"}, training=plain)
@@ -112,7 +120,9 @@ def test_conv_only_holds_convolutions_and_nothing_else(update: str) -> None:
     smp = {"tau": [2, 0], "scope": "conv_only", "update": update}
     start = joint(data, training=recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0), encoders=encoders)
     widths = start.model.encoders["a"].width
-    teachers = {m: TeacherOutputs(torch.zeros(60, widths), t.logits, t.confidence) for m, t in teachers.items()}  # type: ignore[arg-type]
+    teachers = {
+        m: TeacherOutputs(torch.zeros(60, widths), t.logits, t.confidence) for m, t in teachers.items()
+    }  # type: ignore[arg-type]
     after = joint(data, teachers, smp, training=training, encoders=encoders).model
     for (name, before), now in zip(start.model.named_parameters(), after.parameters(), strict=True):
         held = name.startswith("encoders.a.") and before.dim() == 4
@@ -151,7 +161,9 @@ def test_tau_auto_ends_a_phase_when_the_gap_is_closed_or_patience_runs_out() -> 
 
 def test_tau_auto_resumes_in_the_same_phase() -> None:
     settings = SMPSettings(tau="auto", ranking="dataset")
-    one, two = (SMP(settings, "ab", 20, torch.tensor([[0.2], [0.9]]), (0.6, 0.9), torch.tensor([0])) for _ in range(2))
+    one, two = (
+        SMP(settings, "ab", 20, torch.tensor([[0.2], [0.9]]), (0.6, 0.9), torch.tensor([0])) for _ in range(2)
+    )
     one.end_epoch((0.1, 0.1))
     one.start_epoch(1)
     one.end_epoch((0.59, 0.3))

@@ -53,7 +53,10 @@ def test_the_published_protocol_selects_on_test_and_says_so() -> None:
         data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
     )
     assert trained.info["selection"] == "test"
-    assert trained.history["test/multi"][trained.info["selected_epoch"] - 1] == trained.history["test/multi"].max()
+    assert (
+        trained.history["test/multi"][trained.info["selected_epoch"] - 1]
+        == trained.history["test/multi"].max()
+    )
 
 
 def test_a_model_on_disk_predicts_the_same_bits(tmp_path: Path) -> None:
@@ -92,9 +95,16 @@ def test_a_teacher_answers_for_train_too_and_a_student_for_val_and_test() -> Non
 
 def test_divergence_is_said_with_its_epoch_term_and_remedy() -> None:
     data = make_data()
-    with pytest.raises(DivergenceError, match=r"loss/task.*epoch \d+, batch \d+[\s\S]*none was kept[\s\S]*lr="):
+    with pytest.raises(
+        DivergenceError, match=r"loss/task.*epoch \d+, batch \d+[\s\S]*none was kept[\s\S]*lr="
+    ):
         train_student(
-            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(5, lr=1e30), progress=False
+            data,
+            dict.fromkeys(data.modalities, TINY),
+            {},
+            method="joint",
+            training=recipe(5, lr=1e30),
+            progress=False,
         )
 
 
@@ -128,7 +138,9 @@ def test_bad_arrays_are_refused(change: dict, message: str) -> None:  # type: ig
 def test_images_train_in_bytes() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (24, 3, 9, 9), dtype=np.uint8)
-    data = Data.from_arrays({"image": images}, rng.integers(0, 2, 24), ["train"] * 16 + ["val"] * 4 + ["test"] * 4)
+    data = Data.from_arrays(
+        {"image": images}, rng.integers(0, 2, 24), ["train"] * 16 + ["val"] * 4 + ["test"] * 4
+    )
     data.normalisers["image"] = {"scale": 1 / 255, "mean": [0.5] * 3, "std": [0.25] * 3}
     trained = train_teacher(data, "image", CNN, training=recipe(1), progress=False)
     assert trained.model.encoders["image"].normaliser.mean.tolist() == [0.5] * 3
@@ -140,7 +152,13 @@ def test_fit_leaves_its_data_and_settings_alone() -> None:
     architecture = train_student(
         data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(1), progress=False
     ).info["architecture"]
-    fit(build_model(architecture), data, build_method("joint"), training=TrainingSettings(epochs=1), progress=False)
+    fit(
+        build_model(architecture),
+        data,
+        build_method("joint"),
+        training=TrainingSettings(epochs=1),
+        progress=False,
+    )
     assert all(np.array_equal(before[m], a) for m, a in data.arrays.items())
 
 
@@ -150,7 +168,13 @@ def test_a_gpu_gives_the_same_result_as_the_cpu_nearly() -> None:
     data = make_data()
     found = [
         train_student(
-            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(2), device=d, progress=False
+            data,
+            dict.fromkeys(data.modalities, TINY),
+            {},
+            method="joint",
+            training=recipe(2),
+            device=d,
+            progress=False,
         )
         for d in ("cpu", "cuda")
     ]

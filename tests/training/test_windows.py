@@ -67,7 +67,9 @@ def test_a_window_that_does_not_fit_is_told() -> None:
     with pytest.raises(ConfigError, match="window_frames=13, but samples have 12 frames"):
         without_chance(counting(2), AudioAugment(window_frames=13))
     assert AudioModality(seconds=1.0).frames == 126
-    with pytest.raises(ValidationError, match=r"augment.window_frames is 127, but the spectrogram has 126 frames"):
+    with pytest.raises(
+        ValidationError, match=r"augment.window_frames is 127, but the spectrogram has 126 frames"
+    ):
         AudioModality(seconds=1.0, augment=AudioAugment(window_frames=127))
 
 
@@ -110,15 +112,18 @@ def test_teachers_and_student_train_on_windows_and_are_judged_on_the_middle(data
 
 
 def test_the_published_windows_of_vggsound(repository: Path, shared_data: Path) -> None:
-    """Ten seconds stored, five used. What a window aligned to the hop differs in from the published order of steps
-    (cut the waveform, then transform) is its first and its last frame, whose ends see sound, not zeros."""
+    """Ten seconds stored, five used. What a window aligned to the hop differs in from the published order of
+    steps (cut the waveform, then transform) is its first and its last frame, whose ends see sound, not
+    zeros."""
     import soundfile
     import yaml
 
-    tree = yaml.safe_load((repository / "conf/base/parameters_vggsound.yml").read_text("utf-8"))["datasets"]["vggsound"]
-    of = DatasetSettings.model_validate({k: v for k, v in tree.items() if k not in ("smp", "sample")}).modalities[
-        "audio"
+    tree = yaml.safe_load((repository / "conf/base/parameters_vggsound.yml").read_text("utf-8"))["datasets"][
+        "vggsound"
     ]
+    of = DatasetSettings.model_validate(
+        {k: v for k, v in tree.items() if k not in ("smp", "sample")}
+    ).modalities["audio"]
     assert isinstance(of, AudioModality)
     assert of.augment is not None
     assert audio.shape(of) == (1, 129, 1251)
@@ -132,7 +137,9 @@ def test_the_published_windows_of_vggsound(repository: Path, shared_data: Path) 
     start = 312 * 128
     cut = np.pad(samples[start : start + 5 * rate].clip(-1, 1), 128)
     window = np.hanning(257)[:-1]
-    published = np.log(np.abs([np.fft.rfft(cut[s : s + 256] * window) for s in range(0, 80_001, 128)]).T + 1e-7)
+    published = np.log(
+        np.abs([np.fft.rfft(cut[s : s + 256] * window) for s in range(0, 80_001, 128)]).T + 1e-7
+    )
     assert published.shape == ours.shape
     magnitude = np.exp(published)
     assert np.abs(np.exp(ours) - magnitude)[:, 1:-1].max() < 1e-5 * magnitude.max()

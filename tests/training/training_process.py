@@ -12,7 +12,15 @@ import numpy as np
 import torch
 
 from g2d_pipeline.artefacts import write_trained
-from g2d_pipeline.config import MLP, Adam, ImageAugment, SmallCNN, StepSchedule, TabularAugment, TrainingSettings
+from g2d_pipeline.config import (
+    MLP,
+    Adam,
+    ImageAugment,
+    SmallCNN,
+    StepSchedule,
+    TabularAugment,
+    TrainingSettings,
+)
 from g2d_pipeline.training import Data, train_student, train_teacher
 
 DROPPING = MLP(widths=[8, 5], dropout=[0.3])
@@ -71,7 +79,10 @@ def train(name: str, folder: Path | None, **changes: Any) -> Any:
         teachers = {}
     else:
         encoders = {"image": SmallCNN(widths=[4, 6], grid=1), "table": DROPPING}
-        teachers = {m: train_teacher(data, m, encoders[m], training=recipe(epochs=1), progress=False) for m in encoders}
+        teachers = {
+            m: train_teacher(data, m, encoders[m], training=recipe(epochs=1), progress=False)
+            for m in encoders
+        }
     of = dict(STUDENTS[name])
     training = recipe(**of.pop("training", {}))
     return train_student(
@@ -87,7 +98,8 @@ def _splits(data: Data) -> list[str]:
 
 
 def train_to_the_end(name: str, folder: Path, minutes: float, workers: int) -> None:
-    """What a cell of the pipeline does: train, write what was trained. `begun` tells when the imports are over."""
+    """What a cell of the pipeline does: train, write what was trained. `begun` tells when the imports are
+    over."""
     (folder / "begun").touch()
     trained = train(name, folder, checkpoint_minutes=minutes, workers=workers)
     write_trained(folder, trained)
@@ -95,7 +107,8 @@ def train_to_the_end(name: str, folder: Path, minutes: float, workers: int) -> N
 
 
 def train_on_a_full_disk(name: str, folder: Path) -> None:
-    """Train while no file may grow beyond 8 kB (a checkpoint does); what was logged goes to `log.txt` afterwards."""
+    """Train while no file may grow beyond 8 kB (a checkpoint does); what was logged goes to `log.txt`
+    afterwards."""
     said = io.StringIO()
     logging.getLogger("g2d_pipeline").addHandler(logging.StreamHandler(said))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureStoreDataset(FolderDataset):
-    """A memory-mapped array per modality. What is saved is a function that writes the store into a folder, given the
-    finished stores beside it: what they have is copied. A killed run goes on from its last whole chunk."""
+    """A memory-mapped array per modality. What is saved is a function that writes the store into a folder,
+    given the finished stores beside it: what they have is copied. A killed run goes on from its last whole
+    chunk."""
 
     keep_partial = True
 
@@ -28,13 +29,17 @@ class FeatureStoreDataset(FolderDataset):
         data(folder, [] if self.overwrite else self.earlier())
 
     def earlier(self) -> list[Path]:
-        """The finished stores of this dataset, the newest first; not this one's, which is of no use if it is there."""
-        folders = [f for f in self.path.parent.glob("features-*/") if f != self.path and read_card(f) is not None]
+        """The finished stores of this dataset, the newest first; not this one's, which is of no use if it is
+        there."""
+        folders = [
+            f for f in self.path.parent.glob("features-*/") if f != self.path and read_card(f) is not None
+        ]
         whole = [f for f in folders if f.suffix not in (".partial", ".old")]
         return sorted(whole, key=lambda f: (-(f / CARD).stat().st_mtime_ns, f.name))
 
     def read(self, folder: Path) -> FeatureStore:
-        """Open it; its checksums are compared when its files are first met, and again where one of them was touched."""
+        """Open it; its checksums are compared when its files are first met, and again where one of them was
+        touched."""
         store = open_store(folder)
         verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
         return store
@@ -47,9 +52,8 @@ class FeatureStoreDataset(FolderDataset):
 def verify_once(store: FeatureStore, note: Path) -> None:
     """`store.verify()`, unless `note` says that these very files (size, time, inode) have passed it.
 
-    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone. A note that can not be
-    written is done without.
-    """
+    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone. A note that can
+    not be written is done without."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
     state = {name: [of.st_size, of.st_mtime_ns, of.st_ino] for name, of in stats.items()}
     try:
@@ -63,6 +67,8 @@ def verify_once(store: FeatureStore, note: Path) -> None:
         part.write_text(json.dumps(state))
         part.replace(note)
     except OSError as error:
-        logger.warning("%s can not be written (%s): the store is read whole again next time.", note, error.strerror)
+        logger.warning(
+            "%s can not be written (%s): the store is read whole again next time.", note, error.strerror
+        )
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -14,10 +14,9 @@ from g2d_pipeline.stages import Clock, is_fresh, require_fresh, whole_folder
 class FolderDataset(AbstractDataset[Any, Any]):
     """One artefact: `<path>/` holds its files and `stage.json`.
 
-    `card` is the stage card that the artefact must have (its `fingerprint` above all). What is saved may be the
-    artefact or a function that makes it: then its time counts for the card. `overwrite`: counts as missing even if
-    fresh (`--params rebuild=true`).
-    """
+    `card` is the stage card that the artefact must have (its `fingerprint` above all). What is saved may be
+    the artefact or a function that makes it: then its time counts for the card. `overwrite`: counts as
+    missing even if fresh (`--params rebuild=true`)."""
 
     keep_partial = False
 

@@ -1,9 +1,9 @@
-"""The configuration loader: Kedro's, with parameters resolved by `resolve.py` and fingerprints for catalog paths.
+"""The configuration loader: Kedro's, with parameters resolved by `resolve.py` and fingerprints for catalog
+paths.
 
-`loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the resolvers
-`${dataset:}`, `${rebuild:}`, `${fingerprint:<stage>}`, `${card:<stage>}` and `${cards:<stage>}`. All of it is worked
-out once, on first use, with hooks or without (`kedro viz`).
-"""
+`loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
+resolvers `${dataset:}`, `${rebuild:}`, `${fingerprint:<stage>}`, `${card:<stage>}` and `${cards:<stage>}`.
+All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
 
 from __future__ import annotations
 

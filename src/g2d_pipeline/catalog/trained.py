@@ -20,10 +20,9 @@ logger = logging.getLogger(__name__)
 class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], dict[str, TrainedFolder]]):
     """Cell → trained model, each in `<path>/<cell>-<fingerprint>/`.
 
-    Saved lazily, as Kedro's partitioned datasets are: cell → a function that trains it, given the folder for its
-    checkpoints. Fresh cells are skipped, each cell is on disk before the next one starts, and a cell begun by a killed
-    run goes on from its last checkpoint. `cards`: cell → the stage card it must have.
-    """
+    Saved lazily, as Kedro's partitioned datasets are: cell → a function that trains it, given the folder for
+    its checkpoints. Fresh cells are skipped, each cell is on disk before the next one starts, and a cell
+    begun by a killed run goes on from its last checkpoint. `cards`: cell → the stage card it must have."""
 
     def __init__(
         self,
@@ -59,7 +58,9 @@ class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], di
         return {cell: TrainedFolder(self.folder(cell)) for cell in self.cards}
 
     def _exists(self) -> bool:
-        return not self.overwrite and all(is_fresh(self.folder(c), of["fingerprint"]) for c, of in self.cards.items())
+        return not self.overwrite and all(
+            is_fresh(self.folder(c), of["fingerprint"]) for c, of in self.cards.items()
+        )
 
     def _describe(self) -> dict[str, Any]:
         return {"path": str(self.path), "cells": list(self.cards)}

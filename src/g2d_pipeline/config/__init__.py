@@ -1,17 +1,11 @@
 """Every parameter as a pydantic model: the only place that knows defaults and allowed values.
 
-Nothing here imports torch or Kedro, so that a run with nothing to do starts at once. How files, method defaults and
-`--params` are merged into these models is the business of `resolve.py`.
-"""
+Nothing here imports torch or Kedro, so that a run with nothing to do starts at once. How files, method
+defaults and `--params` are merged into these models is the business of `resolve.py`."""
 
 from __future__ import annotations
 
-from g2d_pipeline.config.augment import (
-    AudioAugment,
-    AugmentSettings,
-    ImageAugment,
-    TabularAugment,
-)
+from g2d_pipeline.config.augment import AudioAugment, AugmentSettings, ImageAugment, TabularAugment
 from g2d_pipeline.config.base import (
     SPLITS,
     Counts,
@@ -50,10 +44,10 @@ from g2d_pipeline.config.fusion import (
     Concat,
     Cosine,
     CrossAttention,
+    ExternalFusion,
     FiLM,
     FusionSettings,
     Late,
-    Outside,
     Shared,
     Sum,
     Weighted,
@@ -83,22 +77,16 @@ from g2d_pipeline.config.modalities import (
     VectorModality,
     VideoModality,
 )
-from g2d_pipeline.config.run import (
-    DatasetSettings,
-    RunSettings,
-)
-from g2d_pipeline.config.smp import (
-    SMPSettings,
-    parse_tau,
-)
+from g2d_pipeline.config.run import DatasetSettings, RunSettings
+from g2d_pipeline.config.smp import SMPSettings, parse_tau
 from g2d_pipeline.config.stages import (
     DistillSettings,
     EvaluateSettings,
     FeaturizeSettings,
     IngestSettings,
-    Machine,
-    StudentCell,
-    TeacherCell,
+    RunOptions,
+    StudentRun,
+    TeacherRun,
     TeachersSettings,
 )
 from g2d_pipeline.config.training import (
@@ -143,6 +131,7 @@ __all__ = [
     "DistillSettings",
     "EncoderSettings",
     "EvaluateSettings",
+    "ExternalFusion",
     "FeatureSettings",
     "FeaturizeSettings",
     "FiLM",
@@ -156,16 +145,15 @@ __all__ = [
     "LRSchedule",
     "Late",
     "LayoutSettings",
-    "Machine",
     "MobileNetV2",
     "ModalitySettings",
     "MultiStepSchedule",
     "Names",
     "Numbers",
     "OptimizerSettings",
-    "Outside",
     "PlateauSchedule",
     "ResNet18",
+    "RunOptions",
     "RunSettings",
     "SMPSettings",
     "Seeds",
@@ -179,7 +167,7 @@ __all__ = [
     "SpokenMNIST",
     "StepSchedule",
     "Strict",
-    "StudentCell",
+    "StudentRun",
     "Sum",
     "Table",
     "TabularAugment",
@@ -187,7 +175,7 @@ __all__ = [
     "TabularModality",
     "TargetSettings",
     "Task",
-    "TeacherCell",
+    "TeacherRun",
     "TeachersSettings",
     "TextFeatures",
     "TextModality",

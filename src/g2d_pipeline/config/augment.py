@@ -20,10 +20,10 @@ from g2d_pipeline.config.base import Fraction, Strict, split_slashes
 class AudioAugment(Strict):
     """Random changes of a training batch of spectrograms `[B, C, F, T]`, drawn for each sample in each epoch.
 
-    `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins become
-    the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the modality on train.
-    `window_frames`: only so many frames in a row are used, from a random place on; of val and test, and wherever the
-    input is not to be random, those in the middle (VGGSound, datasets.md §3.3).
+    `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins
+    become the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the
+    modality on train. `window_frames`: only so many frames in a row are used, from a random place on; of val
+    and test, and wherever the input is not to be random, those in the middle (VGGSound, datasets.md §3.3).
     """
 
     kind: Literal["audio"] = "audio"
@@ -39,18 +39,17 @@ class ImageAugment(Strict):
     """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch.
 
     `crop`: the least and the greatest share of the area that a random resized crop keeps (published: 0.08/1);
-    `crop_ratio`: its least and greatest width ÷ height; `flip`: the probability of a left-right flip; `noise`: as of
-    audio.
-    """
+    `crop_ratio`: its least and greatest width ÷ height; `flip`: the probability of a left-right flip;
+    `noise`: as of audio."""
 
     kind: Literal["image"] = "image"
-    crop: Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)] | None = (
-        None
-    )
-    crop_ratio: Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)] = [
-        0.75,
-        4 / 3,
-    ]
+    crop: (
+        Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)]
+        | None
+    ) = None
+    crop_ratio: Annotated[
+        list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)
+    ] = [0.75, 4 / 3]
     flip: Fraction = 0.0
     noise: NonNegativeFloat = 0.0
 
@@ -58,7 +57,9 @@ class ImageAugment(Strict):
     def _ranges_ascend(self) -> Self:
         for key, values in (("crop", self.crop), ("crop_ratio", self.crop_ratio)):
             if values is not None and values[0] > values[1]:
-                raise ValueError(f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}")
+                raise ValueError(
+                    f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
+                )
         if self.crop is not None and self.crop[1] > 1:
             raise ValueError(f"crop is a share of the area: {self.crop[1]:g} exceeds 1")
         return self

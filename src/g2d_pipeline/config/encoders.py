@@ -17,19 +17,19 @@ from g2d_pipeline.config.base import Counts, Numbers, Strict
 
 
 class _Encoder(Strict):
-    """`initialisation`: `published`: Xavier for linear layers, Kaiming for convolutions (§0.2); `torch`: as torch and
-    torchvision start them."""
+    """`initialisation`: `published`: Xavier for linear layers, Kaiming for convolutions (§0.2); `torch`: as
+    torch and torchvision start them."""
 
     initialisation: Literal["published", "torch"] = "published"
 
 
 class SmallCNN(_Encoder):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid` raster.
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid`
+    raster.
 
-    `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the raster). With
-    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch norm's
-    running statistics flip the predictions (docs/results/spoken_mnist.md).
-    """
+    `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the
+    raster). With `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small
+    drifts of batch norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
 
     name: Literal["small_cnn"] = "small_cnn"
     widths: Counts = [16, 32, 64]
@@ -38,12 +38,15 @@ class SmallCNN(_Encoder):
 
 
 class _Pretrained(_Encoder):
-    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at random.
+    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at
+    random.
 
-    A relative path starts at the project's folder. The file's content is part of the fingerprints of what is trained.
-    """
+    A relative path starts at the project's folder. The file's content is part of the fingerprints of what is
+    trained."""
 
-    FILES: ClassVar[dict[str, str]]  # torchvision's names for weights → the files they stand for, the default last
+    FILES: ClassVar[
+        dict[str, str]
+    ]  # torchvision's names for weights → the files they stand for, the default last
 
     weights: str | None = None
 
@@ -67,7 +70,8 @@ class _Pretrained(_Encoder):
 
 
 class ResNet18(_Pretrained):
-    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md §0.2)."""
+    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md
+    §0.2)."""
 
     FILES = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
 
@@ -83,7 +87,8 @@ class MobileNetV2(_Pretrained):
 
 
 class MLP(_Encoder):
-    """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3)."""
+    """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network
+    (§5.3)."""
 
     name: Literal["mlp"] = "mlp"
     widths: Counts = [256, 128, 64, 32, 16]
@@ -99,12 +104,13 @@ class MLP(_Encoder):
 
 
 class Transformer(_Encoder):
-    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence (§4.4).
+    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence
+    (§4.4).
 
     Tokens of a text have a learnt embedding in place of the convolution.
 
-    `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes nothing.
-    """
+    `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes
+    nothing."""
 
     name: Literal["transformer"] = "transformer"
     width: PositiveInt = 768
@@ -122,11 +128,11 @@ class Transformer(_Encoder):
 
 
 class Bag(_Encoder):
-    """The mean of a text's tokens, each a learnt embedding of `width` numbers; then linear, ReLU a width of `widths`.
+    """The mean of a text's tokens, each a learnt embedding of `width` numbers; then linear, ReLU a width of
+    `widths`.
 
-    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width of all.
-    `dropout`: of the mean, and after every layer.
-    """
+    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
+    of all. `dropout`: of the mean, and after every layer."""
 
     name: Literal["bag"] = "bag"
     width: PositiveInt = 64
@@ -134,4 +140,6 @@ class Bag(_Encoder):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-EncoderSettings = Annotated[SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag, Field(discriminator="name")]
+EncoderSettings = Annotated[
+    SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag, Field(discriminator="name")
+]

@@ -23,14 +23,14 @@ Stored = Literal["float32", "float16"]
 class AudioFeatures(Strict):
     """A recording → a log-magnitude spectrogram `[1, F, T]`.
 
-    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the recording
-    over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation `noise` (drawn once
-    per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0, `hop_length`, …), optional mel
-    bands, log(· + 1e-7).
+    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the
+    recording over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation
+    `noise` (drawn once per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0,
+    `hop_length`, …), optional mel bands, log(· + 1e-7).
 
-    `padding`: what the frames at both ends see beyond them. `zeros`, as librosa from 0.9 on, and so the published
-    CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`: the recording mirrored, as librosa before.
-    """
+    `padding`: what the frames at both ends see beyond them. `zeros`, as librosa from 0.9 on, and so the
+    published CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`: the recording mirrored, as
+    librosa before."""
 
     kind: Literal["audio"] = "audio"
     sample_rate: PositiveInt = 16_000
@@ -49,7 +49,9 @@ class AudioFeatures(Strict):
     @model_validator(mode="after")
     def _windows_overlap(self) -> Self:
         if self.hop_length > self.n_fft:
-            raise ValueError(f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost")
+            raise ValueError(
+                f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost"
+            )
         return self
 
     @property
@@ -66,7 +68,9 @@ class AudioFeatures(Strict):
 class _Pictures(Strict):
     """What images and the frames of clips share: their size, and the normaliser, one value a channel."""
 
-    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [224]
+    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [
+        224
+    ]
     mean: Numbers | None = None
     std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
 
@@ -86,14 +90,14 @@ class _Pictures(Strict):
 
 
 class ImageFeatures(_Pictures):
-    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats are read.
+    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats
+    are read.
 
-    Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number of
-    principal components (fitted on train) whose cumulative variance stays at or below this share, at least one, and
-    do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of [0, 1] pixels (or of
-    the array's own, where it holds floats), one value a channel; left out: measured on train. `dtype`: of floats;
-    bytes stay bytes.
-    """
+    Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number
+    of principal components (fitted on train) whose cumulative variance stays at or below this share, at least
+    one, and do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of
+    [0, 1] pixels (or of the array's own, where it holds floats), one value a channel; left out: measured on
+    train. `dtype`: of floats; bytes stay bytes."""
 
     kind: Literal["image"] = "image"
     channels: Literal[1, 3] = 3
@@ -104,10 +108,10 @@ class ImageFeatures(_Pictures):
 class TabularFeatures(Strict):
     """Columns of a table → `[F]` floats, everything learnt on train alone (§5.2).
 
-    `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three numbers
-    each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature of 0 and 1 for each
-    category of train, a blank being one of its own; a category that train lacks is 0 throughout. F is in this order.
-    """
+    `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three
+    numbers each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature
+    of 0 and 1 for each category of train, a blank being one of its own; a category that train lacks is 0
+    throughout. F is in this order."""
 
     kind: Literal["tabular"] = "tabular"
     columns: Annotated[list[str], BeforeValidator(split_slashes)] = []
@@ -129,11 +133,12 @@ class TabularFeatures(Strict):
 
 
 class VideoFeatures(_Pictures):
-    """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like images.
+    """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like
+    images.
 
-    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate rounded
-    down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3). `mean`/`std`: as of images.
-    """
+    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate
+    rounded down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3).
+    `mean`/`std`: as of images."""
 
     kind: Literal["video"] = "video"
     frames: PositiveInt = 3
@@ -141,13 +146,12 @@ class VideoFeatures(_Pictures):
 
 
 class SequenceFeatures(Strict):
-    """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row that is 1
-    where a step is real.
+    """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row
+    that is 1 where a step is real.
 
-    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of zeros
-    before the first other one are padding and cut. Steps at the end that are NaN throughout are padding, too; other not
-    finite values become 0 and are counted.
-    """
+    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of
+    zeros before the first other one are padding and cut. Steps at the end that are NaN throughout are
+    padding, too; other not finite values become 0 and are counted."""
 
     kind: Literal["sequence"] = "sequence"
     steps: PositiveInt = 50
@@ -165,9 +169,9 @@ class VectorFeatures(Strict):
 class TextFeatures(Strict):
     """A text → the ids of its first `length` tokens, `[length]`, with 0 behind shorter ones.
 
-    The tokens (byte-pair encoding; at most `vocabulary` of them with 0, padding, and 1, what is unknown) are learnt on
-    train. Before that: NFKC, (`lowercase`) small letters, and a cut at spaces and between words and punctuation.
-    """
+    The tokens (byte-pair encoding; at most `vocabulary` of them with 0, padding, and 1, what is unknown) are
+    learnt on train. Before that: NFKC, (`lowercase`) small letters, and a cut at spaces and between words and
+    punctuation."""
 
     kind: Literal["text"] = "text"
     vocabulary: Annotated[int, Field(ge=3)] = 2000
@@ -176,6 +180,12 @@ class TextFeatures(Strict):
 
 
 FeatureSettings = Annotated[
-    AudioFeatures | ImageFeatures | TabularFeatures | VideoFeatures | SequenceFeatures | VectorFeatures | TextFeatures,
+    AudioFeatures
+    | ImageFeatures
+    | TabularFeatures
+    | VideoFeatures
+    | SequenceFeatures
+    | VectorFeatures
+    | TextFeatures,
     Field(discriminator="kind"),
 ]

@@ -6,15 +6,7 @@ import difflib
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-)
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
 
 from g2d_pipeline.config.base import Counts, Strict
 
@@ -22,10 +14,11 @@ FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packa
 
 
 class _Fusion(Strict):
-    """`unimodal_readout`: how one modality alone is read from the fusion; `paper` (A.5) or the authors' `code`.
+    """`unimodal_readout`: how one modality alone is read from the fusion; `paper` (A.5) or the authors'
+    `code`.
 
-    They differ in what stands in for the other modalities and in the share of the bias: see each fusion's class.
-    """
+    They differ in what stands in for the other modalities and in the share of the bias: see each fusion's
+    class."""
 
     unimodal_readout: Literal["paper", "code"] = "paper"
 
@@ -52,8 +45,8 @@ class Concat(_Fusion):
 class FiLM(_Fusion):
     """One modality, `condition` (left out: the first), scales and shifts the others.
 
-    `width`: common width of the features (left out: the greatest); modalities of another width are projected to it.
-    """
+    `width`: common width of the features (left out: the greatest); modalities of another width are projected
+    to it."""
 
     name: Literal["film"] = "film"
     condition: str | None = None
@@ -80,11 +73,10 @@ class CrossAttention(_Fusion):
 class Shared(_Fusion):
     """One head for all modalities (equal widths), the fusion of MLA and ReconBoost.
 
-    `width`: where encoders differ in width, features are projected to this or the `greatest` one (left out: refused).
-    `hidden`: widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of the modalities'
-    logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: as MLA's code does it, with one
-    weight for the whole batch.
-    """
+    `width`: where encoders differ in width, features are projected to this or the `greatest` one (left out:
+    refused). `hidden`: widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of
+    the modalities' logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: as MLA's
+    code does it, with one weight for the whole batch."""
 
     name: Literal["shared"] = "shared"
     width: PositiveInt | Literal["greatest"] | None = None
@@ -110,8 +102,9 @@ Known = Late | Sum | Concat | FiLM | BiGated | CrossAttention | Shared | Cosine 
 FUSIONS: dict[str, type[_Fusion]] = {of.model_fields["name"].default: of for of in get_args(Known)}
 
 
-class Outside(_Fusion):
-    """A fusion of another package: an entry point of the group `g2d_pipeline.fusions`, or a module's dotted path.
+class ExternalFusion(_Fusion):
+    """A fusion of another package: an entry point of the group `g2d_pipeline.fusions`, or a module's dotted
+    path.
 
     `options`: what its class is given beside widths and outputs.
     """
@@ -147,7 +140,7 @@ FusionSettings = Annotated[
     | Annotated[Shared, Tag("shared")]
     | Annotated[Cosine, Tag("cosine")]
     | Annotated[Weighted, Tag("weighted")]
-    | Annotated[Outside, Tag("outside")],
+    | Annotated[ExternalFusion, Tag("outside")],
     Discriminator(_class_of),
     BeforeValidator(_by_name),
 ]

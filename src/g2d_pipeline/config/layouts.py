@@ -20,10 +20,11 @@ class AVDigits(Strict):
 
 
 class SpokenMNIST(Strict):
-    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross splits.
+    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross
+    splits.
 
-    `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how many pairs
-    each split gets; images never repeat, recordings do where there are more pairs than recordings.
+    `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how
+    many pairs each split gets; images never repeat, recordings do where there are more pairs than recordings.
     """
 
     layout: Literal["spoken_mnist"] = "spoken_mnist"
@@ -57,10 +58,9 @@ class MISME(Strict):
 class CremaD(Strict):
     """CREMA-D (datasets.md §1): WAV + FLV (or extracted pictures) → 6 emotions.
 
-    `split`: `published` is the field's 6,698 / 744 clips, of whose train part `val_fraction` is held out, stratified;
-    `speakers`: no actor in two splits. `broken_clips`: the four whose video is known to be broken (§1.5), all of train.
-    `sample_clips`: clips of the simulated sample.
-    """
+    `split`: `published` is the field's 6,698 / 744 clips, of whose train part `val_fraction` is held out,
+    stratified; `speakers`: no actor in two splits. `broken_clips`: the four whose video is known to be broken
+    (§1.5), all of train. `sample_clips`: clips of the simulated sample."""
 
     layout: Literal["crema_d"] = "crema_d"
     raw_dir: str
@@ -72,7 +72,8 @@ class CremaD(Strict):
 
 
 class AVMNIST(Strict):
-    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's split)."""
+    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's
+    split)."""
 
     layout: Literal["av_mnist"] = "av_mnist"
     raw_dir: str
@@ -92,7 +93,8 @@ class VGGSound(Strict):
 
 
 class URFunny(Strict):
-    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k = 3."""
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k =
+    3."""
 
     layout: Literal["ur_funny"] = "ur_funny"
     raw_dir: str
@@ -102,10 +104,11 @@ class URFunny(Strict):
 
 
 class SplitFractions(Strict):
-    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses splits.
+    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses
+    splits.
 
-    `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the `K` of `K12`.
-    """
+    `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the `K` of
+    `K12`."""
 
     val: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -132,7 +135,8 @@ def _column_or_fractions(value: Any) -> str:
 
 
 SplitSettings = Annotated[
-    Annotated[str, Tag("str")] | Annotated[SplitFractions, Tag("SplitFractions")], Discriminator(_column_or_fractions)
+    Annotated[str, Tag("str")] | Annotated[SplitFractions, Tag("SplitFractions")],
+    Discriminator(_column_or_fractions),
 ]
 
 
@@ -173,11 +177,12 @@ TableFiles = Annotated[
 
 
 class Join(Strict):
-    """Columns of a further table: for each row, those of the row with the same key (dates may be written differently).
+    """Columns of a further table: for each row, those of the row with the same key (dates may be written
+    differently).
 
-    `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true). `means`: n →
-    further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's included; the key is a date.
-    """
+    `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
+    `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
+    included; the key is a date."""
 
     table: str
     key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)]
@@ -192,19 +197,18 @@ class Join(Strict):
 class Table(Strict):
     """Anybody's own data: one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
 
-    `table`: the file, relative to `raw_dir`, or one for each split: `{train: …, val: …, test: …}`, or a list whose
-    names tell; left out: `metadata.csv` (any ending), or `train.csv`, `val.csv` and `test.csv`, or a `metadata.csv` in
-    folders `train`, `val` and `test`. `root`: where paths start (left out: the table's folder). `columns`: modality →
-    its column of paths or text, or a template such as `images/{row}_front.jpg` of the row's number (`{row}` from 1,
-    `{index}` from 0) and columns (`{name}`); tabular modalities have their own `columns`. `target`, `id`: columns.
-    `split`: a column of train/val/test, or fractions (left out: the defaults, unless there is a table for each split).
-    `classes`: the class names in order (left out: sorted). `names`: the columns of a text table without a header.
-    `log_target`: the natural logarithm of the target is predicted. A `table` such as `sites/*.csv` is all files of that
-    form, one below the other. `join`: further tables that add columns. `labelled_only`: rows without a target are no
-    samples, which are left out and counted, rather than faults.
-    `group`: a column that says who or where a sample is of, where the split is given: the data report tells which of
-    its values are in several splits.
-    """
+    `table`: the file, relative to `raw_dir`, or one for each split: `{train: …, val: …, test: …}`, or a list
+    whose names tell; left out: `metadata.csv` (any ending), or `train.csv`, `val.csv` and `test.csv`, or a
+    `metadata.csv` in folders `train`, `val` and `test`. `root`: where paths start (left out: the table's
+    folder). `columns`: modality → its column of paths or text, or a template such as `images/{row}_front.jpg`
+    of the row's number (`{row}` from 1, `{index}` from 0) and columns (`{name}`); tabular modalities have
+    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or fractions (left out:
+    the defaults, unless there is a table for each split). `classes`: the class names in order (left out:
+    sorted). `names`: the columns of a text table without a header. `log_target`: the natural logarithm of the
+    target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below the other.
+    `join`: further tables that add columns. `labelled_only`: rows without a target are no samples, which are
+    left out and counted, rather than faults. `group`: a column that says who or where a sample is of, where
+    the split is given: the data report tells which of its values are in several splits."""
 
     layout: Literal["table"] = "table"
     raw_dir: str
@@ -225,21 +229,27 @@ class Table(Strict):
     def _one_split(self) -> Self:
         if isinstance(self.table, dict):
             if missing := [s for s in SPLITS if s not in self.table]:
-                raise ValueError(f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}")
+                raise ValueError(
+                    f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
+                )
             if self.split is not None:
-                raise ValueError("there is a table for each split: remove `split`, or put all rows into one table")
+                raise ValueError(
+                    "there is a table for each split: remove `split`, or put all rows into one table"
+                )
         if self.group is not None and isinstance(self.split, SplitFractions) and self.split.group is not None:
             raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
         return self
 
 
 LayoutSettings = Annotated[
-    AVDigits | SpokenMNIST | MISME | CremaD | AVMNIST | VGGSound | URFunny | Table, Field(discriminator="layout")
+    AVDigits | SpokenMNIST | MISME | CremaD | AVMNIST | VGGSound | URFunny | Table,
+    Field(discriminator="layout"),
 ]
 
 
 class TargetSettings(Strict):
-    """What is predicted: the name and unit shown in tables; `output` is how a regression's last number is read.
+    """What is predicted: the name and unit shown in tables; `output` is how a regression's last number is
+    read.
 
     `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
     definition); `identity`: the target is standardised on train and predicted as it is.

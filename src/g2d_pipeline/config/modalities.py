@@ -1,4 +1,5 @@
-"""A modality: its features, its encoder (`teacher_encoder`: the teacher's, where it is another), its augmentation."""
+"""A modality: its features, its encoder (`teacher_encoder`: the teacher's, where it is another), its
+augmentation."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class AudioModality(AudioFeatures):
     def _window_fits(self) -> Self:
         window = self.augment.window_frames if self.augment is not None else None
         if window is not None and window > self.frames:
-            raise ValueError(f"augment.window_frames is {window}, but the spectrogram has {self.frames} frames")
+            raise ValueError(
+                f"augment.window_frames is {window}, but the spectrogram has {self.frames} frames"
+            )
         return self
 
 
@@ -69,6 +72,12 @@ class TextModality(TextFeatures):
 
 
 ModalitySettings = Annotated[
-    AudioModality | ImageModality | TabularModality | VideoModality | SequenceModality | VectorModality | TextModality,
+    AudioModality
+    | ImageModality
+    | TabularModality
+    | VideoModality
+    | SequenceModality
+    | VectorModality
+    | TextModality,
     Field(discriminator="kind"),
 ]

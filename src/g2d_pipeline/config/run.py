@@ -15,7 +15,8 @@ from g2d_pipeline.config.training import TrainingSettings
 
 
 class DatasetSettings(Strict):
-    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is trained."""
+    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is
+    trained."""
 
     raw: LayoutSettings
     task: Task
@@ -29,7 +30,9 @@ class DatasetSettings(Strict):
     @model_validator(mode="after")
     def _dropping_has_a_limit(self) -> Self:
         if self.on_bad == "drop" and not self.max_bad_fraction:
-            raise ValueError("on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped")
+            raise ValueError(
+                "on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped"
+            )
         return self
 
     @property
@@ -42,7 +45,9 @@ class DatasetSettings(Strict):
     def _names_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "multi":
-                raise ValueError(f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'")
+                raise ValueError(
+                    f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'"
+                )
         return value
 
 
@@ -64,5 +69,6 @@ class RunSettings(Strict):
 
     @property
     def students(self) -> list[str]:
-        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers alone."""
+        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers
+        alone."""
         return [m for m in dict.fromkeys([*self.compare, self.method]) if m != "unimodal"]

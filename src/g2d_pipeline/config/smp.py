@@ -26,16 +26,15 @@ def parse_tau(value: Any) -> Any:
 class SMPSettings(Strict):
     """Sequential Modality Prioritization (g2d.md §4, §5): who learns when, on top of any method.
 
-    `suppression`: `complete`: one modality's encoder learns alone in each phase (κ = 1, the others 0); `partial`: all
-    learn, the more confident ones with κ = 1 − tanh(ratio of confidences).
-    `tau`: epochs of each phase, one a modality from the least confident on; the last (all together) may be left out.
-    `half`: half of the epochs shared equally by the k − 1 single-modality phases, the other half together. `auto`: as
-    `half` at most, but a phase ends earlier, once the modality's confidence in the student has closed the fraction
-    `auto_gap` of its gap to its teacher's, both on val, or has not risen for `auto_patience` epochs. `partial`
-    modulates in the first `tau` epochs: one number, `half`, or `all`.
-    `update`: `skip`: a suppressed encoder does not move by one bit (Eq. 8); `zero_grad`: its gradient is zero (the
-    code). `scope`: what κ acts on: the whole `encoder`, or convolution weights alone (`conv_only`, the code).
-    """
+    `suppression`: `complete`: one modality's encoder learns alone in each phase (κ = 1, the others 0);
+    `partial`: all learn, the more confident ones with κ = 1 − tanh(ratio of confidences). `tau`: epochs of
+    each phase, one a modality from the least confident on; the last (all together) may be left out. `half`:
+    half of the epochs shared equally by the k − 1 single-modality phases, the other half together. `auto`: as
+    `half` at most, but a phase ends earlier, once the modality's confidence in the student has closed the
+    fraction `auto_gap` of its gap to its teacher's, both on val, or has not risen for `auto_patience` epochs.
+    `partial` modulates in the first `tau` epochs: one number, `half`, or `all`. `update`: `skip`: a
+    suppressed encoder does not move by one bit (Eq. 8); `zero_grad`: its gradient is zero (the code).
+    `scope`: what κ acts on: the whole `encoder`, or convolution weights alone (`conv_only`, the code)."""
 
     tau: Annotated[Literal["half", "auto", "all"] | list[int], BeforeValidator(parse_tau)] = "half"
     suppression: Literal["complete", "partial"] = "complete"
@@ -50,18 +49,23 @@ class SMPSettings(Strict):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.suppression == "complete" and self.tau == "all":
-            raise ValueError("tau=all goes with suppression=partial; complete suppression must end: half, or numbers")
+            raise ValueError(
+                "tau=all goes with suppression=partial; complete suppression must end: half, or numbers"
+            )
         if self.suppression == "partial" and self.tau == "auto":
-            raise ValueError("tau=auto goes with suppression=complete; partial suppression has no phases: half or all")
+            raise ValueError(
+                "tau=auto goes with suppression=complete; partial suppression has no phases: half or all"
+            )
         if self.suppression == "partial" and self.scope == "conv_only":
             raise ValueError("scope=conv_only goes with suppression=complete")
         return self
 
     def phases(self, modalities: int, epochs: int) -> list[int]:
-        """Epochs of each of the k phases (partial: two), the last one filling up to `epochs`; `auto`: the most.
+        """Epochs of each of the k phases (partial: two), the last one filling up to `epochs`; `auto`: the
+        most.
 
-        Raises ValueError where `tau` has the wrong length or its single-modality phases do not leave an epoch.
-        """
+        Raises ValueError where `tau` has the wrong length or its single-modality phases do not leave an
+        epoch."""
         k = modalities
         if k < 2:
             raise ValueError("SMP needs at least two modalities")

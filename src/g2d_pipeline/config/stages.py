@@ -16,7 +16,7 @@ from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
-class Machine(Strict):
+class RunOptions(Strict):
     """Where and how to run: never part of a fingerprint."""
 
     device: str
@@ -33,22 +33,26 @@ class IngestSettings(Strict):
     task: Task
     target: TargetSettings
     raw: LayoutSettings
-    columns: dict[str, list[str]]  # modality → its columns in the manifest: one path, one text, or the table's values
-    kinds: dict[str, str] = {}  # modality → its kind; where it is left out, one column of its own name holds paths
+    columns: dict[
+        str, list[str]
+    ]  # modality → its columns in the manifest: one path, one text, or the table's values
+    kinds: dict[
+        str, str
+    ] = {}  # modality → its kind; where it is left out, one column of its own name holds paths
     categorical: list[str] = []  # which of the table's columns are categories
     dates: list[str] = []
     max_bad_fraction: Fraction
-    machine: Machine
+    machine: RunOptions
 
 
 class FeaturizeSettings(Strict):
     dataset: str
     modalities: dict[str, FeatureSettings]
     max_bad_fraction: Fraction = 0.0
-    machine: Machine
+    machine: RunOptions
 
 
-class TeacherCell(Strict):
+class TeacherRun(Strict):
     """One teacher to train: everything that fixes its weights."""
 
     modality: str
@@ -60,7 +64,7 @@ class TeacherCell(Strict):
     training: TrainingSettings
 
 
-class StudentCell(Strict):
+class StudentRun(Strict):
     """One student to train: everything that fixes its weights, given its teachers."""
 
     method: str
@@ -79,14 +83,14 @@ class StudentCell(Strict):
 
 class TeachersSettings(Strict):
     dataset: str
-    cells: dict[str, TeacherCell]
-    machine: Machine
+    cells: dict[str, TeacherRun]
+    machine: RunOptions
 
 
 class DistillSettings(Strict):
     dataset: str
-    cells: dict[str, StudentCell]
-    machine: Machine
+    cells: dict[str, StudentRun]
+    machine: RunOptions
 
 
 class EvaluateSettings(Strict):

@@ -32,7 +32,8 @@ OptimizerSettings = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
 
 
 class _Schedule(Strict):
-    """`warmup`: epochs in which the learning rate climbs evenly to its full value, before the schedule proper."""
+    """`warmup`: epochs in which the learning rate climbs evenly to its full value, before the schedule
+    proper."""
 
     warmup: NonNegativeInt = 0
 
@@ -77,7 +78,8 @@ class PlateauSchedule(_Schedule):
 
 
 LRSchedule = Annotated[
-    StepSchedule | MultiStepSchedule | CosineSchedule | WarmupSchedule | PlateauSchedule, Field(discriminator="name")
+    StepSchedule | MultiStepSchedule | CosineSchedule | WarmupSchedule | PlateauSchedule,
+    Field(discriminator="name"),
 ]
 
 
@@ -91,17 +93,17 @@ def parse_batch_size(value: Any) -> Any:
 class TrainingSettings(Strict):
     """The recipe of one training run, teacher or student (g2d.md §7).
 
-    `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`: batches
-    whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient. `ema`: decay of the
-    average of the weights that is evaluated and kept instead of the weights. `early_stopping`: epochs without a better
-    validation score after which training ends, counted in the last phase only: SMP's phases are never cut.
-    `selection`: `val` keeps the weights of the best validation epoch; `last` the last ones; `test` reproduces the
-    published protocol (best epoch on *test*), and every number made with it is labelled so.
-    `precision`: of the encoders (fusion and losses are float32); `channels_last`: memory format of convolutions;
-    `compile`: encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
-    backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
-    `augmented` batch (as published) or its remembered answers on the `clean` samples are used.
-    """
+    `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`:
+    batches whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient.
+    `ema`: decay of the average of the weights that is evaluated and kept instead of the weights.
+    `early_stopping`: epochs without a better validation score after which training ends, counted in the last
+    phase only: SMP's phases are never cut. `selection`: `val` keeps the weights of the best validation epoch;
+    `last` the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number
+    made with it is labelled so. `precision`: of the encoders (fusion and losses are float32);
+    `channels_last`: memory format of convolutions; `compile`: encoders through torch.compile;
+    `checkpoint_activations`: encoders compute their activations again in the backward pass instead of keeping
+    them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented` batch (as published)
+    or its remembered answers on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16

@@ -27,9 +27,10 @@ Codes = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 
-# ------------------------------------------------------------------------------------------------------ equal contents
+# --------------------------------------------------------------------------------------------- equal contents
 def cell_digests(cells: Sequence[str], root: Path, files: Mapping[Path, tuple[int, str]]) -> list[str]:
-    """Of each cell of a manifest the hash of its content: of a file, of a folder's pictures, of a row of an array.
+    """Of each cell of a manifest the hash of its content: of a file, of a folder's pictures, of a row of an
+    array.
 
     `files`: see `sources.hashing.content_hashes`; rows of arrays are read from their memory-mapped file.
     """
@@ -42,7 +43,9 @@ def cell_digests(cells: Sequence[str], root: Path, files: Mapping[Path, tuple[in
         else:
             own = [files[path][1] for path in files_of(cell, root)]
             found.append(
-                own[0] if len(own) == 1 else hashlib.blake2b("".join(own).encode(), digest_size=16).hexdigest()
+                own[0]
+                if len(own) == 1
+                else hashlib.blake2b("".join(own).encode(), digest_size=16).hexdigest()
             )
     return found
 
@@ -68,10 +71,9 @@ def merge_codes(codes: Sequence[Codes]) -> Codes:
 def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents that several samples have: `code` `[N]` is equal where the content is.
 
-    `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is in a split
-    before theirs as well, `first`: the first ten of them, with their samples by split; `within`: split → repetitions
-    inside it.
-    """
+    `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is
+    in a split before theirs as well, `first`: the first ten of them, with their samples by split; `within`:
+    split → repetitions inside it."""
     groups = _repeated(code)
     across = [g for g in groups if len(set(split[g])) > 1]
     repeated = {s: sum(max(0, int((split[g] == s).sum()) - 1) for g in groups) for s in SPLITS}
@@ -86,7 +88,9 @@ def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dic
 def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
     found = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
-    first = [[{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in found[:FIRST]]
+    first = [
+        [{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in found[:FIRST]
+    ]
     return {"contents": len(found), "first": first}
 
 
@@ -100,10 +104,12 @@ def _repeated(code: Codes) -> list[Codes]:
 def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """split → how many samples, and the first five."""
     own = {s: rows[split[rows] == s] for s in SPLITS}
-    return {s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if len(r)}
+    return {
+        s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if len(r)
+    }
 
 
-# ----------------------------------------------------------------------------------------------------- alike pictures
+# --------------------------------------------------------------------------------------------- alike pictures
 def thumbnails(pictures: Array) -> npt.NDArray[np.float32]:
     """uint8 `[n, C, H, W]` → `[n, 16, 18]`: means over areas of the middle channel (green, or grey), exact."""
     plane = pictures[:, pictures.shape[1] // 2]
@@ -121,20 +127,21 @@ def _areas(size: int, n: int) -> Codes:
 
 
 def difference_hashes(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether each of 8 × 8 areas is darker than its right neighbour."""
+    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether each of 8 × 8 areas is darker than its right
+    neighbour."""
     areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
     bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
     return np.packbits(bits.reshape(len(small), 64), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def find_alike(pictures: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
-    """Pictures of val and test that nearly equal one of a split before theirs: the same one, saved or scaled anew.
+    """Pictures of val and test that nearly equal one of a split before theirs: the same one, saved or scaled
+    anew.
 
-    `pictures`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle picture), memory-mapped; `code` `[N]` as
-    in `find_duplicates`: equal contents are told there. Nearly equal: difference hashes within 8 of 64 bits, and
-    thumbnails that correlate by 0.995 or more; the most similar earlier one is named. More than 100,000 pictures:
-    so many of them, evenly spaced, are compared.
-    """
+    `pictures`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle picture), memory-mapped;
+    `code` `[N]` as in `find_duplicates`: equal contents are told there. Nearly equal: difference hashes
+    within 8 of 64 bits, and thumbnails that correlate by 0.995 or more; the most similar earlier one is
+    named. More than 100,000 pictures: so many of them, evenly spaced, are compared."""
     rank = np.array([SPLITS.index(s) for s in split])
     rows = np.sort(np.unique(code * len(SPLITS) + rank, return_index=True)[1])
     total = len(rows)

@@ -1,8 +1,8 @@
-"""What each modality holds, by split: bytes, seconds, pixels, steps, missing values; nothing is decoded for it.
+"""What each modality holds, by split: bytes, seconds, pixels, steps, missing values; nothing is decoded for
+it.
 
-Bytes come with the content hashes, seconds and pixels from the headers of files, steps and everything that decoding
-found from the feature store.
-"""
+Bytes come with the content hashes, seconds and pixels from the headers of files, steps and everything that
+decoding found from the feature store."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def media_facts(
     root: Path,
     files: Mapping[Path, tuple[int, str]],
 ) -> dict[str, Any]:
-    """Facts of a modality of files. `about`: what the store's `meta.json` says of it; `code` `[N]`: each sample's
-    position in `cells`.
+    """Facts of a modality of files. `about`: what the store's `meta.json` says of it; `code` `[N]`: each
+    sample's position in `cells`.
 
-    `splits`: split → samples, distinct cells, and as min, median, max over these cells `bytes` (of a folder all its
-    pictures), `seconds`, `width`, `height`, `pictures` (in a folder), and of recordings how many are `filled` or `cut`
-    to the settings' seconds; `headers`: how many cells' headers were read, of how many, and how many told nothing. Rows
-    of array files have no header and no bytes of their own. `found`: what decoding found (`features.finishing`).
-    """
+    `splits`: split → samples, distinct cells, and as min, median, max over these cells `bytes` (of a folder
+    all its pictures), `seconds`, `width`, `height`, `pictures` (in a folder), and of recordings how many are
+    `filled` or `cut` to the settings' seconds; `headers`: how many cells' headers were read, of how many, and
+    how many told nothing. Rows of array files have no header and no bytes of their own. `found`: what
+    decoding found (`features.finalize`)."""
     kind = str(about["kind"])
     held = [k for k, cell in enumerate(cells) if split_cell(cell)[1] is None]
     bytes_of = {k: float(sum(files[path][0] for path in files_of(cells[k], root))) for k in held}
@@ -63,38 +63,60 @@ def media_facts(
             facts["filled"] = sum(s < kept - TOLERANCE for s in lengths)
             facts["cut"] = sum(s > kept + TOLERANCE for s in lengths)
         splits[name] = facts
-    result: dict[str, Any] = {"kind": kind, "stored": _stored(about), "splits": splits, "found": about.get("found", {})}
+    result: dict[str, Any] = {
+        "kind": kind,
+        "stored": _stored(about),
+        "splits": splits,
+        "found": about.get("found", {}),
+    }
     if asked:
-        result["headers"] = {"read": len(asked), "of": len(held), "unknown": sum(not of for of in told.values())}
+        result["headers"] = {
+            "read": len(asked),
+            "of": len(held),
+            "unknown": sum(not of for of in told.values()),
+        }
     return result
 
 
 def sequence_steps(array: Array, split: Array) -> dict[str, Any]:
-    """split → min, median, max of the steps that are kept, of stored sequences `[N, F + 1, steps]` with their mask."""
+    """split → min, median, max of the steps that are kept, of stored sequences `[N, F + 1, steps]` with their
+    mask."""
     lengths = np.concatenate([array[k : k + 4096, -1].sum(axis=1) for k in range(0, len(array), 4096)])
     return {name: spread_of("steps", lengths[split == name].tolist()) for name in SPLITS}
 
 
 def text_facts(about: Mapping[str, Any], texts: pd.Series[str], split: Array) -> dict[str, Any]:
-    """Facts of a modality of texts: by split the samples, min, median, max of the `characters`, and empty texts."""
+    """Facts of a modality of texts: by split the samples, min, median, max of the `characters`, and empty
+    texts."""
     lengths = texts.astype(str).str.len().to_numpy()
     splits = {}
     for name in SPLITS:
         own = lengths[split == name]
-        splits[name] = {"samples": len(own), "empty": int((own == 0).sum())} | spread_of("characters", own.tolist())
-    return {"kind": str(about["kind"]), "stored": _stored(about), "splits": splits, "found": about.get("found", {})}
+        splits[name] = {"samples": len(own), "empty": int((own == 0).sum())} | spread_of(
+            "characters", own.tolist()
+        )
+    return {
+        "kind": str(about["kind"]),
+        "stored": _stored(about),
+        "splits": splits,
+        "found": about.get("found", {}),
+    }
 
 
 def table_facts(about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
     """Facts of a tabular modality `[N, columns]`: by split the samples, missing values, and samples with one.
 
-    `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in train.
-    """
+    `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in
+    train."""
     blank = (table.isna() | (table == "")).to_numpy(bool)
     splits = {}
     for name in SPLITS:
         own = blank[split == name]
-        splits[name] = {"samples": len(own), "missing": int(own.sum()), "incomplete": int(own.any(axis=1).sum())}
+        splits[name] = {
+            "samples": len(own),
+            "missing": int(own.sum()),
+            "incomplete": int(own.any(axis=1).sum()),
+        }
     missing = {
         str(column): {name: int(blank[split == name, f].sum()) for name in SPLITS}
         for f, column in enumerate(table)
@@ -121,11 +143,16 @@ def spread_of(key: str, values: Sequence[float]) -> dict[str, dict[str, float]]:
 def _stored(about: Mapping[str, Any]) -> dict[str, Any]:
     """What the store keeps of a sample."""
     shape = list(about["shape"])
-    return {"shape": shape, "dtype": about["dtype"], "bytes": int(np.prod(shape)) * np.dtype(about["dtype"]).itemsize}
+    return {
+        "shape": shape,
+        "dtype": about["dtype"],
+        "bytes": int(np.prod(shape)) * np.dtype(about["dtype"]).itemsize,
+    }
 
 
 def _header(kind: str, path: Path) -> dict[str, float]:
-    """What a file's header tells of seconds, width and height; nothing where it does not tell, or is not understood."""
+    """What a file's header tells of seconds, width and height; nothing where it does not tell, or is not
+    understood."""
     if path.is_dir():
         files = files_of("", path)
         return {"pictures": float(len(files))} | (_picture(files[0]) if files else {})

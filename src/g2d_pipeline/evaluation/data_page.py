@@ -77,6 +77,8 @@ def target_figure(report: Mapping[str, Any]) -> go.Figure:
             shares = [100 * n / max(of["samples"], 1) for n in counts]
             figure.add_scatter(x=centres, y=shares, name=split, line={"shape": "hvh", "color": colour})
     name = " · ".join(str(part) for part in report["target"].values() if part)
-    figure.update_xaxes(title=text(name), **({"type": "category"} if report["task"] == "classification" else {}))
+    figure.update_xaxes(
+        title=text(name), **({"type": "category"} if report["task"] == "classification" else {})
+    )
     figure.update_yaxes(title="% of the split")
     return figure

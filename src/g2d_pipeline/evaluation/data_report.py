@@ -1,8 +1,7 @@
 """The data report: what is in each split, what is missing or dropped, and what should make one suspicious.
 
-It is made of the manifest, the feature store and the content hashes of the raw files; nothing is decoded again. The
-same data give the same report, which is plain: dictionaries, lists, texts and numbers.
-"""
+It is made of the manifest, the feature store and the content hashes of the raw files; nothing is decoded
+again. The same data give the same report, which is plain: dictionaries, lists, texts and numbers."""
 
 from __future__ import annotations
 
@@ -42,15 +41,17 @@ BINS = 24
 Array = npt.NDArray[Any]
 
 
-def describe_data(manifest: Manifest, store: FeatureStore, root: Path, hashes: Path | None = None) -> dict[str, Any]:
+def describe_data(
+    manifest: Manifest, store: FeatureStore, root: Path, hashes: Path | None = None
+) -> dict[str, Any]:
     """The data report of a manifest, whose paths are relative to `root`, and its feature store.
 
-    `hashes`: the cache of content hashes (`sources.hashing`). Keys: `dataset`, `source`, `task`, `target`, `splits`,
-    `histogram` (of a regression), `modalities` (facts, `duplicates`, and of pictures `alike`), `duplicates` (samples
-    equal in every modality), `conflicts` (those whose targets differ), `groups`, `outliers`, `dropped`, `notes`,
-    `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists hold the first ten, beside a count of all.
-    Raises DataError where a raw file has gone, or the store is of another manifest.
-    """
+    `hashes`: the cache of content hashes (`sources.hashing`). Keys: `dataset`, `source`, `task`, `target`,
+    `splits`, `histogram` (of a regression), `modalities` (facts, `duplicates`, and of pictures `alike`),
+    `duplicates` (samples equal in every modality), `conflicts` (those whose targets differ), `groups`,
+    `outliers`, `dropped`, `notes`, `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists
+    hold the first ten, beside a count of all. Raises DataError where a raw file has gone, or the store is of
+    another manifest."""
     meta, table = manifest.meta, _stored_rows(manifest.table, store)
     split, target = table["split"].to_numpy(object), table["target"].to_numpy()
     sample_ids = table["sample_id"].astype(str).tolist()
@@ -101,7 +102,9 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     def add(kind: str, count: int, what: str, where: str = "") -> None:
         if count:
-            found.append({"kind": kind, "count": count, "text": f"{f'{where}: ' if where else ''}{what}: {count:,}"})
+            found.append(
+                {"kind": kind, "count": count, "text": f"{f'{where}: ' if where else ''}{what}: {count:,}"}
+            )
 
     if len(report["modalities"]) > 1:
         what = "samples of val and test that equal one of an earlier split in every modality"
@@ -122,26 +125,34 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, of in report["modalities"].items():
         counts = {kind: sum(told["samples"].values()) for kind, told in of.get("found", {}).items()}
         add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
-        add("not finite", counts.get("replaced", 0), "samples with values that are not finite, stored as 0", name)
+        add(
+            "not finite",
+            counts.get("replaced", 0),
+            "samples with values that are not finite, stored as 0",
+            name,
+        )
     add("dropped", report["dropped"]["samples"], "samples that were dropped")
     return found
 
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
-    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without any."""
+    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without
+    any."""
     totals: dict[str, int] = {}
     for warning in warnings:
         totals[warning["kind"]] = totals.get(warning["kind"], 0) + warning["count"]
     return ", ".join(f"{count} {kind}" for kind, count in totals.items())
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     """The rows of the manifest that the store has, in its order; DataError where it has others."""
     stored = store.index["sample_id"].astype(str)
     own = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
     if own["sample_id"].astype(str).tolist() != stored.tolist():
-        raise DataError(f"The feature store {store.path} is of another manifest. Run again with --params rebuild=true.")
+        raise DataError(
+            f"The feature store {store.path} is of another manifest. Run again with --params rebuild=true."
+        )
     return own
 
 
@@ -193,7 +204,8 @@ def _histogram(split: Array, target: Array) -> dict[str, Any]:
 
 
 def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
-    """How many groups there are and cross splits, with the first ten; empty where the manifest tells no groups."""
+    """How many groups there are and cross splits, with the first ten; empty where the manifest tells no
+    groups."""
     column = next((c for c in GROUPS if c in table), None)
     if column is None:
         return {}
@@ -214,10 +226,9 @@ def _outliers(
 ) -> list[dict[str, Any]]:
     """Of each column the values whose robust z-score exceeds 5, the furthest first.
 
-    z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0 and
-    1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of fewer than three
-    different values in train have no outliers.
-    """
+    z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0
+    and 1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of
+    fewer than three different values in train have no outliers."""
     found = []
     for column in columns:
         values = table[column].to_numpy(np.float64)
@@ -233,10 +244,22 @@ def _outliers(
             continue
         worst = rows[np.argsort(-z[rows], kind="stable")][:FIRST].tolist()
         first = [
-            {"sample": sample_ids[i], "split": split[i], "value": float(values[i]), "z": round(float(z[i]), 1)}
+            {
+                "sample": sample_ids[i],
+                "split": split[i],
+                "value": float(values[i]),
+                "z": round(float(z[i]), 1),
+            }
             for i in worst
         ]
         found.append(
-            {"column": column, "count": len(rows), "limit": OUTLIER, "median": middle, "scale": scale, "first": first}
+            {
+                "column": column,
+                "count": len(rows),
+                "limit": OUTLIER,
+                "median": middle,
+                "scale": scale,
+                "first": first,
+            }
         )
     return found

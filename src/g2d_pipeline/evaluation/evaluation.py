@@ -19,7 +19,8 @@ from .tables import summarise, table_text
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report, table."""
+    """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report,
+    table."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -38,9 +39,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
-    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`. Raises ValueError where runs are
-    missing, come twice, differ in task, or their predictions are unfit; the message names the run.
-    """
+    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`. Raises ValueError where runs
+    are missing, come twice, differ in task, or their predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
         raise ValueError(f"source {source!r}: expected 'raw' or 'sample'")

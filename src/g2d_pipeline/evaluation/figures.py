@@ -1,9 +1,8 @@
 """One function a figure: data frames in, a plotly figure out.
 
-`history` is what `records.history_frame` returns, `summary` what `tables.summarise` returns; `modalities` are in the
-configuration's order, which fixes their colours. Everything is a mean over seeds with a band (or bar) of ± one
-standard deviation. To add a figure: write its function, and name it in `make_figures`.
-"""
+`history` is what `records.history_frame` returns, `summary` what `tables.summarise` returns; `modalities` are
+in the configuration's order, which fixes their colours. Everything is a mean over seeds with a band (or bar)
+of ± one standard deviation. To add a figure: write its function, and name it in `make_figures`."""
 
 from __future__ import annotations
 
@@ -48,7 +47,8 @@ def _students(history: pd.DataFrame, prefix: str, modalities: Sequence[str]) -> 
 
 
 def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
-    """Training loss and its terms by epoch, and the validation loss; teachers in one panel, coloured by modality."""
+    """Training loss and its terms by epoch, and the validation loss; teachers in one panel, coloured by
+    modality."""
     subtitle = f"training: solid, validation: dotted; {_reading(history)}"
     title = figure_title("Loss by epoch", dataset, source, subtitle)
     figure, panels = panel_figure(history, title, "loss", one_scale=False, phases=modalities)
@@ -59,7 +59,9 @@ def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: st
                 own = panel.history[panel.history["modality"] == m]
                 add_curve(figure, panel, mean_curve(own, "loss/task"), f"teacher {m}", colours[m])
                 validation = mean_curve(own, "val/loss")
-                add_curve(figure, panel, validation, f"teacher {m}", colours[m], dash="dot", width=1.6, band=False)
+                add_curve(
+                    figure, panel, validation, f"teacher {m}", colours[m], dash="dot", width=1.6, band=False
+                )
             continue
         for column, (name, colour, dash) in LOSS_TERMS.items():
             curve = mean_curve(panel.history, column)
@@ -70,9 +72,16 @@ def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: st
 
 
 def metric_curves(
-    history: pd.DataFrame, *, metric: str, modalities: Sequence[str], dataset: str, source: str, unit: str = ""
+    history: pd.DataFrame,
+    *,
+    metric: str,
+    modalities: Sequence[str],
+    dataset: str,
+    source: str,
+    unit: str = "",
 ) -> go.Figure:
-    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phase changes marked.
+    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phase changes
+    marked.
 
     `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (for `rmse` and `mae`).
     """
@@ -88,11 +97,15 @@ def metric_curves(
             for split, dash in (("val", "solid"), ("test", "dot")):
                 curve = mean_curve(frame, f"{split}/{part}", spec.scale)
                 band = split == "val"
-                add_curve(figure, panel, curve, part, colours[part], dash=dash, width=width, band=band, rank=rank)
+                add_curve(
+                    figure, panel, curve, part, colours[part], dash=dash, width=width, band=band, rank=rank
+                )
     return figure
 
 
-def confidence_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
+def confidence_curves(
+    history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str
+) -> go.Figure:
     """Each teacher's mean confidence over the batches of an epoch: what the ranking is made from (Fig. 3)."""
     frame = _students(history, "confidence", modalities)
     title = figure_title("Teachers' confidence ρ on training batches", dataset, source, _reading(frame))
@@ -121,7 +134,15 @@ def kappa_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: s
     for panel in panels:
         for i, m in enumerate(modalities):
             width = 2.0 + 3.0 * (len(modalities) - 1 - i)
-            add_curve(figure, panel, mean_curve(panel.history, f"kappa/{m}"), m, colours[m], width=width, shape="hvh")
+            add_curve(
+                figure,
+                panel,
+                mean_curve(panel.history, f"kappa/{m}"),
+                m,
+                colours[m],
+                width=width,
+                shape="hvh",
+            )
     figure.update_yaxes(range=[-0.08, 1.08])
     return figure
 
@@ -135,7 +156,8 @@ def summary_bars(
     unit: str = "",
     metric: str | None = None,
 ) -> go.Figure:
-    """One metric of every teacher and method: a bar a part, error bars of ± one standard deviation over seeds.
+    """One metric of every teacher and method: a bar a part, error bars of ± one standard deviation over
+    seeds.
 
     `metric`: by default the first headline metric that is a number. `unit` is the target's.
     """
@@ -167,7 +189,13 @@ def summary_bars(
             width=0.92,
             name=text(part),
             marker={"color": colours[part]},
-            error_y={"array": errors, "color": "#3d4250", "thickness": 1.4, "width": 4, "visible": any(errors)},
+            error_y={
+                "array": errors,
+                "color": "#3d4250",
+                "thickness": 1.4,
+                "width": 4,
+                "visible": any(errors),
+            },
             text=[format_value(name, m, digits=digits) for m, _ in values],
             textposition="inside",
             insidetextanchor="start",
@@ -182,7 +210,10 @@ def summary_bars(
     figure.update_layout(
         template=TEMPLATE,
         title=figure_title(
-            f"{spec.label} on the {split} split", dataset, source, "; ".join(filter(None, [direction, spread, note]))
+            f"{spec.label} on the {split} split",
+            dataset,
+            source,
+            "; ".join(filter(None, [direction, spread, note])),
         ),
         barmode="overlay",
         hovermode="closest",

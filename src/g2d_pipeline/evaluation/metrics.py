@@ -28,7 +28,8 @@ METRIC_COLUMNS = (
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal point.
+    """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal
+    point.
 
     `digits` None: three significant digits of the column's median, for values in the target's own unit.
     `unit` is what stands in brackets; "target" means the target's unit.
@@ -55,7 +56,8 @@ METRICS: Mapping[str, Metric] = {
     "rmse": Metric("RMSE", False, 1.0, None, "target"),
     "mae": Metric("MAE", False, 1.0, None, "target"),
 }
-"""Stored values: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in nats."""
+"""Stored values: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in
+nats."""
 
 TASK_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro", "nll"),
@@ -82,17 +84,16 @@ def task_of(metrics: pd.DataFrame) -> str:
 def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
     """Metrics of one part on one split.
 
-    `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and for
-    classification `confidence`, the probability of the true class.
+    `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and
+    for classification `confidence`, the probability of the true class.
 
     Classification: `accuracy` and `f1_macro` (over the classes that occur) as fractions, `nll` = mean of
-    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `mape` in percent
-    (NaN where a target is 0: the percentage has no meaning), `r2` (NaN for fewer than two samples), `rmse` and `mae`
-    in the target's unit.
+    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `mape` in
+    percent (NaN where a target is 0: the percentage has no meaning), `r2` (NaN for fewer than two samples),
+    `rmse` and `mae` in the target's unit.
 
-    Raises ValueError for an unknown task, an empty frame, a missing column, a NaN or infinite value, a class that is
-    not a whole number, or a confidence outside [0, 1].
-    """
+    Raises ValueError for an unknown task, an empty frame, a missing column, a NaN or infinite value, a class
+    that is not a whole number, or a confidence outside [0, 1]."""
     if task not in TASK_METRICS:
         raise ValueError(f"task {task!r}: expected one of {', '.join(TASK_METRICS)}")
     if frame.empty:
@@ -131,7 +132,9 @@ def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.n
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     zero = bool((target == 0).any())
     return {
-        "mape": float("nan") if zero else 100.0 * float(sk.mean_absolute_percentage_error(target, prediction)),
+        "mape": float("nan")
+        if zero
+        else 100.0 * float(sk.mean_absolute_percentage_error(target, prediction)),
         "r2": float(sk.r2_score(target, prediction)) if len(target) > 1 else float("nan"),
         "rmse": float(np.sqrt(sk.mean_squared_error(target, prediction))),
         "mae": float(sk.mean_absolute_error(target, prediction)),
@@ -141,12 +144,12 @@ def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
 def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFrame:
     """Every metric of every run, split and part: one row a number, columns `METRIC_COLUMNS`.
 
-    Rows come in the order of all tables: teachers in the configuration's order, then methods by appearance; seeds
-    ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or `"sample"`.
+    Rows come in the order of all tables: teachers in the configuration's order, then methods by appearance;
+    seeds ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or
+    `"sample"`.
 
-    Raises ValueError where there are no runs, a cell or a sample comes twice, tasks differ, or predictions are unfit;
-    the message names the run.
-    """
+    Raises ValueError where there are no runs, a cell or a sample comes twice, tasks differ, or predictions
+    are unfit; the message names the run."""
     task = check_runs(runs)
     parts = [MULTI, *modality_order(runs)]
     rows: list[dict[str, object]] = []

@@ -34,7 +34,12 @@ def figure_html(name: str, figure: go.Figure) -> Markup:
     """The figure's `<div>` and script, with an id made from its name: plotly's own ids are random."""
     options = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
     html = plotly.io.to_html(
-        figure, config=options, include_plotlyjs=False, include_mathjax=False, full_html=False, div_id=f"figure-{name}"
+        figure,
+        config=options,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        full_html=False,
+        div_id=f"figure-{name}",
     )
     return Markup(html)
 

@@ -1,4 +1,5 @@
-"""What all figures share: template, colours, a panel a method, mean curves with a band over seeds, phase marks."""
+"""What all figures share: template, colours, a panel a method, mean curves with a band over seeds, phase
+marks."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from .records import MULTI, TEACHER
 INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
-"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order."""
+"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order.
+"""
 
 COLUMNS = 3
 _AXIS = {
@@ -70,7 +72,9 @@ def text(value: object) -> str:
 
 def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> dict[str, object]:
     """A figure's title with its dataset, prefixed `"SAMPLE · "` where the data are a sample."""
-    title: dict[str, object] = {"text": f"{'SAMPLE · ' if source == 'sample' else ''}{text(words)} · {text(dataset)}"}
+    title: dict[str, object] = {
+        "text": f"{'SAMPLE · ' if source == 'sample' else ''}{text(words)} · {text(dataset)}"
+    }
     if subtitle:
         title["subtitle"] = {"text": text(subtitle), "font": {"size": 12, "color": GREY}}
     return title
@@ -96,7 +100,12 @@ class Panel:
 
 
 def panel_figure(
-    history: pd.DataFrame, title: dict[str, object], y_title: str, *, one_scale: bool, phases: Sequence[str] = ()
+    history: pd.DataFrame,
+    title: dict[str, object],
+    y_title: str,
+    *,
+    one_scale: bool,
+    phases: Sequence[str] = (),
 ) -> tuple[go.Figure, list[Panel]]:
     """An empty figure with a panel a method in order of appearance, teachers together in the first.
 
@@ -120,7 +129,9 @@ def panel_figure(
         heading = "teachers alone" if panel.is_teachers else text(name)
         _note(figure, panel, f"<b>{heading}</b>", size=13, shift=20 if phases else 4)
         last = index + columns >= len(names)
-        figure.update_xaxes(title_text="epoch" if last else None, showticklabels=True, row=panel.row, col=panel.col)
+        figure.update_xaxes(
+            title_text="epoch" if last else None, showticklabels=True, row=panel.row, col=panel.col
+        )
         if phases and not panel.is_teachers:
             _mark_phases(figure, panel, phases)
     figure.update_yaxes(title_text=y_title, col=1)
@@ -134,7 +145,9 @@ def _axes(figure: go.Figure, panel: Panel) -> tuple[str, str]:
     return subplot.xaxis.plotly_name.replace("axis", ""), subplot.yaxis.plotly_name.replace("axis", "")
 
 
-def _note(figure: go.Figure, panel: Panel, words: str, *, size: int, shift: int, x: float | None = None) -> None:
+def _note(
+    figure: go.Figure, panel: Panel, words: str, *, size: int, shift: int, x: float | None = None
+) -> None:
     """Words above a panel: at its left edge, or at epoch `x`."""
     x_axis, y_axis = _axes(figure, panel)
     figure.add_annotation(
@@ -152,7 +165,8 @@ def _note(figure: go.Figure, panel: Panel, words: str, *, size: int, shift: int,
 
 
 def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> None:
-    """A vertical line where a phase begins, and above it who learns (all, one modality, or the phase's number)."""
+    """A vertical line where a phase begins, and above it who learns (all, one modality, or the phase's
+    number)."""
     frame = panel.history
     if frame["phase"].nunique() < 2:
         return
@@ -180,7 +194,8 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> 
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
-    """`epoch`, `mean`, `std` over the seeds that have the epoch (ddof = 1; NaN for one); empty without the column."""
+    """`epoch`, `mean`, `std` over the seeds that have the epoch (ddof = 1; NaN for one); empty without the
+    column."""
     if column not in frame or frame[column].isna().all():
         return pd.DataFrame(columns=["epoch", "mean", "std"])
     values = frame[["epoch", column]].dropna().assign(**{column: lambda d: d[column].astype(float) * scale})

@@ -22,12 +22,15 @@ def teacher_orders(rankings: pd.DataFrame) -> dict[int, dict[str, list[str]]]:
     orders: dict[int, dict[str, list[str]]] = {}
     for seed, split in rankings[["seed", "confidence_on"]].drop_duplicates().itertuples(index=False):
         rows = rankings[(rankings["seed"] == seed) & (rankings["confidence_on"] == split)]
-        orders.setdefault(int(seed), {})[str(split)] = list(rows.sort_values("confidence", kind="stable")["modality"])
+        orders.setdefault(int(seed), {})[str(split)] = list(
+            rows.sort_values("confidence", kind="stable")["modality"]
+        )
     return dict(sorted(orders.items()))
 
 
 def ranking_disagreements(rankings: pd.DataFrame) -> list[int]:
-    """The seeds whose ranking on train differs from the one on val, ascending; a seed with one ranking never does."""
+    """The seeds whose ranking on train differs from the one on val, ascending; a seed with one ranking never
+    does."""
     return [
         seed
         for seed, order in teacher_orders(rankings).items()

@@ -26,10 +26,10 @@ SELECTIONS = {
 class Run:
     """One trained cell, as its artefact tells it.
 
-    `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is empty.
-    `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the artefact's `model.json`
-    (`task`, `metric`, `selection`, `selected_epoch`, `modalities` in the configuration's order, …).
-    """
+    `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is
+    empty. `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the
+    artefact's `model.json` (`task`, `metric`, `selection`, `selected_epoch`, `modalities` in the
+    configuration's order, …)."""
 
     method: str
     modality: str
@@ -44,19 +44,23 @@ class Run:
 
 
 def row_label(method: str, modality: str) -> str:
-    """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name otherwise."""
+    """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name
+    otherwise."""
     return f"{method} · {modality}" if modality else method
 
 
 def modality_order(runs: Iterable[Run]) -> list[str]:
     """Every modality of `runs`, in the configuration's order (as the runs with the most modalities state it)."""
     lists = [list(run.info.get("modalities", [])) or [run.modality] for run in runs]
-    ordered = [m for names in sorted(lists, key=len, reverse=True) for m in names]  # sorted() keeps ties in order
+    ordered = [
+        m for names in sorted(lists, key=len, reverse=True) for m in names
+    ]  # sorted() keeps ties in order
     return [m for m in dict.fromkeys(ordered) if m]
 
 
 def ordered_runs(runs: Sequence[Run]) -> list[Run]:
-    """Teachers in the configuration's order, then students by first appearance of their method; seeds ascending."""
+    """Teachers in the configuration's order, then students by first appearance of their method; seeds
+    ascending."""
     modalities = modality_order(runs)
     methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
 
@@ -68,13 +72,16 @@ def ordered_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def check_runs(runs: Sequence[Run]) -> str:
-    """The one task of `runs`; raises ValueError where there are none, a cell comes twice, or the tasks differ."""
+    """The one task of `runs`; raises ValueError where there are none, a cell comes twice, or the tasks
+    differ."""
     if not runs:
         raise ValueError("there are no runs to evaluate")
     seen: set[tuple[str, str, int]] = set()
     for run in runs:
         if run.is_teacher != bool(run.modality):
-            raise ValueError(f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality")
+            raise ValueError(
+                f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality"
+            )
         cell = (run.method, run.modality, run.seed)
         if cell in seen:
             raise ValueError(f"{row_label(run.method, run.modality)}, seed {run.seed}, is there twice")
@@ -86,7 +93,8 @@ def check_runs(runs: Sequence[Run]) -> str:
 
 
 def history_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """All histories below one another, with `method`, `modality` and `seed` in front: what the figures draw from.
+    """All histories below one another, with `method`, `modality` and `seed` in front: what the figures draw
+    from.
 
     A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows.
     """

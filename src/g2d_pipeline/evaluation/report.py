@@ -45,11 +45,10 @@ def build_report(
 ) -> str:
     """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
 
-    `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this order;
-    `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`, `source`, `dropped`,
-    `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved; `data`: see
-    `data_report.describe_data`. All text from data is escaped.
-    """
+    `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this
+    order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
+    `source`, `dropped`, `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved;
+    `data`: see `data_report.describe_data`. All text from data is escaped."""
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])
@@ -108,7 +107,9 @@ def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def tiles(summary: pd.DataFrame, modalities: Sequence[str]) -> list[dict[str, Any]]:
     """The first thing seen: the best teacher and each method, by the first headline metric that is a number."""
     finite = set(summary.loc[summary["mean"].notna(), "metric"])
-    name = next((n for n in [*headline(summary), *other_metrics(summary)] if n in finite), headline(summary)[0])
+    name = next(
+        (n for n in [*headline(summary), *other_metrics(summary)] if n in finite), headline(summary)[0]
+    )
     spec, own = metric_spec(name), summary[summary["metric"] == name]
     digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
@@ -122,7 +123,9 @@ def tiles(summary: pd.DataFrame, modalities: Sequence[str]) -> list[dict[str, An
         {
             "label": label,
             "value": format_value(name, float(row["mean"]), digits=digits),
-            "spread": format_value(name, float(row["std"]), digits=digits) if row["std"] == row["std"] else "",
+            "spread": format_value(name, float(row["std"]), digits=digits)
+            if row["std"] == row["std"]
+            else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
             "best": is_best,
@@ -147,7 +150,12 @@ def table_cells(wide: pd.DataFrame, summary: pd.DataFrame, unit: str) -> dict[st
         label = row_label(method, modality)
         rows.append({"label": label, "teacher": method == TEACHER, "extra": extra, "cells": cells})
     marked = any(cell["best"] for row in rows for cell in row["cells"])
-    return {"groups": [metric_spec(n).title(unit) for n in names], "parts": parts, "rows": rows, "marked": marked}
+    return {
+        "groups": [metric_spec(n).title(unit) for n in names],
+        "parts": parts,
+        "rows": rows,
+        "marked": marked,
+    }
 
 
 def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:

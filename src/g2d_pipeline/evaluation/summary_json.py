@@ -31,10 +31,10 @@ def metrics_summary(
 ) -> dict[str, Any]:
     """Every number of a run and over seeds, JSON-able; values as stored (see `metrics.METRICS`), NaN as None.
 
-    Keys: `dataset`, `source`, `task`, `target`, `counts`, `dropped` (how many), `selection` (a note where an epoch was
-    not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`), `summary` (rows of
-    `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and `ranking_disagreements` (seeds).
-    """
+    Keys: `dataset`, `source`, `task`, `target`, `counts`, `dropped` (how many), `selection` (a note where an
+    epoch was not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`),
+    `summary` (rows of `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and
+    `ranking_disagreements` (seeds)."""
     runs = []
     keys = ["method", "modality", "seed", "selection", "selected_epoch"]
     for key, group in metrics.groupby(keys, sort=False):
@@ -62,7 +62,8 @@ def metrics_summary(
 
 
 def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row a seed: `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`, ascending."""
+    """A row a seed: `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`,
+    ascending."""
     records: list[dict[str, Any]] = []
     for seed, orders in teacher_orders(rankings).items():
         record: dict[str, Any] = {"seed": seed}

@@ -38,14 +38,16 @@ SUMMARY_COLUMNS = (
 def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """Mean and standard deviation (ddof = 1) over seeds of `metrics` (see `collect_metrics`) on one split.
 
-    One row per run without its seed, part and metric, in the order of `metrics`; `n` counts seeds; `std` is NaN for
-    one seed. Raises ValueError where a run has nothing on `split`: a mean over fewer seeds would go unnoticed.
-    """
+    One row per run without its seed, part and metric, in the order of `metrics`; `n` counts seeds; `std` is
+    NaN for one seed. Raises ValueError where a run has nothing on `split`: a mean over fewer seeds would go
+    unnoticed."""
     keys = ["dataset", "source", "method", "modality", "split", "part", "metric"]
     chosen = metrics[metrics["split"] == split]
     cells = ["method", "modality", "seed"]
     have = set(chosen[cells].itertuples(index=False, name=None))
-    lacking = [cell for cell in dict.fromkeys(metrics[cells].itertuples(index=False, name=None)) if cell not in have]
+    lacking = [
+        cell for cell in dict.fromkeys(metrics[cells].itertuples(index=False, name=None)) if cell not in have
+    ]
     if lacking or chosen.empty:
         names = "; ".join(f"{row_label(method, modality)}, seed {seed}" for method, modality, seed in lacking)
         raise ValueError(f"no predictions on the {split} split: {names or 'there are no metrics'}")
@@ -59,7 +61,8 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def decimals(metric: str, values: Iterable[float]) -> int:
-    """Digits after the point for a column of `metric`: fixed by the metric, or three significant ones of the median."""
+    """Digits after the point for a column of `metric`: fixed by the metric, or three significant ones of the
+    median."""
     spec = metric_spec(metric)
     if spec.digits is not None:
         return spec.digits
@@ -77,8 +80,11 @@ def format_value(metric: str, mean: float, std: float = math.nan, digits: int | 
     return f"{text} ± {std * spec.scale:.{places}f}" if math.isfinite(std) else text
 
 
-def _wide(frame: pd.DataFrame, keys: Sequence[str], metric_names: Sequence[str], mean: str, std: str) -> pd.DataFrame:
-    """Text: a row a distinct `keys`, columns (metric, part) with the multimodal part first; `ABSENT` elsewhere."""
+def _wide(
+    frame: pd.DataFrame, keys: Sequence[str], metric_names: Sequence[str], mean: str, std: str
+) -> pd.DataFrame:
+    """Text: a row a distinct `keys`, columns (metric, part) with the multimodal part first; `ABSENT`
+    elsewhere."""
     modalities = [part for part in dict.fromkeys(frame["part"]) if part != MULTI]
     parts = ([MULTI] if MULTI in set(frame["part"]) else []) + modalities
     columns = [(name, part) for name in metric_names for part in parts]
@@ -88,7 +94,9 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], metric_names: Sequence[str],
         cells = rows.setdefault(tuple(record[key] for key in keys), {})
         name = record["metric"]
         if name in digits:
-            cells[(name, record["part"])] = format_value(name, record[mean], record.get(std, math.nan), digits[name])
+            cells[(name, record["part"])] = format_value(
+                name, record[mean], record.get(std, math.nan), digits[name]
+            )
     return pd.DataFrame(
         [[cells.get(column, ABSENT) for column in columns] for cells in rows.values()],
         index=pd.MultiIndex.from_tuples(list(rows), names=list(keys)),
@@ -111,14 +119,15 @@ def other_metrics(frame: pd.DataFrame) -> list[str]:
 def summary_table(summary: pd.DataFrame, metric_names: Sequence[str] | None = None) -> pd.DataFrame:
     """Wide text: index (method, modality), columns (metric, part), cells like `"71.3 ± 1.2"` or `"–"`.
 
-    `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE are in
-    percent; RMSE and MAE in the target's unit.
-    """
+    `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE
+    are in percent; RMSE and MAE in the target's unit."""
     names = list(metric_names) if metric_names is not None else headline(summary)
     return _wide(summary, ["method", "modality"], names, "mean", "std")
 
 
-def seed_table(metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None) -> pd.DataFrame:
+def seed_table(
+    metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None
+) -> pd.DataFrame:
     """The same, seed by seed: index (method, modality, seed, selected_epoch), columns (metric, part)."""
     chosen = metrics[metrics["split"] == split]
     names = list(metric_names) if metric_names is not None else headline(metrics)
@@ -126,7 +135,8 @@ def seed_table(metrics: pd.DataFrame, split: str = "test", metric_names: Sequenc
 
 
 def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
-    """Metric → the method(s) with the best multimodal mean; empty where fewer than two methods can be compared."""
+    """Metric → the method(s) with the best multimodal mean; empty where fewer than two methods can be
+    compared."""
     best: dict[str, list[str]] = {}
     students = summary[(summary["part"] == MULTI) & (summary["method"] != TEACHER) & summary["mean"].notna()]
     for name, group in students.groupby("metric", sort=False):
@@ -137,7 +147,8 @@ def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def selection_note(frame: pd.DataFrame) -> str:
-    """Nothing where every epoch was selected on validation; else how, e.g. "selection on test (published protocol)"."""
+    """Nothing where every epoch was selected on validation; else how, e.g. "selection on test (published
+    protocol)"."""
     found = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
     return "; ".join(SELECTIONS.get(name, name) for name in found) if found != ["val"] else ""
 
@@ -149,7 +160,8 @@ def seeds_note(summary: pd.DataFrame) -> str:
 
 
 def table_title(summary: pd.DataFrame) -> str:
-    """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it the selection where it was not validation."""
+    """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it the selection where it was not
+    validation."""
     first = summary.iloc[0]
     seeds = seeds_note(summary)
     spread = seeds if seeds == "1 seed" else f"mean ± std over {seeds}"
@@ -159,7 +171,8 @@ def table_title(summary: pd.DataFrame) -> str:
 
 
 def render_table(summary: pd.DataFrame, unit: str = "", metric_names: Sequence[str] | None = None) -> Table:
-    """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three modalities.
+    """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
+    modalities.
 
     ★ marks the best multimodal value. `unit` is the target's, `metric_names` as in `summary_table`.
     """

@@ -1,4 +1,5 @@
-"""Raw samples → arrays a model can read: the transforms of each kind of modality, and the store they are kept in.
+"""Raw samples → arrays a model can read: the transforms of each kind of modality, and the store they are kept
+in.
 
 Nothing here imports torch, pandas or scikit-learn before a store is written or read.
 """

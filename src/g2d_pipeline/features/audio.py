@@ -1,4 +1,5 @@
-"""A recording → a log-magnitude spectrogram; pure functions, in the order that `config.AudioFeatures` documents.
+"""A recording → a log-magnitude spectrogram; pure functions, in the order that `config.AudioFeatures`
+documents.
 
 soundfile decodes; what it does not know (films, AAC, …) PyAV does.
 """
@@ -36,7 +37,8 @@ PLAIN = struct.Struct("<4sI8sIHHIIHH4sI")  # the usual 44 bytes before the sampl
 
 
 def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
-    """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made with these settings."""
+    """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made with these
+    settings."""
     bins = settings.n_fft // 2 + 1
     key = f"modalities.{name}"
     if length(settings) <= settings.n_fft // 2:
@@ -44,7 +46,10 @@ def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
             f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {length(settings)} samples; "
             f"n_fft={settings.n_fft} needs more than {settings.n_fft // 2}. Raise seconds or lower n_fft."
         )
-    if settings.n_mels and not _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate).any(dim=0).all():
+    if (
+        settings.n_mels
+        and not _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate).any(dim=0).all()
+    ):
         raise ConfigError(
             f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({bins} frequencies): some bands "
             f"would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear spectrogram."
@@ -62,12 +67,12 @@ def shape(settings: AudioFeatures) -> tuple[int, int, int]:
 
 
 def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
-    """Decode a whole recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
+    """Decode a whole recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per
+    second).
 
-    Of a film, its first sound track. `content`: the file's bytes, where they have been read already. Raises MediaError
-    where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its header promises more than
-    it holds), without a sample, or holds values that are not finite.
-    """
+    Of a film, its first sound track. `content`: the file's bytes, where they have been read already. Raises
+    MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its
+    header promises more than it holds), without a sample, or holds values that are not finite."""
     wave, rate = _read(path, content)
     return torch.from_numpy(wave), rate
 
@@ -85,7 +90,8 @@ def _read(path: Path, content: bytes | None) -> tuple[npt.NDArray[np.float32], i
 
 
 def _plain_wav(content: bytes) -> tuple[npt.NDArray[np.float32], int] | None:
-    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual header.
+    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual
+    header.
 
     Of short recordings this takes a twentieth of the time. None: it is not quite that, soundfile knows.
     """
@@ -94,7 +100,12 @@ def _plain_wav(content: bytes) -> tuple[npt.NDArray[np.float32], int] | None:
     riff, length, fmt, size, code, channels, rate, speed, align, bits, data, held = PLAIN.unpack_from(content)
     named = (riff, fmt, data) == (b"RIFF", b"WAVEfmt ", b"data")
     whole = length == len(content) - 8 and held == len(content) - PLAIN.size and held % 2 == 0
-    if not named or not whole or not rate or (size, code, channels, speed, align, bits) != (16, 1, 1, 2 * rate, 2, 16):
+    if (
+        not named
+        or not whole
+        or not rate
+        or (size, code, channels, speed, align, bits) != (16, 1, 1, 2 * rate, 2, 16)
+    ):
         return None
     return np.frombuffer(content, "<i2", offset=PLAIN.size) * np.float32(2**-15), rate
 
@@ -106,17 +117,23 @@ def _decode(path: Path, content: bytes | None) -> tuple[npt.NDArray[np.float32],
         check_content(path, content)
     try:
         if promised := _promised_bytes(path, content):
-            raise MediaError(path, f"is truncated: its header promises {promised[0]} bytes, it holds {promised[1]}")
+            raise MediaError(
+                path, f"is truncated: its header promises {promised[0]} bytes, it holds {promised[1]}"
+            )
         with soundfile.SoundFile(path) as file:
             rate, frames = int(file.samplerate), int(file.frames)
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, struct.error) as error:
         if isinstance(error, soundfile.LibsndfileError) and error.code in UNKNOWN:
             return read_sound(path)
-        raise MediaError(path, f"can not be decoded ({str(error).strip() or type(error).__name__})") from error
+        raise MediaError(
+            path, f"can not be decoded ({str(error).strip() or type(error).__name__})"
+        ) from error
     if len(samples) < 0.99 * frames:  # the header of an MP3 may only estimate its length
         raise MediaError(path, f"is truncated: its header promises {frames} samples, it holds {len(samples)}")
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64).astype(np.float32), rate
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64).astype(
+        np.float32
+    ), rate
 
 
 def read_recording(
@@ -124,9 +141,8 @@ def read_recording(
 ) -> tuple[npt.NDArray[np.float32], int]:
     """As `read_audio`, for a cell of the manifest, as an array.
 
-    A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed integers
-    divided by their full scale.
-    """
+    A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed
+    integers divided by their full scale."""
     file, row = split_cell(cell)
     if row is None:
         return _read(root / file, content)
@@ -143,18 +159,18 @@ def read_recording(
 
 
 def is_silent(wave: Tensor | npt.NDArray[np.float32], rate: int, settings: AudioFeatures) -> bool:
-    """Whether the part of a decoded recording `[T]` that is kept is one constant: silence, or a dead microphone."""
+    """Whether the part of a decoded recording `[T]` that is kept is one constant: silence, or a dead
+    microphone."""
     kept = wave[: max(1, round(settings.seconds * rate))]
     return bool(kept.min() == kept.max())
 
 
 def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> Tensor:
-    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped, peak-normalised,
-    noisy.
+    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped,
+    peak-normalised, noisy.
 
-    The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw root.
-    Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from.
-    """
+    The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw
+    root. Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from."""
     waves = torch.zeros(1, length(settings))
     put(wave.numpy(), rate, settings, key, waves[0].numpy())
     return finish(waves, settings, [key])[0]
@@ -163,7 +179,8 @@ def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> 
 def put(
     wave: npt.NDArray[np.float32], rate: int, settings: AudioFeatures, key: str, into: npt.NDArray[np.float32]
 ) -> None:
-    """A decoded recording `[T']`, resampled, cut or repeated, into the start of `into` `[T]`. Raises MediaError."""
+    """A decoded recording `[T']`, resampled, cut or repeated, into the start of `into` `[T]`. Raises
+    MediaError."""
     if rate != settings.sample_rate:
         wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
     wave = wave[: len(into)]
@@ -173,7 +190,8 @@ def put(
 
 
 def finish(waves: Tensor, settings: AudioFeatures, keys: Sequence[str]) -> Tensor:
-    """`[B, T]` of recordings that are filled up, clamped, peak-normalised, noisy; `keys` as in `prepare_wave`."""
+    """`[B, T]` of recordings that are filled up, clamped, peak-normalised, noisy; `keys` as in
+    `prepare_wave`."""
     if settings.clamp:
         waves = waves.clamp(-1, 1)
     if settings.peak_normalise:
@@ -186,12 +204,15 @@ def finish(waves: Tensor, settings: AudioFeatures, keys: Sequence[str]) -> Tenso
 
 
 def resample(wave: Tensor, rate: int, to: int, key: str = "the recording") -> Tensor:
-    """Band-limited (windowed sinc, torchaudio's defaults): nothing above half the lower rate is left; `[T·to/rate]`."""
+    """Band-limited (windowed sinc, torchaudio's defaults): nothing above half the lower rate is left;
+    `[T·to/rate]`."""
     if rate == to:
         return wave
     common = math.gcd(rate, to)
     if (rate // common) * (to // common) > MOST_TAPS:
-        raise MediaError(key, f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first")
+        raise MediaError(
+            key, f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
+        )
     resampled: Tensor = _resampler(rate, to)(wave)
     return resampled
 
@@ -202,7 +223,8 @@ def _resampler(rate: int, to: int) -> torchaudio.transforms.Resample:
 
 
 def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Standard normal `[samples]` from a generator seeded by blake2b(seed, key): no order or process changes it."""
+    """Standard normal `[samples]` from a generator seeded by blake2b(seed, key): no order or process changes
+    it."""
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(errors="surrogateescape"), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(samples, dtype=np.float32)
 
@@ -210,17 +232,24 @@ def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.
 def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
     """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]` as `shape` says; low frequencies first.
 
-    librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond the ends, no
-    scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to half the sample
-    rate, peak 1). Source: datasets.md §1.3.
-    """
+    librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond
+    the ends, no scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to
+    half the sample rate, peak 1). Source: datasets.md §1.3."""
     window = torch.hann_window(settings.n_fft, dtype=waves.dtype)
     mode = "reflect" if settings.padding == "reflect" else "constant"
     magnitude = torch.stft(
-        waves, settings.n_fft, settings.hop_length, window=window, center=True, pad_mode=mode, return_complex=True
+        waves,
+        settings.n_fft,
+        settings.hop_length,
+        window=window,
+        center=True,
+        pad_mode=mode,
+        return_complex=True,
     ).abs()
     if settings.n_mels:
-        magnitude = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate).T.to(magnitude) @ magnitude
+        magnitude = (
+            _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate).T.to(magnitude) @ magnitude
+        )
     return magnitude.add_(FLOOR).log_().unsqueeze(1)
 
 
@@ -229,12 +258,15 @@ def _mel_bank(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
     """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `check_settings` refuses empty bands."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank")
-        bank: Tensor = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate)
+        bank: Tensor = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
+        )
     return bank
 
 
 def _promised_bytes(path: Path, content: bytes | None) -> tuple[int, int] | None:
-    """(promised, held) where the header of a WAV or AIFF promises more than the file holds, which decoders hide."""
+    """(promised, held) where the header of a WAV or AIFF promises more than the file holds, which decoders
+    hide."""
     if content is not None:
         return _promised(io.BytesIO(content), len(content))
     with path.open("rb") as file:

@@ -35,17 +35,17 @@ def split_cell(cell: str) -> tuple[str, int | None]:
 def read_row(path: Path, row: int) -> npt.NDArray[Any]:
     """A copy of row `row` (from 0) of an array file `[N, …]`; an IDX file is decompressed once per process.
 
-    Raises MediaError where the file is not such an array (missing, truncated, pickled objects, …) or has no such row.
-    """
+    Raises MediaError where the file is not such an array (missing, truncated, pickled objects, …) or has no
+    such row."""
     return np.array(_row(path, row))
 
 
 def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
-    """The array that a cell points to: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
+    """The array that a cell points to: a row of an array file, or all of a `.npy` file, memory-mapped and
+    read-only.
 
-    A `.parquet` table is `[rows, columns]`, in the order of the file, NaN where it is null. Raises MediaError as
-    `read_row` does.
-    """
+    A `.parquet` table is `[rows, columns]`, in the order of the file, NaN where it is null. Raises MediaError
+    as `read_row` does."""
     file, row = split_cell(cell)
     if row is not None:
         return _row(root / file, row)
@@ -58,7 +58,8 @@ def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
 
 
 def let_go(cells: Iterable[str], root: Path) -> None:
-    """Let go of the pages of the array files that these cells are rows of: what was read of them stays mapped else."""
+    """Let go of the pages of the array files that these cells are rows of: what was read of them stays mapped
+    else."""
     for file in {file for file, row in map(split_cell, cells) if row is not None}:
         try:
             release(_open(root / file))
@@ -105,17 +106,24 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
 
 
 def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
-    """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad words."""
+    """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad
+    words."""
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read(file)
             promised = file.tell() + math.prod(shape) * dtype.itemsize
         if dtype.hasobject:
             raise MediaError(path, "holds pickled Python objects, which are never loaded: save plain numbers")
         if promised > size:
-            raise MediaError(path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}")
+            raise MediaError(
+                path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
+            )
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except MediaError:
         raise
@@ -133,7 +141,9 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
     except (pa.ArrowException, ValueError, OSError) as error:
         raise MediaError(path, f"is no parquet table ({error})") from error
     kinds = {f.name: f.type for f in table.schema}
-    if other := [f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))]:
+    if other := [
+        f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))
+    ]:
         raise MediaError(path, f"has columns that are no numbers: {', '.join(other[:5])}")
     if not kinds:
         raise MediaError(path, "has no columns")
@@ -142,12 +152,15 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
 
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """The format of MNIST: two zero bytes, the type (8: bytes), the number of dimensions, their big-endian sizes."""
+    """The format of MNIST: two zero bytes, the type (8: bytes), the number of dimensions, their big-endian
+    sizes."""
     try:
         with gzip.open(path) as file:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not head[3]:
-                raise MediaError(path, f"is no IDX array of bytes: it starts with {head.hex(' ') or 'nothing'}")
+                raise MediaError(
+                    path, f"is no IDX array of bytes: it starts with {head.hex(' ') or 'nothing'}"
+                )
             shape = tuple(int(n) for n in np.frombuffer(file.read(4 * head[3]), ">u4"))
             content = file.read(math.prod(shape))
     except MediaError:
@@ -155,5 +168,7 @@ def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise MediaError(path, f"is truncated or not gzip ({error})") from error
     if len(shape) != head[3] or len(content) != math.prod(shape):
-        raise MediaError(path, f"is truncated: its header {shape} promises more than its {len(content)} bytes")
+        raise MediaError(
+            path, f"is truncated: its header {shape} promises more than its {len(content)} bytes"
+        )
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -16,9 +16,9 @@ from g2d_pipeline.config import AudioFeatures, ImageFeatures, SequenceFeatures, 
 from g2d_pipeline.features.cells import let_go, open_cell, split_cell
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.files import mapped
-from g2d_pipeline.features.jobs import Cells, Done, FileSettings, Findings, Form, Job
+from g2d_pipeline.features.float16 import OVERFLOW, to_half
+from g2d_pipeline.features.jobs import ArraySpec, Cells, Done, FileSettings, Findings, Job
 from g2d_pipeline.features.reuse import RECORD, content_key
-from g2d_pipeline.features.rounding import OVERFLOW, to_half
 
 AT_ONCE = 32  # recordings in one STFT: bounds its memory
 
@@ -103,7 +103,9 @@ def _write(
     if len(source) == len(values) and (np.diff(rows) == 1).all() and (np.diff(source) == 1).all():
         array[rows[0] : rows[-1] + 1] = values  # a row a cell, in order: nothing is gathered
         rows = rows[:0]
-    for start in range(0, len(rows), len(job.cells)):  # a cell may have many rows: no copy larger than `values`
+    for start in range(
+        0, len(rows), len(job.cells)
+    ):  # a cell may have many rows: no copy larger than `values`
         part = slice(start, start + len(job.cells))
         array[rows[part]] = values[source[part]]
     array.flush()
@@ -123,24 +125,26 @@ def load(settings: FileSettings) -> None:
     importlib.import_module(f"g2d_pipeline.features.{module}")
 
 
-def form_of(settings: FileSettings, cells: Sequence[str], root: Path) -> Form:
+def form_of(settings: FileSettings, cells: Sequence[str], root: Path) -> ArraySpec:
     """What the modality's array is like, as far as its settings and its first usable cell tell."""
     if isinstance(settings, AudioFeatures):
         from g2d_pipeline.features import audio
 
-        return Form(audio.shape(settings), settings.dtype)
+        return ArraySpec(audio.shape(settings), settings.dtype)
     if isinstance(settings, ImageFeatures):
         dtype = "uint8"
         if _holds_floats(cells, root):
-            dtype = settings.dtype if settings.pca_energy is None else "float32"  # rounded after the components
-        return Form((settings.channels, *settings.height_width), dtype)
+            dtype = (
+                settings.dtype if settings.pca_energy is None else "float32"
+            )  # rounded after the components
+        return ArraySpec((settings.channels, *settings.height_width), dtype)
     if isinstance(settings, VideoFeatures):
-        return Form((3, settings.frames, *settings.height_width), "uint8")
+        return ArraySpec((3, settings.frames, *settings.height_width), "uint8")
     from g2d_pipeline.features import sequence
 
     if isinstance(settings, SequenceFeatures):
-        return Form((sequence.width(cells, root, 2) + 1, settings.steps), settings.dtype)
-    return Form((sequence.width(cells, root, 1),), settings.dtype)
+        return ArraySpec((sequence.width(cells, root, 2) + 1, settings.steps), settings.dtype)
+    return ArraySpec((sequence.width(cells, root, 1),), settings.dtype)
 
 
 def _holds_floats(cells: Sequence[str], root: Path) -> bool:
@@ -156,7 +160,11 @@ def _holds_floats(cells: Sequence[str], root: Path) -> bool:
 
 
 def spectrograms(
-    cells: Cells, root: Path, settings: AudioFeatures, form: Form, contents: Mapping[str, bytes] = MappingProxyType({})
+    cells: Cells,
+    root: Path,
+    settings: AudioFeatures,
+    form: ArraySpec,
+    contents: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[npt.NDArray[Any], Findings]:
     """Recordings → float32 `[len(cells), 1, F, frames]`."""
     import torch
@@ -181,7 +189,9 @@ def spectrograms(
     return values.numpy(), found
 
 
-def pictures(cells: Cells, root: Path, settings: ImageFeatures, form: Form) -> tuple[npt.NDArray[Any], Findings]:
+def pictures(
+    cells: Cells, root: Path, settings: ImageFeatures, form: ArraySpec
+) -> tuple[npt.NDArray[Any], Findings]:
     """Pictures → uint8 (or float32, of rows of floats) `[len(cells), C, H, W]`."""
     from g2d_pipeline.features import image
 
@@ -200,7 +210,9 @@ def pictures(cells: Cells, root: Path, settings: ImageFeatures, form: Form) -> t
     return values, found
 
 
-def clips(cells: Cells, root: Path, settings: VideoFeatures, form: Form) -> tuple[npt.NDArray[Any], Findings]:
+def clips(
+    cells: Cells, root: Path, settings: VideoFeatures, form: ArraySpec
+) -> tuple[npt.NDArray[Any], Findings]:
     """Clips → uint8 `[len(cells), 3, frames, H, W]`."""
     from g2d_pipeline.features import image, video
 
@@ -219,7 +231,7 @@ def clips(cells: Cells, root: Path, settings: VideoFeatures, form: Form) -> tupl
 
 
 def arrays(
-    cells: Cells, root: Path, settings: SequenceFeatures | VectorFeatures, form: Form
+    cells: Cells, root: Path, settings: SequenceFeatures | VectorFeatures, form: ArraySpec
 ) -> tuple[npt.NDArray[Any], Findings]:
     """Arrays of features → float32 `[len(cells), F + 1, steps]`, or `[len(cells), F]` of vectors."""
     from g2d_pipeline.features import sequence
@@ -229,7 +241,9 @@ def arrays(
     for k, cell in enumerate(cells):
         try:
             if isinstance(settings, SequenceFeatures):
-                values[k], replaced, left_out = sequence.read_sequence(cell, root, settings, form.shape[0] - 1)
+                values[k], replaced, left_out = sequence.read_sequence(
+                    cell, root, settings, form.shape[0] - 1
+                )
                 found.replaced |= {k: replaced} if replaced else {}
                 found.shortened |= {k: left_out} if left_out else {}
             else:

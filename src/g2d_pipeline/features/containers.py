@@ -1,4 +1,5 @@
-"""Containers of moving pictures and sound (mp4, flv, webm, mpg, …), opened by PyAV: what they promise, what they hold.
+"""Containers of moving pictures and sound (mp4, flv, webm, mpg, …), opened by PyAV: what they promise, what
+they hold.
 
 The sound track is decoded here; pictures are the business of `video.py`.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.stream import VideoStream
 
-# Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of the file.
+# Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of
+# the file.
 TELLING = {"mov", "matroska", "flv", "avi", "asf"}
 SHORT = 0.9  # of what a header promises: below, a file is truncated; its streams may end a little apart
 
@@ -57,7 +59,8 @@ def form(container: InputContainer) -> str:
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream of pictures that is no cover; decoded on one thread, so that any machine gives equal bytes."""
+    """The first stream of pictures that is no cover; decoded on one thread, so that any machine gives equal
+    bytes."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise MediaError(path, "has no video stream")
@@ -70,8 +73,8 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     """Every packet of every stream, in the file's order, and an empty one at the end of each stream.
 
-    Raises MediaError after the last one where the file ends before 90 % of the duration that its header promises.
-    """
+    Raises MediaError after the last one where the file ends before 90 % of the duration that its header
+    promises."""
     end = 0.0
     for packet in container.demux():
         if packet.size and packet.pts is not None and packet.time_base:
@@ -80,16 +83,19 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     if container.duration and form(container) in TELLING:
         promised, held = container.duration / av.time_base, end - (container.start_time or 0) / av.time_base
         rates = [float(s.average_rate) for s in container.streams.video if s.average_rate]
-        if held + 2 / min(rates, default=20.0) < SHORT * promised:  # some formats do not tell how long a picture stands
-            raise MediaError(path, f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s")
+        if (
+            held + 2 / min(rates, default=20.0) < SHORT * promised
+        ):  # some formats do not tell how long a picture stands
+            raise MediaError(
+                path, f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s"
+            )
 
 
 def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     """The whole first sound track: (`[T]`, the mean of its channels, full scale = 1; samples per second).
 
-    Raises MediaError where there is none, where it ends before 90 % of its promised length, or where it can not be
-    decoded to its end.
-    """
+    Raises MediaError where there is none, where it ends before 90 % of its promised length, or where it can
+    not be decoded to its end."""
     with opened(path) as container:
         if form(container) == "image2" or form(container).endswith("_pipe"):
             raise MediaError(path, "can not be decoded: it is a picture")
@@ -120,7 +126,9 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     rate = rates.pop() if rates else stream.rate
     if len(wave) < SHORT * promised * rate:
         held = len(wave) / rate
-        raise MediaError(path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s")
+        raise MediaError(
+            path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s"
+        )
     return wave, rate
 
 

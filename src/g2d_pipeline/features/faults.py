@@ -11,7 +11,9 @@ class MediaError(DataError):
     """One recording or picture can not be used. `reason` is what is wrong with it, without its name."""
 
     def __init__(self, file: Path | str, reason: str) -> None:
-        super().__init__(f"{file} {reason}.\nWhat to do: copy or download it again, or leave it out of the raw data.")
+        super().__init__(
+            f"{file} {reason}.\nWhat to do: copy or download it again, or leave it out of the raw data."
+        )
         self.file, self.reason = file, reason
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[Path | str, str]]:
@@ -20,7 +22,8 @@ class MediaError(DataError):
 
 
 def check_file(path: Path | str) -> None:
-    """Raise MediaError where a file is missing or empty, a Git-LFS pointer or a saved web page (datasets.md §0.5)."""
+    """Raise MediaError where a file is missing or empty, a Git-LFS pointer or a saved web page (datasets.md
+    §0.5)."""
     if reason := media_fault(path):
         raise MediaError(path, reason)
 

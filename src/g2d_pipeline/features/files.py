@@ -50,7 +50,8 @@ def short_file(path: str) -> bytes | None:
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:
-    """A memory-mapped array of zeros, whose room on the disk is taken: writing to it can not end in a full disk.
+    """A memory-mapped array of zeros, whose room on the disk is taken: writing to it can not end in a full
+    disk.
 
     Raises OSError; then no file is left.
     """
@@ -82,7 +83,8 @@ def fits(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> bool:
 
 
 def release(array: Array) -> None:
-    """Let go of the pages of a large memory-mapped array, so that resident memory does not grow with the samples."""
+    """Let go of the pages of a large memory-mapped array, so that resident memory does not grow with the
+    samples."""
     memory = getattr(array, "_mmap", None)
     if memory is not None and array.nbytes > KEPT_MAPPED and hasattr(memory, "madvise"):  # not on Windows
         memory.madvise(mmap.MADV_DONTNEED)
@@ -114,7 +116,8 @@ def check_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def writing_to(folder: Path, needed: int) -> Iterator[None]:
-    """A full disk, or one that must not be written, becomes a DataError that names the folder. `needed`: bytes."""
+    """A full disk, or one that must not be written, becomes a DataError that names the folder. `needed`:
+    bytes."""
     try:
         yield
     except OSError as error:

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # Where a packet is a picture, so that pictures are counted without decoding, and where a seek is exact.
-COUNTABLE = {"h264", "hevc", "av1", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "flv1", "h263", "vp6f", "mjpeg"}
+COUNTABLE = {
+    "h264",
+    "hevc",
+    "av1",
+    "vp9",
+    "mpeg1video",
+    "mpeg2video",
+    "mpeg4",
+    "flv1",
+    "h263",
+    "vp6f",
+    "mjpeg",
+}
 SEEKABLE = {"mov", "matroska", "flv"}
 
 
@@ -30,9 +42,9 @@ SEEKABLE = {"mov", "matroska", "flv"}
 class Clip:
     """What the packets of a stream tell. In decoding order: `pts` and `key` (decoding can start there).
 
-    `times`: when each picture is shown, ascending; `end`: when the last one ceases to be; both in units of the
-    stream's time base, or numbers of pictures where the file does not tell times. `order[j]`: the packet of picture j.
-    """
+    `times`: when each picture is shown, ascending; `end`: when the last one ceases to be; both in units of
+    the stream's time base, or numbers of pictures where the file does not tell times. `order[j]`: the packet
+    of picture j."""
 
     pts: list[int]
     key: list[bool]
@@ -83,7 +95,9 @@ def by_seek(
     for position in positions:
         packet = clip.order[position]
         last = first = bisect_right(starts, packet) - 1
-        while first >= 0 and clip.pts[packet] < clip.pts[starts[first]]:  # shown before its key frame: needs another
+        while (
+            first >= 0 and clip.pts[packet] < clip.pts[starts[first]]
+        ):  # shown before its key frame: needs another
             first -= 1
         if first < 0:
             return None
@@ -110,7 +124,9 @@ class _Surprise(Exception):
     """A seek led elsewhere, or a frame is damaged."""
 
 
-def _stretch(container: InputContainer, stream: VideoStream, clip: Clip, first: int, end: int) -> Iterator[VideoFrame]:
+def _stretch(
+    container: InputContainer, stream: VideoStream, clip: Clip, first: int, end: int
+) -> Iterator[VideoFrame]:
     """The frames of the packets from `first`, a key frame, to before `end`, but those shown before it."""
     container.seek(clip.pts[first], stream=stream)
     at = first

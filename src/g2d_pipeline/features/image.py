@@ -1,6 +1,5 @@
-"""A picture → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of making
-pictures poor: a share of their principal components.
-"""
+"""A picture → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of
+making pictures poor: a share of their principal components."""
 
 from __future__ import annotations
 
@@ -23,34 +22,43 @@ from g2d_pipeline.features.faults import MediaError, check_file
 ROUNDING = 1e-9  # of a cumulative share of variance
 
 
-def read_image(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int] | None = None) -> Tensor:
+def read_image(
+    cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int] | None = None
+) -> Tensor:
     """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
 
-    Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte) are
-    converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`, `[1|3, H, W]`, or
-    flat: `[H · W]` of the given `height_width`. Raises MediaError where the file is missing, empty, a Git-LFS pointer,
-    a web page, no picture, truncated, or so large that it looks like a decompression bomb (above 179 megapixels,
-    Pillow's limit).
-    """
+    Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte)
+    are converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`,
+    `[1|3, H, W]`, or flat: `[H · W]` of the given `height_width`. Raises MediaError where the file is
+    missing, empty, a Git-LFS pointer, a web page, no picture, truncated, or so large that it looks like a
+    decompression bomb (above 179 megapixels, Pillow's limit)."""
     file, row = split_cell(cell)
     path = root / file
-    picture = _decode(path) if row is None else _from_array(_square(read_row(path, row), height_width), root / cell)
+    picture = (
+        _decode(path) if row is None else _from_array(_square(read_row(path, row), height_width), root / cell)
+    )
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     if picture.mode in ("I", "F"):
-        raise MediaError(root / cell, f"has 32-bit pixels (mode {picture.mode}), whose range is unknown: save 8 bits")
+        raise MediaError(
+            root / cell, f"has 32-bit pixels (mode {picture.mode}), whose range is unknown: save 8 bits"
+        )
     pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous() if channels == 3 else torch.from_numpy(pixels)[None]
+    return (
+        torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        if channels == 3
+        else torch.from_numpy(pixels)[None]
+    )
 
 
 def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int]) -> Tensor:
-    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H', W']`.
+    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H',
+    W']`.
 
-    The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no floats, another
-    number of channels, or values that are not finite.
-    """
+    The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no
+    floats, another number of channels, or values that are not finite."""
     file, row = split_cell(cell)
     if row is None:
         raise MediaError(root / cell, "is a file, while the modality's first picture is a row of floats")
@@ -62,11 +70,15 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or len(values) != channels or 0 in values.shape:
-        raise MediaError(root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats")
+        raise MediaError(
+            root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats"
+        )
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(values, np.float32)
     if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise MediaError(root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)")
+        raise MediaError(
+            root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
+        )
     return torch.from_numpy(values)
 
 
@@ -121,10 +133,11 @@ class LowEnergy:
 
     @classmethod
     def fit(cls, train: npt.NDArray[np.floating[Any]], energy: float) -> Self:
-        """Fit on `[N, P]`: full SVD in float64, one thread, so that the bytes do not depend on the machine's cores.
+        """Fit on `[N, P]`: full SVD in float64, one thread, so that the bytes do not depend on the machine's
+        cores.
 
-        K is the largest count whose cumulative share of variance is at most `energy` (but for rounding, 1e-9), at
-        least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
+        K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
+        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
         """
         from sklearn.decomposition import PCA
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -140,7 +153,8 @@ class LowEnergy:
         return cls(pca.mean_, pca.components_[:count], float(cumulative[count - 1]))
 
     def apply(self, images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Project `[N, P]` onto the components, back to pixels; the train mean is subtracted and *not* added back."""
+        """Project `[N, P]` onto the components, back to pixels; the train mean is subtracted and *not* added
+        back."""
         centred = np.asarray(images, np.float64) - self.mean
         return ((centred @ self.components.T) @ self.components).astype(np.float32)
 
@@ -148,5 +162,6 @@ class LowEnergy:
 def low_energy(
     images: npt.NDArray[np.floating[Any]], energy: float, fit_on: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """Pictures `[N, P]` with pixels in [0, 1] → float32 `[N, P]` of `LowEnergy`, fitted on the rows `fit_on` alone."""
+    """Pictures `[N, P]` with pixels in [0, 1] → float32 `[N, P]` of `LowEnergy`, fitted on the rows `fit_on`
+    alone."""
     return LowEnergy.fit(images[fit_on], energy).apply(images)

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, SequenceFeatures, VectorFeatures, VideoFeatures
-from g2d_pipeline.features.reuse import Known
+from g2d_pipeline.features.reuse import ReusableStore
 
 FileSettings = AudioFeatures | ImageFeatures | VideoFeatures | SequenceFeatures | VectorFeatures
 Cells = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Form:
+class ArraySpec:
     """The array that `run` fills: the shape of one sample, and the type of its numbers."""
 
     shape: tuple[int, ...]
@@ -38,10 +38,9 @@ class Form:
 class Job:
     """`cells[k]` of modality settings → every row `rows[i]` of the array file with `source[i] == k`.
 
-    `records`: the file of the cells' `reuse.RECORD`s, those of this chunk from `first` on; None: none are kept.
-    `rounding`: the file of the chunks' rounding errors `[chunks, 2, C]`, where they are not in the records.
-    `known`: cells that need not be decoded.
-    """
+    `records`: the file of the cells' `reuse.RECORD`s, those of this chunk from `first` on; None: none are
+    kept. `rounding`: the file of the chunks' rounding errors `[chunks, 2, C]`, where they are not in the
+    records. `known`: cells that need not be decoded."""
 
     number: int
     settings: FileSettings
@@ -50,20 +49,20 @@ class Job:
     array: Path
     rows: npt.NDArray[np.int64]
     source: npt.NDArray[np.int64]
-    form: Form
+    form: ArraySpec
     first: int = 0
     records: Path | None = None
     rounding: Path | None = None
-    known: Known | None = None
+    known: ReusableStore | None = None
 
 
 @dataclass
 class Findings:
     """Position in the cells of a chunk → what was found there.
 
-    `faults`: what is wrong. `constant`: 1 for silence, a picture of one colour, features that are all 0. `replaced`:
-    how many values were not finite and are 0 now. `shortened`: how many steps at the end were left out.
-    """
+    `faults`: what is wrong. `constant`: 1 for silence, a picture of one colour, features that are all 0.
+    `replaced`: how many values were not finite and are 0 now. `shortened`: how many steps at the end were
+    left out."""
 
     faults: dict[int, str] = field(default_factory=dict)
     constant: dict[int, int] = field(default_factory=dict)
@@ -72,7 +71,9 @@ class Findings:
 
     def at(self, positions: Sequence[int]) -> Self:
         """The same, of cells that lie at `positions` of a larger chunk."""
-        moved = {f.name: {positions[k]: what for k, what in getattr(self, f.name).items()} for f in fields(self)}
+        moved = {
+            f.name: {positions[k]: what for k, what in getattr(self, f.name).items()} for f in fields(self)
+        }
         return type(self)(**moved)
 
     @property

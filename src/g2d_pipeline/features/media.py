@@ -1,4 +1,5 @@
-"""A modality of files on its way into the store: which cells there are, who has them, and the work of decoding them."""
+"""A modality of files on its way into the store: which cells there are, who has them, and the work of
+decoding them."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from g2d_pipeline.config import ImageFeatures, VideoFeatures
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell, stamp
+from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.files import create, fits
-from g2d_pipeline.features.jobs import Done, FileSettings, Form, Job
-from g2d_pipeline.features.ledger import Ledger
+from g2d_pipeline.features.jobs import ArraySpec, Done, FileSettings, Job
 from g2d_pipeline.features.names import Names
-from g2d_pipeline.features.reuse import RECORD, Known
+from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
 
 if TYPE_CHECKING:
@@ -32,17 +33,23 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 256  # recordings, pictures, arrays
 CLIPS = 32  # clips, which are larger and take longer
-WHAT = {"audio": "recordings", "image": "pictures", "video": "clips", "sequence": "sequences", "vector": "vectors"}
+WHAT = {
+    "audio": "recordings",
+    "image": "pictures",
+    "video": "clips",
+    "sequence": "sequences",
+    "vector": "vectors",
+}
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
 
 
 @dataclass(frozen=True)
 class Media:
-    """A modality of files: its distinct cells in order of first appearance, and which of them each sample has.
+    """A modality of files: its distinct cells in order of first appearance, and which of them each sample
+    has.
 
-    `code` `[N]`: each sample's position in `cells`; `order` `[N]`: the samples' rows sorted by it; `starts`: where in
-    `order` the rows of each cell start.
-    """
+    `code` `[N]`: each sample's position in `cells`; `order` `[N]`: the samples' rows sorted by it; `starts`:
+    where in `order` the rows of each cell start."""
 
     name: str
     settings: FileSettings
@@ -59,7 +66,9 @@ class Media:
         code, cells = pd.factorize(column.astype(object))
         starts = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(cells)))])
         order = np.argsort(code, kind="stable")
-        return cls(name, settings, Names(str(c) for c in cells), *(a.astype(np.int64) for a in (code, order, starts)))
+        return cls(
+            name, settings, Names(str(c) for c in cells), *(a.astype(np.int64) for a in (code, order, starts))
+        )
 
     def rows(self, first: int, last: int) -> npt.NDArray[np.int64]:
         """The samples' rows that have one of the cells from `first` to before `last`."""
@@ -67,7 +76,8 @@ class Media:
 
     @property
     def file(self) -> str:
-        """The array that decoding fills: the stored one, or the pixels that principal components are taken of."""
+        """The array that decoding fills: the stored one, or the pixels that principal components are taken
+        of."""
         poor = isinstance(self.settings, ImageFeatures) and self.settings.pca_energy is not None
         return f"{self.name}.pixels.npy" if poor else f"{self.name}.npy"
 
@@ -90,15 +100,15 @@ class Media:
         names = ("pixels", "records", "rounding", "kept")
         return [f"{self.name}.{name}.npy" for name in names]
 
-    def form(self, root: Path) -> Form:
+    def form(self, root: Path) -> ArraySpec:
         return chunks.form_of(self.settings, self.cells, root)
 
-    def reusable(self, form: Form) -> bool:
+    def reusable(self, form: ArraySpec) -> bool:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
         kept = self.file == f"{self.name}.npy"
         return self.settings.kind in ("audio", "video") or (kept and form.dtype == "uint8")
 
-    def jobs(self, folder: Path, root: Path, known: Known | None = None) -> Jobs:
+    def jobs(self, folder: Path, root: Path, known: ReusableStore | None = None) -> Jobs:
         numbers = range(math.ceil(len(self.cells) / self.chunk))
         return Jobs(self, folder, root, self.form(root), numbers, known)
 
@@ -116,9 +126,9 @@ class Jobs(Sequence[Job]):
     media: Media
     folder: Path
     root: Path
-    form: Form
+    form: ArraySpec
     numbers: Sequence[int]
-    known: Known | None
+    known: ReusableStore | None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -162,10 +172,10 @@ def decode(
     folder: Path,
     media: Media,
     root: Path,
-    ledger: Ledger,
+    ledger: ChunkJournal,
     workers: Workers,
     progress: Literal["auto"] | bool,
-    known: Known | None = None,
+    known: ReusableStore | None = None,
 ) -> Decoded:
     """Fill the array `media.file` in `folder` (see `prepare`), going on from what the ledger says is there.
 
@@ -204,8 +214,9 @@ def _add(notes: dict[str, dict[int, int]], more: dict[str, dict[int, int]], firs
         notes.setdefault(kind, {}).update({first + k: n for k, n in counts.items()})
 
 
-def prepare(folder: Path, media: Media, root: Path, ledger: Ledger) -> None:
-    """The arrays that `decode` fills; where one of them is not there, what the ledger says about them does not count.
+def prepare(folder: Path, media: Media, root: Path, ledger: ChunkJournal) -> None:
+    """The arrays that `decode` fills; where one of them is not there, what the ledger says about them does
+    not count.
 
     Raises OSError where there is no room for them; then the new ones are gone.
     """
@@ -241,7 +252,8 @@ def _digest(job: Job) -> str:
 
 
 class Workers:
-    """Runs jobs, in any order: here, or over processes where that saves time. Leaving its context ends the processes.
+    """Runs jobs, in any order: here, or over processes where that saves time. Leaving its context ends the
+    processes.
 
     The results are the same for any number of workers.
     """
@@ -260,7 +272,8 @@ class Workers:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Jobs are done here and timed until one tells that processes are worth their start; some are mere copies."""
+        """Jobs are done here and timed until one tells that processes are worth their start; some are mere
+        copies."""
         for position, job in enumerate(jobs):
             start = time.perf_counter()
             done = chunks.run(job)

@@ -1,4 +1,5 @@
-"""Arrays of features → what a model reads: sequences with a row that says which steps are real, and plain vectors."""
+"""Arrays of features → what a model reads: sequences with a row that says which steps are real, and plain
+vectors."""
 
 from __future__ import annotations
 
@@ -29,11 +30,14 @@ def width(cells: Iterable[str], root: Path, dimensions: int) -> int:
 def read_sequence(
     cell: str, root: Path, settings: SequenceFeatures, features: int
 ) -> tuple[npt.NDArray[np.float32], int, int]:
-    """A cell `[L, F]` → (float32 `[F + 1, steps]`, how many values were not finite, how many steps are left out).
+    """A cell `[L, F]` → (float32 `[F + 1, steps]`, how many values were not finite, how many steps are left
+    out).
 
-    The last row is 1 where a step is real, else 0, as everything is there. Steps at the end that are NaN throughout are
-    no steps: so rows of one array file have lengths of their own. Other values that are not finite, as float32, become
-    0. `cut_leading_zeros` leaves at least one step. Raises MediaError where the cell is no such array of numbers
+    The last row is 1 where a step is real, else 0, as everything is there. Steps at the end that are NaN
+    throughout are no steps: so rows of one array file have lengths of their own. Other values that are not
+    finite, as float32, become
+    0. `cut_leading_zeros` leaves at least one step. Raises MediaError where the cell is no such array of
+       numbers
     (missing, truncated, pickled objects, …), has no steps, or is not `features` wide.
     """
     array = _without_blank_end(_open(cell, root, 2))
@@ -51,13 +55,18 @@ def read_sequence(
 
 
 def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]:
-    """A cell `[F]` → float32 `[F]`. Raises MediaError as `read_sequence` does, and for values that are not finite."""
+    """A cell `[F]` → float32 `[F]`. Raises MediaError as `read_sequence` does, and for values that are not
+    finite."""
     array = _open(cell, root, 1)
     if len(array) != features:
-        raise MediaError(root / cell, f"has {len(array)} features, the first vector of the modality {features}")
+        raise MediaError(
+            root / cell, f"has {len(array)} features, the first vector of the modality {features}"
+        )
     values, bad = _finite(array)
     if bad:
-        raise MediaError(root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)")
+        raise MediaError(
+            root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
+        )
     return values
 
 
@@ -66,7 +75,9 @@ def _open(cell: str, root: Path, dimensions: int) -> Array:
     array = open_cell(cell, root)
     what = "a sequence [L, F]" if dimensions == 2 else "a vector [F]"
     if array.dtype.kind not in "fiub" or array.ndim != dimensions or not array.shape[-1]:
-        rows = f"; a row of it is written {cell}#0" if array.ndim == dimensions + 1 and "#" not in cell else ""
+        rows = (
+            f"; a row of it is written {cell}#0" if array.ndim == dimensions + 1 and "#" not in cell else ""
+        )
         raise MediaError(root / cell, f"is {array.dtype} {list(array.shape)}, not {what} of numbers{rows}")
     return array
 

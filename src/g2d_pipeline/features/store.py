@@ -1,4 +1,5 @@
-"""The feature store as a reader sees it: memory-mapped arrays, one row a sample, and what is known about them."""
+"""The feature store as a reader sees it: memory-mapped arrays, one row a sample, and what is known about
+them."""
 
 from __future__ import annotations
 
@@ -26,12 +27,11 @@ __all__ = ["FeatureStore", "open_store"]
 class FeatureStore:
     """A folder written by `write_store`; make it with `open_store`.
 
-    `meta`: dataset, task, class_names, target, source, counts, dropped [{sample_id, modality, file, reason}], notes,
-    index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings, normaliser {scale, mean,
-    std} (None: no number is changed), statistics; of float16 rounding {max, rms} in train standard deviations; of what
-    later stores can copy cells {file, checksum}; of token ids vocabulary (how many there are) and tokenizer {file,
-    checksum}.
-    """
+    `meta`: dataset, task, class_names, target, source, counts, dropped [{sample_id, modality, file, reason}],
+    notes, index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings,
+    normaliser {scale, mean, std} (None: no number is changed), statistics; of float16 rounding {max, rms} in
+    train standard deviations; of what later stores can copy cells {file, checksum}; of token ids vocabulary
+    (how many there are) and tokenizer {file, checksum}."""
 
     path: Path
     meta: dict[str, Any]
@@ -51,7 +51,9 @@ class FeatureStore:
         except (OSError, ValueError) as error:
             raise _broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
         if len(table) != self.meta["index"]["rows"]:
-            raise _broken(self.path, [f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"])
+            raise _broken(
+                self.path, [f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"]
+            )
         return table
 
     @cached_property
@@ -71,7 +73,8 @@ class FeatureStore:
         return self.index["target"].to_numpy(copy=True)
 
     def verify(self, modality: str | None = None) -> None:
-        """Read everything, or one modality, and compare it with the checksums; DataError names what has changed."""
+        """Read everything, or one modality, and compare it with the checksums; DataError names what has
+        changed."""
         about = self.meta["modalities"]
         files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
         for of in about.values() if modality is None else [about[modality]]:
@@ -103,13 +106,19 @@ def open_store(folder: Path) -> FeatureStore:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
-        parts = {INDEX: None} | {m["file"]: [meta["index"]["rows"], *m["shape"]] for m in meta["modalities"].values()}
-        beside = [of[part] for of in meta["modalities"].values() for part in ("tokenizer", "cells") if part in of]
+        parts = {INDEX: None} | {
+            m["file"]: [meta["index"]["rows"], *m["shape"]] for m in meta["modalities"].values()
+        }
+        beside = [
+            of[part] for of in meta["modalities"].values() for part in ("tokenizer", "cells") if part in of
+        ]
         parts |= {part["file"]: None for part in beside}
         dtypes = {m["file"]: m["dtype"] for m in meta["modalities"].values()}
     except (LookupError, TypeError, AttributeError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    faults = [fault for name, shape in parts.items() if (fault := _fault(folder / name, shape, dtypes.get(name)))]
+    faults = [
+        fault for name, shape in parts.items() if (fault := _fault(folder / name, shape, dtypes.get(name)))
+    ]
     if faults:
         raise _broken(folder, faults)
     return FeatureStore(folder, meta)

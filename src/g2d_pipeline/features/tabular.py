@@ -1,4 +1,5 @@
-"""Columns of a table → floats, with what is learnt on train alone: numbers (datasets.md §5.2), dates, categories."""
+"""Columns of a table → floats, with what is learnt on train alone: numbers (datasets.md §5.2), dates,
+categories."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ BLANK = "<blank>"  # the name of the category of blank cells
 def encode(
     table: pd.DataFrame, settings: TabularFeatures, fit_on: npt.NDArray[np.int64], sample_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any], list[str]]:
-    """The manifest's columns → float32 `[N, F]`: the numbers and those of dates standardised, then one-hot categories.
+    """The manifest's columns → float32 `[N, F]`: the numbers and those of dates standardised, then one-hot
+    categories.
 
-    `fit_on`: the rows of train. Returns with it the statistics: those of `standardise`, `categories` (column → what
-    train has, in the order of the features) and `features` (F names); and notes. Raises DataError where a column is
-    not of the kind it is listed under, and as `standardise` does.
-    """
+    `fit_on`: the rows of train. Returns with it the statistics: those of `standardise`, `categories` (column
+    → what train has, in the order of the features) and `features` (F names); and notes. Raises DataError
+    where a column is not of the kind it is listed under, and as `standardise` does."""
     for key, (kinds, what) in KINDS.items():
-        if wrong := [f"{c!r} is {table[c].dtype}" for c in getattr(settings, key) if table[c].dtype.kind not in kinds]:
+        if wrong := [
+            f"{c!r} is {table[c].dtype}" for c in getattr(settings, key) if table[c].dtype.kind not in kinds
+        ]:
             remedy = f"list them under another key of the modality than `{key}`."
             raise data_error(f"Table columns under `{key}` do not hold {what}", wrong, remedy)
     names, parts = list(settings.columns), [table[list(settings.columns)].to_numpy(np.float64)]
@@ -50,7 +53,8 @@ def encode(
 
 
 def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    """Dates `[N]` → `[N, 3]`: the year, sine and cosine of the day in it (1 January: 0 and 1); NaN where missing."""
+    """Dates `[N]` → `[N, 3]`: the year, sine and cosine of the day in it (1 January: 0 and 1); NaN where
+    missing."""
     year = days.dt.year.to_numpy(np.float64)
     length = np.where(days.dt.is_leap_year.to_numpy(bool), 366, 365)
     angle = 2 * np.pi * (days.dt.day_of_year.to_numpy(np.float64) - 1) / length
@@ -60,13 +64,15 @@ def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
 def one_hot(
     cells: pd.DataFrame, fit_on: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[str]], list[str]]:
-    """Categories `[N, columns]` → float32 `[N, categories of train]`, 1 where a sample is of one; with it column → its
-    categories, sorted, and notes on categories that train lacks, which are 0 throughout."""
+    """Categories `[N, columns]` → float32 `[N, categories of train]`, 1 where a sample is of one; with it
+    column → its categories, sorted, and notes on categories that train lacks, which are 0 throughout."""
     from sklearn.preprocessing import OneHotEncoder
 
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
     encoder.fit(cells.iloc[fit_on])
-    categories = {str(c): list(map(str, of)) for c, of in zip(cells.columns, encoder.categories_, strict=True)}
+    categories = {
+        str(c): list(map(str, of)) for c, of in zip(cells.columns, encoder.categories_, strict=True)
+    }
     with warnings.catch_warnings():  # told below, by name
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
         found: npt.NDArray[np.float32] = encoder.transform(cells)
@@ -76,7 +82,9 @@ def one_hot(
         if len(unknown):
             named = sorted(set(unknown))
             shown = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
-            notes.append(f"{len(unknown)} samples have a category of {column!r} that train lacks, so 0: {shown}")
+            notes.append(
+                f"{len(unknown)} samples have a category of {column!r} that train lacks, so 0: {shown}"
+            )
     return found, categories, notes
 
 
@@ -85,24 +93,32 @@ def _no_numbers() -> dict[str, Any]:
 
 
 def standardise(
-    values: npt.NDArray[np.float64], fit_on: npt.NDArray[np.int64], columns: Sequence[str], sample_ids: Sequence[str]
+    values: npt.NDArray[np.float64],
+    fit_on: npt.NDArray[np.int64],
+    columns: Sequence[str],
+    sample_ids: Sequence[str],
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Values `[N, F]` (NaN = blank) → float32 `[N, F]`: blanks become the train mean, then (x − mean) / std of train.
+    """Values `[N, F]` (NaN = blank) → float32 `[N, F]`: blanks become the train mean, then (x − mean) / std
+    of train.
 
-    `fit_on`: the rows of train. std is the population's; a constant column is divided by 1. Returns with it the
-    statistics, a value a column: `mean`, `std`, `blanks` (in all rows), and `constant` (names of such columns). Raises
-    DataError, naming columns and samples, where a column is blank throughout train or a value is infinite.
-    """
+    `fit_on`: the rows of train. std is the population's; a constant column is divided by 1. Returns with it
+    the statistics, a value a column: `mean`, `std`, `blanks` (in all rows), and `constant` (names of such
+    columns). Raises DataError, naming columns and samples, where a column is blank throughout train or a
+    value is infinite."""
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 
     if (infinite := np.argwhere(np.isinf(values))).size:
         named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in infinite.tolist()]
-        raise data_error("Table columns hold infinite values", named, "correct these cells, or leave them blank.")
+        raise data_error(
+            "Table columns hold infinite values", named, "correct these cells, or leave them blank."
+        )
     blank = np.isnan(values)
     if empty := [repr(columns[f]) for f in np.flatnonzero(blank[fit_on].all(axis=0)).tolist()]:
         headline = "Table columns are blank in all of train, so that they have no mean"
-        raise data_error(headline, empty, "remove them from the modality's `columns`, or fill them in the raw data.")
+        raise data_error(
+            headline, empty, "remove them from the modality's `columns`, or fill them in the raw data."
+        )
     imputer = SimpleImputer(strategy="mean").fit(values[fit_on])
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])

@@ -28,16 +28,17 @@ AT_ONCE = 4096  # texts in one call: bounds its memory
 
 
 def tokenizer_file(modality: str) -> str:
-    """The file's name in the store; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has them."""
+    """The file's name in the store; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has
+    them."""
     return f"{modality}.tokenizer.json"
 
 
 def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
-    """A tokenizer with at most `vocabulary` tokens that pads and cuts to `length`; equal texts make equal tokenizers.
+    """A tokenizer with at most `vocabulary` tokens that pads and cuts to `length`; equal texts make equal
+    tokenizers.
 
-    Texts may hold `[PAD]` or any other such word: nothing in a text is taken for a special token. Where train has more
-    different characters than there is room for, the most frequent ones are kept.
-    """
+    Texts may hold `[PAD]` or any other such word: nothing in a text is taken for a special token. Where train
+    has more different characters than there is room for, the most frequent ones are kept."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     plain = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
@@ -63,7 +64,8 @@ def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
 
 
 def _characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """The characters of the normalised texts, the most frequent first; the trainer's own choice is not repeatable."""
+    """The characters of the normalised texts, the most frequent first; the trainer's own choice is not
+    repeatable."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(tokenizer.normalizer.normalize_str(text))
@@ -71,13 +73,16 @@ def _characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 
 
 def check_texts(name: str, texts: pd.Series[str], sample_ids: Sequence[str]) -> None:
-    """Raise DataError, naming samples and rows (0-based, of the manifest), where a text is missing; "" is a text."""
+    """Raise DataError, naming samples and rows (0-based, of the manifest), where a text is missing; "" is a
+    text."""
     values, missing = texts.astype(object).tolist(), texts.isna().tolist()
     if wrong := [row for row, value in enumerate(values) if not isinstance(value, str)]:
         told = {row: "there is none" if missing[row] else f"{values[row]!r} is none" for row in wrong}
         named = [f"sample {sample_ids[row]} (row {row}): {what}" for row, what in told.items()]
         headline = f"{len(wrong)} of {len(values)} texts of modality {name!r} are missing"
-        raise data_error(headline, named, "write a text into these cells (an empty one is fine), or drop the rows.")
+        raise data_error(
+            headline, named, "write a text into these cells (an empty one is fine), or drop the rows."
+        )
 
 
 def write_texts(
@@ -91,9 +96,8 @@ def write_texts(
 ) -> dict[str, Any]:
     """Write the token ids `[N, length]` (int32) and the tokenizer of a modality; what `meta.json` says of it.
 
-    `texts` `[N]`: the manifest's column (see `check_texts`). Notes how many texts are cut and how many are empty.
-    Raises DataError where there is no token in all of train.
-    """
+    `texts` `[N]`: the manifest's column (see `check_texts`). Notes how many texts are cut and how many are
+    empty. Raises DataError where there is no token in all of train."""
     values = texts.astype(object).tolist()
     tokenizer = train_tokenizer([values[row] for row in train.tolist()], settings)
     entries = tokenizer.get_vocab_size()

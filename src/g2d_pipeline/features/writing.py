@@ -22,8 +22,9 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.features import dropping
+from g2d_pipeline.features import bad_samples
 from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
 from g2d_pipeline.features.files import (
     FORMAT,
@@ -35,9 +36,8 @@ from g2d_pipeline.features.files import (
     replace_bytes,
     writing_to,
 )
-from g2d_pipeline.features.finishing import REBUILD, count_found, finish, note, note_rounding, write_table
-from g2d_pipeline.features.jobs import Form
-from g2d_pipeline.features.ledger import Ledger
+from g2d_pipeline.features.finalize import REBUILD, count_found, finish, note, note_rounding, write_table
+from g2d_pipeline.features.jobs import ArraySpec
 from g2d_pipeline.features.media import CHUNK, Decoded, Media, Workers, decode, prepare
 from g2d_pipeline.features.names import Names
 from g2d_pipeline.features.reuse import find_known
@@ -62,26 +62,27 @@ class Manifest(Protocol):
 def write_store(
     folder: Path, manifest: Manifest, root: Path, settings: FeaturizeSettings, previous: Sequence[Path] = ()
 ) -> None:
-    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder` (made if need be).
+    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder` (made if need
+    be).
 
-    The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same samples
-    and settings left there is gone on from; anything else there is removed. Equal input gives equal bytes, for any
-    number of workers, any interruptions and any `previous`: finished stores, the newest first, from which recordings,
-    clips and pictures are copied whose name and content are known there (see `reuse`). Files: `<modality>.npy`
-    `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be copied, `index.parquet`,
-    `meta.json`, and a tokenizer a modality of text; equal cells (a recording of several samples) are decoded once.
+    The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same
+    samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
+    bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
+    from which recordings, clips and pictures are copied whose name and content are known there (see `reuse`).
+    Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
+    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text; equal cells (a recording of
+    several samples) are decoded once.
 
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
-    `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are more, or where
-    the disk is full or must not be written; ConfigError for settings that can not work.
-    """
+    `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
+    more, or where the disk is full or must not be written; ConfigError for settings that can not work."""
     sample_ids, train = _check(manifest, settings)
     media = {
         name: Media.of(name, of, manifest.table[manifest.meta["columns"][name][0]])
         for name, of in settings.modalities.items()
         if not isinstance(of, INLINE)
     }
-    faults = dropping.Faults(media, sample_ids, settings.max_bad_fraction)
+    faults = bad_samples.Faults(media, sample_ids, settings.max_bad_fraction)
     _check_files(root, faults)
     forms = {name: _form(m, root) for name, m in media.items()}
     needed = _needed(folder, settings, forms, len(sample_ids))
@@ -90,8 +91,10 @@ def write_store(
         (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
         files = [f"{name}{end}.npy" for name in settings.modalities for end in ("", ".cells")]
         files += [name for m in media.values() for name in m.scratch]
-        files += [tokenizer_file(name) for name, of in settings.modalities.items() if isinstance(of, TextFeatures)]
-        ledger = Ledger(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
+        files += [
+            tokenizer_file(name) for name, of in settings.modalities.items() if isinstance(of, TextFeatures)
+        ]
+        ledger = ChunkJournal(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
         check_space(folder, _needed(folder, settings, forms, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, root, ledger)
@@ -107,9 +110,9 @@ def _decode_all(
     folder: Path,
     settings: FeaturizeSettings,
     root: Path,
-    ledger: Ledger,
-    faults: dropping.Faults,
-    forms: Mapping[str, Form],
+    ledger: ChunkJournal,
+    faults: bad_samples.Faults,
+    forms: Mapping[str, ArraySpec],
     previous: Sequence[Path],
 ) -> dict[str, Decoded]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
@@ -131,7 +134,7 @@ def _finish_all(
     folder: Path,
     manifest: Manifest,
     settings: FeaturizeSettings,
-    faults: dropping.Faults,
+    faults: bad_samples.Faults,
     decoded: Mapping[str, Decoded],
     train: npt.NDArray[np.int64],
 ) -> None:
@@ -143,13 +146,13 @@ def _finish_all(
     if dropped:
         bad = faults.bad_rows()
         kept = np.flatnonzero(~bad).astype(np.int64)
-        table = dropping.without(table, manifest.meta, bad).reset_index(drop=True)
+        table = bad_samples.without(table, manifest.meta, bad).reset_index(drop=True)
         sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
         train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
         counts = {split: int((table["split"] == split).sum()) for split in counts}
-        target = dropping.target_of(table, manifest.meta)
+        target = bad_samples.target_of(table, manifest.meta)
 
-    notes = dropping.note_dropped(dropped, len(faults.sample_ids))
+    notes = bad_samples.note_dropped(dropped, len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
     for name, of in settings.modalities.items():
         if isinstance(of, TabularFeatures):
@@ -183,9 +186,14 @@ def _finish_all(
     replace_bytes(folder / META, text.encode())
 
 
-def _form(media: Media, root: Path) -> Form:
+def _form(media: Media, root: Path) -> ArraySpec:
     form, of = media.form(root), media.settings
-    if isinstance(of, ImageFeatures) and of.dtype != "float32" and of.pca_energy is None and form.dtype == "uint8":
+    if (
+        isinstance(of, ImageFeatures)
+        and of.dtype != "float32"
+        and of.pca_energy is None
+        and form.dtype == "uint8"
+    ):
         raise ConfigError(
             f"modalities.{media.name}.dtype={of.dtype}: its pictures are bytes, which take less room still. Leave "
             "dtype out; it is for floats (spectrograms, sequences, vectors, principal components)."
@@ -217,14 +225,16 @@ def _check(manifest: Manifest, settings: FeaturizeSettings) -> tuple[Names, npt.
     return sample_ids, train
 
 
-def _check_files(root: Path, faults: dropping.Faults) -> None:
+def _check_files(root: Path, faults: bad_samples.Faults) -> None:
     """All missing, empty and fake files at once, before any work is done."""
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
             try:
                 if not (isinstance(m.settings, VideoFeatures) and (root / file).is_dir()):
-                    check_file(f"{root}/{file}")  # a string: joining paths takes longer than looking at a file
+                    check_file(
+                        f"{root}/{file}"
+                    )  # a string: joining paths takes longer than looking at a file
             except MediaError as error:
                 faulty[file] = error.reason
         if faulty:
@@ -233,7 +243,7 @@ def _check_files(root: Path, faults: dropping.Faults) -> None:
     faults.check()
 
 
-def _needed(folder: Path, settings: FeaturizeSettings, forms: Mapping[str, Form], samples: int) -> int:
+def _needed(folder: Path, settings: FeaturizeSettings, forms: Mapping[str, ArraySpec], samples: int) -> int:
     """Bytes that the arrays will take beyond what of them is there."""
     needed = 0
     for name, of in settings.modalities.items():
@@ -270,12 +280,21 @@ def code_digest() -> str:
 
 @cache
 def _code() -> list[str]:
-    """What computes the arrays: this room's files (as they are when first asked for), and the versions of the libraries
-    that decode and transform."""
+    """What computes the arrays: this room's files (as they are when first asked for), and the versions of the
+    libraries that decode and transform."""
     sources = [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     return sources + [
         version(library)
-        for library in ("av", "numpy", "pillow", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision")
+        for library in (
+            "av",
+            "numpy",
+            "pillow",
+            "soundfile",
+            "tokenizers",
+            "torch",
+            "torchaudio",
+            "torchvision",
+        )
     ]
 
 

@@ -13,7 +13,8 @@ METHOD_GROUP = "g2d_pipeline.methods"  # of entry points: methods of other packa
 
 
 def available() -> list[str]:
-    """The names of the methods in this folder; files whose name begins with _ hold what several of them share."""
+    """The names of the methods in this folder; files whose name begins with _ hold what several of them
+    share."""
     return files(__name__)
 
 

@@ -11,10 +11,11 @@ from g2d_pipeline.models.encoders import initialise
 
 
 class UnimodalHeads(nn.Module):
-    """u^m `[B, C]`: by the fusion's own head of m where it has one (late, sum), else by a linear head made here.
+    """u^m `[B, C]`: by the fusion's own head of m where it has one (late, sum), else by a linear head made
+    here.
 
-    Make it in `on_fit_start`, as an attribute of the method: then it is trained, saved and moved like the model.
-    """
+    Make it in `on_fit_start`, as an attribute of the method: then it is trained, saved and moved like the
+    model."""
 
     def __init__(self, model: MultimodalModel, outputs: int) -> None:
         super().__init__()

@@ -8,12 +8,13 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from g2d_pipeline.methods.base import MethodParameters, Setting
+from g2d_pipeline.methods.base import MethodContext, MethodParameters
 from g2d_pipeline.models import Task
 
 
 class Window(MethodParameters):
-    """`start_epoch`, `end_epoch`: the first and the last epoch, from 1, in which it acts (left out: the whole run)."""
+    """`start_epoch`, `end_epoch`: the first and the last epoch, from 1, in which it acts (left out: the whole
+    run)."""
 
     start_epoch: PositiveInt = 1
     end_epoch: PositiveInt | None = None
@@ -31,10 +32,12 @@ class Window(MethodParameters):
         return self.start_epoch <= epoch and (self.end_epoch is None or epoch <= self.end_epoch)
 
 
-def check_several(method: str, setting: Setting) -> None:
+def check_several(method: str, context: MethodContext) -> None:
     """Raise ValueError where there is one modality alone: nobody to compare it with."""
-    if len(setting.modalities) < 2:
-        raise ValueError(f"{method} compares modalities, and {setting.modalities[0]} is the only one: say method=joint")
+    if len(context.modalities) < 2:
+        raise ValueError(
+            f"{method} compares modalities, and {context.modalities[0]} is the only one: say method=joint"
+        )
 
 
 def summed_scores(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tensor:
@@ -52,7 +55,7 @@ def ratios(scores: Tensor, others: Literal["mean", "sum"] = "mean") -> Tensor:
 def by_lead(scores: Tensor) -> list[int]:
     """The modalities' positions from the greatest score to the least; ties: the configuration's order.
 
-    Random numbers are drawn in it, so that what a modality is given depends on neither its place nor its name.
-    """
+    Random numbers are drawn in it, so that what a modality is given depends on neither its place nor its
+    name."""
     order: list[int] = scores.argsort(descending=True, stable=True).tolist()
     return order

@@ -1,16 +1,19 @@
-"""Parameters that are given modality by modality (`weights: {audio: 1}`): a name that does not exist is refused."""
+"""Parameters that are given modality by modality (`weights: {audio: 1}`): a name that does not exist is
+refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from g2d_pipeline.explain import nearest
-from g2d_pipeline.methods.base import Setting
+from g2d_pipeline.methods.base import MethodContext
 
 
-def check_modalities(key: str, values: Mapping[str, float], setting: Setting, also: tuple[str, ...] = ()) -> None:
+def check_modalities(
+    key: str, values: Mapping[str, float], context: MethodContext, also: tuple[str, ...] = ()
+) -> None:
     """Raise ValueError with key, value and what is allowed, where a name is neither a modality nor in `also`."""
-    known = (*also, *setting.modalities)
+    known = (*also, *context.modalities)
     for name, value in values.items():
         if name not in known:
             raise ValueError(

@@ -37,6 +37,6 @@ def shapley(modalities: Sequence[str], value: Callable[[Coalition], V]) -> dict[
     return found
 
 
-def muted(features: Mapping[str, Tensor], kept: Coalition) -> dict[str, Tensor]:
+def masked(features: Mapping[str, Tensor], kept: Coalition) -> dict[str, Tensor]:
     """The features `[B, D_m]`, with zeros in place of the modalities that are not in `kept`."""
     return {m: feature if m in kept else torch.zeros_like(feature) for m, feature in features.items()}

@@ -1,8 +1,8 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023).
 
-What each modality adds to the logits is told apart by Shapley values; a modality that does better in a batch than it
-did so far, compared with the others, has the gradient of its part scaled down, and one that does worse up.
-"""
+What each modality adds to the logits is told apart by Shapley values; a modality that does better in a batch
+than it did so far, compared with the others, has the gradient of its part scaled down, and one that does
+worse up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from g2d_pipeline.methods._leading import Window, check_several
 from g2d_pipeline.methods._shapley import Coalition, shapley
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Encoder, Normaliser, Output, Task
 from g2d_pipeline.models.multimodal import scale_gradient
 
@@ -27,11 +27,11 @@ GREATEST_GAP = 7.0  # of the ratios, in the exponent of κ
 def responses(
     fusion: nn.Module, whole: Tensor, present: Mapping[str, Tensor], absent: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """φ: m → `[B, C]`, Shapley values of the logits; Σ_m φ^m = `whole` `[B, C]`, the logits of all modalities.
+    """φ: m → `[B, C]`, Shapley values of the logits; Σ_m φ^m = `whole` `[B, C]`, the logits of all
+    modalities.
 
-    A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and `absent` ones of the others;
-    those of no modality are left out, that is 0.
-    """
+    A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and `absent` ones of
+    the others; those of no modality are left out, that is 0."""
 
     def logits(kept: Coalition) -> Tensor:
         if len(kept) == len(present):
@@ -45,17 +45,19 @@ def responses(
 
 
 def scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
-    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on the CPU.
+    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on
+    the CPU.
 
-    Classification: cross-entropy. Regression (our definition): half the squared error over the target's variance.
-    """
+    Classification: cross-entropy. Regression (our definition): half the squared error over the target's
+    variance."""
     with torch.no_grad():
         rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
         return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
 
 
 def ratios(of: Tensor) -> Tensor:
-    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for the modalities that do better than the others."""
+    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for the modalities that do better than the
+    others."""
     k = len(of)
     return (k / (k - 1) * (of.mean() - of)).exp()
 
@@ -66,7 +68,8 @@ def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
 
 
 def muted_input(encoder: nn.Module, x: Tensor) -> Tensor:
-    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0, which is padding."""
+    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0, which is
+    padding."""
     normaliser = getattr(encoder, "normaliser", None)
     if not isinstance(normaliser, Normaliser) or (isinstance(encoder, Encoder) and encoder.tokens):
         return torch.zeros_like(x[:1])
@@ -77,28 +80,27 @@ def muted_input(encoder: nn.Module, x: Tensor) -> Tensor:
 class AGMParameters(Window):
     """`alpha` ≥ 0: how hard it modulates (published: 0.1 to 2.5, by data set; 0: joint training).
 
-    `where`: κ^m scales the gradient of φ^m, so that of the encoder and of its share of the fusion (`response`, the
-    authors), or of the encoder alone (`encoder`, BalanceBenchmark, which leaves out biases). `muted`: what is zeroed of
-    an absent modality, its `inputs` (the authors: the encoders run once more, in evaluation mode), or its `features`
-    (ours: no encoder runs again). `clip` > 0: clip all gradients at this norm where one of the fusion's is greater
-    than it (the code: 1 or 5; left out: never).
-    """
+    `where`: κ^m scales the gradient of φ^m, so that of the encoder and of its share of the fusion
+    (`response`, the authors), or of the encoder alone (`encoder`, BalanceBenchmark, which leaves out biases).
+    `masked`: what is zeroed of an absent modality, its `inputs` (the authors: the encoders run once more, in
+    evaluation mode), or its `features` (ours: no encoder runs again). `clip` > 0: clip all gradients at this
+    norm where one of the fusion's is greater than it (the code: 1 or 5; left out: never)."""
 
     alpha: NonNegativeFloat = 1.0
     where: Literal["response", "encoder"] = "response"
-    muted: Literal["inputs", "features"] = "inputs"
+    masked: Literal["inputs", "features"] = "inputs"
     clip: Annotated[float, Field(gt=0)] | None = None
 
 
 class AGM(Method):
-    """The logits are split into a part of each modality, their Shapley values, and each part's gradient is scaled.
+    """The logits are split into a part of each modality, their Shapley values, and each part's gradient is
+    scaled.
 
-    r^m says how much better modality m does in this batch than the others, and r̄^m the same of its mean score over all
-    batches so far: ahead of its history it is held back. The subsets' logits carry gradients with `where=response`, as
-    in the authors' code: without them, every part's gradient would be 1/k of the whole's, and κ one number for all.
-    BalanceBenchmark has the ratio upside down, and amplifies who is ahead; this follows the authors. Scores of a
-    regression and more than three modalities: our definition.
-    """
+    r^m says how much better modality m does in this batch than the others, and r̄^m the same of its mean
+    score over all batches so far: ahead of its history it is held back. The subsets' logits carry gradients
+    with `where=response`, as in the authors' code: without them, every part's gradient would be 1/k of the
+    whole's, and κ one number for all. BalanceBenchmark has the ratio upside down, and amplifies who is ahead;
+    this follows the authors. Scores of a regression and more than three modalities: our definition."""
 
     Parameters: ClassVar[type[MethodParameters]] = AGMParameters
     equation: ClassVar[str] = (
@@ -108,9 +110,9 @@ class AGM(Method):
     source: ClassVar[str] = "Li et al., ICCV 2023, adaptive gradient modulation"
     parameters: AGMParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("agm", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("agm", context)
 
     def on_fit_start(self, state: State) -> None:
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄
@@ -119,7 +121,9 @@ class AGM(Method):
         self.shown: dict[str, float] = {}  # what the history was told
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
-        if state.kappa is self.shown:  # for the history alone: forward would apply it (SMP sets its own each batch)
+        if (
+            state.kappa is self.shown
+        ):  # for the history alone: forward would apply it (SMP sets its own each batch)
             state.kappa = {}
         if not self._acts(state):
             return super().train_batch(batch, state)
@@ -164,9 +168,11 @@ class AGM(Method):
         state.model.eval()
         present = output.features
         absent = {m: torch.zeros_like(feature) for m, feature in present.items()}
-        if self.parameters.muted == "inputs":
+        if self.parameters.masked == "inputs":
             inputs = dict(batch.inputs)
-            if unread := [m for m in present if m not in inputs]:  # their encoders rest: any sample tells the shape
+            if unread := [
+                m for m in present if m not in inputs
+            ]:  # their encoders rest: any sample tells the shape
                 one = state.batch(batch.index[:1].cpu().numpy()).inputs
                 inputs |= {m: one[m] for m in unread}
             nothing = {m: muted_input(state.model.encoders[m], inputs[m]) for m in present}

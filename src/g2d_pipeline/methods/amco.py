@@ -1,8 +1,7 @@
 """AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023).
 
-A modality on which the prediction depends too much has a growing share of its feature dimensions masked, and every
-modality learns from a loss of its own besides.
-"""
+A modality on which the prediction depends too much has a growing share of its feature dimensions masked, and
+every modality learns from a loss of its own besides."""
 
 from __future__ import annotations
 
@@ -14,14 +13,15 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._leading import Window, by_lead, check_several, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 
 CODE_EPOCHS = 10  # the code's progress grows by a tenth of the epoch's number with every batch
 
 
 def dependence_shares(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tensor:
-    """The share `[k]` of each modality in one softmax over all modalities' logits side by side, mean over the batch.
+    """The share `[k]` of each modality in one softmax over all modalities' logits side by side, mean over the
+    batch.
 
     Regression (our definition): s^m / Σ_j s^j, of the mean confidences.
     """
@@ -47,13 +47,12 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
 class AMCoParameters(Window):
     """`sigma` in (0, 1]: the share above which a modality is masked (published: 0.5; 1: never).
 
-    `epsilon` > 0: the progress at which all of it is masked (published: 0.3). `progress`: the share of the `epochs`
-    done (our reading of the schedule), or growing with the `batches` of an epoch (the code: their number × (epoch − 1)
-    / 10). `greatest_share` in [0, 1]: no more is ever masked (published: 1). `hold`: a modality is masked in the
-    `batch` in which its share is too great, or from then on to the end of the `epoch` (the code). `rescale`: what is
-    left is divided by 1 − p, by no less than 0.1 (the code). `unimodal_weight` ≥ 0: of each modality's own loss
-    (published: 1).
-    """
+    `epsilon` > 0: the progress at which all of it is masked (published: 0.3). `progress`: the share of the
+    `epochs` done (our reading of the schedule), or growing with the `batches` of an epoch (the code: their
+    number × (epoch − 1) / 10). `greatest_share` in [0, 1]: no more is ever masked (published: 1). `hold`: a
+    modality is masked in the `batch` in which its share is too great, or from then on to the end of the
+    `epoch` (the code). `rescale`: what is left is divided by 1 − p, by no less than 0.1 (the code).
+    `unimodal_weight` ≥ 0: of each modality's own loss (published: 1)."""
 
     sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
     epsilon: Annotated[float, Field(gt=0)] = 0.3
@@ -65,24 +64,27 @@ class AMCoParameters(Window):
 
 
 class AMCo(Method):
-    """A modality whose share of the summed softmax is more than σ has ⌊p·D_m⌋ of its feature dimensions masked.
+    """A modality whose share of the summed softmax is more than σ has ⌊p·D_m⌋ of its feature dimensions
+    masked.
 
-    Which ones is drawn anew for every batch; p grows over the epochs. The share is that of the batch itself, before
-    anything is masked (the code decides by the batch before). The published mask has U = 512 dimensions, which is the
-    width of all features there; ours has each modality's own width. Every modality has a task loss of its own besides,
-    from what is left of its feature. Regression: shares of confidence (our definition). Predictions use all features.
-    """
+    Which ones is drawn anew for every batch; p grows over the epochs. The share is that of the batch itself,
+    before anything is masked (the code decides by the batch before). The published mask has U = 512
+    dimensions, which is the width of all features there; ours has each modality's own width. Every modality
+    has a task loss of its own besides, from what is left of its feature. Regression: shares of confidence
+    (our definition). Predictions use all features."""
 
     Parameters: ClassVar[type[MethodParameters]] = AMCoParameters
     equation: ClassVar[str] = (
         "L = L_S(l, y) + w Σ_m L_S(u^m, y); share^m > σ: ⌊p·D_m⌋ dimensions of f^m ← 0, p = sin(π/2·min(ε, l_t)/ε)"
     )
-    source: ClassVar[str] = "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
+    source: ClassVar[str] = (
+        "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
+    )
     parameters: AMCoParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("amco", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("amco", context)
 
     def on_fit_start(self, state: State) -> None:
         self.batches = 0  # of this epoch
@@ -118,7 +120,11 @@ class AMCo(Method):
         """m → its masked feature, of the modalities on which too much depends."""
         with torch.no_grad():
             shares = dependence_shares(state.task, state.unimodal_logits(output), batch.target)
-        over = [m for m, of in zip(state.model.modalities, shares.tolist(), strict=True) if of > self.parameters.sigma]
+        over = [
+            m
+            for m, of in zip(state.model.modalities, shares.tolist(), strict=True)
+            if of > self.parameters.sigma
+        ]
         if self.parameters.hold == "epoch":
             self.held = [*self.held, *(m for m in over if m not in self.held)]
             over = self.held

@@ -1,8 +1,7 @@
 """What a method is: a small object that the trainer asks for a loss and tells what happened.
 
-A new method is one file in this folder (functions first: the equations, testable alone; then a class that says when
-they act) and one YAML in `conf/base/methods/` that lists its parameters.
-"""
+A new method is one file in this folder (functions first: the equations, testable alone; then a class that
+says when they act) and one YAML in `conf/base/methods/` that lists its parameters."""
 
 from __future__ import annotations
 
@@ -33,10 +32,11 @@ class TeacherView:
 
 @dataclass(frozen=True)
 class Batch:
-    """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by modality.
+    """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
+    modality.
 
-    `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the inputs of these
-    modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it.
+    `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the inputs of
+    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it.
     """
 
     index: Tensor
@@ -47,8 +47,9 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a method is asked to work with; see `Method.check`. `fusion`, and `encoders` by modality: their names.
+class MethodContext:
+    """What a method is asked to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
+    names.
 
     `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step.
     """
@@ -67,7 +68,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target` `[N]`.
+    """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target`
+    `[N]`.
 
     `scores`: part → the selection metric, and `loss`, the task loss of the whole.
     """
@@ -85,17 +87,16 @@ def _outside_training(*_: Any) -> Any:
 class State:
     """What a method may look at, and change, while a model is trained; and what it may ask for.
 
-    `forward(batch)`: the model's output with suppressed encoders suppressed (or remembered); `backward(loss)`: add
-    the gradients of a scalar (`retain_graph=True`: another loss of the same output follows); `step()`: modulate
-    (`after_backward`), clip, one step of the optimizer, gradients gone.
+    `forward(batch)`: the model's output with suppressed encoders suppressed (or remembered);
+    `backward(loss)`: add the gradients of a scalar (`retain_graph=True`: another loss of the same output
+    follows); `step()`: modulate (`after_backward`), clip, one step of the optimizer, gradients gone.
 
-    `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded; `batch(rows)`: these samples as
-    they are stored, all modalities, no augmentation and no teachers; `look(rows)`: the same in chunks, with the model's
-    output in evaluation mode without gradient; `new_optimizer(parameters)`: another one by the same settings (for
-    experiments of a method; it has no place in checkpoints); `changed(modalities)`: to be told after writing to
-    encoders' weights by hand.
-    `teachers`: m → its remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
-    """
+    `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded; `batch(rows)`: these
+    samples as they are stored, all modalities, no augmentation and no teachers; `look(rows)`: the same in
+    chunks, with the model's output in evaluation mode without gradient; `new_optimizer(parameters)`: another
+    one by the same settings (for experiments of a method; it has no place in checkpoints);
+    `changed(modalities)`: to be told after writing to encoders' weights by hand. `teachers`: m → its
+    remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself."""
 
     model: MultimodalModel
     optimizer: optim.Optimizer
@@ -123,14 +124,15 @@ class State:
 
 
 class Method:
-    """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into docs/methods.md.
+    """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into
+    docs/methods.md.
 
-    `tasks`, `fusions` (None: any), `most_modalities` (None: any number), `works_with_smp`: what it is defined for.
-    `steps_itself`: it steps several times a batch, so that there is nothing to accumulate.
+    `tasks`, `fusions` (None: any), `most_modalities` (None: any number), `works_with_smp`: what it is defined
+    for. `steps_itself`: it steps several times a batch, so that there is nothing to accumulate.
 
-    What a method keeps in attributes of its own (tensors, numbers, lists, dictionaries, modules: running averages,
-    prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all of them.
-    """
+    What a method keeps in attributes of its own (tensors, numbers, lists, dictionaries, modules: running
+    averages, prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all
+    of them."""
 
     Parameters: ClassVar[type[MethodParameters]] = MethodParameters
     needs_teachers: ClassVar[bool] = False
@@ -140,36 +142,42 @@ class Method:
     fusions: ClassVar[tuple[str, ...] | None] = None
     most_modalities: ClassVar[int | None] = None
     works_with_smp: ClassVar[bool] = True
-    exchange: ClassVar[str | None] = None  # the students' encoders tell each other by it (`models/exchange.py`)
+    exchange: ClassVar[str | None] = (
+        None  # the students' encoders tell each other by it (`models/exchange.py`)
+    )
     steps_itself: ClassVar[bool] = False  # calls `state.step` within a batch
 
     def __init__(self, parameters: MethodParameters | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
 
-    def check(self, setting: Setting) -> None:
-        """Raise ValueError with the reason and what works instead, where the method is undefined for the setting.
+    def check(self, context: MethodContext) -> None:
+        """Raise ValueError with the reason and what works instead, where the method is undefined for the
+        context.
 
         Called before any data are read. Parameters that name modalities are checked here.
         """
         name = type(self).__module__.rpartition(".")[2]
-        if setting.task not in self.tasks:
-            raise ValueError(f"{name} is defined for {' and '.join(self.tasks)}, not for {setting.task}")
-        if self.fusions is not None and setting.fusion not in self.fusions:
+        if context.task not in self.tasks:
+            raise ValueError(f"{name} is defined for {' and '.join(self.tasks)}, not for {context.task}")
+        if self.fusions is not None and context.fusion not in self.fusions:
             raise ValueError(
-                f"{name} is not defined for fusion {setting.fusion}. It works with: {', '.join(self.fusions)}"
+                f"{name} is not defined for fusion {context.fusion}. It works with: {', '.join(self.fusions)}"
             )
-        if self.most_modalities is not None and len(setting.modalities) > self.most_modalities:
+        if self.most_modalities is not None and len(context.modalities) > self.most_modalities:
             raise ValueError(
                 f"{name} is defined for up to {self.most_modalities} modalities, the data set has "
-                f"{len(setting.modalities)} ({', '.join(setting.modalities)}): leave some out"
+                f"{len(context.modalities)} ({', '.join(context.modalities)}): leave some out"
             )
-        if setting.smp and not self.works_with_smp:
+        if context.smp and not self.works_with_smp:
             raise ValueError(f"{name} decides itself who learns when, so SMP can not be added: say smp=false")
-        if setting.accumulation > 1 and self.steps_itself:
-            raise ValueError(f"{name} steps several times a batch, so none can be accumulated: say accumulation=1")
+        if context.accumulation > 1 and self.steps_itself:
+            raise ValueError(
+                f"{name} steps several times a batch, so none can be accumulated: say accumulation=1"
+            )
 
     def epochs(self, epochs: int) -> int:
-        """How many epochs it takes of the recipe's; a method that trains nothing says 1 and leaves out all rows."""
+        """How many epochs it takes of the recipe's; a method that trains nothing says 1 and leaves out all
+        rows."""
         return epochs
 
     def on_fit_start(self, state: State) -> None:
@@ -178,8 +186,8 @@ class Method:
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What the optimizer is given: by default one group, of the model and the modules of its own.
 
-        A group may have its own `lr`, and a `factor` that the method may change: lr × factor holds in the next epoch.
-        """
+        A group may have its own `lr`, and a `factor` that the method may change: lr × factor holds in the
+        next epoch."""
         own = [p for module in self.modules().values() for p in module.parameters()]
         return [{"params": [*model.parameters(), *own]}]
 
@@ -187,15 +195,15 @@ class Method:
         """Called before the first batch of an epoch."""
 
     def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
-        """The train rows of this epoch, before they are shuffled: repeat or leave out some to rewrite the epoch."""
+        """The train rows of this epoch, before they are shuffled: repeat or leave out some to rewrite the
+        epoch."""
         return rows
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         """One batch: forward, loss, backward; the trainer steps after it (or after `accumulation` batches).
 
-        Alternating methods go over the modalities here and call `state.backward` and `state.step` for each. Returns
-        the terms of the loss by name, for the history.
-        """
+        Alternating methods go over the modalities here and call `state.backward` and `state.step` for each.
+        Returns the terms of the loss by name, for the history."""
         terms = self.loss(state.forward(batch), batch, state)
         total, *others = terms.values()
         for term in others:
@@ -214,7 +222,8 @@ class Method:
         """Called after the last batch of an epoch, before validation."""
 
     def on_validation(self, validation: Validation, state: State) -> None:
-        """Called after each epoch with what the model says of the validation split; never with the test split."""
+        """Called after each epoch with what the model says of the validation split; never with the test
+        split."""
 
     def predict(self, output: Output) -> Tensor:
         """The multimodal logits `[B, C]` that are evaluated."""

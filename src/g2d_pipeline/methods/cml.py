@@ -1,4 +1,5 @@
-"""CML: calibrating multimodal learning (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
+"""CML: calibrating multimodal learning (Ma et al., ICML 2023): confidence must not rise when a modality is
+removed."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._leading import Window, by_lead, check_several
-from g2d_pipeline.methods._shapley import Coalition, muted
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods._shapley import Coalition, masked
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 
 
@@ -23,9 +24,8 @@ def nested(modalities: list[str]) -> list[Coalition]:
 def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The confidence `[B]` of a prediction, and whether it is right `[B]` (bool).
 
-    Classification: the greatest probability, whatever the target is. Regression (our definition): that of a Gaussian
-    error, and all predictions are right.
-    """
+    Classification: the greatest probability, whatever the target is. Regression (our definition): that of a
+    Gaussian error, and all predictions are right."""
     if task.outputs == 1:
         rho = task.confidence(logits, target)
         return rho, torch.ones_like(rho, dtype=torch.bool)
@@ -34,7 +34,8 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
 
 
 def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor:
-    """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are right on.
+    """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
+    right on.
 
     0 where there are none.
     """
@@ -56,19 +57,21 @@ class CMLParameters(Window):
 class CML(Method):
     """Modalities are removed one by one in random order, and confidence that rises by it is punished.
 
-    The order is drawn for every batch. Removed is who has zeros in place of its feature. A pair of neighbours S ⊃ T
-    counts in the samples that S is right on, and the pairs' means are summed (published code: one sum over samples and
-    pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples (our definition).
-    """
+    The order is drawn for every batch. Removed is who has zeros in place of its feature. A pair of neighbours
+    S ⊃ T counts in the samples that S is right on, and the pairs' means are summed (published code: one sum
+    over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
+    (our definition)."""
 
     Parameters: ClassVar[type[MethodParameters]] = CMLParameters
-    equation: ClassVar[str] = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
+    equation: ClassVar[str] = (
+        "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
+    )
     source: ClassVar[str] = "Ma et al., ICML 2023, calibrating multimodal learning"
     parameters: CMLParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("cml", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("cml", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
@@ -76,7 +79,7 @@ class CML(Method):
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
         _, *smaller = nested(self._order(output))
-        logits = [output.logits, *(state.model.fusion(muted(output.features, some)) for some in smaller)]
+        logits = [output.logits, *(state.model.fusion(masked(output.features, some)) for some in smaller)]
         if p.losses == "nested":
             losses = [task.loss(of, target) for of in logits[1:]]
             terms["task"] = (terms["task"] + sum(losses[1:], losses[0])) / len(logits)
@@ -86,7 +89,8 @@ class CML(Method):
         return terms
 
     def _order(self, output: Output) -> list[str]:
-        """A random order; drawn by the features' sizes, so that it depends on neither place nor name of a modality."""
+        """A random order; drawn by the features' sizes, so that it depends on neither place nor name of a
+        modality."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
         ranks = by_lead(sizes)

@@ -1,7 +1,8 @@
-"""DLMG / LFM: dynamically learning the modality gap (NeurIPS 2024): the task and the match of modalities take turns.
+"""DLMG / LFM: dynamically learning the modality gap (NeurIPS 2024): the task and the match of modalities take
+turns.
 
-First the modalities are matched to each other, without labels; the longer training lasts, the more the labels count.
-"""
+First the modalities are matched to each other, without labels; the longer training lasts, the more the labels
+count."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
 
@@ -22,14 +23,16 @@ Moves = dict[nn.Parameter, tuple[Tensor, Tensor]]  # a parameter's gradients of 
 
 
 def pair_divergence(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean, of logits `[B, C]` (Jensen-Shannon)."""
+    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean, of logits `[B, C]`
+    (Jensen-Shannon)."""
     log_p = torch.stack([a.log_softmax(dim=1), b.log_softmax(dim=1)])
     middle = log_p.logsumexp(dim=0)  # log M up to a constant
     return ((task.divergence(a, middle) + task.divergence(b, middle)) / 2).mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to whom."""
+    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to
+    whom."""
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     same = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
@@ -49,18 +52,19 @@ def heuristic_share(start: float, epoch: int, epochs: int) -> float:
 def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tensor], lr: float) -> Tensor:
     """dL_val(θ′)/da_2 = −2η ⟨∇L_val(θ′), ∇A − ∇L_S⟩, of gradients by parameter.
 
-    θ′ = θ − η·∇L is one plain step, and L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative is needed.
-    """
+    θ′ = θ − η·∇L is one plain step, and L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative
+    is needed."""
     dots = [(v * (a - t)).sum() for v, t, a in zip(val, task, matching, strict=True)]
     return -2 * lr * torch.stack(dots).sum()
 
 
 class DLMGParameters(MethodParameters):
-    """`matching`: `infonce` of the features (the paper), or `js`, the divergence of the predictions (the code).
+    """`matching`: `infonce` of the features (the paper), or `js`, the divergence of the predictions (the
+    code).
 
-    `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`, start·(1 − e/E), or
-    `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4), taken every `every` batches.
-    """
+    `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`, start·(1 −
+    e/E), or `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4), taken every
+    `every` batches."""
 
     matching: Literal["infonce", "js"] = "infonce"
     temperature: PositiveFloat = 0.1
@@ -71,37 +75,40 @@ class DLMGParameters(MethodParameters):
 
 
 class DLMG(Method):
-    """The task loss and the match of the modalities are mixed, and the mixture moves from matching to the task.
+    """The task loss and the match of the modalities are mixed, and the mixture moves from matching to the
+    task.
 
-    `learned`: a_2 follows the slope of the task loss on a batch of the validation split after one plain step; so that
-    split is used for more than selection. (The public code's learnable run takes a curve fitted beforehand on one data
-    set: we have none of that.) Features of different widths are projected to the narrowest by linear layers, drawn in
-    the configuration's order and left behind after training (our definition). More than two modalities: the mean over
-    pairs; regression: InfoNCE alone (both our definition). With a_2 = 0 it is joint training with twice the loss.
-    """
+    `learned`: a_2 follows the slope of the task loss on a batch of the validation split after one plain step;
+    so that split is used for more than selection. (The public code's learnable run takes a curve fitted
+    beforehand on one data set: we have none of that.) Features of different widths are projected to the
+    narrowest by linear layers, drawn in the configuration's order and left behind after training (our
+    definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
+    definition). With a_2 = 0 it is joint training with twice the loss."""
 
     Parameters: ClassVar[type[MethodParameters]] = DLMGParameters
-    equation: ClassVar[str] = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
+    equation: ClassVar[str] = (
+        "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
+    )
     source: ClassVar[str] = (
         "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
     )
     fusions: ClassVar[tuple[str, ...] | None] = ("late",)
     parameters: DLMGParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
         p = self.parameters
-        if setting.fusion_settings.get("average", "logits") != "logits":
+        if context.fusion_settings.get("average", "logits") != "logits":
             raise ValueError(
                 "dlmg is defined for the mean of logits: fusion.average = probabilities is another one. Say "
                 "fusion.average=logits"
             )
-        if p.matching == "js" and setting.task == "regression":
+        if p.matching == "js" and context.task == "regression":
             raise ValueError(
                 "dlmg with matching = js compares predicted distributions over classes, and a regression predicts a "
                 "number. Say matching=infonce"
             )
-        if p.schedule == "learned" and setting.accumulation > 1:
+        if p.schedule == "learned" and context.accumulation > 1:
             raise ValueError(
                 "dlmg with schedule = learned tries a step in each batch, so none can be accumulated: say "
                 "accumulation=1, or schedule=heuristic"
@@ -111,7 +118,9 @@ class DLMG(Method):
         widths, p = state.model.fusion.widths, self.parameters
         common = min(widths.values())
         other = {m: width for m, width in widths.items() if width != common and p.matching == "infonce"}
-        self.projections = initialise(nn.ModuleDict({m: nn.Linear(width, common) for m, width in other.items()}))
+        self.projections = initialise(
+            nn.ModuleDict({m: nn.Linear(width, common) for m, width in other.items()})
+        )
         self.share = p.start  # a_2
         self.batches = 0
 
@@ -125,7 +134,8 @@ class DLMG(Method):
         if p.matching == "js":
             return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
         features = {
-            m: cast(Tensor, self.projections[m](f)) if m in self.projections else f for m, f in output.features.items()
+            m: cast(Tensor, self.projections[m](f)) if m in self.projections else f
+            for m, f in output.features.items()
         }
         return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
@@ -167,13 +177,17 @@ class DLMG(Method):
                 for p, value in zip(moves, before, strict=True):
                     p.copy_(value)
             model.train()
-        return float(look_ahead_slope(list(val), [t for t, _ in moves.values()], [a for _, a in moves.values()], lr))
+        return float(
+            look_ahead_slope(list(val), [t for t, _ in moves.values()], [a for _, a in moves.values()], lr)
+        )
 
 
 def _gradients(model: nn.Module, task: Tensor, matching: Tensor) -> Moves:
     """∇L_S and ∇A of the parameters that one of them reaches; the graph stays."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = [torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True) for of in (task, matching)]
+    found = [
+        torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True) for of in (task, matching)
+    ]
     return {
         p: (torch.zeros_like(p) if t is None else t, torch.zeros_like(p) if a is None else a)
         for p, t, a in zip(parameters, *found, strict=True)

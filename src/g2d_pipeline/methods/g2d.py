@@ -1,7 +1,8 @@
-"""G²D: distil every unimodal teacher into the multimodal student (Gradient-Guided Distillation, ICCV 2025, Eq. 1-4).
+"""G²D: distil every unimodal teacher into the multimodal student (Gradient-Guided Distillation, ICCV 2025,
+Eq. 1-4).
 
-L = L_S + α Σ_m w_m L_feat^m + β Σ_m w_m L_logit^m. The schedule that prioritises modalities (SMP) is `training/smp.py`.
-"""
+L = L_S + α Σ_m w_m L_feat^m + β Σ_m w_m L_logit^m. The schedule that prioritises modalities (SMP) is
+`training/smp.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
 
@@ -24,10 +25,9 @@ def feature_distillation(
 ) -> Tensor:
     """The distance of features `[B, D]` from the teacher's, batch mean: ‖f_s − f_t‖² for `"mse"` (Eq. 2).
 
-    `reduction="sum"`: the paper's norm, summed over D; `"mean"`: the authors' code, the element mean (1/D of it).
-    `distance="l1"`: |f_s − f_t| in place of the square, reduced alike; `"cosine"`: 1 − cos(f_s, f_t), which has no D to
-    reduce over (both: our definition). No gradient reaches the teacher.
-    """
+    `reduction="sum"`: the paper's norm, summed over D; `"mean"`: the authors' code, the element mean (1/D of
+    it). `distance="l1"`: |f_s − f_t| in place of the square, reduced alike; `"cosine"`: 1 − cos(f_s, f_t),
+    which has no D to reduce over (both: our definition). No gradient reaches the teacher."""
     if distance == "cosine":
         return (1 - F.cosine_similarity(student, teacher.detach(), dim=1)).mean()
     difference = student - teacher.detach()
@@ -36,16 +36,18 @@ def feature_distillation(
 
 
 def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3); regression: see the task."""
+    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3); regression: see
+    the task."""
     return task.distill(student, teacher.detach(), temperature)
 
 
 class G2DParameters(MethodParameters):
-    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published: 1).
+    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published:
+    1).
 
-    `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a teacher's feature is
-    wider or narrower than the student's, a linear map that is learnt with the student and left behind after training.
-    """
+    `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a teacher's
+    feature is wider or narrower than the student's, a linear map that is learnt with the student and left
+    behind after training."""
 
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 1.0
@@ -69,9 +71,9 @@ class G2D(Method):
     source: ClassVar[str] = "G²D, ICCV 2025, Eq. 1-4"
     parameters: G2DParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_modalities("modality_weights", self.parameters.modality_weights, setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_modalities("modality_weights", self.parameters.modality_weights, context)
 
     def on_fit_start(self, state: State) -> None:
         p, layers = self.parameters, {}
@@ -87,7 +89,10 @@ class G2D(Method):
         views = {m: view for m, view in batch.teachers.items() if p.weight(m) > 0}
         if p.alpha > 0 and views:
             features = [
-                self._weigh(m, feature_distillation(self._projected(output, m), v.feature, p.reduction, p.feature_loss))
+                self._weigh(
+                    m,
+                    feature_distillation(self._projected(output, m), v.feature, p.reduction, p.feature_loss),
+                )
                 for m, v in views.items()
             ]
             terms["feature_distillation"] = p.alpha * sum(features[1:], features[0])

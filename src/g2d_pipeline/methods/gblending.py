@@ -1,8 +1,8 @@
-"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it overfits.
+"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it
+overfits.
 
-Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it, and how
-much further train runs ahead of val.
-"""
+Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it,
+and how much further train runs ahead of val."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from g2d_pipeline.methods._heads import UnimodalHeads
 from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ def generalisation(before: tuple[float, float], after: tuple[float, float]) -> t
     return before[1] - after[1], (after[1] - after[0]) - (before[1] - before[0])
 
 
-def blend(before: Losses, after: Losses, floor: float, gain: Literal["fall", "absolute"] = "fall") -> dict[str, float]:
+def blend(
+    before: Losses, after: Losses, floor: float, gain: Literal["fall", "absolute"] = "fall"
+) -> dict[str, float]:
     """w ∝ G/O², summing to 1; empty where no branch gained anything.
 
     |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0 (both: our
@@ -44,7 +46,9 @@ def blend(before: Losses, after: Losses, floor: float, gain: Literal["fall", "ab
     for branch in before:
         g, o = generalisation(before[branch], after[branch])
         g = abs(g) if gain == "absolute" else max(g, 0.0)
-        found[branch] = g / max(abs(o), least) ** 2 if math.isfinite(g) and math.isfinite(o) and g > 0 else 0.0
+        found[branch] = (
+            g / max(abs(o), least) ** 2 if math.isfinite(g) and math.isfinite(o) and g > 0 else 0.0
+        )
     total = sum(found.values())
     return {branch: w / total for branch, w in found.items()} if total > 0 else {}
 
@@ -65,7 +69,9 @@ class Branches:
         for branch in (MULTI, *model.modalities):
             kept = model.modalities if branch == MULTI else (branch,)
             encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
-            alone = MultimodalModel(encoders, copy.deepcopy(model.fusion)).requires_grad_()  # also what SMP holds still
+            alone = MultimodalModel(
+                encoders, copy.deepcopy(model.fusion)
+            ).requires_grad_()  # also what SMP holds still
             self.models[branch] = alone, copy.deepcopy(heads)
             own = (p for part in self.models[branch] for p in part.parameters())
             self.optimizers[branch] = state.new_optimizer(own)
@@ -106,14 +112,14 @@ def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int6
 
 
 class GBlendingParameters(MethodParameters):
-    """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`; published: 10).
+    """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`;
+    published: 10).
 
-    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor` > 0 of
-    |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours: without, the head
-    that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute` change (the code). `weights`:
-    branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of measured; they are made to sum to 1, and
-    multi alone is joint training.
-    """
+    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor`
+    > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours:
+    without, the head that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute`
+    change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of
+    measured; they are made to sum to 1, and multi alone is joint training."""
 
     measure: Literal["online", "offline"] = "online"
     super_epoch: PositiveInt = 10
@@ -136,22 +142,24 @@ class GBlendingParameters(MethodParameters):
 class GBlending(Method):
     """Every modality alone and all together have a task loss; the weight of each is G/O², measured on copies.
 
-    Copies of the branches (one for each modality, and the whole) learn alone from train as it is stored, without
-    augmentation: G is what the val loss falls by, O by how much more it exceeds the train loss then. A branch that only
-    overfits weighs nothing but `least`; where no branch gains, the weights stay. A fusion without a head for each
-    modality gets linear ones besides. The branches share their batches. Val also selects the epoch here, where the
-    paper holds out a part of train. Regression: the losses are squared errors (our definition).
-    """
+    Copies of the branches (one for each modality, and the whole) learn alone from train as it is stored,
+    without augmentation: G is what the val loss falls by, O by how much more it exceeds the train loss then.
+    A branch that only overfits weighs nothing but `least`; where no branch gains, the weights stay. A fusion
+    without a head for each modality gets linear ones besides. The branches share their batches. Val also
+    selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
+    errors (our definition)."""
 
     Parameters: ClassVar[type[MethodParameters]] = GBlendingParameters
-    equation: ClassVar[str] = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    equation: ClassVar[str] = (
+        "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    )
     source: ClassVar[str] = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
     parameters: GBlendingParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        p, count = self.parameters, len(setting.modalities) + 1
-        check_modalities("weights", p.weights, setting, also=(MULTI,))
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        p, count = self.parameters, len(context.modalities) + 1
+        check_modalities("weights", p.weights, context, also=(MULTI,))
         if not p.weights and p.least * count >= 1:
             raise ValueError(
                 f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "

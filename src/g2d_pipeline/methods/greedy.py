@@ -1,8 +1,8 @@
-"""Balanced multimodal learning against greedy learners (Wu et al., ICML 2022): branches that listen too much are held.
+"""Balanced multimodal learning against greedy learners (Wu et al., ICML 2022): branches that listen too much
+are held.
 
-Encoders exchange signals through MMTM layers (`models/exchange.py`). A branch whose exchange learns fast, compared with
-its encoder, is trained for some steps without news from the other modalities.
-"""
+Encoders exchange signals through MMTM layers (`models/exchange.py`). A branch whose exchange learns fast,
+compared with its encoder, is trained for some steps without news from the other modalities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.exchange import STAGED, Exchange
 
@@ -30,7 +30,8 @@ def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def conditional_speed(bypass: float, main: float) -> float:
-    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), of the two sums over steps; −∞ where neither moves."""
+    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), of the two sums over steps; −∞ where neither
+    moves."""
     return math.log10(bypass / main) if bypass > 0 and main > 0 else -math.inf
 
 
@@ -45,12 +46,12 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
 
 class GreedyParameters(MethodParameters):
-    """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01); `window`: steps.
+    """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01);
+    `window`: steps.
 
-    `start_epoch`: the first one in which branches are held, speeds are summed from the first step on. `replaced`: the
-    others' `signal` (default), or the branch's whole `gate` (the authors' code). `losses`: `branches`, one for each
-    modality's head (published), or `whole`, the fused logits' alone.
-    """
+    `start_epoch`: the first one in which branches are held, speeds are summed from the first step on.
+    `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code). `losses`:
+    `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
 
     alpha: NonNegativeFloat = 0.001
     window: PositiveInt = 5
@@ -60,33 +61,35 @@ class GreedyParameters(MethodParameters):
 
 
 class Greedy(Method):
-    """The branch whose exchange with other modalities learns fastest is held: for a window of steps it gets their mean.
+    """The branch whose exchange with other modalities learns fastest is held: for a window of steps it gets
+    their mean.
 
-    Σ_t μ counts steps in which nobody is held. An encoder's own head is left out of its μ, because a fusion need not
-    have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and resnet18. The features
-    of a modality contain what the others told it, and so do its unimodal logits.
-    """
+    Σ_t μ counts steps in which nobody is held. An encoder's own head is left out of its μ, because a fusion
+    need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
+    resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
     Parameters: ClassVar[type[MethodParameters]] = GreedyParameters
     equation: ClassVar[str] = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
-    source: ClassVar[str] = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    source: ClassVar[str] = (
+        "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    )
     works_with_smp: ClassVar[bool] = False
     exchange: ClassVar[str | None] = "mmtm"
     parameters: GreedyParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        for m, encoder in setting.encoders.items():
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        for m, encoder in context.encoders.items():
             if encoder not in STAGED:
                 raise ValueError(
                     f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. It works "
                     f"with: {', '.join(STAGED)}"
                 )
-        if self.parameters.losses == "branches" and setting.fusion not in ("late", "sum", "weighted"):
+        if self.parameters.losses == "branches" and context.fusion not in ("late", "sum", "weighted"):
             raise ValueError(
-                f"greedy with losses = branches needs a head a modality, which fusion {setting.fusion} has not. It "
+                f"greedy with losses = branches needs a head a modality, which fusion {context.fusion} has not. It "
                 "works with: late, sum, weighted; or say losses=whole"
             )
 
@@ -132,7 +135,8 @@ class Greedy(Method):
 
 
 def bypasses(exchange: Exchange) -> dict[str, list[nn.Parameter]]:
-    """m → the parameters that turn all signals into the gate of m, in all stages; the squeezing ones are shared."""
+    """m → the parameters that turn all signals into the gate of m, in all stages; the squeezing ones are
+    shared."""
     found: dict[str, list[nn.Parameter]] = {}
     for stage in exchange.stages:
         for m, excite in stage.excite.items():  # type: ignore[operator, union-attr]

@@ -1,4 +1,5 @@
-"""MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the strong one.
+"""MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the
+strong one.
 
 Known to us by BalanceBenchmark's code.
 """
@@ -13,12 +14,13 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._leading import Window, check_several
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 
 
 def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without gradient.
+    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without
+    gradient.
 
     Regression (our definition): everywhere, ρ being the confidence of a Gaussian error.
     """
@@ -29,7 +31,7 @@ def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
         return w * ((a.argmax(dim=1) == target) | (b.argmax(dim=1) == target))
 
 
-def towards_the_strong(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
+def kl_to_stronger(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
     """KL(strong ‖ weak) `[B]` of logits `[B, C]`; strong: whose ρ is greater; no gradient reaches it."""
     with torch.no_grad():
         first = (task.confidence(a, target) >= task.confidence(b, target))[:, None]
@@ -52,14 +54,15 @@ class MBSDParameters(Window):
 
 
 class MBSD(Method):
-    """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true class.
+    """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true
+    class.
 
-    Each pair adds the squared distance of its logits, which moves both, and the divergence of the weak from the strong,
-    sample by sample; more than two modalities: the mean over pairs. Weights and the strong side carry no gradient (our
-    reading). The published code takes the divergence of two numbers, the probabilities of the true class, and a
-    logarithm of the wrong one; this is that of the distributions. With three modalities it takes distances of
-    probabilities; here they are of logits. Regression, our definition: distances are of predictions.
-    """
+    Each pair adds the squared distance of its logits, which moves both, and the divergence of the weak from
+    the strong, sample by sample; more than two modalities: the mean over pairs. Weights and the strong side
+    carry no gradient (our reading). The published code takes the divergence of two numbers, the probabilities
+    of the true class, and a logarithm of the wrong one; this is that of the distributions. With three
+    modalities it takes distances of probabilities; here they are of logits. Regression, our definition:
+    distances are of predictions."""
 
     Parameters: ClassVar[type[MethodParameters]] = MBSDParameters
     equation: ClassVar[str] = (
@@ -69,9 +72,9 @@ class MBSD(Method):
     source: ClassVar[str] = "bi-directional self-distillation, as BalanceBenchmark has it"
     parameters: MBSDParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("mbsd", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("mbsd", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
@@ -86,7 +89,9 @@ class MBSD(Method):
             pairs = list(combinations(u.values(), 2))
             weights = [disagreement(task, a, b, target) for a, b in pairs]
             apart = [w * distance(task, a, b) for w, (a, b) in zip(weights, pairs, strict=True)]
-            behind = [w * towards_the_strong(task, a, b, target) for w, (a, b) in zip(weights, pairs, strict=True)]
+            behind = [
+                w * kl_to_stronger(task, a, b, target) for w, (a, b) in zip(weights, pairs, strict=True)
+            ]
             terms["distance"] = p.distill_weight * torch.stack(apart).mean()
-            terms["towards_the_strong"] = p.distill_weight * torch.stack(behind).mean()
+            terms["kl_to_stronger"] = p.distill_weight * torch.stack(behind).mean()
         return terms

@@ -1,4 +1,5 @@
-"""MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all predictions are trained.
+"""MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all predictions are
+trained.
 
 L = λ·MSE(multimodal) + δ·MSE(image) + γ·MSE(table); any modalities and both tasks here.
 """
@@ -12,19 +13,22 @@ from torch import Tensor
 
 from g2d_pipeline.methods._heads import UnimodalHeads
 from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 
 WHOLE = "multi"  # the multimodal prediction, as in the history
 
 
-def hybrid_loss(task: Task, logits: dict[str, Tensor], target: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+def hybrid_loss(
+    task: Task, logits: dict[str, Tensor], target: Tensor, weights: dict[str, float]
+) -> dict[str, Tensor]:
     """w_p · task loss of the logits `[B, C]` of each part p ("multi" and modalities) of positive weight."""
     return {part: weights[part] * task.loss(of, target) for part, of in logits.items() if weights[part] > 0}
 
 
 class MisMeHybridParameters(MethodParameters):
-    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); left out: 1 (published: all 1)."""
+    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); left out: 1 (published: all
+    1)."""
 
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 
@@ -42,19 +46,18 @@ class MisMeHybridParameters(MethodParameters):
 class MisMeHybrid(Method):
     """Task loss of the multimodal prediction and of a head a modality, weighted and added.
 
-    A head is the fusion's own where it has one a modality (late, sum, weighted), else a linear one beside it that is
-    left behind after training (the authors' image head has three layers). More than two modalities and classification:
-    our definition.
-    """
+    A head is the fusion's own where it has one a modality (late, sum, weighted), else a linear one beside it
+    that is left behind after training (the authors' image head has three layers). More than two modalities
+    and classification: our definition."""
 
     Parameters: ClassVar[type[MethodParameters]] = MisMeHybridParameters
     equation: ClassVar[str] = "L = w_multi·L_S(l, y) + Σ_m w_m·L_S(u^m, y)"
     source: ClassVar[str] = "MIS-ME (soil moisture estimation), hybrid loss of its public code: λ, δ, γ = 1"
     parameters: MisMeHybridParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_modalities("weights", self.parameters.weights, setting, also=(WHOLE,))
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_modalities("weights", self.parameters.weights, context, also=(WHOLE,))
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)

@@ -1,4 +1,5 @@
-"""MMCosine (Xu et al., 2023): logits by angles between features and class weights, so that no norm outweighs another.
+"""MMCosine (Xu et al., 2023): logits by angles between features and class weights, so that no norm outweighs
+another.
 
 The idea is in the fusion (`models/fusions/cosine.py`); training is joint training.
 """
@@ -7,11 +8,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from g2d_pipeline.methods.base import Method, Setting
+from g2d_pipeline.methods.base import Method, MethodContext
 
 
 class MMCosine(Method):
-    """The task loss on logits that are a sum over modalities of scaled cosines: fusion `cosine`, nothing else.
+    """The task loss on logits that are a sum over modalities of scaled cosines: fusion `cosine`, nothing
+    else.
 
     Any number of modalities. A regression has no classes and so no angles to them.
     """
@@ -21,10 +23,10 @@ class MMCosine(Method):
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     fusions: ClassVar[tuple[str, ...] | None] = ("cosine",)
 
-    def check(self, setting: Setting) -> None:
-        if setting.task not in self.tasks:
+    def check(self, context: MethodContext) -> None:
+        if context.task not in self.tasks:
             raise ValueError(
-                f"mmcosine compares features with class weights, and a {setting.task} has no classes: say method=joint "
+                f"mmcosine compares features with class weights, and a {context.task} has no classes: say method=joint "
                 "with fusion=sum, a head a modality"
             )
-        super().check(setting)
+        super().check(context)

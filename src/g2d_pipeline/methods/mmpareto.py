@@ -1,7 +1,8 @@
-"""MMPareto (Wei & Hu, ICML 2024): every encoder learns what neither the multimodal nor its unimodal loss is hurt by.
+"""MMPareto (Wei & Hu, ICML 2024): every encoder learns what neither the multimodal nor its unimodal loss is
+hurt by.
 
-The two losses of an encoder are two objectives: where their gradients disagree, their shortest mixture is taken.
-"""
+The two losses of an encoder are two objectives: where their gradients disagree, their shortest mixture is
+taken."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Gradients = dict[str, list[Tensor | None]]  # modality → of each parameter of 
 
 
 def pareto_weights(whole: Tensor, own: Tensor) -> Tensor:
-    """(w_0, w_u) `[2]` of an encoder's gradients `[P]` of the multimodal (`whole`) and of its unimodal (`own`) loss.
+    """(w_0, w_u) `[2]` of an encoder's gradients `[P]` of the multimodal (`whole`) and of its unimodal
+    (`own`) loss.
 
     Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
     w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0.
@@ -44,11 +46,11 @@ def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
 
 
 class MMParetoParameters(MethodParameters):
-    """`scale` γ > 0: of the encoders' new gradients (published: 1.5). `unimodal_weight` ≥ 0 (published: 1; 0: none).
+    """`scale` γ > 0: of the encoders' new gradients (published: 1.5). `unimodal_weight` ≥ 0 (published: 1; 0:
+    none).
 
-    `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole `encoder` (our
-    definition: h keeps its direction), or `none`.
-    """
+    `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole
+    `encoder` (our definition: h keeps its direction), or `none`."""
 
     scale: Annotated[float, Field(gt=0)] = 1.5
     unimodal_weight: NonNegativeFloat = 1.0
@@ -56,14 +58,15 @@ class MMParetoParameters(MethodParameters):
 
 
 class MMPareto(Method):
-    """Each encoder is moved by a mixture of the gradients of the multimodal and its unimodal loss that helps both.
+    """Each encoder is moved by a mixture of the gradients of the multimodal and its unimodal loss that helps
+    both.
 
-    Where they agree it is their sum, where they conflict twice their min-norm point; it is brought to the length of the
-    sum and multiplied by γ. Heads and fusion follow the plain sum of the losses. A unimodal head is the fusion's own
-    where it has one a modality (late, sum), else a linear one beside it that is left behind after training. A unimodal
-    loss reaches no encoder but its own, so two backward passes do for any number of modalities (the code: 2 + k). With
-    `unimodal_weight=0` and `scale=1` it is joint training. Regression: our definition.
-    """
+    Where they agree it is their sum, where they conflict twice their min-norm point; it is brought to the
+    length of the sum and multiplied by γ. Heads and fusion follow the plain sum of the losses. A unimodal
+    head is the fusion's own where it has one a modality (late, sum), else a linear one beside it that is left
+    behind after training. A unimodal loss reaches no encoder but its own, so two backward passes do for any
+    number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
+    Regression: our definition."""
 
     Parameters: ClassVar[type[MethodParameters]] = MMParetoParameters
     equation: ClassVar[str] = (
@@ -100,7 +103,9 @@ class MMPareto(Method):
             self._combine(list(encoder.parameters()), self.whole[m], self.own[m])
         return terms
 
-    def _combine(self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]) -> None:
+    def _combine(
+        self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]
+    ) -> None:
         """Give the encoder its new gradient, before the factor γ."""
         learning = [
             (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)

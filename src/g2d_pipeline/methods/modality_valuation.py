@@ -1,8 +1,8 @@
-"""Sample-level modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often.
+"""Sample-level modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more
+often.
 
-What each modality contributes to each sample is its Shapley value in the game of predicting rightly; samples (or the
-modality) of low contribution are re-sampled with the other modalities masked.
-"""
+What each modality contributes to each sample is its Shapley value in the game of predicting rightly; samples
+(or the modality) of low contribution are re-sampled with the other modalities masked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._leading import Window, check_several
-from g2d_pipeline.methods._shapley import Coalition, coalitions, muted, shapley
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods._shapley import Coalition, coalitions, masked, shapley
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 
 FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
@@ -36,11 +36,15 @@ def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
 def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor) -> tuple[Tensor, Tensor]:
     """φ `[k, B]` of each modality to each sample, and its confidence alone `[k, B]`; Σ_m φ^m = v(all)."""
     names = list(output.features)
-    logits = {kept: fusion(muted(output.features, kept)) for kept in coalitions(names)[1:-1]}
+    logits = {kept: fusion(masked(output.features, kept)) for kept in coalitions(names)[1:-1]}
     logits[frozenset(names)] = output.logits
 
     def value(kept: Coalition) -> Tensor:
-        return worth(task, logits[kept], target, len(kept)) if kept else torch.zeros_like(target, dtype=torch.float64)
+        return (
+            worth(task, logits[kept], target, len(kept))
+            if kept
+            else torch.zeros_like(target, dtype=torch.float64)
+        )
 
     of = shapley(names, value)
     alone = [task.confidence(logits[frozenset([m])], target) for m in names]
@@ -48,15 +52,17 @@ def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor)
 
 
 def copies(contribution: Tensor) -> Tensor:
-    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1 (the code)."""
+    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1 (the
+    code)."""
     return torch.stack([contribution < least for least in FEWER]).sum(dim=0)
 
 
 def shares(contribution: Tensor, alpha: float) -> Tensor:
-    """How many copies a modality is given `[k]`, as a share of all samples: α·⅔·(mean of the others' φ − φ^m), ≥ 0.
+    """How many copies a modality is given `[k]`, as a share of all samples: α·⅔·(mean of the others' φ −
+    φ^m), ≥ 0.
 
-    k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition. `contribution`: means `[k]`.
-    """
+    k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition. `contribution`: means
+    `[k]`."""
     k = len(contribution)
     others = (contribution.sum() - contribution) / (k - 1)
     return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
@@ -65,10 +71,9 @@ def shares(contribution: Tensor, alpha: float) -> Tensor:
 class ModalityValuationParameters(Window):
     """`level`: re-sample each `sample` by its own contributions, or random ones for the whole `modality`.
 
-    For `modality`: `alpha` ≥ 0, of how many (published: 1; BalanceBenchmark: 0.5; 0: joint training), and `part_ratio`
-    in (0, 1], the share of train whose contributions are looked at (published: 0.2). `start_epoch`: published 6, after
-    five epochs of warm-up.
-    """
+    For `modality`: `alpha` ≥ 0, of how many (published: 1; BalanceBenchmark: 0.5; 0: joint training), and
+    `part_ratio` in (0, 1], the share of train whose contributions are looked at (published: 0.2).
+    `start_epoch`: published 6, after five epochs of warm-up."""
 
     level: Literal["sample", "modality"] = "sample"
     alpha: NonNegativeFloat = 0.5
@@ -77,13 +82,14 @@ class ModalityValuationParameters(Window):
 
 
 class ModalityValuation(Method):
-    """At the start of every epoch each modality's contribution to train samples is valued; low ones are re-sampled.
+    """At the start of every epoch each modality's contribution to train samples is valued; low ones are
+    re-sampled.
 
-    The value of a subset of modalities is their number where it predicts rightly, with zeros in place of the others'
-    features. A copy of a sample has the features of all modalities masked but the one that it is copied for. An epoch
-    is as much longer as there are copies. More than two modalities: the weight of a modality compares it with the mean
-    of the others; regression: by the confidence of a Gaussian error (both: our definition).
-    """
+    The value of a subset of modalities is their number where it predicts rightly, with zeros in place of the
+    others' features. A copy of a sample has the features of all modalities masked but the one that it is
+    copied for. An epoch is as much longer as there are copies. More than two modalities: the weight of a
+    modality compares it with the mean of the others; regression: by the confidence of a Gaussian error (both:
+    our definition)."""
 
     Parameters: ClassVar[type[MethodParameters]] = ModalityValuationParameters
     equation: ClassVar[str] = (
@@ -92,12 +98,14 @@ class ModalityValuation(Method):
     source: ClassVar[str] = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
     parameters: ModalityValuationParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("modality_valuation", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("modality_valuation", context)
 
     def on_fit_start(self, state: State) -> None:
-        self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples, row by row: the modality, or ALL
+        self.alone = torch.zeros(
+            0, dtype=torch.long
+        )  # of this epoch's samples, row by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
     def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
@@ -145,7 +153,9 @@ class ModalityValuation(Method):
             with torch.no_grad():
                 found.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
-        return torch.cat([of.cpu() for of, _ in found], dim=1), torch.cat([rho.cpu() for _, rho in found], dim=1)
+        return torch.cat([of.cpu() for of, _ in found], dim=1), torch.cat(
+            [rho.cpu() for _, rho in found], dim=1
+        )
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
         """Say in random order with whom alone each row `[T]` is met the first, second, … time in this epoch."""
@@ -164,6 +174,7 @@ class ModalityValuation(Method):
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """The modalities' positions `[k, N]` from the least contribution up; equal ones: from the least confidence up."""
+    """The modalities' positions `[k, N]` from the least contribution up; equal ones: from the least
+    confidence up."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

@@ -1,7 +1,8 @@
-"""MSES, modality-specific early stopping (Fujimori et al., 2019): each modality stops when it begins to overfit.
+"""MSES, modality-specific early stopping (Fujimori et al., 2019): each modality stops when it begins to
+overfit.
 
-Every modality's head is a task of its own; the validation loss of each says when its encoder and head are frozen.
-"""
+Every modality's head is a task of its own; the validation loss of each says when its encoder and head are
+frozen."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State, Validation
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 
 
@@ -27,9 +28,11 @@ def patience_step(loss: float, best: float, waited: int) -> tuple[float, int]:
 
 
 def belongs(name: str, modality: str) -> bool:
-    """Whether a tensor of the model, by its name, is of the encoder or the head of the modality (or its weight)."""
+    """Whether a tensor of the model, by its name, is of the encoder or the head of the modality (or its
+    weight)."""
     return (
-        name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}.")) or name == f"fusion.weights.{modality}"
+        name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}."))
+        or name == f"fusion.weights.{modality}"
     )
 
 
@@ -41,7 +44,9 @@ def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
 @contextmanager
 def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
     """Meanwhile encoders and heads of the modalities take no gradient: no backward reaches them."""
-    parameters = [p for m in modalities for n, p in model.named_parameters() if belongs(n, m) and p.requires_grad]
+    parameters = [
+        p for m in modalities for n, p in model.named_parameters() if belongs(n, m) and p.requires_grad
+    ]
     for p in parameters:
         p.requires_grad_(False)
     try:
@@ -54,9 +59,8 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
 class MSESParameters(MethodParameters):
     """`patience` ≥ 1: epochs without a lower validation loss after which a modality stops (published: 5).
 
-    `restore_best`: it is frozen as it was in its best epoch, else as it is. `weights` ≥ 0: of the task loss of each
-    modality's head; left out: 1.
-    """
+    `restore_best`: it is frozen as it was in its best epoch, else as it is. `weights` ≥ 0: of the task loss
+    of each modality's head; left out: 1."""
 
     patience: PositiveInt = 5
     restore_best: bool = True
@@ -64,13 +68,13 @@ class MSESParameters(MethodParameters):
 
 
 class MSES(Method):
-    """Each modality's head is trained as a task of its own, and each modality stops early by its own validation loss.
+    """Each modality's head is trained as a task of its own, and each modality stops early by its own
+    validation loss.
 
-    Its encoder and head are then frozen, to the bit, while the others go on; training ends when all have stopped. Where
-    the best epochs are restored, one more epoch without batches (loss 0 in the history) scores the whole that they make
-    up, if an epoch is left. With `ema` the losses are those of the averaged weights. Any k and both tasks; with all
-    weights 0 it is joint training until the first one stops.
-    """
+    Its encoder and head are then frozen, to the bit, while the others go on; training ends when all have
+    stopped. Where the best epochs are restored, one more epoch without batches (loss 0 in the history) scores
+    the whole that they make up, if an epoch is left. With `ema` the losses are those of the averaged weights.
+    Any k and both tasks; with all weights 0 it is joint training until the first one stops."""
 
     Parameters: ClassVar[type[MethodParameters]] = MSESParameters
     equation: ClassVar[str] = (
@@ -81,15 +85,15 @@ class MSES(Method):
     works_with_smp: ClassVar[bool] = False
     parameters: MSESParameters
 
-    def check(self, setting: Setting) -> None:
+    def check(self, context: MethodContext) -> None:
         works = self.fusions or ()
-        if setting.fusion not in works:
+        if context.fusion not in works:
             raise ValueError(
-                f"mses freezes a modality together with its head, and fusion {setting.fusion} has no head that is one "
+                f"mses freezes a modality together with its head, and fusion {context.fusion} has no head that is one "
                 f"modality's own. It works with: {', '.join(works)}. Say fusion=late"
             )
-        super().check(setting)
-        check_modalities("weights", self.parameters.weights, setting)
+        super().check(context)
+        check_modalities("weights", self.parameters.weights, context)
 
     def on_fit_start(self, state: State) -> None:
         self.lowest = dict.fromkeys(state.model.modalities, math.inf)  # validation losses

@@ -1,4 +1,5 @@
-"""MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its own pace.
+"""MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its
+own pace.
 
 Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained.
 """
@@ -12,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Method, MethodParameters, Setting, State, Validation
+from g2d_pipeline.methods.base import Method, MethodContext, MethodParameters, State, Validation
 
 
 def smooth(rate: float, progress: float) -> float:
@@ -37,10 +38,10 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
 class MSLRParameters(MethodParameters):
     """`rates` > 0, modality by modality: what the recipe's learning rate is multiplied by; left out: 1.
 
-    Factors, not learning rates, so that they hold for every recipe and schedule: best unimodal rate of the modality /
-    lr. `strategy`: `keep` them; `smooth`: they go to 1, evenly, until the last epoch; `dynamic`: multiplied in each
-    epoch by the modality's validation metric over its mean in the last `window` epochs, the newest one included.
-    """
+    Factors, not learning rates, so that they hold for every recipe and schedule: best unimodal rate of the
+    modality / lr. `strategy`: `keep` them; `smooth`: they go to 1, evenly, until the last epoch; `dynamic`:
+    multiplied in each epoch by the modality's validation metric over its mean in the last `window` epochs,
+    the newest one included."""
 
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     strategy: Literal["keep", "smooth", "dynamic"] = "keep"
@@ -48,12 +49,12 @@ class MSLRParameters(MethodParameters):
 
 
 class MSLR(Method):
-    """Each encoder has a learning rate of its own: the recipe's times a factor, which may change over training.
+    """Each encoder has a learning rate of its own: the recipe's times a factor, which may change over
+    training.
 
-    Fusion and heads learn at the recipe's rate. Published for late fusion, here with every one; the dynamic strategy
-    goes by what the fusion lets each modality say alone, and for a regression by the inverse of its error (our
-    definition). With factors of 1, kept or smooth, or a window of 1, it is joint training.
-    """
+    Fusion and heads learn at the recipe's rate. Published for late fusion, here with every one; the dynamic
+    strategy goes by what the fusion lets each modality say alone, and for a regression by the inverse of its
+    error (our definition). With factors of 1, kept or smooth, or a window of 1, it is joint training."""
 
     Parameters: ClassVar[type[MethodParameters]] = MSLRParameters
     equation: ClassVar[str] = (
@@ -62,15 +63,18 @@ class MSLR(Method):
     source: ClassVar[str] = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
     parameters: MSLRParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_modalities("rates", self.parameters.rates, setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_modalities("rates", self.parameters.rates, context)
 
     def on_fit_start(self, state: State) -> None:
-        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}  # validation metrics, newest last
+        self.seen: dict[str, list[float]] = {
+            m: [] for m in state.model.modalities
+        }  # validation metrics, newest last
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """One of each encoder, in the model's order, then one of all else: together the order of joint training."""
+        """One of each encoder, in the model's order, then one of all else: together the order of joint
+        training."""
         encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[operator]
         taken = {id(p) for of in encoders for p in of}
         rest = [p for p in model.parameters() if id(p) not in taken]

@@ -1,8 +1,7 @@
 """OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022).
 
-The modality that is ahead in a batch has its encoder's gradient scaled down, so that the others can catch up; Gaussian
-noise of the gradient's own size gives back what that takes away from generalisation (GE).
-"""
+The modality that is ahead in a batch has its encoder's gradient scaled down, so that the others can catch up;
+Gaussian noise of the gradient's own size gives back what that takes away from generalisation (GE)."""
 
 from __future__ import annotations
 
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
 
 WITHOUT_CONVOLUTIONS = ("mlp", "transformer", "bag")
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
-    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1. The weakest modality's is 1."""
+    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1. The weakest modality's is
+    1."""
     r = ratios(scores)
     return torch.where(r > 1, 1 - torch.tanh(alpha * r), 1.0)
 
@@ -36,10 +36,9 @@ def gradient_noise(gradient: Tensor) -> Tensor:
 class OGMParameters(Window):
     """`alpha` ≥ 0: how hard the leader is held back (the code's: 0.1; others compare with 0.3 to 0.8).
 
-    `ge`: add noise (OGM-GE), to encoders that are held back (`noise=modulated`), or to every one in every step
-    (`always`, the code). `scope`: the whole `encoder` (the paper), or its convolution weights alone (`conv_only`, the
-    code).
-    """
+    `ge`: add noise (OGM-GE), to encoders that are held back (`noise=modulated`), or to every one in every
+    step (`always`, the code). `scope`: the whole `encoder` (the paper), or its convolution weights alone
+    (`conv_only`, the code)."""
 
     alpha: NonNegativeFloat = 0.1
     ge: bool = False
@@ -50,11 +49,11 @@ class OGMParameters(Window):
 class OGM(Method):
     """The gradient of an encoder whose modality scores more than the others is scaled down, step by step.
 
-    s^m is the mean confidence in the target of what modality m says alone. k > 2: r^m compares it with the mean of the
-    others'; regression: the confidence of a Gaussian error (both: our definition). What a modality says alone is the
-    fusion's unimodal logits for all fusions; the authors' code takes the multimodal ones for film and gated, so that it
-    modulates nothing there. With accumulation the scores of a whole step are compared.
-    """
+    s^m is the mean confidence in the target of what modality m says alone. k > 2: r^m compares it with the
+    mean of the others'; regression: the confidence of a Gaussian error (both: our definition). What a
+    modality says alone is the fusion's unimodal logits for all fusions; the authors' code takes the
+    multimodal ones for film and gated, so that it modulates nothing there. With accumulation the scores of a
+    whole step are compared."""
 
     Parameters: ClassVar[type[MethodParameters]] = OGMParameters
     equation: ClassVar[str] = (
@@ -63,10 +62,10 @@ class OGM(Method):
     source: ClassVar[str] = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
     parameters: OGMParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("ogm", setting)
-        for m, encoder in setting.encoders.items():
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("ogm", context)
+        for m, encoder in context.encoders.items():
             if self.parameters.scope == "conv_only" and encoder in WITHOUT_CONVOLUTIONS:
                 raise ValueError(_nothing_to_scale(m, encoder))
 
@@ -74,11 +73,15 @@ class OGM(Method):
         for m, encoder in state.model.encoders.items():
             if self.parameters.scope == "conv_only" and not any(p.dim() == 4 for p in encoder.parameters()):
                 raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
-        self.scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # sums, of this step's samples
+        self.scores = torch.zeros(
+            len(state.model.modalities), dtype=torch.float64
+        )  # sums, of this step's samples
         self.shown: dict[str, float] = {}  # what the history was told
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
-        if state.kappa is self.shown:  # for the history alone: forward would apply it (SMP sets its own each batch)
+        if (
+            state.kappa is self.shown
+        ):  # for the history alone: forward would apply it (SMP sets its own each batch)
             state.kappa = {}
         terms = super().train_batch(batch, state)
         if self._acts(state):
@@ -89,7 +92,9 @@ class OGM(Method):
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self._acts(state):
             with torch.no_grad():
-                self.scores = self.scores + summed_scores(state.task, state.unimodal_logits(output), batch.target)
+                self.scores = self.scores + summed_scores(
+                    state.task, state.unimodal_logits(output), batch.target
+                )
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:

@@ -1,7 +1,7 @@
 """OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass.
 
-The features of the modality that is ahead are dropped for some samples, so that predictions must come from the others.
-"""
+The features of the modality that is ahead are dropped for some samples, so that predictions must come from
+the others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def drop_probabilities(scores: Tensor, base: float, alpha: float, others: Literal["mean", "sum"] = "mean") -> Tensor:
+def drop_probabilities(
+    scores: Tensor, base: float, alpha: float, others: Literal["mean", "sum"] = "mean"
+) -> Tensor:
     """q^m `[k]` of scores s `[k]`: clip(base·(1 + α tanh(r^m − 1)), 0, 1) where r^m > 1, else 0."""
     r = ratios(scores, others)
     q = base * (1 + alpha * torch.tanh((r - 1).clamp_min(0)))
@@ -29,7 +31,8 @@ def drop_features(features: dict[str, Tensor], kept: Tensor) -> tuple[dict[str, 
     """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone remain."""
     remaining = kept.any(dim=1)
     return {
-        m: (feature * kept[:, position, None])[remaining] for position, (m, feature) in enumerate(features.items())
+        m: (feature * kept[:, position, None])[remaining]
+        for position, (m, feature) in enumerate(features.items())
     }, remaining
 
 
@@ -41,10 +44,9 @@ def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
 class OPMParameters(Window):
     """`q_base` in [0, 1] and `alpha` ≥ 0: of the probability to drop (published: 0.4, 0.5).
 
-    `p_exe` in [0, 1]: of a batch to be modulated at all (published: 0.7). `others`: r^m compares with their `mean` (our
-    definition for k > 2), or their `sum` (BalanceBenchmark's code for k = 3). `rescale`: features divided by 1 − θ, the
-    share that is left on average (the code).
-    """
+    `p_exe` in [0, 1]: of a batch to be modulated at all (published: 0.7). `others`: r^m compares with their
+    `mean` (our definition for k > 2), or their `sum` (BalanceBenchmark's code for k = 3). `rescale`: features
+    divided by 1 − θ, the share that is left on average (the code)."""
 
     q_base: Probability = 0.4
     alpha: NonNegativeFloat = 0.5
@@ -56,10 +58,9 @@ class OPMParameters(Window):
 class OPM(Method):
     """The features of a modality that scores more than the others are dropped at random, sample by sample.
 
-    s^m is the mean confidence in the target of what modality m says alone of the batch, before anything is dropped. A
-    sample with no modality left leaves the batch. k > 2: against the mean of the others; regression: the confidence of
-    a Gaussian error (both: our definition). Predictions use all features.
-    """
+    s^m is the mean confidence in the target of what modality m says alone of the batch, before anything is
+    dropped. A sample with no modality left leaves the batch. k > 2: against the mean of the others;
+    regression: the confidence of a Gaussian error (both: our definition). Predictions use all features."""
 
     Parameters: ClassVar[type[MethodParameters]] = OPMParameters
     equation: ClassVar[str] = (
@@ -68,9 +69,9 @@ class OPM(Method):
     source: ClassVar[str] = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
     parameters: OPMParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        check_several("opm", setting)
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        check_several("opm", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters

@@ -1,4 +1,5 @@
-"""PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes.
+"""PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class
+prototypes.
 
 In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided.
 """
@@ -25,7 +26,9 @@ def similarities(features: Tensor, prototypes: Tensor) -> Tensor:
 
 def lead(scores: Tensor) -> Tensor:
     """r^m = p^m / mean of the other modalities' p `[k]`; k = 2: ρ and 1/ρ; k > 2: our definition."""
-    others = (1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)) @ scores / (len(scores) - 1)
+    others = (
+        (1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)) @ scores / (len(scores) - 1)
+    )
     tiny = torch.finfo(scores.dtype).tiny
     return scores.clamp_min(tiny) / others.clamp_min(tiny)
 
@@ -49,19 +52,23 @@ def entropy(similarity: Tensor) -> Tensor:
 def stratified(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
 ) -> npt.NDArray[np.int64]:
-    """A share of the rows `[N]` of each label, at least one, the first ones in `order` (a permutation of 0 … N − 1)."""
+    """A share of the rows `[N]` of each label, at least one, the first ones in `order` (a permutation of 0 …
+    N − 1)."""
     sorted_labels = labels[order]
-    chosen = [order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)]
+    chosen = [
+        order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)
+    ]
     return np.sort(rows[np.concatenate(chosen)])
 
 
 class PMRParameters(MethodParameters):
-    """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower side.
+    """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower
+    side.
 
-    `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0, 1): of the earlier
-    prototypes; `share` in (0, 1]: of the train samples of each class that they are means of. `bins`: quantile bins of a
-    regression's target (our definition). `start_epoch`, `end_epoch` (left out: the last): when the method acts.
-    """
+    `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0, 1): of
+    the earlier prototypes; `share` in (0, 1]: of the train samples of each class that they are means of.
+    `bins`: quantile bins of a regression's target (our definition). `start_epoch`, `end_epoch` (left out: the
+    last): when the method acts."""
 
     alpha: NonNegativeFloat = 1.0
     rule: Literal["paper", "code"] = "paper"
@@ -75,20 +82,23 @@ class PMRParameters(MethodParameters):
 
 
 class PMR(Method):
-    """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to them.
+    """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to
+    them.
 
-    A modality that leads is slowed in the first epochs by a reward for the entropy of its similarities. Prototypes are
-    class means of features of clean train samples, looked at once an epoch. They remember the epochs before, but not
-    the encoders before training (as in the code). More than two modalities: against the mean of the others; regression:
-    classes are quantile bins of the target (both our definition). With α = 0 and μ = 0 it is joint training.
-    """
+    A modality that leads is slowed in the first epochs by a reward for the entropy of its similarities.
+    Prototypes are class means of features of clean train samples, looked at once an epoch. They remember the
+    epochs before, but not the encoders before training (as in the code). More than two modalities: against
+    the mean of the others; regression: classes are quantile bins of the target (both our definition). With α
+    = 0 and μ = 0 it is joint training."""
 
     Parameters: ClassVar[type[MethodParameters]] = PMRParameters
     equation: ClassVar[str] = (
         "L = L_S + Σ_m λ^m·CE(z^m, y) − Σ_m μ·clip(r^m − 1, 0, 1)·H(σ(z^m)), z^m = −‖f^m − c^m‖, "
         "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
     )
-    source: ClassVar[str] = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
+    source: ClassVar[str] = (
+        "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
+    )
     parameters: PMRParameters
 
     def on_fit_start(self, state: State) -> None:
@@ -122,7 +132,9 @@ class PMR(Method):
         fresh = self._class_means(state)
         keep = self.parameters.memory if self.learnt else 0.0
         old = self.prototypes
-        self.prototypes = {m: keep * old[m].to(c) + (1 - keep) * c if keep > 0 else c for m, c in fresh.items()}
+        self.prototypes = {
+            m: keep * old[m].to(c) + (1 - keep) * c if keep > 0 else c for m, c in fresh.items()
+        }
         self.learnt = state.epoch > 1
 
     def _class_means(self, state: State) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor
 
 from g2d_pipeline.config import Shared
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Setting, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Classification, Output
 
 logger = logging.getLogger(__name__)
@@ -28,13 +28,15 @@ def place(epoch: int, stage_epochs: int, rectification_epochs: int) -> tuple[int
 
 
 def agreement(logits: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """−Σ_c y_c log softmax(u)_c of logits `[B, C]` and classes `[B]`, batch mean; `mean`: 1/C of it (the code)."""
+    """−Σ_c y_c log softmax(u)_c of logits `[B, C]` and classes `[B]`, batch mean; `mean`: 1/C of it (the
+    code)."""
     loss = F.cross_entropy(logits, target)
     return loss / logits.shape[1] if reduction == "mean" else loss
 
 
 def explained(logits: Tensor, ensemble: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """Σ_c y_c softmax(Φ)_c log softmax(u)_c, batch mean: minus the loss of a sample, as far as Φ `[B, C]` has it right.
+    """Σ_c y_c softmax(Φ)_c log softmax(u)_c, batch mean: minus the loss of a sample, as far as Φ `[B, C]` has
+    it right.
 
     No gradient reaches the ensemble. `mean`: 1/C of it (the code).
     """
@@ -44,7 +46,8 @@ def explained(logits: Tensor, ensemble: Tensor, target: Tensor, reduction: Reduc
 
 
 def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Tensor:
-    """MSE(softmax(u^m), softmax(u^prev)) over samples and classes of logits `[B, C]`; u^prev gets no gradient.
+    """MSE(softmax(u^m), softmax(u^prev)) over samples and classes of logits `[B, C]`; u^prev gets no
+    gradient.
 
     `gradient=False`: nor does u^m, so that the term changes nothing (the public code).
     """
@@ -53,14 +56,14 @@ def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Te
 
 
 class ReconBoostParameters(MethodParameters):
-    """`stage_epochs`: epochs of a modality's stage (published: 4); `rectification_epochs` after each (published: 4).
+    """`stage_epochs`: epochs of a modality's stage (published: 4); `rectification_epochs` after each
+    (published: 4).
 
-    `agreement_weight` (5) and `reconcilement_weight` (1) of the loss with the target and of what the ensemble explains
-    already; `consolidation_weight` α (0.5) of the likeness to the modality before. `reduction`: over the classes of the
-    first two, `mean` (the code, for which the weights are given) or `sum` (the equation). `consolidation_gradient`:
-    false as the code has it, where that term has no gradient. A term of weight 0 is not computed; the second weight may
-    not exceed the first: the loss would have no lower bound.
-    """
+    `agreement_weight` (5) and `reconcilement_weight` (1) of the loss with the target and of what the ensemble
+    explains already; `consolidation_weight` α (0.5) of the likeness to the modality before. `reduction`: over
+    the classes of the first two, `mean` (the code, for which the weights are given) or `sum` (the equation).
+    `consolidation_gradient`: false as the code has it, where that term has no gradient. A term of weight 0 is
+    not computed; the second weight may not exceed the first: the loss would have no lower bound."""
 
     stage_epochs: PositiveInt = 4
     rectification_epochs: NonNegativeInt = 4
@@ -81,14 +84,14 @@ class ReconBoostParameters(MethodParameters):
 
 
 class ReconBoost(Method):
-    """In a stage one modality learns, in turn: to agree with the target where the ensemble of the others does not.
+    """In a stage one modality learns, in turn: to agree with the target where the ensemble of the others does
+    not.
 
-    Its encoder and the head move, the others rest. After each stage all learn together from the sum of the logits
-    (rectification). Stages follow the configuration's order, and each begins with fresh momentum, as does each
-    rectification. All modalities are in the ensemble from the start (in the public code a modality joins it with its
-    first stage). Regression (our definition): a stage fits L_S(u^m + Φ, y), what the others leave of the target,
-    without weights.
-    """
+    Its encoder and the head move, the others rest. After each stage all learn together from the sum of the
+    logits (rectification). Stages follow the configuration's order, and each begins with fresh momentum, as
+    does each rectification. All modalities are in the ensemble from the start (in the public code a modality
+    joins it with its first stage). Regression (our definition): a stage fits L_S(u^m + Φ, y), what the others
+    leave of the target, without weights."""
 
     Parameters: ClassVar[type[MethodParameters]] = ReconBoostParameters
     equation: ClassVar[str] = (
@@ -100,10 +103,10 @@ class ReconBoost(Method):
     works_with_smp: ClassVar[bool] = False
     parameters: ReconBoostParameters
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        combine = setting.fusion_settings.get("combine", Shared().combine)
-        if setting.fusion == "shared" and combine != "sum":
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        combine = context.fusion_settings.get("combine", Shared().combine)
+        if context.fusion == "shared" and combine != "sum":
             raise ValueError(f"reconboost adds logits; fusion.combine = {combine!r}: say fusion.combine=sum")
 
     def on_fit_start(self, state: State) -> None:

@@ -1,8 +1,8 @@
-"""Diagnosing and re-learning (Wei et al., ECCV 2024): an encoder that learnt train by heart starts over, in part.
+"""Diagnosing and re-learning (Wei et al., ECCV 2024): an encoder that learnt train by heart starts over, in
+part.
 
-How well clusters of its features agree with the labels is compared between train and val; the further train is ahead,
-the nearer the encoder is moved back to where it began.
-"""
+How well clusters of its features agree with the labels is compared between train and val; the further train
+is ahead, the nearer the encoder is moved back to where it began."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def purity(labels: Array, clusters: Array) -> float:
 
 
 def cluster_purity(features: Array, labels: Array, classes: int) -> float:
-    """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if fewer).
+    """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if
+    fewer).
 
     Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code).
     """
@@ -45,7 +46,8 @@ def cluster_purity(features: Array, labels: Array, classes: int) -> float:
 
 
 def strength(train: float, val: float, scale: float, gap: Literal["ahead", "absolute"] = "ahead") -> float:
-    """α = tanh(λ·gap) of the purities; gap = train − val, and 0 where val is ahead; `absolute`: |train − val|."""
+    """α = tanh(λ·gap) of the purities; gap = train − val, and 0 where val is ahead; `absolute`: |train −
+    val|."""
     difference = train - val
     return math.tanh(scale * (abs(difference) if gap == "absolute" else max(difference, 0.0)))
 
@@ -58,12 +60,12 @@ def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> 
 
 
 class RelearningParameters(MethodParameters):
-    """`reinit_epoch` ≥ 1: after every so many epochs (published: 15), `reinit_num` ≥ 0 times at most (published: 2).
+    """`reinit_epoch` ≥ 1: after every so many epochs (published: 15), `reinit_num` ≥ 0 times at most
+    (published: 2).
 
-    `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of val, or the `absolute`
-    difference (the code, which also starts over an encoder that does better on val). `bins` ≥ 2: quantile bins of a
-    regression's target, in place of classes (our definition).
-    """
+    `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of val, or the
+    `absolute` difference (the code, which also starts over an encoder that does better on val). `bins` ≥ 2:
+    quantile bins of a regression's target, in place of classes (our definition)."""
 
     reinit_epoch: PositiveInt = 15
     reinit_num: NonNegativeInt = 2
@@ -75,14 +77,15 @@ class RelearningParameters(MethodParameters):
 class Relearning(Method):
     """Every few epochs each encoder is moved back towards its initialisation, the more the more it overfits.
 
-    It overfits as far as the purity of k-means clusters of its train features exceeds that of its val features. Only
-    encoders that learnt in the epoch are moved (SMP leaves the others alone), never after the last epoch, after which
-    nothing could be learnt again; the optimizer's momentum stays. Classes in a regression: quantile bins of the target
-    (our definition).
-    """
+    It overfits as far as the purity of k-means clusters of its train features exceeds that of its val
+    features. Only encoders that learnt in the epoch are moved (SMP leaves the others alone), never after the
+    last epoch, after which nothing could be learnt again; the optimizer's momentum stays. Classes in a
+    regression: quantile bins of the target (our definition)."""
 
     Parameters: ClassVar[type[MethodParameters]] = RelearningParameters
-    equation: ClassVar[str] = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
+    equation: ClassVar[str] = (
+        "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
+    )
     source: ClassVar[str] = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
     parameters: RelearningParameters
 

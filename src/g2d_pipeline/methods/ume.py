@@ -1,4 +1,5 @@
-"""UME: the uni-modal ensemble (Du et al., ICML 2023). The teachers' own mean, with nothing trained on top of it."""
+"""UME: the uni-modal ensemble (Du et al., ICML 2023). The teachers' own mean, with nothing trained on top of
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import Method, Setting, State
+from g2d_pipeline.methods.base import Method, MethodContext, State
 from g2d_pipeline.models import MultimodalModel
 
 REMEDY = (
@@ -44,18 +45,17 @@ def copy_weights(model: MultimodalModel, teachers: dict[str, MultimodalModel]) -
 class UME(Method):
     """Unimodal models, each trained alone, predict by the mean of their logits; nothing is trained together.
 
-    The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that fusion
-    takes the mean of their softmaxes. With one modality it is the teacher.
-    """
+    The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
+    fusion takes the mean of their softmaxes. With one modality it is the teacher."""
 
     needs_teachers: ClassVar[bool] = True
     equation: ClassVar[str] = "l = (1/k)·Σ_m u^m of the unimodal teachers"
     source: ClassVar[str] = "Du et al., ICML 2023, uni-modal ensemble"
     fusions: ClassVar[tuple[str, ...] | None] = ("late",)
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        if setting.smp:
+    def check(self, context: MethodContext) -> None:
+        super().check(context)
+        if context.smp:
             raise ValueError("ume trains nothing, so SMP has nothing to schedule: say smp=false")
 
     def epochs(self, epochs: int) -> int:
@@ -75,12 +75,15 @@ class UME(Method):
         self._compare(state)
 
     def _compare(self, state: State) -> None:
-        """Layers of the same shapes can still compute something else (attention's heads): compare the answers."""
+        """Layers of the same shapes can still compute something else (attention's heads): compare the
+        answers."""
         rows = state.rows("val")[:TRIED]
         for batch, output in state.look(rows):
             for m, logits in state.unimodal_logits(output).items():
                 remembered = state.teachers[m].view(batch.index.numpy(), logits.device).logits
-                if not torch.allclose(logits, remembered, rtol=1e-2, atol=1e-2):  # another device, TF32: to 1e-2
+                if not torch.allclose(
+                    logits, remembered, rtol=1e-2, atol=1e-2
+                ):  # another device, TF32: to 1e-2
                     raise ConfigError(
                         f"ume: a copy of the teacher of {m} answers differently on val than the teacher remembers: its "
                         f"encoder has other settings. {REMEDY}"

@@ -10,7 +10,8 @@ PADDING = 0  # the id that stands behind short texts
 
 
 def bag(settings: Bag, shape: tuple[int, ...], vocabulary: int) -> tuple[nn.Module, int]:
-    """`[B, L]` integers below `vocabulary` → `[B, D]`, whatever L is; the order of the tokens has no influence.
+    """`[B, L]` integers below `vocabulary` → `[B, D]`, whatever L is; the order of the tokens has no
+    influence.
 
     The embeddings start as torch starts them, N(0, 1), and that of padding, 0, never moves.
     """

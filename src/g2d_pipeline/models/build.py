@@ -1,4 +1,5 @@
-"""A model from its architecture: a plain dictionary, kept in `model.json`, enough to rebuild and predict with."""
+"""A model from its architecture: a plain dictionary, kept in `model.json`, enough to rebuild and predict
+with."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ HERE = Origins([("encoder", ("encoder",))])  # what mistakes in an encoder's set
 def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     """Build and initialise the model that `architecture` describes.
 
-    `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale, mean, std} or
-    None, and for token ids `vocabulary`: how many there are}, in configuration order; `fusion`: a name, or its
-    settings; `task`: see `task_from_json`; `exchange`: what the encoders tell each other by (left out: nothing).
-    `weights` of an encoder are not read: see `load_pretrained`. Raises ConfigError where an encoder's settings are
-    wrong, where it does not take samples of the shape, or has no stages for the exchange.
-    """
+    `architecture`: `modalities`: m → {`encoder`: settings, `shape`: of one sample, `normaliser`: {scale,
+    mean, std} or None, and for token ids `vocabulary`: how many there are}, in configuration order; `fusion`:
+    a name, or its settings; `task`: see `task_from_json`; `exchange`: what the encoders tell each other by
+    (left out: nothing). `weights` of an encoder are not read: see `load_pretrained`. Raises ConfigError where
+    an encoder's settings are wrong, where it does not take samples of the shape, or has no stages for the
+    exchange."""
     encoders = {}
     for m, of in architecture["modalities"].items():
         normaliser = Normaliser(of["normaliser"]["scale"], of["normaliser"]["mean"], of["normaliser"]["std"]) \

@@ -1,4 +1,5 @@
-"""Encoders: one modality's input → feature `[B, D]`. A new one is a class (or a function) and a line in `ENCODERS`."""
+"""Encoders: one modality's input → feature `[B, D]`. A new one is a class (or a function) and a line in
+`ENCODERS`."""
 
 from __future__ import annotations
 
@@ -21,10 +22,9 @@ Shape = tuple[int, ...]
 class Normaliser(nn.Module):
     """Stored numbers → what the encoder sees: (x · scale − mean) / std a channel (dim 1), as float32.
 
-    The statistics come from *train* alone and are buffers, so that a saved model predicts from stored features.
-    Shapes: x `[B, C, …]`, mean and std `[C]`. The channels of a sequence are its features; mean 0 and std 1 leave its
-    mask row as it is.
-    """
+    The statistics come from *train* alone and are buffers, so that a saved model predicts from stored
+    features. Shapes: x `[B, C, …]`, mean and std `[C]`. The channels of a sequence are its features; mean 0
+    and std 1 leave its mask row as it is."""
 
     mean: Tensor
     std: Tensor
@@ -38,17 +38,20 @@ class Normaliser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
         # One pass over x, and one that makes floats of bytes.
-        return torch.addcmul((-self.mean / self.std).view(shape), x.float(), (self.scale / self.std).view(shape))
+        return torch.addcmul(
+            (-self.mean / self.std).view(shape), x.float(), (self.scale / self.std).view(shape)
+        )
 
 
 class Encoder(nn.Module):
     """A normaliser and a trunk; `width` is D of the feature `[B, D]`.
 
-    Clips `[B, C, T, H, W]` go through the trunk frame by frame; the feature is the mean over all frames. With `tokens`
-    the trunk takes ids `[B, L]`, the integers that they are.
-    """
+    Clips `[B, C, T, H, W]` go through the trunk frame by frame; the feature is the mean over all frames. With
+    `tokens` the trunk takes ids `[B, L]`, the integers that they are."""
 
-    def __init__(self, trunk: nn.Module, width: int, normaliser: nn.Module | None = None, tokens: bool = False) -> None:
+    def __init__(
+        self, trunk: nn.Module, width: int, normaliser: nn.Module | None = None, tokens: bool = False
+    ) -> None:
         super().__init__()
         self.normaliser = normaliser or nn.Identity()
         self.trunk = trunk
@@ -87,8 +90,9 @@ KINDS = {
 }
 PICTURES = (3, 4)
 
-# name → (builder, numbers of dimensions of the samples it takes, channels it needs or None for any); a builder is given
-# settings and a sample's shape, and where it takes tokens, how many different ones there are.
+# name → (builder, numbers of dimensions of the samples it takes, channels it needs or None for any); a
+# builder is given settings and a sample's shape, and where it takes tokens, how many different ones there
+# are.
 ENCODERS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], tuple[int, ...], int | None]] = {
     "small_cnn": (small_cnn, PICTURES, None),
     "resnet18": (resnet18, PICTURES, None),
@@ -100,7 +104,10 @@ ENCODERS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], tuple[int, ...],
 
 
 def build_encoder(
-    settings: EncoderSettings, shape: Shape, normaliser: nn.Module | None = None, vocabulary: int | None = None
+    settings: EncoderSettings,
+    shape: Shape,
+    normaliser: nn.Module | None = None,
+    vocabulary: int | None = None,
 ) -> Encoder:
     """The encoder for samples of `shape` (without the batch dimension), initialised as its settings say.
 
@@ -148,11 +155,11 @@ def _refused(name: str, shape: Shape, tokens: bool) -> ConfigError:
 
 
 def initialise(module: M) -> M:
-    """Linear: Xavier normal, zero bias; convolution: Kaiming normal (fan-out, ReLU); norm: 1, 0 (datasets.md §0.2).
+    """Linear: Xavier normal, zero bias; convolution: Kaiming normal (fan-out, ReLU); norm: 1, 0 (datasets.md
+    §0.2).
 
-    Attention's query, key and value weights are no layer of their own and keep torch's start: Xavier uniform over the
-    three together, zero bias. So do embeddings: N(0, 1).
-    """
+    Attention's query, key and value weights are no layer of their own and keep torch's start: Xavier uniform
+    over the three together, zero bias. So do embeddings: N(0, 1)."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_normal_(part.weight)

@@ -1,8 +1,8 @@
 """Exchange between encoders, stage by stage: MMTM, the multimodal transfer module (Joze et al., CVPR 2020).
 
-A model with an exchange runs its encoders side by side; between stages each modality's maps are scaled, channel by
-channel, by what all modalities see. It is part of the architecture (`exchange: mmtm`): a saved model predicts with it.
-"""
+A model with an exchange runs its encoders side by side; between stages each modality's maps are scaled,
+channel by channel, by what all modalities see. It is part of the architecture (`exchange: mmtm`): a saved
+model predicts with it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Means(nn.Module):
 
 
 class MMTM(nn.Module):
-    """Squeeze s^m = mean over cells (and frames) `[B, C_m]`; z = relu(Σ_m S_m s^m + b); gate g^m = σ(E_m z + e_m).
+    """Squeeze s^m = mean over cells (and frames) `[B, C_m]`; z = relu(Σ_m S_m s^m + b); gate g^m = σ(E_m z +
+    e_m).
 
-    As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ C_m / ratio
-    wide. `means` (buffers): those of s^m and g^m over all training batches so far.
-    """
+    As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ C_m /
+    ratio wide. `means` (buffers): those of s^m and g^m over all training batches so far."""
 
     def __init__(self, channels: Mapping[str, int], ratio: int = RATIO) -> None:
         super().__init__()
@@ -45,7 +45,9 @@ class MMTM(nn.Module):
         self.register_buffer("batches", torch.tensor(0))
         self.means = nn.ModuleDict({m: Means(c) for m, c in channels.items()})
 
-    def forward(self, signals: dict[str, Tensor], held: str = "", replaced: str = "signal") -> dict[str, Tensor]:
+    def forward(
+        self, signals: dict[str, Tensor], held: str = "", replaced: str = "signal"
+    ) -> dict[str, Tensor]:
         """s: m → `[B, C_m]` gives g: m → `[B, C_m]`.
 
         `held`: a modality that gets a mean in place of what the others tell it: in its gate their signals
@@ -79,13 +81,14 @@ class MMTM(nn.Module):
 class Exchange(nn.Module):
     """Runs encoders stage by stage with an MMTM after each of the last `STAGES` that all of them have.
 
-    `held`, `replaced`: for a training method to set around its batches (see `MMTM.forward`); evaluation ignores them.
-    Raises ConfigError where an encoder has no stages.
-    """
+    `held`, `replaced`: for a training method to set around its batches (see `MMTM.forward`); evaluation
+    ignores them. Raises ConfigError where an encoder has no stages."""
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
         super().__init__()
-        channels = {m: [channels_of(stage) for stage in _stages(m, encoder)] for m, encoder in encoders.items()}
+        channels = {
+            m: [channels_of(stage) for stage in _stages(m, encoder)] for m, encoder in encoders.items()
+        }
         count = min(STAGES, *(len(of) for of in channels.values()))
         self.stages = nn.ModuleList(
             initialise(MMTM({m: of[len(of) - count + i] for m, of in channels.items()})) for i in range(count)
@@ -105,12 +108,17 @@ class Exchange(nn.Module):
                 maps[m] = stage(maps[m])
         for i, exchange in enumerate(self.stages):
             maps = {m: parts[m][i - 1 - len(self.stages)](x) for m, x in maps.items()}
-            signals = {m: x.mean(dim=(2, 3)).view(-1, batch[m], x.shape[1]).mean(dim=0) for m, x in maps.items()}
+            signals = {
+                m: x.mean(dim=(2, 3)).view(-1, batch[m], x.shape[1]).mean(dim=0) for m, x in maps.items()
+            }
             gates = exchange(signals, self.held if self.training else "", self.replaced)
-            maps = {m: x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None] for m, x in maps.items()}
+            maps = {
+                m: x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None] for m, x in maps.items()
+            }
         last = {m: parts[m][-1](x) for m, x in maps.items()}
         return {
-            m: mean_of_frames(x, batch[m], encoders[m].width) if inputs[m].dim() == 5 else x for m, x in last.items()
+            m: mean_of_frames(x, batch[m], encoders[m].width) if inputs[m].dim() == 5 else x
+            for m, x in last.items()
         }
 
 

@@ -1,9 +1,9 @@
-"""Encoders of pictures and spectrograms `[C, H, W]`, which take clips `[C, T, H, W]` as well (datasets.md §0.2).
+"""Encoders of pictures and spectrograms `[C, H, W]`, which take clips `[C, T, H, W]` as well (datasets.md
+§0.2).
 
-A builder returns a trunk for `[N, C, H, W]` and the width D of the feature. `Encoder` folds the T frames of a clip into
-N and takes one mean over everything that is left of them. So a trunk for clips keeps its last maps `[N, D · h · w]`,
-where one for pictures averages them itself; the names of its weights are the same.
-"""
+A builder returns a trunk for `[N, C, H, W]` and the width D of the feature. `Encoder` folds the T frames of a
+clip into N and takes one mean over everything that is left of them. So a trunk for clips keeps its last maps
+`[N, D · h · w]`, where one for pictures averages them itself; the names of its weights are the same."""
 
 from __future__ import annotations
 
@@ -19,38 +19,45 @@ CLIP = 4  # dimensions of a sample [C, T, H, W]
 
 
 def fold(x: Tensor) -> Tensor:
-    """`[B, C, T, H, W]` → `[T · B, C, H, W]`, as a tensor of its own: torch.compile trips over a view of that shape."""
+    """`[B, C, T, H, W]` → `[T · B, C, H, W]`, as a tensor of its own: torch.compile trips over a view of that
+    shape."""
     return torch.cat(x.unbind(2))
 
 
 def mean_of_frames(maps: Tensor, batch: int, width: int) -> Tensor:
-    """`[T · B, D · cells]` → `[B, D]`: the mean over frames and cells at once; the order of frames has no influence."""
+    """`[T · B, D · cells]` → `[B, D]`: the mean over frames and cells at once; the order of frames has no
+    influence."""
     return torch.mean(maps.view(-1, batch, width, maps.shape[1] // width), dim=(0, 3))
 
 
 def small_cnn(settings: SmallCNN, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     """`[N, C, H, W]` → `[N, widths[-1] · rows · columns]` with at most grid × grid cells of the last map.
 
-    Pooling stops where the map would vanish. ReLU follows the pooling: the same numbers (both are monotone), a quarter
-    of the work. The feature of a clip is the mean over its frames, cell by cell.
-    """
+    Pooling stops where the map would vanish. ReLU follows the pooling: the same numbers (both are monotone),
+    a quarter of the work. The feature of a clip is the mean over its frames, cell by cell."""
     layers: list[nn.Module] = []
     channels, height, width = shape[0], *shape[-2:]
     for position, following in enumerate(settings.widths):
         stride = settings.stride if position == 0 else 1
         height, width = math.ceil(height / stride), math.ceil(width / stride)
-        layers += [nn.Conv2d(channels, following, 3, stride, padding=1, bias=False), nn.BatchNorm2d(following)]
+        layers += [
+            nn.Conv2d(channels, following, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(following),
+        ]
         if min(height, width) >= 2:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         layers.append(nn.ReLU(inplace=True))
         channels = following
     rows, columns = min(settings.grid, height), min(settings.grid, width)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d((rows, columns)), nn.Flatten()), channels * rows * columns
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d((rows, columns)), nn.Flatten()
+    ), channels * rows * columns
 
 
 def resnet18(settings: ResNet18, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """`[N, C, H, W]` → `[N, 512]` (clips: `[N, 512 · h · w]`); the stem takes any number of channels C (§0.2)."""
+    """`[N, C, H, W]` → `[N, 512]` (clips: `[N, 512 · h · w]`); the stem takes any number of channels C
+    (§0.2)."""
     from torchvision.models import resnet18 as build
 
     trunk = cast(nn.Module, build(weights=None))
@@ -72,8 +79,8 @@ def mobilenet_v2(settings: MobileNetV2, shape: tuple[int, ...]) -> tuple[nn.Modu
 def stages_of(trunk: nn.Module) -> list[nn.Module]:
     """A trunk in parts, to be run one after the other: stages that end in maps `[N, C, h, w]`, then the rest.
 
-    ResNet-18: stem and layer 1, layers 2, 3, 4; the small CNN: its convolution blocks. Empty for any other trunk.
-    """
+    ResNet-18: stem and layer 1, layers 2, 3, 4; the small CNN: its convolution blocks. Empty for any other
+    trunk."""
     if hasattr(trunk, "layer4"):
         stem = [trunk.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool", "layer1")]
         layers = [trunk.get_submodule(f"layer{i}") for i in (2, 3, 4)]

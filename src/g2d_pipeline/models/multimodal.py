@@ -1,4 +1,5 @@
-"""The model: an encoder per modality and a fusion. A unimodal teacher is the same with one modality and late fusion."""
+"""The model: an encoder per modality and a fusion. A unimodal teacher is the same with one modality and late
+fusion."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class MultimodalModel(nn.Module):
     `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
     """
 
-    def __init__(self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None) -> None:
+    def __init__(
+        self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
@@ -49,18 +52,21 @@ class MultimodalModel(nn.Module):
     ) -> Output:
         """Encode and fuse.
 
-        Encoders named in `suppressed` run without gradient; `suppressed_norm` says how (see `untouched`).
-        `features`: m → `[B, D_m]` that are known already: those encoders do not run. `dtype`: encoders run under
-        autocast in it; features, fusion and logits are float32 always. `kappa`: m → what the gradient that reaches an
-        encoder is multiplied by (left out: 1). With an exchange every encoder runs, and runs with gradient: ValueError
-        where one should not.
-        """
+        Encoders named in `suppressed` run without gradient; `suppressed_norm` says how (see
+        `preserve_norm_stats`). `features`: m → `[B, D_m]` that are known already: those encoders do not run.
+        `dtype`: encoders run under autocast in it; features, fusion and logits are float32 always. `kappa`: m
+        → what the gradient that reaches an encoder is multiplied by (left out: 1). With an exchange every
+        encoder runs, and runs with gradient: ValueError where one should not."""
         known = features or {}
         found: dict[str, Tensor] = {}
         if self.exchange is not None:
             if known or suppressed:
                 raise ValueError("encoders with an exchange run together: none can rest or be suppressed")
-            with torch.autocast(next(iter(inputs.values())).device.type, dtype) if dtype is not None else nullcontext():
+            with (
+                torch.autocast(next(iter(inputs.values())).device.type, dtype)
+                if dtype is not None
+                else nullcontext()
+            ):
                 found = self.exchange(self.encoders, inputs)
             found = {m: feature.float() for m, feature in found.items()}
             return Output(found, self.fusion(found))
@@ -70,7 +76,7 @@ class MultimodalModel(nn.Module):
                 continue
             with torch.autocast(inputs[m].device.type, dtype) if dtype is not None else nullcontext():
                 if m in suppressed:
-                    with torch.no_grad(), untouched(encoder, suppressed_norm):
+                    with torch.no_grad(), preserve_norm_stats(encoder, suppressed_norm):
                         found[m] = encoder(inputs[m])
                 else:
                     found[m] = encoder(inputs[m])
@@ -107,13 +113,12 @@ def depends_on_batch(encoder: nn.Module) -> bool:
 
 
 @contextmanager
-def untouched(encoder: nn.Module, norm: str) -> Iterator[None]:
+def preserve_norm_stats(encoder: nn.Module, norm: str) -> Iterator[None]:
     """Run an encoder without changing one bit of its buffers; its mode is restored afterwards.
 
-    `norm="batch"`: batch norm normalises by the batch (one that does not track its running statistics writes nothing),
-    dropout drops; `"frozen"`: batch norm uses its running statistics and dropout is off; `"moving"`: as in training,
-    buffers move (what `update: zero_grad` does to a suppressed encoder).
-    """
+    `norm="batch"`: batch norm normalises by the batch (one that does not track its running statistics writes
+    nothing), dropout drops; `"frozen"`: batch norm uses its running statistics and dropout is off;
+    `"moving"`: as in training, buffers move (what `update: zero_grad` does to a suppressed encoder)."""
     was_training = encoder.training
     tracking: list[nn.modules.batchnorm._BatchNorm] = []
     if norm == "frozen":

@@ -1,7 +1,7 @@
 """What is predicted: the loss, the confidence and the prediction of a classification or a regression.
 
-Everything that differs between the two stands here, so that models, methods and the trainer never ask which it is.
-"""
+Everything that differs between the two stands here, so that models, methods and the trainer never ask which
+it is."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Task(ABC):
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         """How far the predictions of logits q `[B, C]` are from those of p, a sample `[B]`: KL(p ‖ q).
 
-        Regression (our definition): half the squared difference over s², the KL of two Gaussians of that variance.
-        """
+        Regression (our definition): half the squared difference over s², the KL of two Gaussians of that
+        variance."""
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
@@ -105,10 +105,9 @@ class Regression(Task):
 
     The scaled target is (y − offset) / scale: min-max on train with `output="sigmoid"`, standardised with
     `"identity"`. `spread` is the standard deviation s of the train target, in the target's own unit.
-    `logit_loss="bernoulli"`: KL between Bernoulli(sigmoid(teacher)) and Bernoulli(sigmoid(student)), the closest to
-    the equation; `"mse"`: mean squared difference of the two scaled predictions (the one for `identity`, where a
-    number is no log-odds).
-    """
+    `logit_loss="bernoulli"`: KL between Bernoulli(sigmoid(teacher)) and Bernoulli(sigmoid(student)), the
+    closest to the equation; `"mse"`: mean squared difference of the two scaled predictions (the one for
+    `identity`, where a number is no log-odds)."""
 
     offset: float
     scale: float

@@ -1,8 +1,8 @@
 """The transformer encoder of sequences `[F + 1, T]`, whose last row is 1 on real steps (datasets.md §4.4).
 
-As published: no positional encoding, so that the order of steps has no influence. Not as published: padding is masked
-everywhere, so that neither its length nor what stands in it nor the other samples of a batch change a feature.
-"""
+As published: no positional encoding, so that the order of steps has no influence. Not as published: padding
+is masked everywhere, so that neither its length nor what stands in it nor the other samples of a batch change
+a feature."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from g2d_pipeline.models.bag import PADDING
 
 
 class SequenceTransformer(nn.Module):
-    """`[B, F + 1, T]` → `[B, width]`: 1×1 convolution without bias, torch's encoder layers, a mean over real steps.
+    """`[B, F + 1, T]` → `[B, width]`: 1×1 convolution without bias, torch's encoder layers, a mean over real
+    steps.
 
-    With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a learnt embedding.
+    With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a learnt
+    embedding.
 
-    `pool="first"`: the first real step instead of the mean. A sample without any real step has the feature 0, and no
-    gradient comes from it.
+    `pool="first"`: the first real step instead of the mean. A sample without any real step has the feature 0,
+    and no gradient comes from it.
 
-    The layers stand in a list and not in `nn.TransformerEncoder`: that one starts every layer from a copy of the same
-    random attention weights, and its nested tensors cut the padding off in evaluation alone. A list is also what
-    `blocks` (training/precision.py) looks into: the layers are the blocks that are computed again to save memory.
-    """
+    The layers stand in a list and not in `nn.TransformerEncoder`: that one starts every layer from a copy of
+    the same random attention weights, and its nested tensors cut the padding off in evaluation alone. A list
+    is also what `blocks` (training/precision.py) looks into: the layers are the blocks that are computed
+    again to save memory."""
 
     def __init__(self, settings: Transformer, features: int, vocabulary: int | None = None) -> None:
         super().__init__()
@@ -59,6 +61,8 @@ class SequenceTransformer(nn.Module):
         return total / counted.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def transformer(settings: Transformer, shape: tuple[int, ...], vocabulary: int | None = None) -> tuple[nn.Module, int]:
+def transformer(
+    settings: Transformer, shape: tuple[int, ...], vocabulary: int | None = None
+) -> tuple[nn.Module, int]:
     """`[B, F + 1, T]`, or with a `vocabulary` token ids `[B, L]` → `[B, width]`."""
     return SequenceTransformer(settings, shape[0] - 1, vocabulary), settings.width

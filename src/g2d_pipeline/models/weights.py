@@ -1,4 +1,5 @@
-"""Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is downloaded.
+"""Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is
+downloaded.
 
 Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone.
 """
@@ -31,7 +32,8 @@ NAMES = {
     "mobilenet_v2": ("features.", "0.", "classifier.", "features.0.0.weight"),
 }
 COUNTER = "num_batches_tracked"  # of batch norm: files of old torch versions lack it, and nothing is computed from it
-# What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in them.
+# What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in
+# them.
 BROKEN = (
     SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError,
     AssertionError, OSError, struct.error,
@@ -40,10 +42,11 @@ REMEDY = "give a file of torchvision's weights for this encoder, or leave `weigh
 
 
 def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], project: Path | str = ".") -> None:
-    """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see `build_model`.
+    """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
+    `build_model`.
 
-    Relative paths start in the folder `project`. Raises DataError where a file is missing, broken or does not fit.
-    """
+    Relative paths start in the folder `project`. Raises DataError where a file is missing, broken or does not
+    fit."""
     for m, of in architecture["modalities"].items():
         if not of["encoder"].get("weights"):
             continue
@@ -58,10 +61,9 @@ def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], projec
 def load_trunk(trunk: nn.Module, name: str, path: Path) -> None:
     """Fill a trunk from a file of torchvision's names; the classifier's weights in it are ignored.
 
-    A stem for another number of channels is averaged over the file's channels and spread over the trunk's, so that a
-    grey picture, equal in all channels, is answered as before. Raises DataError, naming weights that are missing, not
-    expected, of another shape or not finite; then nothing was changed.
-    """
+    A stem for another number of channels is averaged over the file's channels and spread over the trunk's, so
+    that a grey picture, equal in all channels, is answered as before. Raises DataError, naming weights that
+    are missing, not expected, of another shape or not finite; then nothing was changed."""
     theirs, ours, classifier, stem = NAMES[name]
     given = {k: v for k, v in read_weights(path).items() if not k.startswith(classifier)}
     wanted = {theirs + k.removeprefix(ours): v for k, v in trunk.state_dict().items()}
@@ -71,9 +73,13 @@ def load_trunk(trunk: nn.Module, name: str, path: Path) -> None:
     faults += [(k, "not expected") for k in given if k not in wanted]
     for k, weight in given.items():
         if k in wanted and weight.shape != wanted[k].shape:
-            faults.append((f"{k}: {list(weight.shape)} instead of {list(wanted[k].shape)}", "of another shape"))
+            faults.append(
+                (f"{k}: {list(weight.shape)} instead of {list(wanted[k].shape)}", "of another shape")
+            )
         elif k in wanted and not weight.isfinite().all():
-            faults.append((f"{k}: {int((~weight.isfinite()).sum())} of {weight.numel()} values", "not finite"))
+            faults.append(
+                (f"{k}: {int((~weight.isfinite()).sum())} of {weight.numel()} values", "not finite")
+            )
     if faults:
         counts = ", ".join(f"{n} {kind}" for kind, n in Counter(kind for _, kind in faults).items())
         headline = f"The weights {path} do not fit {name} ({counts})"
@@ -84,11 +90,11 @@ def load_trunk(trunk: nn.Module, name: str, path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model` is found.
+    """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model`
+    is found.
 
-    Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or holds anything else than
-    tensors (nothing in it is executed).
-    """
+    Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or holds anything
+    else than tensors (nothing in it is executed)."""
     if fault := media_fault(path):
         raise data_error(f"The weights {path.resolve()} can not be used: the file {fault}", [], REMEDY)
     try:
@@ -112,7 +118,9 @@ def _reason(error: Exception) -> str:
     """Why a file could not be read. torch's own words would advise to execute what stands in it."""
     if isinstance(error, UnpicklingError):
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        return f"it holds {foreign[1]}, and only tensors are read" if foreign else "it is not a file of tensors"
+        return (
+            f"it holds {foreign[1]}, and only tensors are read" if foreign else "it is not a file of tensors"
+        )
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

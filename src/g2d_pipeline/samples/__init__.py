@@ -1,8 +1,8 @@
 """Simulated raw folders in the published layouts, for who has no raw data: always marked SAMPLE.
 
-`SIMULATED` has an entry, and this folder a module with `make(root, size, seed)`, for each layout that can be simulated.
-Nothing is imported here, so that a start-up can ask whether a sample is the one that the settings want.
-"""
+`SIMULATED` has an entry, and this folder a module with `make(root, size, seed)`, for each layout that can be
+simulated. Nothing is imported here, so that a start-up can ask whether a sample is the one that the settings
+want."""
 
 from __future__ import annotations
 

@@ -26,9 +26,8 @@ Floats = npt.NDArray[np.float64]
 def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
     """Write the six arrays into the existing folder; equal arguments give equal bytes.
 
-    `rows`: how many train, val and test have; train and val share a file. The pictures are scikit-learn's handwritten
-    digits, those of the test file none of the train file's.
-    """
+    `rows`: how many train, val and test have; train and val share a file. The pictures are scikit-learn's
+    handwritten digits, those of the test file none of the train file's."""
     from sklearn.datasets import load_digits
 
     digits, labels = load_digits(return_X_y=True)
@@ -77,7 +76,8 @@ def misplace(labels: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def spectrogram(digit: int, rng: np.random.Generator) -> Bytes:
-    """`[112, 112]`, dark on white: the digit's bands for a part of the time, in a voice of its own, and noise."""
+    """`[112, 112]`, dark on white: the digit's bands for a part of the time, in a voice of its own, and
+    noise."""
     start, end = rng.uniform(0.02, 0.25), rng.uniform(0.6, 0.95)
     time = np.linspace(0, 1, WIDTH)
     loud = np.clip(np.minimum(time - start, end - time) * 12, 0, 1)

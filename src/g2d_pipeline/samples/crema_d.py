@@ -1,4 +1,5 @@
-"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better, as published."""
+"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better, as
+published."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ VOICES = {
     "DIS": (0.92, 2.9, 0.13, 1.0),
     "ANG": (1.20, 4.0, 0.30, 0.8),
 }
-#         corners of the mouth up, openness, brows up, brows towards the nose, flush of the skin, size, head down
+# corners of the mouth up, openness, brows up, brows towards the nose, flush of the skin, size, head down
 FACES = {
     "NEU": (0.0, 0.2, 0.0, 0.0, 0.0, 1.00, 0.0),
     "HAP": (1.0, 0.6, 0.3, 0.0, 0.3, 1.05, -0.6),
@@ -65,8 +66,8 @@ class Clip(NamedTuple):
 
 
 def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
-    """Write WAV and FLV files, tables and the two lists of a split into the existing folder; equal arguments give
-    equal bytes (with one version of FFmpeg).
+    """Write WAV and FLV files, tables and the two lists of a split into the existing folder; equal arguments
+    give equal bytes (with one version of FFmpeg).
 
     `film`: `flv`; or `mp4`, which is taken where FLV can not be encoded: then pictures of it are there, too.
     """
@@ -92,7 +93,8 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
 
 
 def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A voice `[seconds × 16,000]` in [-1, 1]: harmonics whose pitch, pace and loudness tell the emotion, and noise."""
+    """A voice `[seconds × 16,000]` in [-1, 1]: harmonics whose pitch, pace and loudness tell the emotion, and
+    noise."""
     pitch, tempo, loudness, slope = VOICES[clip.emotion]
     who = np.random.default_rng(clip.actor)
     t = np.arange(round(seconds * RATE)) / RATE
@@ -110,7 +112,8 @@ def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[n
 
 
 def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
-    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, the emotion (and chance) all the rest."""
+    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, the emotion (and chance) all the
+    rest."""
     who = np.random.default_rng(clip.actor)
     wall = who.uniform(30, 200, 3)
     skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
@@ -122,7 +125,7 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
     return [_face(x, y, size, skin, wall, corners, mouth, brows, frown) for mouth in mouths]
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _face(
     x: float,
     y: float,
@@ -155,7 +158,9 @@ def _face(
     curve = 25 - 11 * corners * (steps**2 - 0.5)
     gap = (1.5 + 11 * openness) * (1 - steps**2)
     outline = [(x + size * 20 * s, y + size * h) for s, h in zip(steps, curve - gap, strict=True)]
-    outline += [(x + size * 20 * s, y + size * h) for s, h in zip(steps[::-1], (curve + gap)[::-1], strict=True)]
+    outline += [
+        (x + size * 20 * s, y + size * h) for s, h in zip(steps[::-1], (curve + gap)[::-1], strict=True)
+    ]
     pen.polygon(outline, fill=(120, 20, 30), outline=dark)
     return picture
 
@@ -163,8 +168,8 @@ def _face(
 def _clips(count: int) -> list[Clip]:
     """`count` clips, as many of each actor as of any other (± 1); six actors, or as many as are needed.
 
-    Each actor begins with sentence IEO, an emotion each at one of its three levels; IEO's other levels come last.
-    """
+    Each actor begins with sentence IEO, an emotion each at one of its three levels; IEO's other levels come
+    last."""
     each = len(SENTENCES) * 6 + 10
     actors = max(ACTORS, math.ceil(count / each))
     takes: list[list[Clip]] = []
@@ -219,13 +224,24 @@ def _write_film(path: Path, drawings: Sequence[Image], order: Sequence[int], fil
 def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
     rng = np.random.default_rng(0)
     names = [clip.name for clip in clips]
-    _write_csv(folder / "SentenceFilenames.csv", [("Stimulus_Number", "Filename"), *enumerate(names, 1)], "\n")
+    _write_csv(
+        folder / "SentenceFilenames.csv", [("Stimulus_Number", "Filename"), *enumerate(names, 1)], "\n"
+    )
     people: list[Sequence[object]] = [("ActorID", "Age", "Sex", "Race", "Ethnicity")]
     for actor in sorted({clip.actor for clip in clips}):
         sex = ("Female", "Male")[int(rng.integers(2))]
         people.append((actor, int(rng.integers(20, 75)), sex, "Unknown", "Not Hispanic"))
     _write_csv(folder / "VideoDemographics.csv", people, "\n")
-    header = ("", "FileName", "VoiceVote", "VoiceLevel", "FaceVote", "FaceLevel", "MultiModalVote", "MultiModalLevel")
+    header = (
+        "",
+        "FileName",
+        "VoiceVote",
+        "VoiceLevel",
+        "FaceVote",
+        "FaceLevel",
+        "MultiModalVote",
+        "MultiModalLevel",
+    )
     votes: list[Sequence[object]] = [header]
     for k, clip in enumerate(clips, 1):
         vote = clip.emotion[0]
@@ -234,7 +250,8 @@ def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
-    """train.csv and test.csv as published: mixed, no header, CRLF; the class list begins with a byte-order mark."""
+    """train.csv and test.csv as published: mixed, no header, CRLF; the class list begins with a byte-order
+    mark."""
     mixed = [clips[i] for i in rng.permutation(len(clips))]
     quota = {e: max(1, round(TEST * sum(clip.emotion == e for clip in clips))) for e in EMOTIONS}
     lists: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}

@@ -1,4 +1,5 @@
-"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, a few blemishes of real copies."""
+"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, a few blemishes of real
+copies."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
         for line in lines:
             draw_patch(line.wetness, HUES[line.station], rng).save(folder / IMAGES / line.image, quality=88)
         mixed = [lines[i] for i in rng.permutation(len(lines))]
-        write_xlsx(folder / LABELS / f"combined_only_{split}_set.xlsx", HEADER, [line.cells for line in mixed])
+        write_xlsx(
+            folder / LABELS / f"combined_only_{split}_set.xlsx", HEADER, [line.cells for line in mixed]
+        )
         if split == "test":
             for station in STATIONS:
                 cells = [line.cells for line in mixed if line.station == station]
@@ -93,7 +96,8 @@ def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
 
 
 def draw_patch(wetness: float, hue: Sequence[float], rng: np.random.Generator) -> Any:
-    """A PIL image of soil, 60 to 400 pixels a side: brown that darkens with `wetness`, clods, grain, one shadow."""
+    """A PIL image of soil, 60 to 400 pixels a side: brown that darkens with `wetness`, clods, grain, one
+    shadow."""
     from PIL import Image
 
     width, height = (int(n) for n in np.exp(rng.uniform(np.log(60), np.log(400), 2)))

@@ -1,4 +1,5 @@
-"""A simulated UR-Funny folder (datasets.md §4.7): the six pickles, three weak signals, blemishes of real copies."""
+"""A simulated UR-Funny folder (datasets.md §4.7): the six pickles, three weak signals, blemishes of real
+copies."""
 
 from __future__ import annotations
 
@@ -43,9 +44,8 @@ class Sentence:
 def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
     """Write the six pickles into the existing folder; equal arguments give equal bytes.
 
-    `rows`: how many samples train, val and test have. Features of the voice are lists of numbers and those of the face
-    arrays: copies of either kind exist.
-    """
+    `rows`: how many samples train, val and test have. Features of the voice are lists of numbers and those of
+    the face arrays: copies of either kind exist."""
     rng = np.random.default_rng([seed, 0])
     vectors = rng.normal(0, 0.4, (WORDS, TEXT)).astype(np.float32)
     vectors[list(FUNNY), :20] += 0.5
@@ -65,12 +65,16 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
             blemish = ""
             if split == "train" and rows[split] >= MUCH:
                 blemish = next((name for name, at in BLEMISHES.items() if at == position), "")
-            humorous = int(rng.uniform() < HUMOROUS) if position > 1 else position  # both classes in every fold
+            humorous = (
+                int(rng.uniform() < HUMOROUS) if position > 1 else position
+            )  # both classes in every fold
             punchline, context = _sample(humorous, blemish, loadings, rng)
             folds[FOLDS[split]].append(i)
             labels[i] = humorous
             language[i] = _spoken(punchline, context)
-            covarep[i] = _features(punchline.audio.tolist(), [sentence.audio.tolist() for sentence in context])
+            covarep[i] = _features(
+                punchline.audio.tolist(), [sentence.audio.tolist() for sentence in context]
+            )
             openface[i] = _features(punchline.visual, [sentence.visual for sentence in context])
     files = {
         "data_folds": folds,
@@ -124,7 +128,8 @@ def _sample(
 
 
 def _sentence(count: int, humorous: int, loadings: Numbers, rng: np.random.Generator) -> Sentence:
-    """`count` words, heard and seen. A funny one has more of the funny words, a rising voice, and a faint smile."""
+    """`count` words, heard and seen. A funny one has more of the funny words, a rising voice, and a faint
+    smile."""
     words = rng.integers(1, WORDS, count)
     funny = rng.uniform(size=count) < (0.28 if humorous else 0.05)
     words[funny] = rng.choice(FUNNY, int(funny.sum()))
@@ -134,7 +139,9 @@ def _sentence(count: int, humorous: int, loadings: Numbers, rng: np.random.Gener
     audio[:, list(ENERGY)] += 0.6 * humorous * rise[:, None] + rng.normal(0.35 * humorous, 0.5)
     audio[:, VOICED] = rng.uniform(size=count) < 0.8
     audio[:, PITCH] = 180 + 40 * audio[:, PITCH]
-    faces = rng.normal(0, 1, FACES) + rng.normal(0, 0.3, (count, FACES))  # few ways in which all columns move together
+    faces = rng.normal(0, 1, FACES) + rng.normal(
+        0, 0.3, (count, FACES)
+    )  # few ways in which all columns move together
     visual = faces @ loadings + rng.normal(0, 0.2, (count, VISUAL))
     visual[:, list(SMILE)] = rng.normal(1.2 * humorous, 1) + rng.normal(0, 0.5, (count, len(SMILE)))
     visual[:, LANDMARKS] = 400 + 100 * visual[:, LANDMARKS]

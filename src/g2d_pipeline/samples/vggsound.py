@@ -1,4 +1,5 @@
-"""A simulated VGGSound folder (datasets.md §3.6): sounds that tell the class well, pictures that tell it less well."""
+"""A simulated VGGSound folder (datasets.md §3.6): sounds that tell the class well, pictures that tell it less
+well."""
 
 from __future__ import annotations
 
@@ -49,8 +50,8 @@ class Row:
 
 
 def make(folder: Path, clips: int, seed: int) -> None:
-    """Write `vggsound.csv` (without a header), MP4 films, and a few clips as extracted sound and pictures, into the
-    existing folder; equal arguments give equal bytes (with one version of FFmpeg).
+    """Write `vggsound.csv` (without a header), MP4 films, and a few clips as extracted sound and pictures,
+    into the existing folder; equal arguments give equal bytes (with one version of FFmpeg).
 
     `clips`: rows of the list. A tenth of them have no file; one has no sound track and one only three frames.
     """
@@ -83,7 +84,9 @@ def list_rows(clips: int, seed: int) -> list[Row]:
     rng = np.random.default_rng([seed, 0])
     tests = max(len(CLASSES), round(clips * TEST))
     turn = sorted(((k + 0.5) / share, c) for c, share in enumerate(SHARES) for k in range(share))
-    turns = [label for _, label in turn] * (clips // len(turn) + 1)  # any beginning of it has the classes' shares
+    turns = [label for _, label in turn] * (
+        clips // len(turn) + 1
+    )  # any beginning of it has the classes' shares
     labels = [n % len(CLASSES) for n in range(tests)] + turns[: clips - tests]
     videos = _ids(clips, rng)
     rows = [
@@ -112,7 +115,8 @@ def list_rows(clips: int, seed: int) -> list[Row]:
 
 
 def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
-    """A sound `[seconds × 16,000]` in [-1, 1]: the class's own chord and beat, a weaker one of another class, noise."""
+    """A sound `[seconds × 16,000]` in [-1, 1]: the class's own chord and beat, a weaker one of another class,
+    noise."""
     t = np.arange(round(seconds * RATE)) / RATE
     other = int(rng.integers(len(CLASSES)))
     wave = _chord(label, t, rng) + rng.uniform(0, 0.5) * _chord(other, t, rng)
@@ -121,7 +125,8 @@ def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
 
 
 def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
-    """`count` drawings 64 × 48: a shape of the class's own corners and colour crosses the picture among others."""
+    """`count` drawings 64 × 48: a shape of the class's own corners and colour crosses the picture among
+    others."""
     from PIL import Image, ImageDraw
 
     wall = (int(rng.uniform(30, 225)),) * 3
@@ -129,7 +134,10 @@ def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
     step = rng.uniform(-3, 3, 2)
     size = rng.uniform(9, 14)
     colour = _colour(label / len(CLASSES) + rng.normal(0, 0.04))
-    others = [(rng.uniform(0, (WIDTH, HEIGHT)), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform()) for _ in range(3)]
+    others = [
+        (rng.uniform(0, (WIDTH, HEIGHT)), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform())
+        for _ in range(3)
+    ]
     drawings = []
     for _ in range(count):
         picture = Image.new("RGB", (WIDTH, HEIGHT), wall)
@@ -142,7 +150,7 @@ def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
     return drawings
 
 
-# -------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _ids(count: int, rng: np.random.Generator) -> list[str]:
     """Different ids of 11 characters; some begin with dashes, as real ones do, some hold an underscore."""
     ids = ["".join(ALPHABET[k] for k in rng.integers(0, len(ALPHABET), 11)) for _ in range(count)]
@@ -154,7 +162,9 @@ def _ids(count: int, rng: np.random.Generator) -> list[str]:
 
 def _chord(label: int, t: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     base = 220.0 * 2 ** (label * 0.31 + rng.normal(0, 0.03))
-    tones = sum(np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in (1.0, 1.5 + 0.25 * (label % 3), 3.0))
+    tones = sum(
+        np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in (1.0, 1.5 + 0.25 * (label % 3), 3.0)
+    )
     beat = 0.2 + np.abs(np.sin(np.pi * (0.5 + 0.45 * label) * t + rng.uniform(0, 3))) ** 2
     return np.asarray(tones * beat)
 
@@ -171,7 +181,9 @@ def _file_name(row: Row) -> str:
     return f"{row.video}_{row.start}" if row.form == "unpadded" else row.name
 
 
-def _write_extracted(folder: Path, row: Row, sound: Wave, drawings: Sequence[Image], count: int, step: int) -> None:
+def _write_extracted(
+    folder: Path, row: Row, sound: Wave, drawings: Sequence[Image], count: int, step: int
+) -> None:
     """The sound and one picture a second, as the authors' scripts extract them."""
     import soundfile
 
@@ -205,7 +217,9 @@ def _write_film(path: Path, drawings: Sequence[Image], count: int, fps: Fraction
         container.mux(video.encode())
         if sound is not None:
             for start in range(0, len(sound), 1024):
-                part = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
+                part = av.AudioFrame.from_ndarray(
+                    sound[None, start : start + 1024], format="fltp", layout="mono"
+                )
                 part.sample_rate, part.pts, part.time_base = RATE, start, Fraction(1, RATE)
                 container.mux(audio.encode(part))
             container.mux(audio.encode())

@@ -1,11 +1,14 @@
 """Raw layouts → manifest: one module a layout, found by its name, so that a new one is one file.
 
-A layout's module `sources/<layout>.py` offers, with `raw` its settings model and `root` the folder of the data:
+A layout's module `sources/<layout>.py` offers, with `raw` its settings model and `root` the folder of the
+data:
 
 - `read(settings, root) -> Manifest`
-- `raw_files(root, raw) -> list[Path]`: every file the manifest depends on, sorted; empty where none of them is there
+- `raw_files(root, raw) -> list[Path]`: every file the manifest depends on, sorted; empty where none of them
+  is there
 - `expected(raw) -> str`: which files are expected and how to get them, for messages
-- optional `suggest(root, raw) -> str`: a sentence on what may have been meant, where the raw files are not there
+- optional `suggest(root, raw) -> str`: a sentence on what may have been meant, where the raw files are not
+  there
 - optional `BUNDLED = True`: the sample comes with the project, and there is no raw form
 
 A layout whose sample is simulated has its module and its entry in `samples/`.
@@ -24,7 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.sources.faults import walk
+from g2d_pipeline.sources.faults import list_files
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.simulated import make_sample, sample_dir, sample_text
 
@@ -37,19 +40,51 @@ logger = logging.getLogger(__name__)
 Source = Literal["raw", "sample"]
 SAMPLE_TEXT = "SAMPLE.txt"
 DATA_ENDINGS = (
-    *(".xlsx", ".xls", ".csv", ".tsv", ".jsonl", ".parquet", ".npy", ".pkl", ".jpg", ".jpeg", ".png", ".wav", ".mp3"),
-    *(".flac", ".mp4", ".webm", ".mkv", ".flv", ".avi", ".mov", ".mpg", ".gz", ".zip", ".rar", ".7z", ".tar", ".tgz"),
+    *(
+        ".xlsx",
+        ".xls",
+        ".csv",
+        ".tsv",
+        ".jsonl",
+        ".parquet",
+        ".npy",
+        ".pkl",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".wav",
+        ".mp3",
+    ),
+    *(
+        ".flac",
+        ".mp4",
+        ".webm",
+        ".mkv",
+        ".flv",
+        ".avi",
+        ".mov",
+        ".mpg",
+        ".gz",
+        ".zip",
+        ".rar",
+        ".7z",
+        ".tar",
+        ".tgz",
+    ),
 )
 
 __all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature"]
 
 
-def locate(raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], project: Path) -> tuple[Source, Path]:
-    """Where the data come from: `raw` or `sample`, and that folder (a simulated sample may not have been made yet).
+def locate(
+    raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], project: Path
+) -> tuple[Source, Path]:
+    """Where the data come from: `raw` or `sample`, and that folder (a simulated sample may not have been made
+    yet).
 
-    `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is wanted is not there
-    (or where a raw folder holds data but not the layout's), ConfigError where the layout has no such source.
-    """
+    `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is wanted is
+    not there (or where a raw folder holds data but not the layout's), ConfigError where the layout has no
+    such source."""
     layout, module = raw.layout, _module(raw)
     base = project / Path(raw.raw_dir).expanduser()
     if base.exists() and not base.is_dir():
@@ -78,20 +113,24 @@ def locate(raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], projec
         remedy += f" They are one folder deeper: set raw_dir to {raw.raw_dir.rstrip('/')}/{found[0]}."
     if sample is not None:
         remedy += " Or use the simulated sample: source=sample."
-    if others := [f for f in walk(base, skip={"sample"}) if f.lower().endswith(DATA_ENDINGS)]:
-        raise data_error(f"raw_dir {raw.raw_dir!r} holds files, but not those of layout {layout}", others, remedy)
+    if others := [f for f in list_files(base, skip={"sample"}) if f.lower().endswith(DATA_ENDINGS)]:
+        raise data_error(
+            f"raw_dir {raw.raw_dir!r} holds files, but not those of layout {layout}", others, remedy
+        )
     if wanted == "raw" or sample is None:
         state = "is empty" if base.is_dir() else "does not exist"
-        raise data_error(f"There are no raw data of layout {layout}: raw_dir {raw.raw_dir!r} {state}", [], remedy)
+        raise data_error(
+            f"There are no raw data of layout {layout}: raw_dir {raw.raw_dir!r} {state}", [], remedy
+        )
     return "sample", project / Path(sample).expanduser()
 
 
 def ensure_sample(raw: LayoutSettings, root: Path) -> None:
-    """Make the simulated sample at `root`, the folder that `locate` named, unless it is there as the settings ask.
+    """Make the simulated sample at `root`, the folder that `locate` named, unless it is there as the settings
+    ask.
 
-    It is made beside and renamed when whole; equal settings give equal bytes. A folder there that is not such a
-    sample is never touched: DataError.
-    """
+    It is made beside and renamed when whole; equal settings give equal bytes. A folder there that is not such
+    a sample is never touched: DataError."""
     if sample_dir(raw) is None:
         return
     text = sample_text(raw)
@@ -124,10 +163,11 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
 
 
 def read_raw(settings: IngestSettings, project: Path) -> Manifest:
-    """The validated manifest of `settings.raw`; a simulated sample is made first where it is wanted and absent.
+    """The validated manifest of `settings.raw`; a simulated sample is made first where it is wanted and
+    absent.
 
-    Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not have.
-    """
+    Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not
+    have."""
     source, root = locate(settings.raw, settings.source, project)
     if source != settings.source:
         raise ConfigError(f"source={settings.source}: layout {settings.raw.layout} has only source={source}.")
@@ -137,16 +177,17 @@ def read_raw(settings: IngestSettings, project: Path) -> Manifest:
     for note in manifest.meta["notes"]:
         logger.info("%s: %s", settings.dataset, note)
     if dropped := manifest.meta["dropped"]:
-        logger.warning("%s: %d samples are dropped; manifest.json lists them.", settings.dataset, len(dropped))
+        logger.warning(
+            "%s: %d samples are dropped; manifest.json lists them.", settings.dataset, len(dropped)
+        )
     return manifest
 
 
 def signature(raw: LayoutSettings, source: Source, root: Path, cache: Path | None = None) -> str:
     """A hash of the content of every file the manifest depends on, 32 hex digits; time stamps do not matter.
 
-    `cache`: where hashes of unchanged files are remembered (see `hashing.hash_files`). Raises DataError where there
-    are no such files: call `ensure_sample` first.
-    """
+    `cache`: where hashes of unchanged files are remembered (see `hashing.hash_files`). Raises DataError where
+    there are no such files: call `ensure_sample` first."""
     module = _module(raw)
     files = module.raw_files(root, raw)
     if not files:
@@ -165,7 +206,9 @@ def _text_of(root: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise data_error(f"{root / SAMPLE_TEXT} can not be read ({error})", [], "delete the folder.") from None
+        raise data_error(
+            f"{root / SAMPLE_TEXT} can not be read ({error})", [], "delete the folder."
+        ) from None
 
 
 def _sweep(folder: Path) -> None:
@@ -173,5 +216,9 @@ def _sweep(folder: Path) -> None:
     import shutil
 
     for entry in os.scandir(folder):
-        if entry.name.startswith(".sample-") and entry.is_dir() and time.time() - entry.stat().st_mtime > 3600:
+        if (
+            entry.name.startswith(".sample-")
+            and entry.is_dir()
+            and time.time() - entry.stat().st_mtime > 3600
+        ):
             shutil.rmtree(entry.path, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import ConfigError, data_error, media_fault
-from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files, media_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +31,16 @@ def expected(raw: LayoutSettings) -> str:
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """The recordings and the two arrays, as far as they are there."""
     found = [name for name in (IMAGES, LABELS) if (root / name).exists()]
-    found += [f"{SPEECH}/{name}" for name in walk(root / SPEECH)]
+    found += [f"{SPEECH}/{name}" for name in list_files(root / SPEECH)]
     return [root / name for name in found]
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
-    """Pairs of one digit, every picture once; no picture and no voice is in two splits (`group` is the voice).
+    """Pairs of one digit, every picture once; no picture and no voice is in two splits (`group` is the
+    voice).
 
-    Pictures are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a bundled
-    file is missing or damaged.
-    """
+    Pictures are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a
+    bundled file is missing or damaged."""
     from g2d_pipeline.config import AVDigits
     from g2d_pipeline.sources.manifest import build
     from g2d_pipeline.sources.pairing import draw_images, pair, paired_table
@@ -53,11 +53,13 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     columns = media_columns(settings, ("audio", "image"))
     labels = _labels(root)
     recordings, bad = _recordings(root)
-    dropped = settle(bad, len(recordings) + len(bad), settings.max_bad_fraction, "recordings", RESTORE)
+    dropped = drop_or_raise(bad, len(recordings) + len(bad), settings.max_bad_fraction, "recordings", RESTORE)
     voices = _split_voices(sorted({voice for _, voice, _ in recordings}), seed)
     wanted: dict[Split, int] = {"test": TEST, "val": VAL, "train": len(labels) - TEST - VAL}
     splits = [voices[voice] for _, voice, _ in recordings]
-    pairs = pair(draw_images(labels, wanted, seed), [digit for digit, *_ in recordings], splits, seed, f"{RESTORE}.")
+    pairs = pair(
+        draw_images(labels, wanted, seed), [digit for digit, *_ in recordings], splits, seed, f"{RESTORE}."
+    )
     ids = [f"digit{p.row:04d}_{recordings[p.recording][1]}" for p in pairs]
     groups = {"group": [voice for _, voice, _ in recordings]}
     table = paired_table(pairs, ids, columns, [path for *_, path in recordings], IMAGES, groups)
@@ -68,7 +70,9 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         class_names=[str(d) for d in range(10)],
         group_disjoint=True,
         dropped=dropped,
-        notes=["SAMPLE: the speech is synthetic (espeak-ng) and paired with pictures by digit; this is no benchmark."],
+        notes=[
+            "SAMPLE: the speech is synthetic (espeak-ng) and paired with pictures by digit; this is no benchmark."
+        ],
     )
 
 
@@ -83,7 +87,12 @@ def _labels(root: Path) -> npt.NDArray[np.uint8]:
         except (OSError, ValueError, EOFError) as error:
             raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
     images, labels = arrays
-    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1] or labels.dtype != np.uint8:
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 3
+        or labels.shape != images.shape[:1]
+        or labels.dtype != np.uint8
+    ):
         found = f"{images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
         headline = f"{root}: {IMAGES} and {LABELS} are {found}, not uint8 [N, 8, 8] and uint8 [N]"
         raise data_error(headline, [], f"{RESTORE}.")
@@ -96,7 +105,7 @@ def _recordings(root: Path) -> tuple[list[tuple[int, str, str]], list[BadRow]]:
     """(digit, voice, path) of every usable recording in order of name, and what is wrong with the others."""
     good: list[tuple[int, str, str]] = []
     bad: list[BadRow] = []
-    for name in walk(root / SPEECH):
+    for name in list_files(root / SPEECH):
         match = NAME.fullmatch(name)
         if match is None:
             bad.append(BadRow(f"{SPEECH}/{name}", None, "the name is not {digit}_{voice}.flac"))

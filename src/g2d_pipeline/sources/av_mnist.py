@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files, media_columns
 from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
@@ -38,20 +38,19 @@ def expected(raw: LayoutSettings) -> str:
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """Those of the six arrays that are there, in the folder that holds most of them."""
-    files = walk(root, skip={"sample"})
+    files = list_files(root, skip={"sample"})
     prefix = folder_of(files, root)
     found = set(files)
     return sorted(root / f"{prefix}{name}" for name in ARRAYS.values() if f"{prefix}{name}" in found)
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
-    """A row a digit, in the arrays' order: cells `image/train_data.npy#<row>`, the label, and MultiBench's split, where
-    the last `val_rows` of the train arrays are val.
+    """A row a digit, in the arrays' order: cells `image/train_data.npy#<row>`, the label, and MultiBench's
+    split, where the last `val_rows` of the train arrays are val.
 
-    Rows with labels outside 0 to 9 are dropped while their share is at most `max_bad_fraction`. Raises DataError for
-    arrays that are missing, broken, of another shape or type, or that do not fit together; ConfigError for modalities
-    and tasks that the data do not have, and where `val_rows` leaves no train.
-    """
+    Rows with labels outside 0 to 9 are dropped while their share is at most `max_bad_fraction`. Raises
+    DataError for arrays that are missing, broken, of another shape or type, or that do not fit together;
+    ConfigError for modalities and tasks that the data do not have, and where `val_rows` leaves no train."""
     import numpy as np
     import pandas as pd
 
@@ -63,7 +62,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         raise ConfigError(f"{settings.dataset}: layout av_mnist is a classification, not a {settings.task}.")
     columns = media_columns(settings, MODALITIES)
     kinds: list[Kind] = [kind for kind in ("image", "audio") if kind in columns]
-    files = walk(root, skip={"sample"})
+    files = list_files(root, skip={"sample"})
     prefix = folder_of(files, root) or ""
     arrays = open_arrays(root, prefix, [*kinds, "label"], files)
     counts: dict[File, int] = {file: len(arrays["label", file]) for file in ("train", "test")}
@@ -86,16 +85,21 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
             part[columns[kind]] = [f"{prefix}{ARRAYS[kind, file]}#{i}" for i in row]
         wrong = (labels < 0) | (labels > 9)
         name = prefix + ARRAYS["label", file]
-        bad += [BadRow(name, int(i), f"label {labels[i]} is not one of 0 to 9 (rows count from 0)") for i in row[wrong]]
+        bad += [
+            BadRow(name, int(i), f"label {labels[i]} is not one of 0 to 9 (rows count from 0)")
+            for i in row[wrong]
+        ]
         parts.append(part[~wrong])
     remedy = "use the published label files (a copy whose labels run from 1 to 10 has them shifted)"
-    dropped = settle(bad, sum(counts.values()), settings.max_bad_fraction, "rows", remedy)
+    dropped = drop_or_raise(bad, sum(counts.values()), settings.max_bad_fraction, "rows", remedy)
     notes = look(arrays)
     if settings.source == "sample":
         notes.insert(0, "SAMPLE: simulated arrays in AV-MNIST's layout; no number from them means anything.")
     else:
         if counts != PUBLISHED:
-            told = ", ".join(f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items())
+            told = ", ".join(
+                f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()
+            )
             notes.insert(0, f"These arrays are not the published ones: rows of {told}.")
         if prefix:
             notes.append(f"The arrays lie deeper, in {prefix}.")
@@ -112,7 +116,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
 def folder_of(files: Sequence[str], root: Path) -> str | None:
     """The folder that holds most of the six arrays, as `""` or `"avmnist/"`; None: there is not one of them.
 
-    `files`: everything in `root` (`walk`). Raises DataError where two folders hold as many: copies.
+    `files`: everything in `root` (`list_files`). Raises DataError where two folders hold as many: copies.
     """
     held: dict[str, int] = {}
     for file in files:
@@ -125,7 +129,9 @@ def folder_of(files: Sequence[str], root: Path) -> str | None:
     best = sorted(prefix for prefix, count in held.items() if count == max(held.values()))
     if len(best) > 1:
         folders = [str(root / prefix) for prefix in best]
-        raise data_error("Several copies of AV-MNIST's arrays", folders, "keep one, or set raw_dir to one of them.")
+        raise data_error(
+            "Several copies of AV-MNIST's arrays", folders, "keep one, or set raw_dir to one of them."
+        )
     return best[0]
 
 

@@ -27,15 +27,18 @@ PUBLISHED_RANK, TOO_RICH = 3, 30
 TOO_EASY, CHANCE = 0.8, 0.2  # accuracy of the nearest centroid
 
 
-def open_arrays(root: Path, prefix: str, kinds: Sequence[Kind], files: Sequence[str]) -> dict[tuple[Kind, File], Array]:
+def open_arrays(
+    root: Path, prefix: str, kinds: Sequence[Kind], files: Sequence[str]
+) -> dict[tuple[Kind, File], Array]:
     """(kind, file) → memory-mapped array; labels are `[N]` in memory.
 
-    Raises DataError naming every file that is missing, truncated, empty, pickled, or of another shape or type, and
-    those whose numbers of rows differ.
-    """
+    Raises DataError naming every file that is missing, truncated, empty, pickled, or of another shape or
+    type, and those whose numbers of rows differ."""
     wanted = {key: prefix + name for key, name in ARRAYS.items() if key[0] in kinds}
     if missing := [f"{name}{_elsewhere(name, files)}" for name in wanted.values() if name not in files]:
-        raise data_error(f"Arrays are missing in {root}", missing, f"{AGAIN}, or move the files to these places.")
+        raise data_error(
+            f"Arrays are missing in {root}", missing, f"{AGAIN}, or move the files to these places."
+        )
     arrays: dict[tuple[Kind, File], Array] = {}
     faults: list[str] = []
     for key, name in wanted.items():
@@ -49,7 +52,9 @@ def open_arrays(root: Path, prefix: str, kinds: Sequence[Kind], files: Sequence[
         if fault := _fault(key[0], arrays[key]):
             faults.append(f"{name} {fault}")
     if faults:
-        raise data_error(f"Arrays in {root} that can not be used", faults, f"{AGAIN}, or convert them as said.")
+        raise data_error(
+            f"Arrays in {root} that can not be used", faults, f"{AGAIN}, or convert them as said."
+        )
     for file in ("train", "test"):
         rows = {wanted[key]: len(array) for key, array in arrays.items() if key[1] == file}
         if len(set(rows.values())) > 1:
@@ -61,7 +66,8 @@ def open_arrays(root: Path, prefix: str, kinds: Sequence[Kind], files: Sequence[
 
 
 def look(arrays: Mapping[tuple[Kind, File], Array]) -> list[str]:
-    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a sample of train's rows."""
+    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a sample of train's
+    rows."""
     notes: list[str] = []
     labels = arrays["label", "train"]
     rows = np.linspace(0, len(labels) - 1, min(len(labels), LOOKED_AT)).astype(np.int64)

@@ -54,8 +54,8 @@ class Clip:
 class Media:
     """The files of one modality, as paths relative to the raw root.
 
-    `files`: clip → its file, or its pictures; `others`: files whose names are no clip's; `old`: those of OLD_NAMES.
-    """
+    `files`: clip → its file, or its pictures; `others`: files whose names are no clip's; `old`: those of
+    OLD_NAMES."""
 
     folder: str
     files: Mapping[str, Sequence[str]]
@@ -77,7 +77,9 @@ class Media:
         """What is wrong with the files of a clip; None: nothing, as far as their first bytes tell."""
         if clip in self.files:
             faults = ((f, media_fault(root / f)) for f in self.files[clip])
-            told = [f"{PurePosixPath(f).name} {fault}" if self.pictures else fault for f, fault in faults if fault]
+            told = [
+                f"{PurePosixPath(f).name} {fault}" if self.pictures else fault for f, fault in faults if fault
+            ]
             return told[0] if told else None
         if self.pictures and (root / self.folder / clip).is_dir():
             return "is a folder without a picture"
@@ -85,17 +87,21 @@ class Media:
 
 
 def is_media(file: str, folder: str) -> bool:
-    """Whether a file lies directly in a folder AUDIO or VIDEO, and has its ending; upper and lower case are one."""
+    """Whether a file lies directly in a folder AUDIO or VIDEO, and has its ending; upper and lower case are
+    one."""
     return _parent(file).casefold() == folder.casefold() and file.lower().endswith(ENDINGS[folder])
 
 
 def is_picture(file: str) -> bool:
     """Whether a file is Image-01-FPS/<clip>/<picture>."""
-    return _parent(_above(file, 1)).casefold() == PICTURES.casefold() and file.lower().endswith(ENDINGS[PICTURES])
+    return _parent(_above(file, 1)).casefold() == PICTURES.casefold() and file.lower().endswith(
+        ENDINGS[PICTURES]
+    )
 
 
 def find_audio(files: Sequence[str], root: Path) -> Media | None:
-    """The WAV files of the one folder AudioWAV at any depth among `files` (`walk`); None where there is no such file.
+    """The WAV files of the one folder AudioWAV at any depth among `files` (`list_files`); None where there is
+    no such file.
 
     Raises DataError where there are several such folders, or several files of one clip.
     """
@@ -105,9 +111,8 @@ def find_audio(files: Sequence[str], root: Path) -> Media | None:
 def find_visual(files: Sequence[str], root: Path, notes: list[str]) -> Media | None:
     """The pictures of Image-01-FPS/<clip>/ where there are any, else the films of VideoFlash; None: neither.
 
-    Pictures at other rates are noted, and never used: which one is picked would change (§1.5). Raises DataError as
-    `find_audio`, and where there are pictures at another rate alone.
-    """
+    Pictures at other rates are noted, and never used: which one is picked would change (§1.5). Raises
+    DataError as `find_audio`, and where there are pictures at another rate alone."""
     pictures = [f for f in files if is_picture(f)]
     media = _by_clip(pictures, root) if pictures else _flat(files, root, VIDEO)
     folders = [part for f in files for part in f.split("/")[:-2]]
@@ -126,8 +131,11 @@ def find_visual(files: Sequence[str], root: Path, notes: list[str]) -> Media | N
     return media
 
 
-def check_pointers(faults: Mapping[str, str], media: Media, total: int, allowed: float, notes: list[str]) -> None:
-    """Raise DataError where more than the share `allowed` of `total` clips' files are Git-LFS pointers; note fewer.
+def check_pointers(
+    faults: Mapping[str, str], media: Media, total: int, allowed: float, notes: list[str]
+) -> None:
+    """Raise DataError where more than the share `allowed` of `total` clips' files are Git-LFS pointers; note
+    fewer.
 
     `faults`: clip → what is wrong with its file.
     """
@@ -148,7 +156,8 @@ def check_pointers(faults: Mapping[str, str], media: Media, total: int, allowed:
 
 
 def check_names(media: Media, root: Path) -> None:
-    """Raise DataError where not one file has the name of a clip: renamed copies have lost speaker and emotion."""
+    """Raise DataError where not one file has the name of a clip: renamed copies have lost speaker and
+    emotion."""
     if media.files or not media.others:
         return
     headline = f"None of the {len(media.others)} files in {root / media.folder} has a clip's name ({FORM})"
@@ -165,10 +174,12 @@ def note_names(media: Media, notes: list[str]) -> None:
         notes.append(f"{file} has the name of copies before October 2022; it is read as {_clip_of(file)}.")
     if media.others:
         shown = ", ".join(media.others[:SHOWN])
-        notes.append(f"{len(media.others)} files in {media.folder} have no clip's name and are left out, e.g. {shown}.")
+        notes.append(
+            f"{len(media.others)} files in {media.folder} have no clip's name and are left out, e.g. {shown}."
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _flat(files: Sequence[str], root: Path, folder: str) -> Media | None:
     inside = [f for f in files if is_media(f, folder)]
     if not inside:
@@ -184,7 +195,9 @@ def _flat(files: Sequence[str], root: Path, folder: str) -> Media | None:
         if stem in OLD_NAMES:
             old.append(f)
         found.setdefault(clip.name, []).append(f)
-    if double := [f"{clip}: {', '.join(map(_parent_and_name, same))}" for clip, same in found.items() if len(same) > 1]:
+    if double := [
+        f"{clip}: {', '.join(map(_parent_and_name, same))}" for clip, same in found.items() if len(same) > 1
+    ]:
         raise data_error(f"Several files of one clip in {root / place}", double, "keep one of each.")
     return Media(place, found, others, old)
 
@@ -208,7 +221,9 @@ def _by_clip(inside: Sequence[str], root: Path) -> Media:
 
 def _one_folder(folders: set[str], name: str, root: Path) -> str:
     if len(folders) > 1:
-        raise data_error(f"Several folders {name} below {root}", sorted(folders), "keep one, or set raw_dir deeper.")
+        raise data_error(
+            f"Several folders {name} below {root}", sorted(folders), "keep one, or set raw_dir deeper."
+        )
     return next(iter(folders))
 
 

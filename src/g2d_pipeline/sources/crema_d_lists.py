@@ -26,7 +26,8 @@ TEST_ACTORS = 0.1
 
 @dataclass(frozen=True)
 class Row:
-    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: the list is the one shipped with us."""
+    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: the list is the one shipped
+    with us."""
 
     clip: Clip
     split: Split
@@ -43,8 +44,8 @@ class Lists:
     notes: list[str] = field(default_factory=list)
 
 
-def list_files(files: Sequence[str], root: Path) -> list[str]:
-    """[train.csv, test.csv] among `files` (`walk`), or nothing where there is neither.
+def find_lists(files: Sequence[str], root: Path) -> list[str]:
+    """[train.csv, test.csv] among `files` (`list_files`), or nothing where there is neither.
 
     Raises DataError where one of them is missing, or where there are several pairs.
     """
@@ -57,7 +58,9 @@ def list_files(files: Sequence[str], root: Path) -> list[str]:
         return []
     if len(folders) > 1:
         found = [f for group in folders.values() for f in group]
-        raise data_error(f"Several lists of the split below {root}", found, "keep one train.csv and one test.csv.")
+        raise data_error(
+            f"Several lists of the split below {root}", found, "keep one train.csv and one test.csv."
+        )
     (folder, found), *_ = folders.items()
     if missing := [name for name in LISTS if not any(f.rpartition("/")[2] == name for f in found)]:
         beside = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
@@ -71,13 +74,14 @@ def list_files(files: Sequence[str], root: Path) -> list[str]:
 
 
 def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) -> Lists:
-    """The split of train.csv and test.csv below `root`, else of the list shipped with us; val is drawn from train.
+    """The split of train.csv and test.csv below `root`, else of the list shipped with us; val is drawn from
+    train.
 
-    The draw is stratified by class and depends on the list and `seed` alone: clips that turn out to be missing change
-    it no more than the order of the rows. Rows whose name or label is wrong are in `bad`. Raises DataError for files
-    that are no such lists, clips listed twice (in one list or in both), and classes too small to be split.
-    """
-    found = list_files(files, root)
+    The draw is stratified by class and depends on the list and `seed` alone: clips that turn out to be
+    missing change it no more than the order of the rows. Rows whose name or label is wrong are in `bad`.
+    Raises DataError for files that are no such lists, clips listed twice (in one list or in both), and
+    classes too small to be split."""
+    found = find_lists(files, root)
     lists = _read(root, found) if found else Lists(_shipped())
     _check_repeats(lists.rows)
     lists.rows.sort(key=lambda row: row.clip.name)
@@ -87,7 +91,11 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
     where = f"{found[0]} and {found[1]}" if found else "the list that comes with g2d_pipeline"
     test = [row.clip.name for row in lists.rows if row.split == "test"]
     key = digest(test)
-    what = "the field's published split" if key == PUBLISHED else "NOT the field's published split (other test clips)"
+    what = (
+        "the field's published split"
+        if key == PUBLISHED
+        else "NOT the field's published split (other test clips)"
+    )
     lists.notes.append(
         f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(held_out):,} are held out as val "
         f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {told(key)}"
@@ -100,14 +108,16 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
 def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -> Lists:
     """Whole actors drawn into val (the share `val_fraction`), test (a tenth) and train, at least one each.
 
-    Raises DataError where there are fewer than three actors; `what`: where the clips were found, for the message.
-    """
+    Raises DataError where there are fewer than three actors; `what`: where the clips were found, for the
+    message."""
     import numpy as np
 
     rows = sorted(clips, key=lambda clip: clip.name)
     actors = sorted({clip.actor for clip in rows})
     if len(actors) < 3:
-        headline = f"split=speakers needs three actors at least; {what} holds {len(rows)} clips of {len(actors)}"
+        headline = (
+            f"split=speakers needs three actors at least; {what} holds {len(rows)} clips of {len(actors)}"
+        )
         raise data_error(headline, actors, "add clips of other actors, or set split=published.")
     mixed = [actors[i] for i in np.random.default_rng([seed, 1]).permutation(len(actors))]
     test = max(1, round(TEST_ACTORS * len(actors)))
@@ -131,12 +141,16 @@ def told(key: str) -> str:
     return f"SHA-256 of the sorted test clips: {key}."
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 def _shipped() -> list[Row]:
     with SHIPPED.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if not line.startswith("#"))
         next(lines)
-        return [Row(clip, "test" if split == "test" else "train") for name, split in lines if (clip := Clip.of(name))]
+        return [
+            Row(clip, "test" if split == "test" else "train")
+            for name, split in lines
+            if (clip := Clip.of(name))
+        ]
 
 
 def _read(root: Path, found: Sequence[str]) -> Lists:
@@ -165,12 +179,18 @@ def _cells(root: Path, file: str) -> list[tuple[int, list[str]]]:
     """(row from 1, its two cells) of every row that is not empty; CRLF and a byte-order mark do no harm."""
     path = root / file
     if fault := media_fault(path):
-        raise data_error(f"{path} {fault}", [], "copy it again, or remove both lists: the field's split comes with us.")
+        raise data_error(
+            f"{path} {fault}", [], "copy it again, or remove both lists: the field's split comes with us."
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise data_error(f"{path} is not UTF-8 text ({error.reason})", [], "save it as UTF-8.") from None
-    rows = [(i, cells) for i, cells in enumerate(csv.reader(text.splitlines()), 1) if any(c.strip() for c in cells)]
+    rows = [
+        (i, cells)
+        for i, cells in enumerate(csv.reader(text.splitlines()), 1)
+        if any(c.strip() for c in cells)
+    ]
     remedy = f"the list has no header, and a row a clip: clip,LABEL, e.g. 1001_DFA_ANG_XX,ANG (clip: {FORM})."
     if wrong := [f"{file}, row {i}: {','.join(cells)[:60]!r}" for i, cells in rows if len(cells) != 2]:
         raise data_error(f"{len(wrong)} of {len(rows)} rows do not have two cells", wrong, remedy)
@@ -201,7 +221,9 @@ def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     held_out: set[str] = set()
     counts = Counter(clip.target for clip in train)
     if short := [f"{EMOTIONS[k]}: {counts[k]} clips" for k in range(len(EMOTIONS)) if counts[k] < 2]:
-        raise data_error("Classes with fewer than two clips in train can not be split", short, "add clips to train.")
+        raise data_error(
+            "Classes with fewer than two clips in train can not be split", short, "add clips to train."
+        )
     for k in range(len(EMOTIONS)):
         names = sorted(clip.name for clip in train if clip.target == k)
         count = min(max(1, round(fraction * len(names))), len(names) - 1)

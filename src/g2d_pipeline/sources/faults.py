@@ -17,7 +17,8 @@ LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """` (nearest: 'x')`, or nothing where no name resembles; a difference in case or blanks alone is always found."""
+    """` (nearest: 'x')`, or nothing where no name resembles; a difference in case or blanks alone is always
+    found."""
     plain = {n.strip().casefold(): n for n in names}
     found = plain.get(name.strip().casefold())
     if found is None:
@@ -30,7 +31,8 @@ def nearest(name: str, names: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a file."""
+    """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a
+    file."""
 
     file: str
     row: int | None
@@ -44,8 +46,11 @@ class BadRow:
         return {"file": self.file, "row": self.row, "reason": self.reason}
 
 
-def settle(bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str) -> list[dict[str, Any]]:
-    """The bad rows as `dropped` entries of a manifest; DataError where their share of `total` exceeds `allowed`."""
+def drop_or_raise(
+    bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str
+) -> list[dict[str, Any]]:
+    """The bad rows as `dropped` entries of a manifest; DataError where their share of `total` exceeds
+    `allowed`."""
     if not bad:
         return []
     share = len(bad) / max(total, 1)
@@ -55,8 +60,9 @@ def settle(bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy:
     return [row.as_dict() for row in bad]
 
 
-def walk(root: Path, skip: Collection[str] = ()) -> list[str]:
-    """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and Windows.
+def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
+    """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
+    Windows.
 
     `skip`: folders directly below `root` that are left out. A `root` that is absent has no files.
     """
@@ -93,5 +99,7 @@ def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[st
                 f"it has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
             )
         if len(columns) != 1:
-            raise ConfigError(f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}.")
+            raise ConfigError(
+                f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}."
+            )
     return {name: columns[0] for name, columns in settings.columns.items()}

@@ -16,17 +16,20 @@ from g2d_pipeline.errors import DataError
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-RACY_NS = 2_000_000_000  # a file this young may change again without a new time stamp: it is hashed, not remembered
+RACY_NS = (
+    2_000_000_000  # a file this young may change again without a new time stamp: it is hashed, not remembered
+)
 
 Entry = list[int | str]  # size, mtime_ns, hash
 
 
 def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | None) -> str:
-    """blake2b (32 hex digits) over `header` and each file's path relative to `root` and content, in the given order.
+    """blake2b (32 hex digits) over `header` and each file's path relative to `root` and content, in the given
+    order.
 
-    `cache`: a JSON file of hashes keyed by absolute path, valid while size and mtime_ns are the same. A broken cache
-    is rebuilt, one that can not be written is done without; either is logged. DataError where a file can not be read.
-    """
+    `cache`: a JSON file of hashes keyed by absolute path, valid while size and mtime_ns are the same. A
+    broken cache is rebuilt, one that can not be written is done without; either is logged. DataError where a
+    file can not be read."""
     known = _read(cache) if cache is not None else {}
     base = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - strings: thousands of files in milliseconds
     mine: dict[str, Entry] = {}
@@ -54,9 +57,8 @@ def cache_file(project: Path, dataset: str) -> Path:
 def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tuple[int, str]]:
     """File → (bytes, blake2b of its content in 32 hex digits).
 
-    What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file can not
-    be read.
-    """
+    What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file
+    can not be read."""
     known = _read(cache) if cache is not None else {}
     found: dict[Path, tuple[int, str]] = {}
     for path in files:

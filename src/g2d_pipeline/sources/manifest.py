@@ -28,16 +28,16 @@ KEYS = (
 class Manifest:
     """Samples and what is known about them.
 
-    `table`, a row a sample: `sample_id` str, unique; `split` train|val|test; `target` int64 (class) or float64; one
-    column per media modality (path relative to the raw root, `file#row` for a row of an array file) or text; the
-    columns of tabular modalities (numbers float64, categories str, dates datetime64; missing ones are null); optional
-    `group` and further columns for reports.
+    `table`, a row a sample: `sample_id` str, unique; `split` train|val|test; `target` int64 (class) or
+    float64; one column per media modality (path relative to the raw root, `file#row` for a row of an array
+    file) or text; the columns of tabular modalities (numbers float64, categories str, dates datetime64;
+    missing ones are null); optional `group` and further columns for reports.
 
-    `meta`: `dataset`, `task`, `class_names` (empty for regression), `target` {name, unit, and for regression mean,
-    std (population), min, max on train}, `counts` {split: n}, `source` raw|sample, `raw_dir` (the folder that paths
-    are relative to; itself relative to the project unless absolute), `columns` {modality: [columns]}, `kinds`
-    {modality: kind} where the settings say it, `group_disjoint`, `dropped` [{file, row, reason}], `notes` [str].
-    """
+    `meta`: `dataset`, `task`, `class_names` (empty for regression), `target` {name, unit, and for regression
+    mean, std (population), min, max on train}, `counts` {split: n}, `source` raw|sample, `raw_dir` (the
+    folder that paths are relative to; itself relative to the project unless absolute), `columns` {modality:
+    [columns]}, `kinds` {modality: kind} where the settings say it, `group_disjoint`, `dropped` [{file, row,
+    reason}], `notes` [str]."""
 
     table: pd.DataFrame
     meta: dict[str, Any]
@@ -57,7 +57,12 @@ def build(
     target: dict[str, Any] = {"name": settings.target.name, "unit": settings.target.unit}
     if settings.task == "regression":
         y = table.loc[table["split"] == "train", "target"].astype("float64")
-        target |= {"mean": float(y.mean()), "std": float(y.std(ddof=0)), "min": float(y.min()), "max": float(y.max())}
+        target |= {
+            "mean": float(y.mean()),
+            "std": float(y.std(ddof=0)),
+            "min": float(y.min()),
+            "max": float(y.max()),
+        }
     meta = {
         "dataset": settings.dataset,
         "task": settings.task,
@@ -78,7 +83,8 @@ def build(
 
 
 def validate(manifest: Manifest) -> None:
-    """Raise DataError, naming rows (0-based, of the manifest) and values, unless all that a manifest promises holds."""
+    """Raise DataError, naming rows (0-based, of the manifest) and values, unless all that a manifest promises
+    holds."""
     table, meta = manifest.table.reset_index(drop=True), manifest.meta
     name = meta.get("dataset", "?")
     if missing := [key for key in KEYS if key not in meta]:
@@ -86,13 +92,17 @@ def validate(manifest: Manifest) -> None:
     wanted = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
     if meta["group_disjoint"]:
         wanted.append("group")
-    if double := sorted({c for c in wanted if wanted.count(c) > 1} | set(table.columns[table.columns.duplicated()])):
+    if double := sorted(
+        {c for c in wanted if wanted.count(c) > 1} | set(table.columns[table.columns.duplicated()])
+    ):
         raise data_error(f"The manifest of {name!r} has columns of the same name", double, "rename them.")
     if missing := [column for column in wanted if column not in table]:
         named = [f"{column!r}{nearest(column, list(map(str, table.columns)))}" for column in missing]
         raise data_error(f"The manifest of {name!r} lacks columns", named, _REBUILD)
     if not len(table):
-        raise data_error(f"The manifest of {name!r} has no rows", [], "look at the raw folder: it holds no samples.")
+        raise data_error(
+            f"The manifest of {name!r} has no rows", [], "look at the raw folder: it holds no samples."
+        )
     _check_ids_and_splits(table, name)
     if meta["counts"] != _counts(table):
         headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"
@@ -109,7 +119,8 @@ def validate(manifest: Manifest) -> None:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Validate, then write `manifest.parquet` and `manifest.json` into `folder`; equal manifests give equal bytes."""
+    """Validate, then write `manifest.parquet` and `manifest.json` into `folder`; equal manifests give equal
+    bytes."""
     validate(manifest)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(manifest.meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -118,7 +129,8 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`, validated anew; DataError where it is absent, broken or of two different runs."""
+    """The manifest in `folder`, validated anew; DataError where it is absent, broken or of two different
+    runs."""
     import pandas as pd
 
     for name in (TABLE, META):
@@ -160,16 +172,24 @@ def _check_ids_and_splits(table: pd.DataFrame, name: str) -> None:
     split = table["split"]
     if (wrong := ~split.isin(SPLITS)).any():
         named = [f"row {i}: {split[i]!r}{nearest(str(split[i]), SPLITS)}" for i in table.index[wrong]]
-        raise data_error(f"{name!r}: splits other than {', '.join(SPLITS)}", named, "correct the splits' names.")
+        raise data_error(
+            f"{name!r}: splits other than {', '.join(SPLITS)}", named, "correct the splits' names."
+        )
     ids = table["sample_id"]
     if (empty := ids.isna() | (ids.astype(str) == "")).any():
-        raise data_error(f"{name!r}: samples without an id", [f"row {i}" for i in table.index[empty]], "name them.")
+        raise data_error(
+            f"{name!r}: samples without an id", [f"row {i}" for i in table.index[empty]], "name them."
+        )
     if (double := ids.duplicated(keep=False)).any():
         rows = ids[double].groupby(ids[double], sort=True).groups
         named = [f"{value!r} in rows {', '.join(map(str, index))}" for value, index in rows.items()]
-        raise data_error(f"{name!r}: sample ids that are not unique", named, "remove or rename the repeated samples.")
+        raise data_error(
+            f"{name!r}: sample ids that are not unique", named, "remove or rename the repeated samples."
+        )
     if empty_splits := [s for s, count in _counts(table).items() if count == 0]:
-        raise data_error(f"{name!r}: splits without a sample", empty_splits, "all of train, val and test are needed.")
+        raise data_error(
+            f"{name!r}: splits without a sample", empty_splits, "all of train, val and test are needed."
+        )
 
 
 def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> None:
@@ -179,7 +199,9 @@ def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> No
         raise data_error(headline, [], "give whole class numbers, or set task to regression.")
     if (outside := (target < 0) | (target >= len(class_names))).any():
         named = [f"row {i}: {target[i]}" for i in table.index[outside]]
-        raise data_error(f"{name!r}: labels outside 0 to {len(class_names) - 1}", named, "correct the labels.")
+        raise data_error(
+            f"{name!r}: labels outside 0 to {len(class_names) - 1}", named, "correct the labels."
+        )
     present = set(target[table["split"] == "train"])
     if absent := [f"{i} ({c})" for i, c in enumerate(class_names) if i not in present]:
         raise data_error(f"{name!r}: classes without a sample in train", absent, "add such samples to train.")
@@ -188,7 +210,9 @@ def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> No
 def _check_numbers(table: pd.DataFrame, name: str) -> None:
     target = table["target"]
     if target.dtype.kind != "f":
-        raise data_error(f"{name!r}: the target of a regression is {target.dtype}, not float64", [], "give numbers.")
+        raise data_error(
+            f"{name!r}: the target of a regression is {target.dtype}, not float64", [], "give numbers."
+        )
     wrong = [f"row {i}: {value}" for i, value in target.items() if not math.isfinite(value)]
     if wrong:
         raise data_error(f"{name!r}: targets that are not finite", wrong, "correct or remove these rows.")
@@ -200,10 +224,16 @@ def _check_numbers(table: pd.DataFrame, name: str) -> None:
 
 def _check_groups(table: pd.DataFrame, name: str) -> None:
     if (blank := table["group"].isna()).any():
-        raise data_error(f"{name!r}: samples without a group", [f"row {i}" for i in table.index[blank]], "fill it.")
+        raise data_error(
+            f"{name!r}: samples without a group", [f"row {i}" for i in table.index[blank]], "fill it."
+        )
     splits = table.groupby("group", sort=True)["split"].unique()
-    if crossing := [f"{group!r} in {', '.join(sorted(found))}" for group, found in splits.items() if len(found) > 1]:
-        raise data_error(f"{name!r}: groups in more than one split", crossing, "keep each group within one split.")
+    if crossing := [
+        f"{group!r} in {', '.join(sorted(found))}" for group, found in splits.items() if len(found) > 1
+    ]:
+        raise data_error(
+            f"{name!r}: groups in more than one split", crossing, "keep each group within one split."
+        )
 
 
 def _check_column(table: pd.DataFrame, column: str, name: str, kind: str) -> None:
@@ -221,9 +251,13 @@ def _check_column(table: pd.DataFrame, column: str, name: str, kind: str) -> Non
         return
     if kind == "tabular":
         if values.dtype.kind != "M":
-            wrong = [f"row {i}: {value!r}" for i, value in values.dropna().items() if not isinstance(value, str)]
+            wrong = [
+                f"row {i}: {value!r}" for i, value in values.dropna().items() if not isinstance(value, str)
+            ]
             if wrong:
-                raise data_error(f"{name!r}: no category in column {column!r}", wrong, "give text, or leave it out.")
+                raise data_error(
+                    f"{name!r}: no category in column {column!r}", wrong, "give text, or leave it out."
+                )
         return
     wrong = [
         f"row {i}: {value!r}"
@@ -232,4 +266,6 @@ def _check_column(table: pd.DataFrame, column: str, name: str, kind: str) -> Non
     ]
     if wrong:
         what = "text" if kind == "text" else "path"
-        raise data_error(f"{name!r}: no {what} in column {column!r}", wrong, f"give a {what}, or drop the sample.")
+        raise data_error(
+            f"{name!r}: no {what} in column {column!r}", wrong, f"give a {what}, or drop the sample."
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
-from g2d_pipeline.sources.faults import BadRow, nearest, settle, walk
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files, nearest
 from g2d_pipeline.sources.mis_me_folder import IMAGE_FOLDER, find_labels, find_pictures, pictures_in
 from g2d_pipeline.sources.simulated import data_dir
 
@@ -36,16 +36,17 @@ def expected(raw: LayoutSettings) -> str:
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """The label files and all pictures; empty where there are no label files."""
-    files = walk(root, skip={"sample"})
+    files = list_files(root, skip={"sample"})
     labels = [f for f in files if f.endswith("_set.xlsx")]
     return [root / f for f in sorted([*labels, *pictures_in(files)])] if labels else []
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
-    """The published split; image paths, the table's columns in the configured order, `vwc`, and `station` where known.
+    """The published split; image paths, the table's columns in the configured order, `vwc`, and `station`
+    where known.
 
-    Rows whose picture or target is missing are dropped while their share is at most `max_bad_fraction`. Raises
-    DataError for everything else that is wrong, with file, row (header = row 1), column and remedy.
+    Rows whose picture or target is missing are dropped while their share is at most `max_bad_fraction`.
+    Raises DataError for everything else that is wrong, with file, row (header = row 1), column and remedy.
     """
     import pandas as pd
 
@@ -55,11 +56,13 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     if settings.task != "regression":
         raise ConfigError(f"{settings.dataset}: layout mis_me is a regression, not a {settings.task}.")
     image_column, table_columns = _columns(settings)
-    files = walk(root, skip={"sample"})
+    files = list_files(root, skip={"sample"})
     labels = find_labels(files, root, expected(settings.raw))
     pictures = find_pictures(files, root, expected(settings.raw)) if image_column else None
     required = [IMAGE, TARGET, *table_columns]
-    sheets = {s: read_sheet(root / f, f, required, _release_hint(table_columns)) for s, f in labels.splits.items()}
+    sheets = {
+        s: read_sheet(root / f, f, required, _release_hint(table_columns)) for s, f in labels.splits.items()
+    }
     notes: list[str] = []
     _note_layout(sheets, required, notes)
     numbers = _numbers(sheets, [TARGET, *table_columns], notes)
@@ -86,7 +89,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     remedy = f"correct these rows, or the pictures in {root / pictures.folder if pictures else root}"
     if settings.source == "sample":
         remedy = f"delete {root}: the sample is made anew"
-    dropped = settle(bad, total, settings.max_bad_fraction, "rows", remedy)
+    dropped = drop_or_raise(bad, total, settings.max_bad_fraction, "rows", remedy)
 
     table = pd.DataFrame({"sample_id": _ids(rows), "split": [r["split"] for r in rows]})
     table["target"] = pd.Series([r["target"] for r in rows], dtype="float64")
@@ -98,11 +101,13 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     if stations := _stations(root, labels.stations, rows, notes):
         table["station"] = [stations.get(r["name"], "") if r["split"] == "test" else "" for r in rows]
     if settings.source == "sample":
-        notes.insert(0, "SAMPLE: simulated pictures and weather in MIS-ME's layout; no number from it means anything.")
+        notes.insert(
+            0, "SAMPLE: simulated pictures and weather in MIS-ME's layout; no number from it means anything."
+        )
     return build(table, settings, raw_dir=data_dir(settings), dropped=dropped, notes=notes)
 
 
-# ----------------------------------------------------------------------------------------------- what is asked for
+# ------------------------------------------------------------------------------------------ what is asked for
 def _columns(settings: IngestSettings) -> tuple[str | None, list[str]]:
     """The manifest's column of the picture (None: not asked for) and the table's columns."""
     for name in settings.columns:
@@ -133,14 +138,20 @@ def _name(cell: Any) -> str | None:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-# ------------------------------------------------------------------------------------------------ what is in the tables
+# -------------------------------------------------------------------------------------- what is in the tables
 def _note_layout(sheets: Mapping[Split, Sheet], required: Sequence[str], notes: list[str]) -> None:
     for sheet in sheets.values():
         if not sheet.rows:
-            raise data_error(f"{sheet.file} has a header but no rows", [], "replace the file by a whole copy.")
+            raise data_error(
+                f"{sheet.file} has a header but no rows", [], "replace the file by a whole copy."
+            )
         if sheet.empty_rows:
-            shown = ", ".join(map(str, sheet.empty_rows[:SHOWN])) + (" …" if len(sheet.empty_rows) > SHOWN else "")
-            notes.append(f"{sheet.file}: {len(sheet.empty_rows)} wholly empty rows are left out (row {shown}).")
+            shown = ", ".join(map(str, sheet.empty_rows[:SHOWN])) + (
+                " …" if len(sheet.empty_rows) > SHOWN else ""
+            )
+            notes.append(
+                f"{sheet.file}: {len(sheet.empty_rows)} wholly empty rows are left out (row {shown})."
+            )
     ignored = dict.fromkeys(h for sheet in sheets.values() for h in sheet.headers if h and h not in required)
     if ignored:
         notes.append(f"Columns of the label files that are not used: {', '.join(ignored)}.")
@@ -155,7 +166,9 @@ def _numbers(
     read = {c: {split: read_numbers(sheet, c) for split, sheet in sheets.items()} for c in columns}
     each = [n for by_split in read.values() for n in by_split.values()]
     if faults := [fault for n in each for fault in n.faults]:
-        raise data_error("Cells that are not numbers", faults, "correct these cells; leave them blank where unknown.")
+        raise data_error(
+            "Cells that are not numbers", faults, "correct these cells; leave them blank where unknown."
+        )
     for c, by_split in read.items():
         if marks := sum(n.marks for n in by_split.values()):
             notes.append(f"Column {c!r}: {marks} marks such as NaN or -9999 are read as missing.")
@@ -164,20 +177,31 @@ def _numbers(
     return {c: {split: n.values for split, n in by_split.items()} for c, by_split in read.items()}
 
 
-def _check_targets(sheets: Mapping[Split, Sheet], targets: Mapping[Split, Sequence[float]], notes: list[str]) -> None:
-    cells = [(sheet, i, y) for s, sheet in sheets.items() for i, y in enumerate(targets[s]) if not math.isnan(y)]
+def _check_targets(
+    sheets: Mapping[Split, Sheet], targets: Mapping[Split, Sequence[float]], notes: list[str]
+) -> None:
+    cells = [
+        (sheet, i, y) for s, sheet in sheets.items() for i, y in enumerate(targets[s]) if not math.isnan(y)
+    ]
     if percent := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y > 1]:
-        remedy = f"volumetric water content is a fraction (m³/m³) below 1: divide the column {TARGET!r} by 100."
+        remedy = (
+            f"volumetric water content is a fraction (m³/m³) below 1: divide the column {TARGET!r} by 100."
+        )
         raise data_error("Water contents above 1, as if in percent", percent, remedy)
     if negative := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y <= 0]:
         remedy = "the percentage error divides by the target: remove these rows, or recalibrate the probe."
         raise data_error("Water contents of zero or below", negative, remedy)
     if tiny := sum(y < TINY for _, _, y in cells):
-        notes.append(f"{tiny} water contents are below {TINY}: the mean absolute percentage error will be large there.")
+        notes.append(
+            f"{tiny} water contents are below {TINY}: the mean absolute percentage error will be large there."
+        )
 
 
 def _check_blank_columns(
-    train: Sheet, numbers: Mapping[str, Mapping[Split, Sequence[float]]], columns: Sequence[str], notes: list[str]
+    train: Sheet,
+    numbers: Mapping[str, Mapping[Split, Sequence[float]]],
+    columns: Sequence[str],
+    notes: list[str],
 ) -> None:
     missing = {c: sum(map(math.isnan, numbers[c]["train"])) for c in columns}
     if blank := [c for c in columns if missing[c] == len(train.rows)]:
@@ -188,7 +212,7 @@ def _check_blank_columns(
             notes.append(f"Column {c!r} is blank in {count} of {len(train.rows)} rows of train.")
 
 
-# ------------------------------------------------------------------------------------------------------ what follows
+# ----------------------------------------------------------------------------------------------- what follows
 def _ids(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The picture's name; where it is repeated, split and row are added from the second time on."""
     ids: list[str] = []

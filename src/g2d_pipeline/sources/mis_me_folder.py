@@ -1,4 +1,5 @@
-"""Where things are in a MIS-ME folder, and what is wrong with names that its tables give (datasets.md §5.1, 5.5)."""
+"""Where things are in a MIS-ME folder, and what is wrong with names that its tables give (datasets.md §5.1,
+5.5)."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class LabelFiles:
 def find_labels(files: Sequence[str], root: Path, expected: str) -> LabelFiles:
     """split → file and station → file, found by `*_train_set.xlsx` anywhere below the raw folder `root`.
 
-    `files`: everything in it (`walk`). Raises DataError where there is none, more than one, or one of three is missing.
-    """
+    `files`: everything in it (`list_files`). Raises DataError where there is none, more than one, or one of
+    three is missing."""
     found = [f for f in files if f.endswith("_train_set.xlsx")]
     combined = [f for f in found if PurePosixPath(f).name.startswith("combined")] or found
     if not combined:
@@ -39,7 +40,9 @@ def find_labels(files: Sequence[str], root: Path, expected: str) -> LabelFiles:
         headline = f"There is no *_train_set.xlsx below {root}" + ("; the tables there" if tables else "")
         raise data_error(headline, tables, expected)
     if len(combined) > 1:
-        raise data_error(f"Several train sets below {root}", combined, "keep one copy, or set raw_dir deeper.")
+        raise data_error(
+            f"Several train sets below {root}", combined, "keep one copy, or set raw_dir deeper."
+        )
     train = combined[0]
     stem = train.removesuffix("train_set.xlsx")
     splits: dict[Split, str] = {"train": train, "val": f"{stem}val_set.xlsx", "test": f"{stem}test_set.xlsx"}
@@ -80,7 +83,8 @@ class Pictures:
 
 
 def find_pictures(files: Sequence[str], root: Path, expected: str) -> Pictures:
-    """The one picture folder among `files`; DataError naming the folders that hold pictures where it is not one."""
+    """The one picture folder among `files`; DataError naming the folders that hold pictures where it is not
+    one."""
     inside = pictures_in(files)
     folders = sorted({f[: f"/{f}".index(f"/{IMAGE_FOLDER}/") + len(IMAGE_FOLDER)] for f in inside})
     if len(folders) > 1:

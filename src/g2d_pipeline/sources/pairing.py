@@ -45,12 +45,17 @@ def balanced(wanted: int, capacity: Sequence[int]) -> list[int]:
     return counts
 
 
-def draw_images(labels: npt.NDArray[np.uint8], wanted: Mapping[Split, int], seed: int) -> dict[Split, list[list[int]]]:
+def draw_images(
+    labels: npt.NDArray[np.uint8], wanted: Mapping[Split, int], seed: int
+) -> dict[Split, list[list[int]]]:
     """split → for each class 0-9 the rows of its pictures; no row twice, classes as equal as possible.
 
     `labels` [N]. Raises ValueError where there are fewer pictures than wanted.
     """
-    pools = [np.random.default_rng([seed, 0, d]).permutation(np.flatnonzero(labels == d)).tolist() for d in range(10)]
+    pools = [
+        np.random.default_rng([seed, 0, d]).permutation(np.flatnonzero(labels == d)).tolist()
+        for d in range(10)
+    ]
     drawn: dict[Split, list[list[int]]] = {}
     for split in DRAWING:
         counts = balanced(wanted[split], [len(pool) for pool in pools])
@@ -68,10 +73,9 @@ def pair(
 ) -> list[Pair]:
     """Every picture of `images` (split → class → rows) with a recording of its digit from the same split.
 
-    Recording i speaks `digits[i]` and belongs to `splits[i]`. Where there are more pictures than recordings, the
-    recordings are taken in turn. The order of pairs within a split is random; equal seeds give equal pairs. Raises
-    DataError where a split has pictures of a digit but no recording.
-    """
+    Recording i speaks `digits[i]` and belongs to `splits[i]`. Where there are more pictures than recordings,
+    the recordings are taken in turn. The order of pairs within a split is random; equal seeds give equal
+    pairs. Raises DataError where a split has pictures of a digit but no recording."""
     said: dict[tuple[Split, int], list[int]] = {}
     for i, key in enumerate(zip(splits, digits, strict=True)):
         said.setdefault(key, []).append(i)
@@ -87,7 +91,9 @@ def pair(
         mine: list[Pair] = []
         for digit, rows in enumerate(images[split]):
             if rows:
-                turn = np.random.default_rng([seed, 1, number, digit]).permutation(said[split, digit]).tolist()
+                turn = (
+                    np.random.default_rng([seed, 1, number, digit]).permutation(said[split, digit]).tolist()
+                )
                 mine += [Pair(split, digit, row, turn[k % len(turn)]) for k, row in enumerate(rows)]
         pairs += [mine[k] for k in np.random.default_rng([seed, 2, number]).permutation(len(mine))]
     return pairs
@@ -101,10 +107,11 @@ def paired_table(
     array: str,
     extra: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """The manifest's table: `columns` names the columns of "audio" and "image"; a modality left out has no column.
+    """The manifest's table: `columns` names the columns of "audio" and "image"; a modality left out has no
+    column.
 
-    `recordings`: their paths; `array`: the path of the pictures' file; `extra`: a value a recording, e.g. its speaker.
-    """
+    `recordings`: their paths; `array`: the path of the pictures' file; `extra`: a value a recording, e.g. its
+    speaker."""
     import pandas as pd
 
     content: dict[str, object] = {

@@ -1,7 +1,7 @@
 """What the few names that a pickle of plain data needs stand for: functions that check what they are given.
 
-A file can call them and nothing else; it can neither change them nor make an array larger than the bytes it holds.
-"""
+A file can call them and nothing else; it can neither change them nor make an array larger than the bytes it
+holds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class DTypeInTheMaking:
     def __setstate__(self, state: Any) -> None:
         """`state`: (version, byte order, subarray, names, fields, size, alignment, flags) as numpy writes it."""
         if len(state) != 8 or any(part is not None for part in state[2:5]) or state[1] not in tuple("<>=|"):
-            raise pickle.UnpicklingError(f"it has a dtype that is not plain: {self.value.str!r} with {state!r}")
+            raise pickle.UnpicklingError(
+                f"it has a dtype that is not plain: {self.value.str!r} with {state!r}"
+            )
         if state[5] not in (-1, self.value.itemsize):
             raise pickle.UnpicklingError(f"its dtype {self.value.str!r} declares {state[5]!r} bytes")
         if state[1] in "<>":
@@ -76,7 +78,9 @@ class ArrayInTheMaking:
         count = math.prod(self.shape)
         if dtype.value.hasobject:
             if type(raw) is not list or len(raw) != count:
-                raise pickle.UnpicklingError(f"an array of objects of shape {self.shape} does not hold {count}")
+                raise pickle.UnpicklingError(
+                    f"an array of objects of shape {self.shape} does not hold {count}"
+                )
             self.elements = raw
             return
         if not dtype.value.itemsize and count:
@@ -84,7 +88,9 @@ class ArrayInTheMaking:
         raw = _raw(raw)
         if count * dtype.value.itemsize != len(raw):
             promised = count * dtype.value.itemsize
-            raise pickle.UnpicklingError(f"an array {self.shape} promises {promised} bytes and holds {len(raw)}")
+            raise pickle.UnpicklingError(
+                f"an array {self.shape} promises {promised} bytes and holds {len(raw)}"
+            )
         order = "F" if fortran else "C"
         self.value = np.frombuffer(raw, dtype.value).reshape(self.shape, order=order)  # type: ignore[call-overload]
         self.value.flags.writeable = False
@@ -173,7 +179,10 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
     NAMES[f"{_core}.multiarray", "_reconstruct"] = _Name(_reconstruct)
     NAMES[f"{_core}.multiarray", "scalar"] = _Name(_scalar)
     NAMES[f"{_core}.numeric", "_frombuffer"] = _Name(_frombuffer)
-for _builtins in ("builtins", "__builtin__"):  # Python 3, Python 2: protocols below 4 have no opcodes for these
+for _builtins in (
+    "builtins",
+    "__builtin__",
+):  # Python 3, Python 2: protocols below 4 have no opcodes for these
     NAMES[_builtins, "bytes"] = _Name(_empty_bytes)
     NAMES[_builtins, "complex"] = _Name(_complex)
     NAMES[_builtins, "set"] = _Name(_of_items(set))

@@ -1,4 +1,5 @@
-"""A pickle's opcodes, looked through before anything is executed: what they ask for, and how much memory they declare.
+"""A pickle's opcodes, looked through before anything is executed: what they ask for, and how much memory they
+declare.
 
 The unpickler itself believes lengths and memo indices, and allocates gigabytes for a file of thirty bytes.
 """
@@ -8,8 +9,9 @@ from __future__ import annotations
 import mmap
 import re
 
-# Opcodes of a fixed size and those that end with a line; none of them declares memory, and the unpickler judges the
-# names in them. One expression, because a list of lists of numbers has hundreds of millions of them.
+# Opcodes of a fixed size and those that end with a line; none of them declares memory, and the unpickler
+# judges the names in them. One expression, because a list of lists of numbers has hundreds of millions of
+# them.
 HARMLESS = re.compile(
     rb"(?:G.{8}|[()\]}ltdeausbRoN012\x81\x85-\x89\x8f-\x94]|[Kqh\x80].|M..|[Jj].{4}"
     rb"|[FILSVg][^\n]*\n|[ci][^\n]*\n[^\n]*\n)++",
@@ -46,9 +48,8 @@ class OpcodeError(ValueError):
 def check_opcodes(data: bytes | mmap.mmap) -> None:
     """Raise OpcodeError unless `data` is one whole pickle (protocol 0 to 5) of opcodes that plain data need.
 
-    Every declared length lies within `data`, and every memo index is below its size: loading it allocates no more than
-    a constant times what `data` holds.
-    """
+    Every declared length lies within `data`, and every memo index is below its size: loading it allocates no
+    more than a constant times what `data` holds."""
     size = len(data)
     for magic, words in FOREIGN.items():
         if data[: len(magic)] == magic:
@@ -93,5 +94,7 @@ def _behind(data: bytes | mmap.mmap, position: int, size: int) -> int:
     if behind > size:
         raise OpcodeError(f"is truncated: what starts at byte {position} goes to byte {behind} of {size}")
     if index >= size:
-        raise OpcodeError(f"declares {index} remembered objects (at byte {position}) in {size} bytes: it is hostile")
+        raise OpcodeError(
+            f"declares {index} remembered objects (at byte {position}) in {size} bytes: it is hostile"
+        )
     return behind

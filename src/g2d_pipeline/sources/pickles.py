@@ -1,8 +1,8 @@
-"""The one place that unpickles: plain containers, numbers, strings, bytes and numpy arrays; nothing else, ever.
+"""The one place that unpickles: plain containers, numbers, strings, bytes and numpy arrays; nothing else,
+ever.
 
-No name in a file is imported. The few that plain data need stand for the small functions of `pickle_names`, which check
-what they are given; all other names are refused (datasets.md §4.2, §4.6).
-"""
+No name in a file is imported. The few that plain data need stand for the small functions of `pickle_names`,
+which check what they are given; all other names are refused (datasets.md §4.2, §4.6)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,28 @@ from g2d_pipeline.errors import DataError, data_error, media_fault
 from g2d_pipeline.sources.pickle_names import NAMES, ArrayInTheMaking
 from g2d_pipeline.sources.pickle_opcodes import OpcodeError, check_opcodes
 
-REMEDY = "download the file again from where it is published; never load it by other means before you know why."
+REMEDY = (
+    "download the file again from where it is published; never load it by other means before you know why."
+)
 LARGEST = 16 * 2**30  # bytes
 DEEPEST = 40  # containers within containers
 NUMPY_SCALARS = (
     *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
-    *(np.longlong, np.ulonglong, np.float16, np.float32, np.float64, np.longdouble, np.complex64, np.complex128),
+    *(
+        np.longlong,
+        np.ulonglong,
+        np.float16,
+        np.float32,
+        np.float64,
+        np.longdouble,
+        np.complex64,
+        np.complex128,
+    ),
     *(np.str_, np.bytes_),
 )
 SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), *NUMPY_SCALARS})
-# What C code raises for streams that are well-formed but make no sense (documented: "not limited to" the first few).
+# What C code raises for streams that are well-formed but make no sense (documented: "not limited to" the
+# first few).
 NONSENSE = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, ValueError, TypeError),
     *(ArithmeticError, BufferError, RecursionError, SystemError),
@@ -34,22 +46,25 @@ NONSENSE = (
 
 
 def load_plain(path: Path, largest: int = LARGEST) -> Any:
-    """The content of a pickle of plain data: dict, list, tuple, set, frozenset, numbers, str, bytes, None, arrays.
+    """The content of a pickle of plain data: dict, list, tuple, set, frozenset, numbers, str, bytes, None,
+    arrays.
 
-    Strings of Python 2 are decoded as latin-1; `OrderedDict` becomes dict, `bytearray` bytes; arrays are of any numpy
-    version, read-only, their dtype boolean, a number, text, or object with plain elements. The same object in several
-    places of the file is one object in the result.
+    Strings of Python 2 are decoded as latin-1; `OrderedDict` becomes dict, `bytearray` bytes; arrays are of
+    any numpy version, read-only, their dtype boolean, a number, text, or object with plain elements. The same
+    object in several places of the file is one object in the result.
 
-    Raises DataError naming the file where it is missing, empty, a Git-LFS pointer, HTML, larger than `largest` bytes,
-    truncated or damaged; where it names anything else (`module.name`); where it declares more than it holds.
-    """
+    Raises DataError naming the file where it is missing, empty, a Git-LFS pointer, HTML, larger than
+    `largest` bytes, truncated or damaged; where it names anything else (`module.name`); where it declares
+    more than it holds."""
     if fault := media_fault(path):
         raise data_error(f"{path} {fault}", [], REMEDY)
     try:
         with path.open("rb", buffering=2**20) as file:
             size = path.stat().st_size
             if size > largest:
-                raise data_error(f"{path} is too large for a pickle ({size} bytes; {largest} are allowed)", [], REMEDY)
+                raise data_error(
+                    f"{path} is too large for a pickle ({size} bytes; {largest} are allowed)", [], REMEDY
+                )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 check_opcodes(data)
             content = _Unpickler(file, path).load()
@@ -59,7 +74,9 @@ def load_plain(path: Path, largest: int = LARGEST) -> Any:
     except OSError as error:
         raise DataError(f"{path} can not be read ({error.strerror}).") from None
     except MemoryError:
-        raise data_error(f"{path} does not fit into memory ({size} bytes as a file)", [], "free some memory.") from None
+        raise data_error(
+            f"{path} does not fit into memory ({size} bytes as a file)", [], "free some memory."
+        ) from None
     except OpcodeError as error:
         raise data_error(f"{path} {error}", [], REMEDY) from None
     except NONSENSE as error:
@@ -85,7 +102,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Plain:
-    """Puts finished arrays into the containers, and lets nothing pass that is not plain data (a function's name)."""
+    """Puts finished arrays into the containers, and lets nothing pass that is not plain data (a function's
+    name)."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()  # lists, dicts and sets: changed in their place

@@ -19,19 +19,25 @@ Labels = npt.NDArray[np.str_]
 Codes = npt.NDArray[np.int64]
 
 
-def draw_split(n: int, target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Labels:
-    """`n` samples with `target` `[n]` (int: classes, float: a regression) → an array `[n]` of train, val, test.
+def draw_split(
+    n: int, target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None
+) -> Labels:
+    """`n` samples with `target` `[n]` (int: classes, float: a regression) → an array `[n]` of train, val,
+    test.
 
-    Seeded; it follows the order of the samples: the same ones in another order are drawn otherwise. Without groups,
-    val and test have round(n × share) samples (scikit-learn's `train_test_split`); stratified ones have each class, or
-    quantile of the target, in proportion, and classes too small to be divided are train. With `groups` `[n]` no group
-    is in two splits, and each split is within the size of the largest group of what was asked (scikit-learn's group
-    splitters count groups, not samples: hence our own). Where that leaves a split empty, it gets the smallest group.
+    Seeded; it follows the order of the samples: the same ones in another order are drawn otherwise. Without
+    groups, val and test have round(n × share) samples (scikit-learn's `train_test_split`); stratified ones
+    have each class, or quantile of the target, in proportion, and classes too small to be divided are train.
+    With `groups` `[n]` no group is in two splits, and each split is within the size of the largest group of
+    what was asked (scikit-learn's group splitters count groups, not samples: hence our own). Where that
+    leaves a split empty, it gets the smallest group.
 
     Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups.
     """
     if fractions.val + fractions.test >= 1:
-        raise ConfigError(f"split: val ({fractions.val:g}) and test ({fractions.test:g}) leave nothing for train")
+        raise ConfigError(
+            f"split: val ({fractions.val:g}) and test ({fractions.test:g}) leave nothing for train"
+        )
     if n < 3:
         raise data_error(f"{n} samples can not be divided into train, val and test", [], "add samples.")
     val, test = (max(1, round(n * share)) for share in (fractions.val, fractions.test))
@@ -74,11 +80,11 @@ def _take(rows: Codes, size: int, strata: Codes | None, fractions: SplitFraction
 
 
 def _by_group(want: Codes, strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
-    """Each group to one split; the order of the groups is drawn, and of several orders the best stratified is kept.
+    """Each group to one split; the order of the groups is drawn, and of several orders the best stratified is
+    kept.
 
-    A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks most: so
-    no split ends further from `want` `[3]` than the largest group is big.
-    """
+    A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks
+    most: so no split ends further from `want` `[3]` than the largest group is big."""
     names, code = np.unique(groups, return_inverse=True)
     if len(names) < 3:
         headline = f"{len(names)} groups can not be divided into train, val and test"

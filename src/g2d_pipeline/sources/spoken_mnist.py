@@ -1,4 +1,5 @@
-"""Spoken and handwritten digits, both real: FSDD recordings × MNIST test images (AV-MNIST's ingredients, §2.1)."""
+"""Spoken and handwritten digits, both real: FSDD recordings × MNIST test images (AV-MNIST's ingredients,
+§2.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import ConfigError, data_error, media_fault
-from g2d_pipeline.sources.faults import BadRow, media_columns, settle, walk
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files, media_columns
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, LayoutSettings, Split, SpokenMNIST
@@ -29,7 +30,7 @@ def expected(raw: LayoutSettings) -> str:
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """The recordings and the two IDX files, as far as they are there."""
-    found = [f"{RECORDINGS}/{name}" for name in walk(root / RECORDINGS)]
+    found = [f"{RECORDINGS}/{name}" for name in list_files(root / RECORDINGS)]
     found += [name for name in (IMAGES, LABELS) if (root / name).exists()]
     return [root / name for name in found]
 
@@ -37,10 +38,9 @@ def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
 def read(settings: IngestSettings, root: Path) -> Manifest:
     """Pairs of one digit: FSDD's official test takes → test, `val_takes` → val, the others → train.
 
-    No image is in two pairs, no recording in two splits; `speaker` is a column, not a group: every speaker is in every
-    split, as FSDD's official test set has it. Raises DataError for missing, broken or too few files, and for
-    recordings whose names do not parse (unless within `max_bad_fraction`).
-    """
+    No image is in two pairs, no recording in two splits; `speaker` is a column, not a group: every speaker is
+    in every split, as FSDD's official test set has it. Raises DataError for missing, broken or too few files,
+    and for recordings whose names do not parse (unless within `max_bad_fraction`)."""
     from g2d_pipeline.config import SpokenMNIST
     from g2d_pipeline.sources.idx import read_idx
     from g2d_pipeline.sources.manifest import build
@@ -49,7 +49,9 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     raw = settings.raw
     assert isinstance(raw, SpokenMNIST)
     if settings.task != "classification":
-        raise ConfigError(f"{settings.dataset}: layout spoken_mnist is a classification, not a {settings.task}.")
+        raise ConfigError(
+            f"{settings.dataset}: layout spoken_mnist is a classification, not a {settings.task}."
+        )
     columns = media_columns(settings, ("audio", "image"))
     _check_folders(root, raw)
     images, labels = read_idx(root / IMAGES, 3), read_idx(root / LABELS, 1)
@@ -57,14 +59,18 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         headline = f"{root / IMAGES} holds {len(images)} images, {root / LABELS} {len(labels)} labels"
         raise data_error(headline, [], "take both files from the same copy.")
     if strange := sorted(set(labels[labels > 9].tolist())):
-        raise data_error(f"{root / LABELS} holds labels other than 0 to 9", strange, "download the file again.")
+        raise data_error(
+            f"{root / LABELS} holds labels other than 0 to 9", strange, "download the file again."
+        )
     if (wanted := sum(raw.pairs.values())) > len(labels):
-        headline = f"{raw.pairs} asks for {wanted} pairs; there are {len(labels)} images, and none is used twice"
+        headline = (
+            f"{raw.pairs} asks for {wanted} pairs; there are {len(labels)} images, and none is used twice"
+        )
         raise data_error(headline, [], "lower `pairs` in the data set's parameters.")
 
     recordings, bad = _recordings(root)
     remedy = f"rename or replace them in {root / RECORDINGS}"
-    dropped = settle(bad, len(recordings) + len(bad), settings.max_bad_fraction, "recordings", remedy)
+    dropped = drop_or_raise(bad, len(recordings) + len(bad), settings.max_bad_fraction, "recordings", remedy)
     splits = [_split_of(take, raw) for _, _, take, _ in recordings]
     remedy = (
         f"add such recordings to {root / RECORDINGS}, or change test_takes ({raw.test_takes}) "
@@ -89,14 +95,17 @@ def _check_folders(root: Path, raw: SpokenMNIST) -> None:
 
 
 def _recordings(root: Path) -> tuple[list[tuple[int, str, int, str]], list[BadRow]]:
-    """(digit, speaker, take, path) of every usable recording in order of name, and what is wrong with the others."""
+    """(digit, speaker, take, path) of every usable recording in order of name, and what is wrong with the
+    others."""
     good: list[tuple[int, str, int, str]] = []
     bad: list[BadRow] = []
-    for name in walk(root / RECORDINGS):
+    for name in list_files(root / RECORDINGS):
         path = f"{RECORDINGS}/{name}"
         match = NAME.fullmatch(name)
         if match is None:
-            bad.append(BadRow(path, None, "the name is not {digit}_{speaker}_{take}.wav, e.g. 7_jackson_12.wav"))
+            bad.append(
+                BadRow(path, None, "the name is not {digit}_{speaker}_{take}.wav, e.g. 7_jackson_12.wav")
+            )
         elif fault := media_fault(root / path):
             bad.append(BadRow(path, None, fault))
         else:

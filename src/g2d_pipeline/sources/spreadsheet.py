@@ -1,4 +1,5 @@
-"""XLSX label files as they really are: every complaint names file and cell, in the spreadsheet's own counting."""
+"""XLSX label files as they really are: every complaint names file and cell, in the spreadsheet's own
+counting."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ COMMA = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]*),(?P<part>[0-9]+)")
 
 @dataclass(frozen=True)
 class Sheet:
-    """The first worksheet of a file: `rows` are (row number, cells in the order of `headers`); wholly empty rows apart.
+    """The first worksheet of a file: `rows` are (row number, cells in the order of `headers`); wholly empty
+    rows apart.
 
     `headers` are stripped; a column without a header is "".
     """
@@ -60,9 +62,8 @@ class Numbers:
 def read_sheet(path: Path, file: str, required: Collection[str], hint: str = "") -> Sheet:
     """The first worksheet of `path`; `file` is its name in messages.
 
-    Raises DataError where it is not an XLSX workbook (and says what it is), has no header or no rows, or where
-    `required` columns are missing or doubled; `hint` then ends the remedy.
-    """
+    Raises DataError where it is not an XLSX workbook (and says what it is), has no header or no rows, or
+    where `required` columns are missing or doubled; `hint` then ends the remedy."""
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
@@ -71,7 +72,9 @@ def read_sheet(path: Path, file: str, required: Collection[str], hint: str = "")
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise data_error(f"{file} is {_what_it_is(path)} ({error})", [], "save or download it as .xlsx.") from None
+        raise data_error(
+            f"{file} is {_what_it_is(path)} ({error})", [], "save or download it as .xlsx."
+        ) from None
     try:
         if not book.worksheets:
             raise data_error(f"{file} has no worksheet", [], "save the table in the first worksheet.")
@@ -79,11 +82,15 @@ def read_sheet(path: Path, file: str, required: Collection[str], hint: str = "")
         sheet.reset_dimensions()  # some programs write wrong ones
         lines = [tuple(cells) for cells in sheet.iter_rows(values_only=True)]
     except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError, EOFError, zlib.error) as error:
-        raise data_error(f"{file} is a damaged workbook ({error})", [], "replace the file by a whole copy.") from None
+        raise data_error(
+            f"{file} is a damaged workbook ({error})", [], "replace the file by a whole copy."
+        ) from None
     finally:
         book.close()
     if not lines or _is_empty(lines[0]):
-        raise data_error(f"{file}: row 1 holds no column names", [], "put them in row 1 of the first worksheet.")
+        raise data_error(
+            f"{file}: row 1 holds no column names", [], "put them in row 1 of the first worksheet."
+        )
     headers = ["" if h is None else str(h).strip().removeprefix("\ufeff") for h in lines[0]]
     _check_headers(file, headers, required, hint)
     width = len(headers)
@@ -98,7 +105,8 @@ def read_sheet(path: Path, file: str, required: Collection[str], hint: str = "")
 
 
 def read_numbers(sheet: Sheet, header: str) -> Numbers:
-    """The column as floats; blanks and missing marks are NaN, text that can mean only one number is that number."""
+    """The column as floats; blanks and missing marks are NaN, text that can mean only one number is that
+    number."""
     values: list[float] = []
     faults: list[str] = []
     marks = texts = 0
@@ -117,9 +125,8 @@ def read_numbers(sheet: Sheet, header: str) -> Numbers:
 def parse_number(cell: Any) -> tuple[float, str]:
     """A cell as a float, and how it came to be: `number`, `blank`, `mark` (a sign for missing) or `text`.
 
-    Raises ValueError saying what the cell holds instead. `0,25` and `12,5` are decimal commas; `1,013` may be a
-    thousand or one point zero one three, and is refused.
-    """
+    Raises ValueError saying what the cell holds instead. `0,25` and `12,5` are decimal commas; `1,013` may be
+    a thousand or one point zero one three, and is refused."""
     if cell is None:
         return math.nan, "blank"
     if isinstance(cell, bool):
@@ -135,7 +142,9 @@ def parse_number(cell: Any) -> tuple[float, str]:
         return math.nan, "mark"
     if match := COMMA.fullmatch(text):
         if len(match["part"]) == 3 and match["whole"].lstrip("0"):
-            raise ValueError(f"text {text!r} may have a decimal comma or a comma for thousands: write a number")
+            raise ValueError(
+                f"text {text!r} may have a decimal comma or a comma for thousands: write a number"
+            )
         text = text.replace(",", ".")
     if not PLAIN.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError(f"text {cell!r} is no number")
@@ -147,9 +156,13 @@ def _check_headers(file: str, headers: Sequence[str], required: Collection[str],
         known = [h for h in headers if h]
         named = [f"{name!r}{nearest(name, known)}" for name in missing]
         remedy = f"add or rename them; the header (row 1) has: {', '.join(known)}.{hint}"
-        raise data_error(f"{file} lacks {len(missing)} of {len(required)} columns", [", ".join(named)], remedy)
+        raise data_error(
+            f"{file} lacks {len(missing)} of {len(required)} columns", [", ".join(named)], remedy
+        )
     if double := [name for name in required if list(headers).count(name) > 1]:
-        raise data_error(f"{file} has columns more than once (row 1)", double, "remove or rename the extra ones.")
+        raise data_error(
+            f"{file} has columns more than once (row 1)", double, "remove or rename the extra ones."
+        )
 
 
 def _is_empty(cells: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.sources.faults import BadRow, settle, walk
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files
 from g2d_pipeline.sources.table_files import TableFile, describe, find_tables, paths_start
 from g2d_pipeline.sources.table_files import suggest as near_tables
 from g2d_pipeline.sources.table_settings import (
@@ -54,7 +54,7 @@ def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     if not tables:
         return []
     base = root / paths_start(settings, tables)
-    files = {base / f for f in walk(base) if not f.lower().endswith(PAPERS)}
+    files = {base / f for f in list_files(base) if not f.lower().endswith(PAPERS)}
     further = (file for join in settings.join if (file := root / join.table).is_file())
     return sorted({*files, *(root / table.file for table in tables), *further})
 
@@ -62,10 +62,9 @@ def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
 def read(settings: IngestSettings, root: Path) -> Manifest:
     """A sample a row: its id, split, target, the path of each medium and the numbers of tabular modalities.
 
-    Rows that can not be read, or have no target or file, are dropped while their share is at most `max_bad_fraction`;
-    a split that is drawn is drawn after that. Raises DataError naming rows, columns and remedies, and ConfigError where
-    the settings contradict themselves.
-    """
+    Rows that can not be read, or have no target or file, are dropped while their share is at most
+    `max_bad_fraction`; a split that is drawn is drawn after that. Raises DataError naming rows, columns and
+    remedies, and ConfigError where the settings contradict themselves."""
     import numpy as np
     import pandas as pd
 
@@ -83,7 +82,9 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     notes = list(table.notes)
     table.require(own_columns(raw))
     sources = find_columns(settings, raw, table, notes)
-    names = list(dict.fromkeys(c for m, columns in settings.columns.items() if m not in sources for c in columns))
+    names = list(
+        dict.fromkeys(c for m, columns in settings.columns.items() if m not in sources for c in columns)
+    )
     table.require([*names, *(c for column in sources.values() for c in needed_columns(column))])
     written = {m: column for m, column in sources.items() if kind_of(settings, m) == "text"}
     table.refuse_long([c for column in written.values() for c in needed_columns(column)])
@@ -108,10 +109,13 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     ids = cells.read_ids(table, raw.id) if raw.id is not None else _ids(paths, table)
     given = splits.given_split(table, raw, tables)
 
-    bad = [*table.bad, *(BadRow(table.file_of(i), int(table.rows[i]), reason) for i, reason in sorted(faults.items()))]
+    bad = [
+        *table.bad,
+        *(BadRow(table.file_of(i), int(table.rows[i]), reason) for i, reason in sorted(faults.items())),
+    ]
     total = len(table.rows) + len(table.bad)
     remedy = f"correct these rows of {table.file}, or the files in {paths_dir(raw, tables)}"
-    dropped = settle(bad, total, settings.max_bad_fraction, "rows", remedy)
+    dropped = drop_or_raise(bad, total, settings.max_bad_fraction, "rows", remedy)
     good = np.setdiff1d(np.arange(len(table.rows)), list(faults))
     target = target[good]
     if not len(good):
@@ -138,7 +142,9 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     leaks = list(dict.fromkeys(leak for scale in scales for leak in cells.leaks(kept, scale)))
     for name in settings.categorical if class_names is not None else []:
         if kinds.mirrors(features[name].take(good), target):
-            notes.append(f"Target leakage? Each category of {name!r} is one class of the target {raw.target!r}.")
+            notes.append(
+                f"Target leakage? Each category of {name!r} is one class of the target {raw.target!r}."
+            )
     _note_target(settings, raw, leaks, class_names, notes)
     return build(
         result,
@@ -151,7 +157,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     )
 
 
-# ------------------------------------------------------------------------------------------------- what is in the table
+# --------------------------------------------------------------------------------------- what is in the table
 def _paths(table: RawTable, column: str, raw: Table, tables: Sequence[TableFile]) -> list[str]:
     """The cells of a column, or a template filled, from where paths start; "" where there is nothing."""
     from g2d_pipeline.sources.table_cells import texts
@@ -173,7 +179,9 @@ def _paths(table: RawTable, column: str, raw: Table, tables: Sequence[TableFile]
     ]
 
 
-def _media_faults(paths: Mapping[str, list[str]], media: Mapping[str, str], base: Path, file: str) -> dict[int, str]:
+def _media_faults(
+    paths: Mapping[str, list[str]], media: Mapping[str, str], base: Path, file: str
+) -> dict[int, str]:
     """Position of a row → what is wrong with its first bad file; `paths` get their plain form, in place."""
     from g2d_pipeline.sources.table_paths import Files
 
@@ -195,7 +203,8 @@ def _media_faults(paths: Mapping[str, list[str]], media: Mapping[str, str], base
 
 
 def _ids(paths: Mapping[str, list[str]], table: RawTable) -> npt.NDArray[np.object_]:
-    """The first medium's path without ending, with the row's number where that repeats; without media, that alone.
+    """The first medium's path without ending, with the row's number where that repeats; without media, that
+    alone.
 
     Where there are several tables, the table's name is before the number.
     """
@@ -214,8 +223,10 @@ def _ids(paths: Mapping[str, list[str]], table: RawTable) -> npt.NDArray[np.obje
     return np.array(ids, object)
 
 
-# --------------------------------------------------------------------------------------------------------------- notes
-def _note_unused(table: RawTable, raw: Table, sources: Mapping[str, str], names: list[str], notes: list[str]) -> None:
+# ------------------------------------------------------------------------------------------------------ notes
+def _note_unused(
+    table: RawTable, raw: Table, sources: Mapping[str, str], names: list[str], notes: list[str]
+) -> None:
     used = {*own_columns(raw), *names, *(c for column in sources.values() for c in needed_columns(column))}
     if unused := [h for h in table.headers if h and h not in used]:
         notes.append(f"Columns of {table.file} that are not used: {', '.join(unused)}.")
@@ -235,5 +246,9 @@ def _note_target(
         notes.append(f"Target leakage? Nearly the same as the target {raw.target!r}: {', '.join(leaks)}.")
     if raw.log_target:
         logged = any(word in settings.target.unit.split() for word in ("ln", "log"))
-        hint = "" if logged else f" Say so in the data set's parameters: `target: {{unit: ln {settings.target.unit}}}`."
+        hint = (
+            ""
+            if logged
+            else f" Say so in the data set's parameters: `target: {{unit: ln {settings.target.unit}}}`."
+        )
         notes.append(f"The target is the natural logarithm of {raw.target!r}; so are its errors.{hint}")

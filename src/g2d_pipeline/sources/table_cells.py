@@ -1,4 +1,5 @@
-"""The cells of a user's table as numbers, labels and splits: what can mean only one thing is read, the rest is told."""
+"""The cells of a user's table as numbers, labels and splits: what can mean only one thing is read, the rest
+is told."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def _sentinels(values: Floats, name: str) -> list[str]:
 
 
 def read_features(table: RawTable, columns: Sequence[str], notes: list[str]) -> dict[str, Floats]:
-    """The numbers of tabular modalities; DataError for text columns, cells that are no numbers, and infinities."""
+    """The numbers of tabular modalities; DataError for text columns, cells that are no numbers, and
+    infinities."""
     from g2d_pipeline.sources.table_kinds import looks_like_dates
 
     found: dict[str, Floats] = {}
@@ -99,11 +101,17 @@ def read_features(table: RawTable, columns: Sequence[str], notes: list[str]) -> 
             dates = looks_like_dates(table[name])
             headline = f"{table.file}: column {name!r} holds {'dates' if dates else 'text'}, and `columns` are numbers"
             key = "dates" if dates else "categorical"
-            raise data_error(headline, [shown[:200]], f"list it under the modality's `{key}`, or leave it out.")
+            raise data_error(
+                headline, [shown[:200]], f"list it under the modality's `{key}`, or leave it out."
+            )
         faults += [f"{table.place(i, name)}: {reason}" for i, reason in numbers.faults.items()]
-        faults += [f"{table.place(i, name)}: infinite" for i in np.flatnonzero(np.isinf(numbers.values)).tolist()]
+        faults += [
+            f"{table.place(i, name)}: infinite" for i in np.flatnonzero(np.isinf(numbers.values)).tolist()
+        ]
         if not there:
-            raise data_error(f"{table.file}: column {name!r} is blank", [], "leave it out of `columns`, or fill it.")
+            raise data_error(
+                f"{table.file}: column {name!r} is blank", [], "leave it out of `columns`, or fill it."
+            )
         notes += numbers.notes
         found[name] = numbers.values
     if faults:
@@ -112,9 +120,10 @@ def read_features(table: RawTable, columns: Sequence[str], notes: list[str]) -> 
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ target
+# ----------------------------------------------------------------------------------------------------- target
 def read_target(table: RawTable, name: str, log: bool) -> tuple[Floats, dict[int, str]]:
-    """A regression's target `[N]`, its natural logarithm where `log`; with it, what is wrong with rows that have none.
+    """A regression's target `[N]`, its natural logarithm where `log`; with it, what is wrong with rows that
+    have none.
 
     DataError where it is text, constant, or (`log`) not positive.
     """
@@ -122,7 +131,9 @@ def read_target(table: RawTable, name: str, log: bool) -> tuple[Floats, dict[int
     values = numbers.values
     if len(numbers.faults) > int((~is_missing(table[name])).sum()) / 2:
         shown = [f"{table.place(i, name)}: {table[name].iloc[i]!r}" for i in numbers.faults]
-        raise data_error("The target of a regression is text", shown, "set `task: classification`, or another target.")
+        raise data_error(
+            "The target of a regression is text", shown, "set `task: classification`, or another target."
+        )
     faults = {i: f"column {name!r}: {reason}" for i, reason in numbers.faults.items()}
     for i in np.flatnonzero(np.isnan(values)).tolist():
         faults.setdefault(i, f"no value in the target's column {name!r}")
@@ -134,7 +145,9 @@ def read_target(table: RawTable, name: str, log: bool) -> tuple[Floats, dict[int
     if log and (low := np.flatnonzero(values <= 0).tolist()):
         shown = [f"{table.place(i, name)}: {values[i]:g}" for i in low]
         raise data_error(
-            "Targets of zero or below have no logarithm", shown, "remove these rows, or set `log_target: false`."
+            "Targets of zero or below have no logarithm",
+            shown,
+            "remove these rows, or set `log_target: false`.",
         )
     if log:
         values = np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))
@@ -144,17 +157,19 @@ def read_target(table: RawTable, name: str, log: bool) -> tuple[Floats, dict[int
 def read_labels(
     table: RawTable, name: str, classes: list[str] | None, notes: list[str]
 ) -> tuple[npt.NDArray[np.int64], list[str], dict[int, str]]:
-    """A classification's target `[N]` (-1: none), the class names, and what is wrong with rows that have none.
+    """A classification's target `[N]` (-1: none), the class names, and what is wrong with rows that have
+    none.
 
-    Class names are `classes`, or sorted: numbers by value. DataError where there is one class only, where the target
-    looks like a measurement, or where labels are not among `classes`.
-    """
+    Class names are `classes`, or sorted: numbers by value. DataError where there is one class only, where the
+    target looks like a measurement, or where labels are not among `classes`."""
     labels = texts(table[name])
     there = labels[labels != ""]
     if len(there) and all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in set(there)):
         labels = np.array([WHOLE.sub(r"\1", label) for label in labels], object)
     found = (
-        sorted(set(labels) - {""}, key=_by_value) if _all_numbers(set(labels) - {""}) else sorted(set(labels) - {""})
+        sorted(set(labels) - {""}, key=_by_value)
+        if _all_numbers(set(labels) - {""})
+        else sorted(set(labels) - {""})
     )
     measured = _all_numbers(found) and any(not float(label).is_integer() for label in found)
     if measured or (len(found) > MANY_CLASSES and len(found) > len(there) / 2):
@@ -164,7 +179,9 @@ def read_labels(
     if classes is not None:
         if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
             shown = [f"{table.place(i, name)}: {labels[i]!r}{nearest(labels[i], classes)}" for i in unknown]
-            raise data_error("Labels that are not among `classes`", shown, f"correct them, or add to {classes}.")
+            raise data_error(
+                "Labels that are not among `classes`", shown, f"correct them, or add to {classes}."
+            )
     elif len(found) < 2:
         headline = (
             f"{table.file}: the target {name!r} is {found[0]!r} in every row"
@@ -203,9 +220,10 @@ def _by_value(label: str) -> tuple[float, str]:
     return float(label), label
 
 
-# ------------------------------------------------------------------------------------------------------ split and ids
+# ---------------------------------------------------------------------------------------------- split and ids
 def read_split(table: RawTable, name: str) -> npt.NDArray[np.str_]:
-    """train, val or test of each row `[N]`; the usual synonyms are understood. DataError for other words and blanks."""
+    """train, val or test of each row `[N]`; the usual synonyms are understood. DataError for other words and
+    blanks."""
     cells = texts(table[name])
     meant = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(meant) if split is None]:
@@ -233,7 +251,9 @@ def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
         place = str(table.rows[i]) if table.files is None else f"{table.rows[i]} of {table.file_of(i)}"
         rows.setdefault(value, []).append(place)
     if double := [f"{v!r} in rows {', '.join(of)}" for v, of in rows.items() if len(of) > 1]:
-        raise data_error(f"{table.file}: ids in column {name!r} that are not unique", double, "rename or remove rows.")
+        raise data_error(
+            f"{table.file}: ids in column {name!r} that are not unique", double, "rename or remove rows."
+        )
     return ids
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from g2d_pipeline.config.base import SPLITS, Split
 from g2d_pipeline.config.layouts import SPLIT_WORDS
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.sources.faults import nearest, walk
+from g2d_pipeline.sources.faults import list_files, nearest
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import Table
@@ -31,10 +31,11 @@ class TableFile:
 
 
 def find_tables(root: Path, raw: Table) -> list[TableFile]:
-    """The table, or the three of the splits; empty: not (all) there. DataError where two files may be the one."""
+    """The table, or the three of the splits; empty: not (all) there. DataError where two files may be the
+    one."""
     if isinstance(raw.table, str) and "*" in raw.table:
         depth = raw.table.count("/")
-        alike = [f for f in walk(root) if f.count("/") == depth and PurePosixPath(f).match(raw.table)]
+        alike = [f for f in list_files(root) if f.count("/") == depth and PurePosixPath(f).match(raw.table)]
         named = [TableFile(file) for file in alike]
     elif isinstance(raw.table, str):
         named = [TableFile(raw.table)]
@@ -58,7 +59,8 @@ def _usual_tables(root: Path) -> list[TableFile]:
 
 
 def paths_start(raw: Table, tables: Sequence[TableFile]) -> str:
-    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above where they have many.
+    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above where they
+    have many.
 
     There a table's own folder comes before its paths (`read_tables`).
     """
@@ -79,7 +81,7 @@ def describe(raw: Table) -> str:
 
 def suggest(root: Path, raw: Table) -> str:
     """What may have been meant, where `find_tables` finds nothing; a sentence, or nothing."""
-    there = [f for f in walk(root) if PurePosixPath(f).suffix.lower() in USUAL] if root.is_dir() else []
+    there = [f for f in list_files(root) if PurePosixPath(f).suffix.lower() in USUAL] if root.is_dir() else []
     if raw.table is None:
         found = _for_splits([*_usual(root, *SPLIT_WORDS)])
         if found and (missing := [s for s in SPLITS if s not in found]):
@@ -122,7 +124,7 @@ def _for_splits(files: Iterable[str]) -> dict[Split, str]:
     return {split: found[split][0] for split in SPLITS if split in found}
 
 
-# ------------------------------------------------------------------------------------------------- several as one table
+# --------------------------------------------------------------------------------------- several as one table
 def read_tables(root: Path, tables: Sequence[TableFile], names: Sequence[str] | None = None) -> RawTable:
     """All rows, in the order of the tables; of several tables those columns that all have.
 

@@ -25,9 +25,8 @@ MEAN = re.compile(r"(.+)_mean([0-9]+)")  # `<column>_mean<days>`
 def complete(table: RawTable, settings: IngestSettings, raw: Table, root: Path) -> RawTable:
     """`table` with the columns of the further tables `raw.join`, and without the rows that are no samples.
 
-    A row whose key a further table lacks is one of `bad`. Raises DataError where such a table can not be read, where
-    its keys are not unique, or where its numbers are none.
-    """
+    A row whose key a further table lacks is one of `bad`. Raises DataError where such a table can not be
+    read, where its keys are not unique, or where its numbers are none."""
     if isinstance(raw.table, str) and table.files is not None:
         table = replace(table, file=raw.table, notes=_shared(table, raw.table))
     for join in raw.join:
@@ -68,7 +67,11 @@ def _join(table: RawTable, join: Join, settings: IngestSettings, root: Path) -> 
     missing = {c: of[at] for c, of in other.missing.items() if c in columns and c not in plain}
     kept = _keep(table, found)
     lost = [
-        BadRow(table.file_of(i), int(table.rows[i]), f"{join.table} has no row of {ours} {str(table[ours].iloc[i])!r}")
+        BadRow(
+            table.file_of(i),
+            int(table.rows[i]),
+            f"{join.table} has no row of {ours} {str(table[ours].iloc[i])!r}",
+        )
         for i in np.flatnonzero(position < 0).tolist()
     ]
     return replace(
@@ -81,8 +84,11 @@ def _join(table: RawTable, join: Join, settings: IngestSettings, root: Path) -> 
     )
 
 
-def _keys(table: RawTable, other: RawTable, ours: str, theirs: str, notes: list[str]) -> tuple[pd.Index, pd.Index]:
-    """The keys of all rows, here and there: days where both columns are dates, else text. DataError: see `complete`."""
+def _keys(
+    table: RawTable, other: RawTable, ours: str, theirs: str, notes: list[str]
+) -> tuple[pd.Index, pd.Index]:
+    """The keys of all rows, here and there: days where both columns are dates, else text. DataError: see
+    `complete`."""
     import pandas as pd
 
     from g2d_pipeline.sources.table_cells import texts
@@ -96,10 +102,14 @@ def _keys(table: RawTable, other: RawTable, ours: str, theirs: str, notes: list[
         here, there = here.where(here != "", None), there.where(there != "", None)
     if there.hasnans:
         blank = [other.place(int(i), theirs) for i in np.flatnonzero(there.isna())]
-        raise data_error("Rows without the key that joins the tables", blank, "fill these cells, or remove the rows.")
+        raise data_error(
+            "Rows without the key that joins the tables", blank, "fill these cells, or remove the rows."
+        )
     if len(double := np.flatnonzero(there.duplicated(keep=False))):
         named = [f"{other.place(int(i), theirs)}: {other[theirs].iloc[i]!r}" for i in double]
-        raise data_error("Rows with the same key, one of which is to be joined", named, "leave one row of each.")
+        raise data_error(
+            "Rows with the same key, one of which is to be joined", named, "leave one row of each."
+        )
     return here, there
 
 
@@ -107,7 +117,9 @@ def _numbers(settings: IngestSettings) -> set[str]:
     """The columns that modalities take as numbers."""
     from g2d_pipeline.sources.table_settings import kind_of
 
-    named = {c for m, columns in settings.columns.items() if kind_of(settings, m) == "tabular" for c in columns}
+    named = {
+        c for m, columns in settings.columns.items() if kind_of(settings, m) == "tabular" for c in columns
+    }
     return named - {*settings.categorical, *settings.dates}
 
 
@@ -119,7 +131,11 @@ def _means(
 
     from g2d_pipeline.sources.table_cells import read_features
 
-    asked = [m for name in sorted(numbers) if (m := MEAN.fullmatch(name)) and int(m[2]) in join.means and m[1] in other]
+    asked = [
+        m
+        for name in sorted(numbers)
+        if (m := MEAN.fullmatch(name)) and int(m[2]) in join.means and m[1] in other
+    ]
     if join.means and not isinstance(days, pd.DatetimeIndex):
         headline = f"{join.table}: means over days are asked for, and the keys are no dates"
         shown = [", ".join(map(repr, days[:3].tolist()))]
@@ -141,7 +157,9 @@ def _labelled(table: RawTable, target: str) -> RawTable:
     table.require([target])
     there = np.flatnonzero(~is_missing(table[target]))
     if not len(there) and len(table.rows):
-        raise data_error(f"{table.file}: the target {target!r} is blank in every row", [], "choose another `target`.")
+        raise data_error(
+            f"{table.file}: the target {target!r} is blank in every row", [], "choose another `target`."
+        )
     left_out = len(table.rows) - len(there)
     note = f"{left_out} of {len(table.rows)} rows have no {target!r}, and are left out (labelled_only)."
     return replace(_keep(table, there), notes=[*table.notes, note]) if left_out else table

@@ -31,7 +31,10 @@ def looks_like_dates(column: pd.Series[Any]) -> bool:
     """Whether most of the cells that are there are dates."""
     cells = texts(column)
     there = [cell for cell in cells if cell]
-    return sum(any(re.fullmatch(form, c) for form in (YEAR_FIRST, DAY_FIRST, EITHER)) for c in there) > len(there) / 2
+    return (
+        sum(any(re.fullmatch(form, c) for form in (YEAR_FIRST, DAY_FIRST, EITHER)) for c in there)
+        > len(there) / 2
+    )
 
 
 def read_categories(table: RawTable, name: str, notes: list[str]) -> pd.Series[Any]:
@@ -45,17 +48,22 @@ def read_categories(table: RawTable, name: str, notes: list[str]) -> pd.Series[A
     found = sorted(set(cells) - {""})
     there = int((cells != "").sum())
     if not found:
-        raise data_error(f"{table.file}: column {name!r} is blank", [], "leave it out of `categorical`, or fill it.")
+        raise data_error(
+            f"{table.file}: column {name!r} is blank", [], "leave it out of `categorical`, or fill it."
+        )
     if len(found) > IDS and len(found) > there / 2:
         headline = f"{table.file}: column {name!r} has {len(found)} different values in {there} rows"
-        remedy = "they look like no categories: leave it out of `categorical`; numbers are listed under `columns`."
+        remedy = (
+            "they look like no categories: leave it out of `categorical`; numbers are listed under `columns`."
+        )
         raise data_error(headline, [", ".join(found[:8]) + " …"], remedy)
     notes += alike(f"Categories of {name!r}", found)
     return pd.Series([cell or None for cell in cells], dtype="str")
 
 
 def mirrors(categories: pd.Series[Any], target: npt.NDArray[np.int64]) -> bool:
-    """Whether each of several categories is one class, and each class one category; missing ones do not count."""
+    """Whether each of several categories is one class, and each class one category; missing ones do not
+    count."""
     there = categories.notna().to_numpy(bool)
     pairs = set(zip(categories[there], target[there].tolist(), strict=True))
     return 1 < len(pairs) == categories.nunique() == len({y for _, y in pairs}) < int(there.sum())
@@ -64,22 +72,26 @@ def mirrors(categories: pd.Series[Any], target: npt.NDArray[np.int64]) -> bool:
 def read_dates(table: RawTable, name: str, notes: list[str]) -> Dates:
     """A column as days `[N]` (datetime64[ms]), NaT = missing; times of day and time zones are not used.
 
-    2024-05-01, 2024/5/1, 20240501 and 1.5.2024 are dates; of 01/05/2024 the column tells whether the month comes first,
-    where a number above 12 does. DataError, with rows, for cells that are no dates or could be two.
-    """
+    2024-05-01, 2024/5/1, 20240501 and 1.5.2024 are dates; of 01/05/2024 the column tells whether the month
+    comes first, where a number above 12 does. DataError, with rows, for cells that are no dates or could be
+    two."""
     import pandas as pd
 
     column, missing = table[name], is_missing(table[name])
     cells = pd.Series(texts(column), dtype="str")
     if missing.all():
-        raise data_error(f"{table.file}: column {name!r} is blank", [], "leave it out of `dates`, or fill it.")
+        raise data_error(
+            f"{table.file}: column {name!r} is blank", [], "leave it out of `dates`, or fill it."
+        )
     dates = cells.str.extract(f"^{YEAR_FIRST}$")[["year", "month", "day"]]
     dates = dates.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_either(table, name, cells, notes))
     parts = [pd.to_numeric(dates[key]).fillna(0).to_numpy(np.int64) for key in ("year", "month", "day")]
     days, valid = _days(*parts)
     if wrong := np.flatnonzero(~valid & ~missing).tolist():
         shown = [f"{table.place(i, name)}: {cells.iloc[i]!r}" for i in wrong]
-        remedy = "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
+        remedy = (
+            "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
+        )
         raise data_error(f"{table.file}: cells that are not dates", shown, remedy)
     if clocks := int(cells.str.contains(CLOCK).sum()):
         notes.append(f"Column {name!r}: the times of day in {clocks} cells are not used.")
@@ -88,7 +100,8 @@ def read_dates(table: RawTable, name: str, notes: list[str]) -> Dates:
 
 
 def _either(table: RawTable, name: str, cells: pd.Series[Any], notes: list[str]) -> pd.DataFrame:
-    """The cells such as 01/05/2024; DataError where the column does not tell whether the day or the month is first."""
+    """The cells such as 01/05/2024; DataError where the column does not tell whether the day or the month is
+    first."""
     found = cells.str.extract(f"^{EITHER}$")
     there = np.flatnonzero(found["year"].notna()).tolist()
     above = {part: bool(found[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}
@@ -113,12 +126,14 @@ def _days(
     return days.astype("datetime64[ms]"), valid
 
 
-def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> tuple[npt.NDArray[np.object_], dict[int, str]]:
-    """The texts `[N]` of a column, or of a template of columns, as they stand; what is wrong with rows without one.
+def read_texts(
+    table: RawTable, source: str, columns: Sequence[str]
+) -> tuple[npt.NDArray[np.object_], dict[int, str]]:
+    """The texts `[N]` of a column, or of a template of columns, as they stand; what is wrong with rows
+    without one.
 
-    A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a null, is no
-    text. DataError where all are empty.
-    """
+    A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
+    null, is no text. DataError where all are empty."""
     from g2d_pipeline.sources.table_paths import fill
     from g2d_pipeline.sources.table_raw import as_text
 
@@ -129,6 +144,8 @@ def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> tuple[np
     else:
         found = cells[source].to_numpy(object).copy()
     if not any(found):
-        raise data_error(f"{table.file}: {source!r} holds no text", [], "leave the modality out, or fill the column.")
+        raise data_error(
+            f"{table.file}: {source!r} holds no text", [], "leave the modality out, or fill the column."
+        )
     missing = {c: np.flatnonzero(table.is_missing(c)).tolist() for c in columns}
     return found, {i: f"no text in column {c!r}" for c, rows in missing.items() for i in rows}

@@ -20,8 +20,11 @@ def fields(template: str) -> list[str]:
     return FIELD.findall(template)
 
 
-def fill(template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False) -> list[str]:
-    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are columns.
+def fill(
+    template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False
+) -> list[str]:
+    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are
+    columns.
 
     "" where a column that the template needs is blank in the row; with `blanks` where all of them are.
     """
@@ -29,7 +32,9 @@ def fill(template: str, columns: Mapping[str, Sequence[str]], index: Sequence[in
     names = parts[1::2]
     filled = []
     for i, number in enumerate(index):
-        values = {name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names}
+        values = {
+            name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names
+        }
         full = (any if blanks else all)(values.values())
         filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
     return filled
@@ -46,7 +51,8 @@ class Files:
         self.hints = 0
 
     def check(self, cell: str) -> tuple[str, str | None]:
-        """The cell with its path in plain form, and what is wrong with it; None: it can be read, as far as one sees."""
+        """The cell with its path in plain form, and what is wrong with it; None: it can be read, as far as
+        one sees."""
         file, row = split_cell(cell)
         if file not in self.known:
             self.known[file] = self._check(file)
@@ -57,7 +63,10 @@ class Files:
         if "://" in file:
             return file, f"{file!r} is an address: download the file, and name it"
         if PurePosixPath(file).is_absolute() or PureWindowsPath(file).is_absolute():
-            return file, f"{file!r} is an absolute path: write it relative to {self.root}{self._relative(file)}"
+            return (
+                file,
+                f"{file!r} is an absolute path: write it relative to {self.root}{self._relative(file)}",
+            )
         path = posixpath.normpath(file)
         if path == ".." or path.startswith("../"):
             return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
@@ -70,7 +79,10 @@ class Files:
         if name not in listing:
             return file, f"{file!r} is missing{self._spelling(path)}"
         if listing[name] and not self._inside(path):
-            return file, f"{file!r} is a symbolic link that leads out of {self.root}: copy the file, or set `root`"
+            return (
+                file,
+                f"{file!r} is a symbolic link that leads out of {self.root}: copy the file, or set `root`",
+            )
         fault = media_fault(self.root / path)
         if fault and (self.root / path).is_dir():  # a folder of pictures is a video
             inside = self._listing(path)
@@ -78,7 +90,8 @@ class Files:
         return path, fault and f"{file!r} {fault}"
 
     def _listing(self, folder: str) -> dict[str, bool] | str:
-        """What is in a folder, each with whether it is a symbolic link; empty: there is none; a text: out of bounds."""
+        """What is in a folder, each with whether it is a symbolic link; empty: there is none; a text: out of
+        bounds."""
         if folder not in self.folders:
             if not self._inside(folder):
                 self.folders[folder] = (

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawTable:
-    """`columns[k]` `[N]` is named `headers[k]`: stripped text ("" = no cell), or numbers where the file has types.
+    """`columns[k]` `[N]` is named `headers[k]`: stripped text ("" = no cell), or numbers where the file has
+    types.
 
-    `rows` `[N]`: each row's number as the user counts (a header is row 1; a wholly empty row counts, but is left out).
-    `first`: the number of the first row below a header, of each row `[N]` where there are several files. `bad`: rows
-    that could not be read; `notes`: what the reader took upon itself; `hint`: for missing columns. `missing`: column →
-    which cells `[N]` the file says are not there, where it can say so; `long`: column → cells that go over many lines;
-    `lacking`: column → files that do not have it; `files` `[N]`: the file of each row, where there are several.
-    """
+    `rows` `[N]`: each row's number as the user counts (a header is row 1; a wholly empty row counts, but is
+    left out). `first`: the number of the first row below a header, of each row `[N]` where there are several
+    files. `bad`: rows that could not be read; `notes`: what the reader took upon itself; `hint`: for missing
+    columns. `missing`: column → which cells `[N]` the file says are not there, where it can say so; `long`:
+    column → cells that go over many lines; `lacking`: column → files that do not have it; `files` `[N]`: the
+    file of each row, where there are several."""
 
     file: str
     headers: list[str]
@@ -47,19 +48,24 @@ class RawTable:
         return name in self.headers
 
     def require(self, names: Iterable[str]) -> None:
-        """DataError where the header lacks any of `names` (the nearest is suggested) or has it more than once."""
+        """DataError where the header lacks any of `names` (the nearest is suggested) or has it more than
+        once."""
         wanted = list(dict.fromkeys(names))
         known = [h for h in self.headers if h]
         if missing := [f"{name!r}{self._where(name, known)}" for name in wanted if name not in self.headers]:
             remedy = f"add or rename them there, or in the data set's parameters. The table has: {', '.join(known)}."
             raise data_error(f"{self.file} lacks columns", missing, remedy + self.hint)
         if double := [repr(name) for name in wanted if self.headers.count(name) > 1]:
-            raise data_error(f"{self.file} has columns more than once", double, "remove or rename the extra ones.")
+            raise data_error(
+                f"{self.file} has columns more than once", double, "remove or rename the extra ones."
+            )
 
     def refuse_long(self, texts: Collection[str]) -> None:
         """DataError where a cell goes over many lines in a column that is not one of `texts`."""
         if swallowed := [cell for name, cells in self.long.items() if name not in texts for cell in cells]:
-            raise data_error(f"{self.file}: a quotation mark is not closed", swallowed, "close it, or remove it.")
+            raise data_error(
+                f"{self.file}: a quotation mark is not closed", swallowed, "close it, or remove it."
+            )
 
     def is_missing(self, name: str) -> npt.NDArray[np.bool_]:
         """Which cells `[N]` of a column the file says are not there; a blank cell of a text table is there."""
@@ -107,7 +113,7 @@ def joined(every: Sequence[RawTable]) -> RawTable:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- cells
+# ------------------------------------------------------------------------------------------------------ cells
 def as_text(cells: Iterable[Any]) -> pd.Series[Any]:
     """Cells of any types as a column of text: 3.0 → `3`, missing → "", dates as ISO, lists as `<list>`."""
     import pandas as pd

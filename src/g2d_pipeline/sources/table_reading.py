@@ -1,4 +1,5 @@
-"""A user's table by its ending: csv, tsv, txt, jsonl, parquet, xlsx or npy → columns; rows as the user counts them."""
+"""A user's table by its ending: csv, tsv, txt, jsonl, parquet, xlsx or npy → columns; rows as the user counts
+them."""
 
 from __future__ import annotations
 
@@ -27,15 +28,23 @@ LINES = 50  # in one cell: a quotation mark has swallowed them
 def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
     """The table at `path`, by its ending; `file` is its name in messages.
 
-    `names`: the columns of a text table without a header, whose separator may then be blanks, too. Raises DataError
-    where the file is no such table, is not UTF-8, or has no rows; wholly empty rows are left out with a note.
-    """
+    `names`: the columns of a text table without a header, whose separator may then be blanks, too. Raises
+    DataError where the file is no such table, is not UTF-8, or has no rows; wholly empty rows are left out
+    with a note."""
     ending = path.suffix.lower()
     if ending not in ENDINGS:
-        what = "the old Excel format" if ending == ".xls" else f"the ending {ending!r}" if ending else "no ending"
+        what = (
+            "the old Excel format"
+            if ending == ".xls"
+            else f"the ending {ending!r}"
+            if ending
+            else "no ending"
+        )
         raise data_error(f"{file} has {what}", [], f"save the table as one of {', '.join(ENDINGS)}.")
     if names is not None and ending in (".jsonl", ".ndjson", ".parquet", ".xlsx"):
-        raise data_error(f"{file} has names of its own", [], "`names` is for text tables without a header: remove it.")
+        raise data_error(
+            f"{file} has names of its own", [], "`names` is for text tables without a header: remove it."
+        )
     if fault := media_fault(path):
         raise data_error(f"{file} {fault}", [], "replace the file by a whole copy.")
     try:
@@ -58,9 +67,10 @@ def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> Raw
     return table
 
 
-# ------------------------------------------------------------------------------------------------------- text tables
+# ------------------------------------------------------------------------------------------------ text tables
 def _utf8(path: Path, file: str) -> str:
-    """The file's text without byte-order mark; DataError naming the first byte that is not UTF-8 and its line."""
+    """The file's text without byte-order mark; DataError naming the first byte that is not UTF-8 and its
+    line."""
     content = path.read_bytes()
     if kind := BYTE_ORDER.get(content[:2]):
         raise data_error(f"{file} is {kind}, not UTF-8", [], AGAIN)
@@ -69,7 +79,9 @@ def _utf8(path: Path, file: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         before, after = content[: error.start], content[error.start : error.start + 12]
-        around = (before[before.rfind(b"\n") + 1 :][-12:] + after.partition(b"\n")[0]).decode("cp1252", "replace")
+        around = (before[before.rfind(b"\n") + 1 :][-12:] + after.partition(b"\n")[0]).decode(
+            "cp1252", "replace"
+        )
         where = f"byte {error.start} (0x{content[error.start]:02x}) in line {line}, near {around.strip()!r}"
         raise data_error(f"{file} is not UTF-8", [where], AGAIN) from None
     if "\0" in text:
@@ -114,11 +126,18 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
     try:
         parsed = pc.read_csv(
             io.BytesIO(text.encode()),
-            read_options=pc.ReadOptions(column_names=keys, use_threads=False),  # one thread: rows are numbered
+            read_options=pc.ReadOptions(
+                column_names=keys, use_threads=False
+            ),  # one thread: rows are numbered
             parse_options=pc.ParseOptions(
-                delimiter=separator, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=refuse
+                delimiter=separator,
+                newlines_in_values=True,
+                ignore_empty_lines=False,
+                invalid_row_handler=refuse,
             ),
-            convert_options=pc.ConvertOptions(column_types=dict.fromkeys(keys, pa.string()), strings_can_be_null=False),
+            convert_options=pc.ConvertOptions(
+                column_types=dict.fromkeys(keys, pa.string()), strings_can_be_null=False
+            ),
         )
     except pa.ArrowInvalid as error:
         remedy = "look for a quotation mark that is not closed, or replace the file by a whole copy."
@@ -140,7 +159,8 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
 
 
 def _jsonl(text: str, file: str) -> RawTable:
-    """One JSON object a line; rows are lines. Keys that a line lacks are blank; lists and objects are refused later."""
+    """One JSON object a line; rows are lines. Keys that a line lacks are blank; lists and objects are refused
+    later."""
     records: dict[str, dict[int, Any]] = {}
     rows: list[int] = []
     bad: list[BadRow] = []
@@ -159,11 +179,14 @@ def _jsonl(text: str, file: str) -> RawTable:
             records.setdefault(key.strip(), {})[len(rows)] = value
         rows.append(number)
     columns = [as_text(cells.get(i) for i in range(len(rows))) for cells in records.values()]
-    missing = {key: np.array([cells.get(i) is None for i in range(len(rows))], bool) for key, cells in records.items()}
+    missing = {
+        key: np.array([cells.get(i) is None for i in range(len(rows))], bool)
+        for key, cells in records.items()
+    }
     return RawTable(file, list(records), columns, np.array(rows, np.int64), 1, bad, missing=missing)
 
 
-# ------------------------------------------------------------------------------------------------- tables with types
+# ------------------------------------------------------------------------------------------ tables with types
 def _parquet(path: Path, file: str) -> RawTable:
     """Rows count from 1. Numbers stay numbers; everything else becomes text."""
     import pyarrow as pa
@@ -172,7 +195,9 @@ def _parquet(path: Path, file: str) -> RawTable:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, ValueError) as error:
-        raise data_error(f"{file} is no parquet table ({error})", [], "replace the file by a whole copy.") from None
+        raise data_error(
+            f"{file} is no parquet table ({error})", [], "replace the file by a whole copy."
+        ) from None
     columns = []
     for values in table.columns:
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
@@ -197,7 +222,9 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
     try:
         array = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise data_error(f"{file} is no array of numbers ({error})", [], "save it again by numpy.save.") from None
+        raise data_error(
+            f"{file} is no array of numbers ({error})", [], "save it again by numpy.save."
+        ) from None
     if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
         shape = f"{array.dtype} {list(array.shape)}"
         raise data_error(f"{file} holds {shape}", [], "a table is numbers [N] or [N, columns]: save it so.")
@@ -205,7 +232,9 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
     if names is None or len(names) != columns.shape[1]:
         said = "no names" if names is None else f"{len(names)} names"
         raise data_error(
-            f"{file} has {columns.shape[1]} columns and `names` gives {said}", [], "name each of them under `names`."
+            f"{file} has {columns.shape[1]} columns and `names` gives {said}",
+            [],
+            "name each of them under `names`.",
         )
     values = [pd.Series(column.astype(np.float64)) for column in columns.T]
     return RawTable(file, [str(n) for n in names], values, np.arange(len(columns)), first=0)
@@ -219,11 +248,14 @@ def _xlsx(path: Path, file: str) -> RawTable:
     names, formulas = _sheets(path)
     blank = {(int(rows[i]), k) for k, c in enumerate(columns) for i in np.flatnonzero((c == "").to_numpy())}
     if uncomputed := [
-        f"{file}, row {r}, column {sheet.headers[k]!r}: {formulas[r, k]}" for r, k in sorted(blank & set(formulas))
+        f"{file}, row {r}, column {sheet.headers[k]!r}: {formulas[r, k]}"
+        for r, k in sorted(blank & set(formulas))
     ]:
         remedy = "open and save the workbook in a spreadsheet program, or paste the values over the formulas."
         raise data_error(f"{file} holds formulas without a value", uncomputed, remedy)
-    hint = f" Only the first worksheet ({names[0]!r}) is read; there are {', '.join(map(repr, names[1:]))}, too."
+    hint = (
+        f" Only the first worksheet ({names[0]!r}) is read; there are {', '.join(map(repr, names[1:]))}, too."
+    )
     notes = [_empty(file, sheet.empty_rows)] if sheet.empty_rows else []
     return RawTable(file, sheet.headers, columns, rows, 2, [], notes, hint if len(names) > 1 else "")
 

@@ -78,28 +78,36 @@ def check_settings(settings: IngestSettings, raw: Table, tables: Sequence[TableF
     for modality, columns in settings.columns.items():
         for column in columns:
             if column in not_features and modality not in raw.columns:
-                raise ConfigError(f"{name}: column {column!r} is {not_features[column]}: remove it from {modality!r}.")
+                raise ConfigError(
+                    f"{name}: column {column!r} is {not_features[column]}: remove it from {modality!r}."
+                )
             if column in RESERVED:
                 raise ConfigError(
                     f"{name}: {column!r} of modality {modality!r} is a name that every manifest uses for itself: "
                     "rename the column or modality."
                 )
     if raw.split is not None and not isinstance(raw.split, str) and raw.split.group == raw.target:
-        raise ConfigError(f"{name}: split.group is the target {raw.target!r}: each class would be in one split only.")
+        raise ConfigError(
+            f"{name}: split.group is the target {raw.target!r}: each class would be in one split only."
+        )
 
 
 def own_columns(raw: Table) -> list[str]:
     split = raw.split if isinstance(raw.split, str) or raw.split is None else raw.split.group
-    return [c for c in (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join)) if c is not None]
+    return [
+        c
+        for c in (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join))
+        if c is not None
+    ]
 
 
 def find_columns(settings: IngestSettings, raw: Table, table: RawTable, notes: list[str]) -> dict[str, str]:
     """Modality of media or text → its column, or its template.
 
-    That is what `raw.columns` says; else the column of its own name, `<modality>_file_name` or `<modality>_file`; the
-    same of its kind, if it is the only one of that kind; for a single medium `file_name` (audiofolder, imagefolder), or
-    the only `…_file_name`; for sound the column of the only video. DataError where there is none.
-    """
+    That is what `raw.columns` says; else the column of its own name, `<modality>_file_name` or
+    `<modality>_file`; the same of its kind, if it is the only one of that kind; for a single medium
+    `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound the column of the only video.
+    DataError where there is none."""
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
     found = {name: raw.columns[name] for name in kinds if name in raw.columns}
     media = [name for name, kind in kinds.items() if kind != "text"]
@@ -109,25 +117,31 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable, notes: l
             found[name] = column
     videos = [name for name in media if kinds[name] == "video"]
     leader = (
-        media[:1] if len(media) == 1 else videos if [kinds[m] for m in media].count("audio") == len(media) - 1 else []
+        media[:1]
+        if len(media) == 1
+        else videos
+        if [kinds[m] for m in media].count("audio") == len(media) - 1
+        else []
     )
     if len(leader) == 1 and leader[0] not in found:
-        only = [h for h in table.headers if h == "file_name"] or [h for h in table.headers if h.endswith("_file_name")]
+        only = [h for h in table.headers if h == "file_name"] or [
+            h for h in table.headers if h.endswith("_file_name")
+        ]
         if len(only) == 1:
             found[leader[0]] = only[0]
     for name in media:
         if name not in found and kinds[name] == "audio" and len(videos) == 1 and videos[0] in found:
             found[name] = found[videos[0]]
-            notes.append(f"{name}: the table has no column of its own for it, so it is the sound of {videos[0]!r}.")
+            notes.append(
+                f"{name}: the table has no column of its own for it, so it is the sound of {videos[0]!r}."
+            )
     for name in kinds:
         if name not in found:
             known = [h for h in table.headers if h]
             headline = f"{table.file} has no column of modality {name!r}{nearest(name, known)}; it has"
             alone = ["file_name"] if leader == [name] else []
             usual[name] += alone
-            remedy = (
-                f"say which one under raw: `columns: {{{name}: <column>}}`; without that it is one of {usual[name]}."
-            )
+            remedy = f"say which one under raw: `columns: {{{name}: <column>}}`; without that it is one of {usual[name]}."
             raise data_error(headline, [", ".join(known)], remedy + table.hint)
     return {name: found[name] for name in kinds}
 

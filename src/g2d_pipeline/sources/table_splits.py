@@ -71,7 +71,8 @@ def check_train(
     split: npt.NDArray[np.str_],
     class_names: list[str] | None,
 ) -> None:
-    """DataError where train lacks a class of the target `column`; other splits may. `target` is of the `good` rows."""
+    """DataError where train lacks a class of the target `column`; other splits may. `target` is of the `good`
+    rows."""
     present = set(target[split == "train"].tolist())
     shown = []
     for k, name in enumerate(class_names or []):

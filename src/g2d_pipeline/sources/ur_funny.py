@@ -1,8 +1,7 @@
 """UR-Funny: pickles of word-level features of TED talks → is the punchline humorous? (datasets.md §4)
 
-The pickles are read once, by the restricted unpickler, and kept as open arrays beside them (`ur_funny_arrays`); what
-the manifest points to are rows of those.
-"""
+The pickles are read once, by the restricted unpickler, and kept as open arrays beside them
+(`ur_funny_arrays`); what the manifest points to are rows of those."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.sources.faults import media_columns, nearest, settle, walk
+from g2d_pipeline.sources.faults import drop_or_raise, list_files, media_columns, nearest
 from g2d_pipeline.sources.simulated import data_dir
 
 if TYPE_CHECKING:
@@ -47,14 +46,16 @@ def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
-    """The published folds (dev → val); cells `converted-<hash>/<modality>.npy#<row>`, and `steps`, a sample's length.
+    """The published folds (dev → val); cells `converted-<hash>/<modality>.npy#<row>`, and `steps`, a sample's
+    length.
 
-    The first call converts the pickles into that folder, later ones find it (`ur_funny_arrays.converted`). Samples
-    without text are dropped as published, and listed; what can not be used counts towards `max_bad_fraction`.
+    The first call converts the pickles into that folder, later ones find it (`ur_funny_arrays.converted`).
+    Samples without text are dropped as published, and listed; what can not be used counts towards
+    `max_bad_fraction`.
 
-    Raises DataError for files that are missing, of another layout, or refused by `pickles.load_plain`, for repeated
-    ids, and where `root` can not be written; ConfigError where the settings ask what the layout does not have.
-    """
+    Raises DataError for files that are missing, of another layout, or refused by `pickles.load_plain`, for
+    repeated ids, and where `root` can not be written; ConfigError where the settings ask what the layout does
+    not have."""
     import pandas as pd
 
     from g2d_pipeline.config import URFunny
@@ -68,7 +69,9 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     columns = media_columns(settings, MODALITIES)
     files = _find(root, raw)
     folder, record = converted(root, files, raw.context, settings.max_bad_fraction)
-    dropped = settle(record.bad, record.total, settings.max_bad_fraction, "samples", f"replace the files in {root}")
+    dropped = drop_or_raise(
+        record.bad, record.total, settings.max_bad_fraction, "samples", f"replace the files in {root}"
+    )
     table = pd.DataFrame({"sample_id": record.ids, "split": record.splits})
     table["target"] = pd.Series(record.targets, dtype="int64")
     for modality, column in columns.items():
@@ -88,7 +91,8 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
 
 
 def _find(root: Path, raw: LayoutSettings) -> dict[str, str]:
-    """What a file holds → its name in `root`: the six of `SDK`, or `multibench` alone. DataError: none is whole."""
+    """What a file holds → its name in `root`: the six of `SDK`, or `multibench` alone. DataError: none is
+    whole."""
     found = {what: _one(root, names) for what, names in {**SDK, "multibench": MULTIBENCH}.items()}
     whole = found.pop("multibench")
     six = {what: name for what, name in found.items() if name is not None}
@@ -98,7 +102,7 @@ def _find(root: Path, raw: LayoutSettings) -> dict[str, str]:
     if whole:
         return {"multibench": whole}
     if missing := [SDK[what][0] for what in SDK if what not in six]:
-        there = [name for name in walk(root, skip={"sample"}) if name not in six.values()]
+        there = [name for name in list_files(root, skip={"sample"}) if name not in six.values()]
         named = [f"{name}{nearest(name, there)}" for name in missing]
         remedy = expected(raw)
         if FIRST_VERSION in there:

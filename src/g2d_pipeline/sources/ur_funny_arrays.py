@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.sources.faults import BadRow, settle
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.ur_funny_cleaning import Record, Steps, clean
 from g2d_pipeline.sources.ur_funny_multibench import read_multibench
@@ -28,15 +28,18 @@ RECORD = "samples.json"
 
 
 def converted(root: Path, files: Mapping[str, str], context: bool, allowed: float) -> tuple[str, Record]:
-    """The name of the folder of arrays below `root`, and its record; made unless it is there for these very files.
+    """The name of the folder of arrays below `root`, and its record; made unless it is there for these very
+    files.
 
-    The folder is named by the content of `files` (what it holds → its name) and appears when it is whole: for each
-    modality `<modality>.npy`, float32 [N, T, F] with T the longest sample's steps, at most 50; the steps behind a
-    sample's end are NaN in all features, and nothing else is NaN. `allowed`: the share of bad samples above which
-    nothing is written. Raises DataError as the readers do, and where the folder can not be written.
-    """
+    The folder is named by the content of `files` (what it holds → its name) and appears when it is whole: for
+    each modality `<modality>.npy`, float32 [N, T, F] with T the longest sample's steps, at most 50; the steps
+    behind a sample's end are NaN in all features, and nothing else is NaN. `allowed`: the share of bad
+    samples above which nothing is written. Raises DataError as the readers do, and where the folder can not
+    be written."""
     header = f"ur_funny:{VERSION}:{context}"
-    folder = f"converted-{hash_files([root / name for name in sorted(files.values())], root, header, None)[:12]}"
+    folder = (
+        f"converted-{hash_files([root / name for name in sorted(files.values())], root, header, None)[:12]}"
+    )
     if (record := _read_record(root / folder)) is not None:
         return folder, record
     logger.info("Converting the pickles in %s to arrays, once …", root)
@@ -48,11 +51,15 @@ def converted(root: Path, files: Mapping[str, str], context: bool, allowed: floa
         sentences = "the context's sentences and the punchline" if context else "the punchline alone"
         collection.notes.insert(0, f"Read from the SDK's six pickles: {sentences}.")
     if context and "multibench" in files:
-        collection.notes.append("context: true changes nothing: this file has one sequence a sample, as it is.")
+        collection.notes.append(
+            "context: true changes nothing: this file has one sequence a sample, as it is."
+        )
     record, arrays = clean(collection)
-    settle(record.bad, record.total, allowed, "samples", f"replace the files in {root}")
+    drop_or_raise(record.bad, record.total, allowed, "samples", f"replace the files in {root}")
     if not arrays:
-        raise data_error(f"{root} holds no usable sample", [str(b) for b in record.published], "replace the files.")
+        raise data_error(
+            f"{root} holds no usable sample", [str(b) for b in record.published], "replace the files."
+        )
     _write(root, folder, record, arrays)
     return folder, record
 
@@ -82,7 +89,8 @@ def _write(root: Path, folder: str, record: Record, arrays: Sequence[Mapping[str
 
 
 def _write_array(path: Path, samples: Sequence[Steps], length: int) -> None:
-    """A .npy file [N, length, F], written one sample after the other (a full disk is an OSError, not a crash)."""
+    """A .npy file [N, length, F], written one sample after the other (a full disk is an OSError, not a
+    crash)."""
     block = np.empty((length, samples[0].shape[1]), "<f4")
     shape = (len(samples), *block.shape)
     with path.open("wb") as file:
@@ -117,5 +125,9 @@ def _read_record(folder: Path) -> Record | None:
 def _sweep(root: Path) -> None:
     """Remove workshops of killed runs, an hour old."""
     for entry in os.scandir(root):
-        if entry.name.startswith(".converting-") and entry.is_dir() and time.time() - entry.stat().st_mtime > 3600:
+        if (
+            entry.name.startswith(".converting-")
+            and entry.is_dir()
+            and time.time() - entry.stat().st_mtime > 3600
+        ):
             shutil.rmtree(entry.path, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""UR-Funny's samples, cleaned and cut as published; what is done is counted and noted (datasets.md §4.3, §4.6)."""
+"""UR-Funny's samples, cleaned and cut as published; what is done is counted and noted (datasets.md §4.3,
+§4.6)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ Steps = npt.NDArray[np.float32]
 
 @dataclass
 class Record:
-    """What is in the arrays, a row a sample, and what is not: `published`: dropped by protocol; `bad`: unusable."""
+    """What is in the arrays, a row a sample, and what is not: `published`: dropped by protocol; `bad`:
+    unusable."""
 
     ids: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
@@ -44,10 +46,9 @@ class Record:
 def clean(collection: Collection) -> tuple[Record, list[dict[str, Steps]]]:
     """The record, and of each of its samples modality → [L, F], 1 ≤ L ≤ 50.
 
-    In this order: sentences whose modalities differ by one or two steps are cut to the shortest; samples without text
-    are dropped (published protocol); longer ones lose their first steps, so that the punchline's end stays; what is not
-    finite becomes 0; labels below 1 are 0, the others 1.
-    """
+    In this order: sentences whose modalities differ by one or two steps are cut to the shortest; samples
+    without text are dropped (published protocol); longer ones lose their first steps, so that the punchline's
+    end stays; what is not finite becomes 0; labels below 1 are 0, the others 1."""
     record = Record(bad=list(collection.bad), total=len(collection.samples) + len(collection.bad))
     arrays: list[dict[str, Steps]] = []
     counts: Counter[str] = Counter()
@@ -142,22 +143,32 @@ def _finite(array: Array, modality: str, counts: Counter[str]) -> Steps:
     return steps
 
 
-def _notes(record: Record, collection: Collection, widths: Mapping[str, int], counts: Counter[str]) -> list[str]:
+def _notes(
+    record: Record, collection: Collection, widths: Mapping[str, int], counts: Counter[str]
+) -> list[str]:
     visual = widths.get("visual", 0)
     of = VERSIONS.get(visual, "of no published version")
-    notes = [f"Numbers a step: audio {widths.get('audio', 0)}, visual {visual} ({of}), text {widths.get('text', 0)}."]
+    notes = [
+        f"Numbers a step: audio {widths.get('audio', 0)}, visual {visual} ({of}), text {widths.get('text', 0)}."
+    ]
     folds = Counter[str](sample.split for sample in collection.samples)
     shown = ", ".join(f"{split} {folds[split]}" for split in V2_FOLDS)
     same = "as" if all(folds[split] == n for split, n in V2_FOLDS.items()) else "unlike"
     notes.append(f"Samples that could be read: {shown}, {same} the published V2 ({_and(V2_FOLDS)}).")
     if record.published:
-        notes.append(f"{len(record.published)} samples without text are left out, as published; they are listed.")
+        notes.append(
+            f"{len(record.published)} samples without text are left out, as published; they are listed."
+        )
     for modality in widths:
         if values := counts[f"{modality} values"]:
             samples = counts[f"{modality} samples"]
-            notes.append(f"{modality}: {values} values in {samples} samples are NaN or infinite, and become 0.")
+            notes.append(
+                f"{modality}: {values} values in {samples} samples are NaN or infinite, and become 0."
+            )
     if counts["uneven"]:
-        notes.append(f"{counts['uneven']} samples whose modalities differ by one or two steps are cut to the shortest.")
+        notes.append(
+            f"{counts['uneven']} samples whose modalities differ by one or two steps are cut to the shortest."
+        )
     if counts["long"]:
         notes.append(f"{counts['long']} samples are longer than {STEPS} steps; their first ones are cut.")
     if counts["no face"]:

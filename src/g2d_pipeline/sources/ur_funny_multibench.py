@@ -16,12 +16,12 @@ KEYS = {"audio": "audio", "visual": "vision", "text": "text"}  # modality → th
 
 
 def read_multibench(path: Path) -> Collection:
-    """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, where the file has them, id [N, …].
+    """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, where the file has them, id [N,
+    …].
 
-    The steps before the first one with text are padding, and so are those behind, where all three are zero: cut, of all
-    three together. A step of zeros between others is an unknown word. Raises DataError where the file is not of this
-    layout.
-    """
+    The steps before the first one with text are padding, and so are those behind, where all three are zero:
+    cut, of all three together. A step of zeros between others is an unknown word. Raises DataError where the
+    file is not of this layout."""
     found = Collection()
     behind = 0
     for split, (name, part) in splits_of(load_plain(path), path).items():
@@ -40,7 +40,9 @@ def read_multibench(path: Path) -> Collection:
 def _arrays(part: Any, name: str, path: Path) -> tuple[dict[str, Array], Array]:
     """modality → [N, T, F], and labels [N]."""
     if not isinstance(part, dict):
-        headline = f"{path}: {name!r} holds a {type(part).__name__}, not a dict of vision, audio, text and labels"
+        headline = (
+            f"{path}: {name!r} holds a {type(part).__name__}, not a dict of vision, audio, text and labels"
+        )
         raise data_error(headline, [], WRONG_LAYOUT)
     if missing := [key for key in (*KEYS.values(), "labels") if key not in part]:
         named = [f"{key!r}{nearest(key, [k for k in part if isinstance(k, str)])}" for key in missing]
@@ -65,7 +67,9 @@ def _is_stack(value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    return (
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    )
 
 
 def _ids(part: dict[str, Any], name: str, count: int, path: Path, notes: list[str]) -> list[str]:
@@ -80,7 +84,8 @@ def _ids(part: dict[str, Any], name: str, count: int, path: Path, notes: list[st
 
 
 def _real_steps(sample: dict[str, Array]) -> tuple[int, int]:
-    """The first step with text, and the one after the last in which anything is not zero; (0, 0): there is no text."""
+    """The first step with text, and the one after the last in which anything is not zero; (0, 0): there is no
+    text."""
     text = np.flatnonzero((sample["text"] != 0).any(axis=1))
     if not len(text):
         return 0, 0

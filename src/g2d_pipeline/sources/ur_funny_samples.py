@@ -1,4 +1,5 @@
-"""What UR-Funny's two forms have in common: a sample, its split, its id, and numbers in whatever container they are."""
+"""What UR-Funny's two forms have in common: a sample, its split, its id, and numbers in whatever container
+they are."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ WRONG_LAYOUT = "take UR-Funny V2 as published: this file is damaged, or of anoth
 
 @dataclass(frozen=True)
 class Sample:
-    """`sentences`: the context's, where asked for, then the punchline: modality → [n, F]; n may differ between them.
+    """`sentences`: the context's, where asked for, then the punchline: modality → [n, F]; n may differ
+    between them.
 
     `file`, `row`: where it is, for messages.
     """
@@ -68,11 +70,14 @@ def id_of(value: Any, path: Path) -> str:
     number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if number and math.isfinite(value) and value == int(value):
         return str(int(value))
-    raise data_error(f"{path} has an id that is neither a whole number nor text: {value!r:.60}", [], WRONG_LAYOUT)
+    raise data_error(
+        f"{path} has an id that is neither a whole number nor text: {value!r:.60}", [], WRONG_LAYOUT
+    )
 
 
 def steps_of(value: Any, what: str = "step") -> Array:
-    """A sentence's features, an array or lists of numbers, → [n, F]; without a step [0, 0], however it is written.
+    """A sentence's features, an array or lists of numbers, → [n, F]; without a step [0, 0], however it is
+    written.
 
     Raises ValueError: what is wrong with it.
     """

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     """The samples of the folds, in their order; one of the large files at a time is in memory.
 
-    Ids may be whole numbers in one file and text in another. Raises DataError where a file is not of this layout, and
-    where an id is in two folds; a sample that is missing or damaged in a file is a bad row.
-    """
+    Ids may be whole numbers in one file and text in another. Raises DataError where a file is not of this
+    layout, and where an id is in two folds; a sample that is missing or damaged in a file is a bad row."""
     found = Collection()
     splits = _folds(root / files["folds"])
     labels = _by_id(root / files["labels"], splits, found.notes)
@@ -41,7 +40,9 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     for modality, file in names.items():
         suffix, convert = ("embedding_indexes", words) if modality == "text" else ("features", steps_of)
         entries = _by_id(root / file, splits, found.notes)
-        parts[modality] = {i: _sentences(i, file, entries.pop(i, None), suffix, context, convert) for i in splits}
+        parts[modality] = {
+            i: _sentences(i, file, entries.pop(i, None), suffix, context, convert) for i in splits
+        }
     for i, split in splits.items():
         of_id = {modality: parts[modality].pop(i) for modality in names}
         lists = {modality: part for modality, part in of_id.items() if isinstance(part, list)}
@@ -51,9 +52,13 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
             found.bad.append(BadRow(files["labels"], None, f"id {i} is missing"))
         elif len({len(part) for part in lists.values()}) > 1:
             counts = ", ".join(f"{modality} {len(part)}" for modality, part in lists.items())
-            found.bad.append(BadRow(names["text"], None, f"id {i}: the numbers of sentences differ: {counts}"))
+            found.bad.append(
+                BadRow(names["text"], None, f"id {i}: the numbers of sentences differ: {counts}")
+            )
         else:
-            sentences = [dict(zip(lists, together, strict=True)) for together in zip(*lists.values(), strict=True)]
+            sentences = [
+                dict(zip(lists, together, strict=True)) for together in zip(*lists.values(), strict=True)
+            ]
             found.samples.append(Sample(i, split, labels[i], sentences, names["text"]))
     return found
 
@@ -64,7 +69,9 @@ def _folds(path: Path) -> dict[str, Split]:
     twice: list[str] = []
     for split, (name, ids) in splits_of(load_plain(path), path).items():
         if not isinstance(ids, list | tuple | np.ndarray):
-            raise data_error(f"{path}: fold {name!r} is a {type(ids).__name__}, not a list of ids", [], WRONG_LAYOUT)
+            raise data_error(
+                f"{path}: fold {name!r} is a {type(ids).__name__}, not a list of ids", [], WRONG_LAYOUT
+            )
         for i in ids:
             key = id_of(i, path)
             if key in found:
@@ -92,7 +99,8 @@ def _by_id(path: Path, wanted: Ids[str], notes: list[str]) -> dict[str, Any]:
 def _sentences(
     i: str, file: str, entry: Any, suffix: str, context: bool, convert: Callable[[Any], Array]
 ) -> list[Array] | BadRow:
-    """The context's sentences, where asked for, and the punchline, each [n, F]; or what is wrong with the entry."""
+    """The context's sentences, where asked for, and the punchline, each [n, F]; or what is wrong with the
+    entry."""
     before, punchline = f"context_{suffix}", f"punchline_{suffix}"
     if entry is None:
         return BadRow(file, None, f"id {i} is missing")

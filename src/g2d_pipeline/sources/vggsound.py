@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
-from g2d_pipeline.sources.faults import BadRow, media_columns, walk
+from g2d_pipeline.sources.faults import BadRow, list_files, media_columns
 from g2d_pipeline.sources.simulated import data_dir
 from g2d_pipeline.sources.vggsound_clips import Media, find_media, is_film, is_media, paths_of
-from g2d_pipeline.sources.vggsound_list import AGAIN, SPLITS, Clip, Lists, class_names, list_files, read_lists
+from g2d_pipeline.sources.vggsound_list import AGAIN, SPLITS, Clip, Lists, class_names, find_lists, read_lists
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, LayoutSettings, VGGSound
@@ -32,20 +32,20 @@ def expected(raw: LayoutSettings) -> str:
 
 def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
     """The lists and all media whose names have the form of a clip's; empty where there is no list."""
-    files = walk(root, skip={"sample"})
-    lists = list_files(files)
+    files = list_files(root, skip={"sample"})
+    lists = find_lists(files)
     return [root / f for f in sorted([*lists, *filter(is_media, files)])] if lists else []
 
 
 def read(settings: IngestSettings, root: Path) -> Manifest:
-    """A row a clip that is there, in the lists' order: paths of the modalities asked for, the label, `group` (the
-    video). Classes are those of the lists, in the order of the 309 published names.
+    """A row a clip that is there, in the lists' order: paths of the modalities asked for, the label, `group`
+    (the video). Classes are those of the lists, in the order of the 309 published names.
 
-    No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is never in
-    both. Clips that are missing or broken and rows that can not be read are dropped while their share is at most
-    `max_bad_fraction`; one message sums them up where it is not, or where no clip is there at all. Raises DataError
-    for that and for classes without a clip in train, ConfigError for modalities and tasks that the data do not have.
-    """
+    No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is
+    never in both. Clips that are missing or broken and rows that can not be read are dropped while their
+    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is there
+    at all. Raises DataError for that and for classes without a clip in train, ConfigError for modalities and
+    tasks that the data do not have."""
     import pandas as pd
 
     from g2d_pipeline.sources.manifest import build
@@ -55,10 +55,10 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     if settings.task != "classification":
         raise ConfigError(f"{settings.dataset}: layout vggsound is a classification, not a {settings.task}.")
     columns = media_columns(settings, MODALITIES)
-    files = walk(root, skip={"sample"})
-    lists = read_lists(root, list_files(files))
+    files = list_files(root, skip={"sample"})
+    lists = read_lists(root, find_lists(files))
     if not lists.clips and not lists.bad:
-        raise data_error(f"There is no row in the lists below {root}", list_files(files), f"{expected(raw)}.")
+        raise data_error(f"There is no row in the lists below {root}", find_lists(files), f"{expected(raw)}.")
     media = find_media(files, lists.clips)
     found = [paths_of(clip, media, columns, root) for clip in lists.clips]
     films: dict[str, list[str]] = {}
@@ -88,8 +88,12 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     train = [clip for clip, _ in there if clip.split == "train"]
     shown = {clip.label for clip in train}
     if absent := [name for name in names if name not in shown]:
-        headline = f"{len(absent)} of the {len(names)} classes in the lists have no clip in train below {root}"
-        raise data_error(headline, absent, "download clips of them, or take all rows of these classes out of the list.")
+        headline = (
+            f"{len(absent)} of the {len(names)} classes in the lists have no clip in train below {root}"
+        )
+        raise data_error(
+            headline, absent, "download clips of them, or take all rows of these classes out of the list."
+        )
     val = held_out(train, raw.val_fraction, raw.seed)
     code = {name: number for number, name in enumerate(names)}
     rows = [
@@ -102,9 +106,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         }
         for clip, paths in there
     ]
-    same = (
-        f"Hash of the clips: {hash_of(clip for clip, _ in there)}. Accuracies are comparable only where it is the same."
-    )
+    same = f"Hash of the clips: {hash_of(clip for clip, _ in there)}. Accuracies are comparable only where it is the same."
     notes = [*summary, same, *lists.notes, *_notes(lists.clips, train, val, media, names)]
     if settings.source == "sample":
         notes.insert(0, "SAMPLE: simulated clips in VGGSound's layout; no number from them means anything.")
@@ -119,11 +121,11 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
 
 
 def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
-    """The videos of `train` that become val: `fraction` of each class's, by largest remainders, one at least in all.
+    """The videos of `train` that become val: `fraction` of each class's, by largest remainders, one at least
+    in all.
 
-    Every class keeps a video in train; videos with clips of several classes stay there. Raises DataError where no
-    class has two videos.
-    """
+    Every class keeps a video in train; videos with clips of several classes stay there. Raises DataError
+    where no class has two videos."""
     import numpy as np
 
     labels: dict[str, set[str]] = {}
@@ -142,17 +144,25 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
             count[name] += 1
             rest -= 1
     if not any(count.values()):
-        raise data_error("No class has two videos in train: none can be held out for val", [], "add clips to train.")
+        raise data_error(
+            "No class has two videos in train: none can be held out for val", [], "add clips to train."
+        )
     number = {name: i for i, name in enumerate(class_names())}
-    drawn = {n: np.random.default_rng([seed, number[n]]).permutation(len(videos[n]))[: count[n]] for n in names}
+    drawn = {
+        n: np.random.default_rng([seed, number[n]]).permutation(len(videos[n]))[: count[n]] for n in names
+    }
     return {videos[name][i] for name in names for i in drawn[name].tolist()}
 
 
-# -------------------------------------------------------------------------------------------------------- what is told
+# ----------------------------------------------------------------------------------------------- what is told
 def _summary(lists: Lists, there: Sequence[Clip], kinds: Counter[str]) -> list[str]:
     """Found of expected per split, and what the others lack."""
     wanted, found = (Counter(clip.split for clip in clips) for clips in (lists.clips, there))
-    lines = ["Clips found: " + ", ".join(f"{split} {found[split]:,} of {wanted[split]:,}" for split in SPLITS) + "."]
+    lines = [
+        "Clips found: "
+        + ", ".join(f"{split} {found[split]:,} of {wanted[split]:,}" for split in SPLITS)
+        + "."
+    ]
     if kinds or lists.bad:
         told = [f"{kind} {count:,}" for kind, count in kinds.most_common()]
         told += [f"rows of the lists that can not be read {len(lists.bad):,}"] if lists.bad else []
@@ -167,7 +177,12 @@ def hash_of(clips: Iterable[Clip]) -> str:
 
 
 def _too_many(
-    bad: Sequence[BadRow], unread: int, total: int, summary: Sequence[str], settings: IngestSettings, root: Path
+    bad: Sequence[BadRow],
+    unread: int,
+    total: int,
+    summary: Sequence[str],
+    settings: IngestSettings,
+    root: Path,
 ) -> DataError:
     allowed = f"max_bad_fraction allows {settings.max_bad_fraction:.2%}"
     more = [f"  … and {len(bad) - TOLD:,} more, {len(bad):,} in all"] if len(bad) > TOLD else []
@@ -181,9 +196,7 @@ def _too_many(
         )
         if unread:
             remedy = f"{AGAIN} {remedy[0].upper()}{remedy[1:]}"
-    headline = (
-        f"{len(bad):,} of the {total:,} clips in the lists can not be used ({len(bad) / max(total, 1):.2%}; {allowed}):"
-    )
+    headline = f"{len(bad):,} of the {total:,} clips in the lists can not be used ({len(bad) / max(total, 1):.2%}; {allowed}):"
     if len(bad) == total:
         headline = f"None of the {total:,} clips in the lists can be used:"
     lines = [headline, *(f"  {line}" for line in summary), *(f"  - {row}" for row in bad[:TOLD]), *more]
@@ -200,14 +213,20 @@ def _notes(
     ]
     videos = {split: {clip.video for clip in listed if clip.split == split} for split in SPLITS}
     if both := sorted(videos["train"] & videos["test"]):
-        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {_some(both)}.")
+        notes.append(
+            f"{len(both):,} videos have clips in both train and test of the lists, e.g. {_some(both)}."
+        )
     if len(names) < len(class_names()):
         notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
-    notes.append("Names found: " + ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common()) + ".")
+    notes.append(
+        "Names found: " + ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common()) + "."
+    )
     if media.again:
         notes.append(f"{media.again:,} media files are of a clip that has one already, and are not used.")
     if media.unlisted:
-        notes.append(f"{len(media.unlisted):,} media files are of no clip in the lists: {_some(media.unlisted)}.")
+        notes.append(
+            f"{len(media.unlisted):,} media files are of no clip in the lists: {_some(media.unlisted)}."
+        )
     return notes
 
 

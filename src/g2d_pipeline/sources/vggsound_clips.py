@@ -1,4 +1,5 @@
-"""Which files belong to which clip of VGGSound's lists, whatever their names look like (datasets.md §3.1, §3.5)."""
+"""Which files belong to which clip of VGGSound's lists, whatever their names look like (datasets.md §3.1,
+§3.5)."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ Fault = Literal["no file", "no sound", "no picture", "too few pictures", "broken
 class Media:
     """clip's name → path of its film, its sound, its folder of pictures, each relative to the raw folder.
 
-    `count`: pictures in a folder; `forms`: how often each form of name was found; `unlisted`: files that belong to no
-    clip of the lists; `astray`: name in small letters → such a file; `again`: files of a clip that has one already.
-    """
+    `count`: pictures in a folder; `forms`: how often each form of name was found; `unlisted`: files that
+    belong to no clip of the lists; `astray`: name in small letters → such a file; `again`: files of a clip
+    that has one already."""
 
     films: dict[str, str] = field(default_factory=dict)
     sounds: dict[str, str] = field(default_factory=dict)
@@ -54,10 +55,11 @@ def is_film(path: str) -> bool:
 
 
 def find_media(files: Sequence[str], clips: Iterable[Clip]) -> Media:
-    """The media among `files` (everything below the raw folder, sorted), matched to the clips by id and start second.
+    """The media among `files` (everything below the raw folder, sorted), matched to the clips by id and start
+    second.
 
-    Of several files of a clip the first is taken; of several folders of pictures first the one of one picture a second.
-    """
+    Of several files of a clip the first is taken; of several folders of pictures first the one of one picture
+    a second."""
     starts: dict[str, set[int]] = {}
     for clip in clips:
         starts.setdefault(clip.video, set()).add(clip.start)
@@ -75,7 +77,9 @@ def find_media(files: Sequence[str], clips: Iterable[Clip]) -> Media:
     return media
 
 
-def _file_under(of: dict[str, str], path: str, name: str, starts: Mapping[str, set[int]], media: Media) -> None:
+def _file_under(
+    of: dict[str, str], path: str, name: str, starts: Mapping[str, set[int]], media: Media
+) -> None:
     match = NAME.fullmatch(name)
     assert match is not None
     video, start, form = resolve(match, starts)
@@ -92,9 +96,8 @@ def _file_under(of: dict[str, str], path: str, name: str, starts: Mapping[str, s
 def resolve(match: re.Match[str], starts: Mapping[str, set[int]]) -> tuple[str, int | None, str]:
     """(id, start second or None: no such clip is listed, the form of the name).
 
-    A second number at least 1000 above the first says that both are milliseconds. A bare id is the video's clip where
-    the lists have only one of it.
-    """
+    A second number at least 1000 above the first says that both are milliseconds. A bare id is the video's
+    clip where the lists have only one of it."""
     video, known = match["video"], starts.get(match["video"], set())
     if match["start"] is None:
         return video, next(iter(known)) if len(known) == 1 else None, "<id>"

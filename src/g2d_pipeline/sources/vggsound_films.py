@@ -1,8 +1,8 @@
-"""What the headers of downloaded films tell before anything is decoded: sound track, pictures, length (§3.5: 2, 3, 7).
+"""What the headers of downloaded films tell before anything is decoded: sound track, pictures, length (§3.5:
+2, 3, 7).
 
-A film that lacks one of them is of no use, and would stop the featurize stage: here it is told and counted with the
-clips that are missing altogether.
-"""
+A film that lacks one of them is of no use, and would stop the featurize stage: here it is told and counted
+with the clips that are missing altogether."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ def film_fault(path: Path, modalities: Collection[str]) -> tuple[Fault, str] | N
                 return "no sound", "has no sound track"
             if "visual" in modalities and not container.streams.video:
                 return "no picture", "has sound only"
-            if "visual" in modalities and (count := _one_a_second(container)) is not None and count < FEWEST_PICTURES:
+            if (
+                "visual" in modalities
+                and (count := _one_a_second(container)) is not None
+                and count < FEWEST_PICTURES
+            ):
                 what = "picture" if count == 1 else "pictures"
                 told = f"is too short: {count} {what} at one a second; {FEWEST_PICTURES} are the least, as published"
                 return "too few pictures", told
@@ -59,7 +63,8 @@ def film_fault(path: Path, modalities: Collection[str]) -> tuple[Fault, str] | N
 
 
 def _one_a_second(container: InputContainer) -> int | None:
-    """How many pictures the published extraction takes: one each ⌊frame rate⌋; None: the header does not tell."""
+    """How many pictures the published extraction takes: one each ⌊frame rate⌋; None: the header does not
+    tell."""
     stream = container.streams.video[0]
     step = int(stream.average_rate or 0)
     return -(-stream.frames // step) if stream.frames and step else None

@@ -1,4 +1,5 @@
-"""VGGSound's lists: `vggsound.csv` (id, start, label, split) and `train.csv`, `test.csv` (file name, label) (§3.1)."""
+"""VGGSound's lists: `vggsound.csv` (id, start, label, split) and `train.csv`, `test.csv` (file name, label)
+(§3.1)."""
 
 from __future__ import annotations
 
@@ -51,21 +52,22 @@ def class_names() -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
-def list_files(files: Sequence[str]) -> list[str]:
+def find_lists(files: Sequence[str]) -> list[str]:
     """Those of `files` (sorted) that are lists, in the folder nearest to the root that holds any."""
     found = [f for f in files if LIST.fullmatch(f)]
     if not found:
         return []
-    nearest_folder = min((f.rpartition("/")[0] for f in found), key=lambda folder: (folder.count("/"), folder))
+    nearest_folder = min(
+        (f.rpartition("/")[0] for f in found), key=lambda folder: (folder.count("/"), folder)
+    )
     return [f for f in found if f.rpartition("/")[0] == nearest_folder]
 
 
 def read_lists(root: Path, files: Sequence[str]) -> Lists:
     """All rows of the lists `files`, parsed; a clip that several rows agree on is one clip.
 
-    Rows whose id, start, label or split can not be read, or that contradict an earlier one, are `bad`. Raises DataError
-    where a list can not be read at all.
-    """
+    Rows whose id, start, label or split can not be read, or that contradict an earlier one, are `bad`. Raises
+    DataError where a list can not be read at all."""
     clips: dict[str, Clip] = {}
     bad: list[BadRow] = []
     notes: list[str] = []
@@ -101,7 +103,11 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(map(str.strip, cells))]
+            return [
+                (reader.line_num, [c.strip() for c in cells])
+                for cells in reader
+                if any(map(str.strip, cells))
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise data_error(f"{path} is no CSV text in UTF-8 ({error})", [], AGAIN) from None
 
@@ -153,5 +159,7 @@ def _label_fault(label: str) -> str | None:
     names = class_names()
     if label in names:
         return None
-    whole = next((f" (cut at its comma: {name!r})" for name in names if label and name.startswith(f"{label},")), None)
+    whole = next(
+        (f" (cut at its comma: {name!r})" for name in names if label and name.startswith(f"{label},")), None
+    )
     return f"label {label!r} is not one of the {len(names)}{whole or nearest(label, names)}"

@@ -5,13 +5,13 @@ from g2d_pipeline.training.history import DivergenceError
 from g2d_pipeline.training.recipes import train_student, train_teacher
 from g2d_pipeline.training.smp import SMP, phase_of, rank
 from g2d_pipeline.training.teachers import TeacherOutputs, teacher_outputs
-from g2d_pipeline.training.trainer import Fitted, fit
+from g2d_pipeline.training.trainer import FitResult, fit
 
 __all__ = [
     "SMP",
     "Data",
     "DivergenceError",
-    "Fitted",
+    "FitResult",
     "TeacherOutputs",
     "fit",
     "phase_of",

@@ -1,9 +1,9 @@
 """Random changes of whole batches, on the device that holds them: no loop over samples, no worker processes.
 
-Everything is drawn from a generator that belongs to one modality in one batch of one epoch. Each function below takes
-one number from it, whatever its arguments, and seeds a stream of its own with that: so noise switched on changes no
-crop, and where sample i is cropped or masked depends on i alone, not on how many samples follow it.
-"""
+Everything is drawn from a generator that belongs to one modality in one batch of one epoch. Each function
+below takes one number from it, whatever its arguments, and seeds a stream of its own with that: so noise
+switched on changes no crop, and where sample i is cropped or masked depends on i alone, not on how many
+samples follow it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ CPU = torch.device("cpu")
 
 
 def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generator:
-    """The CPU generator of the modality at `position` in this batch of this epoch, a function of these four alone.
+    """The CPU generator of the modality at `position` in this batch of this epoch, a function of these four
+    alone.
 
     Raises ValueError where one of them is negative.
     """
@@ -48,14 +49,14 @@ def changes_anything(settings: AugmentSettings | None) -> bool:
 def augment(
     x: Tensor, settings: AugmentSettings, normaliser: dict[str, Any] | None, generator: torch.Generator
 ) -> Tensor:
-    """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same shape
-    (with `window_frames`, of fewer frames).
+    """Change a batch `[B, …]` as stored (bytes or floats, any device) → float32 in stored units, of the same
+    shape (with `window_frames`, of fewer frames).
 
-    `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean 0,
-    std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are cropped and
-    flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); of spectrograms `[B, C, F, T]` a
-    window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get noise, but not in the row that says
-    which steps are real. `x` itself is left as it is.
+    `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean
+    0, std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are
+    cropped and flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); of
+    spectrograms `[B, C, F, T]` a window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get
+    noise, but not in the row that says which steps are real. `x` itself is left as it is.
 
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
     """
@@ -86,7 +87,8 @@ def augment(
 
 
 def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
-    """A batch `[B, …]` as val and test are seen: of spectrograms with `window_frames`, those in the middle; else x."""
+    """A batch `[B, …]` as val and test are seen: of spectrograms with `window_frames`, those in the middle;
+    else x."""
     window = settings.window_frames if isinstance(settings, AudioAugment) else None
     if window is None:
         return x
@@ -94,7 +96,8 @@ def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
 
 
 def random_window(x: Tensor, generator: torch.Generator, window: int) -> Tensor:
-    """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own, any alike → `[B, …, window]`."""
+    """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own, any alike → `[B, …,
+    window]`."""
     drawn = torch.rand(len(x), generator=_stream(generator), dtype=torch.float64)
     start = (drawn * _room(x, window)).long().to(x.device)
     frames = start[:, None] + torch.arange(window, device=x.device)  # [B, w]
@@ -117,22 +120,26 @@ def random_resized_crop(
     flip: float = 0.5,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Crop each image of `[B, C, H, W]` to a box of its own, resize it to `size` and flip it → float32 `[B, C, h, w]`.
+    """Crop each image of `[B, C, H, W]` to a box of its own, resize it to `size` and flip it → float32 `[B,
+    C, h, w]`.
 
-    `area`: least and greatest share of the image's area, drawn uniformly; None: the whole image. `ratio`: least and
-    greatest width ÷ height, drawn uniformly in its logarithm. `flip`: probability of a left-right flip. `size`: the
-    image's own where left out.
+    `area`: least and greatest share of the image's area, drawn uniformly; None: the whole image. `ratio`:
+    least and greatest width ÷ height, drawn uniformly in its logarithm. `flip`: probability of a left-right
+    flip. `size`: the image's own where left out.
 
     Source: torchvision's RandomResizedCrop, but bilinear without antialiasing.
     """
     count, _, height, width = x.shape
     own = _stream(generator)
-    # All numbers of a sample lie side by side, so that those of sample i do not depend on the size of the batch.
+    # All numbers of a sample lie side by side, so that those of sample i do not depend on the size of the
+    # batch.
     drawn = torch.rand(count, 2 * TRIES + 3, generator=own, dtype=torch.float64)
     flipped = drawn[:, -1] < flip
     out = (height, width) if size is None else size
     if area is None and out == (height, width):
-        return torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x).float() if flip else x.float()
+        return (
+            torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x).float() if flip else x.float()
+        )
     if area is None:
         boxes = torch.tensor([0, 0, height, width]).expand(count, 4)
     else:
@@ -140,8 +147,11 @@ def random_resized_crop(
     return resample(x, boxes, flipped, out)
 
 
-def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ratio: Sequence[float]) -> Tensor:
-    """Boxes (top, left, height, width) `[B, 4]` in whole pixels inside of the image, from uniform numbers `[B, 22]`.
+def crop_boxes(
+    drawn: Tensor, height: int, width: int, area: Sequence[float], ratio: Sequence[float]
+) -> Tensor:
+    """Boxes (top, left, height, width) `[B, 4]` in whole pixels inside of the image, from uniform numbers
+    `[B, 22]`.
 
     The first of ten candidates that fits; the central box of the nearest ratio where none does.
     """
@@ -149,7 +159,9 @@ def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ra
     pixels = height * width * (area[0] + (area[1] - area[0]) * share)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * shape)
-    sides = torch.stack([(pixels / aspect).sqrt(), (pixels * aspect).sqrt()], dim=2).round().long()  # [B, 10, 2]
+    sides = (
+        torch.stack([(pixels / aspect).sqrt(), (pixels * aspect).sqrt()], dim=2).round().long()
+    )  # [B, 10, 2]
     image = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= image)).all(dim=2)
     first = fits.int().argmax(dim=1)  # of the greatest values the first, 0 where none fits
@@ -168,26 +180,32 @@ def crop_boxes(drawn: Tensor, height: int, width: int, area: Sequence[float], ra
 
 
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C, *size]`.
+    """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C,
+    *size]`.
 
-    Equals `interpolate` without antialiasing on each box up to float32 rounding of the positions (1e-7 of the side).
-    """
+    Equals `interpolate` without antialiasing on each box up to float32 rounding of the positions (1e-7 of the
+    side)."""
     height, width = x.shape[2:]
     top, left, tall, wide = boxes.unbind(dim=1)
     rows, columns = _positions(top, tall, size[0]), _positions(left, wide, size[1])
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    # grid_sample counts from the image's first edge, -1, to its last, 1; pixel centres lie half a pixel inside.
+    # grid_sample counts from the image's first edge, -1, to its last, 1; pixel centres lie half a pixel
+    # inside.
     across, down = ((2 * columns + 1) / width - 1).float(), ((2 * rows + 1) / height - 1).float()
-    grid = torch.stack(torch.broadcast_tensors(across[:, None, :].to(x.device), down[:, :, None].to(x.device)), dim=3)
+    grid = torch.stack(
+        torch.broadcast_tensors(across[:, None, :].to(x.device), down[:, :, None].to(x.device)), dim=3
+    )
     return F.grid_sample(x.float(), grid, mode="bilinear", align_corners=False)
 
 
-def mask(x: Tensor, generator: torch.Generator, axis: int, count: int, width: int, fill: Tensor | float) -> Tensor:
+def mask(
+    x: Tensor, generator: torch.Generator, axis: int, count: int, width: int, fill: Tensor | float
+) -> Tensor:
     """Fill `count` stretches along `axis` of each sample of `[B, …]`, over all its other axes; float32 out.
 
-    The length of a stretch is a whole number drawn uniformly from 0 … `width` (at most the axis), its start from where
-    it fits; stretches may overlap. `fill` broadcasts to x. Source: SpecAugment (Park et al. 2019), without warping.
-    """
+    The length of a stretch is a whole number drawn uniformly from 0 … `width` (at most the axis), its start
+    from where it fits; stretches may overlap. `fill` broadcasts to x. Source: SpecAugment (Park et al. 2019),
+    without warping."""
     own = _stream(generator)
     if count == 0:
         return x.float()
@@ -211,7 +229,7 @@ def add_noise(x: Tensor, generator: torch.Generator, std: Tensor | float) -> Ten
     return x.float() + std * torch.randn(x.shape, generator=own, device=x.device)
 
 
-# ------------------------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------------------ parts
 def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Generator:
     """A generator on the device, seeded by one number from the given one."""
     return torch.Generator(device).manual_seed(int(torch.randint(2**63 - 1, (1,), generator=generator)))
@@ -219,7 +237,9 @@ def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Gen
 
 def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
-    scale, mean, std = (1.0, [0.0], [1.0]) if normaliser is None else (normaliser[k] for k in ("scale", "mean", "std"))
+    scale, mean, std = (
+        (1.0, [0.0], [1.0]) if normaliser is None else (normaliser[k] for k in ("scale", "mean", "std"))
+    )
     shape = (1, -1) + (1,) * (x.dim() - 2)
     both = torch.tensor([mean, std], dtype=torch.float64) / scale
     mean, std = both.float().to(x.device)
@@ -235,10 +255,11 @@ def _check_maps(x: Tensor, kind: str, keys: str) -> None:
 
 
 def _positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where on an axis of the image, in pixels, `size` new pixels lie: float64 `[B, size]`; `start`, `length` `[B]`.
+    """Where on an axis of the image, in pixels, `size` new pixels lie: float64 `[B, size]`; `start`, `length`
+    `[B]`.
 
-    Centres of pixels lie at half numbers (`align_corners=False`). Beyond the centre of the box's outermost pixel that
-    pixel counts alone, so that nothing from outside of the box bleeds in: as if the box were the image.
-    """
+    Centres of pixels lie at half numbers (`align_corners=False`). Beyond the centre of the box's outermost
+    pixel that pixel counts alone, so that nothing from outside of the box bleeds in: as if the box were the
+    image."""
     centre = (torch.arange(size, dtype=torch.float64) + 0.5) * (length[:, None].double() / size) - 0.5
     return centre.clamp(min=0).minimum(length[:, None].double() - 1) + start[:, None]

@@ -48,14 +48,16 @@ class HasBatchSize(Protocol):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full: torch.OutOfMemoryError, or a RuntimeError with such a message."""
+    """Whether an error says that memory is full: torch.OutOfMemoryError, or a RuntimeError with such a
+    message."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
 def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
-    """Halve from `start`, not below `least`, until `attempt(size)` raises no out-of-memory error; the size that fits.
+    """Halve from `start`, not below `least`, until `attempt(size)` raises no out-of-memory error; the size
+    that fits.
 
     Raises CapacityError where `least` does not fit either; other errors of `attempt` pass.
     """
@@ -98,10 +100,9 @@ def trial(
 ) -> None:
     """One forward and backward pass in training mode, all encoders learning, on `size` samples of zeros.
 
-    `shapes` and `dtypes`: of one stored sample, by modality; `dtype`: in which the encoders run. A copy of the model
-    does it: weights, buffers, gradients, modes and random streams of the given one stay as they are, and the copy, with
-    one more room of the weights' size, stands for the optimizer's state.
-    """
+    `shapes` and `dtypes`: of one stored sample, by modality; `dtype`: in which the encoders run. A copy of
+    the model does it: weights, buffers, gradients, modes and random streams of the given one stay as they
+    are, and the copy, with one more room of the weights' size, stands for the optimizer's state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         copied = copy.deepcopy(model).train()
         room = [torch.empty_like(p) for p in copied.parameters()]
@@ -114,8 +115,11 @@ def trial(
         del room
 
 
-def attempt_of(model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device) -> Attempt:
-    """`trial` on samples as `data` stores them. A last batch of one joins the one before: then one more must fit."""
+def attempt_of(
+    model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device
+) -> Attempt:
+    """`trial` on samples as `data` stores them. A last batch of one joins the one before: then one more must
+    fit."""
     shapes = {m: data.shape(m) for m in data.modalities}
     dtypes = {m: take(data.arrays[m], np.arange(1)).dtype for m in data.modalities}
     rows = len(data.rows["train"])
@@ -127,8 +131,11 @@ def attempt_of(model: MultimodalModel, data: Data, training: TrainingSettings, d
     return attempt
 
 
-def fitting_batch_size(model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device) -> int:
-    """`batch_size` as it is set; for `auto` the largest power of two that fits, at most 4096 and the train rows.
+def fitting_batch_size(
+    model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device
+) -> int:
+    """`batch_size` as it is set; for `auto` the largest power of two that fits, at most 4096 and the train
+    rows.
 
     Raises CapacityError where no batch fits.
     """
@@ -143,9 +150,14 @@ def fitting_batch_size(model: MultimodalModel, data: Data, training: TrainingSet
 
 @contextmanager
 def explain_out_of_memory(
-    model: MultimodalModel, data: Data, training: TrainingSettings, position: HasBatchSize, device: torch.device
+    model: MultimodalModel,
+    data: Data,
+    training: TrainingSettings,
+    position: HasBatchSize,
+    device: torch.device,
 ) -> Iterator[None]:
-    """An out-of-memory error inside becomes a CapacityError with what would have fitted (see `explain_exhaustion`)."""
+    """An out-of-memory error inside becomes a CapacityError with what would have fitted (see
+    `explain_exhaustion`)."""
     attempt = attempt_of(model, data, training, device)
     with explain_exhaustion(attempt, lambda: position.batch_size, device, training):
         yield
@@ -153,14 +165,16 @@ def explain_out_of_memory(
 
 @contextmanager
 def explain_exhaustion(
-    attempt: Attempt, batch_size: Callable[[], int], device: torch.device, training: TrainingSettings | None = None
+    attempt: Attempt,
+    batch_size: Callable[[], int],
+    device: torch.device,
+    training: TrainingSettings | None = None,
 ) -> Iterator[None]:
     """An out-of-memory error inside becomes a CapacityError; any other error passes.
 
-    It names the batch size that did not fit, one that would have fitted (the largest of its halves that `attempt`
-    takes) with the accumulation that makes steps of as many samples, and the other remedies, but those that `training`
-    uses already.
-    """
+    It names the batch size that did not fit, one that would have fitted (the largest of its halves that
+    `attempt` takes) with the accumulation that makes steps of as many samples, and the other remedies, but
+    those that `training` uses already."""
     try:
         yield
     except RuntimeError as error:

@@ -1,8 +1,9 @@
-"""The checkpoints of one training run: nested plain data in safetensors files that are whole or not there at all.
+"""The checkpoints of one training run: nested plain data in safetensors files that are whole or not there at
+all.
 
-A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else. Its name
-carries the place in the training and the checksum of its bytes, so that one rename publishes data and checksum.
-"""
+A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else.
+Its name carries the place in the training and the checksum of its bytes, so that one rename publishes data
+and checksum."""
 
 from __future__ import annotations
 
@@ -65,9 +66,9 @@ class BrokenCheckpoint(DataError):
 class Checkpoints:
     """Checkpoints of one training run in `folder`, the last `keep` of them.
 
-    The folder belongs to one process (of a distributed training: the first one), which asks for `newest` before it
-    saves. `last`: the newest whole checkpoint that is known; `seconds`: what the latest attempt to save took.
-    """
+    The folder belongs to one process (of a distributed training: the first one), which asks for `newest`
+    before it saves. `last`: the newest whole checkpoint that is known; `seconds`: what the latest attempt to
+    save took."""
 
     def __init__(self, folder: Path, minutes: float = 10.0, keep: int = 2) -> None:
         if keep < 1:
@@ -84,9 +85,9 @@ class Checkpoints:
     def save(self, state: dict[str, Any], epoch: int, batch: int) -> Path | None:
         """Write `state` as the checkpoint of this place, then remove all but the last `keep` whole ones.
 
-        Files of a later place go too: training went back behind them. Returns None, after a warning, where the disk
-        is full or may not be written to. Raises TypeError that names the path in `state` of what cannot be saved.
-        """
+        Files of a later place go too: training went back behind them. Returns None, after a warning, where
+        the disk is full or may not be written to. Raises TypeError that names the path in `state` of what
+        cannot be saved."""
         begin = time.monotonic()
         try:
             tensors, structure = flatten(state)
@@ -101,7 +102,13 @@ class Checkpoints:
                 logger.warning(
                     "The checkpoint of epoch %d, batch %d was not written to %s (%s; %.1f MB were wanted). "
                     "%s remains. Training goes on without this one.",
-                    *(epoch, batch, self.folder, error.strerror, sum(t.nbytes for t in tensors.values()) / 1e6),
+                    *(
+                        epoch,
+                        batch,
+                        self.folder,
+                        error.strerror,
+                        sum(t.nbytes for t in tensors.values()) / 1e6,
+                    ),
                     f"The checkpoint {self.last.name}" if self.last else "No checkpoint",
                 )
                 return None
@@ -112,7 +119,8 @@ class Checkpoints:
             self.seconds = self._ended - begin
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint (on the CPU), None where there is none; warns of broken ones."""
+        """The state of the newest whole checkpoint (on the CPU), None where there is none; warns of broken
+        ones."""
         self.last, state, faults = None, None, []
         for file in self._files():
             try:
@@ -124,7 +132,9 @@ class Checkpoints:
             self.last = file
             self._whole.add(file)
             break
-        instead = f"{self.last.name} is used instead" if self.last else "there is no other: training starts anew"
+        instead = (
+            f"{self.last.name} is used instead" if self.last else "there is no other: training starts anew"
+        )
         for file, fault_text in faults:
             logger.warning("The checkpoint %s is not used: %s; %s.", file, fault_text, instead)
         return state
@@ -145,7 +155,9 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         """The checkpoints by their names, newest first."""
-        return sorted((f for f in self.folder.glob("*") if FILE_NAME.fullmatch(f.name)), key=place, reverse=True)
+        return sorted(
+            (f for f in self.folder.glob("*") if FILE_NAME.fullmatch(f.name)), key=place, reverse=True
+        )
 
     def _write(self, tensors: dict[str, Tensor], name: str) -> Path:
         """Write a checkpoint; it exists from the rename on."""
@@ -191,7 +203,7 @@ class Checkpoints:
             (self.folder / UNFINISHED).unlink()
 
 
-# ---------------------------------------------------------------------------------------------------------- the files
+# -------------------------------------------------------------------------------------------------- the files
 def place(file: Path) -> tuple[int, int, str]:
     """Epoch, batch and checksum, from a checkpoint's name."""
     match = FILE_NAME.fullmatch(file.name)
@@ -201,16 +213,21 @@ def place(file: Path) -> tuple[int, int, str]:
 
 
 def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> str:
-    """Write contiguous CPU tensors as safetensors; returns the checksum: the first 128 bits of SHA-256, in hex.
+    """Write contiguous CPU tensors as safetensors; returns the checksum: the first 128 bits of SHA-256, in
+    hex.
 
-    Not by safetensors' own writer, which holds two more copies of the data or hides the system's error number.
-    """
+    Not by safetensors' own writer, which holds two more copies of the data or hides the system's error
+    number."""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # so that each starts aligned
     header: dict[str, Any] = {"__metadata__": {"g2d_checkpoint": FORMAT}}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     start = struct.pack("<Q", len(text)) + text
@@ -232,7 +249,9 @@ def check_file(file: Path) -> None:
         if size == 0:
             raise BrokenCheckpoint("it is empty (0 bytes)")
         if digest != place(file)[2]:
-            raise BrokenCheckpoint(f"its {size} bytes do not match the checksum in its name (damaged or cut short)")
+            raise BrokenCheckpoint(
+                f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
+            )
         with safe_open(file, framework="pt") as content:
             found = (content.metadata() or {}).get("g2d_checkpoint")
     except OSError as error:
@@ -252,12 +271,13 @@ def read_file(file: Path) -> dict[str, Any]:
     return state
 
 
-# ------------------------------------------------------------------------------------------------------ the structure
+# ---------------------------------------------------------------------------------------------- the structure
 def flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the JSON of all the rest.
+    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the JSON of all the
+    rest.
 
-    The tensors share memory with those of `state` where they can, and are detached. JSON objects with a key in `$`
-    stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved.
+    The tensors share memory with those of `state` where they can, and are detached. JSON objects with a key
+    in `$` stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved.
     """
     tensors: dict[str, Tensor] = {}
     plain = _encode(state, (), tensors)
@@ -330,12 +350,15 @@ def _has_plain_elements(value: Tensor) -> bool:
 
 
 def _encode_tensor(value: Tensor, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any:
-    """Name the tensor's elements in the order of memory where they are dense (channels_last), else in row order."""
+    """Name the tensor's elements in the order of memory where they are dense (channels_last), else in row
+    order."""
     value = value.detach().resolve_conj().resolve_neg().cpu()
     shape, stride = value.shape, value.stride()
     in_memory = value
     if not value.is_contiguous():
-        in_memory = value.permute(sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True))
+        in_memory = value.permute(
+            sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True)
+        )
         if not in_memory.is_contiguous():
             in_memory = value.contiguous()
             stride = in_memory.stride()

@@ -1,4 +1,5 @@
-"""The data of a training run: arrays by modality, a target, rows of each split; and batches gathered from them."""
+"""The data of a training run: arrays by modality, a target, rows of each split; and batches gathered from
+them."""
 
 from __future__ import annotations
 
@@ -28,11 +29,10 @@ ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let 
 class Data:
     """Everything a run is trained and evaluated on.
 
-    `arrays`: modality → `[N, …]` (memory-mapped or in memory), in configuration order; `target` `[N]` as stored (class
-    indices or values in the target's own unit); `rows`: split → row numbers; `normalisers`: modality → {scale, mean,
-    std} or None where the array is used as it is; `augment`: modality → random changes of training batches;
-    `vocabulary`: modality of token ids → how many different ones there are.
-    """
+    `arrays`: modality → `[N, …]` (memory-mapped or in memory), in configuration order; `target` `[N]` as
+    stored (class indices or values in the target's own unit); `rows`: split → row numbers; `normalisers`:
+    modality → {scale, mean, std} or None where the array is used as it is; `augment`: modality → random
+    changes of training batches; `vocabulary`: modality of token ids → how many different ones there are."""
 
     arrays: dict[str, Array]
     target: Array
@@ -81,13 +81,16 @@ class Data:
         augment: Mapping[str, AugmentSettings | None] | None = None,
         vocabulary: Mapping[str, int] | None = None,
     ) -> Data:
-        """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
+        """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of
+        train/val/test.
 
-        Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is empty or
-        misspelt, a token id lies outside its vocabulary, or a regression target is constant or not finite.
-        """
+        Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is
+        empty or misspelt, a token id lies outside its vocabulary, or a regression target is constant or not
+        finite."""
         labels = np.asarray(target)
-        arrays = {m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()}  # memmaps stay so
+        arrays = {
+            m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()
+        }  # memmaps stay so
         names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
@@ -97,7 +100,9 @@ class Data:
                 raise ValueError(f"{m} does not hold token ids, integers from 0 to {entries - 1}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
-        rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS}
+        rows: dict[str, npt.NDArray[np.int64]] = {
+            s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS
+        }
         if empty := [s for s in SPLITS if not len(rows[s])]:
             raise ValueError(f"no sample is in split {empty}")
         built: Task
@@ -115,7 +120,8 @@ class Data:
             train = labels[rows["train"]]
             statistics = {"min": train.min(), "max": train.max(), "mean": train.mean(), "std": train.std()}
             built = regression_task(
-                {k: float(v) for k, v in statistics.items()}, "identity" if output == "identity" else "sigmoid"
+                {k: float(v) for k, v in statistics.items()},
+                "identity" if output == "identity" else "sigmoid",
             )
         ids = np.array([str(i) for i in range(len(labels))])
         none = dict.fromkeys(arrays)
@@ -123,7 +129,10 @@ class Data:
 
     @classmethod
     def from_store(
-        cls, store: FeatureStore, target: TargetSettings, augment: Mapping[str, AugmentSettings | None] | None = None
+        cls,
+        store: FeatureStore,
+        target: TargetSettings,
+        augment: Mapping[str, AugmentSettings | None] | None = None,
     ) -> Data:
         """From a feature store. Arrays stay memory-mapped."""
         meta = store.meta
@@ -150,7 +159,8 @@ def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArra
 
 
 def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one sample."""
+    """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one
+    sample."""
     if not len(rows):
         return
     ends = list(range(size, len(rows), size))
@@ -160,11 +170,11 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
 
 
 def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """The rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
+    """The rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped
+    file).
 
-    The pages of a large file are let go at once, so that resident memory does not grow with the data set: the system
-    may map 2 MiB around each row that is read.
-    """
+    The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
+    system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
     if not _is_large_file(array):
@@ -182,7 +192,8 @@ def _is_large_file(array: Array) -> bool:
 
 
 def release(array: Array) -> None:
-    """Let go of the pages of a large memory-mapped file (they stay in the system's cache as long as there is room)."""
+    """Let go of the pages of a large memory-mapped file (they stay in the system's cache as long as there is
+    room)."""
     if _is_large_file(array):
         mapped: Any = array._mmap  # type: ignore[attr-defined]
         if hasattr(mapped, "madvise"):  # not on Windows
@@ -192,7 +203,8 @@ def release(array: Array) -> None:
 def gather(
     data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a modality."""
+    """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a
+    modality."""
     wanted = data.modalities if modalities is None else modalities
     found = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in wanted}
     return {m: x.to(device, non_blocking=True) for m, x in found.items()}

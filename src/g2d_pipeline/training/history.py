@@ -22,7 +22,8 @@ class DivergenceError(G2DError):
 
 
 class History:
-    """Means over the batches of an epoch, summed as one vector on the device (nothing waits for it), and the table."""
+    """Means over the batches of an epoch, summed as one vector on the device (nothing waits for it), and the
+    table."""
 
     def __init__(self, model: MultimodalModel, description: str) -> None:
         self.modalities = model.modalities
@@ -49,17 +50,26 @@ class History:
         # The norms of all tensors by one call, as torch's own gradient clipping does.
         norms = torch.stack(torch._foreach_norm([g for gradients in learnt.values() for g in gradients]))
         parts = norms.split([len(gradients) for gradients in learnt.values()])
-        return {f"grad_norm/{m}": torch.linalg.vector_norm(part) for m, part in zip(learnt, parts, strict=True)}
+        return {
+            f"grad_norm/{m}": torch.linalg.vector_norm(part) for m, part in zip(learnt, parts, strict=True)
+        }
 
     def batch(
-        self, batch: Batch, terms: dict[str, Tensor], gradients: dict[str, Tensor], state: State, stepped: bool
+        self,
+        batch: Batch,
+        terms: dict[str, Tensor],
+        gradients: dict[str, Tensor],
+        state: State,
+        stepped: bool,
     ) -> None:
         """Add one batch; `gradients`: of the step that it ended with, if it did.
 
         Raises DivergenceError (on an accelerator up to `LOOK` batches late, but with the right batch).
         """
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
-        values |= gradients | {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
+        values |= gradients | {
+            f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()
+        }
         vector = torch.stack([v.float() for v in values.values()])
         self.count += 1
         self.steps += stepped
@@ -99,7 +109,8 @@ class History:
         )
 
     def means(self) -> dict[str, float]:
-        """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as 0."""
+        """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as
+        0."""
         totals = dict(self.earlier)
         for name, value in zip(self.names, self.sums.tolist(), strict=True):
             totals[name] = totals.get(name, 0.0) + value
@@ -135,9 +146,15 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         own = {
-            name: value for name, value in vars(self).items() if name not in ("modalities", "description", "parameters")
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("modalities", "description", "parameters")
         }
-        return own | {"names": list(self.names), "learning": sorted(self.learning), "epochs": list(self.epochs)}
+        return own | {
+            "names": list(self.names),
+            "learning": sorted(self.learning),
+            "epochs": list(self.epochs),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

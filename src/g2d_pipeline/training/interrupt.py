@@ -23,14 +23,15 @@ class Stop:
 def stop_on_signals(wanted: bool) -> Iterator[Stop]:
     """While it lasts, the first Ctrl-C or SIGTERM is only noted; a second one acts as it always does.
 
-    Does nothing where it is not `wanted` (there is nowhere to save to) and outside the main thread. A signal that is
-    ignored (nohup) stays ignored.
-    """
+    Does nothing where it is not `wanted` (there is nowhere to save to) and outside the main thread. A signal
+    that is ignored (nohup) stays ignored."""
     stop = Stop()
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
+    }
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:

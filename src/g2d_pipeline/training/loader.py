@@ -1,4 +1,5 @@
-"""From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers' answers."""
+"""From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers'
+answers."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from torch import Tensor
 from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.training.augment import augment, generator
 from g2d_pipeline.training.data import Data, take
-from g2d_pipeline.training.memory import FeatureMemory
-from g2d_pipeline.training.teachers import TeacherOutputs, ask, live_teachers
+from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.teachers import TeacherOutputs, ask, online_teachers
 
 Rows = npt.NDArray[np.int64]
 Given = TypeVar("Given")
@@ -27,23 +28,30 @@ AHEAD = 2  # batches that each thread reads before they are asked for
 
 
 class Loader:
-    """Makes the batches of a training run; the same ones for any number of `workers` (threads that read ahead)."""
+    """Makes the batches of a training run; the same ones for any number of `workers` (threads that read
+    ahead)."""
 
     def __init__(
         self,
         data: Data,
         target: Tensor,
         teachers: Mapping[str, TeacherOutputs],
-        memory: FeatureMemory,
+        memory: FeatureCache,
         device: torch.device,
         *,
         seed: int,
         teacher_view: str = "augmented",
         workers: int = 0,
     ) -> None:
-        self.data, self.target, self.teachers, self.memory, self.device = data, target, teachers, memory, device
+        self.data, self.target, self.teachers, self.memory, self.device = (
+            data,
+            target,
+            teachers,
+            memory,
+            device,
+        )
         self.seed, self.workers = seed, workers
-        self.live = live_teachers(data, teachers, teacher_view)
+        self.live = online_teachers(data, teachers, teacher_view)
         for m in self.live:
             if (model := teachers[m].model) is not None:
                 model.to(device).eval()
@@ -66,14 +74,16 @@ class Loader:
             yield self._batch(rows, moved if on_cpu else self._augment(moved, epoch, number), teach)
 
     def read_after_all(self, batch: Batch, modalities: Collection[str]) -> Batch:
-        """The batch with the inputs of modalities that were thought to rest in this epoch and are asked to learn."""
+        """The batch with the inputs of modalities that were thought to rest in this epoch and are asked to
+        learn."""
         rows = batch.index.numpy()
         inputs = {m: take(self.data.arrays[m], rows).to(self.device) for m in modalities}
         features = {m: f for m, f in batch.features.items() if m not in inputs}
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
     def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
-        """Change the inputs of a batch at random, each by a stream of its own (on the CPU in the reading threads)."""
+        """Change the inputs of a batch at random, each by a stream of its own (on the CPU in the reading
+        threads)."""
         changed = dict(inputs)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
@@ -94,7 +104,9 @@ class Loader:
         return Batch(index, inputs, target, views, self.memory.train_features(rows))
 
 
-def ahead(read: Callable[[Given], Read], items: Sequence[Given], workers: int) -> Iterator[tuple[Given, Read]]:
+def ahead(
+    read: Callable[[Given], Read], items: Sequence[Given], workers: int
+) -> Iterator[tuple[Given, Read]]:
     """(item, read(item)) in order, up to `workers` of them being read in threads before they are asked for."""
     if not workers:
         yield from ((item, read(item)) for item in items)

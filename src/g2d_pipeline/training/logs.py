@@ -28,14 +28,16 @@ class Logs:
         self.writers = writers
 
     def epoch(self, rows: list[Row]) -> None:
-        """All epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …); the last one is new."""
+        """All epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …); the last one is
+        new."""
         for write in self.writers:
             write(rows)
 
 
 @contextmanager
 def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | None) -> Iterator[Logs]:
-    """Yield the logs of these kinds: `<folder>/history.csv`, `<folder>/tensorboard/`. No kinds: nothing is written.
+    """Yield the logs of these kinds: `<folder>/history.csv`, `<folder>/tensorboard/`. No kinds: nothing is
+    written.
 
     Raises ConfigError where a kind is unknown, the folder is not given, or TensorBoard is not installed.
     """
@@ -56,7 +58,8 @@ def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | Non
 
 
 class CsvLog:
-    """`history.csv`: a header and a line an epoch; a column for each name, empty where an epoch does not have it."""
+    """`history.csv`: a header and a line an epoch; a column for each name, empty where an epoch does not have
+    it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "history.csv"
@@ -66,7 +69,9 @@ class CsvLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".csv.tmp")
         with temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+            table = csv.DictWriter(
+                file, dict.fromkeys(name for row in rows for name in row), lineterminator="\n"
+            )
             table.writeheader()
             table.writerows(rows)
         temporary.replace(self.path)
@@ -76,9 +81,9 @@ class CsvLog:
 def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
     """Yield what writes the numbers of an epoch as scalars under their names, at step = epoch.
 
-    The first call writes all epochs, and tells TensorBoard to forget the points of an earlier run from there on: what
-    it shows are the rows, none missing, none twice (points of before an interruption get the time of the resumption).
-    """
+    The first call writes all epochs, and tells TensorBoard to forget the points of an earlier run from there
+    on: what it shows are the rows, none missing, none twice (points of before an interruption get the time of
+    the resumption)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -110,9 +115,14 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
 
 
 def number_event_files(events: Path) -> None:
-    """Name closed event files by their order: their own names hold the computer's name, which is nobody's business."""
+    """Name closed event files by their order: their own names hold the computer's name, which is nobody's
+    business."""
     for number, file in enumerate(sorted(events.glob(f"{EVENTS}*")), start=1):
-        numbered = file.with_name(f"{EVENTS}{number:06d}")  # sorts before a new file's time: TensorBoard reads by name
+        numbered = file.with_name(
+            f"{EVENTS}{number:06d}"
+        )  # sorts before a new file's time: TensorBoard reads by name
         if file != numbered:
-            with suppress(OSError):  # on Windows where somebody reads it just now: it keeps its name until next time
+            with suppress(
+                OSError
+            ):  # on Windows where somebody reads it just now: it keeps its name until next time
                 file.rename(numbered)

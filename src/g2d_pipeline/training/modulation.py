@@ -1,4 +1,5 @@
-"""What the schedule and methods change about a step: gradients that are zero or held back, learning rates by factor."""
+"""What the schedule and methods change about a step: gradients that are zero or held back, learning rates by
+factor."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def zero_gradients(model: MultimodalModel) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def hold_convolutions(model: MultimodalModel, active: Collection[str]) -> None:
+def freeze_conv_weights(model: MultimodalModel, active: Collection[str]) -> None:
     """`scope: conv_only`: convolution weights of suppressed encoders get no gradient; everything else learns."""
     for m, encoder in model.encoders.items():
         for parameter in encoder.parameters():
@@ -25,15 +26,16 @@ def hold_convolutions(model: MultimodalModel, active: Collection[str]) -> None:
                 parameter.requires_grad_(m in active)
 
 
-def apply_factors(optimizer: optim.Optimizer) -> None:
-    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from the lr itself."""
+def scale_group_lrs(optimizer: optim.Optimizer) -> None:
+    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from the lr
+    itself."""
     for group in optimizer.param_groups:
         if group.get("factor", 1.0) != 1.0:
             group["own_lr"] = group["lr"]
             group["lr"] = group["lr"] * group["factor"]
 
 
-def take_back_factors(optimizer: optim.Optimizer) -> None:
+def restore_group_lrs(optimizer: optim.Optimizer) -> None:
     """The inverse, exactly."""
     for group in optimizer.param_groups:
         if "own_lr" in group:

@@ -1,4 +1,5 @@
-"""What moves the weights: the optimizer, its learning rate epoch by epoch, and a running average of the weights."""
+"""What moves the weights: the optimizer, its learning rate epoch by epoch, and a running average of the
+weights."""
 
 from __future__ import annotations
 
@@ -25,19 +26,24 @@ from g2d_pipeline.errors import ConfigError
 FUSED = ("cpu", "cuda")  # elsewhere torch chooses
 
 
-def build_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device) -> optim.Optimizer:
+def build_optimizer(
+    settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device
+) -> optim.Optimizer:
     """SGD, Adam or AdamW over the method's parameter `groups`; a group's own lr, where it has one, is kept.
 
-    On the CPU torch's fused kernels were the fastest measured for Adam and AdamW, and for SGD as fast as its loop over
-    the parameters or faster; but where other processes hold the cores of a run with several threads, SGD's loop is
-    faster on small models. They need the preparations of `prepare_fused_step`.
-    """
+    On the CPU torch's fused kernels were the fastest measured for Adam and AdamW, and for SGD as fast as its
+    loop over the parameters or faster; but where other processes hold the cores of a run with several
+    threads, SGD's loop is faster on small models. They need the preparations of `prepare_fused_step`."""
     fused = True if device.type in FUSED else None
     groups = [dict(group) for group in groups]  # torch writes its defaults into them
     optimizer: optim.Optimizer
     if isinstance(settings, SGD):
         optimizer = optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=fused
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            fused=fused,
         )
     else:
         of = optim.Adam if isinstance(settings, Adam) else optim.AdamW
@@ -48,13 +54,15 @@ def build_optimizer(settings: OptimizerSettings, groups: list[dict[str, Any]], d
 
 
 def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Before a step: make the parameters that have a gradient fit for torch's fused kernels; leave the others alone.
+    """Before a step: make the parameters that have a gradient fit for torch's fused kernels; leave the others
+    alone.
 
-    - Fused SGD takes the momentum of a group to be there for all or for none, but an encoder that was suppressed begins
-      later than the others (TypeError), and it leaves the memory of a new momentum uninitialised where loss scaling
-      skips the first step. Momentum zero gives what the definition gives: 0 · momentum + gradient = gradient.
-    - On the CPU the kernels walk through memory without regard to strides: a gradient or a state in another memory
-      format than its parameter (contiguous, channels_last) would silently go to the wrong places.
+    - Fused SGD takes the momentum of a group to be there for all or for none, but an encoder that was
+      suppressed begins later than the others (TypeError), and it leaves the memory of a new momentum
+      uninitialised where loss scaling skips the first step. Momentum zero gives what the definition gives: 0
+      · momentum + gradient = gradient.
+    - On the CPU the kernels walk through memory without regard to strides: a gradient or a state in another
+      memory format than its parameter (contiguous, channels_last) would silently go to the wrong places.
     """
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -73,16 +81,19 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 def _same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
     strides = a.stride(), b.stride()
-    return strides[0] == strides[1] or all(n == 1 or s == t for n, s, t in zip(a.shape, *strides, strict=True))
+    return strides[0] == strides[1] or all(
+        n == 1 or s == t for n, s, t in zip(a.shape, *strides, strict=True)
+    )
 
 
-# ----------------------------------------------------------------------------------------------------- learning rate
+# ---------------------------------------------------------------------------------------------- learning rate
 class LearningRate:
-    """The lr of every group: a linear climb over `warmup` epochs, then the schedule, which starts counting there.
+    """The lr of every group: a linear climb over `warmup` epochs, then the schedule, which starts counting
+    there.
 
-    Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose validation
-    task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed `patience`.
-    """
+    Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose
+    validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
+    `patience`."""
 
     def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
         self.optimizer = optimizer
@@ -105,8 +116,8 @@ class LearningRate:
             self.climb = lr_scheduler.LinearLR(optimizer, 1 / (self.warmup + 1), total_iters=self.warmup)
         for scheduler in (self.schedule, self.climb):
             if scheduler is not None:
-                # From its second step on torch does not ask whether the optimizer ever stepped, and warn: an epoch may
-                # well pass without a step (loss scaling skips those that overflow).
+                # From its second step on torch does not ask whether the optimizer ever stepped, and warn: an
+                # epoch may well pass without a step (loss scaling skips those that overflow).
                 scheduler.load_state_dict({"_step_count": 2})
 
     def step(self, val_loss: float) -> None:
@@ -134,7 +145,8 @@ class LearningRate:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, before or after the optimizer's own. Raises ValueError for other groups."""
+        """The inverse of `state_dict`, before or after the optimizer's own. Raises ValueError for other
+        groups."""
         self._set(state["lr"])
         self.epoch = state["epoch"]
         if self.climb is not None:
@@ -150,7 +162,9 @@ class LearningRate:
             group["lr"] = lr
 
 
-def _schedule(settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> lr_scheduler.LRScheduler | None:
+def _schedule(
+    settings: LRSchedule, optimizer: optim.Optimizer, epochs: int
+) -> lr_scheduler.LRScheduler | None:
     """torch's scheduler for the `epochs` after the warm-up; none where lr stays."""
     if isinstance(settings, StepSchedule):
         return lr_scheduler.StepLR(optimizer, settings.every, settings.gamma)
@@ -173,13 +187,12 @@ def build_learning_rate(settings: LRSchedule, optimizer: optim.Optimizer, epochs
     return LearningRate(settings, optimizer, epochs)
 
 
-# ----------------------------------------------------------------------------------------------------------- average
+# ---------------------------------------------------------------------------------------------------- average
 class Average:
     """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w.
 
-    Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in evaluation
-    mode; it needs no gradients.
-    """
+    Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in
+    evaluation mode; it needs no gradients."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)

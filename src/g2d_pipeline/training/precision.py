@@ -1,4 +1,5 @@
-"""Numbers and machine: in which arithmetic a model is trained, what that asks of the machine, and how encoders run."""
+"""Numbers and machine: in which arithmetic a model is trained, what that asks of the machine, and how
+encoders run."""
 
 from __future__ import annotations
 
@@ -26,23 +27,25 @@ from g2d_pipeline.models import MultimodalModel
 
 logger = logging.getLogger(__name__)
 
-# Graphs that torch keeps for one piece of code before it silently runs it uncompiled. All encoders share the code of
-# `Encoder.forward`, and each needs up to three graphs (learning, suppressed, evaluated) for one and for any batch size:
-# torch's own 8 is used up by two encoders.
+# Graphs that torch keeps for one piece of code before it silently runs it uncompiled. All encoders share the
+# code of `Encoder.forward`, and each needs up to three graphs (learning, suppressed, evaluated) for one and
+# for any batch size: torch's own 8 is used up by two encoders.
 GRAPHS = 64
 
 
-# ------------------------------------------------------------------------------------------------------- arithmetic
+# ------------------------------------------------------------------------------------------------- arithmetic
 @contextmanager
-def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """`tf32`: TF32 in matrix products and cuDNN; any other precision: off (torch's default leaves it on in cuDNN).
+def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
+    """`tf32`: TF32 in matrix products and cuDNN; any other precision: off (torch's default leaves it on in
+    cuDNN).
 
     The flags are restored. No effect where `device` is not CUDA.
     """
     if device.type != "cuda":
         yield
         return
-    # The older pair of flags on purpose: once the newer `fp32_precision` is set, code that reads these raises.
+    # The older pair of flags on purpose: once the newer `fp32_precision` is set, code that reads these
+    # raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -62,7 +65,7 @@ def gradient_scaler(precision: str, device: torch.device) -> GradScaler:
     return GradScaler(device.type, enabled=precision == "fp16")
 
 
-# ---------------------------------------------------------------------------------------------------------- machine
+# ---------------------------------------------------------------------------------------------------- machine
 def check_machine(training: TrainingSettings, device: torch.device) -> None:
     """Raise ConfigError, before work starts, where the machine lacks what the settings ask for.
 
@@ -70,14 +73,20 @@ def check_machine(training: TrainingSettings, device: torch.device) -> None:
     """
     cuda = device.type == "cuda"
     if cuda and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}: torch finds no CUDA device here. Remedy: device=auto, or device=cpu.")
+        raise ConfigError(
+            f"device={device}: torch finds no CUDA device here. Remedy: device=auto, or device=cpu."
+        )
     if cuda and device.index is not None and device.index >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
-        raise ConfigError(f"device={device}: the last CUDA device here is cuda:{last}. Remedy: device=cuda:{last}.")
+        raise ConfigError(
+            f"device={device}: the last CUDA device here is cuda:{last}. Remedy: device=cuda:{last}."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device=mps: torch finds no Metal device here. Remedy: device=auto, or device=cpu.")
     if training.precision == "fp16" and not cuda:
-        raise ConfigError(f"precision=fp16 needs CUDA, and this runs on {device}. Remedy: precision=bf16 or fp32.")
+        raise ConfigError(
+            f"precision=fp16 needs CUDA, and this runs on {device}. Remedy: precision=bf16 or fp32."
+        )
     if training.batch_size == "auto" and not cuda:
         raise ConfigError(
             f"batch_size=auto needs CUDA, whose memory has an end that can be met safely; this runs on {device}. "
@@ -107,9 +116,10 @@ def _missing_to_compile(device: torch.device) -> str | None:
     return None if header.is_file() else f"Python's C headers: {header} is missing (Debian: python3-dev)"
 
 
-# --------------------------------------------------------------------------------------------------------- encoders
+# --------------------------------------------------------------------------------------------------- encoders
 def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
-    """Give each encoder its memory format, recomputation and compilation, in place; what was prepared before is undone.
+    """Give each encoder its memory format, recomputation and compilation, in place; what was prepared before
+    is undone.
 
     Names in the state dict stay. A deep copy recomputes its own activations and is not compiled.
     """
@@ -142,9 +152,8 @@ def unprepare(model: MultimodalModel) -> None:
 def blocks(encoder: nn.Module) -> list[nn.Module]:
     """The parts of an encoder's trunk whose activations are worth computing again.
 
-    They are found by descending from the trunk through containers, until a module that has children of its own: the 8
-    BasicBlocks of ResNet-18. Single layers are left alone.
-    """
+    They are found by descending from the trunk through containers, until a module that has children of its
+    own: the 8 BasicBlocks of ResNet-18. Single layers are left alone."""
 
     def below(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
@@ -158,10 +167,11 @@ def blocks(encoder: nn.Module) -> list[nn.Module]:
 
 
 def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
-    """`forward` of a block that keeps its inputs alone and computes again, with the same dropout, in the backward pass.
+    """`forward` of a block that keeps its inputs alone and computes again, with the same dropout, in the
+    backward pass.
 
-    A method and not a closure: the deep copy of a block (the average of the weights) must compute with its own weights.
-    """
+    A method and not a closure: the deep copy of a block (the average of the weights) must compute with its
+    own weights."""
     if not (torch.is_grad_enabled() and block.training):
         return type(block).forward(block, *inputs, **named)
 
@@ -177,10 +187,11 @@ def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
 def _buffers_kept(block: nn.Module) -> Iterator[None]:
     """Let a forward pass write into copies of the buffers: running statistics move once a step, not twice.
 
-    `untouched(block, "batch")` would not do: batch norm without statistics saves fewer tensors for the backward pass,
-    and torch demands that the second forward pass saves what the first one did.
-    """
-    before = [(part, name, own) for part in block.modules() for name, own in part.named_buffers(recurse=False)]
+    `preserve_norm_stats(block, "batch")` would not do: batch norm without statistics saves fewer tensors for
+    the backward pass, and torch demands that the second forward pass saves what the first one did."""
+    before = [
+        (part, name, own) for part in block.modules() for name, own in part.named_buffers(recurse=False)
+    ]
     for part, name, own in before:
         setattr(part, name, own.clone())
     try:

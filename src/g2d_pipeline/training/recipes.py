@@ -1,4 +1,5 @@
-"""Train a teacher, train a student: from data and settings to a `Trained` model with all that is remembered of it."""
+"""Train a teacher, train a student: from data and settings to a `Trained` model with all that is remembered
+of it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, SMPSettings, Strict, TrainingSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.methods.base import Method, Setting
+from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained
@@ -40,11 +41,12 @@ def train_teacher(
     project: Path | str = ".",
     **run: Any,
 ) -> Trained:
-    """Train the unimodal teacher of `modality`: encoder + linear head, alone; then remember its answers on every row.
+    """Train the unimodal teacher of `modality`: encoder + linear head, alone; then remember its answers on
+    every row.
 
-    `project`: the folder where a relative path of an encoder's `weights` starts.
-    `run`: workers, folder, checkpoint_minutes, log, progress (see `fit`). With a `folder`, checkpoints and the
-    remembered answers are kept there, the latter memory-mapped.
+    `project`: the folder where a relative path of an encoder's `weights` starts. `run`: workers, folder,
+    checkpoint_minutes, log, progress (see `fit`). With a `folder`, checkpoints and the remembered answers are
+    kept there, the latter memory-mapped.
 
     Raises ValueError where the encoder does not take the modality's shape.
     """
@@ -84,12 +86,13 @@ def train_student(
 ) -> Trained:
     """Train a multimodal student by `method`, with SMP where `smp` is given.
 
-    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need none).
-    `project` and `run`: as of `train_teacher`. Raises ValueError where a teacher is missing or answers another question
-    (another width of features or logits).
-    """
+    `teachers`: modality → its trained teacher or remembered outputs (may be empty for methods that need
+    none). `project` and `run`: as of `train_teacher`. Raises ValueError where a teacher is missing or answers
+    another question (another width of features or logits)."""
     if not encoders.keys() == set(data.modalities):
-        raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {sorted(data.modalities)}")
+        raise ValueError(
+            f"encoders are given for {sorted(encoders)}, the data have {sorted(data.modalities)}"
+        )
     return _train(
         data,
         {m: encoders[m] for m in data.modalities},
@@ -144,12 +147,16 @@ def _train(
     method = build_method(algorithm, parameters)
     if method.exchange is not None:
         architecture["exchange"] = method.exchange
-    named = architecture["fusion"] if isinstance(architecture["fusion"], str) else architecture["fusion"]["name"]
+    named = (
+        architecture["fusion"] if isinstance(architecture["fusion"], str) else architecture["fusion"]["name"]
+    )
     kinds = {m: str(of["encoder"]["name"]) for m, of in architecture["modalities"].items()}
     try:
         of_fusion = {} if isinstance(architecture["fusion"], str) else architecture["fusion"]
         method.check(
-            Setting(architecture["task"]["name"], named, kinds, smp is not None, training.accumulation, of_fusion)
+            MethodContext(
+                architecture["task"]["name"], named, kinds, smp is not None, training.accumulation, of_fusion
+            )
         )
     except ValueError as error:
         raise ConfigError(f"method {algorithm}: {error}") from error
@@ -171,8 +178,12 @@ def _train(
         description=description,
         **run,
     )
-    splits = SPLITS if algorithm == "unimodal" else ("val", "test")  # a teacher is asked about train, a student never
-    outputs, predictions = remember(fitted.model, data, method, pick_device(device), splits, run.get("folder"))
+    splits = (
+        SPLITS if algorithm == "unimodal" else ("val", "test")
+    )  # a teacher is asked about train, a student never
+    outputs, predictions = remember(
+        fitted.model, data, method, pick_device(device), splits, run.get("folder")
+    )
     fitted.model.cpu()
     phases = _phases(smp, fitted.history, len(encoders), training.epochs) if smp else None
     info: dict[str, Any] = {
@@ -203,8 +214,9 @@ def remember(
     splits: Sequence[str],
     folder: Path | None = None,
 ) -> tuple[dict[str, Tensor | Array], pd.DataFrame]:
-    """One forward over the samples of `splits`: arrays over their rows (`row` `[n]` says which), and the predictions on
-    val and test. With a `folder` the arrays are memory-mapped files in it (see `artefacts`)."""
+    """One forward over the samples of `splits`: arrays over their rows (`row` `[n]` says which), and the
+    predictions on val and test. With a `folder` the arrays are memory-mapped files in it (see
+    `artefacts`)."""
     model.to(device)
     task, target = data.task, data.task.encode(torch.as_tensor(data.target))
     row = np.sort(np.concatenate([data.rows[split] for split in splits]))
@@ -246,7 +258,9 @@ def remember(
                         "part": part,
                         "target": data.target[rows],
                         "prediction": task.predict(values).numpy(),
-                        "confidence": task.confidence(values, target[torch.from_numpy(rows)]).double().numpy(),
+                        "confidence": task.confidence(values, target[torch.from_numpy(rows)])
+                        .double()
+                        .numpy(),
                     }
                 )
             )

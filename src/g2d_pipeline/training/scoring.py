@@ -16,7 +16,7 @@ from torch import Tensor
 from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Data, gather, take
-from g2d_pipeline.training.memory import CHUNK, FeatureMemory
+from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 
 Scores = dict[str, dict[str, float]]  # split → part → value
 
@@ -28,13 +28,13 @@ def forward_split(
     method: Method,
     split: str,
     device: torch.device,
-    memory: FeatureMemory | None = None,
+    memory: FeatureCache | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor], dict[str, Tensor]]]:
-    """One forward in evaluation mode over a split, chunk by chunk: (rows `[B]`, features, logits), on the CPU.
+    """One forward in evaluation mode over a split, chunk by chunk: (rows `[B]`, features, logits), on the
+    CPU.
 
-    `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same features).
-    Encoders whose features the memory knows do not run; what is new is kept there.
-    """
+    `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
+    features). Encoders whose features the memory knows do not run; what is new is kept there."""
     was_training = model.training
     model.eval()
     known = memory.of_split(split) if memory is not None else {}
@@ -62,7 +62,7 @@ def score_split(
     target: Tensor,
     split: str,
     device: torch.device,
-    memory: FeatureMemory | None = None,
+    memory: FeatureCache | None = None,
 ) -> Validation:
     """Logits and targets of a split, and the scores of every part. `target` `[N]`: encoded."""
     found: dict[str, list[Tensor]] = defaultdict(list)
@@ -77,8 +77,9 @@ def score_split(
     return Validation(whole, of, scores | {"loss": float(data.task.loss(whole["multi"], of))})
 
 
-class Best:
-    """Remembers weights and method of the best epoch: by the metric, then by the task loss, then the earlier one.
+class ModelSelector:
+    """Remembers weights and method of the best epoch: by the metric, then by the task loss, then the earlier
+    one.
 
     `patience`: epochs offered with `counts` since the best validation score of those; see `early_stopping`.
     """
@@ -93,7 +94,9 @@ class Best:
         self.patience = 0
         self.watched: tuple[float, float] = (-math.inf, -math.inf)
 
-    def offer(self, epoch: int, scores: Scores, model: MultimodalModel, method: Method, counts: bool) -> None:
+    def update(
+        self, epoch: int, scores: Scores, model: MultimodalModel, method: Method, counts: bool
+    ) -> None:
         """Keep this epoch's weights if they are the best so far."""
         if counts:
             on_val = self._key(scores["val"])

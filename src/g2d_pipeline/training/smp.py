@@ -24,7 +24,8 @@ def rank(confidence: Sequence[float] | Tensor) -> list[int]:
 
 
 def phase_of(epoch: int, phases: Sequence[int]) -> int:
-    """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs, phase k the rest.
+    """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs, phase k
+    the rest.
 
     Phases j < k prioritise π[j] alone; in phase k all modalities learn.
     """
@@ -49,10 +50,9 @@ def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
 class SMP:
     """The schedule of one training run.
 
-    `train_confidence` `[k, N]`: remembered ρ of each teacher on every row of the store (only train rows are read);
-    `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`: whether the
-    confidences of a batch are those remembered ones (no teacher sees an augmented batch).
-    """
+    `train_confidence` `[k, N]`: remembered ρ of each teacher on every row of the store (only train rows are
+    read); `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`:
+    whether the confidences of a batch are those remembered ones (no teacher sees an augmented batch)."""
 
     def __init__(
         self,
@@ -76,7 +76,13 @@ class SMP:
         self.evidence: list[float] = [float(c) for c in evidence]
         self.kappa = dict.fromkeys(self.modalities, 1.0)  # of the batch that `active` was asked about last
         self.val_confidence = [float(c) for c in val_confidence]
-        self.watch = {"start": math.nan, "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}  # of tau: auto
+        self.watch = {
+            "start": math.nan,
+            "best": -math.inf,
+            "stale": 0.0,
+            "epochs": 0.0,
+            "done": 0.0,
+        }  # of tau: auto
         self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
         self._before: set[str] = set(self.modalities)  # … in the epoch before
         self._sum = torch.zeros(len(self.modalities), dtype=torch.float64)
@@ -86,14 +92,18 @@ class SMP:
         return self.settings.suppression == "partial"
 
     @property
-    def looks(self) -> bool:
+    def needs_batch_confidence(self) -> bool:
         """Whether `active` looks at the confidences of the batch in this phase."""
         asked = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
         return asked and self.phase < len(self.phases)
 
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1). `ranking: epoch` re-ranks by the confidences met in the epoch before."""
-        if self.settings.confidence_on == "train" and self.settings.ranking == "epoch" and bool(self._sum.any()):
+        if (
+            self.settings.confidence_on == "train"
+            and self.settings.ranking == "epoch"
+            and bool(self._sum.any())
+        ):
             self.ranking = rank(self._sum)
             self.evidence = [float(c) for c in self._sum]
         self._sum.zero_()
@@ -102,9 +112,17 @@ class SMP:
             self.phase = phase_of(epoch, self.phases)
         elif self.watch["done"]:
             self.phase += 1
-            while self.phase < len(self.phases) and not self.phases[self.phase - 1]:  # too few epochs for this one
+            while (
+                self.phase < len(self.phases) and not self.phases[self.phase - 1]
+            ):  # too few epochs for this one
                 self.phase += 1
-            self.watch |= {"start": self.watch["next"], "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}
+            self.watch |= {
+                "start": self.watch["next"],
+                "best": -math.inf,
+                "stale": 0.0,
+                "epochs": 0.0,
+                "done": 0.0,
+            }
 
     def active(self, confidence: Tensor | None = None) -> tuple[str, ...]:
         """The modalities whose encoders learn from a batch, κ > 0; `kappa` is theirs, the others' κ is 0.
@@ -117,7 +135,7 @@ class SMP:
                 kappa = partial_kappa(self._evidence(confidence))
             else:
                 found = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
-            if confidence is not None and self.looks and self.settings.ranking == "epoch":
+            if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
                 self._sum += confidence.double().sum(dim=1).cpu()
         self.kappa = {m: c if m in found else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
         self.learnt.update(found)
@@ -128,7 +146,7 @@ class SMP:
 
     @property
     def _by_batch(self) -> bool:
-        return self.looks and self.settings.ranking == "batch"
+        return self.needs_batch_confidence and self.settings.ranking == "batch"
 
     def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
         """The confidences `[k]` that decide about a batch."""
@@ -146,9 +164,9 @@ class SMP:
     def end_epoch(self, confidence: Sequence[float]) -> None:
         """`tau: auto`: decide whether this was the last epoch of the phase.
 
-        `confidence` `[k]`: the mean, on val, of the student's confidence from each modality alone. The first call,
-        before epoch 1, notes where the gap begins. Watched is the modality that the whole train split ranks here.
-        """
+        `confidence` `[k]`: the mean, on val, of the student's confidence from each modality alone. The first
+        call, before epoch 1, notes where the gap begins. Watched is the modality that the whole train split
+        ranks here."""
         if self.settings.tau != "auto" or self.phase == len(self.phases):
             return
         position = self.ranking[self.phase - 1]
@@ -166,14 +184,15 @@ class SMP:
         watch["next"] = float(confidence[self.ranking[self.phase]])  # where the next phase's gap begins
 
     def resting(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
-        """The modalities that will learn from none of the `batches` (store rows) of this epoch, as far as one can tell.
+        """The modalities that will learn from none of the `batches` (store rows) of this epoch, as far as one
+        can tell.
 
         Where the ranking depends on augmented batches: those that did not learn in the epoch before.
         """
         others = set(self.modalities)
         if self.phase == len(self.phases) or self.partial:
             return set()
-        if not (self.looks and self.settings.ranking == "batch"):
+        if not (self.needs_batch_confidence and self.settings.ranking == "batch"):
             return others - {self.modalities[self.ranking[self.phase - 1]]}
         if not self.known:
             return others - self._before
@@ -198,4 +217,6 @@ class SMP:
         self._sum = torch.as_tensor(state["sum"]).clone()
         self.evidence = [float(c) for c in state["evidence"]]
         unknown = {"start": math.nan, "best": -math.inf}  # JSON has neither
-        self.watch = {name: unknown[name] if value is None else value for name, value in state["watch"].items()}
+        self.watch = {
+            name: unknown[name] if value is None else value for name, value in state["watch"].items()
+        }

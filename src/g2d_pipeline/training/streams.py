@@ -11,7 +11,8 @@ import torch
 
 
 def stream(seed: int, name: str) -> int:
-    """The seed of a stream of its own: `model`, `method`, `dropout` (data order: `epoch_rows`; `augment.generator`)."""
+    """The seed of a stream of its own: `model`, `method`, `dropout` (data order: `epoch_rows`;
+    `augment.generator`)."""
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
 
 
@@ -19,9 +20,8 @@ def stream(seed: int, name: str) -> int:
 def seeded(seed: int, name: str) -> Iterator[None]:
     """Run with torch's generators seeded for this stream, and with deterministic kernels; both are restored.
 
-    torch would also fill every new tensor with NaN then, to show reads of uninitialised memory: an eighth of the time
-    of a small model's epoch (docs/performance.md), and no number changes without it.
-    """
+    torch would also fill every new tensor with NaN then, to show reads of uninitialised memory: an eighth of
+    the time of a small model's epoch (docs/performance.md), and no number changes without it."""
     before = torch.are_deterministic_algorithms_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory

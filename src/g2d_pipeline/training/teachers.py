@@ -1,4 +1,5 @@
-"""Frozen teachers: their answers are remembered by row and looked up, or asked for where the input is augmented."""
+"""Frozen teachers: their answers are remembered by row and looked up, or asked for where the input is
+augmented."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ from g2d_pipeline.training.data import Array, Data, take
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A frozen teacher's answers on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ `[N]`.
+    """A frozen teacher's answers on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ
+    `[N]`.
 
-    Tensors, or arrays that may be memory-mapped. `model`: the teacher itself, needed where its modality is augmented.
-    """
+    Tensors, or arrays that may be memory-mapped. `model`: the teacher itself, needed where its modality is
+    augmented."""
 
     feature: Tensor | Array
     logits: Tensor | Array
@@ -43,7 +45,9 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
         outputs, model = teacher.outputs(), teacher.model()
     else:
         outputs, model = teacher.outputs, teacher.model
-    feature, logits, confidence = (outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence"))
+    feature, logits, confidence = (
+        outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence")
+    )
     return TeacherOutputs(feature, logits, confidence, model)
 
 
@@ -59,7 +63,9 @@ def check_teacher(
     of = teacher.info
     remedy = "Train it on the student's data: kedro run --pipeline teachers."
     if list(of["modalities"]) != [modality]:
-        raise ConfigError(f"teacher of {modality}: modalities = {of['modalities']}, allowed is {[modality]}. {remedy}")
+        raise ConfigError(
+            f"teacher of {modality}: modalities = {of['modalities']}, allowed is {[modality]}. {remedy}"
+        )
     theirs, ours = of["architecture"]["task"], data.task.to_json()
     for key in dict.fromkeys(["name", "class_names", *theirs]):
         if theirs.get(key) != ours.get(key):
@@ -76,7 +82,8 @@ def check_teacher(
 
 
 def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projecting: bool) -> None:
-    """Raise ConfigError where remembered answers fit neither the samples, nor the task, nor the encoder's `width`.
+    """Raise ConfigError where remembered answers fit neither the samples, nor the task, nor the encoder's
+    `width`.
 
     `projecting`: another width is no mistake, the method projects it or does not look.
     """
@@ -96,7 +103,7 @@ def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data
         )
 
 
-def live_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
+def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
     """The modalities whose teachers see the augmented batch: everywhere else a look-up equals the forward.
 
     Raises ValueError where such a teacher comes without its model.

@@ -1,8 +1,8 @@
 """The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step.
 
-What is not computed: the backward pass of suppressed encoders, the forward pass of resting ones (`memory.py`), teachers
-where their answers are remembered (`teachers.py`). What survives a kill: everything in `parts`.
-"""
+What is not computed: the backward pass of suppressed encoders, the forward pass of resting ones
+(`memory.py`), teachers where their answers are remembered (`teachers.py`). What survives a kill: everything
+in `parts`."""
 
 from __future__ import annotations
 
@@ -29,23 +29,28 @@ from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.checkpoint import Checkpoints
 from g2d_pipeline.training.data import Data, batches_of, epoch_rows, take
+from g2d_pipeline.training.data_access import attach_data_access
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import DivergenceError, History
 from g2d_pipeline.training.interrupt import Stop, stop_on_signals
 from g2d_pipeline.training.loader import Loader, Rows
 from g2d_pipeline.training.logs import open_logs
-from g2d_pipeline.training.looks import give_looks
-from g2d_pipeline.training.memory import FeatureMemory
-from g2d_pipeline.training.modulation import apply_factors, hold_convolutions, take_back_factors, zero_gradients
+from g2d_pipeline.training.modulation import (
+    freeze_conv_weights,
+    restore_group_lrs,
+    scale_group_lrs,
+    zero_gradients,
+)
 from g2d_pipeline.training.optimisation import build_average, build_learning_rate, build_optimizer
 from g2d_pipeline.training.precision import (
-    arithmetic,
     autocast_dtype,
     check_machine,
     gradient_scaler,
     prepare,
+    tf32_mode,
     unprepare,
 )
-from g2d_pipeline.training.scoring import Best, score_split
+from g2d_pipeline.training.scoring import ModelSelector, score_split
 from g2d_pipeline.training.smp import SMP
 from g2d_pipeline.training.streams import TorchGenerators, seeded
 from g2d_pipeline.training.teachers import TeacherOutputs
@@ -54,8 +59,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was selected."""
+class FitResult:
+    """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was
+    selected."""
 
     model: MultimodalModel
     history: pd.DataFrame
@@ -70,8 +76,9 @@ class Part(Protocol):
 
 
 @dataclass
-class Position:
-    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those of the epoch a method chose."""
+class LoopState:
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those of the epoch a method
+    chose."""
 
     epoch: int = 1
     batch: int = 0
@@ -108,18 +115,17 @@ def fit(
     log: Sequence[Literal["csv", "tensorboard"]] = (),
     progress: Literal["auto"] | bool = "auto",
     description: str = "train",
-) -> Fitted:
+) -> FitResult:
     """Train `model` and return it with the weights of the selected epoch.
 
-    `teachers` (modality → remembered outputs) is needed by methods that distil and by SMP. `workers`: threads that read
-    ahead. `folder`: where checkpoints (`checkpoints/`, every `checkpoint_minutes` and at the ends of epochs) and logs
-    go; a call with the same arguments goes on from there, and one that had ended returns at once; the folder is the
-    caller's to delete.
+    `teachers` (modality → remembered outputs) is needed by methods that distil and by SMP. `workers`: threads
+    that read ahead. `folder`: where checkpoints (`checkpoints/`, every `checkpoint_minutes` and at the ends
+    of epochs) and logs go; a call with the same arguments goes on from there, and one that had ended returns
+    at once; the folder is the caller's to delete.
 
-    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask for or the
-    folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun after Ctrl-C or
-    SIGTERM (with a `folder`).
-    """
+    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask
+    for or the folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun
+    after Ctrl-C or SIGTERM (with a `folder`)."""
     if (smp is not None or method.needs_teachers) and set(teachers or {}) != set(data.modalities):
         raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
     views = {m: (teachers or {})[m] for m in data.modalities} if teachers else {}
@@ -132,7 +138,7 @@ def fit(
     epochs = method.epochs(training.epochs)
     state = State(model=model, optimizer=None, task=data.task, epochs=epochs, teachers=teachers or {})  # type: ignore[arg-type]
     target = data.task.encode(torch.as_tensor(data.target))
-    give_looks(state, data, target, training, where)
+    attach_data_access(state, data, target, training, where)
     with seeded(seed, "method"):
         method.on_fit_start(state)
     for module in method.modules().values():
@@ -143,12 +149,14 @@ def fit(
     average = build_average(model, training.ema) if training.ema is not None else None
     evaluated: Any = average.module if average is not None else model
     dtype = autocast_dtype(training.precision)
-    memory = FeatureMemory(model, data, where, _memorable(model, data, smp), folder, dtype)
-    loader = Loader(data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers)
+    memory = FeatureCache(model, data, where, _memorable(model, data, smp), folder, dtype)
+    loader = Loader(
+        data, target, views, memory, where, seed=seed, teacher_view=training.teacher_view, workers=workers
+    )
     schedule = _schedule(smp, data, views, epochs, known=not loader.live) if smp is not None else None
     history = History(model, description)
-    best = Best(data.task, training.selection)
-    position = Position(batch_size=fitting_batch_size(model, data, training, where))
+    best = ModelSelector(data.task, training.selection)
+    position = LoopState(batch_size=fitting_batch_size(model, data, training, where))
     parts: dict[str, Part] = {
         "position": position, "model": model, "method": method, "optimizer": optimizer, "learning_rate": learning_rate,
         "history": history, "best": best, "memory": memory, "scaler": scaler, "random": TorchGenerators(),
@@ -156,7 +164,9 @@ def fit(
     parts |= {"schedule": schedule} if schedule is not None else {}
     parts |= {"average": average} if average is not None else {}
 
-    moving = "moving" if smp is not None and smp.update == "zero_grad" else smp.suppressed_norm if smp else "batch"
+    moving = (
+        "moving" if smp is not None and smp.update == "zero_grad" else smp.suppressed_norm if smp else "batch"
+    )
     accumulation = training.accumulation
     gradients: dict[str, Tensor] = {}
 
@@ -180,11 +190,15 @@ def fit(
         norms = history.gradients()
         gradients.update(norms)
         if training.clip_norm is not None:
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], training.clip_norm)
+            nn.utils.clip_grad_norm_(
+                [p for g in optimizer.param_groups for p in g["params"]], training.clip_norm
+            )
         scaler.step(optimizer)
         scaler.update()
         memory.moved(name.removeprefix("grad_norm/") for name in norms)
-        optimizer.zero_grad(set_to_none=True)  # no gradient: no momentum, no decay; `skip` falls out by itself
+        optimizer.zero_grad(
+            set_to_none=True
+        )  # no gradient: no momentum, no decay; `skip` falls out by itself
         if average is not None:
             average.update(model)
 
@@ -193,7 +207,7 @@ def fit(
     checkpoints = Checkpoints(folder / CHECKPOINTS, checkpoint_minutes) if folder is not None else None
     with (
         seeded(seed, "dropout"),
-        arithmetic(training.precision, where),
+        tf32_mode(training.precision, where),
         explain_out_of_memory(model, data, training, position, where),
         stop_on_signals(checkpoints is not None) as stop,
         open_logs(log, folder) as logs,
@@ -214,22 +228,28 @@ def fit(
                     if schedule is not None:
                         schedule.start_epoch(epoch)
                     method.on_epoch_start(state)
-                    apply_factors(optimizer)
+                    scale_group_lrs(optimizer)
                     chosen = method.rows(data.rows["train"], state)
                     position.rows = None if chosen is data.rows["train"] else chosen
                 rows = data.rows["train"] if position.rows is None else position.rows
                 batches = list(batches_of(epoch_rows(rows, seed, epoch), position.batch_size))
                 if schedule is not None and position.batch == 0:
                     memory.start_epoch(schedule.resting(batches))
-                teach = bool(views) and (method.needs_teachers or (schedule is not None and schedule.looks))
+                teach = bool(views) and (
+                    method.needs_teachers or (schedule is not None and schedule.needs_batch_confidence)
+                )
                 bar.start(epoch, _phase(schedule), position.batch)
 
                 for batch in loader.epoch(batches, epoch, position.batch, teach):
                     if schedule is not None:
-                        seen = torch.stack([v.confidence for v in batch.teachers.values()]) if schedule.looks else None
+                        seen = (
+                            torch.stack([v.confidence for v in batch.teachers.values()])
+                            if schedule.needs_batch_confidence
+                            else None
+                        )
                         state.active, state.kappa = schedule.active(seen), schedule.kappa
                         if conv_only:
-                            hold_convolutions(model, state.active)
+                            freeze_conv_weights(model, state.active)
                     else:
                         state.active = model.modalities
                     if wrong := [m for m in state.active if m in batch.features]:
@@ -250,7 +270,7 @@ def fit(
                 with _told(checkpoints):
                     history.check(epoch)
                 method.on_epoch_end(state)
-                take_back_factors(optimizer)
+                restore_group_lrs(optimizer)
                 looked = {
                     split: score_split(
                         evaluated, data, method, target, split, where, memory if average is None else None
@@ -262,7 +282,7 @@ def fit(
                 history.end_epoch(epoch, phase, optimizer.param_groups[0]["lr"], scores)
                 logs.epoch(history.epochs)
                 in_last_phase = schedule is None or phase == len(schedule.phases)
-                best.offer(epoch, scores, evaluated, method, counts=in_last_phase)
+                best.update(epoch, scores, evaluated, method, counts=in_last_phase)
                 learning_rate.step(scores["val"]["loss"])
                 method.on_validation(looked["val"], state)
                 if schedule is not None:
@@ -274,19 +294,23 @@ def fit(
                     logger.info("%s: no better validation score for %d epochs: stopped after epoch %d of %d",
                                 description, best.patience, epoch, epochs)  # fmt: skip
                 if state.stop:
-                    logger.info("%s: the method ended training after epoch %d of %d", description, epoch, epochs)
+                    logger.info(
+                        "%s: the method ended training after epoch %d of %d", description, epoch, epochs
+                    )
                 if enough or state.stop:
                     position.epoch = epochs + 1
                 ended = position.epoch > epochs
-                if checkpoints is not None and (stop.number is not None or ended or checkpoints.due_at_epoch_end()):
+                if checkpoints is not None and (
+                    stop.number is not None or ended or checkpoints.due_at_epoch_end()
+                ):
                     _save(parts, checkpoints, identity, history, state, stop, description)
     if best.weights is None and average is not None:
         model.load_state_dict(average.module.state_dict())
     best.restore(model, method)
     if conv_only:
-        hold_convolutions(model, model.modalities)
+        freeze_conv_weights(model, model.modalities)
     unprepare(model)
-    return Fitted(model.cpu().eval(), history.frame(), best.epoch)
+    return FitResult(model.cpu().eval(), history.frame(), best.epoch)
 
 
 def _memorable(model: MultimodalModel, data: Data, smp: SMPSettings | None) -> list[str]:
@@ -294,10 +318,16 @@ def _memorable(model: MultimodalModel, data: Data, smp: SMPSettings | None) -> l
     if smp is None or smp.update != "skip" or smp.scope != "encoder" or smp.suppression != "complete":
         return []
     still = smp.suppressed_norm == "frozen"
-    return [m for m in data.modalities if not data.augmented(m) and (still or not depends_on_batch(model.encoders[m]))]
+    return [
+        m
+        for m in data.modalities
+        if not data.augmented(m) and (still or not depends_on_batch(model.encoders[m]))
+    ]
 
 
-def _schedule(smp: SMPSettings, data: Data, teachers: dict[str, TeacherOutputs], epochs: int, known: bool) -> SMP:
+def _schedule(
+    smp: SMPSettings, data: Data, teachers: dict[str, TeacherOutputs], epochs: int, known: bool
+) -> SMP:
     """SMP from the teachers' remembered confidences."""
     everything = np.arange(len(data.target))
     confidence = torch.stack([take(teachers[m].confidence, everything) for m in data.modalities])
@@ -316,12 +346,19 @@ def _phase(schedule: SMP | None) -> str:
 
 def _confidences(validation: Validation, data: Data) -> list[float]:
     """The mean confidence of each modality alone, in configuration order."""
-    return [float(data.task.confidence(validation.logits[m], validation.target).mean()) for m in data.modalities]
+    return [
+        float(data.task.confidence(validation.logits[m], validation.target).mean()) for m in data.modalities
+    ]
 
 
-# ------------------------------------------------------------------------------------------------- kill and resume
+# -------------------------------------------------------------------------------------------- kill and resume
 def _identity(
-    training: TrainingSettings, smp: SMPSettings | None, method: Method, model: nn.Module, data: Data, seed: int
+    training: TrainingSettings,
+    smp: SMPSettings | None,
+    method: Method,
+    model: nn.Module,
+    data: Data,
+    seed: int,
 ) -> dict[str, Any]:
     """What a checkpoint must agree with to be gone on from."""
     shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
@@ -338,7 +375,9 @@ def _identity(
     }
 
 
-def _resume(parts: dict[str, Part], checkpoints: Checkpoints, identity: dict[str, Any], description: str) -> None:
+def _resume(
+    parts: dict[str, Part], checkpoints: Checkpoints, identity: dict[str, Any], description: str
+) -> None:
     saved = checkpoints.newest()
     if saved is None:
         return
@@ -373,7 +412,11 @@ def _save(
     )
     if stop.number is not None:
         at = f"epoch {position['epoch']}, batch {position['batch']}"
-        on = "saved; the same command goes on from there" if saved or checkpoints.last else "but nothing could be saved"
+        on = (
+            "saved; the same command goes on from there"
+            if saved or checkpoints.last
+            else "but nothing could be saved"
+        )
         raise InterruptedRun(f"{description}: stopped by {stop.name} at {at}, {on}.", stop.number)
 
 

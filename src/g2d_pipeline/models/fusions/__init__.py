@@ -1,8 +1,8 @@
 """Fusion modules: the features of all modalities → logits `[B, C]` (paper A.3). A new one is one file.
 
 A file defines one subclass of `Fusion`, called with (widths, outputs, **options). Every fusion defines
-`unimodal_logits(features, m)`: what the model says from modality m alone. Analyses and half of the methods need it.
-"""
+`unimodal_logits(features, m)`: what the model says from modality m alone. Analyses and half of the methods
+need it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from g2d_pipeline.config import FUSION_GROUP, FusionSettings, Outside, Strict
+from g2d_pipeline.config import FUSION_GROUP, ExternalFusion, FusionSettings, Strict
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.fusions.base import Fusion
 from g2d_pipeline.plugins import find_class
@@ -19,7 +19,8 @@ __all__ = ["Fusion", "build_fusion", "load_fusion"]
 
 
 def load_fusion(name: str) -> type[Fusion]:
-    """The class of a fusion: a file of this folder, an entry point's name, or the dotted path of a module or class.
+    """The class of a fusion: a file of this folder, an entry point's name, or the dotted path of a module or
+    class.
 
     Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion.
     """
@@ -27,14 +28,17 @@ def load_fusion(name: str) -> type[Fusion]:
 
 
 def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int], outputs: int) -> Fusion:
-    """The fusion of `settings` (a name, or a section with `name`) over features of the given widths, initialised.
+    """The fusion of `settings` (a name, or a section with `name`) over features of the given widths,
+    initialised.
 
     Raises ConfigError where the settings are wrong or do not fit the modalities.
     """
     from g2d_pipeline.models.encoders import initialise
 
     of: Any = TypeAdapter(FusionSettings).validate_python(settings)
-    options = of.model_dump(exclude={"name", "options"}) | (of.options if isinstance(of, Outside) else {})
+    options = of.model_dump(exclude={"name", "options"}) | (
+        of.options if isinstance(of, ExternalFusion) else {}
+    )
     for key in ("condition", "gate"):
         if options.get(key) is not None and options[key] not in widths:
             raise ConfigError(

@@ -13,9 +13,8 @@ Readout = Literal["paper", "code"]
 class Fusion(nn.Module):
     """`forward(features)`: modality → `[B, D_m]` gives logits `[B, C]`.
 
-    `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality has a
-    head in it that is trained as such, so that its unimodal logits are those of a classifier.
-    """
+    `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality
+    has a head in it that is trained as such, so that its unimodal logits are those of a classifier."""
 
     heads_of_its_own: ClassVar[bool] = False
 
@@ -27,7 +26,8 @@ class Fusion(nn.Module):
 
     @property
     def bias_share(self) -> float:
-        """How much of a shared bias one modality alone is given: all (our definition), or 1/k (the authors' code)."""
+        """How much of a shared bias one modality alone is given: all (our definition), or 1/k (the authors'
+        code)."""
         return 1.0 if self.unimodal_readout == "paper" else 1.0 / len(self.widths)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:

@@ -12,11 +12,11 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 
 
 class BiGatedFusion(Fusion):
-    """z^m = linear_m(h^m), of one width; p = head(sigmoid(z^g) ⊙ Σ_{m ≠ g} z^m) (the sum for k > 2: our definition).
+    """z^m = linear_m(h^m), of one width; p = head(sigmoid(z^g) ⊙ Σ_{m ≠ g} z^m) (the sum for k > 2: our
+    definition).
 
-    g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5); the code
-    puts the projected feature alone through the head, with 1/k of its bias.
-    """
+    g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5);
+    the code puts the projected feature alone through the head, with 1/k of its bias."""
 
     def __init__(
         self,

@@ -14,8 +14,8 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 class ConcatFusion(Fusion):
     """p = W [h^1 … h^k] + b.
 
-    Unimodal logits: the modality's columns of W and the bias: whole (our definition), or 1/k of it (the code).
-    """
+    Unimodal logits: the modality's columns of W and the bias: whole (our definition), or 1/k of it (the
+    code)."""
 
     def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
         super().__init__(widths, outputs, unimodal_readout)

@@ -14,9 +14,8 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 class CosineFusion(Fusion):
     """l_c = Σ_m s·cos(f^m, W_c^m) with class weights W^m `[C, D_m]` without bias; s: `scale` (published: 15).
 
-    Unimodal logits: the modality's own term, in both readouts. A feature of zeros says nothing: its logits are 0.
-    Raises ValueError with one output: a regression has no classes.
-    """
+    Unimodal logits: the modality's own term, in both readouts. A feature of zeros says nothing: its logits
+    are 0. Raises ValueError with one output: a regression has no classes."""
 
     heads_of_its_own: ClassVar[bool] = True
 
@@ -25,7 +24,9 @@ class CosineFusion(Fusion):
     ) -> None:
         super().__init__(widths, outputs, unimodal_readout)
         if outputs == 1:
-            raise ValueError("it compares features with class weights, and a regression has no classes. Say fusion=sum")
+            raise ValueError(
+                "it compares features with class weights, and a regression has no classes. Say fusion=sum"
+            )
         self.scale = scale
         self.heads = nn.ModuleDict({m: nn.Linear(width, outputs, bias=False) for m, width in widths.items()})
 

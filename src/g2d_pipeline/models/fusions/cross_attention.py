@@ -11,12 +11,13 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
 
 
 class CrossAttentionFusion(Fusion):
-    """z^m = norm(h^m + attention(query h^m; keys and values: the features of all others)); p = W [z^1 … z^k] + b.
+    """z^m = norm(h^m + attention(query h^m; keys and values: the features of all others)); p = W [z^1 … z^k]
+    + b.
 
-    A feature is one token, so for k = 2 the attention weights are 1 and what is learnt is the value's projection.
-    `heads`: 8, or 4 below a width of 64 (paper A.3). Unimodal logits: the others' features are zeros (A.5), in both
-    readouts: the code has no cross-attention. Raises ValueError where the width is no multiple of the heads.
-    """
+    A feature is one token, so for k = 2 the attention weights are 1 and what is learnt is the value's
+    projection. `heads`: 8, or 4 below a width of 64 (paper A.3). Unimodal logits: the others' features are
+    zeros (A.5), in both readouts: the code has no cross-attention. Raises ValueError where the width is no
+    multiple of the heads."""
 
     def __init__(
         self,
@@ -31,7 +32,9 @@ class CrossAttentionFusion(Fusion):
         self.projections, common = projections(widths, width)
         count = heads if heads is not None else (8 if common >= 64 else 4)
         if common % count:
-            raise ValueError(f"cross_attention: width {common} is no multiple of heads ({count}): set heads or width")
+            raise ValueError(
+                f"cross_attention: width {common} is no multiple of heads ({count}): set heads or width"
+            )
         self.attention = nn.ModuleDict(
             {m: nn.MultiheadAttention(common, count, dropout=dropout, batch_first=True) for m in widths}
         )

@@ -12,12 +12,12 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
 
 
 class FiLMFusion(Fusion):
-    """γ, β = linear(h^c); z = γ ⊙ h^m + β of each other modality m, averaged over them (k > 2: our definition); head.
+    """γ, β = linear(h^c); z = γ ⊙ h^m + β of each other modality m, averaged over them (k > 2: our
+    definition); head.
 
-    c is `condition`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5); the
-    code lets each feature modulate itself and takes 1/k of the head's bias. Raises ValueError for an unknown condition
-    and for k = 1.
-    """
+    c is `condition`, by default the first modality. Unimodal logits: the others' features are zeros (paper
+    A.5); the code lets each feature modulate itself and takes 1/k of the head's bias. Raises ValueError for
+    an unknown condition and for k = 1."""
 
     def __init__(
         self,

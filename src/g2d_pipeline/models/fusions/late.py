@@ -12,11 +12,12 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 
 
 class LateFusion(Fusion):
-    """p = mean over m of W_m h^m + b_m. Unimodal logits: the modality's own head with its whole bias (paper and code).
+    """p = mean over m of W_m h^m + b_m. Unimodal logits: the modality's own head with its whole bias (paper
+    and code).
 
-    The heads are trained through their mean alone, as the authors' code does. `average="probabilities"`: p = log of the
-    mean over m of softmax(W_m h^m + b_m), so that softmax(p) is that mean. Raises ValueError for it with one output.
-    """
+    The heads are trained through their mean alone, as the authors' code does. `average="probabilities"`: p =
+    log of the mean over m of softmax(W_m h^m + b_m), so that softmax(p) is that mean. Raises ValueError for
+    it with one output."""
 
     heads_of_its_own: ClassVar[bool] = True
 

@@ -12,7 +12,8 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
 
 
 def certainty_weights(logits: Tensor) -> Tensor:
-    """w^m ∝ exp(max_j H^j − H^m) `[k, B]` of logits `[k, B, C]`; H^m: the entropy of modality m's prediction (MLA).
+    """w^m ∝ exp(max_j H^j − H^m) `[k, B]` of logits `[k, B, C]`; H^m: the entropy of modality m's prediction
+    (MLA).
 
     They sum to 1 over the modalities of each sample; a certain modality weighs more.
     """
@@ -24,9 +25,8 @@ def certainty_weights(logits: Tensor) -> Tensor:
 def certainty_weights_of_batch(logits: Tensor) -> Tensor:
     """The same as MLA's public code has it: one weight a modality `[k]` for the whole batch.
 
-    There the softmax goes over the samples of the batch and the entropy is summed over samples and classes, so that
-    what is predicted for a sample depends on the batch that it comes in.
-    """
+    There the softmax goes over the samples of the batch and the entropy is summed over samples and classes,
+    so that what is predicted for a sample depends on the batch that it comes in."""
     log_p = logits.log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=(1, 2))
     return (-entropy).softmax(dim=0)
@@ -38,15 +38,15 @@ def error_weights(errors: Tensor) -> Tensor:
 
 
 class SharedFusion(Fusion):
-    """u^m = head(h^m); p = Σ_m u^m (`sum`), their `mean`, or log Σ_m w^m softmax(u^m) (`entropy`, weights a sample).
+    """u^m = head(h^m); p = Σ_m u^m (`sum`), their `mean`, or log Σ_m w^m softmax(u^m) (`entropy`, weights a
+    sample).
 
-    `hidden`: widths of ReLU layers before the last one. `entropy_of_batch`: p = Σ_m w^m u^m, one weight a batch (MLA's
-    code). With one output, a regression, `entropy` is p = Σ_m w^m u^m with w^m ∝ exp(−`errors`[m]), squared errors on
-    train that the method keeps (configuration order; zeros, hence the mean, where none does): our definition.
-    `width`: modalities of another width than this, or than the `greatest`, are projected to it by a linear layer of
-    their own (our definition). Unimodal logits: u^m, in both readouts. Raises ValueError for features of different
-    widths without it.
-    """
+    `hidden`: widths of ReLU layers before the last one. `entropy_of_batch`: p = Σ_m w^m u^m, one weight a
+    batch (MLA's code). With one output, a regression, `entropy` is p = Σ_m w^m u^m with w^m ∝
+    exp(−`errors`[m]), squared errors on train that the method keeps (configuration order; zeros, hence the
+    mean, where none does): our definition. `width`: modalities of another width than this, or than the
+    `greatest`, are projected to it by a linear layer of their own (our definition). Unimodal logits: u^m, in
+    both readouts. Raises ValueError for features of different widths without it."""
 
     heads_of_its_own: ClassVar[bool] = True
     errors: Tensor | None
@@ -71,13 +71,17 @@ class SharedFusion(Fusion):
             raise ValueError("combine = entropy_of_batch: a regression has no entropy. Say combine=entropy")
         self.combine = combine
         layers: list[nn.Module] = []
-        self.projections, before = projections(widths, None if width == "greatest" else width or max(widths.values()))
+        self.projections, before = projections(
+            widths, None if width == "greatest" else width or max(widths.values())
+        )
         for following in hidden:
             layers += [nn.Linear(before, following), nn.ReLU()]
             before = following
         last = nn.Linear(before, outputs)
         self.head: nn.Module = nn.Sequential(*layers, last) if layers else last
-        self.register_buffer("errors", torch.zeros(len(widths)) if combine == "entropy" and outputs == 1 else None)
+        self.register_buffer(
+            "errors", torch.zeros(len(widths)) if combine == "entropy" and outputs == 1 else None
+        )
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         logits = torch.stack([self.unimodal_logits(features, m) for m in self.widths])

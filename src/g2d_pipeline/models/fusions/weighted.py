@@ -11,16 +11,21 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 
 
 class WeightedFusion(Fusion):
-    """p = Σ_m w_m p_m with p_m = W_m h^m + b_m and w_m learnt, from `start` on (left out: 1 / k, which is late).
+    """p = Σ_m w_m p_m with p_m = W_m h^m + b_m and w_m learnt, from `start` on (left out: 1 / k, which is
+    late).
 
-    MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own head without
-    its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted, before any sigmoid.
-    """
+    MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own head
+    without its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted,
+    before any sigmoid."""
 
     heads_of_its_own: ClassVar[bool] = True
 
     def __init__(
-        self, widths: dict[str, int], outputs: int, start: float | None = None, unimodal_readout: Readout = "paper"
+        self,
+        widths: dict[str, int],
+        outputs: int,
+        start: float | None = None,
+        unimodal_readout: Readout = "paper",
     ) -> None:
         super().__init__(widths, outputs, unimodal_readout)
         first = start if start is not None else 1.0 / len(widths)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
-from g2d_pipeline.config import DistillSettings, Machine, StudentCell
+from g2d_pipeline.config import DistillSettings, RunOptions, StudentRun
 from g2d_pipeline.features.store import FeatureStore
 
 
@@ -22,7 +22,11 @@ def train_students(
 
 
 def _train(
-    folder: Path, features: FeatureStore, teachers: dict[str, TrainedFolder], cell: StudentCell, machine: Machine
+    folder: Path,
+    features: FeatureStore,
+    teachers: dict[str, TrainedFolder],
+    cell: StudentRun,
+    machine: RunOptions,
 ) -> Trained:
     from g2d_pipeline.training import Data, train_student
 

@@ -46,7 +46,9 @@ def evaluate_runs(
     meta = manifest.meta | {
         "target_name": target.get("name", ""),
         "target_unit": target.get("unit", ""),
-        "counts": {split: of["samples"] for split, of in data["splits"].items()},  # without what featurize dropped
+        "counts": {
+            split: of["samples"] for split, of in data["splits"].items()
+        },  # without what featurize dropped
         "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
     }
     found = evaluate(runs, meta, rankings, settings.configuration, data)

@@ -11,7 +11,9 @@ from g2d_pipeline.features import write_store
 from g2d_pipeline.sources.manifest import Manifest
 
 
-def featurize_modalities(manifest: Manifest, settings: FeaturizeSettings) -> Callable[[Path, Sequence[Path]], None]:
+def featurize_modalities(
+    manifest: Manifest, settings: FeaturizeSettings
+) -> Callable[[Path, Sequence[Path]], None]:
     """What writes the feature store into a folder, given finished ones of earlier runs, the newest first.
 
     Every file is decoded and transformed once; what an earlier store has is copied.

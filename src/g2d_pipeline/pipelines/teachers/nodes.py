@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.config import Machine, TeacherCell, TeachersSettings
+from g2d_pipeline.config import RunOptions, TeacherRun, TeachersSettings
 from g2d_pipeline.features.store import FeatureStore
 
 
-def train_teachers(features: FeatureStore, settings: TeachersSettings) -> dict[str, Callable[[Path], Trained]]:
+def train_teachers(
+    features: FeatureStore, settings: TeachersSettings
+) -> dict[str, Callable[[Path], Trained]]:
     """Cell → what trains its teacher; the catalog skips the fresh ones."""
     return {
         name: partial(_train, features=features, cell=cell, machine=settings.machine)
@@ -19,7 +21,7 @@ def train_teachers(features: FeatureStore, settings: TeachersSettings) -> dict[s
     }
 
 
-def _train(folder: Path, features: FeatureStore, cell: TeacherCell, machine: Machine) -> Trained:
+def _train(folder: Path, features: FeatureStore, cell: TeacherRun, machine: RunOptions) -> Trained:
     from g2d_pipeline.training import Data, train_teacher
 
     return train_teacher(

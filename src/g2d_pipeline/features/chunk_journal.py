@@ -12,12 +12,11 @@ PROGRESS = "progress.json"
 Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, notes
 
 
-class Ledger:
+class ChunkJournal:
     """The chunks of each modality that are whole, with a digest of what they were made from.
 
-    `plan` is a digest of settings and samples, `files` the arrays that belong to it. What a ledger of another plan
-    (or a broken one) says is not believed: its arrays are removed, and a new one is started.
-    """
+    `plan` is a digest of settings and samples, `files` the arrays that belong to it. What a ledger of another
+    plan (or a broken one) says is not believed: its arrays are removed, and a new one is started."""
 
     def __init__(self, folder: Path, plan: str, files: list[str]) -> None:
         self.path = folder / PROGRESS
@@ -63,7 +62,11 @@ def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
     """(what is done; None: nothing of this plan, the files of arrays and tokenizers it names)."""
     try:
         content = json.loads(path.read_bytes())
-        files = [Path(str(name)).name for name in content["files"] if str(name).endswith((".npy", ".tokenizer.json"))]
+        files = [
+            Path(str(name)).name
+            for name in content["files"]
+            if str(name).endswith((".npy", ".tokenizer.json"))
+        ]
         if content["plan"] != plan:
             return None, files
         done: Chunks = {}

@@ -1,6 +1,6 @@
 from kedro.pipeline import Pipeline, node
 
-from g2d_pipeline.pipelines.describe.nodes import describe_dataset
+from g2d_pipeline.pipelines.data_report.nodes import make_data_report
 
 
 def create_pipeline() -> Pipeline:
@@ -8,7 +8,7 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             node(
-                describe_dataset,
+                make_data_report,
                 ["manifest", "features", "params:featurize"],
                 ["data_report", "data_page"],
                 name="describe_data",

@@ -17,7 +17,7 @@ from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher, trainer
 from g2d_pipeline.training.data import take
-from g2d_pipeline.training.memory import FeatureMemory, roomy
+from g2d_pipeline.training.feature_cache import FeatureCache, roomy
 from tests.conftest import TINY, make_data, recipe
 from tests.training.test_equalities import plain_model, teachers_of
 
@@ -37,25 +37,35 @@ def case(request: pytest.FixtureRequest) -> tuple[Data, dict[str, Any], dict[str
         data = Data.from_arrays(inputs, label, ["train"] * 80 + ["val"] * 20 + ["test"] * 20)
         encoder = SmallCNN(widths=[4, 6])
     encoders = dict.fromkeys(data.modalities, encoder)
-    return data, encoders, {m: train_teacher(data, m, encoder, training=recipe(1), progress=False) for m in encoders}
+    return (
+        data,
+        encoders,
+        {m: train_teacher(data, m, encoder, training=recipe(1), progress=False) for m in encoders},
+    )
 
 
 def student(case: tuple[Data, dict[str, Any], dict[str, Trained]], **settings: Any) -> Trained:
     data, encoders, teachers = case
     smp = {"tau": [EPOCHS - 2], "ranking": "dataset"} | settings.pop("smp", {})
-    return train_student(data, encoders, teachers, smp=smp, training=recipe(EPOCHS), progress=False, **settings)
+    return train_student(
+        data, encoders, teachers, smp=smp, training=recipe(EPOCHS), progress=False, **settings
+    )
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 @pytest.mark.parametrize("ranking", ["dataset", "batch", "epoch"])
 def test_looking_up_equals_computing(
-    case: tuple[Data, dict[str, Any], dict[str, Trained]], norm: str, ranking: str, monkeypatch: pytest.MonkeyPatch
+    case: tuple[Data, dict[str, Any], dict[str, Trained]],
+    norm: str,
+    ranking: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """To 1e-5: the memory computes a split in chunks of 256, the loop in batches of 16, and kernels may round apart."""
+    """To 1e-5: the memory computes a split in chunks of 256, the loop in batches of 16, and kernels may round
+    apart."""
     smp = {"suppressed_norm": norm, "ranking": ranking}
     remembered = student(case, smp=smp)
     monkeypatch.setattr(trainer, "_memorable", lambda *_: [])
-    monkeypatch.setattr(FeatureMemory, "of_split", lambda *_: {})
+    monkeypatch.setattr(FeatureCache, "of_split", lambda *_: {})
     computed = student(case, smp=smp)
     for name, value in computed.model.state_dict().items():
         torch.testing.assert_close(remembered.model.state_dict()[name], value, rtol=1e-5, atol=1e-5)
@@ -68,7 +78,7 @@ def test_validation_from_memory_is_validation_bit_for_bit(
 ) -> None:
     """The same chunks: not a rounding apart."""
     remembered = student(case)
-    monkeypatch.setattr(FeatureMemory, "of_split", lambda *_: {})
+    monkeypatch.setattr(FeatureCache, "of_split", lambda *_: {})
     computed = student(case)
     assert remembered.history.equals(computed.history)
     assert remembered.predictions.equals(computed.predictions)
@@ -109,7 +119,9 @@ def test_with_batch_statistics_a_suppressed_encoder_runs_without_gradient(
     assert seen[False, 16] == (EPOCHS - 2) * 80 // 16
 
 
-def test_an_encoder_without_batch_norm_is_remembered_whatever_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_without_batch_norm_is_remembered_whatever_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = make_data(n=120)
     outputs = {m: teacher_outputs(t, m) for m, t in teachers_of(data).items()}
     seen = count_forwards(monkeypatch)
@@ -130,13 +142,17 @@ def test_an_augmented_modality_is_never_remembered_while_training(monkeypatch: p
     train_student(data, dict.fromkeys("ab", TINY), teachers, smp=smp, training=recipe(2), progress=False)
     batches = 64 // 16 * 2
     assert seen[True, 16] == batches
-    assert seen[False, 16] >= batches * 3 - 2  # the suppressed encoder and two teachers (val and test have 16 rows too)
+    assert (
+        seen[False, 16] >= batches * 3 - 2
+    )  # the suppressed encoder and two teachers (val and test have 16 rows too)
 
 
 def test_features_are_forgotten_with_the_first_change_of_a_weight() -> None:
     data = make_data()
-    model = train_student(data, dict.fromkeys("ab", TINY), {}, method="joint", training=recipe(1), progress=False).model
-    memory = FeatureMemory(model, data, torch.device("cpu"), "ab")
+    model = train_student(
+        data, dict.fromkeys("ab", TINY), {}, method="joint", training=recipe(1), progress=False
+    ).model
+    memory = FeatureCache(model, data, torch.device("cpu"), "ab")
     memory.start_epoch(["a"])
     before = memory.train_features(np.arange(4))["a"]
     with torch.no_grad():
@@ -172,13 +188,17 @@ def test_a_disk_without_room_is_an_error_that_names_the_file_and_not_a_dead_proc
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages of a mapping are read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps").exists(), reason="resident pages of a mapping are read from /proc"
+)
 def test_pages_of_a_large_file_are_let_go_after_each_gather(tmp_path: Path) -> None:
     shape = (4096, 4096)
     writing = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)
     writing[:] = 1
     array = np.load(tmp_path / "x.npy", mmap_mode="r")
-    data = Data.from_arrays({"x": array}, np.arange(4096) % 2, ["train"] * 4000 + ["val"] * 48 + ["test"] * 48)
+    data = Data.from_arrays(
+        {"x": array}, np.arange(4096) % 2, ["train"] * 4000 + ["val"] * 48 + ["test"] * 48
+    )
     del writing
 
     def resident() -> int:
@@ -205,6 +225,6 @@ def test_an_encoder_that_learns_without_batch_norm_is_scored_anew_after_every_ep
         return fit(plain_model(data), data, build("joint"), training=training, progress=False).history
 
     remembered = history()
-    monkeypatch.setattr(FeatureMemory, "of_split", lambda *_: {})
+    monkeypatch.setattr(FeatureCache, "of_split", lambda *_: {})
     assert remembered.equals(history())
     assert remembered["val/a"].nunique() + remembered["val/loss"].nunique() > 2

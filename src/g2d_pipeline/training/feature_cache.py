@@ -1,9 +1,9 @@
 """Features of encoders that rest, computed once and looked up: no forward at all where it cannot change.
 
-A resting encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation mode its
-features depend on the sample alone, so they are known from the first look at a split on until it learns again. While
-training they are known where its batch norm is frozen (or it has none, and no dropout) and its input is not augmented.
-"""
+A resting encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation
+mode its features depend on the sample alone, so they are known from the first look at a split on until it
+learns again. While training they are known where its batch norm is frozen (or it has none, and no dropout)
+and its input is not augmented."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, release
 CHUNK = 256  # samples of one forward over a split
 
 
-class FeatureMemory:
+class FeatureCache:
     """Modality → features `[N, D]` by row of the store, and for which splits and weights they hold.
 
-    `modalities`: those whose features may be looked up while training (under autocast in `dtype`, as they would be
-    computed). Large arrays are memory-mapped temporary files (in `folder`), so that resident memory stays flat.
-    """
+    `modalities`: those whose features may be looked up while training (under autocast in `dtype`, as they
+    would be computed). Large arrays are memory-mapped temporary files (in `folder`), so that resident memory
+    stays flat."""
 
     def __init__(
         self,
@@ -48,7 +48,9 @@ class FeatureMemory:
         self.resting: tuple[str, ...] = ()
         self._folder = folder
         self._features: dict[str, Array] = {}
-        self._stamps: dict[tuple[str, str], list[int]] = {}  # (modality, split) → the weights it was computed with
+        self._stamps: dict[
+            tuple[str, str], list[int]
+        ] = {}  # (modality, split) → the weights it was computed with
         self._steps = dict.fromkeys(data.modalities, 0)
 
     def start_epoch(self, resting: Collection[str]) -> None:
@@ -65,7 +67,8 @@ class FeatureMemory:
             self._steps[m] += 1
 
     def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """m → `[B, D_m]` of the train rows `rows`, for every resting modality; the first time, of the whole split."""
+        """m → `[B, D_m]` of the train rows `rows`, for every resting modality; the first time, of the whole
+        split."""
         for m in self.resting:
             if not self._holds(m, "train"):
                 self._look(m)
@@ -88,7 +91,8 @@ class FeatureMemory:
 
     @torch.no_grad()
     def _look(self, modality: str) -> None:
-        """One forward in evaluation mode over the train split, in chunks of the store's order: always the same bits."""
+        """One forward in evaluation mode over the train split, in chunks of the store's order: always the
+        same bits."""
         encoder = self.model.encoders[modality]
         rows, was_training = self.data.rows["train"], encoder.training
         encoder.eval()
@@ -105,7 +109,8 @@ class FeatureMemory:
         return self._stamps.get((modality, split)) == self._stamp(modality)
 
     def _stamp(self, modality: str) -> list[int]:
-        """Changes with every step of the optimizer and every other write to a weight or buffer, which torch counts."""
+        """Changes with every step of the optimizer and every other write to a weight or buffer, which torch
+        counts."""
         encoder = self.model.encoders[modality]
         return [self._steps[modality]] + [t._version for t in chain(encoder.parameters(), encoder.buffers())]
 
@@ -118,7 +123,8 @@ class FeatureMemory:
 
 
 def roomy(shape: tuple[int, ...], folder: Path | None) -> Array:
-    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a name.
+    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a
+    name.
 
     Raises OSError where the disk has no room for it.
     """

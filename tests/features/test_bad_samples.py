@@ -29,7 +29,8 @@ def write(raw: Any, folder: Path, allowed: float, **changed: Any) -> Path:
 
 @pytest.fixture
 def broken(make_raw: MakeRaw, broken_media: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of 24 samples, a recording (of s004 and s005) and two pictures (of s005 and s009) fail while they are decoded."""
+    """Of 24 samples, a recording (of s004 and s005) and two pictures (of s005 and s009) fail while they are
+    decoded."""
     monkeypatch.setattr(media, "CHUNK", 5)
     raw = make_raw(24)
     raw.wav(2).write_bytes(broken_media["wav truncated"].read_bytes())
@@ -48,13 +49,17 @@ def test_bad_samples_are_left_out_and_listed(broken: Any, tmp_path: Path, caplog
     assert store.index["sample_id"].tolist() == [f"s{i:03d}" for i in range(24) if i not in (4, 5, 9)]
     assert store.meta["counts"] == {"train": 17, "val": 2, "test": 2}
     assert {m: len(a) for m, a in store.arrays.items()} == {"audio": 21, "image": 21, "table": 21}
-    assert store.meta["notes"][0].startswith("3 of 24 samples are dropped, as their files can not be used: s004 (wav/2")
+    assert store.meta["notes"][0].startswith(
+        "3 of 24 samples are dropped, as their files can not be used: s004 (wav/2"
+    )
     assert "meta.json lists them" in caplog.text
     store.verify()
 
 
 @pytest.mark.parametrize("low", [False, True])
-def test_the_others_are_as_if_the_bad_ones_had_never_been(broken: Any, tmp_path: Path, contents: Contents, low: bool):
+def test_the_others_are_as_if_the_bad_ones_had_never_been(
+    broken: Any, tmp_path: Path, contents: Contents, low: bool
+):
     """Their features, their statistics and their principal components, byte for byte."""
     if low:
         broken.modalities["image"] = ImageFeatures(size=[6, 5], channels=3, pca_energy=0.4, dtype="float16")
@@ -132,7 +137,9 @@ def test_an_interrupted_run_drops_the_same(broken: Any, tmp_path: Path, contents
         assert contents(write(broken, tmp_path / step, 0.2)) == whole
 
 
-def test_a_clip_that_ends_in_the_middle_is_dropped_not_filled(make_raw: MakeRaw, make_clip: Any, tmp_path: Path):
+def test_a_clip_that_ends_in_the_middle_is_dropped_not_filled(
+    make_raw: MakeRaw, make_clip: Any, tmp_path: Path
+):
     raw = make_raw(10, image=VideoFeatures(frames=3, size=[8, 12]), only=["image"])
     for i in range(3):
         make_clip(f"{i}.mp4", pictures=24, gop=4).rename(raw.root / f"{i}.mp4")

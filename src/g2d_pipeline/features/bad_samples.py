@@ -54,7 +54,8 @@ class Faults:
         return bad
 
     def dropped(self) -> list[dict[str, Any]]:
-        """Every bad sample, in the manifest's order: sample_id, the first modality that is bad, its file, why."""
+        """Every bad sample, in the manifest's order: sample_id, the first modality that is bad, its file,
+        why."""
         reasons: dict[int, tuple[str, str, str]] = {}
         for name in self.media:
             of = self.media[name]
@@ -63,7 +64,8 @@ class Faults:
                     reasons.setdefault(row, (name, of.cells[k], reason))
         keys = ("modality", "file", "reason")
         return [
-            {"sample_id": self.sample_ids[row], **dict(zip(keys, reasons[row], strict=True))} for row in sorted(reasons)
+            {"sample_id": self.sample_ids[row], **dict(zip(keys, reasons[row], strict=True))}
+            for row in sorted(reasons)
         ]
 
     def _error(self, bad: int, total: int) -> DataError:
@@ -74,16 +76,20 @@ class Faults:
             named += [of.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
         share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
         headline = f"{' and '.join(parts)} can not be used ({share})"
-        return data_error(headline, named, f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again.")
+        return data_error(
+            headline, named, f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again."
+        )
 
 
 def without(table: pd.DataFrame, meta: Mapping[str, Any], bad: npt.NDArray[np.bool_]) -> pd.DataFrame:
     """The manifest's table without the bad rows.
 
-    Raises DataError where a split, or a class of train, would have no sample left, or a target of train but one value.
-    """
+    Raises DataError where a split, or a class of train, would have no sample left, or a target of train but
+    one value."""
     kept = table.loc[~bad]
-    gone: list[str] = [f"split {s}" for s in SPLITS if (table["split"] == s).any() and not (kept["split"] == s).any()]
+    gone: list[str] = [
+        f"split {s}" for s in SPLITS if (table["split"] == s).any() and not (kept["split"] == s).any()
+    ]
     before, after = (t.loc[t["split"] == "train", "target"] for t in (table, kept))
     if meta["task"] == "classification":
         names = list(meta["class_names"])

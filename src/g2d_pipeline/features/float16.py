@@ -13,7 +13,8 @@ OVERFLOW = f"holds values beyond ±{LARGEST:.0f}, which float16 can not store: l
 
 
 def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float64]]:
-    """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: the largest error and the sum of squared errors).
+    """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: the largest error and the sum of squared
+    errors).
 
     What is beyond float16 becomes infinite, with an error to match: to be refused by the caller.
     """
@@ -25,7 +26,8 @@ def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], npt.NDAr
 
 @dataclass(frozen=True)
 class Rounding:
-    """The errors of an array: the largest `[C]`, the sum of squares `[C]`, and how many numbers a channel has."""
+    """The errors of an array: the largest `[C]`, the sum of squares `[C]`, and how many numbers a channel
+    has."""
 
     worst: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]

@@ -1,4 +1,5 @@
-"""What a method may ask of the data beside its batches: rows, clean samples, the model's answers; never of test."""
+"""What a method may ask of the data beside its batches: rows, clean samples, the model's answers; never of
+test."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.training.data import Data, gather
+from g2d_pipeline.training.feature_cache import CHUNK
 from g2d_pipeline.training.loader import Rows
-from g2d_pipeline.training.memory import CHUNK
 from g2d_pipeline.training.optimisation import build_optimizer
 
 
-def give_looks(state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device) -> None:
+def attach_data_access(
+    state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
+) -> None:
     """Fill in `State.rows`, `targets`, `batch`, `look` and `new_optimizer`."""
 
     def rows(split: str) -> Rows:
@@ -40,4 +43,6 @@ def give_looks(state: State, data: Data, target: Tensor, training: TrainingSetti
 
     state.rows, state.batch, state.look = rows, batch, look
     state.targets = lambda of: target[torch.from_numpy(of)]
-    state.new_optimizer = lambda parameters: build_optimizer(training.optimizer, [{"params": list(parameters)}], device)
+    state.new_optimizer = lambda parameters: build_optimizer(
+        training.optimizer, [{"params": list(parameters)}], device
+    )

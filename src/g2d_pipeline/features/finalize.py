@@ -1,4 +1,5 @@
-"""The last steps of a store's modalities: tables, principal components, normalisers, and what is worth a note."""
+"""The last steps of a store's modalities: tables, principal components, normalisers, and what is worth a
+note."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.features.files import create, file_digest, mapped, release
+from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
-from g2d_pipeline.features.rounding import OVERFLOW, Rounding, to_half
 from g2d_pipeline.features.statistics import channel_statistics, feature_statistics
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def finish(
     sample_ids: Sequence[str],
     faults: Mapping[int, str],
 ) -> dict[str, Any]:
-    """From decoded to stored: principal components where asked for, the normaliser; what `meta.json` says of it.
+    """From decoded to stored: principal components where asked for, the normaliser; what `meta.json` says of
+    it.
 
-    `kept`: the decoded rows that are stored; None: all. `train` and `sample_ids` are of the stored rows. `faults`: the
-    positions of the cells that could not be decoded.
-    """
+    `kept`: the decoded rows that are stored; None: all. `train` and `sample_ids` are of the stored rows.
+    `faults`: the positions of the cells that could not be decoded."""
     decoded = mapped(folder / media.file)
     path, of = folder / f"{media.name}.npy", media.settings
     statistics: dict[str, Any] = {}
@@ -82,7 +83,9 @@ def finish(
     return about
 
 
-def _present(media: Media, kept: npt.NDArray[np.int64] | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _present(
+    media: Media, kept: npt.NDArray[np.int64] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(the positions of the cells that the stored rows have, a stored row of each)."""
     present, rows = np.unique(media.code if kept is None else media.code[kept], return_index=True)
     return present.astype(np.int64), rows.astype(np.int64)
@@ -141,7 +144,9 @@ def _write_low_energy(
                 values, error = to_half(values)
                 if len(over := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
                     named = [f"sample {sample_ids[start + k]} {OVERFLOW}" for k in over.tolist()]
-                    raise data_error(f"Pictures of {path.stem!r} can not be stored", named, "set dtype to float32.")
+                    raise data_error(
+                        f"Pictures of {path.stem!r} can not be stored", named, "set dtype to float32."
+                    )
                 errors.append(np.stack([error[:, 0].max(axis=0), error[:, 1].sum(axis=0)]))
             array[start : start + CHUNK] = values
             release(pixels)
@@ -206,7 +211,9 @@ def note(
             "replaced": f"with values that are not finite, stored as 0 ({total} in all)",
             "shortened": f"longer than `steps`, whose end is left out ({total} steps in all)",
         }[kind]
-        notes.append(f"{media.name}: {len(rows)} of {int(stored.sum())} samples have {media.what} {what}: {named}")
+        notes.append(
+            f"{media.name}: {len(rows)} of {int(stored.sum())} samples have {media.what} {what}: {named}"
+        )
         logger.warning(notes[-1])
     return notes
 
@@ -218,7 +225,8 @@ def count_found(
     split: Array,
     kept: npt.NDArray[np.int64] | None,
 ) -> dict[str, dict[str, Any]]:
-    """What decoding found, for the data report: kind → how many `samples` of each split, and the `first` five.
+    """What decoding found, for the data report: kind → how many `samples` of each split, and the `first`
+    five.
 
     `found`, `sample_ids`, `kept`: as in `note`; `split` `[N]` of the decoded rows.
     """

@@ -11,7 +11,7 @@ from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.sources.manifest import Manifest
 
 
-def describe_dataset(
+def make_data_report(
     manifest: Manifest, features: FeatureStore, settings: FeaturizeSettings
 ) -> tuple[dict[str, Any], str]:
     """What is in each split, what is missing, dropped or suspicious: as plain data, and as a page."""
