@@ -6,6 +6,8 @@ want."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from g2d_pipeline.sources.simulated import Simulated
 
 
@@ -36,3 +38,8 @@ SIMULATED = {
         recipe=2,
     ),
 }
+
+
+def describe(layout: str, size: Any, seed: int) -> str:
+    """What SAMPLE.txt of a simulated folder says."""
+    return SIMULATED[layout].text(f"{__name__}.{layout}", size, seed)
