@@ -218,7 +218,7 @@ def settings_classes(settings: Any) -> Iterator[str]:
 def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
     if stage == "ingest":
-        yield "sources", layout_module(configuration.dataset.raw.layout)
+        yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
     if stage in ("featurize", "data_report"):
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     if isinstance(settings, TeacherRun):

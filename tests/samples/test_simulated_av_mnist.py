@@ -11,7 +11,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from g2d_pipeline.config import Split
-from g2d_pipeline.samples.av_mnist import MISPLACED, make, misplace
+from g2d_pipeline.sources.av_mnist.simulated import MISPLACED, make, misplace
 
 ROWS: dict[Split, int] = {"train": 500, "val": 100, "test": 200}
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from g2d_pipeline.samples.crema_d import STEP, make
-from g2d_pipeline.sources.crema_d_clips import EMOTIONS, Clip
+from g2d_pipeline.sources.crema_d.simulated import STEP, make
+from g2d_pipeline.sources.crema_d.clips import EMOTIONS, Clip
 
 CLIPS = 120
 
@@ -137,7 +137,7 @@ def test_voices_and_faces_tell_the_emotion_but_not_always(sample: Path) -> None:
 
 
 def test_many_clips_need_more_actors(tmp_path: Path) -> None:
-    from g2d_pipeline.samples.crema_d import _clips
+    from g2d_pipeline.sources.crema_d.simulated import _clips
 
     names = [clip.name for clip in _clips(600)]
     assert len(set(names)) == 600

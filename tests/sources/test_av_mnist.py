@@ -25,7 +25,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import write_store
-from g2d_pipeline.samples import av_mnist as simulation
+from g2d_pipeline.sources.av_mnist import simulated as simulation
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.av_mnist import ARRAYS, folder_of
 from g2d_pipeline.sources.manifest import Manifest
@@ -306,7 +306,7 @@ def test_labels_outside_are_dropped_only_as_far_as_allowed(raw: Path) -> None:
         ({"task": "regression"}, "is a classification"),
         (
             {"columns": {"audio": ["audio"], "picture": ["picture"]}},
-            r"no modality 'picture'.*it has audio, image",
+            r"no modality 'picture'.*It has audio, image",
         ),
         ({"raw": AVMNIST(raw_dir="raw")}, r"val_rows=5000 leaves nothing for train of the 300 rows"),
     ],

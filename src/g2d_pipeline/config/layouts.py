@@ -19,7 +19,8 @@ class RawSettings(Strict):
 
 
 class AVDigits(RawSettings):
-    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a SAMPLE."""
+    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a
+    SAMPLE."""
 
     layout: Literal["av_digits"] = "av_digits"
     seed: NonNegativeInt = 0  # of the pairing

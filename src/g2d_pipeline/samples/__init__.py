@@ -12,16 +12,6 @@ from g2d_pipeline.sources.simulated import Simulated
 
 
 SIMULATED = {
-    "crema_d": Simulated(
-        "CREMA-D (Cao et al., 2014)",
-        "the voices are buzzing tones whose\npitch, tempo and loudness tell the emotion, the faces are drawn.",
-        recipe=1,
-    ),
-    "av_mnist": Simulated(
-        "AV-MNIST as MultiBench hands it out",
-        "the pictures are three\ncomponents of scikit-learn's 8 x 8 digits, spectrograms are drawn.",
-        recipe=1,
-    ),
     "ur_funny": Simulated(
         "UR-Funny V2 (Hasan et al., EMNLP 2019)",
         "words, voices and faces\nare random numbers that know a little of the label.",

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Source = Literal["raw", "sample"]
-DATA_ENDINGS = tuple(
-    ".xlsx .xls .csv .tsv .jsonl .parquet .npy .pkl .jpg .jpeg .png .wav .mp3 .flac .mp4 .webm .mkv .flv .avi .mov "
-    ".mpg .gz .zip .rar .7z .tar .tgz".split()
-)
+DATA_ENDINGS = (
+    ".xlsx", ".xls", ".csv", ".tsv", ".jsonl", ".parquet", ".npy", ".pkl", ".jpg", ".jpeg", ".png", ".wav",
+    ".mp3", ".flac", ".mp4", ".webm", ".mkv", ".flv", ".avi", ".mov", ".mpg", ".gz", ".zip", ".rar", ".7z",
+    ".tar", ".tgz",
+)  # fmt: skip
 
 __all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature"]
 

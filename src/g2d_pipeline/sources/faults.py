@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-# A folder or file this young may change again within one tick of its clock: what is known of it is not remembered.
+# What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
 RACY_NS = 2_000_000_000
 KEPT_LISTINGS = 8
 
@@ -62,7 +62,8 @@ def drop_or_raise(
         return []
     share = len(bad) / max(total, 1)
     if share > allowed:
-        headline = f"{len(bad)} of {total} {what} can not be used ({share:.2%}; max_bad_fraction allows {allowed:.2%})"
+        shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
+        headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
         raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
     return [row.as_dict() for row in bad]
 
@@ -71,9 +72,9 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
     """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
     Windows.
 
-    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing is
-    used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError for
-    a folder that cannot be read."""
+    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing
+    is used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError
+    for a folder that cannot be read."""
     key = os.path.abspath(root), tuple(sorted(skip))  # noqa: PTH100
     if key in _listings:
         folders, files = _listings.pop(key)
@@ -124,8 +125,9 @@ def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[st
     for name, columns in settings.columns.items():
         if name not in offered:
             raise ConfigError(
-                f"{settings.dataset}: layout {settings.raw.layout} has no modality {name!r}{nearest(name, offered)}; "
-                f"it has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
+                f"{settings.dataset}: layout {settings.raw.layout} has no modality "
+                f"{name!r}{nearest(name, offered)}; it has {', '.join(sorted(offered))}. Rename or remove it "
+                "under `modalities`."
             )
         if len(columns) != 1:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Simulated samples of published layouts, for who has no raw data: always marked SAMPLE.
 
-A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated` with
-`make(root, size, seed)`; equal arguments give equal bytes."""
+A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated`
+with `make(root, size, seed)`; equal arguments give equal bytes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ WORKSHOP, ABANDONED = ".sample-", 3600  # prefix of unfinished samples; seconds 
 
 
 class Simulated(NamedTuple):
-    """`published`: the data set whose layout it has; `content`: what is in it instead; `recipe`: raise it when
-    `make` changes what it writes."""
+    """`published`: the data set whose layout it has; `content`: what is in it instead; `recipe`: raise it
+    when `make` changes what it writes."""
 
     published: str
     content: str
     recipe: int = 1
 
     def text(self, module: str, size: Mapping[Split, int] | int, seed: int) -> str:
-        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or clips."""
+        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or
+        clips."""
         if isinstance(size, int):
             counts = f"clips: {size}"
         else:
@@ -49,7 +50,8 @@ class Simulated(NamedTuple):
 
 
 def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None:
-    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when whole.
+    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when
+    whole.
 
     Raises DataError where a folder is there that is no sample: it is never touched."""
     if _text_of(root) == text:
