@@ -293,7 +293,15 @@ def test_tricks_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     assert "file.pkl" in str(caught.value)
 
 
+LAUGHS: list[Any] = [0.5]
+for _ in range(30):
+    LAUGHS = [LAUGHS, LAUGHS]
+
 BOMBS = {
+    "a dtype of a billion lists": (
+        b"\x80\x02cnumpy\ndtype\n" + pickle.dumps(LAUGHS, 2)[2:-1] + b"\x85R.",
+        "neither a number nor text",
+    ),
     "a length of 2^62 bytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"abc.", "goes to byte"),
     "a text of 1 GB": (b"\x80\x02X" + struct.pack("<I", 2**30) + b"abc.", "goes to byte"),
     "a negative length": (b"\x80\x02T\xff\xff\xff\xffabc.", "goes to byte"),
@@ -337,10 +345,7 @@ def test_no_file_gets_more_memory_than_it_holds(tmp_path: Path, name: str) -> No
 
 
 def test_a_laugh_a_billion_times_over_is_looked_through_once(tmp_path: Path) -> None:
-    value: list[Any] = [0.5]
-    for _ in range(30):
-        value = [value, value]
-    found = load(pickle.dumps(value, 4), tmp_path)
+    found = load(pickle.dumps(LAUGHS, 4), tmp_path)
     assert found[0] is found[1]
 
 
