@@ -15,7 +15,8 @@ import pytest
 
 from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, URFunny
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.sources import locate, read_raw, signature, ur_funny, ur_funny_arrays
+from g2d_pipeline.sources import locate, read_raw, signature, ur_funny
+from g2d_pipeline.sources.ur_funny import readers
 from g2d_pipeline.sources.manifest import Manifest
 
 MODALITIES = ("audio", "visual", "text")
@@ -239,7 +240,7 @@ def test_the_pickles_are_read_once_and_raw_files_stay_the_same(
     files = ur_funny.raw_files(sdk.root, raw)
     assert [f.name for f in files] == sorted(f"{name}.pkl" for name in sdk.files)
     before = signature(raw, "raw", sdk.root)
-    monkeypatch.setattr(ur_funny_arrays, "read_sdk", None)
+    monkeypatch.setitem(readers.READERS, "sdk", None)
     again = read_raw(sdk.settings(), sdk.project)
     assert again.table.equals(first.table)
     assert again.meta == first.meta
@@ -397,8 +398,8 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda c: c.files["covarep_features_sdk"].pop(12), "covarep_features_sdk.pkl: id 12 is missing"),
-        (lambda c: c.files["humor_label_sdk"].pop(12), "humor_label_sdk.pkl: id 12 is missing"),
+        (lambda c: c.files["covarep_features_sdk"].pop(12), "covarep_features_sdk.pkl: id 12: it is missing"),
+        (lambda c: c.files["humor_label_sdk"].pop(12), "humor_label_sdk.pkl: id 12: it is missing"),
         (set_label(12, None), "id 12: its label is None, not a number"),
         (set_label(12, float("nan")), "id 12: its label is nan"),
         (set_label(12, "funny"), "id 12: its label is 'funny'"),
@@ -414,7 +415,7 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
         (set_text(12, [1, -1, 2, 3]), "id 12: word index -1 is outside"),
         (set_text(12, [1.5, 1, 2, 3]), "id 12: word indexes are not all whole numbers"),
         (set_text(12, "text"), "id 12: word indexes are a str, not a list"),
-        (lambda c: c.entry("text", 12).clear(), "id 12 has no 'punchline_embedding_indexes'"),
+        (lambda c: c.entry("text", 12).clear(), "id 12: it has no 'punchline_embedding_indexes'"),
         (lambda c: c.entry("audio", 12)["punchline_features"][2].pop(), "id 12: steps of 3, 4 numbers"),
         (
             lambda c: [r.pop() for r in c.entry("audio", 12)["punchline_features"]],
@@ -476,7 +477,10 @@ def twice(c: Copy) -> None:
             lambda c: c.files.update(word_embedding_indexes_sdk=c.files.pop("language_sdk")),
             "word_embedding_indexes_sdk.pkl belongs to UR-Funny V1",
         ),
-        (lambda c: c.files.update(Language_sdk=c.files.pop("language_sdk")), "nearest: 'Language_sdk.pkl'"),
+        (
+            lambda c: c.files.update(Language_sdk=c.files.pop("language_sdk")),
+            "Did you mean 'Language_sdk.pkl'?",
+        ),
         (lambda c: c.files.update(langauge_sdk={}), "the same file under two names"),
         (lambda c: c.files.update(humor={}), "holds both forms"),
         (twice, "ids more than once:\n  - id 10 in train and in test"),
@@ -619,7 +623,7 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
     [
         (
             lambda c: part(c).update(Vision=part(c).pop("vision")),
-            "'train' lacks:\n  - 'vision' (nearest: 'Vision')",
+            "'train' lacks:\n  - 'vision' Did you mean 'Vision'?",
         ),
         (lambda c: part(c).pop("labels"), "'train' lacks:\n  - 'labels'"),
         (lambda c: part(c).update(audio=part(c)["audio"][:, :40]), "different numbers of samples or steps"),
