@@ -1,0 +1,229 @@
+"""VGGSound: the published lists and whatever clips could be downloaded → 309 kinds of sound (datasets.md
+§3)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.errors import SHOWN, ConfigError, data_error
+from g2d_pipeline.sources.faults import BadRow, list_files, media_columns
+from g2d_pipeline.sources.simulated import data_dir
+from g2d_pipeline.sources.vggsound.clips import Fault, Media, find_media, media_of, paths_of, video_faults
+from g2d_pipeline.sources.vggsound.lists import (
+    COPY_AGAIN,
+    SPLITS,
+    Clip,
+    Lists,
+    class_names,
+    find_lists,
+    read_lists,
+)
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings, LayoutSettings
+    from g2d_pipeline.sources.manifest import Manifest
+
+MODALITIES = ("audio", "visual")
+
+
+def expected(raw: LayoutSettings) -> str:
+    return (
+        f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {raw.raw_dir}, and below it, in "
+        "any folder, the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
+        "video/frames/{train,test}/Image-01-FPS/<clip>/00000.jpg …"
+    )
+
+
+def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
+    """The lists and all media whose names have the form of a clip's; empty where there is no list."""
+    files = list_files(root, skip={"sample"})
+    lists = find_lists(files)
+    return [root / f for f in sorted([*lists, *filter(media_of, files)])] if lists else []
+
+
+def read(settings: IngestSettings, root: Path) -> Manifest:
+    """A row a usable clip, in the lists' order: paths of the modalities asked for, the label, `group` (the
+    video). Classes are those of the lists, in the order of the 309 published names.
+
+    No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is
+    never in both. Clips that are missing or broken and rows that can not be read are dropped while their
+    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is usable
+    at all. Raises DataError for that and for classes without a clip in train, ConfigError for modalities and
+    tasks that the data do not have."""
+    import pandas as pd
+
+    from g2d_pipeline.config import VGGSound
+    from g2d_pipeline.sources.manifest import build
+
+    raw = settings.raw
+    assert isinstance(raw, VGGSound)
+    if settings.task != "classification":
+        raise ConfigError(f"{settings.dataset}: layout vggsound is a classification, not a {settings.task}.")
+    columns = media_columns(settings, MODALITIES)
+    files = list_files(root, skip={"sample"})
+    lists = read_lists(root, find_lists(files))
+    if not lists.clips and not lists.bad:
+        raise data_error(f"There is no row in the lists below {root}", find_lists(files), f"{expected(raw)}.")
+    media = find_media(files, lists.clips)
+    matches = [paths_of(clip, media, columns, root) for clip in lists.clips]
+    unusable = video_faults([m for m in matches if not isinstance(m, Fault)], root, settings.machine)
+    usable: list[tuple[Clip, dict[str, str]]] = []
+    faults: list[tuple[Clip, Fault]] = []
+    for clip, match in zip(lists.clips, matches, strict=True):
+        if not isinstance(match, Fault):
+            broken = [unusable[path] for path in match.values() if path in unusable]
+            if not broken:
+                usable.append((clip, match))
+                continue
+            match = broken[0]
+        faults.append((clip, match))
+    clips = [clip for clip, _ in usable]
+    bad = [*lists.bad, *(BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults)]
+    summary = _summary(lists, clips, Counter(fault.kind for _, fault in faults))
+    _check_share(bad, lists, summary, settings, root)
+    names = _classes(lists.clips, clips, root)
+    train = [clip for clip in clips if clip.split == "train"]
+    val = held_out(train, raw.val_fraction, raw.seed)
+    code = {name: number for number, name in enumerate(names)}
+    rows = [
+        {
+            "sample_id": clip.name,
+            "split": "val" if clip.split == "train" and clip.video in val else clip.split,
+            "target": code[clip.label],
+            **{columns[modality]: paths[modality] for modality in columns},
+            "group": clip.video,
+        }
+        for clip, paths in usable
+    ]
+    comparable = "Accuracies are comparable only where it is the same."
+    notes = [*summary, f"Hash of the clips: {hash_of(clips)}. {comparable}", *lists.notes]
+    if settings.source == "sample":
+        notes.insert(0, "SAMPLE: simulated clips in VGGSound's layout; no number from them means anything.")
+    return build(
+        pd.DataFrame(rows),
+        settings,
+        raw_dir=data_dir(settings),
+        class_names=names,
+        dropped=[row.as_dict() for row in bad],
+        notes=[*notes, *_notes(lists.clips, train, val, media, names)],
+    )
+
+
+def _classes(listed: Sequence[Clip], usable: Sequence[Clip], root: Path) -> list[str]:
+    """The classes of the lists, in the published order; DataError where one has no usable clip in train."""
+    labels = {clip.label for clip in listed}
+    names = [name for name in class_names() if name in labels]
+    present = {clip.label for clip in usable if clip.split == "train"}
+    if absent := [name for name in names if name not in present]:
+        headline = (
+            f"{len(absent)} of the {len(names)} classes in the lists have no clip in train below {root}"
+        )
+        remedy = "download clips of them, or take all rows of these classes out of the list."
+        raise data_error(headline, absent, remedy)
+    return names
+
+
+def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
+    """The videos of `train` that become val: `fraction` of each class's, by largest remainders, at least one.
+
+    Every class keeps a video in train; videos with clips of several classes stay there. Raises DataError
+    where no class has two videos."""
+    import numpy as np
+
+    labels: dict[str, set[str]] = {}
+    for clip in train:
+        labels.setdefault(clip.video, set()).add(clip.label)
+    videos: dict[str, list[str]] = {}
+    for video in sorted(labels):
+        if len(labels[video]) == 1:
+            videos.setdefault(next(iter(labels[video])), []).append(video)
+    exact = {name: len(videos[name]) * fraction for name in sorted(videos)}
+    count = {name: min(int(share), len(videos[name]) - 1) for name, share in exact.items()}
+    rest = max(1, round(sum(exact.values()))) - sum(count.values())
+    for name in sorted(count, key=lambda n: (count[n] - exact[n], n)):
+        if rest > 0 and count[name] < len(videos[name]) - 1:
+            count[name] += 1
+            rest -= 1
+    val: set[str] = set()
+    for number, name in enumerate(class_names()):
+        if count.get(name):
+            order = np.random.default_rng([seed, number]).permutation(len(videos[name]))
+            val.update(videos[name][i] for i in order[: count[name]])
+    if not val:
+        headline = "No class has two videos in train: none can be held out for val"
+        raise data_error(headline, [], "add clips to train.")
+    return val
+
+
+# ----------------------------------------------------------------------------------------- messages and notes
+def _summary(lists: Lists, usable: Sequence[Clip], kinds: Counter[str]) -> list[str]:
+    """The clips found of those listed, by split, and what the others lack."""
+    total, found = (Counter(clip.split for clip in clips) for clips in (lists.clips, usable))
+    counts = ", ".join(f"{split} {found[split]:,} of {total[split]:,}" for split in SPLITS)
+    lacking = [f"{kind} {count:,}" for kind, count in kinds.most_common()]
+    if lists.bad:
+        lacking.append(f"rows of the lists that can not be read {len(lists.bad):,}")
+    return [f"Clips found: {counts}.", *([f"Clips left out: {', '.join(lacking)}."] if lacking else [])]
+
+
+def hash_of(clips: Iterable[Clip]) -> str:
+    """16 hex digits over splits and names, whatever the order: what comparable results share (§3.5)."""
+    text = "\n".join(sorted(f"{clip.split} {clip.name}" for clip in clips))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _check_share(
+    bad: Sequence[BadRow], lists: Lists, summary: Sequence[str], settings: IngestSettings, root: Path
+) -> None:
+    """DataError where no clip is usable, or more are `bad` than `max_bad_fraction` allows."""
+    total, allowed = len(lists.clips) + len(lists.bad), settings.max_bad_fraction
+    if len(bad) < total and len(bad) <= allowed * total:
+        return
+    remedy = (
+        f"put the clips below {root}, in any folder, as <id>_<start, six digits>.mp4: ten seconds of each "
+        "video, from the authors, from a mirror of their archives, or cut from YouTube (ids begin with "
+        "dashes: give them to command-line tools after `--`). Where they are gone for good, set "
+        "max_bad_fraction to go on without."
+    )
+    if settings.source == "sample":
+        remedy = f"delete {root}: the sample is made anew."
+    elif lists.bad:
+        remedy = f"{COPY_AGAIN} {remedy[0].upper()}{remedy[1:]}"
+    share = f"{len(bad) / total:.2%}; max_bad_fraction allows {allowed:.2%}"
+    headline = f"{len(bad):,} of the {total:,} clips in the lists can not be used ({share})."
+    if len(bad) == total:
+        headline = f"None of the {total:,} clips in the lists can be used."
+    raise data_error(" ".join([headline, *summary]).rstrip("."), bad, remedy)
+
+
+def _notes(
+    listed: Sequence[Clip], train: Sequence[Clip], val: set[str], media: Media, names: Sequence[str]
+) -> list[str]:
+    held = sum(clip.video in val for clip in train)
+    videos = {split: {clip.video for clip in listed if clip.split == split} for split in SPLITS}
+    both = sorted(videos["train"] & videos["test"])
+    forms = ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common())
+    notes = [
+        f"No validation split is published: {held:,} of the {len(train):,} train clips "
+        f"({len(val):,} whole videos) are held out as val."
+    ]
+    if both:
+        notes.append(
+            f"{len(both):,} videos have clips in both train and test of the lists, e.g. {_some(both)}."
+        )
+    if len(names) < len(class_names()):
+        notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
+    notes.append(f"Names found: {forms}.")
+    if count := media.repeated:
+        notes.append(f"{count:,} media files are of a clip that has one already, and are not used.")
+    if unlisted := media.unlisted:
+        notes.append(f"{len(unlisted):,} media files are of no clip in the lists: {_some(unlisted)}.")
+    return notes
+
+
+def _some(things: Sequence[str]) -> str:
+    return ", ".join(things[:SHOWN]) + (" …" if len(things) > SHOWN else "")

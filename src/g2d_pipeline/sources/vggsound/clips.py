@@ -1,0 +1,187 @@
+"""The media of VGGSound's clips, whatever their names look like, and what their headers promise (§3.1, §3.5).
+
+A clip without sound, images or the least length would stop the featurize stage: here it is counted with the
+clips that are missing altogether."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from g2d_pipeline.errors import media_fault
+from g2d_pipeline.progress import track
+from g2d_pipeline.sources.vggsound.lists import VIDEO, Clip
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import RunOptions
+
+Kind = Literal["video", "audio", "images"]
+ENDINGS: dict[str, Kind] = {
+    **dict.fromkeys((".mp4", ".webm", ".mkv"), "video"),
+    ".wav": "audio",
+    **dict.fromkeys((".jpg", ".jpeg", ".png"), "images"),
+}
+NAME = re.compile(rf"(?P<video>{VIDEO})(?:_(?P<start>[0-9]+)(?:_(?P<end>[0-9]+))?)?")
+ONE_A_SECOND = "Image-01-FPS"
+FEWEST_IMAGES = 4  # the published reader passes over clips with three or fewer (§3.2)
+MANY = 5000  # videos whose headers take seconds to read: progress is shown
+
+
+class Fault(NamedTuple):
+    """Why a clip can not be used."""
+
+    kind: Literal["no file", "no sound", "no picture", "too few pictures", "broken"]
+    reason: str
+
+
+@dataclass
+class Media:
+    """The media below a raw folder; paths are relative to it.
+
+    `paths`: kind → clip's name → video, audio file, or folder of images; `count`: images in a folder;
+    `forms`: how often each form of name occurs; `unlisted`: what belongs to no clip of the lists; `by_case`:
+    such a name in small letters → its path; `repeated`: files of a clip that has one already."""
+
+    paths: dict[Kind, dict[str, str]] = field(
+        default_factory=lambda: {"video": {}, "audio": {}, "images": {}}
+    )
+    count: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
+    unlisted: list[str] = field(default_factory=list)
+    by_case: dict[str, str] = field(default_factory=dict)
+    repeated: int = 0
+
+
+def media_of(file: str) -> tuple[Kind, str, re.Match[str]] | None:
+    """(kind, path or folder of images, match of the clip's name); None: not a clip's, by ending or name."""
+    path = PurePosixPath(file)
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind == "images":
+        path = path.parent
+    match = NAME.fullmatch(path.name if kind == "images" else path.stem) if kind else None
+    return (kind, str(path), match) if kind and match else None
+
+
+def find_media(files: Sequence[str], clips: Iterable[Clip]) -> Media:
+    """The media among `files` (everything below the raw folder, sorted), matched by id and start second.
+
+    Of several files of a clip the first is taken; of several folders of images first the one of one image a
+    second."""
+    starts: dict[str, set[int]] = {}
+    for clip in clips:
+        starts.setdefault(clip.video, set()).add(clip.start)
+    media = Media()
+    entries = {}
+    for entry in filter(None, map(media_of, files)):
+        kind, path, match = entry
+        entries[path] = entry
+        media.count[path] += kind == "images"
+    for kind, path, match in sorted(entries.values(), key=_rank):
+        start, form = resolve(match, starts.get(match["video"], set()))
+        if start is None:
+            media.unlisted.append(path)
+            media.by_case.setdefault(match[0].casefold(), path)
+            continue
+        media.forms[form] += 1
+        media.repeated += media.paths[kind].setdefault(f"{match['video']}_{start:06d}", path) != path
+    return media
+
+
+def _rank(entry: tuple[Kind, str, re.Match[str]]) -> tuple[bool, bool, str]:
+    kind, path, _ = entry
+    return kind == "images", kind == "images" and f"/{ONE_A_SECOND}/" not in f"/{path}", path
+
+
+def resolve(match: re.Match[str], starts: Collection[int]) -> tuple[int | None, str]:
+    """(start second, or None where `starts`, the listed ones of the video, lack it; the form of the name).
+
+    A second number at least 1000 above the first says that both are milliseconds. A bare id is the video's
+    clip where the lists have only one of it."""
+    if match["start"] is None:
+        return next(iter(starts)) if len(starts) == 1 else None, "<id>"
+    start = int(match["start"])
+    if match["end"] is None:
+        form = "<id>_<ssssss>" if len(match["start"]) == 6 else "<id>_<start>"
+    elif int(match["end"]) - start < 1000:
+        form = "<id>_<start>_<end>"
+    else:
+        start, form = start // 1000, "<id>_<start ms>_<end ms>"
+    return start if start in starts else None, form
+
+
+def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) -> dict[str, str] | Fault:
+    """modality → path of a clip, or why it can not be used.
+
+    Extracted audio and images are preferred to the video that they were extracted from."""
+    video, audio, folder = (media.paths[kind].get(clip.name) for kind in ("video", "audio", "images"))
+    too_few = folder is not None and media.count[folder] < FEWEST_IMAGES
+    if too_few and video is not None:
+        folder = None
+    if not (video or audio or folder):
+        same = media.by_case.get(clip.name.casefold())
+        return Fault("no file", "no file" + (f"; upper and lower case differ in {same}" if same else ""))
+    sources = {"audio": audio or video, "visual": folder or video}
+    paths = {modality: path for modality in modalities if (path := sources[modality])}
+    if "audio" in modalities and "audio" not in paths:
+        return Fault("no sound", f"pictures ({folder}) but no sound")
+    if "visual" in modalities and "visual" not in paths:
+        return Fault("no picture", f"sound ({audio}) but no pictures")
+    if too_few and folder is not None and "visual" in modalities:
+        count = f"{folder} holds {media.count[folder]} pictures"
+        return Fault("too few pictures", f"{count}; {FEWEST_IMAGES} are the least, as published")
+    for path in dict.fromkeys(paths.values()):
+        if path != folder and (fault := media_fault(root / path)):
+            return Fault("broken", f"{path} {fault}")
+    return paths
+
+
+def video_faults(clips: Iterable[Mapping[str, str]], root: Path, machine: RunOptions) -> dict[str, Fault]:
+    """path → fault of those videos among the clips' media (modality → path) that have one.
+
+    Reads headers alone, about a millisecond a video, in threads: they wait for the disk."""
+    videos: dict[str, set[str]] = {}
+    for paths in clips:
+        for modality, path in paths.items():
+            if ENDINGS.get(PurePosixPath(path).suffix.lower()) == "video":
+                videos.setdefault(path, set()).add(modality)
+    faults: dict[str, Fault] = {}
+    progress = machine.progress if len(videos) >= MANY else False
+    with ThreadPoolExecutor(machine.workers) as pool, track("check videos", len(videos), progress) as advance:
+        results = pool.map(lambda video: video_fault(root / video, videos[video]), videos)
+        for video, fault in zip(videos, results, strict=True):
+            if fault is not None:
+                faults[video] = fault._replace(reason=f"{video} {fault.reason}")
+            advance()
+    return faults
+
+
+def video_fault(path: Path, modalities: Collection[str]) -> Fault | None:
+    """What keeps a video from giving `audio`, `visual` or both, as far as its header tells; None: nothing.
+
+    The published extraction takes one image each ⌊frame rate⌋ frames."""
+    from g2d_pipeline.features.containers import opened
+    from g2d_pipeline.features.faults import MediaError
+
+    try:
+        with opened(path) as container:
+            if "audio" in modalities and not container.streams.audio:
+                return Fault("no sound", "has no sound track")
+            if "visual" not in modalities:
+                return None
+            if not container.streams.video:
+                return Fault("no picture", "has sound only")
+            stream = container.streams.video[0]
+            step = int(stream.average_rate or 0)
+            count = -(-stream.frames // step) if stream.frames and step else FEWEST_IMAGES
+            if count < FEWEST_IMAGES:
+                images = "1 picture" if count == 1 else f"{count} pictures"
+                limit = f"{FEWEST_IMAGES} are the least, as published"
+                return Fault("too few pictures", f"is too short: {images} at one a second; {limit}")
+    except MediaError as error:
+        return Fault("broken", error.reason)
+    return None
