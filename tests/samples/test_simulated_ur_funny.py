@@ -65,7 +65,7 @@ def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:
 
 
 def test_blemishes(sample: dict[str, Any]) -> None:
-    ids = {name: sample["data_folds"]["train"][at] for name, at in BLEMISHES.items()}
+    ids = {name: sample["data_folds"]["train"][at] for at, name in BLEMISHES.items()}
     language, audio, face = (
         sample[f"{n}_sdk"] for n in ("language", "covarep_features", "openface_features")
     )
