@@ -16,8 +16,8 @@ import pytest
 from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, URFunny
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import locate, read_raw, signature, ur_funny
-from g2d_pipeline.sources.ur_funny import readers
 from g2d_pipeline.sources.manifest import Manifest
+from g2d_pipeline.sources.ur_funny import readers
 
 MODALITIES = ("audio", "visual", "text")
 FOLDS = {"train": [10, 11, 12, 13, 14, 15], "dev": [20, 21], "test": [30, 31]}
@@ -627,15 +627,15 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
         ),
         (lambda c: part(c).pop("labels"), "'train' lacks:\n  - 'labels'"),
         (lambda c: part(c).update(audio=part(c)["audio"][:, :40]), "different numbers of samples or steps"),
-        (lambda c: part(c).update(audio=part(c)["audio"][:5]), "audio [5, 50, 4]"),
+        (lambda c: part(c).update(audio=part(c)["audio"][:5]), "audio: float64 [5, 50, 4]"),
         (lambda c: part(c).update(audio=part(c)["audio"].astype(str)), "audio: <U32 [6, 50, 4]"),
         (lambda c: part(c).update(audio=part(c)["audio"].tolist()), "audio: a list"),
-        (lambda c: part(c).update(labels=np.zeros((6, 2))), "labels (float64 [6, 2]) for 6 samples"),
+        (lambda c: part(c).update(labels=np.zeros((6, 2))), "labels: float64 [6, 2]"),
         (lambda c: part(c).update(id=np.arange(4)), "has not one id for each of its 6 samples"),
         (lambda c: part(c).update(id=np.zeros((6, 1))), "Ids that are not unique:\n  - 0: humor.pkl, train"),
         (
             lambda c: c.files["humor"].update(train=[(1, 2)]),
-            "'train' holds a list, not a dict of vision, audio",
+            "'train' holds a list, not a dict of audio, vision",
         ),
         (lambda c: c.files["humor"].pop("valid"), "humor.pkl has no val part"),
         (

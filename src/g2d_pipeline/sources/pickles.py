@@ -151,7 +151,7 @@ def _next_opcode(data: bytes | mmap.mmap, position: int, size: int) -> int:
     return start if code == FRAME else end  # what a frame holds is read opcode by opcode
 
 
-# --------------------------------------------------------------------- what a file can build, piece by piece
+# ---------------------------------------------------------------------- what a file can build, piece by piece
 def _check(ok: Any, reason: str) -> None:
     if not ok:
         raise UnpicklingError(reason)

@@ -61,8 +61,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
 
     from g2d_pipeline.config import URFunny
     from g2d_pipeline.sources.manifest import build
-    from g2d_pipeline.sources.ur_funny.arrays import converted
-    from g2d_pipeline.sources.ur_funny.cleaning import COLUMNS
+    from g2d_pipeline.sources.ur_funny.arrays import COLUMNS, converted
 
     raw = settings.raw
     assert isinstance(raw, URFunny)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 FOLDS: dict[str, Split] = {"train": "train", "dev": "val", "valid": "val", "val": "val", "test": "test"}
 KEYS = {"audio": "audio", "visual": "vision", "text": "text"}  # modality → MultiBench's key
+LISTS = (list, tuple, np.ndarray)
 NUMBERS = frozenset({int, float, bool, np.float16, np.float32, np.float64, np.int32, np.int64})
 
 
@@ -85,9 +86,8 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
         if i in faults:
             collection.bad.append(faults[i])
             continue
-        aligned = [
-            dict(zip(of_sample, arrays, strict=True)) for arrays in zip(*of_sample.values(), strict=True)
-        ]
+        together = zip(*of_sample.values(), strict=True)
+        aligned = [dict(zip(of_sample, arrays, strict=True)) for arrays in together]
         collection.samples.append(Sample(i, split, labels[i], aligned, files["text"]))
     return collection
 
@@ -97,7 +97,7 @@ def _read_folds(path: Path) -> dict[str, Split]:
     splits: dict[str, Split] = {}
     repeated: list[str] = []
     for split, (name, ids) in _read_splits(path).items():
-        if not isinstance(ids, list | tuple | np.ndarray):
+        if not isinstance(ids, LISTS):
             raise layout_error(f"{path}: fold {name!r} is a {type(ids).__name__}, not a list of ids")
         for i in (id_of(each, path) for each in ids):
             if i in splits:
@@ -124,8 +124,7 @@ def _read_by_id(path: Path, ids: Mapping[str, Any], notes: list[str]) -> dict[st
 
 
 def _sentences(entry: Any, suffix: str, context: bool) -> list[Any]:
-    """The context's sentences, where asked for, and the punchline; ValueError: what is wrong with the
-    entry."""
+    """The context's sentences, where asked for, and the punchline; ValueError: what is wrong with them."""
     before, punchline = f"context_{suffix}", f"punchline_{suffix}"
     if entry is None:
         raise ValueError("it is missing")
@@ -134,7 +133,7 @@ def _sentences(entry: Any, suffix: str, context: bool) -> list[Any]:
             raise ValueError(f"it has no {key!r}")
     if not context:
         return [entry[punchline]]
-    if not isinstance(entry[before], list | tuple | np.ndarray):
+    if not isinstance(entry[before], LISTS):
         raise ValueError(f"{before!r} is a {type(entry[before]).__name__}, not a list of sentences")
     return [*entry[before], entry[punchline]]
 
@@ -150,7 +149,7 @@ def _word_vectors(path: Path) -> Callable[[Any], Array]:
         raise layout_error(f"{path} holds no word")
 
     def look_up(indexes: Any) -> Array:
-        if not isinstance(indexes, list | tuple | np.ndarray):
+        if not isinstance(indexes, LISTS):
             raise ValueError(f"word indexes are a {type(indexes).__name__}, not a list")
         if not all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in indexes):
             raise ValueError("word indexes are not all whole numbers")
@@ -163,8 +162,7 @@ def _word_vectors(path: Path) -> Callable[[Any], Array]:
 
 # ------------------------------------------------------------------------------------------ MultiBench's file
 def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Collection:
-    """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, where the file has them, id [N,
-    …].
+    """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, in some files, id [N, …].
 
     The steps before the first one with text are padding, and so are those at the end where all three
     modalities are zero: cut. A step of zeros between others is an unknown word. Raises DataError where the
@@ -177,60 +175,53 @@ def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Coll
         if "id" not in part:
             collection.notes.append(f"{path.name}: {name!r} has no ids; samples are numbered.")
         ids = part.get("id", [f"{name}-{row}" for row in range(len(labels))])
-        if not isinstance(ids, list | tuple | np.ndarray) or len(ids) != len(labels):
+        if not isinstance(ids, LISTS) or len(ids) != len(labels):
             raise layout_error(f"{path}: {name!r} has not one id for each of its {len(labels)} samples")
-        for row, (i, label) in enumerate(zip(ids, labels, strict=True)):
-            # in the file's order of modalities: what `any` of them has
-            nonzero = {modality: (array[row] != 0).any(axis=1) for modality, array in arrays.items()}
+        filled = {modality: np.any(array, axis=2) for modality, array in arrays.items()}  # [N, T]
+        text, real = filled["text"], np.logical_or.reduce(list(filled.values()))
+        for row, (parts, label) in enumerate(zip(ids, labels, strict=True)):
             steps = slice(0, 0)
-            if nonzero["text"].any():
-                last = int(np.flatnonzero(np.logical_or.reduce(list(nonzero.values())))[-1])
-                steps = slice(int(nonzero["text"].argmax()), last + 1)
-                padded += steps.stop < len(nonzero["text"])
+            if text[row].any():
+                steps = slice(int(text[row].argmax()), int(real[row].nonzero()[0][-1]) + 1)
+                padded += steps.stop < len(text[row])
             sentence = {modality: array[row, steps] for modality, array in arrays.items()}
-            name_parts = np.atleast_1d(np.asarray(i, object)).ravel()
-            key = "_".join(id_of(each, path) for each in name_parts)
-            collection.samples.append(Sample(key, split, label, [sentence], f"{path.name}, {name}", row))
+            i = "_".join(id_of(each, path) for each in np.ravel(np.asarray(parts, object)))
+            collection.samples.append(Sample(i, split, label, [sentence], f"{path.name}, {name}", row))
     if padded:
         collection.notes.append(f"{padded} samples are padded behind; those steps are cut, too.")
     if context:
-        note = "context: true changes nothing: this file has one sequence a sample, as it is."
-        collection.notes.append(note)
+        collection.notes.append(
+            "context: true changes nothing: this file has one sequence a sample, as it is."
+        )
     return collection
 
 
 def _check_part(part: Any, place: str) -> tuple[dict[str, Array], Array]:
     """modality → [N, T, F], and labels [N], of one split of MultiBench's file."""
+    keys = [*KEYS.values(), "labels"]
     if not isinstance(part, dict):
-        kind = type(part).__name__
-        raise layout_error(f"{place} holds a {kind}, not a dict of vision, audio, text and labels")
-    if missing := [key for key in (*KEYS.values(), "labels") if key not in part]:
+        raise layout_error(f"{place} holds a {type(part).__name__}, not a dict of {', '.join(keys)}")
+    if missing := [key for key in keys if key not in part]:
         names = [key for key in part if isinstance(key, str)]
         raise layout_error(f"{place} lacks", [f"{key!r}{did_you_mean(key, names)}" for key in missing])
-    arrays: dict[str, Array] = {modality: part[key] for modality, key in KEYS.items()}
-    forms = {key: _form(part[key]) for key in (*KEYS.values(), "labels")}
-    if wrong := [
-        f"{key}: {forms[key]}"
-        for key in KEYS.values()
-        if not (isinstance(part[key], np.ndarray) and part[key].ndim == 3 and part[key].dtype.kind in "fiu")
-    ]:
-        raise layout_error(f"{place} has features that are not numbers [N, T, F]", wrong)
-    shapes = [f"{modality} {list(array.shape)}" for modality, array in arrays.items()]
+    arrays, labels = {modality: part[key] for modality, key in KEYS.items()}, part["labels"]
+    forms = [
+        f"{key}: {part[key].dtype} {list(part[key].shape)}"
+        if isinstance(part[key], np.ndarray)
+        else f"{key}: a {type(part[key]).__name__}"
+        for key in keys
+    ]
+    for array in arrays.values():
+        if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
+            raise layout_error(f"{place} has features that are not numbers [N, T, F]", forms)
     if len({array.shape[:2] for array in arrays.values()}) > 1:
         raise layout_error(
-            f"{place} has different numbers of samples or steps, so they are not aligned", shapes
+            f"{place} has different numbers of samples or steps, so they are not aligned", forms
         )
-    labels = part["labels"] if isinstance(part["labels"], np.ndarray) else np.zeros(0)
     count = len(arrays["text"])
-    if labels.size != count or (count and len(labels) != count):
-        raise layout_error(f"{place} has labels ({forms['labels']}) for {count} samples", shapes)
+    if not isinstance(labels, np.ndarray) or labels.size != count or (count and len(labels) != count):
+        raise layout_error(f"{place} has not one label for each of its {count} samples", forms)
     return arrays, labels.reshape(count)
-
-
-def _form(value: Any) -> str:
-    return (
-        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    )
 
 
 # ------------------------------------------------------------------------------------------------------- both
@@ -271,7 +262,7 @@ def steps_of(value: Any, what: str = "step") -> Array:
         if value.ndim != 2:
             raise ValueError(f"features of shape {list(value.shape)} instead of [{what}s, numbers]")
         return value
-    if not isinstance(value, list | tuple | np.ndarray):
+    if not isinstance(value, LISTS):
         raise ValueError(f"features are a {type(value).__name__}, not a list of {what}s")
     rows: list[Array] = []
     for i, row in enumerate(value):
@@ -288,6 +279,4 @@ def steps_of(value: Any, what: str = "step") -> Array:
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
 
 
-READERS: dict[str, Callable[[Path, Mapping[str, str], bool], Collection]] = {
-    "sdk": read_sdk, "multibench": read_multibench,
-}  # fmt: skip
+READERS = {"sdk": read_sdk, "multibench": read_multibench}
