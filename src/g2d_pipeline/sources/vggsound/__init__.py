@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from g2d_pipeline.errors import SHOWN, ConfigError, data_error
 from g2d_pipeline.sources.faults import BadRow, list_files, media_columns
 from g2d_pipeline.sources.simulated import data_dir
-from g2d_pipeline.sources.vggsound.clips import Fault, Media, find_media, media_of, paths_of, video_faults
+from g2d_pipeline.sources.vggsound.clips import Fault, Media, find_media, match_clips, media_of
 from g2d_pipeline.sources.vggsound.lists import (
     COPY_AGAIN,
     SPLITS,
@@ -69,21 +69,16 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     if not lists.clips and not lists.bad:
         raise data_error(f"There is no row in the lists below {root}", find_lists(files), f"{expected(raw)}.")
     media = find_media(files, lists.clips)
-    matches = [paths_of(clip, media, columns, root) for clip in lists.clips]
-    unusable = video_faults([m for m in matches if not isinstance(m, Fault)], root, settings.machine)
-    usable: list[tuple[Clip, dict[str, str]]] = []
-    faults: list[tuple[Clip, Fault]] = []
-    for clip, match in zip(lists.clips, matches, strict=True):
-        if not isinstance(match, Fault):
-            broken = [unusable[path] for path in match.values() if path in unusable]
-            if not broken:
-                usable.append((clip, match))
-                continue
-            match = broken[0]
-        faults.append((clip, match))
-    clips = [clip for clip, _ in usable]
-    bad = [*lists.bad, *(BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults)]
-    summary = _summary(lists, clips, Counter(fault.kind for _, fault in faults))
+    matches = match_clips(lists.clips, media, columns, root, settings.machine)
+    pairs = list(zip(lists.clips, matches, strict=True))
+    usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
+    faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
+    bad = [
+        *lists.bad,
+        *(BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults.items()),
+    ]
+    clips = list(usable)
+    summary = _summary(lists, clips, Counter(fault.kind for fault in faults.values()))
     _check_share(bad, lists, summary, settings, root)
     names = _classes(lists.clips, clips, root)
     train = [clip for clip in clips if clip.split == "train"]
@@ -94,10 +89,10 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
             "sample_id": clip.name,
             "split": "val" if clip.split == "train" and clip.video in val else clip.split,
             "target": code[clip.label],
-            **{columns[modality]: paths[modality] for modality in columns},
+            **{column: paths[modality] for modality, column in columns.items()},
             "group": clip.video,
         }
-        for clip, paths in usable
+        for clip, paths in usable.items()
     ]
     comparable = "Accuracies are comparable only where it is the same."
     notes = [*summary, f"Hash of the clips: {hash_of(clips)}. {comparable}", *lists.notes]
@@ -144,10 +139,9 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     exact = {name: len(videos[name]) * fraction for name in sorted(videos)}
     count = {name: min(int(share), len(videos[name]) - 1) for name, share in exact.items()}
     rest = max(1, round(sum(exact.values()))) - sum(count.values())
-    for name in sorted(count, key=lambda n: (count[n] - exact[n], n)):
-        if rest > 0 and count[name] < len(videos[name]) - 1:
-            count[name] += 1
-            rest -= 1
+    spare = [name for name in count if count[name] < len(videos[name]) - 1]
+    for name in sorted(spare, key=lambda n: (count[n] - exact[n], n))[:rest]:
+        count[name] += 1
     val: set[str] = set()
     for number, name in enumerate(class_names()):
         if count.get(name):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ ENDINGS: dict[str, Kind] = {
 NAME = re.compile(rf"(?P<video>{VIDEO})(?:_(?P<start>[0-9]+)(?:_(?P<end>[0-9]+))?)?")
 ONE_A_SECOND = "Image-01-FPS"
 FEWEST_IMAGES = 4  # the published reader passes over clips with three or fewer (§3.2)
-MANY = 5000  # videos whose headers take seconds to read: progress is shown
+MANY = 5000  # clips whose headers take seconds to read: progress is shown
 
 
 class Fault(NamedTuple):
@@ -134,33 +134,15 @@ def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) 
     if too_few and folder is not None and "visual" in modalities:
         count = f"{folder} holds {media.count[folder]} pictures"
         return Fault("too few pictures", f"{count}; {FEWEST_IMAGES} are the least, as published")
-    for path in dict.fromkeys(paths.values()):
-        if path != folder and (fault := media_fault(root / path)):
+    for path in sorted(set(paths.values()) - {folder}):
+        if fault := media_fault(root / path):
             return Fault("broken", f"{path} {fault}")
+    if video and (of_video := [modality for modality, path in paths.items() if path == video]):
+        return video_fault(root, video, of_video) or paths
     return paths
 
 
-def video_faults(clips: Iterable[Mapping[str, str]], root: Path, machine: RunOptions) -> dict[str, Fault]:
-    """path → fault of those videos among the clips' media (modality → path) that have one.
-
-    Reads headers alone, about a millisecond a video, in threads: they wait for the disk."""
-    videos: dict[str, set[str]] = {}
-    for paths in clips:
-        for modality, path in paths.items():
-            if ENDINGS.get(PurePosixPath(path).suffix.lower()) == "video":
-                videos.setdefault(path, set()).add(modality)
-    faults: dict[str, Fault] = {}
-    progress = machine.progress if len(videos) >= MANY else False
-    with ThreadPoolExecutor(machine.workers) as pool, track("check videos", len(videos), progress) as advance:
-        results = pool.map(lambda video: video_fault(root / video, videos[video]), videos)
-        for video, fault in zip(videos, results, strict=True):
-            if fault is not None:
-                faults[video] = fault._replace(reason=f"{video} {fault.reason}")
-            advance()
-    return faults
-
-
-def video_fault(path: Path, modalities: Collection[str]) -> Fault | None:
+def video_fault(root: Path, video: str, modalities: Collection[str]) -> Fault | None:
     """What keeps a video from giving `audio`, `visual` or both, as far as its header tells; None: nothing.
 
     The published extraction takes one image each ⌊frame rate⌋ frames."""
@@ -168,20 +150,33 @@ def video_fault(path: Path, modalities: Collection[str]) -> Fault | None:
     from g2d_pipeline.features.faults import MediaError
 
     try:
-        with opened(path) as container:
+        with opened(root / video) as container:
             if "audio" in modalities and not container.streams.audio:
-                return Fault("no sound", "has no sound track")
+                return Fault("no sound", f"{video} has no sound track")
             if "visual" not in modalities:
                 return None
             if not container.streams.video:
-                return Fault("no picture", "has sound only")
+                return Fault("no picture", f"{video} has sound only")
             stream = container.streams.video[0]
             step = int(stream.average_rate or 0)
             count = -(-stream.frames // step) if stream.frames and step else FEWEST_IMAGES
             if count < FEWEST_IMAGES:
-                images = "1 picture" if count == 1 else f"{count} pictures"
-                limit = f"{FEWEST_IMAGES} are the least, as published"
-                return Fault("too few pictures", f"is too short: {images} at one a second; {limit}")
+                short = f"{video} is too short: {count} picture{'s' * (count > 1)} at one a second"
+                return Fault("too few pictures", f"{short}; {FEWEST_IMAGES} are the least, as published")
     except MediaError as error:
-        return Fault("broken", error.reason)
+        return Fault("broken", f"{video} {error.reason}")
     return None
+
+
+def match_clips(
+    clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, machine: RunOptions
+) -> list[dict[str, str] | Fault]:
+    """`paths_of` each clip, in threads: reading the header of a video takes a millisecond, mostly of the
+    disk."""
+    matches: list[dict[str, str] | Fault] = []
+    progress = machine.progress if len(clips) >= MANY else False
+    with ThreadPoolExecutor(machine.workers) as pool, track("check clips", len(clips), progress) as advance:
+        for match in pool.map(lambda clip: paths_of(clip, media, modalities, root), clips):
+            matches.append(match)
+            advance()
+    return matches
