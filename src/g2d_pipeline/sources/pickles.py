@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import pickle
+import pickletools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -88,21 +89,12 @@ HARMLESS = re.compile(
 # opcode → bytes of the little-endian length that follows it: strings, bytes, long numbers, frames
 SIZED = dict.fromkeys(b"CU\x8a\x8c", 1) | dict.fromkeys(b"BTX\x8b", 4) | dict.fromkeys(b"\x8d\x8e\x95\x96", 8)
 FRAME, LONG_BINPUT, PUT, STOP = b"\x95rp."
-REFUSED = {
-    **dict.fromkeys(b"PQ", "a persistent id"),
-    **dict.fromkeys(b"\x82\x83\x84", "the extension registry"),
-    **dict.fromkeys(b"\x97\x98", "a buffer outside the file"),
-}
 INDEX = re.compile(rb"([0-9]{1,18})\r?\n")
 FOREIGN = {
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"BZh": "compressed with bzip2: unpack it",
-    b"\xfd7zXZ": "compressed with xz: unpack it",
-    b"\x93NUMPY": "a .npy array",
-    b"\x89HDF": "an HDF5 file",
-    b"Rar!": "a RAR archive: unpack it",
-}
+    b"PK\x03\x04": "a zip archive: unpack it", b"\x1f\x8b": "compressed with gzip: unpack it",
+    b"Rar!": "a RAR archive: unpack it", b"BZh": "compressed with bzip2: unpack it", b"\x89HDF": "an HDF5 file",
+    b"\xfd7zXZ": "compressed with xz: unpack it", b"\x93NUMPY": "a .npy array",
+}  # fmt: skip
 
 
 def check_opcodes(data: bytes | mmap.mmap) -> None:
@@ -120,11 +112,8 @@ def check_opcodes(data: bytes | mmap.mmap) -> None:
             position = match.end()
         if position >= size:
             raise Refused(f"is truncated: it ends after {size} bytes, within the pickle")
-        code = data[position]
-        if code == STOP:
+        if data[position] == STOP:
             break
-        if code in REFUSED:
-            raise Refused(f"asks for {REFUSED[code]} (at byte {position}), which plain data have not")
         position = _next_opcode(data, position, size)
     if position + 1 != size:
         raise Refused(f"holds {size - position - 1} bytes behind the end of its pickle")
@@ -140,10 +129,11 @@ def _next_opcode(data: bytes | mmap.mmap, position: int, size: int) -> int:
     elif code in SIZED:
         start += SIZED[code]
         end = start + int.from_bytes(data[position + 1 : start], "little")
-    else:  # an opcode of HARMLESS that is cut off, or none at all
-        cut = chr(code) in "GKqhMJjFILSVgci\x80"
-        words = f"is truncated: it ends after {size} bytes" if cut else "is no pickle, or damaged"
-        raise Refused(f"{words} (at byte {position})")
+    elif chr(code) in "GKqhMJjFILSVgci\x80":  # an opcode of HARMLESS, cut off
+        raise Refused(f"is truncated: it ends after {size} bytes (at byte {position})")
+    else:
+        name = next((opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)), "none")
+        raise Refused(f"is no pickle of plain data, or damaged (opcode {name} at byte {position})")
     if end > size:
         raise Refused(f"is truncated: what starts at byte {position} goes to byte {end} of {size}")
     if index >= size:
