@@ -93,8 +93,7 @@ class VGGSound(Strict):
 
 
 class URFunny(Strict):
-    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k =
-    3."""
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no."""
 
     layout: Literal["ur_funny"] = "ur_funny"
     raw_dir: str

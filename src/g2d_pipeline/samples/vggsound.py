@@ -49,6 +49,12 @@ class Row:
     def name(self) -> str:
         return f"{self.video}_{self.start:06d}"
 
+    @property
+    def file_name(self) -> str:
+        if self.form == "milliseconds":
+            return f"{self.video}_{self.start * 1000}_{(self.start + SECONDS) * 1000}"
+        return f"{self.video}_{self.start}" if self.form == "unpadded" else self.name
+
 
 def make(folder: Path, clips: int, seed: int) -> None:
     """Write `vggsound.csv` (without a header), MP4 videos, and a few clips as extracted audio and images,
@@ -71,30 +77,20 @@ def make(folder: Path, clips: int, seed: int) -> None:
         sound = None if row.fault == "no sound track" else play(row.label, seconds, rng)
         if sound is not None and row.fault == "mute":
             sound = np.zeros_like(sound)
+        path = folder / f"video/{row.file_name}.mp4"
         if row.form == "extracted" and sound is not None:
             _write_extracted(folder, row, sound, [drawings[k // HELD] for k in range(count)], int(fps))
-        else:
-            end = f"_{(row.start + SECONDS) * 1000}"
-            names = {
-                "milliseconds": f"{row.video}_{row.start * 1000}{end}",
-                "unpadded": f"{row.video}_{row.start}",
-            }
-            path = folder / f"video/{names.get(row.form, row.name)}.mp4"
-            if (
-                not path.exists()
-            ):  # a disk that takes upper and lower case for the same holds one of two clips
-                _write_video(path, drawings, count, fps, sound)
+        elif not path.exists():  # a disk without upper and lower case holds one of two clips
+            _write_video(path, drawings, count, fps, sound)
 
 
 def list_rows(clips: int, seed: int) -> list[Row]:
     """The lines of the list in random order, with the blemishes of real copies."""
     rng = np.random.default_rng([seed, 0])
     tests = max(len(CLASSES), round(clips * TEST))
-    # any beginning of `turn` has the classes' shares
-    turn = [
-        c for _, c in sorted(((k + 0.5) / share, c) for c, share in enumerate(SHARES) for k in range(share))
-    ]
-    labels = [n % len(CLASSES) for n in range(tests)] + (turn * (clips // len(turn) + 1))[: clips - tests]
+    turn = sorted(((k + 0.5) / share, c) for c, share in enumerate(SHARES) for k in range(share))
+    turns = [label for _, label in turn] * (clips // len(turn) + 1)  # any beginning has the classes' shares
+    labels = [n % len(CLASSES) for n in range(tests)] + turns[: clips - tests]
     videos = _ids(clips, rng)
     rows = [
         Row(videos[n], int(rng.integers(0, 400)), label, "test" if n < tests else "train")
@@ -119,8 +115,7 @@ def list_rows(clips: int, seed: int) -> list[Row]:
 
 
 def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
-    """A sound `[seconds × 16,000]` in [-1, 1]: the class's own chord and beat, a weaker one of another class,
-    noise."""
+    """A sound `[seconds × 16,000]` in [-1, 1]: the class's chord and beat, a weaker one of another, noise."""
     t = np.arange(round(seconds * RATE)) / RATE
     other = int(rng.integers(len(CLASSES)))
     wave = _chord(label, t, rng) + rng.uniform(0, 0.5) * _chord(other, t, rng)
@@ -137,13 +132,11 @@ def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
     step = rng.uniform(-3, 3, 2)
     size = rng.uniform(9, 14)
     colour = _colour(label / len(CLASSES) + rng.normal(0, 0.04))
-    others = [
-        (rng.uniform(0, (WIDTH, HEIGHT)), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform())
-        for _ in range(3)
-    ]
+    box = (WIDTH, HEIGHT)
+    others = [(rng.uniform(0, box), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform()) for _ in range(3)]
     drawings = []
     for _ in range(count):
-        image = Image.new("RGB", (WIDTH, HEIGHT), wall)
+        image = Image.new("RGB", box, wall)
         pen = ImageDraw.Draw(image)
         for place, radius, corners, hue in others:
             pen.regular_polygon((*place, radius), int(corners), fill=_colour(hue))

@@ -92,8 +92,8 @@ FRAME, LONG_BINPUT, PUT, STOP = b"\x95rp."
 INDEX = re.compile(rb"([0-9]{1,18})\r?\n")
 FOREIGN = {
     b"PK\x03\x04": "a zip archive: unpack it", b"\x1f\x8b": "compressed with gzip: unpack it",
-    b"Rar!": "a RAR archive: unpack it", b"BZh": "compressed with bzip2: unpack it", b"\x89HDF": "an HDF5 file",
-    b"\xfd7zXZ": "compressed with xz: unpack it", b"\x93NUMPY": "a .npy array",
+    b"Rar!": "a RAR archive: unpack it", b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ": "compressed with xz: unpack it", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a .npy array",
 }  # fmt: skip
 
 
