@@ -37,6 +37,7 @@ VERSIONS = {
     91: "a selection of 91 (HKT's)",
     371: "OpenFace 2, as in UR-Funny V2",
 }
+NUMBER = (int, float, np.integer, np.floating, np.bool_)
 COLUMNS = ("sample_id", "split", "target", "steps")
 
 Steps = npt.NDArray[np.float32]
@@ -202,9 +203,7 @@ def _target(label: Any, counts: Counter[str]) -> int:
     """0 or 1, of a number or an array of one; ValueError for anything else."""
     if isinstance(label, np.ndarray) and label.size == 1:
         label = label.reshape(-1)[0]
-    if not isinstance(label, int | float | np.integer | np.floating | np.bool_) or not math.isfinite(
-        float(label)
-    ):
+    if not isinstance(label, NUMBER) or not math.isfinite(label):
         raise ValueError(f"its label is {shown(label)}, not a number")
     counts["labels"] += float(label) not in (0.0, 1.0)
     return int(float(label) >= 1)
@@ -214,12 +213,10 @@ def _finite(array: Array, modality: str, counts: Counter[str]) -> Steps:
     """float32 [L, F] with 0 in the place of NaN and of what is infinite."""
     with np.errstate(over="ignore"):
         steps = np.array(array, np.float32)
-    wrong = ~np.isfinite(steps)
-    if wrong.any():
-        steps[wrong] = 0
-        counts[f"{modality} values"] += int(wrong.sum())
-        counts[f"{modality} samples"] += 1
-    return steps
+    wrong = int((~np.isfinite(steps)).sum())
+    counts[f"{modality} values"] += wrong
+    counts[f"{modality} samples"] += wrong > 0
+    return np.nan_to_num(steps, copy=False, nan=0, posinf=0, neginf=0)
 
 
 def _notes(folds: Counter[str], widths: Mapping[str, int], counts: Counter[str]) -> list[str]:
