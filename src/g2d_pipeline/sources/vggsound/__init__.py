@@ -80,7 +80,8 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
     clips = list(usable)
     summary = _summary(lists, clips, Counter(fault.kind for fault in faults.values()))
     _check_share(bad, lists, summary, settings, root)
-    names = _classes(lists.clips, clips, root)
+    labels = {clip.label for clip in lists.clips}
+    names = [name for name in class_names() if name in labels]
     train = [clip for clip in clips if clip.split == "train"]
     val = held_out(train, raw.val_fraction, raw.seed)
     code = {name: number for number, name in enumerate(names)}
@@ -106,20 +107,6 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         dropped=[row.as_dict() for row in bad],
         notes=[*notes, *_notes(lists.clips, train, val, media, names)],
     )
-
-
-def _classes(listed: Sequence[Clip], usable: Sequence[Clip], root: Path) -> list[str]:
-    """The classes of the lists, in the published order; DataError where one has no usable clip in train."""
-    labels = {clip.label for clip in listed}
-    names = [name for name in class_names() if name in labels]
-    present = {clip.label for clip in usable if clip.split == "train"}
-    if absent := [name for name in names if name not in present]:
-        headline = (
-            f"{len(absent)} of the {len(names)} classes in the lists have no clip in train below {root}"
-        )
-        remedy = "download clips of them, or take all rows of these classes out of the list."
-        raise data_error(headline, absent, remedy)
-    return names
 
 
 def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
