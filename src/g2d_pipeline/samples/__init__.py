@@ -6,19 +6,9 @@ want."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
-
-
-class Simulated(NamedTuple):
-    """`of`: the data set whose layout it has; `drawn`: what is in it instead; `recipe`: see `describe`."""
-
-    of: str
-    drawn: str
-    recipe: int  # raise it when the layout's module here changes what it writes
+from g2d_pipeline.sources.simulated import Simulated
 
 
 SIMULATED = {
@@ -50,19 +40,6 @@ SIMULATED = {
 }
 
 
-def describe(layout: str, size: Mapping[Split, int] | int, seed: int) -> str:
-    """What SAMPLE.txt of a simulated folder says; a sample whose text differs is made anew.
-
-    `size`: rows of each split, or the number of clips.
-    """
-    of, drawn, recipe = SIMULATED[layout]
-    if isinstance(size, int):
-        counts = f"clips: {size}"
-    else:
-        counts = f"rows: train {size['train']}, val {size['val']}, test {size['test']}"
-    return (
-        f"SAMPLE: everything in this folder is simulated by {__name__}.{layout}.\n"
-        f"It has the layout of {of} and none of its data: {drawn} No number made from it means anything.\n"
-        "Delete the folder at will; it is made anew when it is needed.\n"
-        f"{counts}; seed: {seed}; recipe: {recipe}\n"
-    )
+def describe(layout: str, size: Any, seed: int) -> str:
+    """What SAMPLE.txt of a simulated folder says."""
+    return SIMULATED[layout].text(f"{__name__}.{layout}", size, seed)

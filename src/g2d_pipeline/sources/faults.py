@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+# A folder or file this young may change again within one tick of its clock: what is known of it is not remembered.
+RACY_NS = 2_000_000_000
+KEPT_LISTINGS = 8
+
+Stamp = tuple[int, int, int]  # of a folder: mtime_ns, device, inode
+_listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list[str]]] = {}
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -64,14 +71,23 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
     """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
     Windows.
 
-    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files.
-    """
-    found: list[str] = []
-    stack = [""]
+    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing is
+    used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError for
+    a folder that cannot be read."""
+    key = os.path.abspath(root), tuple(sorted(skip))  # noqa: PTH100
+    if key in _listings:
+        folders, files = _listings.pop(key)
+        if all(_stamp(folder) == stamp for folder, stamp in folders.items()):
+            _listings[key] = folders, files
+            return list(files)
+    folders, files, stack = {}, [], [""]
+    started = time.time_ns()
     while stack:
         folder = stack.pop()
+        path = os.path.join(key[0], folder)  # noqa: PTH118
+        folders[path] = _stamp(path)
         try:
-            entries = list(os.scandir(root / folder))
+            entries = list(os.scandir(path))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -83,8 +99,21 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
             if entry.is_dir():
                 stack.append(f"{folder}{name}/")
             else:
-                found.append(f"{folder}{name}")
-    return sorted(found)
+                files.append(f"{folder}{name}")
+    files.sort()
+    if all(stamp is not None and stamp[0] < started - RACY_NS for stamp in folders.values()):
+        _listings[key] = folders, files
+        if len(_listings) > KEPT_LISTINGS:
+            del _listings[next(iter(_listings))]
+    return list(files)
+
+
+def _stamp(folder: str) -> Stamp | None:
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - a copy may have thousands of folders
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_dev, stat.st_ino
 
 
 def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[str, str]:

@@ -12,14 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.sources.faults import RACY_NS
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-RACY_NS = (
-    2_000_000_000  # a file this young may change again without a new time stamp: it is hashed, not remembered
-)
-
 Entry = list[int | str]  # size, mtime_ns, hash
 
 
