@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from sklearn.ensemble import RandomForestClassifier
 
-from g2d_pipeline.samples import vggsound as simulation
-from g2d_pipeline.samples.vggsound import CLASSES, Row, draw, list_rows, make, play
+from g2d_pipeline.sources.vggsound import simulated as simulation
+from g2d_pipeline.sources.vggsound.simulated import CLASSES, Row, draw, list_rows, make, play
 
 
 @pytest.fixture(scope="module")

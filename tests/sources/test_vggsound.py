@@ -24,8 +24,8 @@ from g2d_pipeline.config import (
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import write_store
 from g2d_pipeline.features.audio import shape
-from g2d_pipeline.samples import vggsound as simulation
 from g2d_pipeline.sources import read_raw, signature
+from g2d_pipeline.sources.vggsound import simulated as simulation
 from tests.sources.vggsound_raw import AUDIO, FEW, FEW_NAMES, RAW, read, rows_of, settings, sounds, write_rows
 
 
@@ -263,7 +263,7 @@ def test_a_class_without_a_clip_in_train(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"task": "regression"}, "is a classification"),
-        ({"columns": {"video": ["video"]}}, r"no modality 'video'.*it has audio, visual"),
+        ({"columns": {"video": ["video"]}}, r"no modality 'video'.*It has audio, visual"),
     ],
 )
 def test_settings_that_do_not_fit(folder: Path, changes: dict[str, Any], words: str) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from reprlib import repr as shown
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.files import atomic_folder
-from g2d_pipeline.sources.faults import BadRow, drop_or_raise
+from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.ur_funny.readers import KEYS, READERS, Array, Collection, Sample
 
@@ -56,23 +56,23 @@ class Record:
 
 
 def converted(
-    root: Path, form: str, files: Mapping[str, str], context: bool, allowed: float
+    root: Path, form: str, files: Mapping[str, str], context: bool, check: Callable[[Record], object]
 ) -> tuple[str, Record]:
     """The name of the folder of arrays below `root`, and its record; made unless it exists for these very
     files.
 
-    `form`: a key of `READERS`; `files`: content → name; `allowed`: the share of bad samples above which
-    nothing is written. The folder is named by the content of `files` and appears when it is whole: for each
-    modality `<modality>.npy`, float32 [N, T, F] with T the longest sample's steps, at most 50; the steps
-    behind a sample's end are NaN in all features, and nothing else is NaN. Raises DataError as the readers
-    do, and where the folder can not be written."""
+    `form`: a key of `READERS`; `files`: content → name; `check` raises where a record has too many bad
+    samples: nothing is written. The folder is named by the content of `files` and appears when it is whole:
+    for each modality `<modality>.npy`, float32 [N, T, F] with T the longest sample's steps, at most 50; the
+    steps behind a sample's end are NaN in all features, and nothing else is NaN. Raises DataError as the
+    readers do, and where the folder can not be written."""
     paths = [root / name for name in sorted(files.values())]
     folder = f"converted-{hash_files(paths, root, f'ur_funny:{VERSION}:{context}', None)[:12]}"
     if (record := _read_record(root / folder)) is not None:
         return folder, record
     logger.info("Converting the pickles in %s to arrays, once …", root)
     record, arrays = clean(READERS[form](root, files, context))
-    drop_or_raise(record.bad, record.total, allowed, "samples", f"replace the files in {root}")
+    check(record)
     if not arrays:
         raise data_error(f"{root} holds no usable sample", map(str, record.published), "replace the files.")
     _write(root, folder, record, arrays)

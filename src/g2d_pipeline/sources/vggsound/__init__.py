@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.errors import SHOWN, ConfigError, data_error
-from g2d_pipeline.sources.faults import BadRow, list_files, media_columns
-from g2d_pipeline.sources.simulated import data_dir
+from g2d_pipeline.config.layouts import VGGSound
+from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.layout import Layout, Samples
+from g2d_pipeline.sources.simulated import Simulated
 from g2d_pipeline.sources.vggsound.clips import Fault, Media, find_media, match_clips, media_of
 from g2d_pipeline.sources.vggsound.lists import (
     COPY_AGAIN,
@@ -24,89 +26,101 @@ from g2d_pipeline.sources.vggsound.lists import (
 )
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, LayoutSettings
-    from g2d_pipeline.sources.manifest import Manifest
-
-MODALITIES = ("audio", "visual")
+    from g2d_pipeline.config import IngestSettings
 
 
-def expected(raw: LayoutSettings) -> str:
-    return (
-        f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {raw.raw_dir}, and below it, in "
-        "any folder, the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
-        "video/frames/{train,test}/Image-01-FPS/<clip>/00000.jpg …"
-    )
-
-
-def raw_files(root: Path, raw: LayoutSettings) -> list[Path]:
-    """The lists and all media whose names have the form of a clip's; empty where there is no list."""
-    files = list_files(root, skip={"sample"})
-    lists = find_lists(files)
-    return [root / f for f in sorted([*lists, *filter(media_of, files)])] if lists else []
-
-
-def read(settings: IngestSettings, root: Path) -> Manifest:
-    """A row a usable clip, in the lists' order: paths of the modalities asked for, the label, `group` (the
-    video). Classes are those of the lists, in the order of the 309 published names.
+class VGGSoundLayout(Layout[VGGSound]):
+    """A row a usable clip, in the lists' order: paths, the label, `group` (the video). Classes are those of
+    the lists, in the order of the 309 published names.
 
     No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is
     never in both. Clips that are missing or broken and rows that can not be read are dropped while their
-    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is usable
-    at all. Raises DataError for that and for classes without a clip in train, ConfigError for modalities and
-    tasks that the data do not have."""
-    import pandas as pd
+    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is
+    usable."""
 
-    from g2d_pipeline.config import VGGSound
-    from g2d_pipeline.sources.manifest import build
-
-    raw = settings.raw
-    assert isinstance(raw, VGGSound)
-    if settings.task != "classification":
-        raise ConfigError(f"{settings.dataset}: layout vggsound is a classification, not a {settings.task}.")
-    columns = media_columns(settings, MODALITIES)
-    files = list_files(root, skip={"sample"})
-    lists = read_lists(root, find_lists(files))
-    if not lists.clips and not lists.bad:
-        raise data_error(f"There is no row in the lists below {root}", find_lists(files), f"{expected(raw)}.")
-    media = find_media(files, lists.clips)
-    matches = match_clips(lists.clips, media, columns, root, settings.machine)
-    pairs = list(zip(lists.clips, matches, strict=True))
-    usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
-    faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
-    bad = [
-        *lists.bad,
-        *(BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults.items()),
-    ]
-    clips = list(usable)
-    summary = _summary(lists, clips, Counter(fault.kind for fault in faults.values()))
-    _check_share(bad, lists, summary, settings, root)
-    labels = {clip.label for clip in lists.clips}
-    names = [name for name in class_names() if name in labels]
-    train = [clip for clip in clips if clip.split == "train"]
-    val = held_out(train, raw.val_fraction, raw.seed)
-    code = {name: number for number, name in enumerate(names)}
-    rows = [
-        {
-            "sample_id": clip.name,
-            "split": "val" if clip.split == "train" and clip.video in val else clip.split,
-            "target": code[clip.label],
-            **{column: paths[modality] for modality, column in columns.items()},
-            "group": clip.video,
-        }
-        for clip, paths in usable.items()
-    ]
-    comparable = "Accuracies are comparable only where it is the same."
-    notes = [*summary, f"Hash of the clips: {hash_of(clips)}. {comparable}", *lists.notes]
-    if settings.source == "sample":
-        notes.insert(0, "SAMPLE: simulated clips in VGGSound's layout; no number from them means anything.")
-    return build(
-        pd.DataFrame(rows),
-        settings,
-        raw_dir=data_dir(settings),
-        class_names=names,
-        dropped=[row.as_dict() for row in bad],
-        notes=[*notes, *_notes(lists.clips, train, val, media, names)],
+    task = "classification"
+    modalities = ("audio", "visual")
+    simulated = Simulated(
+        "VGGSound (Chen et al., ICASSP 2020)",
+        "ids are random, sounds are\nchords with a beat, pictures are moving shapes.",
+        recipe=2,
     )
+    sample_note = "simulated clips in VGGSound's layout; no number from them means anything."
+
+    def expected(self) -> str:
+        return (
+            f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {self.raw.raw_dir}, and "
+            "below it, in any folder, the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
+            "video/frames/{train,test}/Image-01-FPS/<clip>/00000.jpg …"
+        )
+
+    def raw_files(self) -> list[Path]:
+        """The lists and all media whose names have the form of a clip's; empty where there is no list."""
+        files = self.files
+        lists = find_lists(files)
+        return [self.root / f for f in sorted([*lists, *filter(media_of, files)])] if lists else []
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """Raises DataError where a list can not be read, and where too few clips are usable."""
+        import pandas as pd
+
+        files = self.files
+        lists = read_lists(self.root, find_lists(files))
+        if not lists.clips and not lists.bad:
+            headline = f"There is no row in the lists below {self.root}"
+            raise data_error(headline, find_lists(files), f"{self.expected()}.")
+        media = find_media(files, lists.clips)
+        matches = match_clips(lists.clips, media, columns, self.root, settings.machine)
+        pairs = list(zip(lists.clips, matches, strict=True))
+        usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
+        faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
+        bad = [BadRow(c.file, c.row, f"{c.name} ({c.split}): {fault.reason}") for c, fault in faults.items()]
+        bad = lists.bad + bad
+        summary = _summary(lists, usable, Counter(fault.kind for fault in faults.values()))
+        self._check_share(bad, lists, summary, settings)
+        labels = {clip.label for clip in lists.clips}
+        names = [name for name in class_names() if name in labels]
+        train = [clip for clip in usable if clip.split == "train"]
+        val = held_out(train, self.raw.val_fraction, self.raw.seed)
+        code = {name: number for number, name in enumerate(names)}
+        rows = [
+            {
+                "sample_id": clip.name,
+                "split": "val" if clip.split == "train" and clip.video in val else clip.split,
+                "target": code[clip.label],
+                **{column: paths[modality] for modality, column in columns.items()},
+                "group": clip.video,
+            }
+            for clip, paths in usable.items()
+        ]
+        comparable = (
+            f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
+        )
+        notes = [*summary, comparable, *lists.notes, *_notes(lists.clips, train, val, media, names)]
+        return Samples(pd.DataFrame(rows), names, [row.as_dict() for row in bad], notes)
+
+    def _check_share(
+        self, bad: Sequence[BadRow], lists: Lists, summary: Sequence[str], settings: IngestSettings
+    ) -> None:
+        """DataError where no clip is usable, or more are `bad` than `max_bad_fraction` allows."""
+        total, allowed = len(lists.clips) + len(lists.bad), settings.max_bad_fraction
+        if len(bad) < total and len(bad) <= allowed * total:
+            return
+        remedy = (
+            f"put the clips below {self.root}, in any folder, as <id>_<start, six digits>.mp4: ten seconds "
+            "of each video, from the authors, from a mirror of their archives, or cut from YouTube (ids begin "
+            "with dashes: give them to command-line tools after `--`). Where they are gone for good, set "
+            "max_bad_fraction to go on without."
+        )
+        if settings.source == "sample":
+            remedy = f"delete {self.root}: the sample is made anew."
+        elif lists.bad:
+            remedy = f"{COPY_AGAIN} {remedy[0].upper()}{remedy[1:]}"
+        share = f"{len(bad) / total:.2%}; max_bad_fraction allows {allowed:.2%}"
+        headline = f"{len(bad):,} of the {total:,} clips in the lists can not be used ({share})."
+        if len(bad) == total:
+            headline = f"None of the {total:,} clips in the lists can be used."
+        raise data_error(" ".join([headline, *summary]).rstrip("."), bad, remedy)
 
 
 def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
@@ -140,8 +154,8 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     return val
 
 
-# ----------------------------------------------------------------------------------------- messages and notes
-def _summary(lists: Lists, usable: Sequence[Clip], kinds: Counter[str]) -> list[str]:
+# ------------------------------------------------------------------------------------------------------ notes
+def _summary(lists: Lists, usable: Iterable[Clip], kinds: Counter[str]) -> list[str]:
     """The clips found of those listed, by split, and what the others lack."""
     total, found = (Counter(clip.split for clip in clips) for clips in (lists.clips, usable))
     counts = ", ".join(f"{split} {found[split]:,} of {total[split]:,}" for split in SPLITS)
@@ -155,30 +169,6 @@ def hash_of(clips: Iterable[Clip]) -> str:
     """16 hex digits over splits and names, whatever the order: what comparable results share (§3.5)."""
     text = "\n".join(sorted(f"{clip.split} {clip.name}" for clip in clips))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _check_share(
-    bad: Sequence[BadRow], lists: Lists, summary: Sequence[str], settings: IngestSettings, root: Path
-) -> None:
-    """DataError where no clip is usable, or more are `bad` than `max_bad_fraction` allows."""
-    total, allowed = len(lists.clips) + len(lists.bad), settings.max_bad_fraction
-    if len(bad) < total and len(bad) <= allowed * total:
-        return
-    remedy = (
-        f"put the clips below {root}, in any folder, as <id>_<start, six digits>.mp4: ten seconds of each "
-        "video, from the authors, from a mirror of their archives, or cut from YouTube (ids begin with "
-        "dashes: give them to command-line tools after `--`). Where they are gone for good, set "
-        "max_bad_fraction to go on without."
-    )
-    if settings.source == "sample":
-        remedy = f"delete {root}: the sample is made anew."
-    elif lists.bad:
-        remedy = f"{COPY_AGAIN} {remedy[0].upper()}{remedy[1:]}"
-    share = f"{len(bad) / total:.2%}; max_bad_fraction allows {allowed:.2%}"
-    headline = f"{len(bad):,} of the {total:,} clips in the lists can not be used ({share})."
-    if len(bad) == total:
-        headline = f"None of the {total:,} clips in the lists can be used."
-    raise data_error(" ".join([headline, *summary]).rstrip("."), bad, remedy)
 
 
 def _notes(
