@@ -102,8 +102,8 @@ def test_each_modality_knows_a_little_and_together_they_know_more(sample: dict[s
 
     def read(*folds: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         ids = [i for fold in folds for i in sample["data_folds"][fold]]
-        found = [describe(i) for i in ids]
-        x = {modality: np.array([each[modality] for each in found]) for modality in found[0]}
+        entries = [describe(i) for i in ids]
+        x = {modality: np.array([each[modality] for each in entries]) for modality in entries[0]}
         return x | {"all": np.hstack(list(x.values()))}, np.array([sample["humor_label_sdk"][i] for i in ids])
 
     train, y = read("train")

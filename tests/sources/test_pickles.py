@@ -1,5 +1,5 @@
 """The restricted unpickler: plain data of every Python and numpy come through; hostile and broken files are
-told."""
+refused."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_arrays_and_numbers_of_numpy_come_back(
     folder: Path, array: np.ndarray, protocol: int, fortran: bool
 ) -> None:
     array = np.asfortranarray(array) if fortran else array
-    found = load(
+    loaded = load(
         pickle.dumps({"a": [array], "t": (array,), "n": array.reshape(-1)[:1].tolist()}, protocol), folder
     )
-    for got in (found["a"][0], found["t"][0]):
+    for got in (loaded["a"][0], loaded["t"][0]):
         assert type(got) is np.ndarray
         assert got.dtype == array.dtype
         np.testing.assert_array_equal(got, array)
@@ -111,26 +111,26 @@ def test_arrays_of_objects_with_plain_elements(tmp_path: Path, protocol: int) ->
         {"k": (None, np.float32(2))},
     )
     for given_array in (array, np.asfortranarray(array)):
-        found = load(pickle.dumps(given_array, protocol), tmp_path)
-        assert found.shape == (2, 2)
-        assert found[0, 0] == [1.5, 2]
-        assert found[0, 1] == "text"
-        assert found[1, 0].tolist() == [0, 1, 2]
-        assert found[1, 1] == {"k": (None, 2)}
+        loaded = load(pickle.dumps(given_array, protocol), tmp_path)
+        assert loaded.shape == (2, 2)
+        assert loaded[0, 0] == [1.5, 2]
+        assert loaded[0, 1] == "text"
+        assert loaded[1, 0].tolist() == [0, 1, 2]
+        assert loaded[1, 1] == {"k": (None, 2)}
 
 
 def test_what_is_shared_stays_shared(tmp_path: Path) -> None:
     row, array = [1.0, 2.0], np.arange(3)
-    found = load(pickle.dumps([row, row, array, (array,)], 4), tmp_path)
-    assert found[0] is found[1]
-    assert found[2] is found[3][0]
+    loaded = load(pickle.dumps([row, row, array, (array,)], 4), tmp_path)
+    assert loaded[0] is loaded[1]
+    assert loaded[2] is loaded[3][0]
 
 
 def test_an_ordered_dict_is_a_dict_in_its_order(tmp_path: Path) -> None:
     for protocol in PROTOCOLS:
-        found = load(pickle.dumps(collections.OrderedDict(b=1, a=np.arange(2)), protocol), tmp_path)
-        assert type(found) is dict
-        assert list(found) == ["b", "a"]
+        loaded = load(pickle.dumps(collections.OrderedDict(b=1, a=np.arange(2)), protocol), tmp_path)
+        assert type(loaded) is dict
+        assert list(loaded) == ["b", "a"]
 
 
 PYTHON_2 = {
@@ -157,17 +157,17 @@ def test_arrays_of_python_2_and_of_either_numpy(tmp_path: Path, core: str, order
         + b"NNN"
         b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", len(raw)) + raw + b"tb."
     )
-    found = load(content, tmp_path)
-    assert found.dtype == numbers.dtype
-    np.testing.assert_array_equal(found, numbers)
+    loaded = load(content, tmp_path)
+    assert loaded.dtype == numbers.dtype
+    np.testing.assert_array_equal(loaded, numbers)
 
 
 def test_a_real_pickle_of_an_old_numpy() -> None:
     path = Path(np.__file__).parent / "_core/tests/data/astype_copy.pkl"
     if not path.is_file():
         pytest.skip("this numpy comes without its test data")
-    found = load_plain(path)
-    np.testing.assert_allclose(found[:2], [23.73140116, 23.72649352])
+    loaded = load_plain(path)
+    np.testing.assert_allclose(loaded[:2], [23.73140116, 23.72649352])
 
 
 # ---------------------------------------------------------------------------------------------------- hostile
@@ -344,9 +344,9 @@ def test_no_file_gets_more_memory_than_it_holds(tmp_path: Path, name: str) -> No
     assert peak < 20 * 2**20
 
 
-def test_a_laugh_a_billion_times_over_is_looked_through_once(tmp_path: Path) -> None:
-    found = load(pickle.dumps(LAUGHS, 4), tmp_path)
-    assert found[0] is found[1]
+def test_a_laugh_a_billion_times_over_is_scanned_once(tmp_path: Path) -> None:
+    loaded = load(pickle.dumps(LAUGHS, 4), tmp_path)
+    assert loaded[0] is loaded[1]
 
 
 def test_no_file_changes_what_a_name_stands_for() -> None:
@@ -380,14 +380,14 @@ WHOLE = pickle.dumps({"a": list(range(300)), "b": "text", "c": np.arange(4.0)}, 
         (b"L" + b"9" * 5000 + b"L\n.", "not a pickle of plain data"),
     ],
 )
-def test_broken_files_are_told(tmp_path: Path, content: bytes, words: str) -> None:
+def test_broken_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
     with pytest.raises(DataError) as caught:
         load(content, tmp_path)
     assert words in str(caught.value)
     assert "file.pkl" in str(caught.value)
 
 
-def test_missing_folders_and_files_over_the_limit_are_told(tmp_path: Path) -> None:
+def test_missing_folders_and_files_over_the_limit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.pkl is missing"):
         load_plain(tmp_path / "absent.pkl")
     with pytest.raises(DataError, match="is a folder"):
@@ -400,7 +400,7 @@ def test_missing_folders_and_files_over_the_limit_are_told(tmp_path: Path) -> No
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 @example([(0, 0)])
 @settings(max_examples=400, deadline=None)
-def test_a_damaged_file_is_told_or_gives_plain_data(folder: Path, damage: list[tuple[int, int]]) -> None:
+def test_a_damaged_file_is_refused_or_gives_plain_data(folder: Path, damage: list[tuple[int, int]]) -> None:
     content = bytearray(WHOLE)
     for place, byte in damage:
         content[place] = byte
@@ -410,6 +410,6 @@ def test_a_damaged_file_is_told_or_gives_plain_data(folder: Path, damage: list[t
 
 @given(st.binary(max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_told_or_give_plain_data(folder: Path, content: bytes) -> None:
+def test_any_bytes_are_refused_or_give_plain_data(folder: Path, content: bytes) -> None:
     with contextlib.suppress(DataError):
         pickle.dumps(load(b"\x80\x04" + content + b".", folder))

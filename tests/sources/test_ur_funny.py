@@ -1,4 +1,4 @@
-"""UR-Funny copies as users really hold them (datasets.md §4.6): each blemish is read, noted or told."""
+"""UR-Funny copies as users really hold them (datasets.md §4.6): each blemish is read, noted or reported."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Copy:
     def arrays(self, manifest: Manifest, sample: str) -> dict[str, np.ndarray]:
         """modality → the real steps [L, F] of a sample, as the manifest's cells tell."""
         row = manifest.table.set_index("sample_id").loc[sample]
-        found = {}
+        arrays = {}
         for modality in MODALITIES:
             file, index = row[modality].split("#")
             array = np.load(self.root / file, allow_pickle=False)[int(index)]
@@ -70,8 +70,8 @@ class Copy:
             assert not np.isnan(array[~absent]).any()
             assert not absent[: row["steps"]].any()
             assert absent[row["steps"] :].all()
-            found[modality] = array[~absent]
-        return found
+            arrays[modality] = array[~absent]
+        return arrays
 
     def entry(self, modality: str, i: int) -> dict[str, Any]:
         names = {"audio": "covarep_features_sdk", "visual": "openface_features_sdk", "text": "language_sdk"}
@@ -149,11 +149,11 @@ def test_the_six_pickles_become_rows_of_arrays(sdk: Copy) -> None:
     assert list(table["steps"]) == [i % 10 + 2 for i in IDS]
     assert meta["dropped"] == []
     for i in IDS:
-        found = sdk.arrays(manifest, str(i))
+        arrays = sdk.arrays(manifest, str(i))
         n = i % 10 + 2
-        np.testing.assert_array_equal(found["audio"], steps(i, n, 4))
-        np.testing.assert_array_equal(found["visual"], steps(i, n, 5))
-        np.testing.assert_array_equal(found["text"], [[k, 1, -1] for k in range(1, n + 1)])
+        np.testing.assert_array_equal(arrays["audio"], steps(i, n, 4))
+        np.testing.assert_array_equal(arrays["visual"], steps(i, n, 5))
+        np.testing.assert_array_equal(arrays["text"], [[k, 1, -1] for k in range(1, n + 1)])
     assert "the punchline alone" in notes(manifest)
     assert "audio 4, visual 5 (of no published version), text 3" in notes(manifest)
     assert "train 6, val 2, test 2, unlike the published V2 (7,614 / 980 / 994)" in notes(manifest)
@@ -164,17 +164,17 @@ def test_multibenchs_padding_is_cut_in_front(multibench: Copy) -> None:
     assert list(manifest.table["sample_id"]) == [str(i) for i in IDS]
     assert list(manifest.table["steps"]) == [i % 10 + 2 for i in IDS]
     for i in IDS:
-        found = multibench.arrays(manifest, str(i))
+        arrays = multibench.arrays(manifest, str(i))
         for modality, width in (("audio", 4), ("visual", 371), ("text", 3)):
-            np.testing.assert_array_equal(found[modality], steps(i, i % 10 + 2, width))
+            np.testing.assert_array_equal(arrays[modality], steps(i, i % 10 + 2, width))
     assert "OpenFace 2, as in UR-Funny V2" in notes(manifest)
 
 
 def test_the_context_comes_before_the_punchline(sdk: Copy) -> None:
     sdk.context = True
-    found = sdk.arrays(sdk.read(), "11")
-    assert found["audio"][:, 0].tolist() == [-11] * 4 + [11] * 3
-    assert found["text"][:, 0].tolist() == [7, 8, 7, 8, 1, 2, 3]
+    arrays = sdk.arrays(sdk.read(), "11")
+    assert arrays["audio"][:, 0].tolist() == [-11] * 4 + [11] * 3
+    assert arrays["text"][:, 0].tolist() == [7, 8, 7, 8, 1, 2, 3]
 
 
 def test_long_samples_keep_the_end_of_the_punchline(sdk: Copy) -> None:
@@ -187,10 +187,10 @@ def test_long_samples_keep_the_end_of_the_punchline(sdk: Copy) -> None:
         punchline_embedding_indexes=list(range(1, 49)), context_embedding_indexes=[[7, 8], [7, 8], [5, 6]]
     )
     manifest = sdk.read()
-    found = sdk.arrays(manifest, "10")
-    assert len(found["text"]) == 50
-    assert found["audio"][:3, 0].tolist() == [-10, -10, 10]
-    assert found["text"][:, 0].tolist() == [5, 6, *range(1, 49)]
+    arrays = sdk.arrays(manifest, "10")
+    assert len(arrays["text"]) == 50
+    assert arrays["audio"][:3, 0].tolist() == [-10, -10, 10]
+    assert arrays["text"][:, 0].tolist() == [5, 6, *range(1, 49)]
     assert "1 samples are longer than 50 steps" in notes(manifest)
 
 
@@ -209,10 +209,10 @@ def test_ids_and_features_of_any_type_are_the_same_samples(sdk: Copy, kind: str)
             sdk.entry("audio", i)["punchline_features"] = [np.array(row, np.float32) for row in audio]
         sdk.files["word_embedding_list"] = np.array(sdk.files["word_embedding_list"])
         sdk.files["data_folds"]["train"] = np.array(FOLDS["train"])
-    found = sdk.read()
+    again = sdk.read()
     for sample in map(str, IDS):
         for modality, array in sdk.arrays(want, sample).items():
-            np.testing.assert_array_equal(sdk.arrays(found, sample)[modality], array)
+            np.testing.assert_array_equal(sdk.arrays(again, sample)[modality], array)
 
 
 def test_the_projects_misspelt_language_file_is_accepted(sdk: Copy) -> None:
@@ -275,7 +275,7 @@ def test_a_folder_that_is_not_whole_is_made_anew(sdk: Copy, damage: str) -> None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == want
 
 
-def test_no_room_is_told_and_leaves_nothing(sdk: Copy) -> None:
+def test_no_room_is_reported_and_leaves_nothing(sdk: Copy) -> None:
     sdk.write()
     before = sorted(sdk.root.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -355,8 +355,8 @@ def test_what_can_be_read_is_read_and_noted(
     manifest = sdk.read()
     assert list(manifest.table["target"]) == [i % 2 for i in IDS]
     for i in IDS:
-        found = sdk.arrays(manifest, str(i))
-        assert len({len(array) for array in found.values()}) == 1
+        arrays = sdk.arrays(manifest, str(i))
+        assert len({len(array) for array in arrays.values()}) == 1
     assert note is None or note in notes(manifest)
 
 
@@ -435,7 +435,7 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
         (lambda c: c.entry("audio", 12).update(punchline_features=None), "features are a NoneType"),
     ],
 )
-def test_bad_samples_are_told_or_dropped_within_the_limit(
+def test_bad_samples_are_reported_or_dropped_within_the_limit(
     sdk: Copy, damage: Callable[[Copy], Any], words: str
 ) -> None:
     damage(sdk)
@@ -453,7 +453,7 @@ def test_bad_samples_are_told_or_dropped_within_the_limit(
         read_raw(sdk.settings(max_bad_fraction=0.05), sdk.project)
 
 
-def test_a_context_that_does_not_fit_is_told_only_where_it_is_asked_for(sdk: Copy) -> None:
+def test_a_context_that_does_not_fit_is_reported_only_where_it_is_asked_for(sdk: Copy) -> None:
     sdk.entry("audio", 11)["context_features"] = [steps(-11, 2, 4)]
     sdk.entry("visual", 12)["context_features"] = None
     assert sdk.read().meta["counts"]["train"] == 6
@@ -464,7 +464,7 @@ def test_a_context_that_does_not_fit_is_told_only_where_it_is_asked_for(sdk: Cop
     assert "id 12: 'context_features' is a NoneType, not a list of sentences" in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- told
+# --------------------------------------------------------------------------------------------------- reported
 def twice(c: Copy) -> None:
     c.files["data_folds"]["test"].append(10)
 
@@ -507,7 +507,7 @@ def twice(c: Copy) -> None:
         (lambda c: c.files["data_folds"].update(test=[]), "splits without a sample"),
     ],
 )
-def test_files_of_another_layout_are_told(sdk: Copy, damage: Callable[[Copy], Any], words: str) -> None:
+def test_files_of_another_layout_are_reported(sdk: Copy, damage: Callable[[Copy], Any], words: str) -> None:
     damage(sdk)
     with pytest.raises(DataError) as caught:
         sdk.read()
@@ -527,7 +527,7 @@ def test_files_of_another_layout_are_told(sdk: Copy, damage: Callable[[Copy], An
         (b"\x80\x04}", "openface_features_sdk.pkl is truncated"),
     ],
 )
-def test_broken_files_are_told(sdk: Copy, content: bytes, words: str) -> None:
+def test_broken_files_are_reported(sdk: Copy, content: bytes, words: str) -> None:
     sdk.write()
     (sdk.root / "openface_features_sdk.pkl").write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -559,8 +559,8 @@ def test_settings_that_the_layout_does_not_have(sdk: Copy) -> None:
 
 # ------------------------------------------------------------------------------------------ MultiBench's file
 def part(c: Copy, fold: str = "train") -> dict[str, Any]:
-    found: dict[str, Any] = c.files["humor"][fold]
-    return found
+    content: dict[str, Any] = c.files["humor"][fold]
+    return content
 
 
 def padded_behind(c: Copy) -> None:
@@ -600,7 +600,7 @@ def test_padding_labels_and_ids_of_any_kind(
     assert note is None or note in notes(manifest)
 
 
-def test_samples_without_ids_are_numbered_and_context_is_told(multibench: Copy) -> None:
+def test_samples_without_ids_are_numbered_and_context_is_reported(multibench: Copy) -> None:
     del part(multibench)["id"]
     multibench.context = True
     manifest = multibench.read()
@@ -643,7 +643,7 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
         ),
     ],
 )
-def test_multibench_files_of_another_layout_are_told(
+def test_multibench_files_of_another_layout_are_reported(
     multibench: Copy, damage: Callable[[Copy], Any], words: str
 ) -> None:
     damage(multibench)

@@ -58,7 +58,7 @@ def test_a_byte_order_mark_blank_lines_and_carriage_returns_do_no_harm(tmp_path:
         (f"{A},1,airplane,test", "is 'airplane' in test; vggsound.csv, row 1 has it as 'airplane' in train"),
     ],
 )
-def test_rows_that_can_not_be_read_are_told(tmp_path: Path, line: str, words: str) -> None:
+def test_rows_that_can_not_be_read_are_reported(tmp_path: Path, line: str, words: str) -> None:
     raw = sounds(tmp_path, FEW, FEW_NAMES)
     with (raw / "vggsound.csv").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
@@ -123,7 +123,7 @@ def test_names_of_all_forms_in_one_folder(tmp_path: Path) -> None:
     ]
     manifest = read(sounds(tmp_path, FEW, names), columns=AUDIO)
     assert len(manifest.table) == len(FEW)
-    told = " ".join(manifest.meta["notes"])
+    notes = " ".join(manifest.meta["notes"])
     for words in (
         "<id>_<ssssss> 4",
         "<id> 1",
@@ -131,7 +131,7 @@ def test_names_of_all_forms_in_one_folder(tmp_path: Path) -> None:
         "<id>_<start ms>_<end ms> 1",
         "2 media files are of no",
     ):
-        assert words in told
+        assert words in notes
 
 
 def test_a_bare_id_of_a_video_with_two_clips_is_not_guessed(tmp_path: Path) -> None:

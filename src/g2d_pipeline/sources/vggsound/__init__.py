@@ -49,8 +49,8 @@ class VGGSoundLayout(Layout[VGGSound]):
 
     def expected(self) -> str:
         return (
-            f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {self.raw.raw_dir}, and "
-            "below it, in any folder, the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
+            f"put vggsound.csv (github.com/hche11/VGGSound, folder data) into {self.raw.raw_dir}, and below "
+            "it, in any folder, the clips <id>_<start, six digits>.mp4, or audio/{train,test}/<clip>.wav and "
             "video/frames/{train,test}/Image-01-FPS/<clip>/00000.jpg …"
         )
 
@@ -74,8 +74,8 @@ class VGGSoundLayout(Layout[VGGSound]):
         pairs = list(zip(lists.clips, matches, strict=True))
         usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
         faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
-        bad = [BadRow(c.file, c.row, f"{c.name} ({c.split}): {fault.reason}") for c, fault in faults.items()]
-        bad = lists.bad + bad
+        missing = [BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults.items()]
+        bad = lists.bad + missing
         summary = _summary(lists, usable, Counter(fault.kind for fault in faults.values()))
         self._check_share(bad, lists, summary, settings)
         labels = {clip.label for clip in lists.clips}
@@ -93,10 +93,8 @@ class VGGSoundLayout(Layout[VGGSound]):
             }
             for clip, paths in usable.items()
         ]
-        comparable = (
-            f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
-        )
-        notes = [*summary, comparable, *lists.notes, *_notes(lists.clips, train, val, media, names)]
+        same = f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
+        notes = [*summary, same, *lists.notes, *_notes(lists.clips, train, val, media, names)]
         return Samples(pd.DataFrame(rows), names, [row.as_dict() for row in bad], notes)
 
     def _check_share(
@@ -108,7 +106,7 @@ class VGGSoundLayout(Layout[VGGSound]):
             return
         remedy = (
             f"put the clips below {self.root}, in any folder, as <id>_<start, six digits>.mp4: ten seconds "
-            "of each video, from the authors, from a mirror of their archives, or cut from YouTube (ids begin "
+            "of each video, from the authors, a mirror of their archives, or cut from YouTube (ids begin "
             "with dashes: give them to command-line tools after `--`). Where they are gone for good, set "
             "max_bad_fraction to go on without."
         )
@@ -182,10 +180,8 @@ def _notes(
         f"No validation split is published: {held:,} of the {len(train):,} train clips "
         f"({len(val):,} whole videos) are held out as val."
     ]
-    if both:
-        notes.append(
-            f"{len(both):,} videos have clips in both train and test of the lists, e.g. {_some(both)}."
-        )
+    if count := len(both):
+        notes.append(f"{count:,} videos have clips in both train and test of the lists, e.g. {_some(both)}.")
     if len(names) < len(class_names()):
         notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
     notes.append(f"Names found: {forms}.")
