@@ -14,7 +14,7 @@ from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
-from g2d_pipeline.sources.vggsound.clips import Fault, Media, find_media, match_clips, media_of
+from g2d_pipeline.sources.vggsound.clips import Fault, Media, match_clips, media_of
 from g2d_pipeline.sources.vggsound.lists import (
     COPY_AGAIN,
     SPLITS,
@@ -69,7 +69,7 @@ class VGGSoundLayout(Layout[VGGSound]):
         if not lists.clips and not lists.bad:
             headline = f"There is no row in the lists below {self.root}"
             raise data_error(headline, find_lists(files), f"{self.expected()}.")
-        media = find_media(files, lists.clips)
+        media = Media(files, lists.clips)
         matches = match_clips(lists.clips, media, columns, self.root, settings.machine)
         pairs = list(zip(lists.clips, matches, strict=True))
         usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,12 +19,8 @@ from g2d_pipeline.sources.vggsound.lists import VIDEO, Clip
 if TYPE_CHECKING:
     from g2d_pipeline.config import RunOptions
 
-Kind = Literal["video", "audio", "images"]
-ENDINGS: dict[str, Kind] = {
-    **dict.fromkeys((".mp4", ".webm", ".mkv"), "video"),
-    ".wav": "audio",
-    **dict.fromkeys((".jpg", ".jpeg", ".png"), "images"),
-}
+KINDS = {"video": (".mp4", ".webm", ".mkv"), "audio": (".wav",), "images": (".jpg", ".jpeg", ".png")}
+ENDINGS = {ending: kind for kind, endings in KINDS.items() for ending in endings}
 NAME = re.compile(rf"(?P<video>{VIDEO})(?:_(?P<start>[0-9]+)(?:_(?P<end>[0-9]+))?)?")
 ONE_A_SECOND = "Image-01-FPS"
 FEWEST_IMAGES = 4  # the published reader passes over clips with three or fewer (§3.2)
@@ -39,25 +34,45 @@ class Fault(NamedTuple):
     reason: str
 
 
-@dataclass
 class Media:
-    """The media below a raw folder; paths are relative to it.
+    """The media among `files` (everything below the raw folder, sorted), matched to clips by id and second.
 
-    `paths`: kind → clip's name → video, audio file, or folder of images; `count`: images in a folder;
-    `forms`: how often each form of name occurs; `unlisted`: what belongs to no clip of the lists; `by_case`:
-    such a name in small letters → its path; `repeated`: files of a clip that has one already."""
+    `paths`: kind → clip's name → video, audio file, or folder of images, relative to the raw folder; of
+    several files of a clip the first, of several folders first the one of one image a second. `images`: how
+    many a folder has; `forms`: how often each form of name occurs; `unlisted`: what belongs to no clip of the
+    lists; `by_case`: such a name in small letters → its path; `repeated`: files of a clip that has one
+    already."""
 
-    paths: dict[Kind, dict[str, str]] = field(
-        default_factory=lambda: {"video": {}, "audio": {}, "images": {}}
-    )
-    count: Counter[str] = field(default_factory=Counter)
-    forms: Counter[str] = field(default_factory=Counter)
-    unlisted: list[str] = field(default_factory=list)
-    by_case: dict[str, str] = field(default_factory=dict)
-    repeated: int = 0
+    def __init__(self, files: Sequence[str], clips: Iterable[Clip]) -> None:
+        self.paths: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        self.images, self.forms = Counter[str](), Counter[str]()
+        self.unlisted: list[str] = []
+        self.by_case: dict[str, str] = {}
+        self.repeated = 0
+        starts: dict[str, set[int]] = {}
+        for clip in clips:
+            starts.setdefault(clip.video, set()).add(clip.start)
+        entries: dict[str, tuple[str, re.Match[str]]] = {}
+        for kind, path, match in filter(None, map(media_of, files)):
+            entries[path] = kind, match
+            self.images[path] += kind == "images"
+
+        def order(path: str) -> tuple[bool, bool, str]:
+            images = self.images[path] > 0
+            return images, images and ONE_A_SECOND not in path.split("/"), path
+
+        for path in sorted(entries, key=order):
+            kind, match = entries[path]
+            start, form = resolve(match, starts.get(match["video"], set()))
+            if start is None:
+                self.unlisted.append(path)
+                self.by_case.setdefault(match[0].casefold(), path)
+                continue
+            self.forms[form] += 1
+            self.repeated += self.paths[kind].setdefault(f"{match['video']}_{start:06d}", path) != path
 
 
-def media_of(file: str) -> tuple[Kind, str, re.Match[str]] | None:
+def media_of(file: str) -> tuple[str, str, re.Match[str]] | None:
     """(kind, path or folder of images, match of the clip's name); None: not a clip's, by ending or name."""
     path = PurePosixPath(file)
     kind = ENDINGS.get(path.suffix.lower())
@@ -65,36 +80,6 @@ def media_of(file: str) -> tuple[Kind, str, re.Match[str]] | None:
         path = path.parent
     match = NAME.fullmatch(path.name if kind == "images" else path.stem) if kind else None
     return (kind, str(path), match) if kind and match else None
-
-
-def find_media(files: Sequence[str], clips: Iterable[Clip]) -> Media:
-    """The media among `files` (everything below the raw folder, sorted), matched by id and start second.
-
-    Of several files of a clip the first is taken; of several folders of images first the one of one image a
-    second."""
-    starts: dict[str, set[int]] = {}
-    for clip in clips:
-        starts.setdefault(clip.video, set()).add(clip.start)
-    media = Media()
-    entries = {}
-    for entry in filter(None, map(media_of, files)):
-        kind, path, match = entry
-        entries[path] = entry
-        media.count[path] += kind == "images"
-    for kind, path, match in sorted(entries.values(), key=_rank):
-        start, form = resolve(match, starts.get(match["video"], set()))
-        if start is None:
-            media.unlisted.append(path)
-            media.by_case.setdefault(match[0].casefold(), path)
-            continue
-        media.forms[form] += 1
-        media.repeated += media.paths[kind].setdefault(f"{match['video']}_{start:06d}", path) != path
-    return media
-
-
-def _rank(entry: tuple[Kind, str, re.Match[str]]) -> tuple[bool, bool, str]:
-    kind, path, _ = entry
-    return kind == "images", kind == "images" and f"/{ONE_A_SECOND}/" not in f"/{path}", path
 
 
 def resolve(match: re.Match[str], starts: Collection[int]) -> tuple[int | None, str]:
@@ -119,7 +104,7 @@ def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) 
 
     Extracted audio and images are preferred to the video that they were extracted from."""
     video, audio, folder = (media.paths[kind].get(clip.name) for kind in ("video", "audio", "images"))
-    too_few = folder is not None and media.count[folder] < FEWEST_IMAGES
+    too_few = folder is not None and media.images[folder] < FEWEST_IMAGES
     if too_few and video is not None:
         folder = None
     if not (video or audio or folder):
@@ -132,7 +117,7 @@ def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) 
     if "visual" in modalities and "visual" not in paths:
         return Fault("no picture", f"sound ({audio}) but no pictures")
     if too_few and folder is not None and "visual" in modalities:
-        count = f"{folder} holds {media.count[folder]} pictures"
+        count = f"{folder} holds {media.images[folder]} pictures"
         return Fault("too few pictures", f"{count}; {FEWEST_IMAGES} are the least, as published")
     for path in sorted(set(paths.values()) - {folder}):
         if fault := media_fault(root / path):
