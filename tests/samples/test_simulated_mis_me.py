@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from g2d_pipeline.samples.mis_me import HEADER, IMAGES, WEATHER, make, write_xlsx
+from g2d_pipeline.sources.mis_me.simulated import HEADER, IMAGES, WEATHER, make, write_xlsx
 
 ROWS = {"train": 160, "val": 40, "test": 45}
 

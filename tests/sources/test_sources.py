@@ -96,7 +96,7 @@ def test_the_sample_is_made_once_and_again_when_the_settings_change(tmp_path: Pa
 def test_a_failure_leaves_neither_a_half_sample_nor_a_mess(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import g2d_pipeline.samples.mis_me as simulation
+    import g2d_pipeline.sources.mis_me.simulated as simulation
 
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -12,11 +12,6 @@ from g2d_pipeline.sources.simulated import Simulated
 
 
 SIMULATED = {
-    "mis_me": Simulated(
-        "MIS-ME (Rakib et al., DSAA 2024)",
-        "the pictures are brown noise\nthat darkens with water, the weather is drawn at random.",
-        recipe=1,
-    ),
     "crema_d": Simulated(
         "CREMA-D (Cao et al., 2014)",
         "the voices are buzzing tones whose\npitch, tempo and loudness tell the emotion, the faces are drawn.",
