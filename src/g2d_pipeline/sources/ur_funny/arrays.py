@@ -6,18 +6,18 @@ noted."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.files import atomic_folder
@@ -75,22 +75,16 @@ def converted(
     check(record)
     if not arrays:
         raise data_error(f"{root} holds no usable sample", map(str, record.published), "replace the files.")
-    _write(root, folder, record, arrays)
-    return folder, record
-
-
-def _write(root: Path, folder: str, record: Record, arrays: Sequence[Mapping[str, Steps]]) -> None:
-    """The arrays and the record in `root / folder`, which appears when it is whole."""
     try:
         with atomic_folder(root / folder) as new:
             for modality in arrays[0]:
                 _write_array(new / f"{modality}.npy", [sample[modality] for sample in arrays])
-            text = json.dumps(asdict(record), ensure_ascii=False) + "\n"
-            (new / RECORD).write_text(text, encoding="utf-8")
+            (new / RECORD).write_bytes(TypeAdapter(Record).dump_json(record))
     except OSError as error:
         headline = f"The pickles can not be converted into {root / folder} ({error.strerror})"
         remedy = "make room and give permission there, or link the pickles into a folder that raw_dir names."
         raise data_error(headline, [], remedy) from None
+    return folder, record
 
 
 def _write_array(path: Path, samples: Sequence[Steps]) -> None:
@@ -108,16 +102,13 @@ def _write_array(path: Path, samples: Sequence[Steps]) -> None:
 def _read_record(folder: Path) -> Record | None:
     """The record of a folder that exists and is whole; None otherwise."""
     try:
-        content = json.loads((folder / RECORD).read_bytes())
-        for key in ("bad", "published"):
-            content[key] = [BadRow(**row) for row in content[key]]
-        record = Record(**content)
+        record = TypeAdapter(Record).validate_json((folder / RECORD).read_bytes())
         arrays = [np.load(folder / f"{m}.npy", mmap_mode="r", allow_pickle=False) for m in KEYS]
         if {len(record.rows)} == set(map(len, arrays)):
             return record
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, LookupError, TypeError):
+    except (OSError, EOFError, ValueError):
         pass
     logger.warning("%s is not whole; it is made anew.", folder)
     return None
