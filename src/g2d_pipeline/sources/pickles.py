@@ -220,11 +220,9 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> PendingArray:
 
 def _scalar(dtype: Any, raw: Any) -> Any:
     """One number of numpy."""
+    content = _array_bytes(raw)
     plain = isinstance(dtype, PendingDType) and not dtype.value.hasobject
-    _check(
-        plain and len(content := _array_bytes(raw)) == dtype.value.itemsize,
-        "it has a number of an unknown kind",
-    )
+    _check(plain and len(content) == dtype.value.itemsize, "it has a number of an unknown kind")
     return np.frombuffer(content, dtype.value)[0] if content else dtype.value.type()
 
 
@@ -279,10 +277,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
     NAMES[f"{_core}.multiarray", "_reconstruct"] = _Name(_reconstruct)
     NAMES[f"{_core}.multiarray", "scalar"] = _Name(_scalar)
     NAMES[f"{_core}.numeric", "_frombuffer"] = _Name(_frombuffer)
-for _builtins in (
-    "builtins",
-    "__builtin__",
-):  # Python 3, Python 2: protocols below 4 have no opcodes for these
+for _builtins in ("builtins", "__builtin__"):  # Python 3 and 2, in protocols that have no opcodes for these
     NAMES[_builtins, "bytes"] = _Name(lambda: b"")
     NAMES[_builtins, "complex"] = _Name(_complex)
     NAMES[_builtins, "set"] = _Name(_container(set))
