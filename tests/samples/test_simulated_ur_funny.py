@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from g2d_pipeline.config import Split
-from g2d_pipeline.samples import describe
-from g2d_pipeline.samples.ur_funny import BLEMISHES, ENERGY, FUNNY, SMILE, make
+from g2d_pipeline.config import Split, URFunny
+from g2d_pipeline.sources.layout import find_layout
 from g2d_pipeline.sources.pickles import load_plain
+from g2d_pipeline.sources.ur_funny.simulated import BLEMISHES, ENERGY, FUNNY, SMILE, make
 
 ROWS: dict[Split, int] = {"train": 240, "val": 60, "test": 60}
 
@@ -38,8 +38,12 @@ def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
         make(tmp_path / name, small, seed)
     assert content(tmp_path / "a") == content(tmp_path / "c")
     assert content(tmp_path / "a") != content(tmp_path / "b")
-    assert describe("ur_funny", small, 0) != describe("ur_funny", small, 1)
-    assert describe("ur_funny", small, 0).startswith("SAMPLE")
+    texts = [
+        find_layout(URFunny(raw_dir="raw", sample_rows=small, seed=seed), tmp_path).sample_text
+        for seed in (0, 1)
+    ]
+    assert texts[0] != texts[1]
+    assert texts[0].startswith("SAMPLE")
 
 
 def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:
@@ -65,7 +69,7 @@ def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:
 
 
 def test_blemishes(sample: dict[str, Any]) -> None:
-    ids = {name: sample["data_folds"]["train"][at] for name, at in BLEMISHES.items()}
+    ids = {name: sample["data_folds"]["train"][at] for at, name in BLEMISHES.items()}
     language, audio, face = (
         sample[f"{n}_sdk"] for n in ("language", "covarep_features", "openface_features")
     )
@@ -98,8 +102,8 @@ def test_each_modality_knows_a_little_and_together_they_know_more(sample: dict[s
 
     def read(*folds: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         ids = [i for fold in folds for i in sample["data_folds"][fold]]
-        found = [describe(i) for i in ids]
-        x = {modality: np.array([each[modality] for each in found]) for modality in found[0]}
+        entries = [describe(i) for i in ids]
+        x = {modality: np.array([each[modality] for each in entries]) for modality in entries[0]}
         return x | {"all": np.hstack(list(x.values()))}, np.array([sample["humor_label_sdk"][i] for i in ids])
 
     train, y = read("train")

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 from sklearn.ensemble import RandomForestClassifier
 
-from g2d_pipeline.samples import vggsound as simulation
-from g2d_pipeline.samples.vggsound import CLASSES, Row, draw, list_rows, make, play
+from g2d_pipeline.sources.vggsound import simulated as simulation
+from g2d_pipeline.sources.vggsound.simulated import CLASSES, Row, draw, list_rows, make, play
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def films(folder: Path) -> dict[str, tuple[int, float, int, float]]:
+def videos(folder: Path) -> dict[str, tuple[int, float, int, float]]:
     """name → frames, frames a second, sound tracks, seconds."""
     found = {}
     for path in sorted((folder / "video").glob("*.mp4")):
@@ -58,8 +58,8 @@ def test_the_list_is_official_and_partly_without_files(sample: Path) -> None:
     assert sum(p.stat().st_size for p in sample.rglob("*") if p.is_file()) < 4e6
 
 
-def test_films_have_the_blemishes_of_real_ones(sample: Path) -> None:
-    found = films(sample)
+def test_videos_have_the_blemishes_of_real_ones(sample: Path) -> None:
+    found = videos(sample)
     assert Counter(tracks for _, _, tracks, _ in found.values()) == {1: len(found) - 1, 0: 1}
     assert {round(rate, 3) for count, rate, _, _ in found.values() if count > 3} == {25.0, 23.976}
     assert sum(count == 3 for count, *_ in found.values()) == 1

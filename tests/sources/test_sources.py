@@ -124,7 +124,7 @@ def test_read_raw_makes_the_sample_and_says_that_it_is_one(tmp_path: Path) -> No
 
 
 def test_workshops_of_killed_runs_are_swept(tmp_path: Path) -> None:
-    old, young = tmp_path / "raw/.sample-old", tmp_path / "raw/.sample-young"
+    old, young = tmp_path / "raw/.unfinished-old", tmp_path / "raw/.unfinished-young"
     for folder in (old, young):
         folder.mkdir(parents=True)
     os.utime(old, (time.time() - 7200,) * 2)

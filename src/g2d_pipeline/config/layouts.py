@@ -95,8 +95,7 @@ class VGGSound(RawSettings):
 
 
 class URFunny(RawSettings):
-    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k =
-    3."""
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no."""
 
     layout: Literal["ur_funny"] = "ur_funny"
     context: bool = False  # the sentences before the punchline, too

@@ -6,15 +6,12 @@ with `make(root, size, seed)`; equal arguments give equal bytes."""
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.files import atomic_folder
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, Split
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SAMPLE_TEXT = "SAMPLE.txt"
-WORKSHOP, ABANDONED = ".sample-", 3600  # prefix of unfinished samples; seconds after which they are removed
 
 
 class Simulated(NamedTuple):
@@ -60,29 +56,13 @@ def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None
         headline = f"{root} is in the way of the simulated sample: it has no {SAMPLE_TEXT}"
         raise data_error(headline, [], "move it away, or set another raw_dir.")
     logger.info("Making the simulated sample in %s …", root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    for entry in os.scandir(root.parent):
-        if (
-            entry.name.startswith(WORKSHOP)
-            and entry.is_dir()
-            and time.time() - entry.stat().st_mtime > ABANDONED
-        ):
-            shutil.rmtree(entry.path, ignore_errors=True)
-    workshop = Path(tempfile.mkdtemp(prefix=WORKSHOP, dir=root.parent))
     try:
-        new = workshop / "new"
-        new.mkdir()
-        make(new)
-        (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
-        if root.exists():
-            root.replace(workshop / "old")
-        try:
-            new.replace(root)
-        except OSError:
-            if _text_of(root) != text:  # another run has not just made the same one
-                raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        with atomic_folder(root) as new:
+            make(new)
+            (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
+    except OSError:
+        if _text_of(root) != text:  # another run has not just made the same one
+            raise
 
 
 def _text_of(root: Path) -> str | None:
