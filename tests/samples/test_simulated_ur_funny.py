@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from g2d_pipeline.config import Split, URFunny
-from g2d_pipeline.sources.layout import find_layout
+from g2d_pipeline.config import Split
 from g2d_pipeline.sources.pickles import load_plain
 from g2d_pipeline.sources.ur_funny.simulated import BLEMISHES, ENERGY, FUNNY, SMILE, make
 
@@ -25,25 +24,6 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     make(folder, ROWS, seed=0)
     assert time.perf_counter() - start < 15
     return {path.stem: load_plain(path) for path in folder.iterdir()}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
-
-
-def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
-    small: dict[Split, int] = {"train": 22, "val": 2, "test": 3}
-    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
-        (tmp_path / name).mkdir()
-        make(tmp_path / name, small, seed)
-    assert content(tmp_path / "a") == content(tmp_path / "c")
-    assert content(tmp_path / "a") != content(tmp_path / "b")
-    texts = [
-        find_layout(URFunny(raw_dir="raw", sample_rows=small, seed=seed), tmp_path).sample_text
-        for seed in (0, 1)
-    ]
-    assert texts[0] != texts[1]
-    assert texts[0].startswith("SAMPLE")
 
 
 def test_the_layout_is_the_sdks(sample: dict[str, Any]) -> None:

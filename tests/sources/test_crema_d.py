@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from g2d_pipeline.config import CremaD
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.resolve import resolve
-from g2d_pipeline.sources.crema_d import simulated as simulation
-from g2d_pipeline.sources import locate, read_raw, signature
-from g2d_pipeline.sources.crema_d.clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
+from g2d_pipeline.sources import read_raw, signature
 from g2d_pipeline.sources.crema_d import CremaDLayout
+from g2d_pipeline.sources.crema_d import simulated as simulation
+from g2d_pipeline.sources.crema_d.clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
 from g2d_pipeline.sources.crema_d.lists import PUBLISHED, digest, published, speakers
 from tests.sources.crema_d_copies import (
     POINTER,
@@ -451,18 +451,6 @@ def test_a_signature_follows_what_is_read(copy: Copy) -> None:
     assert signature(raw, "raw", copy.root) == key
     copy.edit("train", lambda lines: sorted(lines))
     assert signature(raw, "raw", copy.root) != key
-
-
-def test_without_raw_data_the_sample_is_taken_and_marked(tmp_path: Path) -> None:
-    raw = CremaD(raw_dir="raw", sample_clips=36)
-    assert locate(raw, "auto", tmp_path) == ("sample", tmp_path / "raw/sample")
-    settings = Copy(tmp_path).settings(sample_clips=36, source="sample")
-    manifest = read_raw(settings, tmp_path)
-    assert manifest.meta["notes"][0].startswith("SAMPLE")
-    assert manifest.meta["raw_dir"] == "raw/sample"
-    assert (tmp_path / "raw/sample/SAMPLE.txt").read_text() == CremaDLayout(raw, tmp_path).sample_text
-    with pytest.raises(DataError, match=r"no raw data .*\n.*AudioWAV.*VideoFlash"):
-        locate(raw, "raw", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------ names

@@ -14,9 +14,9 @@ import pytest
 from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.files import content_hash
-from g2d_pipeline.sources import ensure_sample, locate, read_raw, signature
+from g2d_pipeline.sources import ensure_sample, locate, signature
 from g2d_pipeline.sources.hashing import hash_files
-from tests.sources.raw_folders import PROJECT, Copy, mis_me_settings
+from tests.sources.raw_folders import PROJECT, Copy
 
 SMALL = MISME(raw_dir="raw", sample_rows={"train": 6, "val": 3, "test": 3})
 
@@ -112,15 +112,6 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)in the way.*move it away"):
         ensure_sample(SMALL, tmp_path / "raw/sample")
     assert (tmp_path / "raw/sample/thesis.doc").exists()
-
-
-def test_read_raw_makes_the_sample_and_says_that_it_is_one(tmp_path: Path) -> None:
-    manifest = read_raw(mis_me_settings("raw", source="sample", raw=SMALL), tmp_path)
-    assert manifest.meta["source"] == "sample"
-    assert manifest.meta["raw_dir"] == "raw/sample"
-    assert manifest.meta["counts"] == SMALL.sample_rows
-    assert manifest.meta["notes"][0].startswith("SAMPLE")
-    assert all((tmp_path / manifest.meta["raw_dir"] / path).is_file() for path in manifest.table["image"])
 
 
 def test_workshops_of_killed_runs_are_swept(tmp_path: Path) -> None:

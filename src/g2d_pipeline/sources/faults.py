@@ -7,12 +7,9 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from g2d_pipeline.errors import ConfigError, DataError, data_error
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
+from g2d_pipeline.errors import DataError, data_error
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 # What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
@@ -115,22 +112,3 @@ def _stamp(folder: str) -> Stamp | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_dev, stat.st_ino
-
-
-def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[str, str]:
-    """modality → its one column in the manifest, for the media among the modalities asked for.
-
-    Raises ConfigError where the layout does not offer a modality or a medium has more than one column.
-    """
-    for name, columns in settings.columns.items():
-        if name not in offered:
-            raise ConfigError(
-                f"{settings.dataset}: layout {settings.raw.layout} has no modality "
-                f"{name!r}{nearest(name, offered)}; it has {', '.join(sorted(offered))}. Rename or remove it "
-                "under `modalities`."
-            )
-        if len(columns) != 1:
-            raise ConfigError(
-                f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}."
-            )
-    return {name: columns[0] for name, columns in settings.columns.items()}

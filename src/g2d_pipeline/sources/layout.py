@@ -176,10 +176,7 @@ class _OldLayout(Layout[Any]):
 
     def __init__(self, raw: Any, root: Path) -> None:
         super().__init__(raw, root)
-        from g2d_pipeline.samples import SIMULATED
-
         self.module = importlib.import_module(f"{__package__}.{raw.layout}")
-        self.simulated = SIMULATED.get(raw.layout)  # type: ignore[misc]
 
     def expected(self) -> str:
         return str(self.module.expected(self.raw))
@@ -189,10 +186,6 @@ class _OldLayout(Layout[Any]):
 
     def suggest(self) -> str:
         return str(self.module.suggest(self.root, self.raw)) if hasattr(self.module, "suggest") else ""
-
-    def make_sample(self, folder: Path) -> None:
-        simulated = importlib.import_module(f"g2d_pipeline.samples.{self.raw.layout}")
-        simulated.make(folder, self.sample_size, self.seed)
 
     def read(self, settings: IngestSettings) -> Manifest:
         return self.module.read(settings, self.root)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from g2d_pipeline.errors import data_error
 from g2d_pipeline.files import atomic_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Split
+    from g2d_pipeline.config import Split
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +72,5 @@ def _text_of(root: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise data_error(
-            f"{root / SAMPLE_TEXT} can not be read ({error})", [], "delete the folder."
-        ) from None
-
-
-def data_dir(settings: IngestSettings) -> str:  # for modules that are no `Layout` yet
-    from g2d_pipeline.sources.layout import find_layout
-
-    sample = find_layout(settings.raw, Path()).sample_dir if settings.source == "sample" else None
-    return settings.raw.raw_dir if sample is None else sample
+        headline = f"{root / SAMPLE_TEXT} can not be read ({error})"
+        raise data_error(headline, [], "delete the folder.") from None
