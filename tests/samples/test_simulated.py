@@ -1,4 +1,4 @@
-"""What all simulated samples promise: equal bytes for equal settings, marked SAMPLE, remade when asked for."""
+"""Promises of all simulated samples: equal bytes for equal settings, marked SAMPLE, remade when asked for."""
 
 from __future__ import annotations
 

@@ -157,7 +157,9 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     sound = Copy(tmp_path).settings(columns={"audio": ["audio"]}, raw_dir=str(clips))
     files = CremaDLayout(sound.raw, clips).raw_files()
     assert [f.stem for f in files] == [
-        "1001_DFA_ANG_XX", *(f"1001_IOM_{e}_XX" for e in ("ANG", "DIS", "FEA", "HAP", "NEU")), "1050_TIE_SAD_XX",
+        "1001_DFA_ANG_XX",
+        *(f"1001_IOM_{e}_XX" for e in ("ANG", "DIS", "FEA", "HAP", "NEU")),
+        "1050_TIE_SAD_XX",
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"7435 of 7442 clips can not be used.*\n.*AudioWAV/.*is missing"):
         CremaDLayout(sound.raw, clips).read(sound)
