@@ -1,4 +1,4 @@
-"""How bad input is told: what is wrong, where, how often (the first five), and what to do about it."""
+"""Bad input: what is wrong, where, and when it stops a run; the files of a raw folder."""
 
 from __future__ import annotations
 
