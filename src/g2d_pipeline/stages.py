@@ -124,12 +124,12 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         return content | about | {"fingerprint": fingerprint(content)}
 
     ingest = card(
-        "ingest", {"raw": raw_signature}, configuration.ingest().model_dump(mode="json", exclude={"machine"})
+        "ingest", {"raw": raw_signature}, configuration.ingest().model_dump(mode="json", exclude={"options"})
     )
     features = card(
         "featurize",
         {"manifest": ingest["fingerprint"]},
-        configuration.featurize().model_dump(mode="json", exclude={"machine"}),
+        configuration.featurize().model_dump(mode="json", exclude={"options"}),
     )
     described = card(
         "data_report", {"manifest": ingest["fingerprint"], "features": features["fingerprint"]}, {}
@@ -140,7 +140,7 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
         name: card(
             "teachers", inputs | weights.get(cell.modality, {}), cell.model_dump(mode="json"), cell.seed
         )
-        for name, cell in configuration.teachers().cells.items()
+        for name, cell in configuration.teachers().runs.items()
     }
     students = {
         name: card(
@@ -156,7 +156,7 @@ def make_plan(configuration: Configuration, raw_signature: str, package: Path = 
             cell.seed,
             _student_code(cell, package),
         )
-        for name, cell in configuration.distill().cells.items()
+        for name, cell in configuration.distill().runs.items()
     }
     evaluate = card(
         "evaluate",

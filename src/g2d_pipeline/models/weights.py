@@ -41,16 +41,18 @@ BROKEN = (
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
 
-def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], project: Path | str = ".") -> None:
+def load_pretrained(
+    model: MultimodalModel, architecture: dict[str, Any], files: Mapping[str, Path] | None = None
+) -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
     `build_model`.
 
-    Relative paths start in the folder `project`. Raises DataError where a file is missing, broken or does not
-    fit."""
+    `files`: modality → where its file lies, instead of the path in the settings. Raises DataError where a
+    file is missing, broken or does not fit."""
     for m, of in architecture["modalities"].items():
         if not of["encoder"].get("weights"):
             continue
-        path = project / Path(of["encoder"]["weights"]).expanduser()
+        path = (files or {}).get(m) or Path(of["encoder"]["weights"]).expanduser()
         try:
             load_trunk(cast(Encoder, model.encoders[m]).trunk, of["encoder"]["name"], path)
         except DataError as error:

@@ -18,7 +18,7 @@ def make_data_report(
     from g2d_pipeline.evaluation.data_page import build_data_page
     from g2d_pipeline.evaluation.data_report import describe_data
 
-    project = Path(settings.machine.project)
+    project = Path(settings.options.project)
     hashes = cache_file(project, settings.dataset)
     report = describe_data(manifest, features, project / manifest.meta["raw_dir"], hashes)
     return report, build_data_page(report)
