@@ -19,9 +19,12 @@ from g2d_pipeline.config.base import (
     split_slashes,
 )
 from g2d_pipeline.config.encoders import (
+    ENCODER_GROUP,
+    ENCODERS,
     MLP,
     Bag,
     EncoderSettings,
+    ExternalEncoder,
     MobileNetV2,
     ResNet18,
     SmallCNN,
@@ -106,6 +109,8 @@ from g2d_pipeline.config.training import (
 
 __all__ = [
     "AVMNIST",
+    "ENCODERS",
+    "ENCODER_GROUP",
     "FUSIONS",
     "FUSION_GROUP",
     "MISME",
@@ -131,6 +136,7 @@ __all__ = [
     "DistillSettings",
     "EncoderSettings",
     "EvaluateSettings",
+    "ExternalEncoder",
     "ExternalFusion",
     "FeatureSettings",
     "FeaturizeSettings",

@@ -1,4 +1,5 @@
-"""A linear head a modality, for methods that train one beside the fusion (`heads per modality` in rivals.md)."""
+"""A linear head a modality, for methods that train one beside the fusion (`heads per modality` in
+rivals.md)."""
 
 from __future__ import annotations
 

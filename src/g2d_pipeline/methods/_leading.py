@@ -46,7 +46,8 @@ def summed_scores(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tens
 
 
 def ratios(scores: Tensor, others: Literal["mean", "sum"] = "mean") -> Tensor:
-    """r^m = s^m / mean of the others' s `[k]` (k = 2: the other's), or their `sum`. 0 where all scores are 0."""
+    """r^m = s^m / mean of the others' s `[k]` (k = 2: the other's), or their `sum`. 0 where all scores are
+    0."""
     k = len(scores)
     rest = (1 - torch.eye(k, dtype=scores.dtype)) @ scores
     return scores / (rest / (k - 1) if others == "mean" else rest).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -12,7 +12,8 @@ from g2d_pipeline.methods.base import MethodContext
 def check_modalities(
     key: str, values: Mapping[str, float], context: MethodContext, also: tuple[str, ...] = ()
 ) -> None:
-    """Raise ValueError with key, value and what is allowed, where a name is neither a modality nor in `also`."""
+    """Raise ValueError with key, value and what is allowed, where a name is neither a modality nor in
+    `also`."""
     known = (*also, *context.modalities)
     for name, value in values.items():
         if name not in known:

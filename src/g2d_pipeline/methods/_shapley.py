@@ -22,8 +22,7 @@ def coalitions(modalities: Sequence[str]) -> list[Coalition]:
 def shapley(modalities: Sequence[str], value: Callable[[Coalition], V]) -> dict[str, V]:
     """φ^m = Σ_{S ∌ m} |S|! (k − |S| − 1)! / k! · (v(S ∪ {m}) − v(S)); they sum to v(all) − v(∅).
 
-    `value` is asked once for each of the 2^k subsets; it gives numbers, or tensors of one shape.
-    """
+    `value` is asked once for each of the 2^k subsets; it gives numbers, or tensors of one shape."""
     k = len(modalities)
     values = {some: value(some) for some in coalitions(modalities)}
     found: dict[str, V] = {}

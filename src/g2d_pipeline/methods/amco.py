@@ -23,8 +23,7 @@ def dependence_shares(task: Task, logits: dict[str, Tensor], target: Tensor) -> 
     """The share `[k]` of each modality in one softmax over all modalities' logits side by side, mean over the
     batch.
 
-    Regression (our definition): s^m / Σ_j s^j, of the mean confidences.
-    """
+    Regression (our definition): s^m / Σ_j s^j, of the mean confidences."""
     if task.outputs > 1:
         p = torch.cat(list(logits.values()), dim=1).double().softmax(dim=1)
         return torch.stack([part.sum(dim=1).mean() for part in p.split(task.outputs, dim=1)]).cpu()

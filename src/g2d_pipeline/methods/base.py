@@ -23,7 +23,8 @@ class MethodParameters(Strict):
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ `[B]`."""
+    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ
+    `[B]`."""
 
     feature: Tensor
     logits: Tensor
@@ -36,8 +37,8 @@ class Batch:
     modality.
 
     `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the inputs of
-    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it.
-    """
+    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for
+    it."""
 
     index: Tensor
     inputs: dict[str, Tensor]
@@ -51,8 +52,7 @@ class MethodContext:
     """What a method is asked to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
     names.
 
-    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step.
-    """
+    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
 
     task: str
     fusion: str
@@ -71,8 +71,7 @@ class Validation:
     """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target`
     `[N]`.
 
-    `scores`: part → the selection metric, and `loss`, the task loss of the whole.
-    """
+    `scores`: part → the selection metric, and `loss`, the task loss of the whole."""
 
     logits: dict[str, Tensor]
     target: Tensor
@@ -154,8 +153,7 @@ class Method:
         """Raise ValueError with the reason and what works instead, where the method is undefined for the
         context.
 
-        Called before any data are read. Parameters that name modalities are checked here.
-        """
+        Called before any data are read. Parameters that name modalities are checked here."""
         name = type(self).__module__.rpartition(".")[2]
         if context.task not in self.tasks:
             raise ValueError(f"{name} is defined for {' and '.join(self.tasks)}, not for {context.task}")
@@ -181,7 +179,8 @@ class Method:
         return epochs
 
     def on_fit_start(self, state: State) -> None:
-        """Called once, before `parameter_groups`: make modules of its own here (torch's generator is seeded)."""
+        """Called once, before `parameter_groups`: make modules of its own here (torch's generator is
+        seeded)."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What the optimizer is given: by default one group, of the model and the modules of its own.
@@ -212,7 +211,8 @@ class Method:
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        """The terms of the loss, weighted, by name; their sum is minimised. The default: the task loss alone."""
+        """The terms of the loss, weighted, by name; their sum is minimised. The default: the task loss
+        alone."""
         return {"task": state.task.loss(output.logits, batch.target)}
 
     def after_backward(self, state: State) -> None:
@@ -234,7 +234,8 @@ class Method:
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All attributes but the parameters and functions (which have no state), modules as their own state."""
+        """All attributes but the parameters and functions (which have no state), modules as their own
+        state."""
         own = {n: value for n, value in vars(self).items() if n != "parameters" and not callable(value)}
         return own | {name: module.state_dict() for name, module in self.modules().items()}
 

@@ -37,8 +37,7 @@ def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
     right on.
 
-    0 where there are none.
-    """
+    0 where there are none."""
     more, right = confidence_and_right(task, superset, target)
     less, _ = confidence_and_right(task, subset, target)
     return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
@@ -47,8 +46,7 @@ def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor
 class CMLParameters(Window):
     """`weight` ≥ 0: λ, of the rise in confidence (published: 0.1).
 
-    `losses`: the mean of the task losses of all `nested` subsets, or that of the `whole` alone.
-    """
+    `losses`: the mean of the task losses of all `nested` subsets, or that of the `whole` alone."""
 
     weight: NonNegativeFloat = 0.1
     losses: Literal["nested", "whole"] = "nested"

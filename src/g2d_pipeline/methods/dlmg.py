@@ -159,7 +159,8 @@ class DLMG(Method):
         return terms
 
     def _look_ahead(self, moves: Moves, size: int, state: State) -> float:
-        """The slope of the task loss on a random validation batch after one plain step, which is taken back."""
+        """The slope of the task loss on a random validation batch after one plain step, which is taken
+        back."""
         lr, model = float(state.optimizer.param_groups[0]["lr"]), state.model
         rows = state.rows("val")
         rows = rows[torch.randperm(len(rows))[:size].sort().values.numpy()]

@@ -38,9 +38,8 @@ def blend(
 ) -> dict[str, float]:
     """w ∝ G/O², summing to 1; empty where no branch gained anything.
 
-    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0 (both: our
-    definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight.
-    """
+    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0
+    (both: our definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight."""
     least = floor * float(np.mean([val for _, val in before.values()]))
     found: dict[str, float] = {}
     for branch in before:
@@ -107,7 +106,8 @@ class Branches:
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot train."""
+    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot
+    train."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
-from g2d_pipeline.models.exchange import STAGED, Exchange
+from g2d_pipeline.models.encoders import load_encoder
+from g2d_pipeline.models.exchange import Exchange, encoders_with_stages
 
 
 def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -38,8 +39,7 @@ def conditional_speed(bypass: float, main: float) -> float:
 def leader(speeds: dict[str, float], alpha: float) -> str:
     """The modality of the greatest speed, if it is ahead of the slowest one by more than α; else "".
 
-    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition.
-    """
+    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition."""
     first = max(speeds, key=lambda m: speeds[m])
     gap = speeds[first] - min(speeds.values())
     return first if gap > alpha else ""
@@ -82,10 +82,10 @@ class Greedy(Method):
     def check(self, context: MethodContext) -> None:
         super().check(context)
         for m, encoder in context.encoders.items():
-            if encoder not in STAGED:
+            if not load_encoder(encoder).has_stages:
                 raise ValueError(
                     f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. It works "
-                    f"with: {', '.join(STAGED)}"
+                    f"with: {', '.join(encoders_with_stages())}"
                 )
         if self.parameters.losses == "branches" and context.fusion not in ("late", "sum", "weighted"):
             raise ValueError(

@@ -1,8 +1,7 @@
 """MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the
 strong one.
 
-Known to us by BalanceBenchmark's code.
-"""
+Known to us by BalanceBenchmark's code."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
     """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without
     gradient.
 
-    Regression (our definition): everywhere, ρ being the confidence of a Gaussian error.
-    """
+    Regression (our definition): everywhere, ρ being the confidence of a Gaussian error."""
     with torch.no_grad():
         w = (task.confidence(a, target) - task.confidence(b, target)).abs()
         if task.outputs == 1:
@@ -39,15 +37,15 @@ def kl_to_stronger(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
 
 
 def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (our definition): of predictions, in units of s²."""
+    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (our definition): of predictions, in units of
+    s²."""
     return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 
 class MBSDParameters(Window):
     """`unimodal_weight` ≥ 0: of each modality's own loss; `distill_weight` ≥ 0: of the distillation.
 
-    Published: both 1. Both 0: joint training.
-    """
+    Published: both 1. Both 0: joint training."""
 
     unimodal_weight: NonNegativeFloat = 1.0
     distill_weight: NonNegativeFloat = 1.0

@@ -1,8 +1,7 @@
 """MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all predictions are
 trained.
 
-L = λ·MSE(multimodal) + δ·MSE(image) + γ·MSE(table); any modalities and both tasks here.
-"""
+L = λ·MSE(multimodal) + δ·MSE(image) + γ·MSE(table); any modalities and both tasks here."""
 
 from __future__ import annotations
 

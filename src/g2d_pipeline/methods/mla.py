@@ -26,8 +26,7 @@ def update_projection(projection: Tensor, direction: Tensor, regularisation: flo
     """P − (P r)(P r)ᵀ / (λ + rᵀ P r) of P `[D, D]` and a direction r `[D]`: one step of recursive least
     squares.
 
-    Of a step along P r only λ / (λ + rᵀ P r) is left.
-    """
+    Of a step along P r only λ / (λ + rᵀ P r) is left."""
     gain = projection @ direction
     return projection - torch.outer(gain, gain) / (regularisation + direction @ gain)
 

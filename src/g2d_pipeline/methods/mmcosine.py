@@ -1,8 +1,7 @@
 """MMCosine (Xu et al., 2023): logits by angles between features and class weights, so that no norm outweighs
 another.
 
-The idea is in the fusion (`models/fusions/cosine.py`); training is joint training.
-"""
+The idea is in the fusion (`models/fusions/cosine.py`); training is joint training."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ class MMCosine(Method):
     """The task loss on logits that are a sum over modalities of scaled cosines: fusion `cosine`, nothing
     else.
 
-    Any number of modalities. A regression has no classes and so no angles to them.
-    """
+    Any number of modalities. A regression has no classes and so no angles to them."""
 
     equation: ClassVar[str] = "L = L_S(l, y), l_c = Σ_m s·cos(f^m, W_c^m)"
     source: ClassVar[str] = "Xu et al., 2023 (MMCosine), s = 15"

@@ -22,9 +22,8 @@ def pareto_weights(whole: Tensor, own: Tensor) -> Tensor:
     """(w_0, w_u) `[2]` of an encoder's gradients `[P]` of the multimodal (`whole`) and of its unimodal
     (`own`) loss.
 
-    Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
-    w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0.
-    """
+    Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them: w_0 =
+    clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0."""
     dot, own_square = whole @ own, own @ own
     apart = (whole @ whole + own_square - 2 * dot).clamp_min(torch.finfo(whole.dtype).tiny)
     shortest = ((own_square - dot) / apart).clamp(0, 1)

@@ -26,8 +26,7 @@ ALL = -1  # no modality is masked
 def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
     """v `[B]` of what `size` modalities predict: their number where they are right, else 0; float64.
 
-    Regression (our definition): their number times the confidence of a Gaussian error.
-    """
+    Regression (our definition): their number times the confidence of a Gaussian error."""
     if task.outputs == 1:
         return size * task.confidence(logits, target).double()
     return size * (logits.argmax(dim=1) == target).double()
@@ -158,7 +157,8 @@ class ModalityValuation(Method):
         )
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
-        """Say in random order with whom alone each row `[T]` is met the first, second, … time in this epoch."""
+        """Say in random order with whom alone each row `[T]` is met the first, second, … time in this
+        epoch."""
         mixed = torch.randperm(len(rows))
         rows, alone = rows[mixed], alone[mixed]
         self.alone = alone[rows.argsort(stable=True)]

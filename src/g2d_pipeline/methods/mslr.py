@@ -1,8 +1,7 @@
 """MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its
 own pace.
 
-Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained.
-"""
+Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
     """The newest value of a metric over the mean of all of these; 1 before the first one and where all are 0.
 
     Inverse for a metric of which less is better (our definition). At most the number of values, as it is for
-    non-negative values that are good when high.
-    """
+    non-negative values that are good when high."""
     if not values or not any(values):
         return 1.0
     mean = sum(values) / len(values)

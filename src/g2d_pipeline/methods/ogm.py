@@ -15,8 +15,7 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
-
-WITHOUT_CONVOLUTIONS = ("mlp", "transformer", "bag")
+from g2d_pipeline.models.encoders import load_encoder
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
@@ -27,7 +26,8 @@ def coefficients(scores: Tensor, alpha: float) -> Tensor:
 
 
 def gradient_noise(gradient: Tensor) -> Tensor:
-    """A draw of N(0, σ²) in the gradient's shape; σ: the standard deviation of its numbers (a single one: 0)."""
+    """A draw of N(0, σ²) in the gradient's shape; σ: the standard deviation of its numbers (a single one:
+    0)."""
     if gradient.numel() < 2:
         return torch.zeros_like(gradient)
     return torch.randn_like(gradient) * gradient.std()
@@ -66,7 +66,7 @@ class OGM(Method):
         super().check(context)
         check_several("ogm", context)
         for m, encoder in context.encoders.items():
-            if self.parameters.scope == "conv_only" and encoder in WITHOUT_CONVOLUTIONS:
+            if self.parameters.scope == "conv_only" and not load_encoder(encoder).convolutional:
                 raise ValueError(_nothing_to_scale(m, encoder))
 
     def on_fit_start(self, state: State) -> None:

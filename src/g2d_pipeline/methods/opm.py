@@ -28,7 +28,8 @@ def drop_probabilities(
 
 
 def drop_features(features: dict[str, Tensor], kept: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone remain."""
+    """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone
+    remain."""
     remaining = kept.any(dim=1)
     return {
         m: (feature * kept[:, position, None])[remaining]

@@ -1,8 +1,7 @@
 """PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class
 prototypes.
 
-In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided.
-"""
+In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """ReconBoost: boosting over modalities that reconciles them with the ensemble (Hua et al., ICML 2024).
 
-Stage by stage one modality learns what the others do not say already; then all are put right together.
-"""
+Stage by stage one modality learns what the others do not say already; then all are put right together."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ def explained(logits: Tensor, ensemble: Tensor, target: Tensor, reduction: Reduc
     """Σ_c y_c softmax(Φ)_c log softmax(u)_c, batch mean: minus the loss of a sample, as far as Φ `[B, C]` has
     it right.
 
-    No gradient reaches the ensemble. `mean`: 1/C of it (the code).
-    """
+    No gradient reaches the ensemble. `mean`: 1/C of it (the code)."""
     share = ensemble.detach().softmax(dim=1).gather(1, target[:, None]).squeeze(1)
     gain = -(share * F.cross_entropy(logits, target, reduction="none")).mean()
     return gain / logits.shape[1] if reduction == "mean" else gain
@@ -49,8 +47,7 @@ def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Te
     """MSE(softmax(u^m), softmax(u^prev)) over samples and classes of logits `[B, C]`; u^prev gets no
     gradient.
 
-    `gradient=False`: nor does u^m, so that the term changes nothing (the public code).
-    """
+    `gradient=False`: nor does u^m, so that the term changes nothing (the public code)."""
     own = logits if gradient else logits.detach()
     return F.mse_loss(own.softmax(dim=1), previous.detach().softmax(dim=1))
 

@@ -35,8 +35,7 @@ def cluster_purity(features: Array, labels: Array, classes: int) -> float:
     """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if
     fewer).
 
-    Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code).
-    """
+    Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code)."""
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import minmax_scale
 

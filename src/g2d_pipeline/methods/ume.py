@@ -24,8 +24,7 @@ TRIED = 32  # samples of val on which a copy is compared with its teacher
 def copy_weights(model: MultimodalModel, teachers: dict[str, MultimodalModel]) -> None:
     """Write each teacher's encoder and head into the student's of the same modality.
 
-    Raises ConfigError, naming the modality and the first difference, where they have other layers.
-    """
+    Raises ConfigError, naming the modality and the first difference, where they have other layers."""
     own = model.state_dict()
     copied: dict[str, Tensor] = {}
     for m, teacher in teachers.items():

@@ -26,8 +26,7 @@ class Output:
 class MultimodalModel(nn.Module):
     """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`.
 
-    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
-    """
+    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`)."""
 
     def __init__(
         self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None

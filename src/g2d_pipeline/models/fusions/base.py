@@ -17,6 +17,8 @@ class Fusion(nn.Module):
     has a head in it that is trained as such, so that its unimodal logits are those of a classifier."""
 
     heads_of_its_own: ClassVar[bool] = False
+    min_modalities: ClassVar[int] = 1
+    modality_options: ClassVar[tuple[str, ...]] = ()  # options whose value is the name of a modality
 
     def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
         super().__init__()
@@ -38,7 +40,8 @@ class Fusion(nn.Module):
 
 
 def projections(widths: dict[str, int], width: int | None) -> tuple[nn.ModuleDict, int]:
-    """To a common width (the greatest where none is given): a linear layer where D_m differs, else nothing."""
+    """To a common width (the greatest where none is given): a linear layer where D_m differs, else
+    nothing."""
     common = width if width is not None else max(widths.values())
     layers = {m: nn.Identity() if d == common else nn.Linear(d, common) for m, d in widths.items()}
     return nn.ModuleDict(layers), common

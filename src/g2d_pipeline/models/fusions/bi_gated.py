@@ -18,6 +18,9 @@ class BiGatedFusion(Fusion):
     g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5);
     the code puts the projected feature alone through the head, with 1/k of its bias."""
 
+    min_modalities = 2
+    modality_options = ("gate",)
+
     def __init__(
         self,
         widths: dict[str, int],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ class CosineFusion(Fusion):
     Unimodal logits: the modality's own term, in both readouts. A feature of zeros says nothing: its logits
     are 0. Raises ValueError with one output: a regression has no classes."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
 
     def __init__(
         self, widths: dict[str, int], outputs: int, scale: float = 15.0, unimodal_readout: Readout = "paper"

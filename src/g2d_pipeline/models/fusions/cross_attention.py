@@ -19,6 +19,8 @@ class CrossAttentionFusion(Fusion):
     zeros (A.5), in both readouts: the code has no cross-attention. Raises ValueError where the width is no
     multiple of the heads."""
 
+    min_modalities = 2
+
     def __init__(
         self,
         widths: dict[str, int],

@@ -19,6 +19,9 @@ class FiLMFusion(Fusion):
     A.5); the code lets each feature modulate itself and takes 1/k of the head's bias. Raises ValueError for
     an unknown condition and for k = 1."""
 
+    min_modalities = 2
+    modality_options = ("condition",)
+
     def __init__(
         self,
         widths: dict[str, int],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class LateFusion(Fusion):
     log of the mean over m of softmax(W_m h^m + b_m), so that softmax(p) is that mean. Raises ValueError for
     it with one output."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ def certainty_weights(logits: Tensor) -> Tensor:
     """w^m ∝ exp(max_j H^j − H^m) `[k, B]` of logits `[k, B, C]`; H^m: the entropy of modality m's prediction
     (MLA).
 
-    They sum to 1 over the modalities of each sample; a certain modality weighs more.
-    """
+    They sum to 1 over the modalities of each sample; a certain modality weighs more."""
     log_p = logits.log_softmax(dim=2)
     entropy = -(log_p.exp() * log_p).sum(dim=2)
     return (-entropy).softmax(dim=0)  # the greatest entropy cancels out
@@ -48,7 +47,7 @@ class SharedFusion(Fusion):
     `greatest`, are projected to it by a linear layer of their own (our definition). Unimodal logits: u^m, in
     both readouts. Raises ValueError for features of different widths without it."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
     errors: Tensor | None
 
     def __init__(

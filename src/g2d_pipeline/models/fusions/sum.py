@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,9 @@ from g2d_pipeline.models.fusions.base import Fusion, Readout
 class SumFusion(Fusion):
     """p = Σ_m W_m h^m + b_m: late fusion without the 1/k, so gradients are k times as large.
 
-    Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias.
-    """
+    Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
 
     def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
         super().__init__(widths, outputs, unimodal_readout)

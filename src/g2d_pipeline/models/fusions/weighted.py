@@ -1,8 +1,9 @@
-"""Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME's "two learnable parameters")."""
+"""Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME's "two learnable
+parameters")."""
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class WeightedFusion(Fusion):
     without its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted,
     before any sigmoid."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
 
     def __init__(
         self,
