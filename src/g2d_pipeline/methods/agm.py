@@ -118,18 +118,12 @@ class AGM(Method):
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄
         self.batches = 0  # that they are means over
         self.latest: dict[str, float] = {}  # κ
-        self.shown: dict[str, float] = {}  # what the history was told
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
-        if (
-            state.kappa is self.shown
-        ):  # for the history alone: forward would apply it (SMP sets its own each batch)
-            state.kappa = {}
-        if not self._acts(state):
-            return super().train_batch(batch, state)
-        given = state.kappa
         terms = super().train_batch(batch, state)
-        state.kappa = self.shown = {m: given.get(m, 1.0) * of for m, of in self.latest.items()}
+        if self._acts(state):
+            for m, kappa in self.latest.items():
+                state.log(f"kappa/{m}", kappa)
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:

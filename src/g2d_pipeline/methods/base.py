@@ -78,6 +78,9 @@ class Validation:
     scores: dict[str, float]
 
 
+RESERVED = ("loss/", "grad_norm/", "confidence/", "val/", "test/")  # prefixes of the history's own columns
+
+
 def _outside_training(*_: Any) -> Any:
     raise RuntimeError("a model is trained by training.fit, which fills in State.forward, backward and step")
 
@@ -91,11 +94,13 @@ class State:
     follows); `step()`: modulate (`after_backward`), clip, one step of the optimizer, gradients gone.
 
     `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded; `batch(rows)`: these
-    samples as they are stored, all modalities, no augmentation and no teachers; `look(rows)`: the same in
+    samples as they are stored, all modalities, no augmentation and no teachers; `evaluate(rows)`: the same in
     chunks, with the model's output in evaluation mode without gradient; `new_optimizer(parameters)`: another
     one by the same settings (for experiments of a method; it has no place in checkpoints);
-    `changed(modalities)`: to be told after writing to encoders' weights by hand. `teachers`: m → its
-    remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself."""
+    `mark_updated(modalities)`: call it after writing to encoders' weights by hand. `teachers`: m → its
+    remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
+
+    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`."""
 
     model: MultimodalModel
     optimizer: optim.Optimizer
@@ -113,9 +118,21 @@ class State:
     rows: Callable[[str], npt.NDArray[np.int64]] = _outside_training
     targets: Callable[[npt.NDArray[np.int64]], Tensor] = _outside_training
     batch: Callable[[npt.NDArray[np.int64]], Batch] = _outside_training
-    look: Callable[[npt.NDArray[np.int64]], Iterator[tuple[Batch, Output]]] = _outside_training
+    evaluate: Callable[[npt.NDArray[np.int64]], Iterator[tuple[Batch, Output]]] = _outside_training
     new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
-    changed: Callable[[Iterable[str]], None] = _outside_training
+    mark_updated: Callable[[Iterable[str]], None] = _outside_training
+    logged: dict[str, float | Tensor] = field(default_factory=dict)  # by `log`, of the current batch
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's
+        batches that logged it.
+
+        `kappa/<modality>`: what the method multiplies an encoder's gradient by; the history multiplies it by
+        SMP's κ, and counts 1 for batches that log none. A second value in one batch replaces the first.
+        Raises ValueError for a name that the history writes itself."""
+        if name.startswith(RESERVED):
+            raise ValueError(f"{name!r} is a column of the history itself: log it by another name")
+        self.logged[name] = value
 
     def unimodal_logits(self, output: Output) -> dict[str, Tensor]:
         """u: m → `[B, C]`, what each modality alone says, as the fusion defines it."""

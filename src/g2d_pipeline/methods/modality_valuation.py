@@ -147,7 +147,7 @@ class ModalityValuation(Method):
     def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
         found = []
-        for batch, output in state.look(rows):
+        for batch, output in state.evaluate(rows):
             fusion, was_training = state.model.fusion, state.model.fusion.training
             with torch.no_grad():
                 found.append(contributions(state.task, fusion.eval(), output, batch.target))

@@ -140,4 +140,4 @@ class MSES(Method):
         if best := self.kept.pop(modality, None):
             for name, tensor in own_tensors(state.model, modality).items():
                 tensor.copy_(best[name])
-            state.changed([modality])
+            state.mark_updated([modality])

@@ -76,17 +76,12 @@ class OGM(Method):
         self.scores = torch.zeros(
             len(state.model.modalities), dtype=torch.float64
         )  # sums, of this step's samples
-        self.shown: dict[str, float] = {}  # what the history was told
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
-        if (
-            state.kappa is self.shown
-        ):  # for the history alone: forward would apply it (SMP sets its own each batch)
-            state.kappa = {}
         terms = super().train_batch(batch, state)
         if self._acts(state):
-            kappa = zip(state.model.modalities, self._coefficients(), strict=True)
-            state.kappa = self.shown = {m: state.kappa.get(m, 1.0) * of for m, of in kappa}
+            for m, kappa in zip(state.model.modalities, self._coefficients(), strict=True):
+                state.log(f"kappa/{m}", kappa)
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:

@@ -144,7 +144,7 @@ class PMR(Method):
             rows = stratified(rows, labels, torch.randperm(len(rows)).numpy(), self.parameters.share)
         sums: dict[str, Tensor] = {}
         count: Tensor | float = 0.0
-        for batch, output in state.look(rows):
+        for batch, output in state.evaluate(rows):
             member = F.one_hot(self.labels(batch.target), len(self.present)).float()  # [n, C]
             count = count + member.sum(dim=0)[:, None]
             for m, feature in output.features.items():

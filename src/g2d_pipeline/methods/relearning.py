@@ -125,7 +125,7 @@ class Relearning(Method):
                         state.epoch, m, train, val, alpha)  # fmt: skip
             if alpha > 0:
                 reinitialise(state.model.encoders[m], self.start[m], alpha)
-                state.changed([m])
+                state.mark_updated([m])
         if not self._wanted():
             self.start = {}  # no longer needed, and out of the checkpoints
 
@@ -141,7 +141,7 @@ class Relearning(Method):
         found: dict[str, list[float]] = {m: [] for m in self.learnt}
         for split, of in labels.items():
             seen: dict[str, list[Array]] = {m: [] for m in self.learnt}
-            for _, output in state.look(state.rows(split)):
+            for _, output in state.evaluate(state.rows(split)):
                 for m, parts in seen.items():
                     parts.append(output.features[m].float().cpu().numpy())
             for m, parts in seen.items():

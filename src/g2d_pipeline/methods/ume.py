@@ -77,7 +77,7 @@ class UME(Method):
         """Layers of the same shapes can still compute something else (attention's heads): compare the
         answers."""
         rows = state.rows("val")[:TRIED]
-        for batch, output in state.look(rows):
+        for batch, output in state.evaluate(rows):
             for m, logits in state.unimodal_logits(output).items():
                 remembered = state.teachers[m].view(batch.index.numpy(), logits.device).logits
                 if not torch.allclose(

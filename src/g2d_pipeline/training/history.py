@@ -37,6 +37,7 @@ class History:
         self.sums = torch.zeros(0)
         self.first_bad = torch.zeros(0)
         self.earlier: dict[str, float] = {}  # sums under names that are no longer met in this epoch
+        self.logged: dict[str, list[Any]] = {}  # what methods log: sum, number of batches
         self.count = 0
         self.steps = 0
         self.learning: set[str] = set()
@@ -76,8 +77,17 @@ class History:
         if tuple(values) != self.names:
             self._rename(tuple(values), vector, len(terms))
         self.sums = self.sums.to(vector.device) + vector
+        logged = dict(state.logged)
         for m in state.active:
-            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + state.kappa.get(m, 1.0)
+            kappa = state.kappa.get(m, 1.0) * float(logged.pop(f"kappa/{m}", 1.0))
+            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + kappa
+        for name, value in logged.items():
+            if not name.startswith("kappa/"):
+                total, count = self.logged.get(name, [0.0, 0])
+                self.logged[name] = [
+                    total + (value.detach() if isinstance(value, Tensor) else value),
+                    count + 1,
+                ]
         self.learning.update(state.active)
         losses = vector[: len(terms)]  # a gradient may overflow: fp16's scaler skips that step
         if vector.device.type == "cpu":
@@ -137,6 +147,7 @@ class History:
         row |= terms | {"loss/total": sum(terms.values())}
         for kind in ("grad_norm", "kappa", "confidence"):
             row |= {name: means[name] for m in self.modalities if (name := f"{kind}/{m}") in means}
+        row |= {name: float(total) / count for name, (total, count) in self.logged.items()}
         row |= {f"{split}/{part}": value for split, of in scores.items() for part, value in of.items()}
         self.epochs.append(row)
         self._start()

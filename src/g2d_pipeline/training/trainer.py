@@ -202,7 +202,7 @@ def fit(
         if average is not None:
             average.update(model)
 
-    state.forward, state.backward, state.step, state.changed = forward, backward, step, memory.moved
+    state.forward, state.backward, state.step, state.mark_updated = forward, backward, step, memory.moved
 
     checkpoints = Checkpoints(folder / CHECKPOINTS, checkpoint_minutes) if folder is not None else None
     with (
@@ -256,6 +256,7 @@ def fit(
                         memory.wake(wrong)
                         batch = loader.read_after_all(batch, wrong)
                     gradients.clear()
+                    state.logged.clear()
                     terms = method.train_batch(batch, state)  # forward, loss, backward
                     position.batch += 1
                     whole = position.batch % accumulation == 0 or position.batch == len(batches)
