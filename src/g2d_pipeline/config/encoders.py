@@ -58,8 +58,9 @@ class _Pretrained(_Encoder):
         known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
         if file := known.get(value.rpartition(".")[2].upper()):
             raise ValueError(
-XX
-                f"say, data/01_raw/weights/, and give weights: data/01_raw/weights/{file}"
+                "nothing is downloaded at run time. Once, put "
+                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give weights: "
+                f"data/01_raw/weights/{file}"
             )
         raise ValueError("a file that ends in .safetensors, .pth or .pt")
 
