@@ -222,7 +222,7 @@ def where(cls: type[Method], of: dict[str, Any]) -> str:
             "every fusion" if set(fusions) == set(FUSIONS) else " / ".join(fusions),
             " and ".join(tasks),
             *([] if set(encoders) == set(ENCODERS) else ["encoders " + " / ".join(encoders)]),
-            "any k ≥ 2" if cls.most_modalities is None else f"k ≤ {cls.most_modalities}",
+            "any k ≥ 2" if cls.max_modalities is None else f"k ≤ {cls.max_modalities}",
             "SMP" if smp else "no SMP",
         ]
     )

@@ -3,16 +3,18 @@ removed."""
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
-from typing import ClassVar, Literal
+from operator import add
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._leading import Window, by_lead, check_several
-from g2d_pipeline.methods._shapley import Coalition, masked
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window, by_lead
+from g2d_pipeline.methods._shapley import Coalition, mask_others
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 
@@ -60,30 +62,28 @@ class CML(Method):
     over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
     (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = CMLParameters
-    equation: ClassVar[str] = (
-        "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
-    )
-    source: ClassVar[str] = "Ma et al., ICML 2023, calibrating multimodal learning"
+    Parameters = CMLParameters
+    min_modalities = 2
+    equation = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
+    source = "Ma et al., ICML 2023, calibrating multimodal learning"
     parameters: CMLParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("cml", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
         terms = super().loss(output, batch, state)
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
-        _, *smaller = nested(self._order(output))
-        logits = [output.logits, *(state.model.fusion(masked(output.features, some)) for some in smaller)]
+        _, *subsets = nested(self._order(output))
+        logits = [
+            output.logits,
+            *(state.model.fusion(mask_others(output.features, some)) for some in subsets),
+        ]
         if p.losses == "nested":
-            losses = [task.loss(of, target) for of in logits[1:]]
-            terms["task"] = (terms["task"] + sum(losses[1:], losses[0])) / len(logits)
+            losses = [task.loss(smaller, target) for smaller in logits[1:]]
+            terms["task"] = (terms["task"] + reduce(add, losses)) / len(logits)
         if p.weight > 0:
             rises = [rise(task, more, less, target) for more, less in pairwise(logits)]
-            terms["rise"] = p.weight * sum(rises[1:], rises[0])
+            terms["rise"] = p.weight * reduce(add, rises)
         return terms
 
     def _order(self, output: Output) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,14 +85,10 @@ class DLMG(Method):
     definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
     definition). With a_2 = 0 it is joint training with twice the loss."""
 
-    Parameters: ClassVar[type[MethodParameters]] = DLMGParameters
-    equation: ClassVar[str] = (
-        "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
-    )
-    source: ClassVar[str] = (
-        "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
-    )
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
+    Parameters = DLMGParameters
+    equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
+    source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
+    fusions = ("late",)
     parameters: DLMGParameters
 
     def check(self, context: MethodContext) -> None:

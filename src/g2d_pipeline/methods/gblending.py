@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from g2d_pipeline.methods._heads import UnimodalHeads
-from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
 
-MULTI = "multi"  # the branch of all modalities together
 Losses = dict[str, tuple[float, float]]  # branch → mean loss on train and on val
 
 
@@ -149,17 +147,15 @@ class GBlending(Method):
     selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
     errors (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GBlendingParameters
-    equation: ClassVar[str] = (
-        "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
-    )
-    source: ClassVar[str] = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
+    Parameters = GBlendingParameters
+    by_part = ("weights",)
+    equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
     parameters: GBlendingParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         p, count = self.parameters, len(context.modalities) + 1
-        check_modalities("weights", p.weights, context, also=(MULTI,))
         if not p.weights and p.least * count >= 1:
             raise ValueError(
                 f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "
@@ -195,13 +191,4 @@ class GBlending(Method):
         return blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        for branch, weight in self.weights.items():
-            if weight == 0:
-                continue
-            if branch == MULTI:
-                terms["task"] = weight * state.task.loss(output.logits, batch.target)
-            else:
-                logits = self.heads.logits(state.model, output.features, branch)
-                terms[f"task_{branch}"] = weight * state.task.loss(logits, batch.target)
-        return terms
+        return self.heads.losses(output, batch.target, self.weights, state)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from g2d_pipeline.methods._heads import weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.encoders import load_encoder
@@ -68,15 +69,13 @@ class Greedy(Method):
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
     resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GreedyParameters
-    equation: ClassVar[str] = (
+    Parameters = GreedyParameters
+    equation = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
-    source: ClassVar[str] = (
-        "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
-    )
-    works_with_smp: ClassVar[bool] = False
-    exchange: ClassVar[str | None] = "mmtm"
+    source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    works_with_smp = False
+    exchange = "mmtm"
     parameters: GreedyParameters
 
     def check(self, context: MethodContext) -> None:
@@ -112,8 +111,7 @@ class Greedy(Method):
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self.parameters.losses == "whole":
             return super().loss(output, batch, state)
-        logits = state.unimodal_logits(output)
-        return {f"task_{m}": state.task.loss(of, batch.target) for m, of in logits.items()}
+        return weighted_losses(state.task, state.unimodal_logits(output), batch.target)
 
     def after_backward(self, state: State) -> None:
         if self.left > 0:

@@ -5,7 +5,7 @@ linear head, is updated where it does not disturb what it said of the modality b
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -78,16 +78,14 @@ class MLA(Method):
     order. Predictions are weighted by certainty: fusion `shared` with `combine: entropy`. Regression: weights
     by running squared errors on train (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MLAParameters
-    equation: ClassVar[str] = (
+    Parameters = MLAParameters
+    equation = (
         "for each m: L = L_S(h(f^m), y), P ← P − (P r)(P r)ᵀ / (λ + rᵀ P r), ∇W ← ∇W·Pᵀ; p = Σ_m w^m σ(u^m)"
     )
-    source: ClassVar[str] = (
-        "Zhang et al., CVPR 2024, alternating adaptation, head modification, test-time fusion"
-    )
-    fusions: ClassVar[tuple[str, ...] | None] = ("shared",)
-    works_with_smp: ClassVar[bool] = False
-    steps_itself: ClassVar[bool] = True
+    source = "Zhang et al., CVPR 2024, alternating adaptation, head modification, test-time fusion"
+    fusions = ("shared",)
+    works_with_smp = False
+    steps_itself = True
     parameters: MLAParameters
 
     def check(self, context: MethodContext) -> None:

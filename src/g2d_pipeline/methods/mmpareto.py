@@ -6,7 +6,9 @@ taken."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import reduce
+from operator import add
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -67,11 +69,9 @@ class MMPareto(Method):
     number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
     Regression: our definition."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MMParetoParameters
-    equation: ClassVar[str] = (
-        "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
-    )
-    source: ClassVar[str] = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
+    Parameters = MMParetoParameters
+    equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
+    source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
     parameters: MMParetoParameters
 
     def on_fit_start(self, state: State) -> None:
@@ -93,7 +93,7 @@ class MMPareto(Method):
             terms[f"task_{m}"] = p.unimodal_weight * state.task.loss(logits, batch.target)
             own.append(terms[f"task_{m}"])
         _give(state, self.own)
-        state.backward(sum(own[1:], own[0]), retain_graph=True)
+        state.backward(reduce(add, own), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)

@@ -6,7 +6,7 @@ What each modality contributes to each sample is its Shapley value in the game o
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._leading import Window, check_several
-from g2d_pipeline.methods._shapley import Coalition, coalitions, masked, shapley
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window
+from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
@@ -35,19 +35,16 @@ def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
 def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor) -> tuple[Tensor, Tensor]:
     """φ `[k, B]` of each modality to each sample, and its confidence alone `[k, B]`; Σ_m φ^m = v(all)."""
     names = list(output.features)
-    logits = {kept: fusion(masked(output.features, kept)) for kept in coalitions(names)[1:-1]}
+    logits = {kept: fusion(mask_others(output.features, kept)) for kept in coalitions(names)[1:-1]}
     logits[frozenset(names)] = output.logits
 
     def value(kept: Coalition) -> Tensor:
-        return (
-            worth(task, logits[kept], target, len(kept))
-            if kept
-            else torch.zeros_like(target, dtype=torch.float64)
-        )
+        if not kept:
+            return torch.zeros_like(target, dtype=torch.float64)
+        return worth(task, logits[kept], target, len(kept))
 
-    of = shapley(names, value)
     alone = [task.confidence(logits[frozenset([m])], target) for m in names]
-    return torch.stack([of[m] for m in names]), torch.stack(alone)
+    return torch.stack(list(shapley(names, value).values())), torch.stack(alone)
 
 
 def copies(contribution: Tensor) -> Tensor:
@@ -90,21 +87,16 @@ class ModalityValuation(Method):
     modality compares it with the mean of the others; regression: by the confidence of a Gaussian error (both:
     our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = ModalityValuationParameters
-    equation: ClassVar[str] = (
-        "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
-    )
-    source: ClassVar[str] = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
+    Parameters = ModalityValuationParameters
+    min_modalities = 2
+    equation = "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
+    source = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
     parameters: ModalityValuationParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("modality_valuation", context)
 
     def on_fit_start(self, state: State) -> None:
         self.alone = torch.zeros(
             0, dtype=torch.long
-        )  # of this epoch's samples, row by row: the modality, or ALL
+        )  # this epoch's samples, row by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
     def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
@@ -152,9 +144,10 @@ class ModalityValuation(Method):
             with torch.no_grad():
                 found.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
-        return torch.cat([of.cpu() for of, _ in found], dim=1), torch.cat(
-            [rho.cpu() for _, rho in found], dim=1
+        contribution, confidence = (
+            torch.cat([x.cpu() for x in part], dim=1) for part in zip(*found, strict=True)
         )
+        return contribution, confidence
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
         """Say in random order with whom alone each row `[T]` is met the first, second, … time in this

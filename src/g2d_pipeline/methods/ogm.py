@@ -5,15 +5,15 @@ Gaussian noise of the gradient's own size gives back what that takes away from g
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.encoders import load_encoder
 
@@ -55,16 +55,17 @@ class OGM(Method):
     multimodal ones for film and gated, so that it modulates nothing there. With accumulation the scores of a
     whole step are compared."""
 
-    Parameters: ClassVar[type[MethodParameters]] = OGMParameters
-    equation: ClassVar[str] = (
-        "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, r^m = s^m / s^other"
+    Parameters = OGMParameters
+    min_modalities = 2
+    equation = (
+        "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, "
+        "r^m = s^m / s^other"
     )
-    source: ClassVar[str] = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
+    source = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
     parameters: OGMParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
-        check_several("ogm", context)
         for m, encoder in context.encoders.items():
             if self.parameters.scope == "conv_only" and not load_encoder(encoder).convolutional:
                 raise ValueError(_nothing_to_scale(m, encoder))
@@ -75,7 +76,7 @@ class OGM(Method):
                 raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
         self.scores = torch.zeros(
             len(state.model.modalities), dtype=torch.float64
-        )  # sums, of this step's samples
+        )  # sums over a step's samples
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().train_batch(batch, state)
@@ -86,10 +87,7 @@ class OGM(Method):
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self._acts(state):
-            with torch.no_grad():
-                self.scores = self.scores + summed_scores(
-                    state.task, state.unimodal_logits(output), batch.target
-                )
+            self.scores = self.scores + summed_scores(state, output, batch.target)
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:
@@ -106,8 +104,7 @@ class OGM(Method):
         return p.acts(state.epoch) and (p.alpha > 0 or (p.ge and p.noise == "always"))
 
     def _coefficients(self) -> list[float]:
-        found: list[float] = coefficients(self.scores, self.parameters.alpha).tolist()
-        return found
+        return coefficients(self.scores, self.parameters.alpha).tolist()
 
     def _modulate(self, encoder: nn.Module, kappa: float, noisy: bool) -> None:
         """κ·g, plus noise by g; suppressed encoders have no gradient."""
@@ -124,6 +121,6 @@ class OGM(Method):
 
 def _nothing_to_scale(modality: str, encoder: str) -> str:
     return (
-        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} ({encoder}) has "
-        "none: say scope=encoder"
+        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} ({encoder}) "
+        "has none: say scope=encoder"
     )

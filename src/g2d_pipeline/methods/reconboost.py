@@ -5,7 +5,7 @@ Stage by stage one modality learns what the others do not say already; then all 
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -90,14 +90,14 @@ class ReconBoost(Method):
     joins it with its first stage). Regression (our definition): a stage fits L_S(u^m + Φ, y), what the others
     leave of the target, without weights."""
 
-    Parameters: ClassVar[type[MethodParameters]] = ReconBoostParameters
-    equation: ClassVar[str] = (
+    Parameters = ReconBoostParameters
+    equation = (
         "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), Φ = Σ_{j≠m} u^j; "
         "then L = CE(Σ_m u^m, y)"
     )
-    source: ClassVar[str] = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
-    fusions: ClassVar[tuple[str, ...] | None] = ("shared", "sum")
-    works_with_smp: ClassVar[bool] = False
+    source = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
+    fusions = ("shared", "sum")
+    works_with_smp = False
     parameters: ReconBoostParameters
 
     def check(self, context: MethodContext) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from g2d_pipeline.methods._scores import quantile_edges
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
 
@@ -81,11 +82,9 @@ class Relearning(Method):
     last epoch, after which nothing could be learnt again; the optimizer's momentum stays. Classes in a
     regression: quantile bins of the target (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = RelearningParameters
-    equation: ClassVar[str] = (
-        "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
-    )
-    source: ClassVar[str] = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
+    Parameters = RelearningParameters
+    equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
+    source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
     parameters: RelearningParameters
 
     def on_fit_start(self, state: State) -> None:
@@ -134,8 +133,7 @@ class Relearning(Method):
         labels = {split: state.targets(state.rows(split)).cpu().numpy() for split in ("train", "val")}
         classes = state.task.outputs
         if classes == 1:  # a regression
-            levels = np.arange(1, self.parameters.bins) / self.parameters.bins
-            edges = np.unique(np.quantile(labels["train"], levels))
+            edges = quantile_edges(torch.from_numpy(labels["train"]), self.parameters.bins).numpy()
             labels = {split: np.searchsorted(edges, of) for split, of in labels.items()}
             classes = len(edges) + 1
         found: dict[str, list[float]] = {m: [] for m in self.learnt}

@@ -3,15 +3,13 @@ it."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import Method, MethodContext, State
+from g2d_pipeline.methods.base import Method, State
 from g2d_pipeline.models import MultimodalModel
 
 REMEDY = (
@@ -47,15 +45,12 @@ class UME(Method):
     The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
     fusion takes the mean of their softmaxes. With one modality it is the teacher."""
 
-    needs_teachers: ClassVar[bool] = True
-    equation: ClassVar[str] = "l = (1/k)·Σ_m u^m of the unimodal teachers"
-    source: ClassVar[str] = "Du et al., ICML 2023, uni-modal ensemble"
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        if context.smp:
-            raise ValueError("ume trains nothing, so SMP has nothing to schedule: say smp=false")
+    needs_teachers = True
+    equation = "l = (1/k)·Σ_m u^m of the unimodal teachers"
+    source = "Du et al., ICML 2023, uni-modal ensemble"
+    fusions = ("late",)
+    works_with_smp = False
+    no_smp = "trains nothing, so SMP has nothing to schedule"
 
     def epochs(self, epochs: int) -> int:
         return 1  # an epoch without a batch: scored and kept as any other
