@@ -1,5 +1,4 @@
-"""The methods, one file each, by name; files whose name begins with _ are shared. Nothing is imported
-early."""
+"""The methods, one file each, by name; files that begin with _ are shared. Nothing is imported early."""
 
 from __future__ import annotations
 
@@ -26,15 +25,13 @@ def external() -> list[str]:
 def load(algorithm: str) -> type[Method]:
     """The method class of `algorithm`: a file of this folder, an entry point's name, or a dotted path.
 
-    Raises ConfigError for an unknown name (with the nearest one) and for a module without exactly one
-    method."""
+    Raises ConfigError for an unknown name (with the nearest one) and a module without just one method."""
     from g2d_pipeline.methods.base import Method
 
     return plugins.find_class(algorithm, Method, __name__, METHOD_GROUP)
 
 
 def build(algorithm: str, parameters: dict[str, Any] | None = None) -> Method:
-    """The method with its parameters. Raises ConfigError (unknown algorithm) or pydantic's
-    ValidationError."""
+    """The method with its parameters. Raises ConfigError (unknown) or pydantic's ValidationError."""
     method = load(algorithm)
     return method(method.Parameters(**(parameters or {})))

@@ -1,5 +1,4 @@
-"""What several methods share: the epochs in which one acts, scores of modalities, bins of a regression's
-target."""
+"""Shared by several methods: when one acts, scores of modalities, bins of a regression's target."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from g2d_pipeline.models import Output, Task
 
 
 class Window(MethodParameters):
-    """`start_epoch`, `end_epoch`: the first and last epoch, from 1, in which it acts (left out: the whole
-    run)."""
+    """`start_epoch`, `end_epoch`: the first and last epoch, from 1, in which it acts (default: all)."""
 
     start_epoch: PositiveInt = 1
     end_epoch: PositiveInt | None = None
@@ -35,8 +33,7 @@ class Window(MethodParameters):
 
 
 def summed_scores(state: State, output: Output, target: Tensor) -> Tensor:
-    """Σ_b ρ_b^m `[k]` of what each modality alone says of a batch: B times its score; float64, CPU, no
-    gradient."""
+    """Σ_b ρ_b^m `[k]` of each modality alone on a batch: B times its score; float64, CPU, no gradient."""
     with torch.no_grad():
         return sum_confidence(state.task, state.unimodal_logits(output), target)
 
@@ -47,8 +44,7 @@ def sum_confidence(task: Task, logits: dict[str, Tensor], target: Tensor) -> Ten
 
 
 def ratios(scores: Tensor, others: Literal["mean", "sum"] = "mean") -> Tensor:
-    """r^m = s^m / mean of the others' s `[k]` (k = 2: the other's), or their `sum`. 1 where all scores are
-    0."""
+    """r^m = s^m / mean of the others' s `[k]` (k = 2: the other's), or their `sum`. All 0: 1."""
     k, tiny = len(scores), torch.finfo(scores.dtype).tiny
     rest = (1 - torch.eye(k, dtype=scores.dtype, device=scores.device)) @ scores
     return scores.clamp_min(tiny) / (rest / (k - 1) if others == "mean" else rest).clamp_min(tiny)
@@ -57,8 +53,7 @@ def ratios(scores: Tensor, others: Literal["mean", "sum"] = "mean") -> Tensor:
 def by_lead(scores: Tensor) -> list[int]:
     """The modalities' positions from the greatest score to the least; ties: the configuration's order.
 
-    Random numbers are drawn in it, so that neither a modality's place nor its name decides which ones it
-    gets."""
+    Random numbers are drawn in it, so that a modality's place and name do not decide which ones it gets."""
     order: list[int] = scores.argsort(descending=True, stable=True).tolist()
     return order
 

@@ -1,8 +1,4 @@
-"""AGM: adaptive gradient modulation (Li et al., ICCV 2023).
-
-What each modality adds to the logits is told apart by Shapley values; a modality that does better in a batch
-than it did so far, compared with the others, has the gradient of its part scaled down, and one that does
-worse up."""
+"""AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -30,10 +26,8 @@ def responses(
     fusion: nn.Module, whole: Tensor, present: Mapping[str, Tensor], absent: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """φ: m → `[B, C]`, Shapley values of the logits; Σ_m φ^m = `whole` `[B, C]`, the logits of all
-    modalities.
-
-    A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and `absent` ones of
-    the others; those of no modality are left out, that is 0."""
+    modalities. A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and
+    `absent` ones of the others; those of no modality are left out, that is 0."""
 
     def logits(kept: Coalition) -> Tensor:
         if len(kept) == len(present):
@@ -47,18 +41,15 @@ def responses(
 
 def batch_scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
     """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on
-    the CPU.
-
-    Classification: cross-entropy. Regression (our definition): half the squared error over the target's
-    variance."""
+    the CPU. Classification: cross-entropy. Regression (our definition): half the squared error over the
+    target's variance."""
     with torch.no_grad():
         rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
         return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
 
 
 def ratios(scores: Tensor) -> Tensor:
-    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for the modalities that do better than the
-    others."""
+    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for those that do better than others."""
     k = len(scores)
     return (k / (k - 1) * (scores.mean() - scores)).exp()
 
@@ -69,8 +60,8 @@ def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
 
 
 def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
-    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0, which is
-    padding."""
+    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0
+    (padding)."""
     normaliser = getattr(encoder, "normaliser", None)
     if not isinstance(normaliser, Normaliser) or (isinstance(encoder, Encoder) and encoder.tokens):
         return torch.zeros_like(x[:1])

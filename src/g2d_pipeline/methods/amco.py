@@ -1,7 +1,4 @@
-"""AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023).
-
-A modality on which the prediction depends too much has a growing share of its feature dimensions masked, and
-every modality learns from a loss of its own besides."""
+"""AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023)."""
 
 from __future__ import annotations
 
@@ -22,9 +19,7 @@ CODE_EPOCHS = 10  # the code's progress grows by a tenth of the epoch's number w
 
 def dependence_shares(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tensor:
     """The share `[k]` of each modality in one softmax over all modalities' logits side by side, mean over the
-    batch.
-
-    Regression (our definition): s^m / Σ_j s^j, of the mean confidences."""
+    batch. Regression (our definition): s^m / Σ_j s^j, of the mean confidences."""
     if task.outputs > 1:
         p = torch.cat(list(logits.values()), dim=1).double().softmax(dim=1)
         return torch.stack([part.sum(dim=1).mean() for part in p.split(task.outputs, dim=1)]).cpu()

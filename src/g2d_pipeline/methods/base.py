@@ -26,8 +26,7 @@ class MethodParameters(Strict):
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ
-    `[B]`."""
+    """What a teacher says of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ `[B]`."""
 
     feature: Tensor
     logits: Tensor
@@ -37,11 +36,9 @@ class TeacherView:
 @dataclass(frozen=True)
 class Batch:
     """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
-    modality.
-
-    `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the inputs of
-    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for
-    it."""
+    modality. `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the
+    inputs of these modalities are not read. `teachers` is empty where neither the method nor the schedule
+    asks for it."""
 
     index: Tensor
     inputs: dict[str, Tensor]
@@ -72,9 +69,7 @@ class MethodContext:
 @dataclass(frozen=True)
 class Validation:
     """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target`
-    `[N]`.
-
-    `scores`: part → the selection metric, and `loss`, the task loss of the whole."""
+    `[N]`. `scores`: part → the selection metric, and `loss`, the task loss of the whole."""
 
     logits: dict[str, Tensor]
     target: Tensor
@@ -128,11 +123,9 @@ class State:
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's
-        batches that logged it.
-
-        `kappa/<modality>`: what the method multiplies an encoder's gradient by; the history multiplies it by
-        SMP's κ, and counts 1 for batches that log none. A second value in one batch replaces the first.
-        Raises ValueError for a name that the history writes itself."""
+        batches that logged it. `kappa/<modality>`: what the method multiplies an encoder's gradient by; the
+        history multiplies it by SMP's κ, and counts 1 for batches that log none. A second value in one batch
+        replaces the first. Raises ValueError for a name that the history writes itself."""
         if name.startswith(RESERVED):
             raise ValueError(f"{name!r} is a column of the history itself: log it by another name")
         self.logged[name] = value
@@ -177,9 +170,7 @@ class Method:
 
     def check(self, context: MethodContext) -> None:
         """Raise ValueError with the reason and what works instead, where the method is undefined for the
-        context.
-
-        Called before any data are read."""
+        context. Called before any data are read."""
         name, names = type(self).__module__.rpartition(".")[2], context.modalities
         if context.task not in self.tasks:
             defined = f"{name} is defined for {' and '.join(self.tasks)}, not for {context.task}"

@@ -1,5 +1,4 @@
-"""CML: calibrating multimodal learning (Ma et al., ICML 2023): confidence must not rise when a modality is
-removed."""
+"""CML (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
 
 from __future__ import annotations
 
@@ -37,9 +36,7 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
 
 def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor:
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
-    right on.
-
-    0 where there are none."""
+    right on. 0 where there are none."""
     more, right = confidence_and_right(task, superset, target)
     less, _ = confidence_and_right(task, subset, target)
     return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
@@ -87,8 +84,7 @@ class CML(Method):
         return terms
 
     def _order(self, output: Output) -> list[str]:
-        """A random order; drawn by the features' sizes, so that it depends on neither place nor name of a
-        modality."""
+        """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
         ranks = by_lead(sizes)

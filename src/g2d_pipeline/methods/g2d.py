@@ -1,8 +1,4 @@
-"""G²D: distil every unimodal teacher into the multimodal student (Gradient-Guided Distillation, ICCV 2025,
-Eq. 1-4).
-
-L = L_S + α Σ_m w_m L_feat^m + β Σ_m w_m L_logit^m. The schedule that prioritises modalities (SMP) is
-`training/smp.py`."""
+"""G²D (ICCV 2025, Eq. 1-4): distil every unimodal teacher into the student; SMP is in training/smp.py."""
 
 from __future__ import annotations
 
@@ -37,18 +33,15 @@ def feature_distillation(
 
 
 def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3); regression: see
-    the task."""
+    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3)."""
     return task.distill(student, teacher.detach(), temperature)
 
 
 class G2DParameters(MethodParameters):
     """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published:
-    1).
-
-    `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a teacher's
-    feature is wider or narrower than the student's, a linear map that is learnt with the student and left
-    behind after training."""
+    1). `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a
+    teacher's feature is wider or narrower than the student's, a linear map that is learnt with the student
+    and left behind after training."""
 
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 1.0

@@ -1,8 +1,4 @@
-"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it
-overfits.
-
-Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it,
-and how much further train runs ahead of val."""
+"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how branches generalise and overfit."""
 
 from __future__ import annotations
 
@@ -104,20 +100,17 @@ class Branches:
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot
-    train."""
+    """Parts of nearly equal length, up to `size`: none has one sample (batch norm)."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
 class GBlendingParameters(MethodParameters):
     """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`;
-    published: 10).
-
-    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor`
-    > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours:
-    without, the head that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute`
-    change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of
-    measured; they are made to sum to 1, and multi alone is joint training."""
+    published: 10). `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as
+    published). `floor` > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is
+    below it (both ours: without, the head that predicts may never learn). `gain`: the `fall` of the val loss,
+    or its `absolute` change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0),
+    given instead of measured; they are made to sum to 1, and multi alone is joint training."""
 
     measure: Literal["online", "offline"] = "online"
     super_epoch: PositiveInt = 10

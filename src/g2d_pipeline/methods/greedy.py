@@ -1,8 +1,4 @@
-"""Balanced multimodal learning against greedy learners (Wu et al., ICML 2022): branches that listen too much
-are held.
-
-Encoders exchange signals through MMTM layers (`models/exchange.py`). A branch whose exchange learns fast,
-compared with its encoder, is trained for some steps without news from the other modalities."""
+"""Greedy (Wu et al., ICML 2022): branches whose exchange (MMTM) learns too fast are held."""
 
 from __future__ import annotations
 
@@ -32,8 +28,7 @@ def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def conditional_speed(bypass: float, main: float) -> float:
-    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), of the two sums over steps; −∞ where neither
-    moves."""
+    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), sums over steps; −∞ where neither moves."""
     return math.log10(bypass / main) if bypass > 0 and main > 0 else -math.inf
 
 
@@ -48,11 +43,9 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
 class GreedyParameters(MethodParameters):
     """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01);
-    `window`: steps.
-
-    `start_epoch`: the first one in which branches are held, speeds are summed from the first step on.
-    `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code). `losses`:
-    `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
+    `window`: steps. `start_epoch`: the first one in which branches are held, speeds are summed from the first
+    step on. `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code).
+    `losses`: `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
 
     alpha: NonNegativeFloat = 0.001
     window: PositiveInt = 5
@@ -133,8 +126,7 @@ class Greedy(Method):
 
 
 def bypasses(exchange: Exchange) -> dict[str, list[nn.Parameter]]:
-    """m → the parameters that turn all signals into the gate of m, in all stages; the squeezing ones are
-    shared."""
+    """m → the parameters that turn all signals into the gate of m, in all stages."""
     found: dict[str, list[nn.Parameter]] = {}
     for stage in exchange.stages:
         for m, excite in stage.excite.items():  # type: ignore[operator, union-attr]

@@ -1,7 +1,5 @@
-"""MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the
-strong one.
-
-Known to us by BalanceBenchmark's code."""
+"""MBSD, bi-directional self-distillation (known to us by BalanceBenchmark's code): weak follow strong
+modalities."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from g2d_pipeline.models import Output, Task
 
 
 def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without
-    gradient.
+    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]` where one of them is right, else 0; no gradient.
 
     Regression (our definition): everywhere, ρ being the confidence of a Gaussian error."""
     with torch.no_grad():
@@ -37,8 +34,7 @@ def kl_to_stronger(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
 
 
 def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (our definition): of predictions, in units of
-    s²."""
+    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (ours): of predictions, in s²."""
     return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 

@@ -1,7 +1,4 @@
-"""MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all predictions are
-trained.
-
-L = λ·MSE(multimodal) + δ·MSE(image) + γ·MSE(table); any modalities and both tasks here."""
+"""MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all learn."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from g2d_pipeline.models import Output
 
 
 class MisMeHybridParameters(MethodParameters):
-    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); left out: 1 (published: all
-    1)."""
+    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); default and published:
+    1."""
 
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 

@@ -1,7 +1,4 @@
-"""MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024).
-
-The modalities take turns on every batch, so that none is trained while another leads; what they share, a
-linear head, is updated where it does not disturb what it said of the modality before."""
+"""MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024)."""
 
 from __future__ import annotations
 
@@ -24,16 +21,13 @@ def regularisation_at(progress: float, base: float = 0.1) -> float:
 
 def update_projection(projection: Tensor, direction: Tensor, regularisation: float) -> Tensor:
     """P − (P r)(P r)ᵀ / (λ + rᵀ P r) of P `[D, D]` and a direction r `[D]`: one step of recursive least
-    squares.
-
-    Of a step along P r only λ / (λ + rᵀ P r) is left."""
+    squares. Of a step along P r only λ / (λ + rᵀ P r) is left."""
     gain = projection @ direction
     return projection - torch.outer(gain, gain) / (regularisation + direction @ gain)
 
 
 def project_gradient(head: nn.Linear, projection: Tensor) -> None:
-    """The gradient G of the head's weight `[C, D]` becomes G Pᵀ, in place; for P `[D + 1, D + 1]` with its
-    bias."""
+    """The gradient G of the head's weight `[C, D]` becomes G Pᵀ, in place; P `[D + 1, D + 1]`: with bias."""
     weight = cast(Tensor, head.weight.grad)
     if len(projection) == weight.shape[1]:
         weight.copy_(weight @ projection.T)
@@ -52,14 +46,12 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 class MLAParameters(MethodParameters):
     """`regularisation`: the base of λ, 0.1 as published; the smaller, the less the modality before is
-    disturbed.
-
-    `remember`: the direction r is the mean feature of the modality whose turn was `previous` (the paper), or
-    of the `current` one (the code). `normalise_projection`: P is divided by its Frobenius norm after each
-    update (the code). `project_head=false`: the head learns freely (the paper's ablation). `project_bias`:
-    the head's bias is projected too, as the weight of a feature that is 1 (our definition; in the paper and
-    the code it learns freely). `error_memory`: of a regression's running squared errors, in [0, 1) (our
-    definition)."""
+    disturbed. `remember`: the direction r is the mean feature of the modality whose turn was `previous` (the
+    paper), or of the `current` one (the code). `normalise_projection`: P is divided by its Frobenius norm
+    after each update (the code). `project_head=false`: the head learns freely (the paper's ablation).
+    `project_bias`: the head's bias is projected too, as the weight of a feature that is 1 (our definition; in
+    the paper and the code it learns freely). `error_memory`: of a regression's running squared errors, in [0,
+    1) (our definition)."""
 
     regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     remember: Literal["previous", "current"] = "previous"

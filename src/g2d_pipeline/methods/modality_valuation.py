@@ -1,8 +1,4 @@
-"""Sample-level modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more
-often.
-
-What each modality contributes to each sample is its Shapley value in the game of predicting rightly; samples
-(or the modality) of low contribution are re-sampled with the other modalities masked."""
+"""Modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often."""
 
 from __future__ import annotations
 
@@ -48,17 +44,14 @@ def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor)
 
 
 def copies(contribution: Tensor) -> Tensor:
-    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1 (the
-    code)."""
+    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1."""
     return torch.stack([contribution < least for least in FEWER]).sum(dim=0)
 
 
 def shares(contribution: Tensor, alpha: float) -> Tensor:
     """How many copies a modality is given `[k]`, as a share of all samples: α·⅔·(mean of the others' φ −
-    φ^m), ≥ 0.
-
-    k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition. `contribution`: means
-    `[k]`."""
+    φ^m), ≥ 0. k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition.
+    `contribution`: means `[k]`."""
     k = len(contribution)
     others = (contribution.sum() - contribution) / (k - 1)
     return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
@@ -150,8 +143,7 @@ class ModalityValuation(Method):
         return contribution, confidence
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
-        """Say in random order with whom alone each row `[T]` is met the first, second, … time in this
-        epoch."""
+        """Plan, in random order, with whom alone each row `[T]` is used the first, second, … time."""
         mixed = torch.randperm(len(rows))
         rows, alone = rows[mixed], alone[mixed]
         self.alone = alone[rows.argsort(stable=True)]
@@ -167,7 +159,7 @@ class ModalityValuation(Method):
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """The modalities' positions `[k, N]` from the least contribution up; equal ones: from the least
-    confidence up."""
+    """Positions `[k, N]` of the modalities from the least contribution up; ties: from the least confidence
+    up."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

@@ -1,8 +1,4 @@
-"""MSES, modality-specific early stopping (Fujimori et al., 2019): each modality stops when it begins to
-overfit.
-
-Every modality's head is a task of its own; the validation loss of each says when its encoder and head are
-frozen."""
+"""MSES (Fujimori et al., 2019): each modality stops early, when it begins to overfit."""
 
 from __future__ import annotations
 
@@ -27,8 +23,7 @@ def patience_step(loss: float, best: float, waited: int) -> tuple[float, int]:
 
 
 def belongs(name: str, modality: str) -> bool:
-    """Whether a tensor of the model, by its name, is of the encoder or the head of the modality (or its
-    weight)."""
+    """Whether a tensor of the model, by its name, belongs to the modality's encoder or head."""
     return (
         name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}."))
         or name == f"fusion.weights.{modality}"

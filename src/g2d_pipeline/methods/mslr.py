@@ -1,7 +1,4 @@
-"""MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its
-own pace.
-
-Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained."""
+"""MSLR (Yao & Mihalcea, Findings of ACL 2022): a learning rate of its own for each encoder."""
 
 from __future__ import annotations
 
@@ -68,8 +65,7 @@ class MSLR(Method):
         self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """One of each encoder, in the model's order, then one of all else: together the order of joint
-        training."""
+        """One of each encoder, then one of all else: together the order of joint training."""
         encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[operator]
         taken = {id(p) for group in encoders for p in group}
         rest = [p for p in model.parameters() if id(p) not in taken]

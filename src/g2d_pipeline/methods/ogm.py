@@ -1,7 +1,4 @@
-"""OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022).
-
-The modality that is ahead in a batch has its encoder's gradient scaled down, so that the others can catch up;
-Gaussian noise of the gradient's own size gives back what that takes away from generalisation (GE)."""
+"""OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -19,15 +16,13 @@ from g2d_pipeline.models.encoders import load_encoder
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
-    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1. The weakest modality's is
-    1."""
+    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1."""
     r = ratios(scores)
     return torch.where(r > 1, 1 - torch.tanh(alpha * r), 1.0)
 
 
 def gradient_noise(gradient: Tensor) -> Tensor:
-    """A draw of N(0, σ²) in the gradient's shape; σ: the standard deviation of its numbers (a single one:
-    0)."""
+    """A draw of N(0, σ²) in the gradient's shape; σ: its standard deviation (one number: 0)."""
     if gradient.numel() < 2:
         return torch.zeros_like(gradient)
     return torch.randn_like(gradient) * gradient.std()

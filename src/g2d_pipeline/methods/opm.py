@@ -1,7 +1,4 @@
-"""OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass.
-
-The features of the modality that is ahead are dropped for some samples, so that predictions must come from
-the others."""
+"""OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass."""
 
 from __future__ import annotations
 
@@ -27,8 +24,7 @@ def drop_probabilities(
 
 
 def drop_features(features: dict[str, Tensor], kept: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone
-    remain."""
+    """Zeros where `kept` `[B, k]` is false, of the samples `[B]` with a modality left: they alone remain."""
     remaining = kept.any(dim=1)
     dropped = {m: (f * kept[:, i, None])[remaining] for i, (m, f) in enumerate(features.items())}
     return dropped, remaining

@@ -1,7 +1,4 @@
-"""PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class
-prototypes.
-
-In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided."""
+"""PMR (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes."""
 
 from __future__ import annotations
 
@@ -43,8 +40,7 @@ def entropy(similarity: Tensor) -> Tensor:
 def stratified(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
 ) -> npt.NDArray[np.int64]:
-    """A share of the rows `[N]` of each label, at least one, the first ones in `order` (a permutation of 0 …
-    N − 1)."""
+    """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
     chosen = [
         order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)
@@ -54,11 +50,9 @@ def stratified(
 
 class PMRParameters(Window):
     """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower
-    side.
-
-    `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0, 1): of
-    the earlier prototypes; `share` in (0, 1]: of the train samples of each class that they are means of.
-    `bins`: quantile bins of a regression's target (our definition)."""
+    side. `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0,
+    1): of the earlier prototypes; `share` in (0, 1]: of the train samples of each class that they are means
+    of. `bins`: quantile bins of a regression's target (our definition)."""
 
     alpha: NonNegativeFloat = 1.0
     rule: Literal["paper", "code"] = "paper"

@@ -1,8 +1,4 @@
-"""Diagnosing and re-learning (Wei et al., ECCV 2024): an encoder that learnt train by heart starts over, in
-part.
-
-How well clusters of its features agree with the labels is compared between train and val; the further train
-is ahead, the nearer the encoder is moved back to where it began."""
+"""Re-learning (Wei et al., ECCV 2024): an encoder that overfits starts over, in part."""
 
 from __future__ import annotations
 
@@ -34,9 +30,7 @@ def purity(labels: Array, clusters: Array) -> float:
 
 def cluster_purity(features: Array, labels: Array, classes: int) -> float:
     """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if
-    fewer).
-
-    Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code)."""
+    fewer). Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code)."""
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import minmax_scale
 
@@ -46,8 +40,7 @@ def cluster_purity(features: Array, labels: Array, classes: int) -> float:
 
 
 def strength(train: float, val: float, scale: float, gap: Literal["ahead", "absolute"] = "ahead") -> float:
-    """α = tanh(λ·gap) of the purities; gap = train − val, and 0 where val is ahead; `absolute`: |train −
-    val|."""
+    """α = tanh(λ·gap) of the purities; gap = train − val, or 0 if negative; `absolute`: its size."""
     difference = train - val
     return math.tanh(scale * (abs(difference) if gap == "absolute" else max(difference, 0.0)))
 
@@ -61,11 +54,9 @@ def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> 
 
 class RelearningParameters(MethodParameters):
     """`reinit_epoch` ≥ 1: after every so many epochs (published: 15), `reinit_num` ≥ 0 times at most
-    (published: 2).
-
-    `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of val, or the
-    `absolute` difference (the code, which also starts over an encoder that does better on val). `bins` ≥ 2:
-    quantile bins of a regression's target, in place of classes (our definition)."""
+    (published: 2). `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of
+    val, or the `absolute` difference (the code, which also starts over an encoder that does better on val).
+    `bins` ≥ 2: quantile bins of a regression's target, in place of classes (our definition)."""
 
     reinit_epoch: PositiveInt = 15
     reinit_num: NonNegativeInt = 2

@@ -69,8 +69,7 @@ class UME(Method):
         self._compare(state)
 
     def _compare(self, state: State) -> None:
-        """Layers of the same shapes can still compute something else (attention's heads): compare the
-        answers."""
+        """Equal shapes can still compute something else (attention's heads): compare outputs."""
         rows = state.rows("val")[:TRIED]
         for batch, output in state.evaluate(rows):
             for m, logits in state.unimodal_logits(output).items():

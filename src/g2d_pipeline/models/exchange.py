@@ -32,10 +32,8 @@ class Means(nn.Module):
 
 class MMTM(nn.Module):
     """Squeeze s^m = mean over cells (and frames) `[B, C_m]`; z = relu(Σ_m S_m s^m + b); gate g^m = σ(E_m z +
-    e_m).
-
-    As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ C_m /
-    ratio wide. `means` (buffers): those of s^m and g^m over all training batches so far."""
+    e_m). As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ
+    C_m / ratio wide. `means` (buffers): those of s^m and g^m over all training batches so far."""
 
     def __init__(self, channels: Mapping[str, int], ratio: int = RATIO) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""The model: an encoder per modality and a fusion. A unimodal teacher is the same with one modality and late
-fusion."""
+"""The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
 from __future__ import annotations
 

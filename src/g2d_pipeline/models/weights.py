@@ -37,10 +37,8 @@ REMEDY = "give a file of torchvision's weights for this encoder, or leave `weigh
 
 def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], project: Path | str = ".") -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
-    `build_model`.
-
-    Relative paths start in the folder `project`. Raises DataError where a file is missing, broken or does not
-    fit."""
+    `build_model`. Relative paths start in the folder `project`. Raises DataError where a file is missing,
+    broken or does not fit."""
     for m, of in architecture["modalities"].items():
         if not of["encoder"].get("weights"):
             continue
@@ -85,10 +83,8 @@ def load_trunk(trunk: Trunk, name: str, path: Path) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model`
-    is found.
-
-    Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or holds anything
-    else than tensors (nothing in it is executed)."""
+    is found. Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or
+    holds anything else than tensors (nothing in it is executed)."""
     if fault := media_fault(path):
         raise data_error(f"The weights {path.resolve()} can not be used: the file {fault}", [], REMEDY)
     try:

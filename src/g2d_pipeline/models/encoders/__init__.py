@@ -1,5 +1,4 @@
-"""Encoders: one modality's input → feature `[B, D]`, one file each. A new one is one file (see
-`base.Trunk`)."""
+"""Encoders: one modality's input → feature `[B, D]`; each is one file (see `base.Trunk`)."""
 
 from __future__ import annotations
 
@@ -38,9 +37,7 @@ KINDS = {
 
 def load_encoder(name: str) -> type[Trunk]:
     """The trunk's class by the encoder's name: a file of this folder, an entry point, a module's or class's
-    path.
-
-    Raises ConfigError for a name that leads nowhere and for a module without exactly one trunk."""
+    path. Raises ConfigError for a name that leads nowhere and for a module without exactly one trunk."""
     return find_class(name, Trunk, __name__, ENCODER_GROUP)
 
 

@@ -1,5 +1,4 @@
-"""The bag of tokens of a text: ids `[L]`, 0 behind, → the mean of their embeddings, and a few layers on
-it."""
+"""The bag of tokens of a text: ids `[L]`, 0 behind, → the mean of their embeddings, and a few layers."""
 
 from __future__ import annotations
 
@@ -14,9 +13,7 @@ PADDING = 0  # the id that stands behind short texts
 
 class Bag(Trunk, nn.Sequential):
     """`[B, L]` integers below `vocabulary` → `[B, D]`, whatever L is; the order of the tokens has no
-    influence.
-
-    The embeddings start as torch starts them, N(0, 1), and that of padding, 0, never moves."""
+    influence. The embeddings start as torch starts them, N(0, 1), and that of padding, 0, never moves."""
 
     dimensions = (TOKENS,)
     convolutional = False

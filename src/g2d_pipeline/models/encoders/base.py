@@ -1,5 +1,4 @@
-"""What an encoder is: a normaliser for stored numbers, and a trunk that learns; `[B, …]` → feature `[B,
-D]`."""
+"""An encoder is a normaliser for stored numbers and a trunk: `[B, …]` → feature `[B, D]`."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ class Trunk(nn.Module):
     width: int
 
     def stages(self) -> list[nn.Module]:
-        """Parts to be run one after the other: stages that end in maps `[N, C, h, w]`, then what follows
-        them."""
+        """Parts to run in turn: stages that end in maps `[N, C, h, w]`, then what follows them."""
         raise NotImplementedError
 
 
@@ -89,17 +87,14 @@ def fold(x: Tensor) -> Tensor:
 
 
 def mean_of_frames(maps: Tensor, batch: int, width: int) -> Tensor:
-    """`[T · B, D · h · w]` → `[B, D]`: the mean over frames and places at once; the order of frames has no
-    effect."""
+    """`[T · B, D · h · w]` → `[B, D]`: the mean over frames and places."""
     return torch.mean(maps.view(-1, batch, width, maps.shape[1] // width), dim=(0, 3))
 
 
 def initialise(module: M) -> M:
     """Linear: Xavier normal, zero bias; convolution: Kaiming normal (fan-out, ReLU); norm: 1, 0 (datasets.md
-    §0.2).
-
-    Attention's query, key and value weights are no layer of their own and keep torch's start: Xavier uniform
-    over the three together, zero bias. So do embeddings: N(0, 1)."""
+    §0.2). Attention's query, key and value weights are no layer of their own and keep torch's start: Xavier
+    uniform over the three together, zero bias. So do embeddings: N(0, 1)."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_normal_(part.weight)

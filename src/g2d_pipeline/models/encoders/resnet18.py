@@ -9,8 +9,7 @@ from g2d_pipeline.models.encoders.base import CLIP, IMAGE, Shape, Trunk
 
 
 class ResNet18(Trunk, ResNet):  # type: ignore[misc]
-    """`[N, C, H, W]` → `[N, 512]` (clips: `[N, 512 · h · w]`); the first convolution takes any number of
-    channels."""
+    """`[N, C, H, W]` → `[N, 512]` (clips: `[N, 512 · h · w]`); any number of channels."""
 
     dimensions = (IMAGE, CLIP)
     has_stages = True

@@ -15,16 +15,12 @@ from g2d_pipeline.models.encoders.base import SEQUENCE, TOKENS, Shape, Trunk
 
 class Transformer(Trunk):
     """`[B, F + 1, T]` → `[B, width]`: 1×1 convolution without bias, torch's encoder layers, a mean over real
-    steps.
-
-    With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a learnt
-    embedding. `pool="first"`: the first real step instead of the mean. A sample without any real step has the
-    feature 0, and no gradient comes from it.
-
-    The layers stand in a list and not in `nn.TransformerEncoder`: that one starts every layer from a copy of
-    the same random attention weights, and its nested tensors cut the padding off in evaluation alone. A list
-    is also what `blocks` (training/precision.py) looks into: the layers are the blocks that are computed
-    again to save memory."""
+    steps. With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a
+    learnt embedding. `pool="first"`: the first real step instead of the mean. A sample without any real step
+    has the feature 0, and no gradient comes from it. The layers stand in a list and not in
+    `nn.TransformerEncoder`: that one starts every layer from a copy of the same random attention weights, and
+    its nested tensors cut the padding off in evaluation alone. A list is also what `blocks`
+    (training/precision.py) looks into: the layers are the blocks that are computed again to save memory."""
 
     dimensions = (SEQUENCE, TOKENS)
     convolutional = False

@@ -21,17 +21,13 @@ __all__ = ["Fusion", "build_fusion", "load_fusion"]
 
 def load_fusion(name: str) -> type[Fusion]:
     """The class of a fusion: a file of this folder, an entry point's name, or the dotted path of a module or
-    class.
-
-    Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion."""
+    class. Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion."""
     return find_class(name, Fusion, __name__, FUSION_GROUP)
 
 
 def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int], outputs: int) -> Fusion:
     """The fusion of `settings` (a name, or a section with `name`) over features of the given widths,
-    initialised.
-
-    Raises ConfigError where the settings are wrong or do not fit the modalities."""
+    initialised. Raises ConfigError where the settings are wrong or do not fit the modalities."""
     of: Any = TypeAdapter(FusionSettings).validate_python(settings)
     options = of.model_dump(exclude={"name", "options"}) | (
         of.options if isinstance(of, ExternalFusion) else {}
