@@ -31,7 +31,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, KeyPath, Origins, checked, nearest, short
-from g2d_pipeline.methods import outside
+from g2d_pipeline.methods import external
 from g2d_pipeline.overrides import Sections, Tree, leaves, merge, override
 
 
@@ -308,7 +308,7 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
 
 def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -> Tree:
     if name not in methods and (
-        "." in name or name in outside()
+        "." in name or name in external()
     ):  # of another package, with its own defaults
         return merge({}, in_dataset.get(name) or {})
     if name not in methods:

@@ -26,7 +26,7 @@ from g2d_pipeline.resolve import Configuration
 
 CARD = "stage.json"
 PACKAGE = Path(__file__).parent
-TRAINING = ["models/*.py", "models/fusions/base.py", "models/fusions/late.py", "training/*.py", "methods/base.py",
+TRAINING = ["models/*.py", "models/encoders/*.py", "models/fusions/base.py", "models/fusions/late.py", "training/*.py", "methods/base.py",
             "artefacts.py"]  # fmt: skip
 # The library's source files that each stage uses; `*` matches files of one folder.
 SOURCES = {

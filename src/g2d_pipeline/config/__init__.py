@@ -19,9 +19,12 @@ from g2d_pipeline.config.base import (
     split_slashes,
 )
 from g2d_pipeline.config.encoders import (
+    ENCODER_GROUP,
+    ENCODERS,
     MLP,
     Bag,
     EncoderSettings,
+    ExternalEncoder,
     MobileNetV2,
     ResNet18,
     SmallCNN,
