@@ -10,21 +10,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
-from g2d_pipeline.config import FUSIONS, SGD, EncoderSettings, SmallCNN, Strict, TrainingSettings
+from g2d_pipeline.config import ENCODERS, FUSIONS, SGD, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import load
-from g2d_pipeline.methods.base import Method, Setting
+from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.training import Data, train_student, train_teacher
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "methods.md"
-ENCODERS = [of.model_fields["name"].default for of in get_args(get_args(EncoderSettings)[0])]
 BATCHES = 8
 HEAD = """# Methods
 
@@ -188,7 +187,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def passes(method: Method, setting: Setting) -> bool:
+def passes(method: Method, setting: MethodContext) -> bool:
     """Whether a method takes a setting."""
     try:
         method.check(setting)
@@ -208,21 +207,22 @@ def where(cls: type[Method], of: dict[str, Any]) -> str:
         (fusion, task, encoder)
         for fusion, task, encoder in itertools.product(FUSIONS, ("classification", "regression"), ENCODERS)
         if passes(
-            method, Setting(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion])
+            method,
+            MethodContext(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion]),
         )
     ]
     fusions, tasks, encoders = (tuple(dict.fromkeys(column)) for column in zip(*good, strict=True))
     fusion, task, encoder = good[0]
     smp = passes(
         method,
-        Setting(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion]),
+        MethodContext(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion]),
     )
     return "; ".join(
         [
             "every fusion" if set(fusions) == set(FUSIONS) else " / ".join(fusions),
             " and ".join(tasks),
             *([] if set(encoders) == set(ENCODERS) else ["encoders " + " / ".join(encoders)]),
-            "any k ≥ 2" if cls.most_modalities is None else f"k ≤ {cls.most_modalities}",
+            "any k ≥ 2" if cls.max_modalities is None else f"k ≤ {cls.max_modalities}",
             "SMP" if smp else "no SMP",
         ]
     )

@@ -326,7 +326,7 @@ TWO = "datasets.av_digits.modalities.left"
         ({"datasets.av_digits.task": "regresion"}, {}, [AV, "task = 'regresion'", "Did you mean 'regression'?"]),
         ({"datasets.av_digits.modalities.multi": {"kind": "audio"}}, {}, [AV, "modality name 'multi'"]),
         ({"datasets.av_digits.raw.layout": "avdigits"}, {}, [AV, "avdigits", "Did you mean 'av_digits'?"]),
-        ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean joint?"]),
+        ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean 'joint'?"]),
         ({"methods.g2d.needs_teachers": False}, {}, ["needs_teachers", "distils from teachers"]),
         ({"methods.g2d.needs_teachers": "maybe"}, {}, ["methods.g2d.needs_teachers = 'maybe'", "true or false"]),
         ({"methods.g2d.smp": 7}, {}, ["methods.g2d.smp = 7", "true or false"]),

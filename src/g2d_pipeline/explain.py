@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from g2d_pipeline.config import DatasetSettings
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import ConfigError, did_you_mean
 
 KeyPath = tuple[str, ...]
 COMMAND_LINE = "--params"
@@ -39,8 +38,7 @@ class Origins:
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
     """` Did you mean x?`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    return did_you_mean(word, known)
 
 
 def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins) -> Any:

@@ -220,8 +220,8 @@ def test_gradients_of_several_batches_can_be_accumulated() -> None:
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"fusion": "concat"}, ["fusion concat has no head", "late, sum, weighted, cosine", "fusion=late"]),
-        ({"fusion": {"name": "shared", "width": "greatest"}}, ["fusion shared has no head", "fusion=late"]),
+        ({"fusion": "concat"}, ["fusion concat", "its head", "late, sum, weighted, cosine", "fusion=late"]),
+        ({"fusion": {"name": "shared", "width": "greatest"}}, ["fusion shared", "its head", "fusion=late"]),
         ({"smp": True}, ["SMP can not be added", "smp=false"]),
         ({"weights": {"adio": 2}}, ["weights.adio = 2", "Did you mean 'audio'?", "Allowed: "]),
         ({"weights": {"audio": -1}}, ["weights.audio = -1", "greater than or equal to 0"]),

@@ -156,11 +156,11 @@ def test_a_wrong_shape_is_refused_by_name() -> None:
          "small_cnn, resnet18, mobilenet_v2."),
         (MobileNetV2(), (1, 2, 9, 9), "[3, T, H, W], not [1, 2, 9, 9] (the frames of a clip: [C, T, H, W]). Encoders "
          "that take these: small_cnn, resnet18."),
-        (Transformer(), (3, 9, 9), "[F + 1, T], not [3, 9, 9] (a picture or spectrogram: [C, H, W]). Encoders that "
+        (Transformer(), (3, 9, 9), "[F + 1, T], not [3, 9, 9] (an image or spectrogram: [C, H, W]). Encoders that "
          "take these: small_cnn, resnet18, mobilenet_v2."),
         (Transformer(), (1, 50), "[F + 1, T], not [1, 50] (a sequence with its mask row: [F + 1, T]). No encoder"),
-        (SmallCNN(), (28, 28), "Pictures without colour need their channel: [1, 28, 28]."),
-        (SmallCNN(), (3, 0, 28), "[C, H, W], not [3, 0, 28] (a picture or spectrogram: [C, H, W]). No encoder"),
+        (SmallCNN(), (28, 28), "Images without colour need their channel: [1, 28, 28]."),
+        (SmallCNN(), (3, 0, 28), "[C, H, W], not [3, 0, 28] (an image or spectrogram: [C, H, W]). No encoder"),
         (MLP(), (), "[F], not []. No encoder takes these."),
         (ResNet18(), (1, 2, 3, 4, 5), "[C, H, W] or [C, T, H, W], not [1, 2, 3, 4, 5]. No encoder takes these."),
     ],

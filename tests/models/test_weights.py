@@ -375,8 +375,10 @@ def test_a_relative_path_starts_at_the_projects_folder_and_not_at_the_current_on
     )
     slow = recipe(1, lr=1e-12, momentum=0.0, weight_decay=0.0, batch_size=8)
     encoder, told = ResNet18(weights="w.safetensors"), {"training": slow, "progress": False, "device": "cpu"}
-    teacher = train_teacher(data, "image", encoder, project=project, **told)  # type: ignore[arg-type]
-    student = train_student(data, {"image": encoder}, {}, method="joint", project=project, **told)  # type: ignore[arg-type]
+    told["weights"] = of_project(project, "w.safetensors").weights
+    teacher = train_teacher(data, "image", encoder, **told)
+    student = train_student(data, {"image": encoder}, {}, method="joint", **told)  # type: ignore[arg-type]
     for trained in (teacher, student):
+        assert trained.info["architecture"]["modalities"]["image"]["encoder"]["weights"] == "w.safetensors"
         found = trained.model.state_dict()["encoders.image.trunk.conv1.weight"]
         torch.testing.assert_close(found, published["conv1.weight"])

@@ -414,9 +414,9 @@ def renamed_to_its_checksum(path: Path, content: bytes) -> None:
 
 def test_another_format_is_not_read(two: tuple[Path, bytes], caplog: pytest.LogCaptureFixture) -> None:
     second, content = two
-    assert content.count(b'"g2d_checkpoint": "1"') == 1
-    renamed_to_its_checksum(second, content.replace(b'"g2d_checkpoint": "1"', b'"g2d_checkpoint": "2"'))
-    assert falls_back(second, caplog, "its format is 2, and this version of g2d_pipeline reads 1 only")
+    assert content.count(b'"g2d_checkpoint": "2"') == 1
+    renamed_to_its_checksum(second, content.replace(b'"g2d_checkpoint": "2"', b'"g2d_checkpoint": "3"'))
+    assert falls_back(second, caplog, "its format is 3, and this version of g2d_pipeline reads 2 only")
 
 
 def test_what_is_no_safetensors_file_is_not_read(

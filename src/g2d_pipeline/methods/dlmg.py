@@ -1,14 +1,11 @@
-"""DLMG / LFM: dynamically learning the modality gap (NeurIPS 2024): the task and the match of modalities take
-turns.
-
-First the modalities are matched to each other, without labels; the longer training lasts, the more the labels
-count."""
+"""DLMG / LFM (NeurIPS 2024), learning the modality gap: first modalities are matched, then labels count
+more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,16 +20,14 @@ Moves = dict[nn.Parameter, tuple[Tensor, Tensor]]  # a parameter's gradients of 
 
 
 def pair_divergence(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean, of logits `[B, C]`
-    (Jensen-Shannon)."""
+    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean (Jensen-Shannon)."""
     log_p = torch.stack([a.log_softmax(dim=1), b.log_softmax(dim=1)])
     middle = log_p.logsumexp(dim=0)  # log M up to a constant
     return ((task.divergence(a, middle) + task.divergence(b, middle)) / 2).mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to
-    whom."""
+    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`."""
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     same = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
@@ -60,11 +55,9 @@ def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tenso
 
 class DLMGParameters(MethodParameters):
     """`matching`: `infonce` of the features (the paper), or `js`, the divergence of the predictions (the
-    code).
-
-    `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`, start·(1 −
-    e/E), or `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4), taken every
-    `every` batches."""
+    code). `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`,
+    start·(1 − e/E), or `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4),
+    taken every `every` batches."""
 
     matching: Literal["infonce", "js"] = "infonce"
     temperature: PositiveFloat = 0.1
@@ -85,14 +78,10 @@ class DLMG(Method):
     definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
     definition). With a_2 = 0 it is joint training with twice the loss."""
 
-    Parameters: ClassVar[type[MethodParameters]] = DLMGParameters
-    equation: ClassVar[str] = (
-        "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
-    )
-    source: ClassVar[str] = (
-        "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
-    )
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
+    Parameters = DLMGParameters
+    equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
+    source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
+    fusions = ("late",)
     parameters: DLMGParameters
 
     def check(self, context: MethodContext) -> None:
@@ -159,7 +148,7 @@ class DLMG(Method):
         return terms
 
     def _look_ahead(self, moves: Moves, size: int, state: State) -> float:
-        """The slope of the task loss on a random validation batch after one plain step, which is taken back."""
+        """The slope of the task loss on a random validation batch after one plain step, then undone."""
         lr, model = float(state.optimizer.param_groups[0]["lr"]), state.model
         rows = state.rows("val")
         rows = rows[torch.randperm(len(rows))[:size].sort().values.numpy()]

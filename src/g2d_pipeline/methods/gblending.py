@@ -1,15 +1,11 @@
-"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it
-overfits.
-
-Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it,
-and how much further train runs ahead of val."""
+"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how branches generalise and overfit."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +13,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from g2d_pipeline.methods._heads import UnimodalHeads
-from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
 
-MULTI = "multi"  # the branch of all modalities together
 Losses = dict[str, tuple[float, float]]  # branch → mean loss on train and on val
 
 
@@ -38,9 +32,8 @@ def blend(
 ) -> dict[str, float]:
     """w ∝ G/O², summing to 1; empty where no branch gained anything.
 
-    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0 (both: our
-    definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight.
-    """
+    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0
+    (both: our definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight."""
     least = floor * float(np.mean([val for _, val in before.values()]))
     found: dict[str, float] = {}
     for branch in before:
@@ -107,19 +100,17 @@ class Branches:
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot train."""
+    """Parts of nearly equal length, up to `size`: none has one sample (batch norm)."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
 class GBlendingParameters(MethodParameters):
     """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`;
-    published: 10).
-
-    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor`
-    > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours:
-    without, the head that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute`
-    change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of
-    measured; they are made to sum to 1, and multi alone is joint training."""
+    published: 10). `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as
+    published). `floor` > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is
+    below it (both ours: without, the head that predicts may never learn). `gain`: the `fall` of the val loss,
+    or its `absolute` change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0),
+    given instead of measured; they are made to sum to 1, and multi alone is joint training."""
 
     measure: Literal["online", "offline"] = "online"
     super_epoch: PositiveInt = 10
@@ -149,17 +140,15 @@ class GBlending(Method):
     selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
     errors (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GBlendingParameters
-    equation: ClassVar[str] = (
-        "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
-    )
-    source: ClassVar[str] = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
+    Parameters = GBlendingParameters
+    by_part = ("weights",)
+    equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
     parameters: GBlendingParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         p, count = self.parameters, len(context.modalities) + 1
-        check_modalities("weights", p.weights, context, also=(MULTI,))
         if not p.weights and p.least * count >= 1:
             raise ValueError(
                 f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "
@@ -195,13 +184,4 @@ class GBlending(Method):
         return blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        for branch, weight in self.weights.items():
-            if weight == 0:
-                continue
-            if branch == MULTI:
-                terms["task"] = weight * state.task.loss(output.logits, batch.target)
-            else:
-                logits = self.heads.logits(state.model, output.features, branch)
-                terms[f"task_{branch}"] = weight * state.task.loss(logits, batch.target)
-        return terms
+        return self.heads.losses(output, batch.target, self.weights, state)

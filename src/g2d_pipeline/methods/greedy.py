@@ -1,22 +1,20 @@
-"""Balanced multimodal learning against greedy learners (Wu et al., ICML 2022): branches that listen too much
-are held.
-
-Encoders exchange signals through MMTM layers (`models/exchange.py`). A branch whose exchange learns fast,
-compared with its encoder, is trained for some steps without news from the other modalities."""
+"""Greedy (Wu et al., ICML 2022): branches whose exchange (MMTM) learns too fast are held."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from g2d_pipeline.methods._heads import weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
-from g2d_pipeline.models.exchange import STAGED, Exchange
+from g2d_pipeline.models.encoders import load_encoder
+from g2d_pipeline.models.exchange import Exchange, encoders_with_stages
 
 
 def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -30,16 +28,14 @@ def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def conditional_speed(bypass: float, main: float) -> float:
-    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), of the two sums over steps; −∞ where neither
-    moves."""
+    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), sums over steps; −∞ where neither moves."""
     return math.log10(bypass / main) if bypass > 0 and main > 0 else -math.inf
 
 
 def leader(speeds: dict[str, float], alpha: float) -> str:
     """The modality of the greatest speed, if it is ahead of the slowest one by more than α; else "".
 
-    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition.
-    """
+    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition."""
     first = max(speeds, key=lambda m: speeds[m])
     gap = speeds[first] - min(speeds.values())
     return first if gap > alpha else ""
@@ -47,11 +43,9 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
 class GreedyParameters(MethodParameters):
     """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01);
-    `window`: steps.
-
-    `start_epoch`: the first one in which branches are held, speeds are summed from the first step on.
-    `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code). `losses`:
-    `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
+    `window`: steps. `start_epoch`: the first one in which branches are held, speeds are summed from the first
+    step on. `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code).
+    `losses`: `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
 
     alpha: NonNegativeFloat = 0.001
     window: PositiveInt = 5
@@ -68,24 +62,22 @@ class Greedy(Method):
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
     resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GreedyParameters
-    equation: ClassVar[str] = (
+    Parameters = GreedyParameters
+    equation = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
-    source: ClassVar[str] = (
-        "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
-    )
-    works_with_smp: ClassVar[bool] = False
-    exchange: ClassVar[str | None] = "mmtm"
+    source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    works_with_smp = False
+    exchange = "mmtm"
     parameters: GreedyParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         for m, encoder in context.encoders.items():
-            if encoder not in STAGED:
+            if not load_encoder(encoder).has_stages:
                 raise ValueError(
                     f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. It works "
-                    f"with: {', '.join(STAGED)}"
+                    f"with: {', '.join(encoders_with_stages())}"
                 )
         if self.parameters.losses == "branches" and context.fusion not in ("late", "sum", "weighted"):
             raise ValueError(
@@ -112,8 +104,7 @@ class Greedy(Method):
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self.parameters.losses == "whole":
             return super().loss(output, batch, state)
-        logits = state.unimodal_logits(output)
-        return {f"task_{m}": state.task.loss(of, batch.target) for m, of in logits.items()}
+        return weighted_losses(state.task, state.unimodal_logits(output), batch.target)
 
     def after_backward(self, state: State) -> None:
         if self.left > 0:
@@ -135,8 +126,7 @@ class Greedy(Method):
 
 
 def bypasses(exchange: Exchange) -> dict[str, list[nn.Parameter]]:
-    """m → the parameters that turn all signals into the gate of m, in all stages; the squeezing ones are
-    shared."""
+    """m → the parameters that turn all signals into the gate of m, in all stages."""
     found: dict[str, list[nn.Parameter]] = {}
     for stage in exchange.stages:
         for m, excite in stage.excite.items():  # type: ignore[operator, union-attr]

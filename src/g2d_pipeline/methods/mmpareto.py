@@ -1,12 +1,10 @@
-"""MMPareto (Wei & Hu, ICML 2024): every encoder learns what neither the multimodal nor its unimodal loss is
-hurt by.
-
-The two losses of an encoder are two objectives: where their gradients disagree, their shortest mixture is
-taken."""
+"""MMPareto (Wei & Hu, ICML 2024): encoders take steps that hurt neither multimodal nor unimodal loss."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import reduce
+from operator import add
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -20,11 +18,8 @@ Gradients = dict[str, list[Tensor | None]]  # modality → of each parameter of 
 
 def pareto_weights(whole: Tensor, own: Tensor) -> Tensor:
     """(w_0, w_u) `[2]` of an encoder's gradients `[P]` of the multimodal (`whole`) and of its unimodal
-    (`own`) loss.
-
-    Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
-    w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0.
-    """
+    (`own`) loss. Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
+    w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0."""
     dot, own_square = whole @ own, own @ own
     apart = (whole @ whole + own_square - 2 * dot).clamp_min(torch.finfo(whole.dtype).tiny)
     shortest = ((own_square - dot) / apart).clamp(0, 1)
@@ -47,9 +42,7 @@ def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
 
 class MMParetoParameters(MethodParameters):
     """`scale` γ > 0: of the encoders' new gradients (published: 1.5). `unimodal_weight` ≥ 0 (published: 1; 0:
-    none).
-
-    `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole
+    none). `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole
     `encoder` (our definition: h keeps its direction), or `none`."""
 
     scale: Annotated[float, Field(gt=0)] = 1.5
@@ -68,11 +61,9 @@ class MMPareto(Method):
     number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
     Regression: our definition."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MMParetoParameters
-    equation: ClassVar[str] = (
-        "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
-    )
-    source: ClassVar[str] = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
+    Parameters = MMParetoParameters
+    equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
+    source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
     parameters: MMParetoParameters
 
     def on_fit_start(self, state: State) -> None:
@@ -94,7 +85,7 @@ class MMPareto(Method):
             terms[f"task_{m}"] = p.unimodal_weight * state.task.loss(logits, batch.target)
             own.append(terms[f"task_{m}"])
         _give(state, self.own)
-        state.backward(sum(own[1:], own[0]), retain_graph=True)
+        state.backward(reduce(add, own), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)

@@ -3,15 +3,13 @@ it."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import Method, MethodContext, State
+from g2d_pipeline.methods.base import Method, State
 from g2d_pipeline.models import MultimodalModel
 
 REMEDY = (
@@ -24,8 +22,7 @@ TRIED = 32  # samples of val on which a copy is compared with its teacher
 def copy_weights(model: MultimodalModel, teachers: dict[str, MultimodalModel]) -> None:
     """Write each teacher's encoder and head into the student's of the same modality.
 
-    Raises ConfigError, naming the modality and the first difference, where they have other layers.
-    """
+    Raises ConfigError, naming the modality and the first difference, where they have other layers."""
     own = model.state_dict()
     copied: dict[str, Tensor] = {}
     for m, teacher in teachers.items():
@@ -48,15 +45,12 @@ class UME(Method):
     The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
     fusion takes the mean of their softmaxes. With one modality it is the teacher."""
 
-    needs_teachers: ClassVar[bool] = True
-    equation: ClassVar[str] = "l = (1/k)·Σ_m u^m of the unimodal teachers"
-    source: ClassVar[str] = "Du et al., ICML 2023, uni-modal ensemble"
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        if context.smp:
-            raise ValueError("ume trains nothing, so SMP has nothing to schedule: say smp=false")
+    needs_teachers = True
+    equation = "l = (1/k)·Σ_m u^m of the unimodal teachers"
+    source = "Du et al., ICML 2023, uni-modal ensemble"
+    fusions = ("late",)
+    works_with_smp = False
+    no_smp = "trains nothing, so SMP has nothing to schedule"
 
     def epochs(self, epochs: int) -> int:
         return 1  # an epoch without a batch: scored and kept as any other
@@ -75,10 +69,9 @@ class UME(Method):
         self._compare(state)
 
     def _compare(self, state: State) -> None:
-        """Layers of the same shapes can still compute something else (attention's heads): compare the
-        answers."""
+        """Equal shapes can still compute something else (attention's heads): compare outputs."""
         rows = state.rows("val")[:TRIED]
-        for batch, output in state.look(rows):
+        for batch, output in state.evaluate(rows):
             for m, logits in state.unimodal_logits(output).items():
                 remembered = state.teachers[m].view(batch.index.numpy(), logits.device).logits
                 if not torch.allclose(

@@ -1,5 +1,4 @@
-"""A model from its architecture: a plain dictionary, kept in `model.json`, enough to rebuild and predict
-with."""
+"""A model from its architecture, a plain dictionary kept in `model.json`: enough to rebuild and predict."""
 
 from __future__ import annotations
 

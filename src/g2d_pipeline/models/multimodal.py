@@ -1,5 +1,4 @@
-"""The model: an encoder per modality and a fusion. A unimodal teacher is the same with one modality and late
-fusion."""
+"""The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ class Output:
 class MultimodalModel(nn.Module):
     """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`.
 
-    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
-    """
+    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`)."""
 
     def __init__(
         self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None

@@ -42,7 +42,7 @@ class CapacityError(G2DError):
 
 
 class HasBatchSize(Protocol):
-    """A training run's position: its batch size may change when a run goes on from a checkpoint."""
+    """A run's `LoopState`: its batch size may change when the run is resumed."""
 
     batch_size: int
 
