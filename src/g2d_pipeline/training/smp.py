@@ -83,8 +83,8 @@ class JointSchedule:
         return self.modalities
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
-        """The modalities whose encoders run without gradient."""
-        return []
+        """The modalities whose encoders run without gradient; methods may choose `active` themselves."""
+        return [m for m in self.modalities if m not in active]
 
     def before_step(self, model: MultimodalModel) -> None:
         """Change gradients before the method and the optimizer see them."""
@@ -242,7 +242,7 @@ class SMP(JointSchedule):
         return confidence.double().mean(dim=1)
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
-        return [] if self.conv_only else [m for m in self.modalities if m not in active]
+        return [] if self.conv_only else super().suppressed(active)
 
     def before_step(self, model: MultimodalModel) -> None:
         """`update: zero_grad`: a suppressed encoder's gradient is zero; momentum and decay still move it."""

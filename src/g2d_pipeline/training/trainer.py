@@ -20,7 +20,7 @@ from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training.capacity import explain_out_of_memory, fitting_batch_size
+from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, batches_of, epoch_rows
 from g2d_pipeline.training.data_access import attach_data_access
 from g2d_pipeline.training.feature_cache import FeatureCache
@@ -191,10 +191,11 @@ class Trainer:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
             tf32_mode(self.training.precision, self.device),
-            explain_out_of_memory(self.model, self.data, self.training, self.loop, self.device),
+            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
             explain_divergence(lambda: self.checkpointer.last),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.logs,
