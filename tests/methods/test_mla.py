@@ -177,10 +177,7 @@ def test_killed_between_two_batches_it_goes_on_with_the_same_bits(tmp_path: Path
     ("settings", "reason"),
     [
         ({"fusion": "late"}, "not defined for fusion late. It works with: shared"),
-        (
-            {"fusion": {"name": "shared", "hidden": [4]}},
-            r"one linear head; fusion.hidden = \[4\] is deeper: leave",
-        ),
+        ({"fusion": {"name": "shared", "hidden": [4]}}, r"one linear head: leave out fusion.hidden = \[4\]"),
         ({"fusion": SHARED, "smp": {"tau": [1, 1]}}, "decides itself who learns when"),
         (
             {"fusion": SHARED, "training": recipe(1).model_copy(update={"accumulation": 2})},

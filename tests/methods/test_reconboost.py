@@ -238,4 +238,4 @@ def test_weights_without_a_lower_bound_of_the_loss_are_refused_and_few_epochs_to
     assert configure(dataset="av_digits", method="reconboost").methods["reconboost"].fusion.hidden == [256]
     data = make_data()
     fit(small_model(data), data, build_method("reconboost"), training=recipe(1), progress=False)
-    assert "a stage of each of the 2 modalities takes 12 epochs, there are 1: say epochs=12" in caplog.text
+    assert "a stage of each of the 2 modalities takes 12 epochs, not 1: say epochs=12" in caplog.text
