@@ -121,7 +121,7 @@ def joint(case: str) -> dict[str, torch.Tensor]:
 
 
 def changed(case: str, found: dict[str, torch.Tensor]) -> list[str]:
-    """The names of the tensors that differ from joint training's; modules beside the model are left behind."""
+    """The names of the tensors that differ from joint training's; what is beside the model is left behind."""
     assert found.keys() == joint(case).keys()
     return [name for name, value in joint(case).items() if not torch.equal(value, found[name])]
 

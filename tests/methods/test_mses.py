@@ -37,7 +37,7 @@ def student(data: Data, method: str = "mses", **settings: Any) -> Trained:
 
 
 def misleading(*modalities: str, k: int = 2) -> Data:
-    """What these modalities tell on train is wrong on val: the better they learn, the worse they get there."""
+    """What these modalities say on train is wrong on val: the better they learn, the worse they get."""
     data = make_data(k)
     val = data.rows["val"]
     for m in modalities:

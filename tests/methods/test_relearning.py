@@ -141,7 +141,7 @@ def test_where_nothing_is_learnt_again_it_is_joint_bit_for_bit(monkeypatch: pyte
 def test_when_it_diagnoses(
     settings: tuple[int, int], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After whole multiples of `reinit_epoch`, `reinit_num` times at most, never after the last of 6 epochs."""
+    """After whole multiples of `reinit_epoch`, `reinit_num` times at most, never after the last epoch (6)."""
     asked: list[int] = []
     monkeypatch.setattr(Relearning, "purities", lambda self, state: asked.append(state.epoch) or {})
     student(
