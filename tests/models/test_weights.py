@@ -247,7 +247,7 @@ def test_torchvisions_names_are_answered_with_the_file_to_put_there(
 ) -> None:
     of = architecture(ResNet18(), (3, 32, 32))
     of["modalities"]["face"]["encoder"] = {"name": settings, "weights": name}
-    said = f"modality face: encoder: weights = '{name}': nothing is downloaded at run time.*org/models/{file}.*{file}"
+    said = f"modality face: encoder: weights = '{name}': nothing is downloaded .*org/models/{file}.*{file}"
     with pytest.raises(ConfigError, match=said):
         build_model(of)
     of["modalities"]["face"]["encoder"]["weights"] = "best"

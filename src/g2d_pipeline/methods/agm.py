@@ -70,13 +70,7 @@ def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 class AGMParameters(Window):
-    """`alpha` ≥ 0: how hard it modulates (published: 0.1 to 2.5, by data set; 0: joint training).
-
-    `where`: κ^m scales the gradient of φ^m, so that of the encoder and of its share of the fusion
-    (`response`, the authors), or of the encoder alone (`encoder`, BalanceBenchmark, which leaves out biases).
-    `masked`: what is zeroed of an absent modality, its `inputs` (the authors: the encoders run once more, in
-    evaluation mode), or its `features` (ours: no encoder runs again). `clip` > 0: clip all gradients at this
-    norm where one of the fusion's is greater than it (the code: 1 or 5; left out: never)."""
+    """Explained one by one in conf/base/methods/agm.yml."""
 
     alpha: NonNegativeFloat = 1.0
     where: Literal["response", "encoder"] = "response"

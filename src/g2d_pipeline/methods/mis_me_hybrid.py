@@ -11,8 +11,7 @@ from g2d_pipeline.models import Output
 
 
 class MisMeHybridParameters(MethodParameters):
-    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); default and published:
-    1."""
+    """Explained one by one in conf/base/methods/mis_me_hybrid.yml."""
 
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 

@@ -29,8 +29,8 @@ COUNTER = "num_batches_tracked"  # of batch norm: old torch versions' files lack
 # What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in
 # them.
 BROKEN = (
-    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError,
-    AssertionError, OSError, struct.error,
+    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
+    EOFError, AssertionError, OSError, struct.error,
 )  # fmt: skip
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
