@@ -55,7 +55,7 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
     if noted:
         features.load()
     assert len(looks) == 4
-    array = features.path / "audio.npy"
+    array = Path(features.path) / "audio.npy"
     content = bytearray(array.read_bytes())
     content[-1] ^= 1
     array.write_bytes(content)
