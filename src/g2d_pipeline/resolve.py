@@ -224,7 +224,8 @@ def resolve(
     if draft.smp_keys and not any(m.smp for m in configured.values()):
         raise ConfigError(
             f"{COMMAND_LINE}: {'/'.join(draft.smp_keys)} belong to SMP, which "
-            f"{', '.join(trees) or 'unimodal'} does not use. Choose a method with an smp section, such as method=g2d."
+            f"{', '.join(trees) or 'unimodal'} does not use. "
+            "Choose a method with an smp section, such as method=g2d."
         )
     configuration = Configuration(
         run, dataset, configured, teacher_training, source, root, shrunk, draft.notes, origins, project
