@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from g2d_pipeline.errors import DataError
 
@@ -35,3 +37,9 @@ def content_hash(file: Path, digest_size: int = 16) -> str:
             return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=digest_size)).hexdigest()
     except OSError as error:
         raise DataError(f"{file} can not be read ({error.strerror}).") from None
+
+
+def fingerprint(content: Any) -> str:
+    """Twelve hexadecimal digits of plain data (as canonical JSON)."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -68,7 +68,7 @@ class Configuration:
     project: Path
 
     @property
-    def machine(self) -> RunOptions:
+    def options(self) -> RunOptions:
         run = self.run
         shared = ("device", "progress", "workers", "checkpoint_minutes", "log")
         return RunOptions(**{key: getattr(run, key) for key in shared}, project=str(self.project))
@@ -77,7 +77,7 @@ class Configuration:
     def weights(self) -> dict[str, Path]:
         """Modality → the file that its encoder starts from, for those that name one."""
         files = {m: getattr(s.encoder, "weights", None) for m, s in self.dataset.modalities.items()}
-        return {m: self.project / Path(file).expanduser() for m, file in files.items() if file}
+        return {m: (self.project / Path(file).expanduser()).absolute() for m, file in files.items() if file}
 
     def ingest(self) -> IngestSettings:
         d = self.dataset
@@ -96,7 +96,7 @@ class Configuration:
             categorical=[c for s in tables for c in s.categorical],
             dates=[c for s in tables for c in s.dates],
             max_bad_fraction=d.may_drop,
-            machine=self.machine,
+            options=self.options,
         )
 
     def featurize(self) -> FeaturizeSettings:
@@ -108,12 +108,12 @@ class Configuration:
             dataset=self.run.dataset,
             modalities=features,
             max_bad_fraction=self.dataset.may_drop,
-            machine=self.machine,
+            options=self.options,
         )
 
     def teachers(self) -> TeachersSettings:
         d = self.dataset
-        cells = {
+        runs = {
             f"{m}/seed{seed}": TeacherRun(
                 modality=m,
                 seed=seed,
@@ -126,11 +126,13 @@ class Configuration:
             for seed in self.run.seeds
             for m, settings in d.modalities.items()
         }
-        return TeachersSettings(dataset=self.run.dataset, cells=cells, machine=self.machine)
+        return TeachersSettings(
+            dataset=self.run.dataset, runs=runs, weights=self.weights, options=self.options
+        )
 
     def distill(self) -> DistillSettings:
         d = self.dataset
-        cells = {
+        runs = {
             f"{name}/seed{seed}": StudentRun(
                 method=name,
                 algorithm=method.algorithm,
@@ -148,13 +150,15 @@ class Configuration:
             for seed in self.run.seeds
             for name, method in self.methods.items()
         }
-        return DistillSettings(dataset=self.run.dataset, cells=cells, machine=self.machine)
+        return DistillSettings(
+            dataset=self.run.dataset, runs=runs, weights=self.weights, options=self.options
+        )
 
     def evaluate(self) -> EvaluateSettings:
         return EvaluateSettings(
             dataset=self.run.dataset,
-            teachers=list(self.teachers().cells),
-            students=list(self.distill().cells),
+            teachers=list(self.teachers().runs),
+            students=list(self.distill().runs),
             configuration=self.describe(),
         )
 

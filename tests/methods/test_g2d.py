@@ -193,9 +193,9 @@ def test_a_modality_may_have_another_encoder_as_its_teacher() -> None:
     wide = {"name": "small_cnn", "widths": [4, 32]}
     c = configure({"datasets.av_digits.modalities.audio.teacher_encoder": wide}, projection=True)
     teacher, student = (
-        c.teachers().cells["audio/seed0"].encoder,
-        c.distill().cells["g2d/seed0"].encoders["audio"],
+        c.teachers().runs["audio/seed0"].encoder,
+        c.distill().runs["g2d/seed0"].encoders["audio"],
     )
     assert teacher.widths == [4, 32]  # type: ignore[union-attr]
     assert teacher != student
-    assert c.distill().cells["g2d/seed0"].parameters["projection"] is True
+    assert c.distill().runs["g2d/seed0"].parameters["projection"] is True

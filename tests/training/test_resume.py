@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.errors import ConfigError, InterruptedRun
-from g2d_pipeline.training.trainer import CHECKPOINTS
 from tests.training.training_process import STUDENTS, train, train_on_a_full_disk, train_to_the_end
 
 

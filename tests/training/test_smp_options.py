@@ -142,7 +142,7 @@ def test_tau_auto_ends_a_phase_when_the_gap_is_closed_or_patience_runs_out() -> 
 
     def run(values: list[tuple[float, float, float]]) -> list[int]:
         of, phases = smp(), []
-        assert of.wants_start
+        assert of.needs_start
         of.end_epoch((0.1, 0.1, 0.1))
         for epoch, value in enumerate(values, start=1):
             of.start_epoch(epoch)

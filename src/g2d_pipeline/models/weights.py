@@ -35,15 +35,17 @@ BROKEN = (
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
 
-def load_pretrained(model: MultimodalModel, architecture: dict[str, Any], project: Path | str = ".") -> None:
+def load_pretrained(
+    model: MultimodalModel, architecture: dict[str, Any], files: Mapping[str, Path] | None = None
+) -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
-    `build_model`. Relative paths start in the folder `project`. Raises DataError where a file is missing,
-    broken or does not fit."""
+    `build_model`. `files`: modality → where its file lies, instead of the path in the settings. Raises
+    DataError where a file is missing, broken or does not fit."""
     for m, section in architecture["modalities"].items():
         settings = section["encoder"]
         if not settings.get("weights"):
             continue
-        path = project / Path(settings["weights"]).expanduser()
+        path = (files or {}).get(m) or Path(settings["weights"]).expanduser()
         try:
             load_trunk(cast(Trunk, model.encoders[m].trunk), settings["name"], path)
         except DataError as error:

@@ -66,7 +66,7 @@ def read(settings: IngestSettings, root: Path) -> Manifest:
         for modality, path in paths.items():
             if is_film(path):
                 films.setdefault(path, []).append(modality)
-    unfit = film_faults(films, root, settings.machine.workers, settings.machine.progress)
+    unfit = film_faults(films, root, settings.options.workers, settings.options.progress)
     there: list[tuple[Clip, dict[str, str]]] = []
     bad = list(lists.bad)
     kinds: Counter[str] = Counter()

@@ -118,8 +118,8 @@ def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_
     return live
 
 
-def ask(model: MultimodalModel, modality: str, x: Tensor, target: Tensor, task: Task) -> TeacherView:
-    """A teacher's answers on the batch `x` `[B, …]` itself, in evaluation mode and without gradient."""
+def run_teacher(model: MultimodalModel, modality: str, x: Tensor, target: Tensor, task: Task) -> TeacherView:
+    """A teacher's outputs on the batch `x` `[B, …]` itself, in evaluation mode and without gradient."""
     with torch.inference_mode():
         output = model({modality: x})
         confidence = task.confidence(output.logits, target)
