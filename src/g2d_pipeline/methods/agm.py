@@ -108,8 +108,8 @@ class AGM(Method):
         with nullcontext() if whole else torch.no_grad():
             parts = self._responses(output, batch, state)
         now = batch_scores(state.task, parts, batch.target)
-        found = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
-        kappa: dict[str, float] = dict(zip(parts, found, strict=True))
+        values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
+        kappa: dict[str, float] = dict(zip(parts, values, strict=True))
         for m in kappa:
             state.log(f"kappa/{m}", kappa[m])
         self.batches += 1
@@ -148,6 +148,6 @@ class AGM(Method):
             size = len(batch.target)
             zeros = state.forward(Batch(batch.index[:1], nothing, batch.target[:1])).features
             present, absent = state.forward(batch).features, {m: f.expand(size, -1) for m, f in zeros.items()}
-        found = responses(state.model.fusion, output.logits, present, absent)
+        parts = responses(state.model.fusion, output.logits, present, absent)
         state.model.train()
-        return found
+        return parts

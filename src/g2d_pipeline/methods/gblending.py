@@ -150,8 +150,8 @@ class GBlending(Method):
     def on_fit_start(self, state: State) -> None:
         p, branches = self.parameters, (MULTI, *state.model.modalities)
         self.heads = UnimodalHeads(state.model, state.task.outputs)
-        given = p.weights or dict.fromkeys(branches, 1.0)
-        self.weights = {branch: given.get(branch, 0.0) / sum(given.values()) for branch in branches}
+        weights = p.weights or dict.fromkeys(branches, 1.0)
+        self.weights = {branch: weights.get(branch, 0.0) / sum(weights.values()) for branch in branches}
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters

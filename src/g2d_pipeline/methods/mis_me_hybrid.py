@@ -44,6 +44,6 @@ class MisMeHybrid(Method):
         self.heads = UnimodalHeads(state.model, state.task.outputs)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        given = self.parameters.weights
-        weights = {part: given.get(part, 1.0) for part in (MULTI, *state.model.modalities)}
+        chosen = self.parameters.weights
+        weights = {part: chosen.get(part, 1.0) for part in (MULTI, *state.model.modalities)}
         return self.heads.losses(output, batch.target, weights, state)

@@ -123,13 +123,13 @@ class ModalityValuation(Method):
 
     def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
-        found = []
+        values = []
         for batch, output in state.evaluate(rows):
             fusion, was_training = state.model.fusion, state.model.fusion.training
             with torch.no_grad():
-                found.append(contributions(state.task, fusion.eval(), output, batch.target))
+                values.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
-        phi, rho = zip(*found, strict=True)
+        phi, rho = zip(*values, strict=True)
         return torch.cat([x.cpu() for x in phi], dim=1), torch.cat([x.cpu() for x in rho], dim=1)
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
@@ -143,9 +143,9 @@ class ModalityValuation(Method):
     def _take(self, index: Tensor) -> Tensor:
         """With whom alone the rows `[B]` of this batch are met; each is met once more thereby."""
         earlier = (index[:, None] == index).tril(-1).sum(dim=1)  # in this batch
-        found = self.alone[self.following[index] + earlier]
+        alone = self.alone[self.following[index] + earlier]
         self.following = self.following + index.bincount(minlength=len(self.following))
-        return found
+        return alone
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class MSES(Method):
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().loss(output, batch, state)
-        given = self.parameters.weights
-        weights = {m: given.get(m, 1.0) for m in state.model.modalities if m not in self.stopped}
+        chosen = self.parameters.weights
+        weights = {m: chosen.get(m, 1.0) for m in state.model.modalities if m not in self.stopped}
         logits = {m: state.model.unimodal_logits(output.features, m) for m in weights}
         return terms | weighted_losses(state.task, logits, batch.target, weights)
 
