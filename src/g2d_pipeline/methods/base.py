@@ -23,7 +23,8 @@ class MethodParameters(Strict):
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ `[B]`."""
+    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ
+    `[B]`."""
 
     feature: Tensor
     logits: Tensor
@@ -198,7 +199,8 @@ class Method:
         return epochs
 
     def on_fit_start(self, state: State) -> None:
-        """Called once, before `parameter_groups`: make modules of its own here (torch's generator is seeded)."""
+        """Called once, before `parameter_groups`: make modules of its own here (torch's generator is
+        seeded)."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What the optimizer is given: by default one group, of the model and the modules of its own.
@@ -229,7 +231,8 @@ class Method:
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        """The terms of the loss, weighted, by name; their sum is minimised. The default: the task loss alone."""
+        """The terms of the loss, weighted, by name; their sum is minimised. The default: the task loss
+        alone."""
         return {"task": state.task.loss(output.logits, batch.target)}
 
     def after_backward(self, state: State) -> None:
@@ -251,7 +254,8 @@ class Method:
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All attributes but the parameters and functions (which have no state), modules as their own state."""
+        """All attributes but the parameters and functions (which have no state), modules as their own
+        state."""
         own = {n: value for n, value in vars(self).items() if n != "parameters" and not callable(value)}
         return own | {name: module.state_dict() for name, module in self.modules().items()}
 
