@@ -1,4 +1,5 @@
-"""Checkpoints: the same bits and strides come back, a kill or a full disk costs one checkpoint and never two."""
+"""Checkpoints: the same bits and strides come back, a kill or a full disk costs one checkpoint and never
+two."""
 
 from __future__ import annotations
 
@@ -439,7 +440,8 @@ def test_training_starts_anew_where_nothing_is_whole(
 
 # ------------------------------------------------------------------------------------------------------ kills
 def in_child(work: Callable[[], str]) -> tuple[int, str]:
-    """Run `work` in a forked process; its exit status (negative: the signal) and what it returned or raised."""
+    """Run `work` in a forked process; its exit status (negative: the signal) and what it returned or
+    raised."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

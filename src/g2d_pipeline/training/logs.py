@@ -79,7 +79,8 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            f"log=tensorboard needs the package tensorboard ({error}). Remedy: pip install 'g2d-pipeline[tensorboard]'"
+            f"log=tensorboard needs the package tensorboard ({error}). Remedy: "
+            "pip install 'g2d-pipeline[tensorboard]'"
         ) from error
 
     events = folder / "tensorboard"

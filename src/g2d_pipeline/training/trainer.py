@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
 # The attributes of a Trainer with a state that checkpoints hold.
-PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache", "history",
-         "selector", "early_stopping", "random")  # fmt: skip
+PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
+         "history", "selector", "early_stopping", "random")  # fmt: skip
 
 
 @dataclass(frozen=True)
