@@ -21,6 +21,7 @@ from g2d_pipeline.config import StudentRun, TeacherRun
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.resolve import Configuration
+from g2d_pipeline.sources.layout import layout_module
 
 PACKAGE = Path(__file__).parent
 STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate")
@@ -217,7 +218,7 @@ def settings_classes(settings: Any) -> Iterator[str]:
 def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
     if stage == "ingest":
-        yield "sources", configuration.dataset.raw.layout
+        yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
     if stage in ("featurize", "data_report"):
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     if isinstance(settings, TeacherRun):

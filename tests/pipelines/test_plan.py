@@ -123,7 +123,7 @@ def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> No
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("sources/av_digits.py", ALL),
+        ("sources/digits/av_digits.py", ALL),
         ("sources/manifest.py", ALL),
         ("sources/ur_funny.py", set()),
         ("features/audio.py", RIGHT_OF_FEATURIZE),

@@ -1,44 +1,41 @@
-"""A simulated UR-Funny folder (datasets.md §4.7): the six pickles, three weak signals, blemishes of real
-copies."""
+"""A simulated UR-Funny folder (datasets.md §4.7): six pickles, three weak signals, blemishes of copies."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, Split
 
-WORDS, FUNNY = 400, tuple(range(1, 25))  # embeddings; the words that hint at humour
+WORDS, FUNNY = 400, range(1, 25)  # embeddings; the words that hint at humour
 AUDIO, VISUAL, TEXT = 81, 371, 300
-ENERGY, VOICED, PITCH = (3, 17, 40), 1, 0  # columns of the audio: those that rise, a flag, Hz
-SMILE, CONFIDENCE = (341, 346, 365), 2  # columns of the face
+ENERGY, VOICED, PITCH = [3, 17, 40], 1, 0  # columns of the audio: those that rise, a flag, Hz
+SMILE, CONFIDENCE = [341, 346, 365], 2  # columns of the face
 LANDMARKS = slice(299, 341)  # in pixels
 FACES = 6
 HUMOROUS = 0.45
 FOLDS = {"train": "train", "val": "dev", "test": "test"}
-# blemish → which sample of train has it, where train has that many
+# which sample of train has a blemish of real copies, where train has that many
 BLEMISHES = {
-    "one word": 3, "sixty words": 5, "no context": 7, "infinite": 9, "no face": 11, "no text": 13, "a step less": 15,
+    3: "one word", 5: "sixty words", 7: "no context", 9: "infinite", 11: "no face", 13: "no text",
+    15: "a step less",
 }  # fmt: skip
 MUCH = 20  # samples of train from which on there are blemishes
 
-Steps = npt.NDArray[np.float32]
-Numbers = npt.NDArray[np.float64]
+Numbers = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     """`words` [n], indexes of embeddings; `audio` [n or n − 1, 81]; `visual` [n, 371]."""
 
     words: list[int]
-    audio: Steps
-    visual: Steps
+    audio: Numbers
+    visual: Numbers
 
 
 def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
@@ -59,23 +56,17 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
     openface: dict[int, Any] = {}
     for k, split in enumerate(SPLITS):
         rng = np.random.default_rng([seed, 1 + k])
-        folds[FOLDS[split]] = []
-        for position in range(rows[split]):
-            i = next(ids)
-            blemish = ""
-            if split == "train" and rows[split] >= MUCH:
-                blemish = next((name for name, at in BLEMISHES.items() if at == position), "")
-            humorous = (
-                int(rng.uniform() < HUMOROUS) if position > 1 else position
-            )  # both classes in every fold
-            punchline, context = _sample(humorous, blemish, loadings, rng)
-            folds[FOLDS[split]].append(i)
-            labels[i] = humorous
-            language[i] = _spoken(punchline, context)
-            covarep[i] = _features(
-                punchline.audio.tolist(), [sentence.audio.tolist() for sentence in context]
-            )
-            openface[i] = _features(punchline.visual, [sentence.visual for sentence in context])
+        blemishes = BLEMISHES if split == "train" and rows[split] >= MUCH else {}
+        folds[FOLDS[split]] = [next(ids) for _ in range(rows[split])]
+        for position, i in enumerate(folds[FOLDS[split]]):
+            # both classes in every fold
+            labels[i] = int(rng.uniform() < HUMOROUS) if position > 1 else position
+            punchline, *context = _sentences(labels[i], blemishes.get(position, ""), loadings, rng)
+            language[i] = _language(punchline, context)
+            voices = [sentence.audio.tolist() for sentence in context]
+            covarep[i] = {"punchline_features": punchline.audio.tolist(), "context_features": voices}
+            faces = [sentence.visual for sentence in context]
+            openface[i] = {"punchline_features": punchline.visual, "context_features": faces}
     files = {
         "data_folds": folds,
         "humor_label_sdk": labels,
@@ -85,15 +76,10 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
         "openface_features_sdk": openface,
     }
     for name, content in files.items():
-        with (folder / f"{name}.pkl").open("wb") as file:
-            pickle.dump(content, file, protocol=4)
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=4))
 
 
-def _features(punchline: Any, context: list[Any]) -> dict[str, Any]:
-    return {"punchline_features": punchline, "context_features": context}
-
-
-def _spoken(punchline: Sentence, context: list[Sentence]) -> dict[str, Any]:
+def _language(punchline: Sentence, context: list[Sentence]) -> dict[str, Any]:
     """An entry of the language file: indexes, texts and times of the words."""
     times = [[[float(k), k + 0.75] for k in range(len(sentence.words))] for sentence in (punchline, *context)]
     texts = [" ".join(f"word{k}" for k in sentence.words) for sentence in (punchline, *context)]
@@ -107,43 +93,39 @@ def _spoken(punchline: Sentence, context: list[Sentence]) -> dict[str, Any]:
     }
 
 
-def _sample(
-    humorous: int, blemish: str, loadings: Numbers, rng: np.random.Generator
-) -> tuple[Sentence, list[Sentence]]:
-    """The punchline, of 3 to 30 words, and 0 to 5 sentences before it, which know nothing of the label."""
+def _sentences(humorous: int, blemish: str, loadings: Numbers, rng: np.random.Generator) -> list[Sentence]:
+    """The punchline, of 3 to 30 words, then 0 to 5 sentences before it, which know nothing of the label."""
     count = {"one word": 1, "sixty words": 60}.get(blemish, int(rng.integers(3, 31)))
     before = 0 if blemish == "no context" else int(rng.integers(0, 6))
     context = [_sentence(int(rng.integers(3, 9)), 0, loadings, rng) for _ in range(before)]
     punchline = _sentence(count, humorous, loadings, rng)
-    words, audio, visual = punchline.words, punchline.audio, punchline.visual
     if blemish == "no text":
-        words = [0] * count
+        punchline = punchline._replace(words=[0] * count)
     elif blemish == "infinite":
-        audio[1, 5:9] = -np.inf
+        punchline.audio[1, 5:9] = -np.inf
     elif blemish == "no face":
-        visual[:] = 0
+        punchline.visual[:] = 0
     elif blemish == "a step less":
-        audio = audio[:-1]
-    return Sentence(words, audio, visual), context
+        punchline = punchline._replace(audio=punchline.audio[:-1])
+    return [punchline, *context]
 
 
 def _sentence(count: int, humorous: int, loadings: Numbers, rng: np.random.Generator) -> Sentence:
-    """`count` words, heard and seen. A funny one has more of the funny words, a rising voice, and a faint
-    smile."""
+    """`count` words. A funny one has more of the funny words, a rising voice, and a faint smile."""
     words = rng.integers(1, WORDS, count)
     funny = rng.uniform(size=count) < (0.28 if humorous else 0.05)
     words[funny] = rng.choice(FUNNY, int(funny.sum()))
     words[rng.uniform(size=count) < 0.03] = 0  # unknown
     rise = np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
     audio = rng.normal(0, 1, (count, AUDIO))
-    audio[:, list(ENERGY)] += 0.6 * humorous * rise[:, None] + rng.normal(0.35 * humorous, 0.5)
+    audio[:, ENERGY] += 0.6 * humorous * rise[:, None] + rng.normal(0.35 * humorous, 0.5)
     audio[:, VOICED] = rng.uniform(size=count) < 0.8
     audio[:, PITCH] = 180 + 40 * audio[:, PITCH]
     faces = rng.normal(0, 1, FACES) + rng.normal(
         0, 0.3, (count, FACES)
-    )  # few ways in which all columns move together
+    )  # few ways: all columns move together
     visual = faces @ loadings + rng.normal(0, 0.2, (count, VISUAL))
-    visual[:, list(SMILE)] = rng.normal(1.2 * humorous, 1) + rng.normal(0, 0.5, (count, len(SMILE)))
+    visual[:, SMILE] = rng.normal(1.2 * humorous, 1) + rng.normal(0, 0.5, (count, len(SMILE)))
     visual[:, LANDMARKS] = 400 + 100 * visual[:, LANDMARKS]
     visual[:, CONFIDENCE] = 1
     return Sentence(words.tolist(), audio.astype(np.float32), visual.astype(np.float32))

@@ -5,7 +5,7 @@ Only headers, sizes and labels are read whole; of images and sounds a sample of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +15,93 @@ import numpy.typing as npt
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.sources.av_mnist import ARRAYS, File, Kind
 
 Array = npt.NDArray[Any]
+Key = tuple[str, str]  # image, audio or label; train or test
 SHAPES = {"image": [(784,), (28, 28), (1, 28, 28)], "audio": [(112, 112), (1, 112, 112)]}
 AGAIN = "unpack avmnist.tar.gz again (about 1.3 GB unpacked; an archive of a few kB is a saved web page)"
 
-LOOKED_AT = 2000  # rows of train: enough to tell, read in a second
-ENOUGH = 200  # rows below which nothing is told about the content
+CHECKED_ROWS = 2000  # rows of train: enough to tell, read in a second
+ENOUGH = 200  # rows below which nothing is said about the content
 PUBLISHED_RANK, TOO_RICH = 3, 30
 TOO_EASY, CHANCE = 0.8, 0.2  # accuracy of the nearest centroid
 
 
 def open_arrays(
-    root: Path, prefix: str, kinds: Sequence[Kind], files: Sequence[str]
-) -> dict[tuple[Kind, File], Array]:
+    root: Path, prefix: str, names: Mapping[Any, str], files: Sequence[str], known: Iterable[str]
+) -> dict[Key, Array]:
     """(kind, file) → memory-mapped array; labels are `[N]` in memory.
 
-    Raises DataError naming every file that is missing, truncated, empty, pickled, or of another shape or
-    type, and those whose numbers of rows differ."""
-    wanted = {key: prefix + name for key, name in ARRAYS.items() if key[0] in kinds}
-    if missing := [f"{name}{_elsewhere(name, files)}" for name in wanted.values() if name not in files]:
-        raise data_error(
-            f"Arrays are missing in {root}", missing, f"{AGAIN}, or move the files to these places."
-        )
-    arrays: dict[tuple[Kind, File], Array] = {}
+    `names`: the arrays that are needed, below `prefix`; `files`: everything in `root`; `known`: the names of
+    all six. Raises DataError naming every file that is missing, truncated, empty, pickled, or of another
+    shape or type, and those whose numbers of rows differ."""
+    paths = {key: prefix + name for key, name in names.items()}
+    if missing := [f"{path}{_elsewhere(path, files, known)}" for path in paths.values() if path not in files]:
+        remedy = f"{AGAIN}, or move the files to these places."
+        raise data_error(f"Arrays are missing in {root}", missing, remedy)
+    arrays: dict[Key, Array] = {}
     faults: list[str] = []
-    for key, name in wanted.items():
+    for key, path in paths.items():
         try:
-            arrays[key] = open_cell(name, root)
+            arrays[key] = open_cell(path, root)
         except MediaError as error:
-            pickled = "pickled" in error.reason
-            how = ", in the copy's own environment: np.save(path, np.stack(list(array)))" if pickled else ""
-            faults.append(f"{name} {error.reason}{how}")
-            continue
-        if fault := _fault(key[0], arrays[key]):
-            faults.append(f"{name} {fault}")
+            how = ", in the copy's own environment: np.save(path, np.stack(list(array)))"
+            faults.append(f"{path} {error.reason}{how if 'pickled' in error.reason else ''}")
+        else:
+            if fault := _fault(key[0], arrays[key]):
+                faults.append(f"{path} {fault}")
     if faults:
         raise data_error(
             f"Arrays in {root} that can not be used", faults, f"{AGAIN}, or convert them as said."
         )
     for file in ("train", "test"):
-        rows = {wanted[key]: len(array) for key, array in arrays.items() if key[1] == file}
+        rows = {paths[key]: len(array) for key, array in arrays.items() if key[1] == file}
         if len(set(rows.values())) > 1:
-            named = [f"{name}: {count} rows" for name, count in rows.items()]
-            raise data_error(
-                f"The {file} arrays differ in their numbers of rows", named, f"{AGAIN}: all from one copy."
-            )
+            counts = [f"{path}: {count} rows" for path, count in rows.items()]
+            headline = f"The {file} arrays differ in their numbers of rows"
+            raise data_error(headline, counts, f"{AGAIN}: all from one copy.")
     return {key: np.array(a).reshape(-1) if key[0] == "label" else a for key, a in arrays.items()}
 
 
-def look(arrays: Mapping[tuple[Kind, File], Array]) -> list[str]:
-    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a sample of train's
+def note_content(arrays: Mapping[Key, Array], names: Mapping[Any, str]) -> list[str]:
+    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a part of train's
     rows."""
     notes: list[str] = []
     labels = arrays["label", "train"]
-    rows = np.linspace(0, len(labels) - 1, min(len(labels), LOOKED_AT)).astype(np.int64)
+    rows = np.linspace(0, len(labels) - 1, min(len(labels), CHECKED_ROWS)).astype(np.int64)
     if len(rows) < ENOUGH:
         return notes
+    image, audio = names["image", "train"], names["audio", "train"]
     if ("image", "train") in arrays:
         x = np.asarray(arrays["image", "train"][rows], np.float64).reshape(len(rows), -1)
         if x.min() >= 0:
             notes.append(
-                f"{ARRAYS['image', 'train']}: no value is negative, so these images are whole pictures, not the "
-                "published ones of three principal components; the task is then trivial (99 %), and numbers are not "
+                f"{image}: no value is negative, so these images are whole pictures, not the published ones "
+                "of three principal components; the task is then trivial (99 %), and numbers are not "
                 "comparable."
             )
         elif (rank := _rank(x)) > TOO_RICH:
             notes.append(
-                f"{ARRAYS['image', 'train']}: the images have {rank} components, the published ones "
-                f"{PUBLISHED_RANK}: numbers are not comparable."
+                f"{image}: the images have {rank} components, the published ones {PUBLISHED_RANK}: numbers "
+                "are not comparable."
             )
         if (score := _nearest_centroid(x, labels[rows])) < CHANCE:
             notes.append(
-                f"{ARRAYS['image', 'train']}: a nearest-centroid test gets {score:.0%} of the digits right, little "
-                f"better than chance: images and {ARRAYS['label', 'train']} seem to be in different orders."
+                f"{image}: a nearest-centroid test gets {score:.0%} of the digits right, little better than "
+                f"chance: images and {names['label', 'train']} seem to be in different orders."
             )
     if ("audio", "train") in arrays:
         x = np.asarray(arrays["audio", "train"][rows], np.float32).reshape(-1, 14, 8, 14, 8).mean(axis=(2, 4))
         if (score := _nearest_centroid(x.reshape(len(rows), -1), labels[rows])) > TOO_EASY:
             notes.append(
-                f"{ARRAYS['audio', 'train']}: a nearest-centroid test gets {score:.0%} of the digits right. In the "
-                "published file sounds and labels are partly out of step (audio teachers reach 43 %): these arrays "
+                f"{audio}: a nearest-centroid test gets {score:.0%} of the digits right. In the published "
+                "file sounds and labels are partly out of step (audio teachers reach 43 %): these arrays "
                 "were made by another generator, and numbers are not comparable."
             )
     return notes
 
 
-def _fault(kind: Kind, array: Array) -> str | None:
+def _fault(kind: str, array: Array) -> str | None:
     """What is wrong with the shape or the type of an array; None: nothing."""
     if array.ndim == 0 or 0 in array.shape:
         return f"is empty: its shape is {array.shape}"
@@ -111,7 +110,8 @@ def _fault(kind: Kind, array: Array) -> str | None:
         if array.dtype.kind not in "iu":
             return f"is {array.dtype}; labels are whole numbers: np.save(path, labels.astype('uint8'))"
         if len(row) == 1 and row[0] > 1:
-            return f"is one-hot {array.shape}: save one number a row, np.save(path, labels.argmax(1).astype('uint8'))"
+            how = "np.save(path, labels.argmax(1).astype('uint8'))"
+            return f"is one-hot {array.shape}: save one number a row, {how}"
         return None if row in ((), (1,)) else f"has shape {array.shape}, not (N,)"
     if row not in SHAPES[kind]:
         more = "; it has colour channels: keep one of them" if 3 in row else ""
@@ -123,18 +123,18 @@ def _fault(kind: Kind, array: Array) -> str | None:
         )
     if kind == "image" and array.dtype.kind != "f":
         return (
-            f"is {array.dtype}; images are floats, centred, in units of 0 to 255 (whole pictures are another, trivial "
-            "task): np.save(path, array.astype('float64'))"
+            f"is {array.dtype}; images are floats, centred, in units of 0 to 255 (whole pictures are "
+            "another, trivial task): np.save(path, array.astype('float64'))"
         )
     return None
 
 
-def _elsewhere(name: str, files: Sequence[str]) -> str:
+def _elsewhere(path: str, files: Sequence[str], known: Iterable[str]) -> str:
     """Where a file of the same name is, unless that is the place of another of the six."""
-    base = name.rpartition("/")[2]
-    taken = tuple(f"/{known}" for known in ARRAYS.values() if "/" in known)
-    found = [f for f in files if f.rpartition("/")[2] == base and not f"/{f}".endswith(taken)]
-    return f" (there is {found[0]}: move it)" if found else ""
+    taken = tuple(f"/{name}" for name in known if "/" in name)
+    same_name = [f for f in files if f.rpartition("/")[2] == path.rpartition("/")[2]]
+    places = [f for f in same_name if not f"/{f}".endswith(taken)]
+    return f" (there is {places[0]}: move it)" if places else ""
 
 
 def _rank(x: npt.NDArray[np.float64]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -15,18 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.sources.crema_d.clips import AUDIO, EMOTIONS, IMAGES, SENTENCES, VIDEO
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
-SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 LEVELS = ("LO", "MD", "HI")  # of sentence IEO; XX elsewhere, and where the emotion is neutral
 ACTORS = 6
-RATE, FPS, STEP = (
-    16_000,
-    Fraction(30_000, 1001),
-    29,
-)  # STEP: the frame rate rounded down, as the field extracts pictures
+RATE, FPS = 16_000, Fraction(30_000, 1001)
+STEP = 29  # the frame rate rounded down, as the field extracts images
 WIDTH, HEIGHT = 160, 120
 TEST = 0.2
 MOUTHS = 4  # drawings of a clip: the mouth opens and closes
@@ -51,9 +47,6 @@ FACES = {
 }
 
 
-Colour = npt.NDArray[np.float64]  # [3], 0 to 255
-
-
 class Clip(NamedTuple):
     actor: int
     sentence: str
@@ -69,25 +62,27 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
     """Write WAV and FLV files, tables and the two lists of a split into the existing folder; equal arguments
     give equal bytes (with one version of FFmpeg).
 
-    `film`: `flv`; or `mp4`, which is taken where FLV can not be encoded: then pictures of it are there, too.
-    """
+    `film`: `flv`; or `mp4`, which is taken where FLV can not be encoded: then images of it are there, too."""
+    import soundfile
+
     film = film or ("flv" if _encodes("flv") else "mp4")
-    for name in ("AudioWAV", "VideoFlash", "processedResults"):
+    for name in (AUDIO, VIDEO, "processedResults"):
         (folder / name).mkdir()
         (folder / name / ".DS_Store").write_bytes(LITTER)
     chosen = _clips(clips)
-    lasts = _seconds(len(chosen), np.random.default_rng([seed, 1]))
-    for k, (clip, seconds) in enumerate(zip(chosen, lasts, strict=True)):
+    lengths = _seconds(len(chosen), np.random.default_rng([seed, 1]))
+    for k, (clip, seconds) in enumerate(zip(chosen, lengths, strict=True)):
         rng = np.random.default_rng([seed, 2, k])
-        _write_wav(folder / f"AudioWAV/{clip.name}.wav", speak(clip, seconds, rng))
+        wave = speak(clip, seconds, rng)
+        soundfile.write(folder / f"{AUDIO}/{clip.name}.wav", wave, RATE, subtype="PCM_16")
         drawings = draw(clip, rng)
         order = [round(i * VOICES[clip.emotion][1] / 6) % MOUTHS for i in range(round(seconds * FPS))]
-        _write_film(folder / f"VideoFlash/{clip.name}.{film}", drawings, order, film)
+        _write_video(folder / f"{VIDEO}/{clip.name}.{film}", drawings, order, film)
         if film == "mp4":
-            pictures = folder / f"Image-01-FPS/{clip.name}"
-            pictures.mkdir(parents=True)
+            images = folder / IMAGES / clip.name
+            images.mkdir(parents=True)
             for i in range(0, len(order), STEP):
-                drawings[order[i]].save(pictures / f"{i:05d}.jpg", quality=90)
+                drawings[order[i]].save(images / f"{i:05d}.jpg", quality=90)
     _write_tables(folder, chosen)
     _write_lists(folder, chosen, np.random.default_rng([seed, 3]))
 
@@ -117,52 +112,36 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
     who = np.random.default_rng(clip.actor)
     wall = who.uniform(30, 200, 3)
     skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
-    told = np.array(FACES[clip.emotion]) + rng.normal(0, 1, 7) * (0.16, 0.16, 0.16, 0.16, 0.3, 0.06, 0.3)
-    corners, openness, brows, frown, flush, size, down = (float(v) for v in told)
+    face = np.array(FACES[clip.emotion]) + rng.normal(0, 1, 7) * (0.16, 0.16, 0.16, 0.16, 0.3, 0.06, 0.3)
+    corners, openness, brows, frown, flush, size, down = (float(v) for v in face)
     skin = skin + 45 * flush * np.array([0.6, -1, -1])
     x, y = WIDTH / 2 + rng.normal(0, 5), HEIGHT / 2 + 8 * down
-    mouths = [max(openness, 0) * (0.4 + 0.6 * m / (MOUTHS - 1)) for m in range(MOUTHS)]
-    return [_face(x, y, size, skin, wall, corners, mouth, brows, frown) for mouth in mouths]
-
-
-# ----------------------------------------------------------------------------------------------------- pieces
-def _face(
-    x: float,
-    y: float,
-    size: float,
-    skin: Colour,
-    wall: Colour,
-    corners: float,
-    openness: float,
-    brows: float,
-    frown: float,
-) -> Image:
-    """A face around (x, y), in pixels; `size` 1: 84 × 104."""
-    from PIL import Image, ImageDraw
-
     fill, back = (tuple(int(v) for v in np.clip(colour, 0, 255)) for colour in (skin, wall))
-    picture = Image.new("RGB", (WIDTH, HEIGHT), back)
-    pen = ImageDraw.Draw(picture)
     dark = (40, 25, 25)
 
     def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
         return x + size * left, y + size * top, x + size * right, y + size * bottom
 
-    pen.ellipse(box(-42, -52, 42, 52), fill=fill, outline=dark)
-    for side in (-1, 1):
-        pen.ellipse(box(17 * side - 7, -17, 17 * side + 7, -7), fill=(250, 250, 250), outline=dark)
-        pen.ellipse(box(17 * side - 3, -15, 17 * side + 3, -9), fill=dark)
-        height = -25 - 6 * brows
-        pen.line(box(8 * side, height + 6 * frown, 27 * side, height - 4 * frown), fill=dark, width=4)
-    steps = np.linspace(-1, 1, 13)
-    curve = 25 - 11 * corners * (steps**2 - 0.5)
-    gap = (1.5 + 11 * openness) * (1 - steps**2)
-    outline = [(x + size * 20 * s, y + size * h) for s, h in zip(steps, curve - gap, strict=True)]
-    outline += [
-        (x + size * 20 * s, y + size * h) for s, h in zip(steps[::-1], (curve + gap)[::-1], strict=True)
-    ]
-    pen.polygon(outline, fill=(120, 20, 30), outline=dark)
-    return picture
+    def drawing(mouth: float) -> Image:
+        from PIL import Image, ImageDraw
+
+        image = Image.new("RGB", (WIDTH, HEIGHT), back)
+        pen = ImageDraw.Draw(image)
+        pen.ellipse(box(-42, -52, 42, 52), fill=fill, outline=dark)
+        for side in (-1, 1):
+            pen.ellipse(box(17 * side - 7, -17, 17 * side + 7, -7), fill=(250, 250, 250), outline=dark)
+            pen.ellipse(box(17 * side - 3, -15, 17 * side + 3, -9), fill=dark)
+            height = -25 - 6 * brows
+            pen.line(box(8 * side, height + 6 * frown, 27 * side, height - 4 * frown), fill=dark, width=4)
+        steps = np.linspace(-1, 1, 13)
+        curve = 25 - 11 * corners * (steps**2 - 0.5)
+        gap = (1.5 + 11 * mouth) * (1 - steps**2)
+        lips = [*zip(steps, curve - gap, strict=True), *zip(steps[::-1], (curve + gap)[::-1], strict=True)]
+        outline = [(x + size * 20 * s, y + size * h) for s, h in lips]
+        pen.polygon(outline, fill=(120, 20, 30), outline=dark)
+        return image
+
+    return [drawing(max(openness, 0) * (0.4 + 0.6 * m / (MOUTHS - 1))) for m in range(MOUTHS)]
 
 
 def _clips(count: int) -> list[Clip]:
@@ -189,12 +168,6 @@ def _seconds(count: int, rng: np.random.Generator) -> list[float]:
     return [round(float(s), 3) for s in rng.permutation(lasts)]
 
 
-def _write_wav(path: Path, wave: npt.NDArray[np.float64]) -> None:
-    import soundfile
-
-    soundfile.write(path, wave, RATE, subtype="PCM_16")
-
-
 @functools.cache
 def _encodes(codec: str) -> bool:
     import av
@@ -205,8 +178,8 @@ def _encodes(codec: str) -> bool:
         return False
 
 
-def _write_film(path: Path, drawings: Sequence[Image], order: Sequence[int], film: str) -> None:
-    """A film without sound at 29.97 pictures a second: `order` says which of the drawings each picture is."""
+def _write_video(path: Path, drawings: Sequence[Image], order: Sequence[int], film: str) -> None:
+    """A video without sound at 29.97 frames a second: `order` says which of the drawings each frame is."""
     import av
 
     frames = [av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24") for picture in drawings]
@@ -223,10 +196,8 @@ def _write_film(path: Path, drawings: Sequence[Image], order: Sequence[int], fil
 
 def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
     rng = np.random.default_rng(0)
-    names = [clip.name for clip in clips]
-    _write_csv(
-        folder / "SentenceFilenames.csv", [("Stimulus_Number", "Filename"), *enumerate(names, 1)], "\n"
-    )
+    names = [("Stimulus_Number", "Filename"), *enumerate((clip.name for clip in clips), 1)]
+    _write_csv(folder / "SentenceFilenames.csv", names, "\n")
     people: list[Sequence[object]] = [("ActorID", "Age", "Sex", "Race", "Ethnicity")]
     for actor in sorted({clip.actor for clip in clips}):
         sex = ("Female", "Male")[int(rng.integers(2))]
@@ -235,18 +206,10 @@ def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
     header = (
         "",
         "FileName",
-        "VoiceVote",
-        "VoiceLevel",
-        "FaceVote",
-        "FaceLevel",
-        "MultiModalVote",
-        "MultiModalLevel",
+        *(f"{m}{what}" for m in ("Voice", "Face", "MultiModal") for what in ("Vote", "Level")),
     )
-    votes: list[Sequence[object]] = [header]
-    for k, clip in enumerate(clips, 1):
-        vote = clip.emotion[0]
-        votes.append((k, clip.name, vote, 60, vote, 60, vote, 60))
-    _write_csv(folder / "processedResults/summaryTable.csv", votes, "\n")
+    votes = [(k, clip.name, *(clip.emotion[0], 60) * 3) for k, clip in enumerate(clips, 1)]
+    _write_csv(folder / "processedResults/summaryTable.csv", [header, *votes], "\n")
 
 
 def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
@@ -264,6 +227,5 @@ def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) 
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[object]], end: str) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator=end).writerows(rows)
-    path.write_bytes(text.getvalue().encode())
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator=end).writerows(rows)

@@ -56,7 +56,8 @@ def enlarge(digit: Floats, rng: np.random.Generator) -> Floats:
 
 
 def poor(pictures: Floats) -> Floats:
-    """`[N, P]` → `[N, P]`: three principal components of their own, as published; the mean is not added back."""
+    """`[N, P]` → `[N, P]`: three principal components of their own, as published; the mean is not added
+    back."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     centred = pictures - pictures.mean(axis=0)

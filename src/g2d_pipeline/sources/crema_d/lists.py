@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.errors import data_error, media_fault
-from g2d_pipeline.sources.crema_d_clips import EMOTIONS, FORM, Clip
-from g2d_pipeline.sources.faults import BadRow, nearest
+from g2d_pipeline.errors import data_error, did_you_mean, media_fault
+from g2d_pipeline.sources.crema_d.clips import EMOTIONS, FORM, Clip
+from g2d_pipeline.sources.faults import BadRow
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import Split
 
 LISTS = ("train.csv", "test.csv")
 CLASSES = "stat.csv"
-SHIPPED = Path(__file__).with_name("crema_d_split.csv")
-PUBLISHED = "2a5837cebb2d83802e4b9272ec67c5f4d72291abb9bbcb93e56b05c7535585e6"  # `digest` of the field's 744 test clips
+SHIPPED = Path(__file__).with_name("split.csv")
+# `digest` of the field's 744 test clips
+PUBLISHED = "2a5837cebb2d83802e4b9272ec67c5f4d72291abb9bbcb93e56b05c7535585e6"
 TEST_ACTORS = 0.1
 
 
@@ -45,32 +45,24 @@ class Lists:
 
 
 def find_lists(files: Sequence[str], root: Path) -> list[str]:
-    """[train.csv, test.csv] among `files` (`list_files`), or nothing where there is neither.
-
-    Raises DataError where one of them is missing, or where there are several pairs.
-    """
-    folders: dict[str, list[str]] = {}
-    for f in files:
-        folder, _, name = f.rpartition("/")
-        if name in LISTS:
-            folders.setdefault(folder, []).append(f)
+    """[train.csv, test.csv] among `files`, or nothing where there is neither. Raises DataError where one of
+    them is missing, or where there are several pairs."""
+    tables = [f for f in files if f.rpartition("/")[2] in LISTS]
+    folders = {f.rpartition("/")[0] for f in tables}
     if not folders:
         return []
     if len(folders) > 1:
-        found = [f for group in folders.values() for f in group]
-        raise data_error(
-            f"Several lists of the split below {root}", found, "keep one train.csv and one test.csv."
-        )
-    (folder, found), *_ = folders.items()
-    if missing := [name for name in LISTS if not any(f.rpartition("/")[2] == name for f in found)]:
-        beside = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
-        headline = f"The split's lists in {root / folder} are incomplete"
+        headline = f"Several lists of the split below {root}"
+        raise data_error(headline, tables, "keep one train.csv and one test.csv.")
+    (folder,) = folders
+    names = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
+    if missing := [f"{name} is missing.{did_you_mean(name, names)}" for name in LISTS if name not in names]:
         remedy = (
-            "put both files of one split there, or neither: the field's split is then taken from the list that comes "
-            "with g2d_pipeline; or set split=speakers."
+            "put both files of one split there, or neither: the field's split is then taken from the list "
+            "that comes with g2d_pipeline; or set split=speakers."
         )
-        raise data_error(headline, [f"{name} is missing{nearest(name, beside)}" for name in missing], remedy)
-    return sorted(found, reverse=True)
+        raise data_error(f"The split's lists in {root / folder} are incomplete", missing, remedy)
+    return sorted(tables, reverse=True)
 
 
 def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) -> Lists:
@@ -81,24 +73,21 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
     missing change it no more than the order of the rows. Rows whose name or label is wrong are in `bad`.
     Raises DataError for files that are no such lists, clips listed twice (in one list or in both), and
     classes too small to be split."""
-    found = find_lists(files, root)
-    lists = _read(root, found) if found else Lists(_shipped())
+    tables = find_lists(files, root)
+    lists = _read(root, tables) if tables else Lists(_shipped())
     _check_repeats(lists.rows)
     lists.rows.sort(key=lambda row: row.clip.name)
     train = [row.clip for row in lists.rows if row.split == "train"]
-    held_out = _draw_val(train, val_fraction, seed)
-    lists.rows = [Row(r.clip, "val", r.file, r.row) if r.clip.name in held_out else r for r in lists.rows]
-    where = f"{found[0]} and {found[1]}" if found else "the list that comes with g2d_pipeline"
+    val = _draw_val(train, val_fraction, seed)
+    lists.rows = [replace(row, split="val") if row.clip.name in val else row for row in lists.rows]
+    where = f"{tables[0]} and {tables[1]}" if tables else "the list that comes with g2d_pipeline"
     test = [row.clip.name for row in lists.rows if row.split == "test"]
     key = digest(test)
-    what = (
-        "the field's published split"
-        if key == PUBLISHED
-        else "NOT the field's published split (other test clips)"
-    )
+    what = f"{'the' if key == PUBLISHED else 'NOT the'} field's published split"
+    what += "" if key == PUBLISHED else " (other test clips)"
     lists.notes.append(
-        f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(held_out):,} are held out as val "
-        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {told(key)}"
+        f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(val):,} are held out as val "
+        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {_digest_note(key)}"
     )
     if stat := [f for f in files if f.rpartition("/")[2] == CLASSES]:
         _note_classes(root, stat[0], lists.notes)
@@ -126,8 +115,8 @@ def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -
     splits |= dict.fromkeys(mixed[:test], "test") | dict.fromkeys(mixed[test : test + val], "val")
     key = digest([clip.name for clip in rows if splits[clip.actor] == "test"])
     note = (
-        f"Split: no actor in two splits ({len(actors) - val - test} / {val} / {test} actors); harder than the "
-        f"published one and not comparable with it. {told(key)}"
+        f"Split: no actor in two splits ({len(actors) - val - test} / {val} / {test} actors); harder than "
+        f"the published one and not comparable with it. {_digest_note(key)}"
     )
     return Lists([Row(clip, splits[clip.actor]) for clip in rows], notes=[note])
 
@@ -137,11 +126,10 @@ def digest(clips: Collection[str]) -> str:
     return hashlib.sha256("\n".join(sorted(clips)).encode()).hexdigest()
 
 
-def told(key: str) -> str:
+def _digest_note(key: str) -> str:
     return f"SHA-256 of the sorted test clips: {key}."
 
 
-# ----------------------------------------------------------------------------------------------------- pieces
 def _shipped() -> list[Row]:
     with SHIPPED.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if not line.startswith("#"))
@@ -153,44 +141,37 @@ def _shipped() -> list[Row]:
         ]
 
 
-def _read(root: Path, found: Sequence[str]) -> Lists:
+def _read(root: Path, tables: Sequence[str]) -> Lists:
     lists = Lists([])
-    for f, split in zip(found, ("train", "test"), strict=True):
-        rows = _cells(root, f)
-        for number, cells in rows:
-            name, label = (cell.strip() for cell in cells)
+    for file, split in zip(tables, ("train", "test"), strict=True):
+        for number, (name, label) in _cells(root, file):
             clip = Clip.of(name)
+            if clip is not None and label == EMOTIONS[clip.target]:
+                lists.rows.append(Row(clip, "test" if split == "test" else "train", file, number))
+                continue
             if clip is None:
-                lists.bad.append(BadRow(f, number, f"{name!r} is no clip's name ({FORM})"))
-            elif label != EMOTIONS[clip.target]:
-                lists.bad.append(BadRow(f, number, _contradiction(name, label)))
+                reason = f"{name!r} is no clip's name ({FORM})"
+            elif label in EMOTIONS:
+                reason = f"{name}: the label {label!r} contradicts the name"
             else:
-                lists.rows.append(Row(clip, "test" if split == "test" else "train", f, number))
+                reason = f"{name}: the label {label!r} is none of {', '.join(EMOTIONS)}."
+                reason += did_you_mean(label, EMOTIONS)
+            lists.bad.append(BadRow(file, number, reason))
     return lists
-
-
-def _contradiction(name: str, label: str) -> str:
-    if label not in EMOTIONS:
-        return f"{name}: the label {label!r} is none of {', '.join(EMOTIONS)}{nearest(label, EMOTIONS)}"
-    return f"{name}: the label {label!r} contradicts the name"
 
 
 def _cells(root: Path, file: str) -> list[tuple[int, list[str]]]:
     """(row from 1, its two cells) of every row that is not empty; CRLF and a byte-order mark do no harm."""
     path = root / file
     if fault := media_fault(path):
-        raise data_error(
-            f"{path} {fault}", [], "copy it again, or remove both lists: the field's split comes with us."
-        )
+        remedy = "copy it again, or remove both lists: the field's split comes with us."
+        raise data_error(f"{path} {fault}", [], remedy)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise data_error(f"{path} is not UTF-8 text ({error.reason})", [], "save it as UTF-8.") from None
-    rows = [
-        (i, cells)
-        for i, cells in enumerate(csv.reader(text.splitlines()), 1)
-        if any(c.strip() for c in cells)
-    ]
+    lines = [[cell.strip() for cell in cells] for cells in csv.reader(text.splitlines())]
+    rows = [(i, cells) for i, cells in enumerate(lines, 1) if any(cells)]
     remedy = f"the list has no header, and a row a clip: clip,LABEL, e.g. 1001_DFA_ANG_XX,ANG (clip: {FORM})."
     if wrong := [f"{file}, row {i}: {','.join(cells)[:60]!r}" for i, cells in rows if len(cells) != 2]:
         raise data_error(f"{len(wrong)} of {len(rows)} rows do not have two cells", wrong, remedy)
@@ -218,18 +199,18 @@ def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     """The names of the clips held out: of each class the share `fraction`, at least one."""
     import numpy as np
 
-    held_out: set[str] = set()
-    counts = Counter(clip.target for clip in train)
-    if short := [f"{EMOTIONS[k]}: {counts[k]} clips" for k in range(len(EMOTIONS)) if counts[k] < 2]:
-        raise data_error(
-            "Classes with fewer than two clips in train can not be split", short, "add clips to train."
-        )
-    for k in range(len(EMOTIONS)):
-        names = sorted(clip.name for clip in train if clip.target == k)
-        count = min(max(1, round(fraction * len(names))), len(names) - 1)
-        order = np.random.default_rng([seed, 0, k]).permutation(len(names))
-        held_out |= {names[i] for i in order[:count]}
-    return held_out
+    names: list[list[str]] = [sorted(c.name for c in train if c.target == k) for k in range(len(EMOTIONS))]
+    if short := [
+        f"{EMOTIONS[k]}: {len(of_class)} clips" for k, of_class in enumerate(names) if len(of_class) < 2
+    ]:
+        headline = "Classes with fewer than two clips in train can not be split"
+        raise data_error(headline, short, "add clips to train.")
+    val: set[str] = set()
+    for k, of_class in enumerate(names):
+        count = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
+        order = np.random.default_rng([seed, 0, k]).permutation(len(of_class))
+        val |= {of_class[i] for i in order[:count]}
+    return val
 
 
 def _note_classes(root: Path, file: str, notes: list[str]) -> None:

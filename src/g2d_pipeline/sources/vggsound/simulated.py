@@ -1,8 +1,8 @@
-"""A simulated VGGSound folder (datasets.md §3.6): sounds that tell the class well, pictures that tell it less
-well."""
+"""A simulated VGGSound folder (datasets.md §3.6): sounds tell the class well, images less well."""
 
 from __future__ import annotations
 
+import colorsys
 import csv
 import string
 from collections.abc import Sequence
@@ -29,32 +29,38 @@ FPS = (Fraction(25), Fraction(24_000, 1001))
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
 Fault = Literal["missing", "short", "mute", "no sound track", "three frames"]
-Form = Literal["film", "extracted", "milliseconds", "unpadded"]
+FAULTS: tuple[Fault, ...] = ("short", "mute", "no sound track", "three frames")
+Form = Literal["video", "extracted", "milliseconds", "unpadded"]
 Wave = npt.NDArray[np.float32]
 
 
 @dataclass
 class Row:
-    """One line of the list, and how its file looks."""
+    """One line of the list, and the form of its file."""
 
     video: str
     start: int
     label: int
     split: Literal["train", "test"]
     fault: Fault | None = None
-    form: Form = "film"
+    form: Form = "video"
 
     @property
     def name(self) -> str:
         return f"{self.video}_{self.start:06d}"
 
+    @property
+    def file_name(self) -> str:
+        if self.form == "milliseconds":
+            return f"{self.video}_{self.start * 1000}_{(self.start + SECONDS) * 1000}"
+        return f"{self.video}_{self.start}" if self.form == "unpadded" else self.name
+
 
 def make(folder: Path, clips: int, seed: int) -> None:
-    """Write `vggsound.csv` (without a header), MP4 films, and a few clips as extracted sound and pictures,
+    """Write `vggsound.csv` (without a header), MP4 videos, and a few clips as extracted audio and images,
     into the existing folder; equal arguments give equal bytes (with one version of FFmpeg).
 
-    `clips`: rows of the list. A tenth of them have no file; one has no sound track and one only three frames.
-    """
+    `clips`: rows of the list. A tenth of them have no file; one has no sound track, one only three frames."""
     rows = list_rows(clips, seed)
     with (folder / "vggsound.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -71,12 +77,11 @@ def make(folder: Path, clips: int, seed: int) -> None:
         sound = None if row.fault == "no sound track" else play(row.label, seconds, rng)
         if sound is not None and row.fault == "mute":
             sound = np.zeros_like(sound)
+        path = folder / f"video/{row.file_name}.mp4"
         if row.form == "extracted" and sound is not None:
-            _write_extracted(folder, row, sound, drawings, count, int(fps))
-        else:
-            path = folder / f"video/{_file_name(row)}.mp4"
-            if not path.exists():  # a disk that does not tell upper from lower case holds one of two clips
-                _write_film(path, drawings, count, fps, sound)
+            _write_extracted(folder, row, sound, [drawings[k // HELD] for k in range(count)], int(fps))
+        elif not path.exists():  # a disk without upper and lower case holds one of two clips
+            _write_video(path, drawings, count, fps, sound)
 
 
 def list_rows(clips: int, seed: int) -> list[Row]:
@@ -84,25 +89,20 @@ def list_rows(clips: int, seed: int) -> list[Row]:
     rng = np.random.default_rng([seed, 0])
     tests = max(len(CLASSES), round(clips * TEST))
     turn = sorted(((k + 0.5) / share, c) for c, share in enumerate(SHARES) for k in range(share))
-    turns = [label for _, label in turn] * (
-        clips // len(turn) + 1
-    )  # any beginning of it has the classes' shares
+    turns = [label for _, label in turn] * (clips // len(turn) + 1)  # any beginning has the classes' shares
     labels = [n % len(CLASSES) for n in range(tests)] + turns[: clips - tests]
     videos = _ids(clips, rng)
     rows = [
         Row(videos[n], int(rng.integers(0, 400)), label, "test" if n < tests else "train")
         for n, label in enumerate(labels)
     ]
-    train = rows[tests:]
     for k in range(round(clips * MISSING)):  # classes take turns, and keep a clip in each split
-        there = [row for row in rows if row.label == k % len(CLASSES) and row.fault is None]
-        spare = [row for row in there if sum(other.split == row.split for other in there) > 1]
+        present = [row for row in rows if row.label == k % len(CLASSES) and row.fault is None]
+        spare = [row for row in present if sum(other.split == row.split for other in present) > 1]
         spare[int(rng.integers(len(spare)))].fault = "missing"
-    whole = [row for row in train if row.fault is None]
-    faults: tuple[Fault, ...] = ("short", "mute", "no sound track", "three frames")
-    for row, fault in zip(whole, faults, strict=False):
-        row.fault = fault
-    plain = whole[len(faults) :]
+    whole = [row for row in rows[tests:] if row.fault is None]
+    whole[0].fault, whole[1].fault, whole[2].fault, whole[3].fault = FAULTS
+    plain = whole[len(FAULTS) :]
     plain[0].form, plain[1].form = "milliseconds", "unpadded"
     for row in plain[2::16]:
         row.form = "extracted"
@@ -115,8 +115,7 @@ def list_rows(clips: int, seed: int) -> list[Row]:
 
 
 def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
-    """A sound `[seconds × 16,000]` in [-1, 1]: the class's own chord and beat, a weaker one of another class,
-    noise."""
+    """A sound `[seconds × 16,000]` in [-1, 1]: the class's chord and beat, a weaker one of another, noise."""
     t = np.arange(round(seconds * RATE)) / RATE
     other = int(rng.integers(len(CLASSES)))
     wave = _chord(label, t, rng) + rng.uniform(0, 0.5) * _chord(other, t, rng)
@@ -125,8 +124,7 @@ def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
 
 
 def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
-    """`count` drawings 64 × 48: a shape of the class's own corners and colour crosses the picture among
-    others."""
+    """`count` drawings 64 × 48: a shape of the class's own corners and colour moves among three others."""
     from PIL import Image, ImageDraw
 
     wall = (int(rng.uniform(30, 225)),) * 3
@@ -134,19 +132,17 @@ def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
     step = rng.uniform(-3, 3, 2)
     size = rng.uniform(9, 14)
     colour = _colour(label / len(CLASSES) + rng.normal(0, 0.04))
-    others = [
-        (rng.uniform(0, (WIDTH, HEIGHT)), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform())
-        for _ in range(3)
-    ]
+    box = (WIDTH, HEIGHT)
+    others = [(rng.uniform(0, box), rng.uniform(4, 9), rng.integers(3, 9), rng.uniform()) for _ in range(3)]
     drawings = []
     for _ in range(count):
-        picture = Image.new("RGB", (WIDTH, HEIGHT), wall)
-        pen = ImageDraw.Draw(picture)
+        image = Image.new("RGB", box, wall)
+        pen = ImageDraw.Draw(image)
         for place, radius, corners, hue in others:
             pen.regular_polygon((*place, radius), int(corners), fill=_colour(hue))
         x, y = (x + step[0]) % WIDTH, (y + step[1]) % HEIGHT
         pen.regular_polygon((x, y, size), 3 + label % 4, rotation=int(rng.integers(0, 90)), fill=colour)
-        drawings.append(picture)
+        drawings.append(image)
     return drawings
 
 
@@ -170,37 +166,29 @@ def _chord(label: int, t: npt.NDArray[np.float64], rng: np.random.Generator) -> 
 
 
 def _colour(hue: float) -> tuple[int, ...]:
-    import colorsys
-
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, 0.85, 0.9))
 
 
-def _file_name(row: Row) -> str:
-    if row.form == "milliseconds":
-        return f"{row.video}_{row.start * 1000}_{(row.start + SECONDS) * 1000}"
-    return f"{row.video}_{row.start}" if row.form == "unpadded" else row.name
-
-
-def _write_extracted(
-    folder: Path, row: Row, sound: Wave, drawings: Sequence[Image], count: int, step: int
-) -> None:
-    """The sound and one picture a second, as the authors' scripts extract them."""
+def _write_extracted(folder: Path, row: Row, sound: Wave, frames: Sequence[Image], step: int) -> None:
+    """The audio and one image a second, as the authors' scripts extract them."""
     import soundfile
 
     audio = folder / "audio" / row.split
-    audio.mkdir(parents=True, exist_ok=True)
+    images = folder / "video/frames" / row.split / "Image-01-FPS" / row.name
+    for path in (audio, images):
+        path.mkdir(parents=True, exist_ok=True)
     soundfile.write(audio / f"{row.name}.wav", sound, RATE, subtype="PCM_16")
-    pictures = folder / "video/frames" / row.split / "Image-01-FPS" / row.name
-    pictures.mkdir(parents=True, exist_ok=True)
-    for k in range(0, count, step):
-        drawings[k // HELD].save(pictures / f"{k:05d}.jpg", quality=90)
+    for k in range(0, len(frames), step):
+        frames[k].save(images / f"{k:05d}.jpg", quality=90)
 
 
-def _write_film(path: Path, drawings: Sequence[Image], count: int, fps: Fraction, sound: Wave | None) -> None:
-    """MPEG-4 pictures, each drawing for HELD frames, and an AAC sound track."""
+def _write_video(
+    path: Path, drawings: Sequence[Image], count: int, fps: Fraction, sound: Wave | None
+) -> None:
+    """MPEG-4 with each drawing for HELD frames, and an AAC sound track."""
     import av
 
-    frames = [av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24") for picture in drawings]
+    frames = [av.VideoFrame.from_ndarray(np.asarray(drawing), format="rgb24") for drawing in drawings]
     # bitexact: neither the time nor FFmpeg's version is written
     exact = {"flags": "+bitexact", "threads": "1"}
     with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
@@ -215,11 +203,11 @@ def _write_film(path: Path, drawings: Sequence[Image], count: int, fps: Fraction
             frame.pts, frame.time_base = k, 1 / fps
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        if sound is not None:
-            for start in range(0, len(sound), 1024):
-                part = av.AudioFrame.from_ndarray(
-                    sound[None, start : start + 1024], format="fltp", layout="mono"
-                )
-                part.sample_rate, part.pts, part.time_base = RATE, start, Fraction(1, RATE)
-                container.mux(audio.encode(part))
-            container.mux(audio.encode())
+        if sound is None:
+            return
+        for start in range(0, len(sound), 1024):
+            samples = sound[None, start : start + 1024]
+            part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            part.sample_rate, part.pts, part.time_base = RATE, start, Fraction(1, RATE)
+            container.mux(audio.encode(part))
+        container.mux(audio.encode())
