@@ -125,7 +125,7 @@ def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> No
     [
         ("sources/digits/av_digits.py", ALL),
         ("sources/manifest.py", ALL),
-        ("sources/ur_funny.py", set()),
+        ("sources/ur_funny/__init__.py", set()),
         ("features/audio.py", RIGHT_OF_FEATURIZE),
         ("models/fusions/late.py", TRAINED),
         ("models/fusions/film.py", set()),
