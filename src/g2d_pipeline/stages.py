@@ -36,7 +36,7 @@ ENTRIES = {
     "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
     "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", *TRAINED),
 }
-RUN_OPTIONS = {"machine"}  # the field of a stage's settings that fixes no artefact
+RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
 class PendingInputError(DataError):
@@ -144,8 +144,8 @@ class Plan:
             "ingest": {"": c.ingest()},
             "featurize": {"": c.featurize()},
             "data_report": {"": c.featurize()},
-            "teachers": dict(c.teachers().cells),
-            "distill": dict(c.distill().cells),
+            "teachers": dict(c.teachers().runs),
+            "distill": dict(c.distill().runs),
             "evaluate": {"": c.evaluate()},
         }
 

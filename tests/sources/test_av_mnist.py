@@ -153,7 +153,7 @@ def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path
     machine = RunOptions(device="cpu", progress=False, workers=1)
     store = raw.parent / "store"
     write_store(
-        store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, machine=machine)
+        store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, options=machine)
     )
     meta = json.loads((store / "meta.json").read_text("utf-8"))["modalities"]
     for name, shape in (("audio", (1, 112, 112)), ("image", (1, 28, 28))):

@@ -26,7 +26,7 @@ def settings(task: str) -> IngestSettings:
         raw=AVDigits(raw_dir="raw"),
         columns={"photo": ["photo"], "weather": ["rain", "wind"]},
         max_bad_fraction=0,
-        machine=RunOptions(device="cpu", progress=False),
+        options=RunOptions(device="cpu", progress=False),
     )
 
 

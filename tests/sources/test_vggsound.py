@@ -167,7 +167,7 @@ def test_every_clip_that_is_not_left_out_gets_into_the_store(folder: Path, repos
     manifest = read(folder)
     store = folder.parent / "store"
     write_store(
-        store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, machine=machine)
+        store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, options=machine)
     )
     assert np.load(store / "visual.npy", mmap_mode="r").shape == (len(manifest.table), 3, 3, 24, 24)
     audio = np.load(store / "audio.npy")

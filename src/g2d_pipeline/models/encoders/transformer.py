@@ -9,38 +9,43 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.config import Transformer
-from g2d_pipeline.models.bag import PADDING
+from g2d_pipeline.models.encoders.bag import PADDING
+from g2d_pipeline.models.encoders.base import SEQUENCE, TOKENS, Shape, Trunk
 
 
-class SequenceTransformer(nn.Module):
+class Transformer(Trunk):
     """`[B, F + 1, T]` → `[B, width]`: 1×1 convolution without bias, torch's encoder layers, a mean over real
-    steps.
+    steps. With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a
+    learnt embedding. `pool="first"`: the first real step instead of the mean. A sample without any real step
+    has the feature 0, and no gradient comes from it. The layers stand in a list and not in
+    `nn.TransformerEncoder`: that one starts every layer from a copy of the same random attention weights, and
+    its nested tensors cut the padding off in evaluation alone. A list is also what `blocks`
+    (training/precision.py) looks into: the layers are the blocks that are computed again to save memory."""
 
-    With a `vocabulary` the steps are tokens: ids `[B, L]`, real where they are not 0, each with a learnt
-    embedding.
+    dimensions = (SEQUENCE, TOKENS)
+    convolutional = False
 
-    `pool="first"`: the first real step instead of the mean. A sample without any real step has the feature 0,
-    and no gradient comes from it.
-
-    The layers stand in a list and not in `nn.TransformerEncoder`: that one starts every layer from a copy of
-    the same random attention weights, and its nested tensors cut the padding off in evaluation alone. A list
-    is also what `blocks` (training/precision.py) looks into: the layers are the blocks that are computed
-    again to save memory."""
-
-    def __init__(self, settings: Transformer, features: int, vocabulary: int | None = None) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        pool: str,
+        vocabulary: int | None = None,
+    ) -> None:
         super().__init__()
-        self.pool = settings.pool
+        self.pool, self.width = pool, width
         self.projection: nn.Conv1d | nn.Embedding
         if vocabulary is None:
-            self.projection = nn.Conv1d(features, settings.width, 1, bias=False)
+            self.projection = nn.Conv1d(shape[0] - 1, width, 1, bias=False)
         else:
-            self.projection = nn.Embedding(vocabulary, settings.width, padding_idx=PADDING)
+            self.projection = nn.Embedding(vocabulary, width, padding_idx=PADDING)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                settings.width, settings.heads, settings.feedforward, settings.dropout, batch_first=True
-            )
-            for _ in range(settings.layers)
+            nn.TransformerEncoderLayer(width, heads, feedforward, dropout, batch_first=True)
+            for _ in range(layers)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,10 +64,3 @@ class SequenceTransformer(nn.Module):
         counted = real & (real.cumsum(dim=1) == 1) if self.pool == "first" else real
         total = steps.masked_fill(~counted[..., None], 0).sum(dim=1, dtype=torch.float32)
         return total / counted.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def transformer(
-    settings: Transformer, shape: tuple[int, ...], vocabulary: int | None = None
-) -> tuple[nn.Module, int]:
-    """`[B, F + 1, T]`, or with a `vocabulary` token ids `[B, L]` → `[B, width]`."""
-    return SequenceTransformer(settings, shape[0] - 1, vocabulary), settings.width
