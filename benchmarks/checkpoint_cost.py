@@ -18,7 +18,7 @@ from loop_overhead import made_up, model_of
 
 from g2d_pipeline.config import SGD, ResNet18, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.training import fit, trainer
+from g2d_pipeline.training import fit, resume
 from g2d_pipeline.training.checkpoint import Checkpoints
 
 ROUNDS = 3
@@ -53,7 +53,7 @@ class Timed(Checkpoints):
 
 def main() -> None:
     torch.set_num_threads(1)
-    trainer.Checkpoints = Timed  # type: ignore[attr-defined, misc]
+    resume.Checkpoints = Timed  # type: ignore[attr-defined, misc]
     rows: list[dict[str, Any]] = []
     for name, (modalities, n, epochs) in CASES.items():
         data = made_up({m: shape for m, (shape, _) in modalities.items()}, n)

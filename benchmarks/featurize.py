@@ -86,7 +86,7 @@ def sounds() -> tuple[list[str], Callable[..., None]]:
 
     def store(folder: Path, chosen: list[str], previous: tuple[Path, ...] = ()) -> None:
         table = pd.DataFrame(samples(len(chosen)) | {"audio": chosen})
-        settings = FeaturizeSettings(dataset="bench", modalities={"audio": SOUND}, machine=MACHINE)
+        settings = FeaturizeSettings(dataset="bench", modalities={"audio": SOUND}, options=MACHINE)
         write_store(folder, manifest_of(table, {"audio": ["audio"]}), FSDD, settings, previous)
 
     return names, store
@@ -167,7 +167,7 @@ def write_rows(folder: Path) -> None:
         "vector": VectorFeatures(),
         "table": TabularFeatures(columns=list("abcd")),
     }
-    settings = FeaturizeSettings(dataset="bench", modalities=modalities, machine=MACHINE)
+    settings = FeaturizeSettings(dataset="bench", modalities=modalities, options=MACHINE)
     columns = {"image": ["image"], "vector": ["vector"], "table": list("abcd")}
     write_store(folder / "store", manifest_of(table, columns), folder, settings)
 

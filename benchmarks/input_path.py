@@ -110,8 +110,8 @@ def stored(folder: Path, augment: bool) -> Epoch:
     device = torch.device("cpu")
     nothing = FeatureCache(
         MultimodalModel({}, build_fusion("late", {}, 1)), data, device, (), None
-    )  # no encoder rests
-    loader = Loader(data, torch.from_numpy(data.target), {}, nothing, device, seed=0, workers=WORKERS)
+    )  # no encoder is frozen
+    loader = Loader(data, torch.from_numpy(data.target), {}, (), nothing, device, seed=0, workers=WORKERS)
 
     def epoch(number: int) -> Iterator[dict[str, Tensor]]:
         batches = list(batches_of(epoch_rows(data.rows["train"], 0, number), BATCH))
@@ -194,7 +194,7 @@ def featurize(raw: Path, store: Path, table: pd.DataFrame) -> None:
     settings = FeaturizeSettings(
         dataset="made_up",
         modalities={"audio": AUDIO, "image": IMAGE},
-        machine=RunOptions(device="cpu", progress=False, workers=1),
+        options=RunOptions(device="cpu", progress=False, workers=1),
     )
     write_store(store, Manifest(table, meta), raw, settings)
 

@@ -85,7 +85,8 @@ def require_fresh(folder: Path, expected: str, what: str) -> None:
     """Raise DataError unless the artefact is there and fresh: a stale one is never read."""
     if not is_fresh(folder, expected):
         raise DataError(
-            f"{what}: {folder} does not hold the artefact {expected}. Run again, or with --params rebuild=true."
+            f"{what}: {folder} does not hold the artefact {expected}. "
+            "Run again, or with --params rebuild=true."
         )
 
 

@@ -125,6 +125,8 @@ class CodeGraph:
         if head not in module.imports:  # a module of a package
             return self._whole_or_member(f"{name}.{head}".removeprefix("."), rest)
         target, attribute = module.imports[head]
+        if (target, attribute) == (name, head):  # a package imports its own module
+            return self._whole_or_member(f"{name}.{head}", rest)
         if not attribute:
             return self._whole_or_member(target, rest)
         return self._resolve(target, f"{attribute}.{rest}".rstrip("."))

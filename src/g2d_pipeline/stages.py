@@ -36,7 +36,7 @@ ENTRIES = {
     "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
     "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", *TRAINED),
 }
-RUN_OPTIONS = {"machine"}  # the field of a stage's settings that fixes no artefact
+RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
 class PendingInputError(DataError):
@@ -144,8 +144,8 @@ class Plan:
             "ingest": {"": c.ingest()},
             "featurize": {"": c.featurize()},
             "data_report": {"": c.featurize()},
-            "teachers": dict(c.teachers().cells),
-            "distill": dict(c.distill().cells),
+            "teachers": dict(c.teachers().runs),
+            "distill": dict(c.distill().runs),
             "evaluate": {"": c.evaluate()},
         }
 
@@ -218,7 +218,7 @@ def settings_classes(settings: Any) -> Iterator[str]:
 def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
     if stage == "ingest":
-        yield "sources", layout_module(configuration.dataset.raw.layout)
+        yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
     if stage in ("featurize", "data_report"):
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     if isinstance(settings, TeacherRun):

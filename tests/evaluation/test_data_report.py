@@ -113,7 +113,7 @@ def manifest() -> Manifest:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, raw: Path, manifest: Manifest) -> FeatureStore:
     folder = tmp_path_factory.mktemp("stores") / "store"
-    settings = FeaturizeSettings(dataset="made_up", modalities=MODALITIES, machine=MACHINE)
+    settings = FeaturizeSettings(dataset="made_up", modalities=MODALITIES, options=MACHINE)
     write_store(folder, manifest, raw, settings)
     return open_store(folder)
 
@@ -163,7 +163,7 @@ def test_the_group_of_a_table_whose_split_is_given_reaches_the_report(tmp_path: 
     settings = IngestSettings(
         dataset="made_up", source="raw", task="classification", target=TargetSettings(), max_bad_fraction=0.0,
         raw=Table(raw_dir="raw", target="y", split="split", group="place"), columns={"numbers": ["x"]},
-        kinds={"numbers": "tabular"}, machine=MACHINE,
+        kinds={"numbers": "tabular"}, options=MACHINE,
     )  # fmt: skip
     rows = read_raw(settings, tmp_path).table
     found = data_report._groups(rows, rows["split"].to_numpy(object))
@@ -386,7 +386,7 @@ def test_typing_errors_of_a_real_table_are_outliers(shared_data: Path):
         dataset="soils", source="raw", task="regression", target=TargetSettings(), max_bad_fraction=0.0,
         raw=Table(raw_dir=str(shared_data / "soil_camera_table"), table="RGB_Soil_Data.csv", id="Soil",
                   target="Higroscopic Water (%)"),
-        columns={"laboratory": columns}, kinds={"laboratory": "tabular"}, machine=MACHINE,
+        columns={"laboratory": columns}, kinds={"laboratory": "tabular"}, options=MACHINE,
     )  # fmt: skip
     rows = read_raw(settings, shared_data).table
     found = data_report._outliers(rows, columns, rows["split"].to_numpy(object), rows["sample_id"].tolist())

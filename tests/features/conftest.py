@@ -84,7 +84,7 @@ class Raw:
 
     def settings(self, workers: int = 1) -> FeaturizeSettings:
         machine = RunOptions(device="cpu", progress=False, workers=workers)
-        return FeaturizeSettings(dataset="made_up", modalities=self.modalities, machine=machine)
+        return FeaturizeSettings(dataset="made_up", modalities=self.modalities, options=machine)
 
     def write(self, folder: Path, workers: int = 1) -> Path:
         write_store(folder, self.manifest, self.root, self.settings(workers))

@@ -72,7 +72,7 @@ class Folder:
             "counts": {s: int((self.table["split"] == s).sum()) for s in ("train", "val", "test")},
         }  # fmt: skip
         machine = RunOptions(device="cpu", progress=False, workers=workers)
-        settings = FeaturizeSettings(dataset="made_up", modalities=modalities, machine=machine)
+        settings = FeaturizeSettings(dataset="made_up", modalities=modalities, options=machine)
         write_store(folder, self, self.root, settings)
         return folder
 

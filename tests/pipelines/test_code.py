@@ -210,3 +210,9 @@ def test_every_function_that_a_stage_runs_is_in_its_code(tmp_path: Path) -> None
         assert ran <= reached, f"{stage} also runs {sorted(ran - reached)}"
 
     run_pipeline(loader.configuration, tmp_path, check)
+
+
+def test_a_package_may_import_its_own_module(tmp_path: Path) -> None:
+    start = "from g2d_pipeline.own import part\n\ndef start():\n    return part.one()\n"
+    g = graph(tmp_path, own__init=start, own__part="def one():\n    return 1\n")
+    assert g.closure(["own.start"]) == {("own", "start"), ("own.part", "one")}

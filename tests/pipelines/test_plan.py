@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from g2d_pipeline.cards import Clock, is_fresh, read_card, require_fresh, whole_folder, write_card
-from g2d_pipeline.code import CodeGraph
+from g2d_pipeline.cards import Clock, is_fresh, read_card, require_fresh, whole_folder
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.stages import PACKAGE, STAGES, PendingInputError, Plan
+from tests.plans import make_missing, plan_of
 from tests.test_resolve import configure
 
 ALL = set(STAGES)
@@ -21,9 +21,7 @@ TRAINED = {"teachers", "distill", "evaluate"}
 
 
 class Project:
-    """Plans over artefacts in a folder. `make` writes those that are missing, without running anything: a
-    content that follows from the fingerprint (`same=()`), or, for the stages in `same`, one content whatever
-    was run."""
+    """Plans over the artefacts of a folder, and a package of code."""
 
     cache: Path | None = None
 
@@ -31,23 +29,10 @@ class Project:
         self.folder, self.package = folder, package
 
     def plan(self, raw: str = "raw", change: dict[str, Any] | None = None, **overrides: Any) -> Plan:
-        folders = {stage: str(self.folder / stage / "{run}-{fingerprint}") for stage in STAGES}
-        return Plan(configure(change, **overrides), raw, CodeGraph(self.package, self.cache), folders)
+        return plan_of(configure(change, **overrides), self.folder, raw, self.package, self.cache)
 
     def make(self, same: tuple[str, ...] = (), **overrides: Any) -> set[str]:
-        """The stages of which something was made."""
-        made = set()
-        plan = self.plan(**overrides)
-        for stage in STAGES:
-            for run in plan.runs(stage):
-                if not plan.is_fresh(stage, run):
-                    made.add(stage)
-                    card = plan.card(stage, run)
-                    folder = plan.folder(stage, run)
-                    folder.mkdir(parents=True)
-                    content = f"{stage} {run}" if stage in same else str(card["fingerprint"])
-                    write_card(folder, card, Clock.start(), content)
-        return made
+        return make_missing(self.plan(**overrides), same)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,11 +125,12 @@ def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> No
     [
         ("sources/digits/av_digits.py", ALL),
         ("sources/manifest.py", ALL),
-        ("sources/ur_funny.py", set()),
+        ("sources/ur_funny/__init__.py", set()),
         ("features/audio.py", RIGHT_OF_FEATURIZE),
         ("models/fusions/late.py", TRAINED),
         ("models/fusions/film.py", set()),
-        ("models/encoders.py", TRAINED),
+        ("models/encoders/small_cnn.py", TRAINED),
+        ("models/encoders/transformer.py", set()),
         ("training/smp.py", TRAINED),
         ("training/trainer.py", TRAINED),
         ("training/logs.py", set()),

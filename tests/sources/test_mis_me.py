@@ -12,9 +12,9 @@ import openpyxl
 import pytest
 
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.sources.mis_me.simulated import HEADER
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.cells import parse_number
+from g2d_pipeline.sources.mis_me.simulated import HEADER
 from tests.sources.raw_folders import WEATHER, Copy
 
 

@@ -110,7 +110,7 @@ class Farm:
     def read(self, columns: list[str], allowed: float = 0.0, **changes: Any) -> Manifest:
         settings = IngestSettings(
             dataset="farm", source="raw", task="regression", target=TargetSettings(), raw=self.raw(**changes),
-            columns={"all": columns}, kinds={"all": "tabular"}, max_bad_fraction=allowed, machine=MACHINE,
+            columns={"all": columns}, kinds={"all": "tabular"}, max_bad_fraction=allowed, options=MACHINE,
         )  # fmt: skip
         return read_raw(settings, self.project)
 

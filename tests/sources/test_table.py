@@ -483,7 +483,7 @@ def test_houses(shared_data: Path) -> None:
     columns = {"table": ["bedrooms", "bathrooms", "area"], **{room: [room] for room in raw.columns}}
     settings = IngestSettings(
         dataset="houses", source="raw", task="regression", target=TargetSettings(name="price", unit="ln USD"),
-        raw=raw, columns=columns, max_bad_fraction=0.0, machine=MACHINE,
+        raw=raw, columns=columns, max_bad_fraction=0.0, options=MACHINE,
     )  # fmt: skip
     manifest = read_raw(settings, Path())
     assert manifest.meta["counts"] == {"train": 375, "val": 80, "test": 80}

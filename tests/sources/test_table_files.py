@@ -43,7 +43,7 @@ def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifes
     settings = IngestSettings(
         dataset="own", source="raw", task="classification", target=TargetSettings(), kinds=kinds,
         raw=Table(raw_dir="raw", target="label", **raw), columns={k: [k] for k in kinds}, max_bad_fraction=0.0,
-        machine=MACHINE,
+        options=MACHINE,
     )  # fmt: skip
     return read_raw(settings, root.parent)
 

@@ -48,7 +48,7 @@ def read(
     return read_raw(
         IngestSettings(
             dataset="own", source="raw", task="classification", target=TargetSettings(), raw=of, columns=every,
-            kinds=kinds, max_bad_fraction=0.0, machine=MACHINE,
+            kinds=kinds, max_bad_fraction=0.0, options=MACHINE,
         ).model_copy(update=changes),
         folder,
     )  # fmt: skip

@@ -15,9 +15,10 @@ from g2d_pipeline.artefacts import Trained, new_output
 from g2d_pipeline.config import MLP, SmallCNN, SMPSettings, TabularAugment, TrainingSettings
 from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
-from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher, trainer
+from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import take
-from g2d_pipeline.training.feature_cache import FeatureCache, roomy
+from g2d_pipeline.training.feature_cache import FeatureCache, empty_array
+from g2d_pipeline.training.smp import SMP
 from tests.conftest import TINY, make_data, recipe
 from tests.training.test_equalities import plain_model, teachers_of
 
@@ -64,7 +65,7 @@ def test_looking_up_equals_computing(
     apart."""
     smp = {"suppressed_norm": norm, "ranking": ranking}
     remembered = student(case, smp=smp)
-    monkeypatch.setattr(trainer, "_memorable", lambda *_: [])
+    monkeypatch.setattr(SMP, "cacheable", lambda *_: [])
     monkeypatch.setattr(FeatureCache, "of_split", lambda *_: {})
     computed = student(case, smp=smp)
     for name, value in computed.model.state_dict().items():
@@ -152,17 +153,17 @@ def test_features_are_forgotten_with_the_first_change_of_a_weight() -> None:
     model = train_student(
         data, dict.fromkeys("ab", TINY), {}, method="joint", training=recipe(1), progress=False
     ).model
-    memory = FeatureCache(model, data, torch.device("cpu"), "ab")
-    memory.start_epoch(["a"])
-    before = memory.train_features(np.arange(4))["a"]
+    cache = FeatureCache(model, data, torch.device("cpu"), "ab")
+    cache.start_epoch(["a"])
+    before = cache.train_features(np.arange(4))["a"]
     with torch.no_grad():
         next(model.encoders["a"].parameters()).mul_(2)
-    after = memory.train_features(np.arange(4))["a"]
+    after = cache.train_features(np.arange(4))["a"]
     assert not torch.equal(before, after)
 
 
 def test_a_memory_of_many_samples_lies_in_a_file(tmp_path: Any) -> None:
-    small, large = roomy((10, 4), tmp_path), roomy((2**20, 16), tmp_path)
+    small, large = empty_array((10, 4), tmp_path), empty_array((2**20, 16), tmp_path)
     assert not isinstance(small, np.memmap)
     assert isinstance(large, np.memmap)
     large[2**20 - 1] = 7
@@ -181,7 +182,7 @@ def test_a_disk_without_room_is_an_error_that_names_the_file_and_not_a_dead_proc
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
         with pytest.raises(OSError, match=r"64\.0 MiB wanted"):
-            roomy((2**20, 16), tmp_path)
+            empty_array((2**20, 16), tmp_path)
         with pytest.raises(OSError, match=r"feature\.a\.npy"):
             new_output(tmp_path, "feature/a", (2**20, 16))
     finally:

@@ -15,6 +15,7 @@ from g2d_pipeline.training import Data, TeacherOutputs, teacher_outputs, train_s
 from g2d_pipeline.training.data import batches_of, epoch_rows
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.loader import Loader, ahead
+from g2d_pipeline.training.teachers import online_teachers
 from tests.conftest import CNN, TINY, make_data, recipe
 
 CPU = torch.device("cpu")
@@ -42,11 +43,14 @@ def teachers(data: Data) -> dict[str, TeacherOutputs]:
     return {m: teacher_outputs(t, m) for m, t in trained.items()}
 
 
-def loader(data: Data, teachers: dict[str, TeacherOutputs], **settings: Any) -> Loader:
+def loader(
+    data: Data, teachers: dict[str, TeacherOutputs], teacher_view: str = "augmented", **settings: Any
+) -> Loader:
     any_model = next(iter(teachers.values())).model
     assert any_model is not None
     target = torch.from_numpy(np.asarray(data.target))
-    return Loader(data, target, teachers, FeatureCache(any_model, data, CPU, ()), CPU, seed=5, **settings)
+    online, cache = online_teachers(data, teachers, teacher_view), FeatureCache(any_model, data, CPU, ())
+    return Loader(data, target, teachers, online, cache, CPU, seed=5, **settings)
 
 
 def epoch(of: Loader, number: int = 1, start: int = 0, teach: bool = True) -> list[Batch]:
@@ -102,7 +106,7 @@ def test_a_teacher_of_an_augmented_modality_sees_the_augmented_batch(
 ) -> None:
     """Faithful: its answers are those of a forward on the very same input; the others' are looked up."""
     of = loader(data, teachers)
-    assert of.live == ("image",)
+    assert list(of.online) == ["image"]
     for batch in epoch(of):
         for m, teacher in teachers.items():
             assert teacher.model is not None
@@ -121,17 +125,17 @@ def test_a_teacher_of_an_augmented_modality_sees_the_augmented_batch(
 
 def test_teacher_view_clean_looks_everything_up(data: Data, teachers: dict[str, TeacherOutputs]) -> None:
     of = loader(data, teachers, teacher_view="clean")
-    assert of.live == ()
+    assert not of.online
     batch = epoch(of)[0]
     assert torch.equal(batch.teachers["image"].logits, torch.as_tensor(teachers["image"].logits)[batch.index])
 
 
-def test_a_live_teacher_without_its_model_is_asked_for(
+def test_an_online_teacher_without_its_model_is_refused(
     data: Data, teachers: dict[str, TeacherOutputs]
 ) -> None:
     bare = {m: TeacherOutputs(t.feature, t.logits, t.confidence) for m, t in teachers.items()}
     with pytest.raises(ValueError, match=r"image is augmented[\s\S]*teacher_view=clean"):
-        Loader(data, torch.zeros(60), bare, FeatureCache(torch.nn.Module(), data, CPU, ()), CPU, seed=0)  # type: ignore[arg-type]
+        online_teachers(data, bare, "augmented")
 
 
 def test_teachers_are_not_asked_where_nobody_wants_to_know(

@@ -1,4 +1,5 @@
-"""Optimizers whose parameters come and go, learning rates epoch by epoch, the running average of the weights."""
+"""Optimizers whose parameters come and go, learning rates epoch by epoch, the running average of the
+weights."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.encoders import build_encoder
-from g2d_pipeline.training.optimisation import build_average, build_learning_rate, build_optimizer
+from g2d_pipeline.training.optimisation import Average, LearningRate, build_optimizer
 
 CPU = torch.device("cpu")
 OPTIMIZERS = {
@@ -71,7 +72,8 @@ def run(
     learns: list[list[int]],
     gradient: Callable[[Tensor], Tensor] = lambda g: g,
 ) -> tuple[list[nn.Parameter], optim.Optimizer]:
-    """In step t the parameters `learns[t]` have a gradient, the others have none; two groups of different lr."""
+    """In step t the parameters `learns[t]` have a gradient, the others have none; two groups of different
+    lr."""
     of = parameters()
     optimizer = build([{"params": of[:4]}, {"params": of[4:], "lr": 0.02}])
     draw = torch.Generator().manual_seed(1)
@@ -263,7 +265,7 @@ EPOCHS = 11
 def test_the_lr_of_every_epoch_is_the_formulas(name: str, warmup: int) -> None:
     chosen, formula = SCHEDULES[name]
     optimizer = two_groups()
-    schedule = build_learning_rate(chosen.model_copy(update={"warmup": warmup}), optimizer, EPOCHS)
+    schedule = LearningRate(chosen.model_copy(update={"warmup": warmup}), optimizer, EPOCHS)
     for epoch in range(1, EPOCHS + 1):
         for lr, full in zip(lrs(optimizer), (0.1, 0.03), strict=True):
             after = epoch - warmup - 1
@@ -275,7 +277,7 @@ def test_the_lr_of_every_epoch_is_the_formulas(name: str, warmup: int) -> None:
 
 def test_the_cosine_ends_at_its_floor() -> None:
     optimizer = two_groups()
-    schedule = build_learning_rate(CosineSchedule(min_lr=0.01, warmup=2), optimizer, EPOCHS)
+    schedule = LearningRate(CosineSchedule(min_lr=0.01, warmup=2), optimizer, EPOCHS)
     for _ in range(EPOCHS):
         schedule.step(0.0)
     assert lrs(optimizer) == pytest.approx([0.01, 0.01], rel=1e-9)
@@ -306,9 +308,7 @@ LOSSES = [
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_plateau_is_torchs_own_once_warm(warmup: int) -> None:
     ours, theirs = two_groups(), two_groups()
-    schedule = build_learning_rate(
-        PlateauSchedule(patience=2, gamma=0.3, min_lr=0.005, warmup=warmup), ours, 99
-    )
+    schedule = LearningRate(PlateauSchedule(patience=2, gamma=0.3, min_lr=0.005, warmup=warmup), ours, 99)
     torchs = optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.3, patience=2, min_lr=0.005)
     for _ in range(warmup):
         schedule.step(0.0)  # as good as can be: it must not count
@@ -329,12 +329,12 @@ def test_resumed_in_the_middle_equals_uninterrupted(name: str, warmup: int) -> N
 
     def train(stop: int | None) -> list[list[float]]:
         optimizer = two_groups()
-        schedule, seen = build_learning_rate(chosen, optimizer, EPOCHS), []
+        schedule, seen = LearningRate(chosen, optimizer, EPOCHS), []
         for epoch, loss in enumerate(losses):
             if epoch == stop:
                 state = json.loads(json.dumps(schedule.state_dict(), allow_nan=False))
                 optimizer = two_groups()
-                schedule = build_learning_rate(chosen, optimizer, EPOCHS)
+                schedule = LearningRate(chosen, optimizer, EPOCHS)
                 schedule.load_state_dict(state)
             seen.append(lrs(optimizer))
             schedule.step(loss)
@@ -348,12 +348,12 @@ def test_resumed_in_the_middle_equals_uninterrupted(name: str, warmup: int) -> N
 def test_a_schedule_made_after_the_optimizer_was_loaded_continues_all_the_same() -> None:
     optimizer = two_groups()
     chosen = CosineSchedule(warmup=2)
-    schedule = build_learning_rate(chosen, optimizer, EPOCHS)
+    schedule = LearningRate(chosen, optimizer, EPOCHS)
     for _ in range(5):
         schedule.step(1.0)
     again = two_groups()
     again.load_state_dict(optimizer.state_dict())
-    resumed = build_learning_rate(chosen, again, EPOCHS)
+    resumed = LearningRate(chosen, again, EPOCHS)
     resumed.load_state_dict(schedule.state_dict())
     for _ in range(5):
         assert lrs(again) == lrs(optimizer)
@@ -371,12 +371,12 @@ def test_a_schedule_made_after_the_optimizer_was_loaded_continues_all_the_same()
 )
 def test_schedules_that_cannot_be_are_refused(chosen: Any, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        build_learning_rate(chosen, two_groups(), EPOCHS)
+        LearningRate(chosen, two_groups(), EPOCHS)
     assert [part for part in parts if part not in str(error.value)] == []
 
 
 def test_a_state_of_other_groups_is_refused() -> None:
-    schedule = build_learning_rate(StepSchedule(), two_groups(), EPOCHS)
+    schedule = LearningRate(StepSchedule(), two_groups(), EPOCHS)
     with pytest.raises(ValueError, match="zip"):
         schedule.load_state_dict({"epoch": 1, "lr": [0.1]})
 
@@ -386,7 +386,7 @@ def trained(steps: int, decay: float = 0.8) -> tuple[nn.Module, Any, list[dict[s
     """A small model after `steps`, its average, and the model's tensors after each of them."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
-    average = build_average(model, decay)
+    average = Average(model, decay)
     optimizer = build_optimizer(SGD(lr=0.1), [{"params": list(model.parameters())}], CPU)
     seen = []
     for _ in range(steps):
@@ -437,7 +437,7 @@ def test_the_averages_state_is_tensors_and_restores_exactly() -> None:
     model, average, _ = trained(4)
     state = {key: value.clone() for key, value in average.state_dict().items()}
     assert all(isinstance(value, Tensor) for value in state.values())
-    other = build_average(model, 0.8)
+    other = Average(model, 0.8)
     other.load_state_dict(state)
     for each in (average, other):
         each.update(model)

@@ -118,25 +118,25 @@ def test_a_batch_ranking_without_confidences_is_refused() -> None:
         smp.active()
 
 
-def resting(smp: SMP, batches: list[list[int]]) -> set[str]:
-    return smp.resting([np.array(b) for b in batches])
+def frozen(smp: SMP, batches: list[list[int]]) -> set[str]:
+    return smp.frozen([np.array(b) for b in batches])
 
 
-def test_an_encoder_rests_where_no_batch_of_the_epoch_lets_it_learn() -> None:
+def test_an_encoder_is_frozen_where_no_batch_of_the_epoch_lets_it_learn() -> None:
     confidence = [[0.1, 0.9], [0.5, 0.5], [0.6, 0.6]]
     smp = schedule(confidence, tau=[3, 1])
     smp.start_epoch(1)
-    assert resting(smp, [[0], [0]]) == {"b", "c"}  # in both batches a is the least confident
-    assert resting(smp, [[0], [1]]) == {"c"}  # a learns from the first, b from the second
+    assert frozen(smp, [[0], [0]]) == {"b", "c"}  # in both batches a is the least confident
+    assert frozen(smp, [[0], [1]]) == {"c"}  # a learns from the first, b from the second
     fixed = schedule(confidence, tau=[3, 1], ranking="dataset")
     fixed.start_epoch(1)
-    assert resting(fixed, [[0], [1]]) == {"b", "c"}
+    assert frozen(fixed, [[0], [1]]) == {"b", "c"}
     for of in (smp, fixed):
         of.start_epoch(6)
-        assert resting(of, [[0], [1]]) == set()  # the last phase
+        assert frozen(of, [[0], [1]]) == set()  # the last phase
 
 
-def test_where_batches_are_augmented_those_rest_that_did_not_learn_in_the_epoch_before() -> None:
+def test_where_batches_are_augmented_those_are_frozen_that_did_not_learn_in_the_epoch_before() -> None:
     smp = SMP(
         SMPSettings(tau=[4]),
         "ab",
@@ -147,15 +147,15 @@ def test_where_batches_are_augmented_those_rest_that_did_not_learn_in_the_epoch_
         known=False,
     )
     smp.start_epoch(1)
-    assert resting(smp, [[0]]) == set()  # nobody knows yet
+    assert frozen(smp, [[0]]) == set()  # nobody knows yet
     assert smp.active(torch.tensor([[0.1], [0.5]])) == ("a",)
     smp.start_epoch(2)
-    assert resting(smp, [[0]]) == {"b"}
+    assert frozen(smp, [[0]]) == {"b"}
     assert smp.active(torch.tensor([[0.9], [0.5]])) == (
         "b",
     )  # the guess was wrong: the trainer reads its input then
     smp.start_epoch(3)
-    assert resting(smp, [[0]]) == {"a"}
+    assert frozen(smp, [[0]]) == {"a"}
 
 
 def test_the_schedule_survives_a_checkpoint() -> None:

@@ -76,7 +76,8 @@ def test_partial_suppression_with_equal_confidences_is_joint_bit_for_bit() -> No
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_partial_suppression_scales_the_encoder_gradient_alone(k: int) -> None:
-    """One step of plain SGD: the encoder's change is κ times that of joint training, heads change as in it."""
+    """One step of plain SGD: the encoder's change is κ times that of joint training, heads change as in
+    it."""
     data = make_data(k, n=48)
     plain = recipe(1, momentum=0.0, weight_decay=0.0, batch_size=64)
     rho = {"a": 0.6, "b": 0.2, "c": 0.3}
@@ -142,7 +143,7 @@ def test_tau_auto_ends_a_phase_when_the_gap_is_closed_or_patience_runs_out() -> 
 
     def run(values: list[tuple[float, float, float]]) -> list[int]:
         of, phases = smp(), []
-        assert of.wants_start
+        assert of.needs_start
         of.end_epoch((0.1, 0.1, 0.1))
         for epoch, value in enumerate(values, start=1):
             of.start_epoch(epoch)

@@ -19,7 +19,8 @@ class RawSettings(Strict):
 
 
 class AVDigits(RawSettings):
-    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a SAMPLE."""
+    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a
+    SAMPLE."""
 
     layout: Literal["av_digits"] = "av_digits"
     seed: NonNegativeInt = 0  # of the pairing
@@ -94,8 +95,7 @@ class VGGSound(RawSettings):
 
 
 class URFunny(RawSettings):
-    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k =
-    3."""
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no."""
 
     layout: Literal["ur_funny"] = "ur_funny"
     context: bool = False  # the sentences before the punchline, too

@@ -1,10 +1,11 @@
-"""What each stage is told to do: everything that fixes its outputs, and the machine beside it."""
+"""The settings of each stage: everything that fixes its outputs, and the options of the run beside it."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from g2d_pipeline.config.augment import AugmentSettings
 from g2d_pipeline.config.base import Fraction, Strict, Task
@@ -17,14 +18,23 @@ from g2d_pipeline.config.training import TrainingSettings
 
 
 class RunOptions(Strict):
-    """Where and how to run: never part of a fingerprint."""
+    """Where and how to run: never part of a fingerprint.
 
-    device: str
-    progress: Literal["auto"] | bool
-    workers: PositiveInt = 2
+    `workers`: threads that read ahead. `folder`: where a training keeps its checkpoints (`checkpoints/`, one
+    every `checkpoint_minutes` and at the ends of epochs), logs and large arrays; None: nowhere. `project`:
+    the project's folder, where relative paths of data start."""
+
+    device: str = "auto"
+    progress: Literal["auto"] | bool = "auto"
+    workers: NonNegativeInt = 2
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: list[Literal["csv", "tensorboard"]] = []
-    project: str = "."  # the project's folder, where relative paths start
+    folder: Path | None = None
+    project: str = "."
+
+    def updated(self, **changes: Any) -> Self:
+        """A validated copy with these fields changed. Raises ValidationError for unknown ones."""
+        return type(self)(**(self.model_dump() | changes))
 
 
 class IngestSettings(Strict):
@@ -42,14 +52,14 @@ class IngestSettings(Strict):
     categorical: list[str] = []  # which of the table's columns are categories
     dates: list[str] = []
     max_bad_fraction: Fraction
-    machine: RunOptions
+    options: RunOptions
 
 
 class FeaturizeSettings(Strict):
     dataset: str
     modalities: dict[str, FeatureSettings]
     max_bad_fraction: Fraction = 0.0
-    machine: RunOptions
+    options: RunOptions
 
 
 class TeacherRun(Strict):
@@ -65,7 +75,7 @@ class TeacherRun(Strict):
 
 
 class StudentRun(Strict):
-    """One student to train: everything that fixes its weights, given its teachers."""
+    """One student to train: everything that fixes its weights, beside its teachers."""
 
     method: str
     algorithm: str
@@ -83,14 +93,16 @@ class StudentRun(Strict):
 
 class TeachersSettings(Strict):
     dataset: str
-    cells: dict[str, TeacherRun]
-    machine: RunOptions
+    runs: dict[str, TeacherRun]
+    weights: dict[str, Path] = {}  # modality → the absolute path of the file its encoder starts from
+    options: RunOptions
 
 
 class DistillSettings(Strict):
     dataset: str
-    cells: dict[str, StudentRun]
-    machine: RunOptions
+    runs: dict[str, StudentRun]
+    weights: dict[str, Path] = {}
+    options: RunOptions
 
 
 class EvaluateSettings(Strict):

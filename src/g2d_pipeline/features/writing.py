@@ -117,7 +117,7 @@ def _decode_all(
 ) -> dict[str, Decoded]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
     found: dict[str, Decoded] = {}
-    machine = settings.machine
+    machine = settings.options
     with Workers(machine.workers) as workers:
         for name, m in faults.media.items():
             known = None

@@ -1,4 +1,4 @@
-"""How bad input is told: what is wrong, where, how often (the first five), and what to do about it."""
+"""Bad input: what is wrong, where, and when it stops a run; the files of a raw folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from g2d_pipeline.errors import ConfigError, DataError, data_error
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
+from g2d_pipeline.errors import DataError, data_error
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-# A folder or file this young may change again within one tick of its clock: what is known of it is not remembered.
+# What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
 RACY_NS = 2_000_000_000
 KEPT_LISTINGS = 8
 
@@ -62,7 +59,8 @@ def drop_or_raise(
         return []
     share = len(bad) / max(total, 1)
     if share > allowed:
-        headline = f"{len(bad)} of {total} {what} can not be used ({share:.2%}; max_bad_fraction allows {allowed:.2%})"
+        shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
+        headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
         raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
     return [row.as_dict() for row in bad]
 
@@ -71,9 +69,9 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
     """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
     Windows.
 
-    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing is
-    used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError for
-    a folder that cannot be read."""
+    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing
+    is used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError
+    for a folder that cannot be read."""
     key = os.path.abspath(root), tuple(sorted(skip))  # noqa: PTH100
     if key in _listings:
         folders, files = _listings.pop(key)
@@ -114,21 +112,3 @@ def _stamp(folder: str) -> Stamp | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_dev, stat.st_ino
-
-
-def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[str, str]:
-    """modality → its one column in the manifest, for the media among the modalities asked for.
-
-    Raises ConfigError where the layout does not offer a modality or a medium has more than one column.
-    """
-    for name, columns in settings.columns.items():
-        if name not in offered:
-            raise ConfigError(
-                f"{settings.dataset}: layout {settings.raw.layout} has no modality {name!r}{nearest(name, offered)}; "
-                f"it has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
-            )
-        if len(columns) != 1:
-            raise ConfigError(
-                f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}."
-            )
-    return {name: columns[0] for name, columns in settings.columns.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -78,10 +79,11 @@ class Layout(Generic[R]):
         Raises DataError naming file, row and remedy; ConfigError where the settings ask what is not there."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------------------------- what the base does for all
-    @property
+    # ------------------------------------------------------------------------------ done once for all layouts
+    @cached_property
     def files(self) -> list[str]:
-        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once a run."""
+        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once a
+        run."""
         return list_files(self.root, skip={"sample"})
 
     @property
@@ -132,14 +134,15 @@ class Layout(Generic[R]):
         )
 
     def media_columns(self, settings: IngestSettings) -> dict[str, str]:
-        """modality → its one column of paths. Raises ConfigError for a modality that the layout does not offer,
-        and for a medium that has more than one column."""
+        """modality → its one column of paths. Raises ConfigError for a modality that the layout does not
+        offer, and for a medium that has more than one column."""
         offered, dataset = self.modalities or (), settings.dataset
         for name, columns in settings.columns.items():
             if name not in offered:
                 raise ConfigError(
-                    f"{dataset}: layout {self.raw.layout} has no modality {name!r}.{did_you_mean(name, offered)} "
-                    f"It has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
+                    f"{dataset}: layout {self.raw.layout} has no modality "
+                    f"{name!r}.{did_you_mean(name, offered)} It has {', '.join(sorted(offered))}. Rename or "
+                    "remove it under `modalities`."
                 )
             if name not in self.tables and len(columns) != 1:
                 raise ConfigError(f"{dataset}: modality {name!r} has one column of paths, not {columns}.")
@@ -148,20 +151,21 @@ class Layout(Generic[R]):
     def drop_or_raise(
         self, bad: Sequence[BadRow], total: int, settings: IngestSettings, what: str, remedy: str
     ) -> list[dict[str, Any]]:
-        """The bad rows as `dropped` entries; DataError where they are more than `max_bad_fraction` of `total`."""
+        """The bad rows as `dropped` entries; DataError where they are more than `max_bad_fraction` of
+        `total`."""
         if settings.source == "sample" and self.simulated is not None:
             remedy = f"delete {self.root}: the sample is made anew"
         return drop_or_raise(bad, total, settings.max_bad_fraction, what, remedy)
 
 
 def layout_module(name: str) -> str:
-    """The module of a layout, relative to `sources`."""
-    return MODULES.get(name, name)
+    """The module of a layout, relative to the package."""
+    return f"sources.{MODULES.get(name, name)}"
 
 
 def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
     """The layout that `raw` names, at `root`: the one class of its module that is a Layout."""
-    module = importlib.import_module(f"{__package__}.{layout_module(raw.layout)}")
+    module = importlib.import_module(f"g2d_pipeline.{layout_module(raw.layout)}")
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Layout) and value.__module__ == module.__name__:
             return value(raw, root)
@@ -173,10 +177,7 @@ class _OldLayout(Layout[Any]):
 
     def __init__(self, raw: Any, root: Path) -> None:
         super().__init__(raw, root)
-        from g2d_pipeline.samples import SIMULATED
-
         self.module = importlib.import_module(f"{__package__}.{raw.layout}")
-        self.simulated = SIMULATED.get(raw.layout)  # type: ignore[misc]
 
     def expected(self) -> str:
         return str(self.module.expected(self.raw))
@@ -186,10 +187,6 @@ class _OldLayout(Layout[Any]):
 
     def suggest(self) -> str:
         return str(self.module.suggest(self.root, self.raw)) if hasattr(self.module, "suggest") else ""
-
-    def make_sample(self, folder: Path) -> None:
-        simulated = importlib.import_module(f"g2d_pipeline.samples.{self.raw.layout}")
-        simulated.make(folder, self.sample_size, self.seed)
 
     def read(self, settings: IngestSettings) -> Manifest:
         return self.module.read(settings, self.root)  # type: ignore[no-any-return]

@@ -1,40 +1,37 @@
 """Simulated samples of published layouts, for who has no raw data: always marked SAMPLE.
 
-A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated` with
-`make(root, size, seed)`; equal arguments give equal bytes."""
+A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated`
+with `make(root, size, seed)`; equal arguments give equal bytes."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.files import atomic_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Split
+    from g2d_pipeline.config import Split
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_TEXT = "SAMPLE.txt"
-WORKSHOP, ABANDONED = ".sample-", 3600  # prefix of unfinished samples; seconds after which they are removed
 
 
 class Simulated(NamedTuple):
-    """`published`: the data set whose layout it has; `content`: what is in it instead; `recipe`: raise it when
-    `make` changes what it writes."""
+    """`published`: the data set whose layout it has; `content`: what is in it instead; `recipe`: raise it
+    when `make` changes what it writes."""
 
     published: str
     content: str
     recipe: int = 1
 
     def text(self, module: str, size: Mapping[Split, int] | int, seed: int) -> str:
-        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or clips."""
+        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or
+        clips."""
         if isinstance(size, int):
             counts = f"clips: {size}"
         else:
@@ -49,7 +46,8 @@ class Simulated(NamedTuple):
 
 
 def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None:
-    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when whole.
+    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when
+    whole.
 
     Raises DataError where a folder is there that is no sample: it is never touched."""
     if _text_of(root) == text:
@@ -58,29 +56,13 @@ def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None
         headline = f"{root} is in the way of the simulated sample: it has no {SAMPLE_TEXT}"
         raise data_error(headline, [], "move it away, or set another raw_dir.")
     logger.info("Making the simulated sample in %s …", root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    for entry in os.scandir(root.parent):
-        if (
-            entry.name.startswith(WORKSHOP)
-            and entry.is_dir()
-            and time.time() - entry.stat().st_mtime > ABANDONED
-        ):
-            shutil.rmtree(entry.path, ignore_errors=True)
-    workshop = Path(tempfile.mkdtemp(prefix=WORKSHOP, dir=root.parent))
     try:
-        new = workshop / "new"
-        new.mkdir()
-        make(new)
-        (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
-        if root.exists():
-            root.replace(workshop / "old")
-        try:
-            new.replace(root)
-        except OSError:
-            if _text_of(root) != text:  # another run has not just made the same one
-                raise
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        with atomic_folder(root) as new:
+            make(new)
+            (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
+    except OSError:
+        if _text_of(root) != text:  # another run has not just made the same one
+            raise
 
 
 def _text_of(root: Path) -> str | None:
@@ -90,13 +72,5 @@ def _text_of(root: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise data_error(
-            f"{root / SAMPLE_TEXT} can not be read ({error})", [], "delete the folder."
-        ) from None
-
-
-def data_dir(settings: IngestSettings) -> str:  # for modules that are no `Layout` yet
-    from g2d_pipeline.sources.layout import find_layout
-
-    sample = find_layout(settings.raw, Path()).sample_dir if settings.source == "sample" else None
-    return settings.raw.raw_dir if sample is None else sample
+        headline = f"{root / SAMPLE_TEXT} can not be read ({error})"
+        raise data_error(headline, [], "delete the folder.") from None

@@ -5,7 +5,7 @@ from g2d_pipeline.training.history import DivergenceError
 from g2d_pipeline.training.recipes import train_student, train_teacher
 from g2d_pipeline.training.smp import SMP, phase_of, rank
 from g2d_pipeline.training.teachers import TeacherOutputs, teacher_outputs
-from g2d_pipeline.training.trainer import FitResult, fit
+from g2d_pipeline.training.trainer import FitResult, Trainer, fit
 
 __all__ = [
     "SMP",
@@ -13,6 +13,7 @@ __all__ = [
     "DivergenceError",
     "FitResult",
     "TeacherOutputs",
+    "Trainer",
     "fit",
     "phase_of",
     "rank",

@@ -20,18 +20,18 @@ from g2d_pipeline.training.optimisation import build_optimizer
 def attach_data_access(
     state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
 ) -> None:
-    """Fill in `State.rows`, `targets`, `batch`, `look` and `new_optimizer`."""
+    """Fill in `State.rows`, `targets`, `batch`, `evaluate` and `new_optimizer`."""
 
     def rows(split: str) -> Rows:
         if split not in ("train", "val"):
-            raise ValueError(f"a method may look at train and val, not at {split!r}")
+            raise ValueError(f"a method may read train and val, not at {split!r}")
         return data.rows[split]
 
     def batch(of: Rows) -> Batch:
         index = torch.from_numpy(of)
         return Batch(index, gather(data, of, device), target[index].to(device))
 
-    def look(of: Rows) -> Iterator[tuple[Batch, Output]]:
+    def evaluate(of: Rows) -> Iterator[tuple[Batch, Output]]:
         for start in range(0, len(of), CHUNK):
             some = batch(of[start : start + CHUNK])
             was_training = state.model.training
@@ -41,7 +41,7 @@ def attach_data_access(
             state.model.train(was_training)
             yield some, output
 
-    state.rows, state.batch, state.look = rows, batch, look
+    state.rows, state.batch, state.evaluate = rows, batch, evaluate
     state.targets = lambda of: target[torch.from_numpy(of)]
     state.new_optimizer = lambda parameters: build_optimizer(
         training.optimizer, [{"params": list(parameters)}], device

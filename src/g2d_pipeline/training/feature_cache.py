@@ -1,9 +1,9 @@
-"""Features of encoders that rest, computed once and looked up: no forward at all where it cannot change.
+"""Features of frozen encoders, computed once and looked up: no forward at all where it cannot change.
 
-A resting encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation
-mode its features depend on the sample alone, so they are known from the first look at a split on until it
-learns again. While training they are known where its batch norm is frozen (or it has none, and no dropout)
-and its input is not augmented."""
+A frozen encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation
+mode its features depend on the sample alone, so they are known from the first forward over a split on until
+it learns again. While training they are known where its batch norm is frozen (or it has none, and no
+dropout) and its input is not augmented."""
 
 from __future__ import annotations
 
@@ -45,52 +45,51 @@ class FeatureCache:
     ) -> None:
         self.model, self.data, self.device, self.dtype = model, data, device, dtype
         self.modalities = frozenset(modalities)
-        self.resting: tuple[str, ...] = ()
+        self.frozen: tuple[str, ...] = ()
         self._folder = folder
         self._features: dict[str, Array] = {}
-        self._stamps: dict[
-            tuple[str, str], list[int]
-        ] = {}  # (modality, split) → the weights it was computed with
+        # (modality, split) → the version of the weights that the features were computed with
+        self._versions: dict[tuple[str, str], list[int]] = {}
         self._steps = dict.fromkeys(data.modalities, 0)
 
-    def start_epoch(self, resting: Collection[str]) -> None:
-        """`resting`: the modalities that will not learn in this epoch, as far as the schedule can tell."""
-        self.resting = tuple(m for m in self.data.modalities if m in resting and m in self.modalities)
+    def start_epoch(self, frozen: Collection[str]) -> None:
+        """`frozen`: the modalities that the schedule expects not to learn in this epoch."""
+        self.frozen = tuple(m for m in self.data.modalities if m in frozen and m in self.modalities)
 
-    def wake(self, modalities: Collection[str]) -> None:
-        """These modalities are asked to learn after all."""
-        self.resting = tuple(m for m in self.resting if m not in modalities)
+    def unfreeze(self, modalities: Collection[str]) -> None:
+        """These modalities learn after all."""
+        self.frozen = tuple(m for m in self.frozen if m not in modalities)
 
-    def moved(self, modalities: Iterable[str]) -> None:
-        """The optimizer has moved these encoders (torch's fused steps do not count as writes to a tensor)."""
+    def mark_updated(self, modalities: Iterable[str]) -> None:
+        """The optimizer has updated these encoders (fused steps do not count as writes to a tensor)."""
         for m in modalities:
             self._steps[m] += 1
 
     def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """m → `[B, D_m]` of the train rows `rows`, for every resting modality; the first time, of the whole
-        split."""
-        for m in self.resting:
-            if not self._holds(m, "train"):
-                self._look(m)
-        return {m: take(self._features[m], rows).to(self.device) for m in self.resting}
+        """m → `[B, D_m]` of the train rows `rows`, for every frozen modality; the first time, the whole split
+        is encoded."""
+        for m in self.frozen:
+            if not self._is_valid(m, "train"):
+                self._encode_train(m)
+        return {m: take(self._features[m], rows).to(self.device) for m in self.frozen}
 
     def of_split(self, split: str) -> dict[str, Array]:
         """m → the array by row of the store, for the modalities whose features on this split are known."""
-        return {m: self._features[m] for m in self.data.modalities if self._holds(m, split)}
+        return {m: self._features[m] for m in self.data.modalities if self._is_valid(m, split)}
 
     def keep(self, modality: str, rows: npt.NDArray[np.int64], features: Tensor) -> None:
-        """Note the features `[B, D]` of some rows; they count once `done` is told of the whole split."""
+        """Store the features `[B, D]` of some rows; they are valid once the split is `complete`."""
         if modality not in self._features:
-            self._features[modality] = roomy((len(self.data.target), *features.shape[1:]), self._folder)
+            self._features[modality] = empty_array((len(self.data.target), *features.shape[1:]), self._folder)
         self._features[modality][rows] = features.float().cpu().numpy()
         release(self._features[modality])
 
-    def done(self, modality: str, split: str) -> None:
-        """All rows of the split have been kept."""
-        self._stamps[modality, split] = self._stamp(modality)
+    def complete(self, modality: str, split: str) -> None:
+        """All rows of the split have been stored."""
+        self._versions[modality, split] = self._version(modality)
 
     @torch.no_grad()
-    def _look(self, modality: str) -> None:
+    def _encode_train(self, modality: str) -> None:
         """One forward in evaluation mode over the train split, in chunks of the store's order: always the
         same bits."""
         encoder = self.model.encoders[modality]
@@ -103,26 +102,26 @@ class FeatureCache:
                 features = encoder(x)
             self.keep(modality, chunk, features)
         encoder.train(was_training)
-        self.done(modality, "train")
+        self.complete(modality, "train")
 
-    def _holds(self, modality: str, split: str) -> bool:
-        return self._stamps.get((modality, split)) == self._stamp(modality)
+    def _is_valid(self, modality: str, split: str) -> bool:
+        return self._versions.get((modality, split)) == self._version(modality)
 
-    def _stamp(self, modality: str) -> list[int]:
+    def _version(self, modality: str) -> list[int]:
         """Changes with every step of the optimizer and every other write to a weight or buffer, which torch
         counts."""
         encoder = self.model.encoders[modality]
         return [self._steps[modality]] + [t._version for t in chain(encoder.parameters(), encoder.buffers())]
 
     def state_dict(self) -> dict[str, Any]:
-        """Which modalities rest; their features follow from the weights."""
-        return {"resting": list(self.resting)}
+        """Which modalities are frozen; their features follow from the weights."""
+        return {"frozen": list(self.frozen)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.resting = tuple(state["resting"])
+        self.frozen = tuple(state["frozen"])
 
 
-def roomy(shape: tuple[int, ...], folder: Path | None) -> Array:
+def empty_array(shape: tuple[int, ...], folder: Path | None) -> Array:
     """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a
     name.
 

@@ -1,8 +1,11 @@
-"""What is written down of a training run: a row an epoch, and where it went wrong."""
+"""What is recorded of a training run: a row an epoch, and where it went wrong."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,7 +17,7 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.scoring import Scores
 
-LOOK = 50  # batches between two looks at an accelerator, which would have to wait
+CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
 
 class DivergenceError(G2DError):
@@ -29,89 +32,96 @@ class History:
         self.modalities = model.modalities
         self.description = description
         self.parameters = {m: list(model.encoders[m].parameters()) for m in model.modalities}
+        self.gradients: dict[str, Tensor] = {}  # norms of the steps since the last batch
         self.epochs: list[dict[str, Any]] = []
         self._start()
 
     def _start(self) -> None:
+        self.epoch = 0
         self.names: tuple[str, ...] = ()
         self.sums = torch.zeros(0)
         self.first_bad = torch.zeros(0)
-        self.earlier: dict[str, float] = {}  # sums under names that are no longer met in this epoch
+        self.totals: dict[str, float] = {}  # sums on the CPU: κ, and of names that no later batch has
+        self.logged: dict[str, list[Any]] = {}  # what methods log: sum, number of batches
         self.count = 0
         self.steps = 0
         self.learning: set[str] = set()
 
-    def gradients(self) -> dict[str, Tensor]:
-        """The norm of each encoder's gradient, between backward and step."""
-        found = {m: [p.grad for p in of if p.grad is not None] for m, of in self.parameters.items()}
-        learnt = {m: gradients for m, gradients in found.items() if gradients}
-        if not learnt:
-            return {}
-        # The norms of all tensors by one call, as torch's own gradient clipping does.
-        norms = torch.stack(torch._foreach_norm([g for gradients in learnt.values() for g in gradients]))
-        parts = norms.split([len(gradients) for gradients in learnt.values()])
-        return {
-            f"grad_norm/{m}": torch.linalg.vector_norm(part) for m, part in zip(learnt, parts, strict=True)
-        }
+    def record_gradients(self) -> list[str]:
+        """Store the norm of each encoder's gradient, before the step; the modalities that have one."""
+        with_none = {m: [p.grad for p in of if p.grad is not None] for m, of in self.parameters.items()}
+        gradients = {m: of for m, of in with_none.items() if of}
+        if gradients:
+            # The norms of all tensors by one call, as torch's own gradient clipping does.
+            norms = torch.stack(torch._foreach_norm([g for of in gradients.values() for g in of]))
+            parts = norms.split([len(of) for of in gradients.values()])
+            for m, part in zip(gradients, parts, strict=True):
+                self.gradients[f"grad_norm/{m}"] = torch.linalg.vector_norm(part)
+        return list(gradients)
 
-    def batch(
-        self,
-        batch: Batch,
-        terms: dict[str, Tensor],
-        gradients: dict[str, Tensor],
-        state: State,
-        stepped: bool,
-    ) -> None:
-        """Add one batch; `gradients`: of the step that it ended with, if it did.
+    def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
+        """Add one batch; `stepped`: it ended with a step of the optimizer.
 
-        Raises DivergenceError (on an accelerator up to `LOOK` batches late, but with the right batch).
+        Raises DivergenceError (on an accelerator up to `CHECK_EVERY` batches late, but with the right batch).
         """
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
-        values |= gradients | {
-            f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()
-        }
+        values |= self.gradients
+        values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
         vector = torch.stack([v.float() for v in values.values()])
+        self.epoch = state.epoch
         self.count += 1
         self.steps += stepped
         if tuple(values) != self.names:
             self._rename(tuple(values), vector, len(terms))
         self.sums = self.sums.to(vector.device) + vector
-        for m in state.active:
-            self.earlier[f"kappa/{m}"] = self.earlier.get(f"kappa/{m}", 0.0) + state.kappa.get(m, 1.0)
+        self.gradients = {}
+        self._add_logged(state)
         self.learning.update(state.active)
         losses = vector[: len(terms)]  # a gradient may overflow: fp16's scaler skips that step
         if vector.device.type == "cpu":
             if not bool(losses.isfinite().all()):
-                self._diverged(losses, self.count, state.epoch)
+                self._diverged(losses, self.count)
             return
         bad = self.first_bad.to(vector.device)
         self.first_bad = torch.where(~losses.isfinite() & (bad == 0), float(self.count), bad)
-        if self.count % LOOK == 0:
-            self.check(state.epoch)
+        if self.count % CHECK_EVERY == 0:
+            self.check()
+
+    def _add_logged(self, state: State) -> None:
+        for m in state.active:
+            kappa = state.kappa.get(m, 1.0) * float(state.logged.get(f"kappa/{m}", 1.0))
+            self.totals[f"kappa/{m}"] = self.totals.get(f"kappa/{m}", 0.0) + kappa
+        for name, value in state.logged.items():
+            if not name.startswith("kappa/"):
+                total, count = self.logged.get(name, (0.0, 0))
+                self.logged[name] = [
+                    total + (value.detach() if isinstance(value, Tensor) else value),
+                    count + 1,
+                ]
+        state.logged.clear()
 
     def _rename(self, names: tuple[str, ...], like: Tensor, losses: int) -> None:
         """Another set of terms from this batch on: close the vector and begin another one."""
         for name, value in zip(self.names, self.sums.tolist(), strict=True):
-            self.earlier[name] = self.earlier.get(name, 0.0) + value
+            self.totals[name] = self.totals.get(name, 0.0) + value
         self.names, self.sums, self.first_bad = names, torch.zeros_like(like), torch.zeros_like(like[:losses])
 
-    def check(self, epoch: int) -> None:
-        """Raise DivergenceError where a value of an earlier batch of this epoch was not finite."""
+    def check(self) -> None:
+        """Raise DivergenceError where a loss of an earlier batch of this epoch was not finite."""
         bad = self.first_bad
         if bool((bad > 0).any()):
             first = int(bad[bad > 0].min())
-            self._diverged(torch.where(bad == first, math.nan, 0.0), first, epoch)
+            self._diverged(torch.where(bad == first, math.nan, 0.0), first)
 
-    def _diverged(self, losses: Tensor, batch: int, epoch: int) -> None:
+    def _diverged(self, losses: Tensor, batch: int) -> None:
         bad = [name for name, ok in zip(self.names, losses.isfinite().tolist(), strict=False) if not ok]
-        raise DivergenceError(
-            f"{self.description}: {', '.join(bad)} became NaN or infinite in epoch {epoch}, batch {batch}."
-        )
+        where = f"epoch {self.epoch}, batch {batch}"
+        raise DivergenceError(f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}.")
 
     def means(self) -> dict[str, float]:
         """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as
         0."""
-        totals = dict(self.earlier)
+        totals = dict(self.totals)
         for name, value in zip(self.names, self.sums.tolist(), strict=True):
             totals[name] = totals.get(name, 0.0) + value
         for m in self.modalities:
@@ -126,18 +136,15 @@ class History:
 
     def end_epoch(self, epoch: int, phase: int, lr: float, scores: Scores) -> None:
         """Close the row of an epoch."""
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "phase": phase,
-            "learning": "+".join(m for m in self.modalities if m in self.learning),
-            "lr": lr,
-        }
+        learning = "+".join(m for m in self.modalities if m in self.learning)
+        row: dict[str, Any] = {"epoch": epoch, "phase": phase, "learning": learning, "lr": lr}
         means = self.means()
         terms = {name: value for name, value in means.items() if name.startswith("loss/")}
         row |= terms | {"loss/total": sum(terms.values())}
         for kind in ("grad_norm", "kappa", "confidence"):
             row |= {name: means[name] for m in self.modalities if (name := f"{kind}/{m}") in means}
-        row |= {f"{split}/{part}": value for split, of in scores.items() for part, value in of.items()}
+        row |= {name: float(total) / count for name, (total, count) in self.logged.items()}
+        row |= {f"{split}/{part}": v for split, parts in scores.items() for part, v in parts.items()}
         self.epochs.append(row)
         self._start()
 
@@ -145,17 +152,24 @@ class History:
         return pd.DataFrame(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        own = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("modalities", "description", "parameters")
-        }
-        return own | {
-            "names": list(self.names),
-            "learning": sorted(self.learning),
-            "epochs": list(self.epochs),
-        }
+        fixed = ("modalities", "description", "parameters", "gradients")
+        own = {name: value for name, value in vars(self).items() if name not in fixed}
+        return own | {"learning": sorted(self.learning), "epochs": list(self.epochs)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.names, self.learning = tuple(state["names"]), set(state["learning"])
+        vars(self).update(state | {"learning": set(state["learning"])})
+
+
+@contextmanager
+def explain_divergence(last_checkpoint: Callable[[], Path | None]) -> Iterator[None]:
+    """Add to a DivergenceError inside what can be done about it; `last_checkpoint()`: its path or None."""
+    try:
+        yield
+    except DivergenceError as error:
+        raise DivergenceError(
+            f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
+            "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), "
+            "clip_norm=1, smaller alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics "
+            "settle "
+            "slowly), or a look at the features for extreme values."
+        ) from None

@@ -1,5 +1,5 @@
 """From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers'
-answers."""
+outputs."""
 
 from __future__ import annotations
 
@@ -19,51 +19,46 @@ from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.training.augment import augment, generator
 from g2d_pipeline.training.data import Data, take
 from g2d_pipeline.training.feature_cache import FeatureCache
-from g2d_pipeline.training.teachers import TeacherOutputs, ask, online_teachers
+from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
 Rows = npt.NDArray[np.int64]
-Given = TypeVar("Given")
-Read = TypeVar("Read")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 AHEAD = 2  # batches that each thread reads before they are asked for
 
 
 class Loader:
     """Makes the batches of a training run; the same ones for any number of `workers` (threads that read
-    ahead)."""
+    ahead).
+
+    `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
     def __init__(
         self,
         data: Data,
         target: Tensor,
         teachers: Mapping[str, TeacherOutputs],
-        memory: FeatureCache,
+        online: Collection[str],
+        cache: FeatureCache,
         device: torch.device,
         *,
         seed: int,
-        teacher_view: str = "augmented",
         workers: int = 0,
     ) -> None:
-        self.data, self.target, self.teachers, self.memory, self.device = (
-            data,
-            target,
-            teachers,
-            memory,
-            device,
-        )
-        self.seed, self.workers = seed, workers
-        self.live = online_teachers(data, teachers, teacher_view)
-        for m in self.live:
-            if (model := teachers[m].model) is not None:
-                model.to(device).eval()
+        self.data, self.target, self.teachers, self.cache = data, target, teachers, cache
+        self.device, self.seed, self.workers = device, seed, workers
+        self.online = {m: model for m in online if (model := teachers[m].model) is not None}
+        for model in self.online.values():
+            model.to(device).eval()
 
     def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' answers."""
-        wanted = [m for m in self.data.modalities if m not in self.memory.resting]
+        """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' outputs."""
+        read_now = [m for m in self.data.modalities if m not in self.cache.frozen]
         on_cpu = self.device.type == "cpu"
 
         def read(numbered: tuple[int, Rows]) -> dict[str, Tensor]:
             number, rows = numbered
-            inputs = {m: take(self.data.arrays[m], rows) for m in wanted}
+            inputs = {m: take(self.data.arrays[m], rows) for m in read_now}
             if on_cpu:
                 return self._augment(inputs, epoch, number)
             return {m: x.pin_memory() for m, x in inputs.items()} if self.device.type == "cuda" else inputs
@@ -73,9 +68,12 @@ class Loader:
             moved = {m: x.to(self.device, non_blocking=True) for m, x in inputs.items()}
             yield self._batch(rows, moved if on_cpu else self._augment(moved, epoch, number), teach)
 
-    def read_after_all(self, batch: Batch, modalities: Collection[str]) -> Batch:
-        """The batch with the inputs of modalities that were thought to rest in this epoch and are asked to
-        learn."""
+    def unfreeze(self, batch: Batch, active: Collection[str]) -> Batch:
+        """The batch with the inputs of modalities that were expected to be frozen and are to learn."""
+        modalities = [m for m in active if m in batch.features]
+        if not modalities:
+            return batch
+        self.cache.unfreeze(modalities)
         rows = batch.index.numpy()
         inputs = {m: take(self.data.arrays[m], rows).to(self.device) for m in modalities}
         features = {m: f for m, f in batch.features.items() if m not in inputs}
@@ -97,23 +95,23 @@ class Loader:
         target = self.target[index].to(self.device, non_blocking=True)
         views = {}
         for m, teacher in self.teachers.items() if teach else ():
-            if m in self.live and teacher.model is not None:
-                views[m] = ask(teacher.model, m, inputs[m], target, self.data.task)
+            if m in self.online:
+                views[m] = run_teacher(self.online[m], m, inputs[m], target, self.data.task)
             else:
                 views[m] = teacher.view(rows, self.device)
-        return Batch(index, inputs, target, views, self.memory.train_features(rows))
+        return Batch(index, inputs, target, views, self.cache.train_features(rows))
 
 
 def ahead(
-    read: Callable[[Given], Read], items: Sequence[Given], workers: int
-) -> Iterator[tuple[Given, Read]]:
-    """(item, read(item)) in order, up to `workers` of them being read in threads before they are asked for."""
+    read: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """(item, read(item)) in order, up to `workers` of them being read ahead in threads."""
     if not workers:
         yield from ((item, read(item)) for item in items)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         rest = iter(items)
-        waiting: deque[tuple[Given, Future[Read]]] = deque(
+        waiting: deque[tuple[Item, Future[Result]]] = deque(
             (item, pool.submit(read, item)) for item in islice(rest, AHEAD * workers)
         )
         try:

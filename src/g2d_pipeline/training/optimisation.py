@@ -93,7 +93,7 @@ class LearningRate:
 
     Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose
     validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
-    `patience`."""
+    `patience`. Raises ConfigError where the warm-up leaves no epoch, or a group's lr is below `min_lr`."""
 
     def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
         self.optimizer = optimizer
@@ -102,13 +102,17 @@ class LearningRate:
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         if self.warmup >= epochs:
             raise ConfigError(
-                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach its full "
-                f"value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train for more epochs."
+                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach "
+                "its "
+                f"full value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train "
+                "for "
+                "more epochs."
             )
         if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
             raise ConfigError(
-                f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule only lowers "
-                "it. Say a smaller min_lr or a greater lr."
+                f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule "
+                "only "
+                "lowers it. Say a smaller min_lr or a greater lr."
             )
         self.schedule = _schedule(settings, optimizer, epochs - self.warmup)
         self.climb: lr_scheduler.LRScheduler | None = None
@@ -133,11 +137,9 @@ class LearningRate:
             self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists: epochs done, the lr of each group, and what the plateau schedule has seen."""
-        state: dict[str, Any] = {
-            "epoch": self.epoch,
-            "lr": [float(group["lr"]) for group in self.optimizer.param_groups],
-        }
+        """Plain numbers and lists: epochs done, each group's lr, and what the plateau schedule has seen."""
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        state: dict[str, Any] = {"epoch": self.epoch, "lr": lrs}
         if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
             state["bad_epochs"] = self.schedule.num_bad_epochs
             if math.isfinite(self.schedule.best):  # JSON has no infinity
@@ -179,17 +181,42 @@ def _schedule(
     return None
 
 
-def build_learning_rate(settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> LearningRate:
-    """The schedule of a training of `epochs`; the optimizer has the lr of epoch 1 afterwards.
+def scale_group_lrs(optimizer: optim.Optimizer) -> None:
+    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from the lr
+    itself."""
+    for group in optimizer.param_groups:
+        if group.get("factor", 1.0) != 1.0:
+            group["own_lr"] = group["lr"]
+            group["lr"] = group["lr"] * group["factor"]
 
-    Raises ConfigError where the warm-up leaves no epoch, or `min_lr` exceeds the lr of a group.
-    """
-    return LearningRate(settings, optimizer, epochs)
+
+def restore_group_lrs(optimizer: optim.Optimizer) -> None:
+    """The inverse, exactly."""
+    for group in optimizer.param_groups:
+        if "own_lr" in group:
+            group["lr"] = group.pop("own_lr")
 
 
 # ---------------------------------------------------------------------------------------------------- average
+class NoAverage:
+    """The model itself is evaluated and kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module: Any = model
+
+    def update(self, model: nn.Module) -> None:
+        """To be called after each step of the optimizer."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+
+
 class Average:
-    """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w.
+    """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w, 0 <
+    decay < 1.
 
     Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in
     evaluation mode; it needs no gradients."""
@@ -199,7 +226,7 @@ class Average:
         self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Any:
         return self._average.module
 
     def update(self, model: nn.Module) -> None:
@@ -213,8 +240,3 @@ class Average:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
         self._average.load_state_dict(state)
-
-
-def build_average(model: nn.Module, decay: float) -> Average:
-    """The average of `model`, on its device; 0 < `decay` < 1."""
-    return Average(model, decay)

@@ -1,4 +1,4 @@
-"""Scores of a split from one forward, and which epoch is kept."""
+"""Scores of a split from one forward, which epoch is kept, and when training ends early."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from g2d_pipeline.training.data import Data, gather, take
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 
 Scores = dict[str, dict[str, float]]  # split → part → value
+Key = tuple[float, float]  # larger is better: by the metric, then by the task loss
+WORST: Key = (-math.inf, -math.inf)
 
 
 @torch.no_grad()
@@ -28,16 +30,16 @@ def forward_split(
     method: Method,
     split: str,
     device: torch.device,
-    memory: FeatureCache | None = None,
+    cache: FeatureCache | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor], dict[str, Tensor]]]:
     """One forward in evaluation mode over a split, chunk by chunk: (rows `[B]`, features, logits), on the
     CPU.
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
-    features). Encoders whose features the memory knows do not run; what is new is kept there."""
+    features). Encoders whose features are in the cache do not run; new features are added to it."""
     was_training = model.training
     model.eval()
-    known = memory.of_split(split) if memory is not None else {}
+    known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
     for start in range(0, len(data.rows[split]), CHUNK):
         rows = data.rows[split][start : start + CHUNK]
@@ -45,13 +47,13 @@ def forward_split(
         output = model(gather(data, rows, device, unknown), features=features)
         logits = {"multi": method.predict(output).cpu()}
         logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
-        if memory is not None:
+        if cache is not None:
             for m in unknown:
-                memory.keep(m, rows, output.features[m])
+                cache.keep(m, rows, output.features[m])
         yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
-    if memory is not None:
+    if cache is not None:
         for m in unknown:
-            memory.done(m, split)
+            cache.complete(m, split)
     model.train(was_training)
 
 
@@ -62,66 +64,83 @@ def score_split(
     target: Tensor,
     split: str,
     device: torch.device,
-    memory: FeatureCache | None = None,
+    cache: FeatureCache | None = None,
 ) -> Validation:
     """Logits and targets of a split, and the scores of every part. `target` `[N]`: encoded."""
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for _, _, logits in forward_split(model, data, method, split, device, memory):
+    chunks: dict[str, list[Tensor]] = defaultdict(list)
+    for _, _, logits in forward_split(model, data, method, split, device, cache):
         for part, values in logits.items():
-            found[part].append(values)
-    of = target[torch.from_numpy(data.rows[split])]
-    whole = {part: torch.cat(values) for part, values in found.items()}
-    scores = {part: data.task.score(logits, of) for part, logits in whole.items()}
+            chunks[part].append(values)
+    expected = target[torch.from_numpy(data.rows[split])]
+    whole = {part: torch.cat(values) for part, values in chunks.items()}
+    scores = {part: data.task.score(logits, expected) for part, logits in whole.items()}
     if len(model.modalities) == 1:  # a teacher: its one modality is the whole
         del scores["multi"]
-    return Validation(whole, of, scores | {"loss": float(data.task.loss(whole["multi"], of))})
+    return Validation(whole, expected, scores | {"loss": float(data.task.loss(whole["multi"], expected))})
+
+
+def score_key(task: Task, scores: dict[str, float]) -> Key:
+    """The first value of `scores` is "multi", or a teacher's one modality."""
+    return (1 if task.higher_is_better else -1) * next(iter(scores.values())), -scores["loss"]
 
 
 class ModelSelector:
-    """Remembers weights and method of the best epoch: by the metric, then by the task loss, then the earlier
-    one.
-
-    `patience`: epochs offered with `counts` since the best validation score of those; see `early_stopping`.
-    """
+    """Keeps weights and method state of the best epoch; of equal ones, the earlier."""
 
     def __init__(self, task: Task, selection: Literal["val", "last", "test"]) -> None:
-        self.sign = 1 if task.higher_is_better else -1
-        self.selection = selection
+        self.task, self.selection = task, selection
         self.epoch = 0
-        self.key: tuple[float, float] = (-math.inf, -math.inf)
+        self.key = WORST
         self.weights: dict[str, Tensor] | None = None
         self.method: dict[str, Any] = {}
-        self.patience = 0
-        self.watched: tuple[float, float] = (-math.inf, -math.inf)
 
-    def update(
-        self, epoch: int, scores: Scores, model: MultimodalModel, method: Method, counts: bool
-    ) -> None:
+    def update(self, epoch: int, scores: Scores, model: MultimodalModel, method: Method) -> None:
         """Keep this epoch's weights if they are the best so far."""
-        if counts:
-            on_val = self._key(scores["val"])
-            self.patience = 0 if on_val > self.watched else self.patience + 1
-            self.watched = max(self.watched, on_val)
         if self.selection == "last":
             self.epoch = epoch
             return
-        key = self._key(scores[self.selection])
+        key = score_key(self.task, scores[self.selection])
         if self.weights is None or key > self.key:
             self.key, self.epoch = key, epoch
             self.weights = copy.deepcopy(model.state_dict())
             self.method = copy.deepcopy(method.state_dict())
 
-    def _key(self, of: dict[str, float]) -> tuple[float, float]:
-        """Larger is better. The first value is "multi", or a teacher's one modality."""
-        return self.sign * next(iter(of.values())), -of["loss"]
-
-    def restore(self, model: MultimodalModel, method: Method) -> None:
+    def restore(self, model: MultimodalModel, method: Method, last: MultimodalModel) -> None:
+        """Load the selected weights into `model`; where none were selected, those of `last`."""
         if self.weights is not None:
             model.load_state_dict(self.weights)
             method.load_state_dict(self.method)
+        elif last is not model:
+            model.load_state_dict(last.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("sign", "selection")}
+        return {name: value for name, value in vars(self).items() if name not in ("task", "selection")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class EarlyStopping:
+    """Counts the epochs without a better validation score; `patience` of them end training (None: never)."""
+
+    def __init__(self, task: Task, patience: int | None) -> None:
+        self.task, self.patience = task, patience
+        self.epochs = 0
+        self.key = WORST
+
+    def update(self, scores: dict[str, float], counts: bool) -> None:
+        """After an epoch; it is left out unless it `counts`."""
+        if counts:
+            key = score_key(self.task, scores)
+            self.epochs = 0 if key > self.key else self.epochs + 1
+            self.key = max(self.key, key)
+
+    @property
+    def reached(self) -> bool:
+        return self.patience is not None and self.epochs >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "key": self.key}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

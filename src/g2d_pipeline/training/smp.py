@@ -1,12 +1,12 @@
-"""Sequential Modality Prioritization (paper §3.3, Eq. 5-8): which encoders learn from a batch.
+"""Which encoders learn from a batch: all, or by Sequential Modality Prioritization (paper §3.3, Eq. 5-8).
 
-The schedule stands beside the method, so that it composes with every method.
-"""
+The schedule stands beside the method, so that it composes with every method."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,12 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SMPSettings
+from g2d_pipeline.methods.base import Batch
+from g2d_pipeline.models import MultimodalModel, depends_on_batch
+from g2d_pipeline.training.data import Data, take
+from g2d_pipeline.training.teachers import TeacherOutputs
+
+WATCH = {"start": math.nan, "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}  # of tau: auto
 
 
 def rank(confidence: Sequence[float] | Tensor) -> list[int]:
@@ -27,14 +33,8 @@ def phase_of(epoch: int, phases: Sequence[int]) -> int:
     """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs, phase k
     the rest.
 
-    Phases j < k prioritise π[j] alone; in phase k all modalities learn.
-    """
-    end = 0
-    for phase, length in enumerate(phases[:-1], start=1):
-        end += length
-        if epoch <= end:
-            return phase
-    return len(phases)
+    Phases j < k prioritise π[j] alone; in phase k all modalities learn."""
+    return 1 + int(np.searchsorted(np.cumsum(phases[:-1]), epoch))
 
 
 def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
@@ -47,12 +47,82 @@ def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
     return [1.0 - math.tanh(v / o) if v > o else 1.0 for v, o in zip(values, others, strict=True)]
 
 
-class SMP:
+class JointSchedule:
+    """No schedule: all encoders learn from every batch, in one phase. The base of those that choose.
+
+    `needs_batch_confidence`: `activate` reads the teachers' confidences of the batch; `needs_start` and
+    `watches`: `end_epoch` is to be called before the first epoch, and after an epoch; `norm`: how suppressed
+    encoders normalise (see `models.preserve_norm_stats`)."""
+
+    needs_batch_confidence = False
+    needs_start = False
+    watches = False
+    norm = "batch"
+    phase = 1
+    in_last_phase = True
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        self.modalities = tuple(modalities)
+        self.kappa: dict[str, float] = {}  # of the last batch; left out: 1
+
+    def cacheable(self, model: MultimodalModel, data: Data) -> list[str]:
+        """The modalities whose features can be looked up while they are suppressed."""
+        return []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Enter `epoch` (from 1)."""
+
+    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+        """The modalities expected to learn from none of the `batches` (store rows) of this epoch."""
+        return set()
+
+    def activate(self, batch: Batch, model: MultimodalModel) -> tuple[str, ...]:
+        """The modalities whose encoders learn from the batch; the model is made ready for it."""
+        return self.modalities
+
+    def suppressed(self, active: Sequence[str]) -> list[str]:
+        """The modalities whose encoders run without gradient; methods may choose `active` themselves."""
+        return [m for m in self.modalities if m not in active]
+
+    def before_step(self, model: MultimodalModel) -> None:
+        """Change gradients before the method and the optimizer see them."""
+
+    def end_epoch(self, confidence: Sequence[float]) -> None:
+        """`confidence` `[k]`: the mean, on val, of the model's confidence from each modality alone."""
+
+    def release(self, model: MultimodalModel) -> None:
+        """Undo what `activate` did to the model: training has ended."""
+
+    def describe(self) -> str:
+        """The phase in words, for the progress bar."""
+        return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+
+def build_schedule(
+    settings: SMPSettings | None, data: Data, teachers: Mapping[str, TeacherOutputs], epochs: int, known: bool
+) -> JointSchedule:
+    """SMP by the teachers' outputs, or no schedule. `known`: see `SMP`."""
+    if settings is None:
+        return JointSchedule(data.modalities)
+    everything = np.arange(len(data.target))
+    confidence = torch.stack([take(teachers[m].confidence, everything) for m in data.modalities])
+    val = confidence[:, torch.from_numpy(data.rows["val"])].double().mean(dim=1).tolist()
+    train = torch.from_numpy(data.rows["train"])
+    return SMP(settings, data.modalities, epochs, confidence, val, train, known)
+
+
+class SMP(JointSchedule):
     """The schedule of one training run.
 
-    `train_confidence` `[k, N]`: remembered ρ of each teacher on every row of the store (only train rows are
-    read); `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`:
-    whether the confidences of a batch are those remembered ones (no teacher sees an augmented batch)."""
+    `train_confidence` `[k, N]`: ρ of each teacher on every row of the store (only train rows are read);
+    `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`: whether
+    the confidences of a batch are those stored ones (no teacher sees an augmented batch)."""
 
     def __init__(
         self,
@@ -64,89 +134,95 @@ class SMP:
         train_rows: Tensor,
         known: bool = True,
     ) -> None:
+        super().__init__(modalities)
         self.settings = settings
-        self.modalities = tuple(modalities)
         self.phases = settings.phases(len(self.modalities), epochs)
         self.confidence = train_confidence
         self.known = known
-        self.phase = 1
+        self.partial = settings.suppression == "partial"
+        self.conv_only = settings.scope == "conv_only"
+        self.norm = "moving" if settings.update == "zero_grad" else settings.suppressed_norm
         on_train = train_confidence[:, train_rows].double().mean(dim=1)
         evidence = on_train if settings.confidence_on == "train" else val_confidence
         self.ranking = rank(evidence)
         self.evidence: list[float] = [float(c) for c in evidence]
-        self.kappa = dict.fromkeys(self.modalities, 1.0)  # of the batch that `active` was asked about last
+        self.kappa = dict.fromkeys(self.modalities, 1.0)
         self.val_confidence = [float(c) for c in val_confidence]
-        self.watch = {
-            "start": math.nan,
-            "best": -math.inf,
-            "stale": 0.0,
-            "epochs": 0.0,
-            "done": 0.0,
-        }  # of tau: auto
+        self.watch = dict(WATCH)
         self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
-        self._before: set[str] = set(self.modalities)  # … in the epoch before
-        self._sum = torch.zeros(len(self.modalities), dtype=torch.float64)
+        self.before: set[str] = set(self.modalities)  # … in the epoch before
+        self.sum = torch.zeros(len(self.modalities), dtype=torch.float64)
 
     @property
-    def partial(self) -> bool:
-        return self.settings.suppression == "partial"
+    def in_last_phase(self) -> bool:  # type: ignore[override]
+        return self.phase == len(self.phases)
 
     @property
-    def needs_batch_confidence(self) -> bool:
-        """Whether `active` looks at the confidences of the batch in this phase."""
+    def needs_batch_confidence(self) -> bool:  # type: ignore[override]
         asked = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
-        return asked and self.phase < len(self.phases)
+        return asked and not self.in_last_phase
+
+    @property
+    def watches(self) -> bool:  # type: ignore[override]
+        return self.settings.tau == "auto" and not self.in_last_phase
+
+    @property
+    def needs_start(self) -> bool:  # type: ignore[override]
+        return self.settings.tau == "auto" and math.isnan(self.watch["start"])
+
+    def cacheable(self, model: MultimodalModel, data: Data) -> list[str]:
+        s = self.settings
+        if s.update != "skip" or self.conv_only or self.partial:
+            return []
+        fixed = [m for m in data.modalities if not data.augmented(m)]
+        return [m for m in fixed if self.norm == "frozen" or not depends_on_batch(model.encoders[m])]
 
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1). `ranking: epoch` re-ranks by the confidences met in the epoch before."""
-        if (
-            self.settings.confidence_on == "train"
-            and self.settings.ranking == "epoch"
-            and bool(self._sum.any())
-        ):
-            self.ranking = rank(self._sum)
-            self.evidence = [float(c) for c in self._sum]
-        self._sum.zero_()
-        self._before, self.learnt = self.learnt, set()
+        by_epoch = self.settings.confidence_on == "train" and self.settings.ranking == "epoch"
+        if by_epoch and bool(self.sum.any()):
+            self.ranking = rank(self.sum)
+            self.evidence = [float(c) for c in self.sum]
+        self.sum.zero_()
+        self.before, self.learnt = self.learnt, set()
         if self.settings.tau != "auto":
             self.phase = phase_of(epoch, self.phases)
         elif self.watch["done"]:
             self.phase += 1
-            while (
-                self.phase < len(self.phases) and not self.phases[self.phase - 1]
-            ):  # too few epochs for this one
+            while not self.in_last_phase and not self.phases[self.phase - 1]:  # too few epochs for this one
                 self.phase += 1
-            self.watch |= {
-                "start": self.watch["next"],
-                "best": -math.inf,
-                "stale": 0.0,
-                "epochs": 0.0,
-                "done": 0.0,
-            }
+            self.watch |= WATCH | {"start": self.watch["next"]}
+
+    def activate(self, batch: Batch, model: MultimodalModel) -> tuple[str, ...]:
+        views = batch.teachers.values() if self.needs_batch_confidence else ()
+        active = self.active(torch.stack([view.confidence for view in views]) if views else None)
+        if self.conv_only:
+            set_conv_gradients(model, active)
+        return active
 
     def active(self, confidence: Tensor | None = None) -> tuple[str, ...]:
         """The modalities whose encoders learn from a batch, κ > 0; `kappa` is theirs, the others' κ is 0.
 
-        `confidence` `[k, B]`: ρ of each teacher on the batch; asked for where `looks`.
+        `confidence` `[k, B]`: ρ of each teacher on the batch, where `needs_batch_confidence`.
         """
-        found, kappa = self.modalities, [1.0] * len(self.modalities)
-        if self.phase < len(self.phases):
+        active, kappa = self.modalities, [1.0] * len(self.modalities)
+        if not self.in_last_phase:
             if self.partial:
                 kappa = partial_kappa(self._evidence(confidence))
             else:
-                found = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
+                active = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
             if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
-                self._sum += confidence.double().sum(dim=1).cpu()
-        self.kappa = {m: c if m in found else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
-        self.learnt.update(found)
-        return found
-
-    def _ranked(self, confidence: Tensor | None) -> list[int]:
-        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
+                self.sum += confidence.double().sum(dim=1).cpu()
+        self.kappa = {m: c if m in active else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
+        self.learnt.update(active)
+        return active
 
     @property
     def _by_batch(self) -> bool:
         return self.needs_batch_confidence and self.settings.ranking == "batch"
+
+    def _ranked(self, confidence: Tensor | None) -> list[int]:
+        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
 
     def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
         """The confidences `[k]` that decide about a batch."""
@@ -156,18 +232,22 @@ class SMP:
             raise ValueError("ranking: batch needs the teachers' confidences on the batch")
         return confidence.double().mean(dim=1)
 
-    @property
-    def wants_start(self) -> bool:
-        """Whether `end_epoch` must be told the confidences before the first epoch (`tau: auto`)."""
-        return self.settings.tau == "auto" and math.isnan(self.watch["start"])
+    def suppressed(self, active: Sequence[str]) -> list[str]:
+        return [] if self.conv_only else super().suppressed(active)
+
+    def before_step(self, model: MultimodalModel) -> None:
+        """`update: zero_grad`: a suppressed encoder's gradient is zero; momentum and decay still move it."""
+        if self.settings.update == "zero_grad":
+            for parameter in model.encoders.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def end_epoch(self, confidence: Sequence[float]) -> None:
         """`tau: auto`: decide whether this was the last epoch of the phase.
 
-        `confidence` `[k]`: the mean, on val, of the student's confidence from each modality alone. The first
-        call, before epoch 1, notes where the gap begins. Watched is the modality that the whole train split
-        ranks here."""
-        if self.settings.tau != "auto" or self.phase == len(self.phases):
+        The first call, before epoch 1, notes where the gap begins. Watched is the modality that the whole
+        train split ranks here."""
+        if not self.watches:
             return
         position = self.ranking[self.phase - 1]
         now, watch = float(confidence[position]), self.watch
@@ -183,40 +263,46 @@ class SMP:
         watch["done"] = float(closed or out)
         watch["next"] = float(confidence[self.ranking[self.phase]])  # where the next phase's gap begins
 
-    def resting(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
-        """The modalities that will learn from none of the `batches` (store rows) of this epoch, as far as one
-        can tell.
+    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+        """The modalities expected to learn from none of the `batches` (store rows) of this epoch.
 
         Where the ranking depends on augmented batches: those that did not learn in the epoch before.
         """
-        others = set(self.modalities)
-        if self.phase == len(self.phases) or self.partial:
+        if self.in_last_phase or self.partial:
             return set()
-        if not (self.needs_batch_confidence and self.settings.ranking == "batch"):
+        others = set(self.modalities)
+        if not self._by_batch:
             return others - {self.modalities[self.ranking[self.phase - 1]]}
         if not self.known:
-            return others - self._before
+            return others - self.before
         ranked = (self._ranked(self.confidence[:, torch.from_numpy(rows)]) for rows in batches)
         return others - {self.modalities[r[self.phase - 1]] for r in ranked}
 
+    def release(self, model: MultimodalModel) -> None:
+        if self.conv_only:
+            set_conv_gradients(model, self.modalities)
+
+    def describe(self) -> str:
+        if self.partial:
+            return ""
+        one = self.modalities[self.ranking[self.phase - 1]]
+        who = "all learn" if self.in_last_phase else f"{one} learns"
+        return f"phase {self.phase}/{len(self.phases)} ({who})"
+
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "phase": self.phase,
-            "ranking": list(self.ranking),
-            "learnt": sorted(self.learnt),
-            "before": sorted(self._before),
-            "sum": self._sum.clone(),
-            "evidence": list(self.evidence),
-            "watch": {name: value if math.isfinite(value) else None for name, value in self.watch.items()},
+        state = {
+            name: copy.copy(getattr(self, name)) for name in ("phase", "ranking", "evidence", "watch", "sum")
         }
+        return state | {"learnt": sorted(self.learnt), "before": sorted(self.before)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.phase = int(state["phase"])
-        self.ranking = [int(p) for p in state["ranking"]]
-        self.learnt, self._before = set(state["learnt"]), set(state["before"])
-        self._sum = torch.as_tensor(state["sum"]).clone()
-        self.evidence = [float(c) for c in state["evidence"]]
-        unknown = {"start": math.nan, "best": -math.inf}  # JSON has neither
-        self.watch = {
-            name: unknown[name] if value is None else value for name, value in state["watch"].items()
-        }
+        sets = {name: set(state[name]) for name in ("learnt", "before")}
+        vars(self).update(copy.deepcopy(state) | sets)
+
+
+def set_conv_gradients(model: MultimodalModel, active: Sequence[str]) -> None:
+    """`scope: conv_only`: convolution weights of suppressed encoders get no gradient; all else learns."""
+    for m, encoder in model.encoders.items():
+        for weight in encoder.parameters():
+            if weight.dim() == 4:
+                weight.requires_grad_(m in active)

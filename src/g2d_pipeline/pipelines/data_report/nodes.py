@@ -23,7 +23,7 @@ def make_data_report(
 
     @cache
     def report() -> dict[str, Any]:
-        project = Path(settings.machine.project)
+        project = Path(settings.options.project)
         hashes = cache_file(project, settings.dataset)
         return describe_data(manifest, features, project / manifest.meta["raw_dir"], hashes)
 

@@ -7,45 +7,38 @@ from functools import partial
 from pathlib import Path
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
-from g2d_pipeline.config import DistillSettings, RunOptions, StudentRun
+from g2d_pipeline.config import DistillSettings
 from g2d_pipeline.features.store import FeatureStore
 
 
 def train_students(
     features: FeatureStore, teachers: dict[str, TrainedFolder], settings: DistillSettings
 ) -> dict[str, Callable[[Path], Trained]]:
-    """Cell → what trains its student; the catalog skips the fresh ones."""
-    return {
-        name: partial(_train, features=features, teachers=teachers, cell=cell, machine=settings.machine)
-        for name, cell in settings.cells.items()
-    }
+    """Run → what trains its student, given a folder; the catalog skips the fresh ones."""
+    return {name: partial(_train, name, features, teachers, settings) for name in settings.runs}
 
 
 def _train(
-    folder: Path,
+    name: str,
     features: FeatureStore,
     teachers: dict[str, TrainedFolder],
-    cell: StudentRun,
-    machine: RunOptions,
+    settings: DistillSettings,
+    folder: Path,
 ) -> Trained:
     from g2d_pipeline.training import Data, train_student
 
+    run = settings.runs[name]
     return train_student(
-        Data.from_store(features, cell.target, cell.augment),
-        cell.encoders,
-        {m: teachers[f"{m}/seed{cell.seed}"] for m in cell.encoders} if cell.needs_teachers else {},
-        method=cell.algorithm,
-        parameters=cell.parameters,
-        smp=cell.smp,
-        fusion=cell.fusion,
-        training=cell.training,
-        seed=cell.seed,
-        device=machine.device,
-        project=machine.project,
-        workers=machine.workers,
-        folder=folder,
-        checkpoint_minutes=machine.checkpoint_minutes,
-        log=machine.log,
-        progress=machine.progress,
-        description=f"{cell.method}, seed {cell.seed}",
+        Data.from_store(features, run.target, run.augment),
+        run.encoders,
+        {m: teachers[f"{m}/seed{run.seed}"] for m in run.encoders} if run.needs_teachers else {},
+        method=run.algorithm,
+        parameters=run.parameters,
+        smp=run.smp,
+        fusion=run.fusion,
+        training=run.training,
+        seed=run.seed,
+        description=f"{run.method}, seed {run.seed}",
+        weights=settings.weights,
+        options=settings.options.updated(folder=folder),
     )

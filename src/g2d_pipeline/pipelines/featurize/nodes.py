@@ -22,5 +22,5 @@ def featurize_modalities(
 
 
 def _write(folder: Path, previous: Sequence[Path], manifest: Manifest, settings: FeaturizeSettings) -> None:
-    root = Path(settings.machine.project) / manifest.meta["raw_dir"]
+    root = Path(settings.options.project) / manifest.meta["raw_dir"]
     write_store(folder, manifest, root, settings, previous)

@@ -11,4 +11,4 @@ from g2d_pipeline.sources.manifest import Manifest
 
 def ingest_raw(settings: IngestSettings) -> Manifest:
     """Read the raw layout and list every sample: its split, its target, where each modality lies."""
-    return read_raw(settings, Path(settings.machine.project))
+    return read_raw(settings, Path(settings.options.project))

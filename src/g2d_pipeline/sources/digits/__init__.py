@@ -1,4 +1,5 @@
-"""Digits seen and heard: `av_digits`, the bundled sample, and `spoken_mnist`, both real; what the two share."""
+"""Digits seen and heard: `av_digits`, the bundled sample, and `spoken_mnist`, both real; what the two
+share."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class Clip(NamedTuple):
 
 
 class DigitsLayout(Layout[R]):
-    """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`; `clip_name`: a
-    pattern with the groups digit, speaker and perhaps take; `clip_form`: the same for messages."""
+    """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`;
+    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: the same for
+    messages."""
 
     task = "classification"
     modalities = ("audio", "image")

@@ -29,9 +29,10 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
 
     def expected(self) -> str:
         return (
-            f"{self.raw.raw_dir} must hold the folders fsdd (recordings/{{digit}}_{{speaker}}_{{take}}.wav, from "
-            f"github.com/Jakobovski/free-spoken-digit-dataset) and mnist_t10k ({Path(IMAGES).name} and "
-            f"{Path(LABELS).name}). Set the environment variable G2D_SHARED_DATA to the folder that holds both."
+            f"{self.raw.raw_dir} must hold the folders fsdd (recordings/{{digit}}_{{speaker}}_{{take}}.wav, "
+            f"from github.com/Jakobovski/free-spoken-digit-dataset) and mnist_t10k ({Path(IMAGES).name} and "
+            f"{Path(LABELS).name}). Set the environment variable G2D_SHARED_DATA to the folder that holds "
+            "both."
         )
 
     def raw_files(self) -> list[Path]:

@@ -7,7 +7,6 @@ import datetime
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +34,22 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 Pixels = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a label file; `wetness` in [0, 1] is what the picture shows."""
-
-    station: str
-    wetness: float
-    cells: tuple[Any, ...]
-
-    @property
-    def image(self) -> str:
-        return str(self.cells[HEADER.index("image")])
-
-
 def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
-    """Write six XLSX files and a picture a row into the existing folder; equal arguments give equal bytes.
+    """Write six XLSX files and an image a row into the existing folder; equal arguments give equal bytes.
 
-    `rows`: how many train, val and test have.
-    """
+    `rows`: how many train, val and test have."""
     (folder / IMAGES).mkdir(parents=True)
     (folder / LABELS).mkdir(parents=True)
     for k, split in enumerate(SPLITS):
         rng = np.random.default_rng([seed, k])
-        lines = _rows(split, rows[split], rng)
-        for line in lines:
-            draw_patch(line.wetness, HUES[line.station], rng).save(folder / IMAGES / line.image, quality=88)
+        wetness, lines = _rows(split, rows[split], rng)
+        for w, cells in zip(wetness, lines, strict=True):
+            draw_patch(w, HUES[cells[1]], rng).save(folder / IMAGES / cells[2], quality=88)
         mixed = [lines[i] for i in rng.permutation(len(lines))]
-        write_xlsx(
-            folder / LABELS / f"combined_only_{split}_set.xlsx", HEADER, [line.cells for line in mixed]
-        )
-        if split == "test":
-            for station in STATIONS:
-                cells = [line.cells for line in mixed if line.station == station]
-                write_xlsx(folder / LABELS / f"{station}_only_test_set.xlsx", HEADER, cells)
+        write_xlsx(folder / LABELS / f"combined_only_{split}_set.xlsx", HEADER, mixed)
+        for station in STATIONS if split == "test" else ():
+            own = [cells for cells in mixed if cells[1] == station]
+            write_xlsx(folder / LABELS / f"{station}_only_test_set.xlsx", HEADER, own)
 
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -109,22 +91,23 @@ def draw_patch(wetness: float, hue: Sequence[float], rng: np.random.Generator) -
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
 
 
-def _rows(split: Split, count: int, rng: np.random.Generator) -> list[Row]:
-    lines: list[Row] = []
+def _rows(split: Split, count: int, rng: np.random.Generator) -> tuple[list[float], list[tuple[Any, ...]]]:
+    """What each image shows, in [0, 1], and the cells of its row."""
+    shown: list[float] = []
+    lines: list[tuple[Any, ...]] = []
     for station, n in zip(STATIONS, _shares(count), strict=True):
-        wetness = rng.beta(1.6, 1.6, n)
-        for k, w in enumerate(wetness):
+        for k, w in enumerate(rng.beta(1.6, 1.6, n)):
             when = EPOCH + datetime.timedelta(hours=int(rng.integers(0, 550)) * 24 + int(rng.integers(8, 18)))
             vwc = round(float(np.clip(0.08 + 0.37 * w + rng.normal(0, 0.008), 0.08, 0.45)), 4)
             weather: list[float | None] = [*_weather(w, rng)]
-            first = not lines  # keeps every column filled somewhere in train
             for i, column in enumerate(WEATHER):
-                blank = rng.uniform() < BLANKS
-                if not first and (blank or (column, station) == (BLANK_COLUMN, BLANK_STATION)):
+                blank = rng.uniform() < BLANKS or (column, station) == (BLANK_COLUMN, BLANK_STATION)
+                if blank and lines:  # the first row keeps every column filled somewhere in train
                     weather[i] = None
             image = f"{station}_{split}_{k:04d}_{when:%Y%m%d%H}.jpg"
-            lines.append(Row(station, float(w), (f"{when:%Y-%m-%d %H:%M}", station, image, vwc, *weather)))
-    return lines
+            lines.append((f"{when:%Y-%m-%d %H:%M}", station, image, vwc, *weather))
+            shown.append(float(w))
+    return shown, lines
 
 
 def _weather(wetness: float, rng: np.random.Generator) -> list[float]:

@@ -1,0 +1,202 @@
+"""Kill and resume: where a run is, when it is saved, which checkpoints fit, Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from g2d_pipeline.artefacts import CHECKPOINTS
+from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.methods.base import Method
+from g2d_pipeline.training.checkpoint import Checkpoints
+from g2d_pipeline.training.data import Data
+from g2d_pipeline.training.history import History
+from g2d_pipeline.training.loader import Rows
+
+logger = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """Whatever has a state."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass
+class LoopState:
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: the train rows of the epoch,
+    where a method changed them."""
+
+    epoch: int = 1
+    batch: int = 0
+    batch_size: int = 0
+    rows: Rows | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Stop:
+    """`number`: the signal that asked to stop, or None."""
+
+    number: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """While it lasts, the first Ctrl-C or SIGTERM is only noted; a second one acts as it always does.
+
+    Does nothing outside the main thread. A signal that is ignored (nohup) stays ignored."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    handlers = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.number = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def run_identity(
+    training: TrainingSettings,
+    smp: SMPSettings | None,
+    method: Method,
+    model: nn.Module,
+    data: Data,
+    seed: int,
+) -> dict[str, Any]:
+    """What a checkpoint must agree with to be resumed."""
+    shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
+    samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
+    return {
+        "training": training.model_dump(mode="json"),
+        "smp": smp.model_dump(mode="json") if smp is not None else None,
+        "method": f"{type(method).__module__}.{type(method).__qualname__}",
+        "parameters": method.parameters.model_dump(mode="json"),
+        "augment": {m: a.model_dump(mode="json") if a is not None else None for m, a in data.augment.items()},
+        "seed": seed,
+        "model": hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest(),
+        "samples": samples.hexdigest(),
+    }
+
+
+class NoCheckpointer:
+    """Nothing is saved, and signals act as they always do. The base of the one that saves."""
+
+    last: Path | None = None  # the newest checkpoint
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """While training: go on from the newest checkpoint, and note signals."""
+        yield
+
+    def end_step(self) -> None:
+        """Save where it is time to; to be called after each step of the optimizer."""
+
+    def end_epoch(self, ended: bool) -> None:
+        """The same after an epoch; `ended`: it was the last one."""
+
+
+class Checkpointer(NoCheckpointer):
+    """Saves `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is cheap, after the
+    last one, and when a signal asks to stop, which ends the run.
+
+    Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
+    SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        parts: Mapping[str, Part],
+        identity: dict[str, Any],
+        loop: LoopState,
+        history: History,
+        description: str,
+    ) -> None:
+        if options.folder is None:
+            raise ValueError("checkpoints need a folder")
+        self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
+        self.parts, self.identity, self.loop, self.history = parts, identity, loop, history
+        self.description = description
+        self.stop = Stop()
+
+    @property
+    def last(self) -> Path | None:  # type: ignore[override]
+        return self.checkpoints.last
+
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        with stop_on_signals() as self.stop:
+            self._resume()
+            yield
+
+    def end_step(self) -> None:
+        if self.stop.number is not None or self.checkpoints.due():
+            self._save()
+
+    def end_epoch(self, ended: bool) -> None:
+        if self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end():
+            self._save()
+
+    def _resume(self) -> None:
+        saved = self.checkpoints.newest()
+        if saved is None:
+            return
+        if different := [key for key, value in self.identity.items() if saved["identity"].get(key) != value]:
+            raise ConfigError(
+                f"{self.description}: {self.checkpoints.folder} holds checkpoints of another training "
+                f"(another {', another '.join(different)}). Give another folder, or delete this one to start "
+                "anew."
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        logger.info("%s: goes on from epoch %d, batch %d", self.description, self.loop.epoch, self.loop.batch)
+
+    def _save(self) -> None:
+        self.history.check()
+        epoch, batch = self.loop.epoch, self.loop.batch
+        state = {"identity": self.identity} | {name: part.state_dict() for name, part in self.parts.items()}
+        saved = self.checkpoints.save(state, epoch, batch)
+        if self.stop.number is not None:
+            kept = saved or self.last
+            where = "saved; the same command goes on from there" if kept else "but nothing could be saved"
+            raise InterruptedRun(
+                f"{self.description}: stopped by {self.stop.name} at epoch {epoch}, batch {batch}, {where}.",
+                self.stop.number,
+            )

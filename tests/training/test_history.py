@@ -1,0 +1,47 @@
+"""What methods log with `state.log` becomes columns of the history."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.models import Output
+from g2d_pipeline.models.build import build_model
+from g2d_pipeline.training import FitResult, fit
+from tests.conftest import TINY, make_data, recipe
+
+
+class Logging(Method):
+    """Logs κ in the first epoch, a number in every batch but the first, a tensor in each."""
+
+    def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
+        if state.epoch == 1:
+            state.log(f"kappa/{state.model.modalities[0]}", 0.25)
+        state.log("norm", output.logits.new_tensor(3.0).requires_grad_())
+        self.batches = getattr(self, "batches", 0) + 1
+        if self.batches > 1:
+            state.log("number", float(self.batches))
+        return super().loss(output, batch, state)
+
+
+def trained() -> FitResult:
+    data = make_data()
+    modality = {"encoder": TINY.model_dump(mode="json"), "shape": [6], "normaliser": None}
+    architecture = {"modalities": dict.fromkeys(data.modalities, modality), "fusion": "late"}
+    model = build_model(architecture | {"task": data.task.to_json()})
+    return fit(model, data, Logging(), training=recipe(2), device="cpu", progress=False)
+
+
+def test_logged_values_are_means_over_the_batches_that_logged_them() -> None:
+    history = trained().history
+    first = next(iter(make_data().modalities))
+    assert history[f"kappa/{first}"].tolist() == [0.25, 1.0]
+    assert history["norm"].tolist() == [3.0, 3.0]
+    assert history["number"].tolist() == [3.0, 6.5]  # four batches an epoch: of 2, 3, 4, and of 5 … 8
+
+
+def test_a_column_of_the_history_itself_cannot_be_logged() -> None:
+    with pytest.raises(ValueError, match="loss/task"):
+        State(model=None, optimizer=None, task=None, epochs=1).log("loss/task", torch.tensor(1.0))  # type: ignore[arg-type]
