@@ -144,10 +144,10 @@ def test_settings_of_tables_that_can_not_be_right(table: Any, words: str) -> Non
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("metdata.csv", r"'metdata\.csv' is not there \(nearest: 'metadata\.csv'\)"),
-        ("metadata.tsv", r"'metadata\.tsv' is not there \(nearest: 'metadata\.csv'\)"),
-        ("tables/birds.csv", r"'tables/birds\.csv' is not there \(nearest: 'deeper/birds\.csv'\)"),
-        ("deeper/birdz.csv", r"'deeper/birdz\.csv' is not there \(nearest: 'deeper/birds\.csv'\)"),
+        ("metdata.csv", r"'metdata\.csv' is not there\. Did you mean 'metadata\.csv'\?"),
+        ("metadata.tsv", r"'metadata\.tsv' is not there\. Did you mean 'metadata\.csv'\?"),
+        ("tables/birds.csv", r"'tables/birds\.csv' is not there\. Did you mean 'deeper/birds\.csv'\?"),
+        ("deeper/birdz.csv", r"'deeper/birdz\.csv' is not there\. Did you mean 'deeper/birds\.csv'\?"),
     ],
 )
 def test_the_nearest_table_is_suggested(root: Path, asked: str, words: str) -> None:

@@ -93,7 +93,7 @@ def test_categories_that_are_names_or_nearly_the_same(tmp_path: Path) -> None:
         read(tmp_path, many, **PLACE)
     with pytest.raises(DataError, match=r"(?s)column 'soil' is blank.*leave it out of `categorical`"):
         read(tmp_path, frame(soil=""), **PLACE)
-    with pytest.raises(DataError, match=r"(?s)lacks columns.*'soil' \(nearest: 'soill'\)"):
+    with pytest.raises(DataError, match=r"(?s)lacks columns.*'soil'\. Did you mean 'soill'\?"):
         read(tmp_path, frame(soill="clay"), **PLACE)
     with pytest.raises(DataError, match=r"'own': column 'soil' is blank in all of train"):
         read(tmp_path, frame(soil=[""] * 6 + ["clay"] * 6), **PLACE)
@@ -237,13 +237,13 @@ def test_tabular_modalities_are_not_in_raw_columns(tmp_path: Path) -> None:
 
 
 def test_an_array_of_numbers_is_a_table_whose_columns_are_named_in_the_settings(tmp_path: Path) -> None:
-    from g2d_pipeline.sources.table_reading import read_table
+    from g2d_pipeline.sources.table.reading import read_table
 
     np.save(tmp_path / "labels.npy", np.array([2, 0, 1]))
     table = read_table(tmp_path / "labels.npy", "labels.npy", ["emotion"])
-    assert table.headers == ["emotion"]
+    assert table.names == ["emotion"]
     assert table["emotion"].tolist() == [2.0, 0.0, 1.0]
-    assert table.rows.tolist() == [0, 1, 2]
+    assert table.places["row"].tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"has 1 columns and `names` gives no names"):
         read_table(tmp_path / "labels.npy", "labels.npy")
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))

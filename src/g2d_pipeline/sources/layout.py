@@ -39,6 +39,7 @@ class Samples:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     group_disjoint: bool = False
+    raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
 
 
 class Layout(Generic[R]):
@@ -125,7 +126,7 @@ class Layout(Generic[R]):
         return build(
             samples.table,
             settings,
-            raw_dir=(settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
+            raw_dir=samples.raw_dir or (settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
             class_names=list(samples.class_names),
             group_disjoint=samples.group_disjoint,
             dropped=samples.dropped,
