@@ -41,10 +41,16 @@ def rows(folder: Path, file: str, prefix: str = "", n: int = N, column: str = "f
 def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifest:
     kinds = kinds or {"photo": "image"}
     settings = IngestSettings(
-        dataset="own", source="raw", task="classification", target=TargetSettings(), kinds=kinds,
-        raw=Table(raw_dir="raw", target="label", **raw), columns={k: [k] for k in kinds}, max_bad_fraction=0.0,
+        dataset="own",
+        source="raw",
+        task="classification",
+        target=TargetSettings(),
+        kinds=kinds,
+        raw=Table(raw_dir="raw", target="label", **raw),
+        columns={k: [k] for k in kinds},
+        max_bad_fraction=0.0,
         options=MACHINE,
-    )  # fmt: skip
+    )
     return read_raw(settings, root.parent)
 
 

@@ -47,11 +47,18 @@ def read(
     every = {name: [name] for name in kinds} | (columns or {})
     return read_raw(
         IngestSettings(
-            dataset="own", source="raw", task="classification", target=TargetSettings(), raw=of, columns=every,
-            kinds=kinds, max_bad_fraction=0.0, options=MACHINE,
+            dataset="own",
+            source="raw",
+            task="classification",
+            target=TargetSettings(),
+            raw=of,
+            columns=every,
+            kinds=kinds,
+            max_bad_fraction=0.0,
+            options=MACHINE,
         ).model_copy(update=changes),
         folder,
-    )  # fmt: skip
+    )
 
 
 PLACE = {"kinds": {"place": "tabular"}, "columns": {"place": ["size", "soil"]}, "categorical": ["soil"]}
@@ -119,11 +126,16 @@ def test_dates_are_days_or_missing(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "note"),
     [
-        ("2024-02-29", None), ("2024/2/29", None), ("20240229", None), ("29.2.2024", None), ("2024-02-29T00:00Z", None),
-        ("29/02/2024", "'29/02/2024' the day comes first"), ("2-29-2024", "'2-29-2024' the month comes first"),
+        ("2024-02-29", None),
+        ("2024/2/29", None),
+        ("20240229", None),
+        ("29.2.2024", None),
+        ("2024-02-29T00:00Z", None),
+        ("29/02/2024", "'29/02/2024' the day comes first"),
+        ("2-29-2024", "'2-29-2024' the month comes first"),
         ("2024-02-29 13:30:00+01:00", "the times of day in 12 cells are not used"),
     ],
-)  # fmt: skip
+)
 def test_how_dates_may_be_written(tmp_path: Path, cell: str, note: str | None) -> None:
     manifest = read(tmp_path, frame(day=cell), **DAY)
     assert set(manifest.table["day"]) == {pd.Timestamp("2024-02-29")}

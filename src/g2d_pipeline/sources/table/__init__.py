@@ -28,8 +28,8 @@ class TableLayout(Layout[Table]):
         common = "'metadata.csv' (or .tsv, .jsonl, .parquet, .xlsx; or 'train.csv', 'val.csv' and 'test.csv')"
         return (
             f"{raw.raw_dir} must hold the table {tables or common} (set raw_dir and table in the data set's "
-            f"parameters): a row a sample, the target in column {raw.target!r}, paths relative to its folder or "
-            "`root`."
+            f"parameters): a row a sample, the target in column {raw.target!r}, paths relative to its folder "
+            "or `root`."
         )
 
     def suggest(self) -> str:
@@ -46,7 +46,7 @@ class TableLayout(Layout[Table]):
         return sorted({*media, *(self.root / file for file in tables), *joined})
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
-        """A sample a row: its id, split, target, the path of each medium and the values of tabular modalities.
+        """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.
 
         Rows that can not be read, or have no target or file, are dropped while their share is at most
         `max_bad_fraction`; a split that is drawn is drawn after that. Raises DataError naming rows, columns

@@ -1,5 +1,6 @@
-"""Columns of a user's table as numbers, targets, categories, dates, texts and ids: what can mean only one thing
-is read, the rest is refused with its row."""
+"""Columns of a user's table as numbers, targets, categories, dates, texts and ids.
+
+What can mean only one thing is read; the rest is refused with its row."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
 
 
 def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
-    """The numbers of tabular modalities; DataError for columns of text or blanks, for cells that are no numbers,
-    and for infinities."""
+    """The numbers of tabular modalities; DataError for columns of text or blanks, for cells that are no
+    numbers, and for infinities."""
     features: dict[str, Floats] = {}
     lines: list[str] = []
     for name in names:
@@ -98,9 +99,9 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
         remedy = "set `task: classification`, or another target."
         raise data_error("The target of a regression is text", table.cells(faults, name), remedy)
     for i, reason in faults.items():
-        table.fault([i], f"column {name!r}: {reason}")
-    table.fault(np.flatnonzero(np.isnan(values)).tolist(), f"no value in the target's column {name!r}")
-    table.fault(np.flatnonzero(np.isinf(values)).tolist(), f"the target {name!r} is infinite")
+        table.faults.setdefault(i, f"column {name!r}: {reason}")
+    table.fault(np.isnan(values), f"no value in the target's column {name!r}")
+    table.fault(np.isinf(values), f"the target {name!r} is infinite")
     good = np.delete(values, list(table.faults))
     if len(good) > 1 and good.min() == good.max():
         headline = f"{table.file}: the target {name!r} is {good[0]:g} in all {len(good)} rows"
@@ -117,11 +118,9 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
 def read_labels(
     table: RawTable, name: str, classes: list[str] | None
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted, numbers
-    by value.
-
-    DataError where there is one class only, where the target resembles a measurement, or where labels are not
-    among `classes`."""
+    """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted,
+    numbers by value. DataError where there is one class only, where the target resembles a measurement, or
+    where labels are not among `classes`."""
     labels = pd.Series(table.texts(name), dtype=object)
     present = labels[labels != ""]
     unique = set(present)
@@ -152,7 +151,7 @@ def read_labels(
     _note_similar(table, "Classes", names)
     codes = {label: k for k, label in enumerate(classes or names)}
     target = labels.map(codes).fillna(-1).to_numpy(np.int64)
-    table.fault(np.flatnonzero(target < 0).tolist(), f"no label in the target's column {name!r}")
+    table.fault(target < 0, f"no label in the target's column {name!r}")
     return target, classes or names
 
 
@@ -176,7 +175,7 @@ def _all_numbers(labels: Iterable[str]) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------- categories, dates, texts, ids
+# ------------------------------------------------------------------------------ categories, dates, texts, ids
 def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
     """A column as categories `[N]`, null where missing. DataError where it is blank, or where its values are
     names rather than categories."""
@@ -251,15 +250,14 @@ def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> npt.NDAr
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
     null, is no text: a fault. DataError where all are empty."""
     cells = {name: as_text(table[name]) for name in columns}
-    absent = {name: np.flatnonzero(column.isna()).tolist() for name, column in cells.items()}
     filled = {name: column.fillna("").tolist() for name, column in cells.items()}
     index = table.places["index"].tolist()
     texts = fill(source, filled, index, blanks=True) if "{" in source else filled[source]
     if not any(texts):
         remedy = "leave the modality out, or fill the column."
         raise data_error(f"{table.file}: {source!r} holds no text", [], remedy)
-    for name, rows in absent.items():
-        table.fault(rows, f"no text in column {name!r}")
+    for name, column in cells.items():
+        table.fault(column.isna().to_numpy(bool), f"no text in column {name!r}")
     return np.array(texts, object)
 
 

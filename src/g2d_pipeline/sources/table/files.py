@@ -25,7 +25,7 @@ Tables = dict[
 
 
 def find_tables(root: Path, raw: Table) -> Tables:
-    """The table, or the three of the splits; empty: not (all) there. DataError where two files may be the one."""
+    """The table, or the three of the splits; empty: not (all) there. DataError where two may be the one."""
     tables: Tables
     if raw.table is None:
         tables = _common_tables(root)

@@ -90,9 +90,9 @@ class RawTable:
         if text not in self.notes:
             self.notes.append(text)
 
-    def fault(self, positions: Iterable[int], reason: str) -> None:
-        """The rows at these positions can not be used; an earlier reason stays."""
-        for i in positions:
+    def fault(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
+        """The rows of this mask `[N]` can not be used; an earlier reason stays."""
+        for i in np.flatnonzero(rows).tolist():
             self.faults.setdefault(i, reason)
 
     def bad_rows(self) -> list[BadRow]:
@@ -108,7 +108,7 @@ class RawTable:
         return f"{self.row(i)}, column {name!r}"
 
     def cells(self, positions: Iterable[int], name: str, values: pd.Series[Any] | None = None) -> list[str]:
-        """Cells for messages, e.g. `train.csv, row 7, column 'size': 'big'`; `values`: what is shown of them."""
+        """Cells for messages, e.g. `a.csv, row 7, column 'size': 'big'`; `values`: what is shown of them."""
         values = self.data[name] if values is None else values
         return [f"{self.place(i, name)}: {values.iloc[i]!r}" for i in positions]
 
@@ -154,7 +154,7 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
 
 
 def as_text(cells: pd.Series[Any] | Iterable[Any]) -> pd.Series[Any]:
-    """Cells of any types as a column of text: 3.0 → `3`, missing → null, dates as ISO, lists as `<list>`."""
+    """Cells of any type as a column of text: 3.0 → `3`, missing → null, dates in ISO, lists as `<list>`."""
     if isinstance(cells, pd.Series) and isinstance(cells.dtype, pd.StringDtype):
         return cells
     return pd.Series([_text(cell) for cell in cells], dtype="str")

@@ -27,10 +27,8 @@ def needed_columns(source: str) -> list[str]:
 def fill(
     template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False
 ) -> list[str]:
-    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are columns.
-
-    "" where a column that the template needs is blank in the row; with `blanks` where all of them are.
-    """
+    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are
+    columns. "" where a column that the template needs is blank; with `blanks` where all of them are."""
     parts = FIELD.split(template)  # text, name, text, name, … text
     names = parts[1::2]
     filled = []
@@ -44,9 +42,8 @@ def fill(
 
 
 def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
-    """The cells of a column, or a template filled; "" where there is nothing.
-
-    `start`: the folder where paths start, below which each table's own folder comes first; None: they do not."""
+    """The cells of a column, or a template filled; "" where there is nothing. `start`: the folder where paths
+    start, below which each table's own folder comes first (None: it does not)."""
     if "{" in source:
         columns = {name: table.texts(name).tolist() for name in needed_columns(source)}
         paths = fill(source, columns, table.places["index"].tolist())
@@ -64,7 +61,7 @@ def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
 
 
 def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, list[str]], base: Path) -> None:
-    """Bring the `paths` of each modality into plain form, in place; rows without a readable file get a fault."""
+    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault."""
     if paths and not base.is_dir():
         headline = f"There is no folder {os.fspath(base)!r} for the paths in {table.file}"
         raise data_error(headline, [], "set `root` under `raw`.")
@@ -76,7 +73,7 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
             else:
                 fault = f"no file in column {sources[name]!r}"
             if fault:
-                table.fault([i], fault)
+                table.faults.setdefault(i, fault)
 
 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
@@ -143,8 +140,7 @@ class Files:
         return path, fault and f"{file!r} {fault}"
 
     def _listing(self, folder: str) -> dict[str, bool] | str:
-        """What is in a folder, each with whether it is a symbolic link (absent folders hold nothing); a text: why
-        it can not be used."""
+        """What is in a folder, each with whether it is a symbolic link; a text: why it can not be used."""
         if folder not in self.folders:
             self.folders[folder] = self._list(folder)
         return self.folders[folder]

@@ -22,7 +22,10 @@ from g2d_pipeline.sources.table.files import ENDINGS
 from g2d_pipeline.sources.table.frame import RawTable, as_text, make_table, stack
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
-AGAIN = "save the table again as CSV in UTF-8 (in Excel: “CSV UTF-8”; in LibreOffice: character set Unicode (UTF-8))."
+AGAIN = (
+    "save the table again as CSV in UTF-8 (in Excel: “CSV UTF-8”; in LibreOffice: character set Unicode "
+    "(UTF-8))."
+)
 WHOLE_COPY = "replace the file by a whole copy."
 LINES = 50  # in one cell: a quotation mark has swallowed them
 
@@ -67,7 +70,7 @@ def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> Raw
 
 # ------------------------------------------------------------------------------------------------ text tables
 def _utf8(path: Path, file: str) -> str:
-    """The file's text without byte-order mark; DataError with the first byte that is not UTF-8 and its line."""
+    """The file's text without byte-order mark; DataError with the first byte that is not UTF-8."""
     content = path.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise data_error(f"{file} is UTF-16, not UTF-8", [], AGAIN)
@@ -223,7 +226,7 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
 
 
 def _xlsx(path: Path, file: str) -> RawTable:
-    """The first worksheet. DataError for formulas that no spreadsheet program has computed: they are no blanks."""
+    """The first worksheet. DataError for formulas that no spreadsheet program has computed."""
     sheet = read_sheet(path, file, [])
     rows = np.array([row for row, _ in sheet.rows], np.int64)
     columns = [

@@ -44,8 +44,8 @@ def check_settings(settings: IngestSettings, raw: Table, tables: Tables) -> None
 def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Iterator[str]:
     if None not in tables.values() and raw.split is not None:
         yield (
-            f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove `split`, or "
-            "name one table of all rows under `table`."
+            f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove `split`, "
+            "or name one table of all rows under `table`."
         )
     known = ", ".join(settings.columns)
     for modality in raw.columns:
@@ -54,7 +54,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
             yield f"raw.columns names {modality!r}, which is no modality.{hint} There are {known}."
         elif kind_of(settings, modality) == "tabular":
             yield (
-                f"raw.columns is for media and texts; the tabular modality {modality!r} has its own `columns`."
+                "raw.columns is for media and texts; the tabular modality "
+                f"{modality!r} has its own `columns`."
             )
     if settings.task == "classification" and raw.log_target:
         yield "log_target is for a regression, not for a classification."
@@ -75,8 +76,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
             yield f"column {column!r} is {uses[column]}: remove it from {modality!r}."
         if column in RESERVED:
             yield (
-                f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename the "
-                "column or modality."
+                f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename "
+                "the column or modality."
             )
     if isinstance(raw.split, SplitFractions) and raw.split.group == raw.target:
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
@@ -94,7 +95,7 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
 
     That is what `raw.columns` says; else the column of its own name, `<modality>_file_name` or
     `<modality>_file`; the same of its kind, if it is the only one of that kind; for a single medium
-    `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound the column of the only video.
+    `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound that of the only video.
     DataError where there is none."""
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
     columns = {name: raw.columns[name] for name in kinds if name in raw.columns}

@@ -31,7 +31,7 @@ def fixed_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[np.o
 
 
 def _read_split(table: RawTable, name: str) -> npt.NDArray[np.object_]:
-    """train, val or test of each row; the common synonyms are understood. DataError for other words and blanks."""
+    """train, val or test of each row, or its synonyms. DataError for other words and blanks."""
     cells = table.texts(name)
     splits = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(splits) if split is None]:
@@ -42,8 +42,8 @@ def _read_split(table: RawTable, name: str) -> npt.NDArray[np.object_]:
         raise data_error("Splits that are none of train, val and test", lines, "correct these cells.")
     if empty := [split for split in SPLITS if split not in splits]:
         remedy = (
-            "name such rows in that column; or have the split drawn: `split: {val: 0.1, test: 0.2}` in place of "
-            f"`split: {name}`."
+            "name such rows in that column; or have the split drawn: `split: {val: 0.1, test: 0.2}` in place "
+            f"of `split: {name}`."
         )
         raise data_error(f"{table.file}: column {name!r} has no row of split", empty, remedy)
     return np.array(splits, object)
