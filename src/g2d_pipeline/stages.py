@@ -32,7 +32,7 @@ TRAINING = ["models/*.py", "models/encoders/*.py", "models/fusions/base.py", "mo
 SOURCES = {
     "ingest": ["pipelines/ingest/*.py", "sources/*.py", "samples/*.py"],
     "featurize": ["pipelines/featurize/*.py", "features/*.py"],
-    "data_report": ["pipelines/data_report/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
+    "data_report": ["pipelines/data_report/*.py", "evaluation/data*", "evaluation/pages.py", "evaluation/plots.py", "evaluation/style.css.j2"],
     "teachers": ["pipelines/teachers/*.py", *TRAINING, "methods/unimodal.py"],
     # and the method's own file
     "distill": ["pipelines/distill/*.py", *TRAINING, "models/fusions/*.py", "methods/_*.py"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,19 +12,8 @@ from sklearn import metrics as sk
 
 from .records import MULTI, Run, check_runs, modality_order, ordered_runs, row_label
 
-METRIC_COLUMNS = (
-    "dataset",
-    "source",
-    "method",
-    "modality",
-    "seed",
-    "split",
-    "part",
-    "metric",
-    "value",
-    "selection",
-    "selected_epoch",
-)
+RUN_COLUMNS = ("dataset", "source", "method", "modality", "seed")
+METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection", "selected_epoch")
 
 
 @dataclass(frozen=True)
@@ -130,11 +120,9 @@ def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.n
 
 
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    zero = bool((target == 0).any())
+    percentage = sk.mean_absolute_percentage_error(target, prediction) if (target != 0).all() else np.nan
     return {
-        "mape": float("nan")
-        if zero
-        else 100.0 * float(sk.mean_absolute_percentage_error(target, prediction)),
+        "mape": 100.0 * float(percentage),
         "r2": float(sk.r2_score(target, prediction)) if len(target) > 1 else float("nan"),
         "rmse": float(np.sqrt(sk.mean_squared_error(target, prediction))),
         "mae": float(sk.mean_absolute_error(target, prediction)),
@@ -148,43 +136,27 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
     seeds ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or
     `"sample"`.
 
-    Raises ValueError where there are no runs, a cell or a sample comes twice, tasks differ, or predictions
+    Raises ValueError where there are no runs, a run or a sample comes twice, tasks differ, or predictions
     are unfit; the message names the run."""
-    task = check_runs(runs)
-    parts = [MULTI, *modality_order(runs)]
-    rows: list[dict[str, object]] = []
+    task, parts = check_runs(runs), [MULTI, *modality_order(runs)]
+    rows: list[tuple[object, ...]] = []
     for run in ordered_runs(runs):
-        name = f"{row_label(run.method, run.modality)}, seed {run.seed}"
-        frame = run.predictions
+        name, frame = f"{row_label(run.method, run.modality)}, seed {run.seed}", run.predictions
         if frame.empty:
             raise ValueError(f"{name}: there are no predictions")
         if unknown := sorted(set(frame["part"]) - set(parts)):
             raise ValueError(f"{name}: predictions of unknown part {', '.join(map(str, unknown))}")
         if frame.duplicated(["sample_id", "split", "part"]).any():
             raise ValueError(f"{name}: a sample has two predictions for the same split and part")
-        for split in ("val", "test"):
-            for part in parts:
-                chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
-                if chosen.empty:
-                    continue
-                try:
-                    values = evaluate_predictions(chosen, task)
-                except ValueError as error:
-                    raise ValueError(f"{name}, {split}, {part}: {error}") from error
-                for metric, value in values.items():
-                    rows.append(
-                        {
-                            "dataset": dataset,
-                            "source": source,
-                            "method": run.method,
-                            "modality": run.modality,
-                            "seed": run.seed,
-                            "split": split,
-                            "part": part,
-                            "metric": metric,
-                            "value": value,
-                            "selection": str(run.info.get("selection", "val")),
-                            "selected_epoch": int(run.info.get("selected_epoch", 0)),
-                        }
-                    )
+        identity = (dataset, source, run.method, run.modality, run.seed)
+        selection = (str(run.info.get("selection", "val")), int(run.info.get("selected_epoch", 0)))
+        for split, part in product(("val", "test"), parts):
+            chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
+            if chosen.empty:
+                continue
+            try:
+                values = evaluate_predictions(chosen, task)
+            except ValueError as error:
+                raise ValueError(f"{name}, {split}, {part}: {error}") from error
+            rows += [(*identity, split, part, metric, value, *selection) for metric, value in values.items()]
     return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
