@@ -33,11 +33,9 @@ CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside th
 
 @dataclass(frozen=True)
 class Trained:
-    """A model just trained.
-
-    `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch;
+    """A model just trained. `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch;
     `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays
-    over the n samples it was asked about (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n,
+    over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n,
     D]`, `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
 
     model: MultimodalModel
@@ -48,13 +46,11 @@ class Trained:
 
 
 def write_trained(folder: Path, trained: Trained) -> None:
-    """Write the files of a trained model into `folder` (which exists; renaming it into place is the
-    caller's)."""
+    """Write the files of a trained model into `folder`, which exists; publishing it is the caller's."""
     from safetensors.torch import save_file
 
-    save_file(
-        {k: v.contiguous() for k, v in trained.model.state_dict().items()}, folder / "model.safetensors"
-    )
+    weights = {k: v.contiguous() for k, v in trained.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     for name, values in trained.outputs.items():
         file = _output_file(folder, name)
         if getattr(values, "filename", None) != file:  # not written in place already
@@ -66,7 +62,7 @@ def write_trained(folder: Path, trained: Trained) -> None:
 
 
 def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """A memory-mapped array of float32 where `write_trained` would put it, for what does not fit into memory."""
+    """A memory-mapped float32 array where `write_trained` would put it, for what exceeds memory."""
     file = _output_file(folder, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     with room_for(4 * math.prod(shape), file):
@@ -77,15 +73,15 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def reserve(file: IO[bytes], size: int) -> None:
-    """Take room for `size` bytes of a file before it is written through a memory map: on a full disk a map
-    kills the process without a word. Raises OSError."""
+    """Take room for `size` bytes of a file that a memory map will write: on a full disk the map would kill the
+    process without a word. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
 
 @contextmanager
 def room_for(size: int, where: Path) -> Iterator[None]:
-    """An OSError inside says which file or folder, and how much was wanted."""
+    """An OSError inside names the file or folder, and the size."""
     try:
         yield
     except OSError as error:
@@ -113,17 +109,18 @@ class TrainedFolder:
     def info(self) -> dict[str, Any]:
         return dict(json.loads(self._file("model.json").read_text()))
 
-    @cached_property
-    def history(self) -> pd.DataFrame:
+    def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_parquet(self._file("history.parquet"))
+        return pd.read_parquet(self._file(name))
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        return self._table("history.parquet")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_parquet(self._file("predictions.parquet"))
+        return self._table("predictions.parquet")
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
         """The named arrays, memory-mapped and read-only."""

@@ -37,8 +37,8 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
         if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
             known = sorted({*files(package), *external(group)})
             raise ConfigError(
-                f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at that "
-                f"path.{did_you_mean(name, known)} Known: {', '.join(known)}"
+                f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at "
+                f"that path.{did_you_mean(name, known)} Known: {', '.join(known)}"
             )
         target = point.load()
     if isinstance(target, ModuleType):
@@ -47,9 +47,8 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
         ]
         own = [c for c in classes if issubclass(c, kind)]
         if len(own) != 1:
-            raise ConfigError(
-                f"{target.__name__} must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
-            )
+            must = f"must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
+            raise ConfigError(f"{target.__name__} {must}")
         return own[0]
     if not (isinstance(target, type) and issubclass(target, kind)):
         raise ConfigError(f"{what} {name!r} is neither a module nor a subclass of {kind.__name__}")

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of each stage, then the same command again: the same final bits, nothing half-written
+"""Killed in the middle of each stage, then the same command again: the same final bits, nothing half-written
 read."""
 
 from __future__ import annotations
@@ -9,27 +9,39 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.io import DatasetError
 
 from tests.e2e.project import Project, copy_project
 
 pytestmark = pytest.mark.e2e
 
-# In the order in which a run passes them: what is there once a stage has begun to write, or has written.
-STAGES: dict[str, Callable[[Path], bool]] = {
-    "ingest": lambda data: any(data.glob("02_intermediate/av_digits/*")),
+# In the order in which a run passes them: what is there once a stage has begun to write.
+BEGUN: dict[str, Callable[[Path], bool]] = {
     "featurize": lambda data: any(data.glob("04_feature/av_digits/*.partial/*.npy")),
     "inside a teacher": lambda data: any(
         data.glob("06_models/av_digits/teachers/*/*.partial/checkpoints/*.safetensors")
     ),
-    "teachers": lambda data: any(data.glob("06_models/av_digits/teachers/*/*/stage.json")),
     "inside a student": lambda data: any(
         data.glob("06_models/av_digits/students/*/*.partial/checkpoints/*.safetensors")
     ),
-    "distill": lambda data: any(data.glob("06_models/av_digits/students/*/*/stage.json")),
-    "evaluate": lambda data: any(data.glob("08_reporting/av_digits/*/metrics*")),
 }
+# What each stage renames into place when it is whole, in the same order.
+PUBLISHED = [
+    "data/02_intermediate/av_digits/manifest-*",
+    "data/04_feature/av_digits/features-*",
+    "data/06_models/av_digits/teachers/*/*",
+    "data/06_models/av_digits/students/*/*",
+    "data/08_reporting/av_digits/*/metrics*",
+]
+
+
+class Killed(Exception):
+    """The run ends here."""
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +60,9 @@ def finished(project: Project) -> dict[str, str]:
 
 def kill_when(
     project: Project, reached: Callable[[Path], bool], number: int = signal.SIGKILL
-) -> tuple[int, str] | None:
-    """Start a run and signal it as soon as the stage has begun to write: (exit status, output).
-
-    None where the run was faster.
-    """
+) -> tuple[int, str]:
+    """Start a run and signal it as soon as the stage has begun to write: (exit status, output)."""
+    assert not reached(project.path / "data"), "the stage had begun before"
     process = project.start("run")
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
@@ -61,40 +71,55 @@ def kill_when(
             output, _ = process.communicate(timeout=120)
             return process.returncode, output
         time.sleep(0.001)
-    return None
+    raise AssertionError(f"the run ended before it could be killed: {process.communicate()[0]}")
 
 
-def test_killed_in_every_stage_and_started_again_a_run_ends_in_the_same_bits(
+def test_killed_while_it_writes_and_started_again_a_run_ends_in_the_same_bits(
     tmp_path: Path, whole: Project
 ) -> None:
+    """kill -9, and last Ctrl-C, which saves first and says how to go on."""
     project, undisturbed = copy_project(tmp_path), whole.artefacts()
-    for stage, reached in STAGES.items():
-        assert not reached(project.path / "data"), f"{stage} had begun before"
-        assert kill_when(project, reached), f"{stage}: the run ended before it could be killed"
+    for stage, begun in BEGUN.items():
+        kill_when(project, begun)
         assert finished(project).items() <= undisturbed.items(), f"killed in {stage}"
+    shutil.rmtree(project.path / "data" / "06_models" / "av_digits" / "students")
+    status, output = kill_when(project, BEGUN["inside a student"], signal.SIGINT)
+    assert status == 130, output
+    assert "stopped by Ctrl-C at epoch" in output
+    assert "saved; the same command goes on from there" in output
+    assert "Traceback" not in output
     again = project.run("run")
     assert again.status == 0, again.output
+    assert "goes on from epoch" in again.output
     assert project.artefacts() == undisturbed
     assert not list(project.path.glob("data/**/*.partial"))
 
 
-@pytest.mark.parametrize(
-    ("number", "status", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
-)
-def test_a_stopped_training_saves_says_how_to_go_on_and_does(
-    tmp_path: Path, whole: Project, number: int, status: int, name: str
+def test_killed_before_any_artefact_is_published_a_run_goes_on_to_the_same_bits(
+    tmp_path: Path, whole: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = copy_project(tmp_path)
-    shutil.copytree(whole.path / "data", project.path / "data", dirs_exist_ok=True)
-    for folder in ("06_models/av_digits/students", "08_reporting/av_digits"):
-        shutil.rmtree(project.path / "data" / folder)
-    stopped = kill_when(project, STAGES["inside a student"], number)
-    assert stopped is not None, "the run ended before it could be stopped"
-    assert stopped[0] == status, stopped[1]
-    assert f"stopped by {name} at epoch" in stopped[1]
-    assert "saved; the same command goes on from there" in stopped[1]
-    assert "Traceback" not in stopped[1]
-    again = project.run("run")
-    assert again.status == 0, again.output
-    assert "goes on from epoch" in again.output
-    assert project.artefacts() == whole.artefacts()
+    """In process: the rename that would publish a stage's first artefact raises."""
+    project, undisturbed = copy_project(tmp_path), whole.artefacts()
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    bootstrap_project(project.path)
+    replace = Path.replace
+
+    def run(killed_at: str | None) -> None:
+        def publish(self: Path, target: Any) -> Path:
+            if killed_at is not None and Path(target).absolute().match(killed_at):
+                raise Killed(target)
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", publish)
+        with KedroSession.create(project_path=project.path) as session:
+            session.run()
+
+    for pattern in PUBLISHED:
+        with pytest.raises((Killed, DatasetError)) as error:
+            run(pattern)
+        assert Killed in (type(error.value), type(error.value.__cause__)), f"not killed at {pattern}"
+        assert finished(project).items() <= undisturbed.items(), f"killed at {pattern}"
+    run(None)
+    assert project.artefacts() == undisturbed
+    assert not list(project.path.glob("data/**/*.partial"))

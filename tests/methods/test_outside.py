@@ -31,7 +31,8 @@ class Together(Method):
     tasks: ClassVar = ("classification",)
     def loss(self, output, batch, state):
         a, b = list(output.features.values())[:2]
-        return super().loss(output, batch, state) | {"apart": self.parameters.weight * (a - b).square().mean()}
+        apart = self.parameters.weight * (a - b).square().mean()
+        return super().loss(output, batch, state) | {"apart": apart}
 '''
 
 

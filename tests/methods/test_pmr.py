@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods._scores import ratios
+from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.pmr import brake, pull, similarities, stratified
 from g2d_pipeline.models import Classification, Output, Regression
 from g2d_pipeline.models.build import build_model
@@ -21,7 +20,6 @@ from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same, softmax
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -164,10 +162,3 @@ def test_classes_that_train_lacks_and_targets_with_ties_have_no_prototypes() -> 
         tied.arrays, tied.target, ["train"] * 64 + ["val"] * 16 + ["test"] * 16, task="regression"
     )
     assert np.isfinite(student(two).history["loss/total"]).all()
-
-
-def test_wrong_parameters_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match=r"share = 0[\s\S]*greater than 0"):
-        configure(dataset="av_digits", method="pmr", share=0)
-    with pytest.raises(ConfigError, match=r"alpah[\s\S]*alpha"):
-        configure(dataset="av_digits", method="pmr", alpah=1)

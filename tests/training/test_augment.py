@@ -147,7 +147,8 @@ def test_untouched_settings_return_the_numbers_as_they_are(of: AugmentSettings) 
 @pytest.mark.parametrize(
     "of",
     [
-        ImageAugment(crop=[0.5, 1.0]), ImageAugment(flip=0.5), ImageAugment(noise=0.1), AudioAugment(time_masks=1),
+        ImageAugment(crop=[0.5, 1.0]), ImageAugment(flip=0.5), ImageAugment(noise=0.1),
+        AudioAugment(time_masks=1),
         AudioAugment(frequency_masks=1), AudioAugment(noise=0.1), TabularAugment(noise=0.1),
     ],
     ids=lambda s: "-".join(map(str, s.model_dump(exclude_defaults=True))),
@@ -322,7 +323,8 @@ def test_where_no_candidate_fits_the_central_box_of_the_nearest_ratio_is_taken(
 def test_boxes_are_distributed_as_torchvisions(
     shape: tuple[int, int], area: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
-    """Two-sample Kolmogorov-Smirnov on each side, place, area and ratio, at fixed seeds; 6 numbers × 3 cases."""
+    """Two-sample Kolmogorov-Smirnov on each side, place, area and ratio, at fixed seeds; 6 numbers × 3
+    cases."""
     count = 3000
     ours = crop_boxes(numbers(count, stream()), *shape, area, ratio).double().numpy()
     image = torch.zeros(1, *shape)

@@ -23,7 +23,6 @@ from g2d_pipeline.training import Data
 from g2d_pipeline.training.capacity import (
     CapacityError,
     attempt_of,
-    explain_exhaustion,
     explain_out_of_memory,
     fitting_batch_size,
     is_out_of_memory,
@@ -34,6 +33,7 @@ from g2d_pipeline.training.precision import prepare
 from tests.conftest import make_data
 
 CPU = torch.device("cpu")
+RECIPE = TrainingSettings(selection="last")
 AUTO = TrainingSettings(batch_size="auto", selection="last")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -255,11 +255,11 @@ def test_a_number_is_taken_as_it_is() -> None:
 
 # ----------------------------------------------------------------------------------------------- explanations
 def explained(
-    limit: int, size: int, training: TrainingSettings | None = None, tried: list[int] | None = None
+    limit: int, size: int, training: TrainingSettings = RECIPE, tried: list[int] | None = None
 ) -> str:
     with (
         pytest.raises(CapacityError) as caught,
-        explain_exhaustion(limit_of(limit, tried), lambda: size, CPU, training),
+        explain_out_of_memory(limit_of(limit, tried), lambda: size, CPU, training),
     ):
         limit_of(limit)(size)
     return str(caught.value)
@@ -295,7 +295,10 @@ def test_where_nothing_fits_it_says_so(size: int, tried: list[int]) -> None:
 
 
 def test_only_a_full_memory_is_explained() -> None:
-    with pytest.raises(RuntimeError, match="something else"), explain_exhaustion(limit_of(1), lambda: 8, CPU):
+    with (
+        pytest.raises(RuntimeError, match="something else"),
+        explain_out_of_memory(limit_of(1), lambda: 8, CPU, RECIPE),
+    ):
         raise RuntimeError("something else")
 
 
@@ -310,7 +313,7 @@ def test_the_failed_step_lets_go_of_its_activations_before_the_attempts() -> Non
 
     with (
         pytest.raises(CapacityError),
-        explain_exhaustion(lambda size: gone.append(watched[0]() is None), lambda: 8, CPU),
+        explain_out_of_memory(lambda size: gone.append(watched[0]() is None), lambda: 8, CPU, RECIPE),
     ):
         step()
     assert gone == [True]
@@ -320,6 +323,7 @@ def test_a_training_step_that_does_not_fit_is_explained() -> None:
     """As the trainer calls it; the size that counts is the one in force when memory ran out."""
     model, seen = limited(10)
     position = SimpleNamespace(batch_size=100)
+    attempt = attempt_of(model, data_of(100), RECIPE, CPU)
 
     def resumed() -> None:
         position.batch_size = 32
@@ -327,7 +331,7 @@ def test_a_training_step_that_does_not_fit_is_explained() -> None:
 
     with (
         pytest.raises(CapacityError, match=r"A batch of 32 samples does not fit.* A batch of 8 would fit"),
-        explain_out_of_memory(model, data_of(100), TrainingSettings(selection="last"), position, CPU),
+        explain_out_of_memory(attempt, lambda: position.batch_size, CPU, RECIPE),
     ):
         resumed()
     assert seen == [32, 16, 8]

@@ -1,4 +1,5 @@
-"""A teacher of another modality, class list, normaliser or width is told before anything is read or trained."""
+"""A teacher of another modality, class list, normaliser or width is told before anything is read or
+trained."""
 
 from __future__ import annotations
 

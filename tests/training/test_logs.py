@@ -53,14 +53,14 @@ def train(
     folder: Path, history: list[dict[str, Any]], start: int = 0, kinds: tuple[Any, ...] = ("tensorboard",)
 ) -> None:
     """Log the epochs after the first `start`, as a run does that goes on from there."""
-    with open_logs(kinds, folder) as logs:
+    with open_logs(kinds, folder) as log:
         for done in range(start, len(history)):
-            logs.epoch(history[: done + 1])
+            log(history[: done + 1])
 
 
 def test_no_kinds_no_files(tmp_path):
-    with open_logs([], None) as logs:
-        logs.epoch(rows(1))
+    with open_logs([], None) as log:
+        log(rows(1))
     train(tmp_path, rows(2), kinds=())
     assert list(tmp_path.iterdir()) == []
 
@@ -74,9 +74,9 @@ def test_a_run_that_never_ends_an_epoch_leaves_nothing(tmp_path):
 def test_csv_is_whole_after_each_epoch(tmp_path):
     folder = tmp_path / "student"
     history = rows(5)
-    with open_logs(["csv"], folder) as logs:
+    with open_logs(["csv"], folder) as log:
         for done in range(1, 6):
-            logs.epoch(history[:done])
+            log(history[:done])
             assert [f.name for f in folder.iterdir()] == ["history.csv"]
             found = pd.read_csv(folder / "history.csv").to_dict("records")
             assert found == [{**row, "val/multi": pytest.approx(row["val/multi"])} for row in history[:done]]
@@ -133,17 +133,17 @@ def test_tensorboard_shows_the_numbers_under_their_names(tmp_path):
 
 
 def test_tensorboard_shows_an_epoch_as_soon_as_it_ends(tmp_path):
-    with open_logs(["tensorboard"], tmp_path) as logs:
+    with open_logs(["tensorboard"], tmp_path) as log:
         for done in (1, 2, 3):
-            logs.epoch(rows(done))
+            log(rows(done))
             assert points(tmp_path) == expected(rows(done))
 
 
 def test_event_files_do_not_name_the_computer(tmp_path):
     train(tmp_path, rows(2))
     train(tmp_path, rows(3), start=2)
-    with suppress(KeyboardInterrupt), open_logs(["tensorboard"], tmp_path) as logs:
-        logs.epoch(rows(4))
+    with suppress(KeyboardInterrupt), open_logs(["tensorboard"], tmp_path) as log:
+        log(rows(4))
         raise KeyboardInterrupt
     files = sorted((tmp_path / "tensorboard").iterdir())
     assert [f.name for f in files] == [f"events.out.tfevents.00000{n}" for n in (1, 2, 3)]
@@ -189,8 +189,8 @@ def test_tensorboard_that_is_not_installed_is_said_before_training(tmp_path, mon
         open_logs(["tensorboard"], tmp_path),
     ):
         pytest.fail("opened")
-    with open_logs(["csv"], tmp_path) as logs:
-        logs.epoch(rows(1))
+    with open_logs(["csv"], tmp_path) as log:
+        log(rows(1))
     assert (tmp_path / "history.csv").exists()
 
 

@@ -1,4 +1,5 @@
-"""Optimizers whose parameters come and go, learning rates epoch by epoch, the running average of the weights."""
+"""Optimizers whose parameters come and go, learning rates epoch by epoch, the running average of the
+weights."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def run(
     learns: list[list[int]],
     gradient: Callable[[Tensor], Tensor] = lambda g: g,
 ) -> tuple[list[nn.Parameter], optim.Optimizer]:
-    """In step t the parameters `learns[t]` have a gradient, the others have none; two groups of different lr."""
+    """In step t the parameters `learns[t]` have a gradient, the others have none; two groups of different
+    lr."""
     of = parameters()
     optimizer = build([{"params": of[:4]}, {"params": of[4:], "lr": 0.02}])
     draw = torch.Generator().manual_seed(1)

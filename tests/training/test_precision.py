@@ -311,7 +311,8 @@ def test_an_encoder_without_blocks_is_named(caplog: pytest.LogCaptureFixture) ->
 
 
 def saved_bytes(forward: Callable[[], Tensor], weights: nn.Module) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once, weights and buffers left out."""
+    """Bytes that a forward pass keeps for the backward pass, each storage once, weights and buffers left
+    out."""
     own = {t.untyped_storage().data_ptr() for t in [*weights.parameters(), *weights.buffers()]}
     kept: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no address is used twice

@@ -7,7 +7,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from g2d_pipeline.artefacts import CHECKPOINTS
+from g2d_pipeline.artefacts import CHECKPOINTS, write_trained
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from tests.training.training_process import STUDENTS, train, train_on_a_full_disk, train_to_the_end
 
@@ -45,57 +46,62 @@ def result(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in files}
 
 
-def run(
-    processes: Any, name: str, folder: Path, minutes: float, workers: int, kill_after: float | None = None
-) -> None:
-    """Run to the end, or kill `kill_after` seconds after it has begun (or when it has ended, if that comes
-    first)."""
-    folder.mkdir(exist_ok=True)
-    (folder / "begun").unlink(missing_ok=True)
-    process = processes.Process(target=train_to_the_end, args=(name, folder, minutes, workers))
-    process.start()
-    if kill_after is not None:
-        while not (folder / "begun").exists():
-            time.sleep(0.001)
-        process.join(kill_after)
-        process.kill()
-    process.join()
-    assert kill_after is not None or process.exitcode == 0
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    processes: Any, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[dict[str, bytes], float]]:
-    """name → (the files, the seconds it took)."""
-    found = {}
-    for name in STUDENTS:
-        folder = tmp_path_factory.mktemp(name)
-        start = time.monotonic()
-        run(processes, name, folder, 10.0, 0)
-        found[name] = (result(folder), time.monotonic() - start)
-    return found
+@functools.cache
+def undisturbed_here(name: str) -> Any:
+    """What is trained where nobody interrupts."""
+    return train(name, None)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", range(20))
+@pytest.mark.parametrize("name", STUDENTS)
 def test_killed_at_a_random_moment_and_run_again_it_ends_in_the_same_bits(
-    processes: Any, undisturbed: dict[str, tuple[dict[str, bytes], float]], tmp_path: Path, moment: int
+    processes: Any, tmp_path: Path, name: str
 ) -> None:
+    """kill -9 of a process that saves after every batch, at a third of the way or later."""
+    number = list(STUDENTS).index(name)
+    process = processes.Process(target=train_to_the_end, args=(name, tmp_path, 0.0, number % 3))
+    process.start()
+    saved = tmp_path / CHECKPOINTS / f"epoch-000{2 + number}-*"
+    while process.is_alive() and not list(saved.parent.glob(saved.name)):
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    write_trained(tmp_path, train(name, tmp_path, workers=number % 3))
+    (expected := tmp_path / "expected").mkdir()
+    write_trained(expected, undisturbed_here(name))
+    assert result(tmp_path) == result(expected)
+
+
+class Killed(BaseException):
+    """The process ends here, as far as the disk can tell: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_ended_at_random_batches_and_called_again_it_ends_in_the_same_bits(
+    tmp_path: Path, moment: int
+) -> None:
+    """Twice, without a word, with a checkpoint after every batch or now and then."""
     rng = np.random.default_rng(moment)
-    name = list(STUDENTS)[moment % len(STUDENTS)]
-    minutes = (0.0, 0.002)[moment // len(STUDENTS) % 2]  # a checkpoint after every batch, or now and then
-    expected, seconds = undisturbed[name]
-    run(processes, name, tmp_path, minutes, moment % 3, kill_after=rng.uniform(0, 1.2 * seconds))
-    run(processes, name, tmp_path, minutes, moment % 3, kill_after=rng.uniform(0, 1.2 * seconds))
-    run(processes, name, tmp_path, minutes, moment % 3)
-    assert result(tmp_path) == expected
+    name, minutes = list(STUDENTS)[moment % 4], (0.0, 0.002)[moment // 4]
+    options = {"checkpoint_minutes": minutes, "workers": moment % 3}
+
+    def die() -> None:
+        raise Killed
+
+    first, second = sorted(rng.integers(1, 58, 2).tolist())
+    with pytest.raises(Killed):
+        at_batch(first, die, lambda: train(name, tmp_path, **options))
+    with suppress(Killed):  # it may have less than so many batches left
+        at_batch(second - first, die, lambda: train(name, tmp_path, **options))
+    assert_same(train(name, tmp_path, **options), undisturbed_here(name))
 
 
-@functools.cache
-def undisturbed_here(name: str) -> Any:
-    """The same in this process."""
-    return train(name, None)
+def assert_same(trained: Any, expected: Any) -> None:
+    for key, value in expected.model.state_dict().items():
+        assert torch.equal(trained.model.state_dict()[key], value), key
+    assert trained.history.equals(expected.history)
+    assert trained.predictions.equals(expected.predictions)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -110,15 +116,16 @@ def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(
     ) as error:
         interrupt_in_batch(at, lambda: train(name, tmp_path))
     assert error.value.exit_status == 130
-    again = train(name, tmp_path)
-    for key, value in expected.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[key], value), key
-    assert again.history.equals(expected.history)
-    assert again.predictions.equals(expected.predictions)
+    assert_same(train(name, tmp_path), expected)
 
 
 def interrupt_in_batch(at: int, call: Any, number: int = signal.SIGINT) -> None:
-    """Send this process a signal during the loss of batch `at`."""
+    """Send this process a signal while batch `at` is made."""
+    at_batch(at, lambda: os.kill(os.getpid(), number), call)
+
+
+def at_batch(at: int, action: Callable[[], None], call: Callable[[], Any]) -> None:
+    """Call, and act while batch `at` of a student is made."""
     from g2d_pipeline.methods.base import Batch
     from g2d_pipeline.training.loader import Loader
 
@@ -129,7 +136,7 @@ def interrupt_in_batch(at: int, call: Any, number: int = signal.SIGINT) -> None:
         if self.teachers or len(self.data.modalities) > 1:  # not while a teacher is trained
             made += 1
             if made == at:
-                os.kill(os.getpid(), number)
+                action()
         return original(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -184,10 +191,8 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    again = train("remembering", tmp_path)
+    assert_same(train("remembering", tmp_path), expected)
     assert newest.name in caplog.text
-    assert again.history.equals(expected.history)
-    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in expected.model.state_dict().items())
 
 
 def test_a_full_disk_is_said_and_training_goes_on(processes: Any, tmp_path: Path) -> None:

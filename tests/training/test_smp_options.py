@@ -76,7 +76,8 @@ def test_partial_suppression_with_equal_confidences_is_joint_bit_for_bit() -> No
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_partial_suppression_scales_the_encoder_gradient_alone(k: int) -> None:
-    """One step of plain SGD: the encoder's change is κ times that of joint training, heads change as in it."""
+    """One step of plain SGD: the encoder's change is κ times that of joint training, heads change as in
+    it."""
     data = make_data(k, n=48)
     plain = recipe(1, momentum=0.0, weight_decay=0.0, batch_size=64)
     rho = {"a": 0.6, "b": 0.2, "c": 0.3}

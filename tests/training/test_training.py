@@ -115,7 +115,7 @@ def test_missing_and_foreign_teachers_are_named() -> None:
         train_student(data, encoders, {}, training=recipe(1), progress=False)
     other = make_data(n=60)
     teachers = {m: train_teacher(other, m, TINY, training=recipe(1), progress=False) for m in "ab"}
-    with pytest.raises(ValueError, match="teacher of a: remembers 60 samples, the data have 96"):
+    with pytest.raises(ValueError, match="teacher of a: has outputs of 60 samples, the data have 96"):
         train_student(data, encoders, teachers, training=recipe(1), progress=False)
 
 

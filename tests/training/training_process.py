@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import resource
@@ -24,6 +25,7 @@ from g2d_pipeline.config import (
 from g2d_pipeline.training import Data, train_student, train_teacher
 
 DROPPING = MLP(widths=[8, 5], dropout=[0.3])
+ENCODERS: dict[str, Any] = {"image": SmallCNN(widths=[4, 6], grid=1), "table": DROPPING}
 
 
 def made_up(n: int = 240) -> Data:
@@ -68,6 +70,14 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
+def image_teachers() -> dict[str, Any]:
+    """The teachers of `made_up`."""
+    data, encoders = made_up(), ENCODERS
+    training = recipe(epochs=1)
+    return {m: train_teacher(data, m, encoders[m], training=training, progress=False) for m in encoders}
+
+
 def train(name: str, folder: Path | None, **changes: Any) -> Any:
     """Teachers, then the student `name`, checkpointed in `folder`."""
     torch.set_num_threads(1)
@@ -76,13 +86,9 @@ def train(name: str, folder: Path | None, **changes: Any) -> Any:
         data = Data.from_arrays(dict.fromkeys("ab", data.arrays["table"]), data.target, _splits(data),
                                 augment={"a": TabularAugment(noise=0.1)})  # fmt: skip
         encoders: dict[str, Any] = {"a": DROPPING, "b": DROPPING}
-        teachers = {}
+        teachers: dict[str, Any] = {}
     else:
-        encoders = {"image": SmallCNN(widths=[4, 6], grid=1), "table": DROPPING}
-        teachers = {
-            m: train_teacher(data, m, encoders[m], training=recipe(epochs=1), progress=False)
-            for m in encoders
-        }
+        encoders, teachers = ENCODERS, image_teachers()
     of = dict(STUDENTS[name])
     training = recipe(**of.pop("training", {}))
     return train_student(
@@ -98,7 +104,7 @@ def _splits(data: Data) -> list[str]:
 
 
 def train_to_the_end(name: str, folder: Path, minutes: float, workers: int) -> None:
-    """What a cell of the pipeline does: train, write what was trained. `begun` tells when the imports are
+    """What a run of the pipeline does: train, write what was trained. `begun` is there when the imports are
     over."""
     (folder / "begun").touch()
     trained = train(name, folder, checkpoint_minutes=minutes, workers=workers)

@@ -59,8 +59,8 @@ class _Pretrained(_Encoder):
         if file := known.get(value.rpartition(".")[2].upper()):
             raise ValueError(
                 "nothing is downloaded at run time. Once, put "
-                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give weights: "
-                f"data/01_raw/weights/{file}"
+                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give "
+                f"weights: data/01_raw/weights/{file}"
             )
         raise ValueError("a file that ends in .safetensors, .pth or .pt")
 

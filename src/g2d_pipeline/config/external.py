@@ -50,10 +50,9 @@ class ByName:
             if isinstance(name, str) and name not in known and "." not in name:
                 names = [*known, *(e.name for e in entry_points(group=self.group))]
                 if name not in names:
+                    allowed = f"allowed are {', '.join(names)}, or the dotted path of a module"
                     hint = did_you_mean(name, names)
-                    raise ValueError(
-                        f"allowed are {', '.join(names)}, or the dotted path of a module{'.' + hint if hint else ''}"
-                    )
+                    raise ValueError(f"{allowed}.{hint}" if hint else allowed)
             return value
 
         def tag(value: Any) -> str:

@@ -77,12 +77,12 @@ class SMPSettings(Strict):
             alone = [each + (i < extra) for i in range(single)]
         else:
             if len(self.tau) not in (single, single + 1):
-                raise ValueError(
-                    f"{len(self.tau)} values; {k} modalities need {single + 1} (or {single}: the last is the rest)"
-                )
+                need = f"{single + 1} (or {single}: the last is the rest)"
+                raise ValueError(f"{len(self.tau)} values; {k} modalities need {need}")
             alone = self.tau[:single]
         if sum(alone) > epochs:
             raise ValueError(
-                f"the phases of one modality alone take {sum(alone)} epochs of {epochs}: shorten tau or say tau=half"
+                f"the phases of one modality alone take {sum(alone)} epochs of {epochs}: shorten tau or say "
+                "tau=half"
             )
         return [*alone, epochs - sum(alone)]

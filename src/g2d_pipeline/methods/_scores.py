@@ -23,8 +23,8 @@ class Window(MethodParameters):
     def _begins_before_it_ends(self) -> Window:
         if self.end_epoch is not None and self.end_epoch < self.start_epoch:
             raise ValueError(
-                f"end_epoch = {self.end_epoch} is before start_epoch = {self.start_epoch}, so the method would "
-                f"never act: say an end_epoch of {self.start_epoch} or more, or null for the whole run"
+                f"end_epoch = {self.end_epoch} is before start_epoch = {self.start_epoch}, so it never "
+                f"acts: say an end_epoch of {self.start_epoch} or more, or null for the whole run"
             )
         return self
 

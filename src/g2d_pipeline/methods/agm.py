@@ -70,13 +70,7 @@ def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 class AGMParameters(Window):
-    """`alpha` ≥ 0: how hard it modulates (published: 0.1 to 2.5, by data set; 0: joint training).
-
-    `where`: κ^m scales the gradient of φ^m, so that of the encoder and of its share of the fusion
-    (`response`, the authors), or of the encoder alone (`encoder`, BalanceBenchmark, which leaves out biases).
-    `masked`: what is zeroed of an absent modality, its `inputs` (the authors: the encoders run once more, in
-    evaluation mode), or its `features` (ours: no encoder runs again). `clip` > 0: clip all gradients at this
-    norm where one of the fusion's is greater than it (the code: 1 or 5; left out: never)."""
+    """Explained one by one in conf/base/methods/agm.yml."""
 
     alpha: NonNegativeFloat = 1.0
     where: Literal["response", "encoder"] = "response"
@@ -114,8 +108,8 @@ class AGM(Method):
         with nullcontext() if whole else torch.no_grad():
             parts = self._responses(output, batch, state)
         now = batch_scores(state.task, parts, batch.target)
-        found = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
-        kappa: dict[str, float] = dict(zip(parts, found, strict=True))
+        values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
+        kappa: dict[str, float] = dict(zip(parts, values, strict=True))
         for m in kappa:
             state.log(f"kappa/{m}", kappa[m])
         self.batches += 1
@@ -154,6 +148,6 @@ class AGM(Method):
             size = len(batch.target)
             zeros = state.forward(Batch(batch.index[:1], nothing, batch.target[:1])).features
             present, absent = state.forward(batch).features, {m: f.expand(size, -1) for m, f in zeros.items()}
-        found = responses(state.model.fusion, output.logits, present, absent)
+        parts = responses(state.model.fusion, output.logits, present, absent)
         state.model.train()
-        return found
+        return parts

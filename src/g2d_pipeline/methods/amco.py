@@ -40,14 +40,7 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
 
 
 class AMCoParameters(Window):
-    """`sigma` in (0, 1]: the share above which a modality is masked (published: 0.5; 1: never).
-
-    `epsilon` > 0: the progress at which all of it is masked (published: 0.3). `progress`: the share of the
-    `epochs` done (our reading of the schedule), or growing with the `batches` of an epoch (the code: their
-    number × (epoch − 1) / 10). `greatest_share` in [0, 1]: no more is ever masked (published: 1). `hold`: a
-    modality is masked in the `batch` in which its share is too great, or from then on to the end of the
-    `epoch` (the code). `rescale`: what is left is divided by 1 − p, by no less than 0.1 (the code).
-    `unimodal_weight` ≥ 0: of each modality's own loss (published: 1)."""
+    """Explained one by one in conf/base/methods/amco.yml."""
 
     sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
     epsilon: Annotated[float, Field(gt=0)] = 0.3

@@ -182,8 +182,8 @@ class Method:
             raise ValueError(f"{name} compares modalities, and {names[0]} is the only one: say method=joint")
         if self.max_modalities is not None and len(names) > self.max_modalities:
             raise ValueError(
-                f"{name} is defined for up to {self.max_modalities} modalities, the data set has {len(names)} "
-                f"({', '.join(names)}): leave some out"
+                f"{name} is defined for up to {self.max_modalities} modalities, the data set has "
+                f"{len(names)} ({', '.join(names)}): leave some out"
             )
         if context.smp and not self.works_with_smp:
             raise ValueError(f"{name} {self.no_smp}: say smp=false")

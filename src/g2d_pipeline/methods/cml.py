@@ -43,9 +43,7 @@ def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor
 
 
 class CMLParameters(Window):
-    """`weight` ≥ 0: λ, of the rise in confidence (published: 0.1).
-
-    `losses`: the mean of the task losses of all `nested` subsets, or that of the `whole` alone."""
+    """Explained one by one in conf/base/methods/cml.yml."""
 
     weight: NonNegativeFloat = 0.1
     losses: Literal["nested", "whole"] = "nested"

@@ -1,11 +1,10 @@
-"""DLMG / LFM (NeurIPS 2024), learning the modality gap: first modalities are matched, then labels count
-more."""
+"""DLMG / LFM (NeurIPS 2024), learning the modality gap: modalities are matched, then labels count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +32,9 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
 
 
-def over_pairs(of: dict[str, Tensor], match: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def over_pairs(values: dict[str, Tensor], match: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Mean of `match(x^m, x^n)` over the pairs of modalities (k = 2: the one; k > 2: our definition)."""
-    found = [match(a, b) for a, b in combinations(of.values(), 2)]
-    return torch.stack(found).mean()
+    return torch.stack([match(a, b) for a, b in combinations(values.values(), 2)]).mean()
 
 
 def heuristic_share(start: float, epoch: int, epochs: int) -> float:
@@ -54,10 +52,7 @@ def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tenso
 
 
 class DLMGParameters(MethodParameters):
-    """`matching`: `infonce` of the features (the paper), or `js`, the divergence of the predictions (the
-    code). `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`,
-    start·(1 − e/E), or `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4),
-    taken every `every` batches."""
+    """Explained one by one in conf/base/methods/dlmg.yml."""
 
     matching: Literal["infonce", "js"] = "infonce"
     temperature: PositiveFloat = 0.1
@@ -89,13 +84,13 @@ class DLMG(Method):
         p = self.parameters
         if context.fusion_settings.get("average", "logits") != "logits":
             raise ValueError(
-                "dlmg is defined for the mean of logits: fusion.average = probabilities is another one. Say "
+                "dlmg is defined for the mean of logits, not for fusion.average = probabilities: say "
                 "fusion.average=logits"
             )
         if p.matching == "js" and context.task == "regression":
             raise ValueError(
-                "dlmg with matching = js compares predicted distributions over classes, and a regression predicts a "
-                "number. Say matching=infonce"
+                "dlmg with matching = js compares predicted distributions over classes, and a regression "
+                "predicts a number. Say matching=infonce"
             )
         if p.schedule == "learned" and context.accumulation > 1:
             raise ValueError(
@@ -106,10 +101,8 @@ class DLMG(Method):
     def on_fit_start(self, state: State) -> None:
         widths, p = state.model.fusion.widths, self.parameters
         common = min(widths.values())
-        other = {m: width for m, width in widths.items() if width != common and p.matching == "infonce"}
-        self.projections = initialise(
-            nn.ModuleDict({m: nn.Linear(width, common) for m, width in other.items()})
-        )
+        other = [m for m, width in widths.items() if width != common and p.matching == "infonce"]
+        self.projections = initialise(nn.ModuleDict({m: nn.Linear(widths[m], common) for m in other}))
         self.share = p.start  # a_2
         self.batches = 0
 
@@ -122,10 +115,9 @@ class DLMG(Method):
         p = self.parameters
         if p.matching == "js":
             return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
-        features = {
-            m: cast(Tensor, self.projections[m](f)) if m in self.projections else f
-            for m, f in output.features.items()
-        }
+        features = dict(output.features)
+        for m, layer in self.projections.items():
+            features[m] = layer(features[m])
         return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
@@ -156,8 +148,8 @@ class DLMG(Method):
         model.eval()
         try:
             with torch.no_grad():
-                for p, (of_task, of_matching) in moves.items():
-                    p.sub_(2 * lr * ((1 - self.share) * of_task + self.share * of_matching))
+                for p, (t, a) in moves.items():
+                    p.sub_(2 * lr * ((1 - self.share) * t + self.share * a))
             batch = state.batch(rows)
             loss = state.task.loss(model(batch.inputs).logits, batch.target)
             val = torch.autograd.grad(loss, list(moves), materialize_grads=True)
@@ -166,19 +158,18 @@ class DLMG(Method):
                 for p, value in zip(moves, before, strict=True):
                     p.copy_(value)
             model.train()
-        return float(
-            look_ahead_slope(list(val), [t for t, _ in moves.values()], [a for _, a in moves.values()], lr)
-        )
+        task, matching = map(list, zip(*moves.values(), strict=True))
+        return float(look_ahead_slope(list(val), task, matching, lr))
 
 
 def _gradients(model: nn.Module, task: Tensor, matching: Tensor) -> Moves:
     """∇L_S and ∇A of the parameters that one of them reaches; the graph stays."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = [
-        torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True) for of in (task, matching)
-    ]
+    losses, zero = (task, matching), torch.zeros_like
+    t_s, a_s = (torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in losses)
+    gradients: Any = zip(parameters, t_s, a_s, strict=True)  # None where a loss does not reach the parameter
     return {
-        p: (torch.zeros_like(p) if t is None else t, torch.zeros_like(p) if a is None else a)
-        for p, t, a in zip(parameters, *found, strict=True)
+        p: (zero(p) if t is None else t, zero(p) if a is None else a)
+        for p, t, a in gradients
         if t is not None or a is not None
     }

@@ -38,10 +38,7 @@ def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature
 
 
 class G2DParameters(MethodParameters):
-    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published:
-    1). `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a
-    teacher's feature is wider or narrower than the student's, a linear map that is learnt with the student
-    and left behind after training."""
+    """Explained one by one in conf/base/methods/g2d.yml."""
 
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 1.0

@@ -35,15 +35,14 @@ def blend(
     |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0
     (both: our definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight."""
     least = floor * float(np.mean([val for _, val in before.values()]))
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for branch in before:
         g, o = generalisation(before[branch], after[branch])
         g = abs(g) if gain == "absolute" else max(g, 0.0)
-        found[branch] = (
-            g / max(abs(o), least) ** 2 if math.isfinite(g) and math.isfinite(o) and g > 0 else 0.0
-        )
-    total = sum(found.values())
-    return {branch: w / total for branch, w in found.items()} if total > 0 else {}
+        counts = math.isfinite(g) and math.isfinite(o) and g > 0
+        ratios[branch] = g / max(abs(o), least) ** 2 if counts else 0.0
+    total = sum(ratios.values())
+    return {branch: w / total for branch, w in ratios.items()} if total > 0 else {}
 
 
 def at_least(weights: dict[str, float], least: float) -> dict[str, float]:
@@ -62,10 +61,8 @@ class Branches:
         for branch in (MULTI, *model.modalities):
             kept = model.modalities if branch == MULTI else (branch,)
             encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
-            alone = MultimodalModel(
-                encoders, copy.deepcopy(model.fusion)
-            ).requires_grad_()  # also what SMP holds still
-            self.models[branch] = alone, copy.deepcopy(heads)
+            alone = MultimodalModel(encoders, copy.deepcopy(model.fusion))
+            self.models[branch] = alone.requires_grad_(), copy.deepcopy(heads)  # also what SMP holds still
             own = (p for part in self.models[branch] for p in part.parameters())
             self.optimizers[branch] = state.new_optimizer(own)
             for group in self.optimizers[branch].param_groups:
@@ -89,14 +86,14 @@ class Branches:
     @torch.no_grad()
     def losses(self, state: State) -> Losses:
         """Each branch's mean loss on the samples of train and val, as they are stored, in evaluation mode."""
-        sums = {branch: {"train": 0.0, "val": 0.0} for branch in self.models}
-        for split in ("train", "val"):
+        sums = {branch: [0.0, 0.0] for branch in self.models}
+        for i, split in enumerate(("train", "val")):
             for some in _batches(rows := state.rows(split), state.batch_size):
                 batch = state.batch(some)
                 for branch, (model, _) in self.models.items():
                     model.eval()
-                    sums[branch][split] += float(self._loss(branch, batch)) * len(some) / len(rows)
-        return {branch: (of["train"], of["val"]) for branch, of in sums.items()}
+                    sums[branch][i] += float(self._loss(branch, batch)) * len(some) / len(rows)
+        return {branch: (train, val) for branch, (train, val) in sums.items()}
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
@@ -105,12 +102,7 @@ def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int6
 
 
 class GBlendingParameters(MethodParameters):
-    """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`;
-    published: 10). `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as
-    published). `floor` > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is
-    below it (both ours: without, the head that predicts may never learn). `gain`: the `fall` of the val loss,
-    or its `absolute` change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0),
-    given instead of measured; they are made to sum to 1, and multi alone is joint training."""
+    """Explained one by one in conf/base/methods/gblending.yml."""
 
     measure: Literal["online", "offline"] = "online"
     super_epoch: PositiveInt = 10
@@ -124,8 +116,8 @@ class GBlendingParameters(MethodParameters):
     def _one_counts(self) -> GBlendingParameters:
         if self.weights and not 0 < sum(self.weights.values()) < math.inf:
             raise ValueError(
-                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or leave weights "
-                "out so that they are measured"
+                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
+                "leave weights out so that they are measured"
             )
         return self
 
@@ -151,15 +143,15 @@ class GBlending(Method):
         p, count = self.parameters, len(context.modalities) + 1
         if not p.weights and p.least * count >= 1:
             raise ValueError(
-                f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "
-                f"{1 / count:.3g}"
+                f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. "
+                f"Say less than {1 / count:.3g}"
             )
 
     def on_fit_start(self, state: State) -> None:
         p, branches = self.parameters, (MULTI, *state.model.modalities)
         self.heads = UnimodalHeads(state.model, state.task.outputs)
-        given = p.weights or dict.fromkeys(branches, 1.0)
-        self.weights = {branch: given.get(branch, 0.0) / sum(given.values()) for branch in branches}
+        weights = p.weights or dict.fromkeys(branches, 1.0)
+        self.weights = {branch: weights.get(branch, 0.0) / sum(weights.values()) for branch in branches}
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters
@@ -169,9 +161,9 @@ class GBlending(Method):
         measured = self._measure(p.branch_epochs or min(every, state.epochs - state.epoch + 1), state)
         if measured:
             self.weights = at_least(measured, p.least)
-        told = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
-        logger.info("gblending: weights from epoch %d on%s: %s",
-                    state.epoch, "" if measured else " (no branch gained: as before)", told)  # fmt: skip
+        weights = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
+        note = "" if measured else " (no branch gained: as before)"
+        logger.info("gblending: weights from epoch %d on%s: %s", state.epoch, note, weights)
 
     def _measure(self, epochs: int, state: State) -> dict[str, float]:
         """Weights from training copies of all branches alone for so many epochs; empty where none gained."""

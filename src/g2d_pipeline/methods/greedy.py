@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import weighted_losses
@@ -42,14 +42,11 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
 
 class GreedyParameters(MethodParameters):
-    """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01);
-    `window`: steps. `start_epoch`: the first one in which branches are held, speeds are summed from the first
-    step on. `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code).
-    `losses`: `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
+    """Explained one by one in conf/base/methods/greedy.yml."""
 
     alpha: NonNegativeFloat = 0.001
     window: PositiveInt = 5
-    start_epoch: PositiveInt = Field(default=2)
+    start_epoch: PositiveInt = 2
     replaced: Literal["signal", "gate"] = "signal"
     losses: Literal["branches", "whole"] = "branches"
 
@@ -76,13 +73,13 @@ class Greedy(Method):
         for m, encoder in context.encoders.items():
             if not load_encoder(encoder).has_stages:
                 raise ValueError(
-                    f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. It works "
-                    f"with: {', '.join(encoders_with_stages())}"
+                    f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. "
+                    f"It works with: {', '.join(encoders_with_stages())}"
                 )
         if self.parameters.losses == "branches" and context.fusion not in ("late", "sum", "weighted"):
             raise ValueError(
-                f"greedy with losses = branches needs a head a modality, which fusion {context.fusion} has not. It "
-                "works with: late, sum, weighted; or say losses=whole"
+                f"greedy with losses = branches needs a head a modality, which fusion {context.fusion} has "
+                "not. It works with: late, sum, weighted; or say losses=whole"
             )
 
     def on_fit_start(self, state: State) -> None:
@@ -90,8 +87,7 @@ class Greedy(Method):
             raise ValueError("greedy needs a model with an exchange: say exchange: mmtm in its architecture")
         self.bypass = dict.fromkeys(state.model.modalities, 0.0)
         self.main = dict.fromkeys(state.model.modalities, 0.0)
-        self.held = ""
-        self.left = 0
+        self.held, self.left = "", 0
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         exchange = cast(Exchange, state.model.exchange)
@@ -111,9 +107,11 @@ class Greedy(Method):
             self.left -= 1
             self.held = self.held if self.left > 0 else ""
             return
-        found = [(relative_gradient(own), relative_gradient(state.model.encoders[m].parameters()))
-                 for m, own in bypasses(cast(Exchange, state.model.exchange)).items()]  # fmt: skip
-        steps = torch.stack([torch.stack([x.cpu() for x in pair]) for pair in found]).tolist()
+        gates = bypasses(cast(Exchange, state.model.exchange))
+        pairs = [(own, state.model.encoders[m].parameters()) for m, own in gates.items()]
+        steps = torch.stack(
+            [torch.stack([relative_gradient(x).cpu() for x in pair]) for pair in pairs]
+        ).tolist()
         if not all(math.isfinite(x) for pair in steps for x in pair):
             return  # fp16's scaler will skip this step
         for m, (bypass, main) in zip(state.model.modalities, steps, strict=True):
@@ -127,9 +125,9 @@ class Greedy(Method):
 
 def bypasses(exchange: Exchange) -> dict[str, list[nn.Parameter]]:
     """m → the parameters that turn all signals into the gate of m, in all stages."""
-    found: dict[str, list[nn.Parameter]] = {}
+    parameters: dict[str, list[nn.Parameter]] = {}
     for stage in exchange.stages:
         for m, excite in stage.excite.items():  # type: ignore[operator, union-attr]
             shared = [*stage.squeeze.parameters(), stage.bias]  # type: ignore[union-attr]
-            found.setdefault(m, []).extend([*shared, *excite.parameters()])
-    return found
+            parameters.setdefault(m, []).extend([*shared, *excite.parameters()])
+    return parameters

@@ -39,9 +39,7 @@ def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
 
 
 class MBSDParameters(Window):
-    """`unimodal_weight` ≥ 0: of each modality's own loss; `distill_weight` ≥ 0: of the distillation.
-
-    Published: both 1. Both 0: joint training."""
+    """Explained one by one in conf/base/methods/mbsd.yml."""
 
     unimodal_weight: NonNegativeFloat = 1.0
     distill_weight: NonNegativeFloat = 1.0

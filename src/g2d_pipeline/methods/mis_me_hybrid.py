@@ -11,8 +11,7 @@ from g2d_pipeline.models import Output
 
 
 class MisMeHybridParameters(MethodParameters):
-    """`weights`: of the loss of each part, `multi` (> 0) and each modality (≥ 0); default and published:
-    1."""
+    """Explained one by one in conf/base/methods/mis_me_hybrid.yml."""
 
     weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
 
@@ -45,6 +44,6 @@ class MisMeHybrid(Method):
         self.heads = UnimodalHeads(state.model, state.task.outputs)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        given = self.parameters.weights
-        weights = {part: given.get(part, 1.0) for part in (MULTI, *state.model.modalities)}
+        chosen = self.parameters.weights
+        weights = {part: chosen.get(part, 1.0) for part in (MULTI, *state.model.modalities)}
         return self.heads.losses(output, batch.target, weights, state)

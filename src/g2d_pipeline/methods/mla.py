@@ -45,13 +45,7 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 class MLAParameters(MethodParameters):
-    """`regularisation`: the base of λ, 0.1 as published; the smaller, the less the modality before is
-    disturbed. `remember`: the direction r is the mean feature of the modality whose turn was `previous` (the
-    paper), or of the `current` one (the code). `normalise_projection`: P is divided by its Frobenius norm
-    after each update (the code). `project_head=false`: the head learns freely (the paper's ablation).
-    `project_bias`: the head's bias is projected too, as the weight of a feature that is 1 (our definition; in
-    the paper and the code it learns freely). `error_memory`: of a regression's running squared errors, in [0,
-    1) (our definition)."""
+    """Explained one by one in conf/base/methods/mla.yml."""
 
     regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     remember: Literal["previous", "current"] = "previous"
@@ -84,15 +78,13 @@ class MLA(Method):
         super().check(context)
         if hidden := context.fusion_settings.get("hidden"):
             raise ValueError(
-                f"mla projects the gradient of one linear head; fusion.hidden = {hidden} is deeper: leave hidden out"
+                f"mla projects the gradient of one linear head: leave out fusion.hidden = {hidden}"
             )
 
     def on_fit_start(self, state: State) -> None:
         head = state.model.fusion.head
         if not isinstance(head, nn.Linear):
-            raise ConfigError(
-                "mla needs one linear head for all modalities: fusion shared without hidden layers"
-            )
+            raise ConfigError("mla needs one linear head for all modalities: fusion shared, no hidden layers")
         width = head.in_features + self.parameters.project_bias
         self.projection = torch.eye(width, device=head.weight.device)
         # The mean of what the head saw in the turn before, and in this one.

@@ -35,15 +35,13 @@ def pareto_direction(whole: Tensor, own: Tensor) -> Tensor:
 
 def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
     """h · max(1, ‖g_0 + g_u‖ / ‖h‖): never shorter than the plain sum of the gradients; h = 0 stays."""
-    length, wanted = torch.linalg.vector_norm(direction), torch.linalg.vector_norm(total)
-    factor = (wanted / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_min(1)
+    length, least = torch.linalg.vector_norm(direction), torch.linalg.vector_norm(total)
+    factor = (least / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_min(1)
     return direction * torch.where(length > 0, factor, torch.ones_like(factor))
 
 
 class MMParetoParameters(MethodParameters):
-    """`scale` γ > 0: of the encoders' new gradients (published: 1.5). `unimodal_weight` ≥ 0 (published: 1; 0:
-    none). `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole
-    `encoder` (our definition: h keeps its direction), or `none`."""
+    """Explained one by one in conf/base/methods/mmpareto.yml."""
 
     scale: Annotated[float, Field(gt=0)] = 1.5
     unimodal_weight: NonNegativeFloat = 1.0
@@ -68,8 +66,7 @@ class MMPareto(Method):
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)
-        # Of the batches since the last step; empty between steps.
-        self.whole: Gradients = {}
+        self.whole: Gradients = {}  # of the batches since the last step; empty between steps
         self.own: Gradients = {}
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
@@ -79,20 +76,17 @@ class MMPareto(Method):
         output = state.forward(batch)
         terms = self.loss(output, batch, state)
         whole = terms["task"]
-        own = []
-        for m in model.modalities:
-            logits = self.heads.logits(model, output.features, m)
-            terms[f"task_{m}"] = p.unimodal_weight * state.task.loss(logits, batch.target)
-            own.append(terms[f"task_{m}"])
+        weights = dict.fromkeys(model.modalities, p.unimodal_weight)
+        own = self.heads.losses(output, batch.target, weights, state)
         _give(state, self.own)
-        state.backward(reduce(add, own), retain_graph=True)
+        state.backward(reduce(add, own.values()), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)
         self.whole = _take(state)
         for m, encoder in model.encoders.items():
             self._combine(list(encoder.parameters()), self.whole[m], self.own[m])
-        return terms
+        return terms | own
 
     def _combine(
         self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]

@@ -58,11 +58,7 @@ def shares(contribution: Tensor, alpha: float) -> Tensor:
 
 
 class ModalityValuationParameters(Window):
-    """`level`: re-sample each `sample` by its own contributions, or random ones for the whole `modality`.
-
-    For `modality`: `alpha` ≥ 0, of how many (published: 1; BalanceBenchmark: 0.5; 0: joint training), and
-    `part_ratio` in (0, 1], the share of train whose contributions are looked at (published: 0.2).
-    `start_epoch`: published 6, after five epochs of warm-up."""
+    """Explained one by one in conf/base/methods/modality_valuation.yml."""
 
     level: Literal["sample", "modality"] = "sample"
     alpha: NonNegativeFloat = 0.5
@@ -87,9 +83,7 @@ class ModalityValuation(Method):
     parameters: ModalityValuationParameters
 
     def on_fit_start(self, state: State) -> None:
-        self.alone = torch.zeros(
-            0, dtype=torch.long
-        )  # this epoch's samples, row by row: the modality, or ALL
+        self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
     def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
@@ -123,24 +117,20 @@ class ModalityValuation(Method):
         alone = self._take(batch.index.cpu()).to(batch.target.device) if len(self.alone) else None
         if alone is None or bool((alone == ALL).all()):
             return super().loss(output, batch, state)
-        kept = {
-            m: feature * ((alone == ALL) | (alone == position))[:, None]
-            for position, (m, feature) in enumerate(output.features.items())
-        }
+        features = enumerate(output.features.items())
+        kept = {m: f * ((alone == ALL) | (alone == position))[:, None] for position, (m, f) in features}
         return super().loss(Output(kept, state.model.fusion(kept)), batch, state)
 
     def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
-        found = []
+        values = []
         for batch, output in state.evaluate(rows):
             fusion, was_training = state.model.fusion, state.model.fusion.training
             with torch.no_grad():
-                found.append(contributions(state.task, fusion.eval(), output, batch.target))
+                values.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
-        contribution, confidence = (
-            torch.cat([x.cpu() for x in part], dim=1) for part in zip(*found, strict=True)
-        )
-        return contribution, confidence
+        phi, rho = zip(*values, strict=True)
+        return torch.cat([x.cpu() for x in phi], dim=1), torch.cat([x.cpu() for x in rho], dim=1)
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
         """Plan, in random order, with whom alone each row `[T]` is used the first, second, … time."""
@@ -153,13 +143,13 @@ class ModalityValuation(Method):
     def _take(self, index: Tensor) -> Tensor:
         """With whom alone the rows `[B]` of this batch are met; each is met once more thereby."""
         earlier = (index[:, None] == index).tril(-1).sum(dim=1)  # in this batch
-        found = self.alone[self.following[index] + earlier]
+        alone = self.alone[self.following[index] + earlier]
         self.following = self.following + index.bincount(minlength=len(self.following))
-        return found
+        return alone
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """Positions `[k, N]` of the modalities from the least contribution up; ties: from the least confidence
-    up."""
+    """Positions `[k, N]` of the modalities from the least contribution up; ties: the least confidence
+    first."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

@@ -24,10 +24,8 @@ def patience_step(loss: float, best: float, waited: int) -> tuple[float, int]:
 
 def belongs(name: str, modality: str) -> bool:
     """Whether a tensor of the model, by its name, belongs to the modality's encoder or head."""
-    return (
-        name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}."))
-        or name == f"fusion.weights.{modality}"
-    )
+    own = (f"encoders.{modality}.", f"fusion.heads.{modality}.")
+    return name.startswith(own) or name == f"fusion.weights.{modality}"
 
 
 def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
@@ -38,9 +36,8 @@ def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
 @contextmanager
 def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
     """Meanwhile encoders and heads of the modalities take no gradient: no backward reaches them."""
-    parameters = [
-        p for m in modalities for n, p in model.named_parameters() if belongs(n, m) and p.requires_grad
-    ]
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for m in modalities for n, p in learning if belongs(n, m)]
     for p in parameters:
         p.requires_grad_(False)
     try:
@@ -51,10 +48,7 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
 
 
 class MSESParameters(MethodParameters):
-    """`patience` ≥ 1: epochs without a lower validation loss after which a modality stops (published: 5).
-
-    `restore_best`: it is frozen as it was in its best epoch, else as it is. `weights` ≥ 0: of the task loss
-    of each modality's head; left out: 1."""
+    """Explained one by one in conf/base/methods/mses.yml."""
 
     patience: PositiveInt = 5
     restore_best: bool = True
@@ -101,8 +95,8 @@ class MSES(Method):
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().loss(output, batch, state)
-        given = self.parameters.weights
-        weights = {m: given.get(m, 1.0) for m in state.model.modalities if m not in self.stopped}
+        chosen = self.parameters.weights
+        weights = {m: chosen.get(m, 1.0) for m in state.model.modalities if m not in self.stopped}
         logits = {m: state.model.unimodal_logits(output.features, m) for m in weights}
         return terms | weighted_losses(state.task, logits, batch.target, weights)
 

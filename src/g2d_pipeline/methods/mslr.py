@@ -30,12 +30,7 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
 
 
 class MSLRParameters(MethodParameters):
-    """`rates` > 0, modality by modality: what the recipe's learning rate is multiplied by; left out: 1.
-
-    Factors, not learning rates, so that they hold for every recipe and schedule: best unimodal rate of the
-    modality / lr. `strategy`: `keep` them; `smooth`: they go to 1, evenly, until the last epoch; `dynamic`:
-    multiplied in each epoch by the modality's validation metric over its mean in the last `window` epochs,
-    the newest one included."""
+    """Explained one by one in conf/base/methods/mslr.yml."""
 
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     strategy: Literal["keep", "smooth", "dynamic"] = "keep"

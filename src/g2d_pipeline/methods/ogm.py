@@ -29,11 +29,7 @@ def gradient_noise(gradient: Tensor) -> Tensor:
 
 
 class OGMParameters(Window):
-    """`alpha` ≥ 0: how hard the leader is held back (the code's: 0.1; others compare with 0.3 to 0.8).
-
-    `ge`: add noise (OGM-GE), to encoders that are held back (`noise=modulated`), or to every one in every
-    step (`always`, the code). `scope`: the whole `encoder` (the paper), or its convolution weights alone
-    (`conv_only`, the code)."""
+    """Explained one by one in conf/base/methods/ogm.yml."""
 
     alpha: NonNegativeFloat = 0.1
     ge: bool = False
@@ -116,6 +112,6 @@ class OGM(Method):
 
 def _nothing_to_scale(modality: str, encoder: str) -> str:
     return (
-        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} ({encoder}) "
-        "has none: say scope=encoder"
+        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} "
+        f"({encoder}) has none: say scope=encoder"
     )

@@ -36,11 +36,7 @@ def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
 
 
 class OPMParameters(Window):
-    """`q_base` in [0, 1] and `alpha` ≥ 0: of the probability to drop (published: 0.4, 0.5).
-
-    `p_exe` in [0, 1]: of a batch to be modulated at all (published: 0.7). `others`: r^m compares with their
-    `mean` (our definition for k > 2), or their `sum` (BalanceBenchmark's code for k = 3). `rescale`: features
-    divided by 1 − θ, the share that is left on average (the code)."""
+    """Explained one by one in conf/base/methods/opm.yml."""
 
     q_base: Fraction = 0.4
     alpha: NonNegativeFloat = 0.5

@@ -42,17 +42,15 @@ def stratified(
 ) -> npt.NDArray[np.int64]:
     """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
+    classes, counts = np.unique(labels, return_counts=True)
     chosen = [
-        order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)
+        order[sorted_labels == c][: int(np.ceil(share * n))] for c, n in zip(classes, counts, strict=True)
     ]
     return np.sort(rows[np.concatenate(chosen)])
 
 
 class PMRParameters(Window):
-    """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower
-    side. `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0,
-    1): of the earlier prototypes; `share` in (0, 1]: of the train samples of each class that they are means
-    of. `bins`: quantile bins of a regression's target (our definition)."""
+    """Explained one by one in conf/base/methods/pmr.yml."""
 
     alpha: NonNegativeFloat = 1.0
     rule: Literal["paper", "code"] = "paper"
@@ -109,10 +107,9 @@ class PMR(Method):
             return
         fresh = self._class_means(state)
         keep = self.parameters.memory if self.learnt else 0.0
-        old = self.prototypes
-        self.prototypes = {
-            m: keep * old[m].to(c) + (1 - keep) * c if keep > 0 else c for m, c in fresh.items()
-        }
+        if keep > 0:
+            fresh = {m: keep * self.prototypes[m].to(c) + (1 - keep) * c for m, c in fresh.items()}
+        self.prototypes = fresh
         self.learnt = state.epoch > 1
 
     def _class_means(self, state: State) -> dict[str, Tensor]:
@@ -137,15 +134,15 @@ class PMR(Method):
         label = self.labels(batch.target)
         z = {m: similarities(f, self.prototypes[m].to(f)) for m, f in output.features.items()}
         with torch.no_grad():
-            scores = torch.stack([of.softmax(dim=1).gather(1, label[:, None]).mean() for of in z.values()])
+            scores = torch.stack([u.softmax(dim=1).gather(1, label[:, None]).mean() for u in z.values()])
             ratio = ratios(scores)
-        learning = [(i, of) for i, of in enumerate(z.values()) if of.requires_grad]
+        learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
         if p.alpha > 0:
             weight = pull(ratio, p.alpha, p.rule)
-            drawn = [weight[i] * F.cross_entropy(of, label) for i, of in learning]
+            drawn = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
             terms["prototypes"] = sum(drawn, ratio.new_zeros(()))
         if self._brakes(state):
             weight = brake(ratio, p.entropy_weight)
-            slowed = [-weight[i] * entropy(of) for i, of in learning]
+            slowed = [-weight[i] * entropy(u) for i, u in learning]
             terms["entropy"] = sum(slowed, ratio.new_zeros(()))
         return terms

@@ -46,13 +46,7 @@ def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Te
 
 
 class ReconBoostParameters(MethodParameters):
-    """`stage_epochs`: epochs of a modality's stage (published: 4); `rectification_epochs` after each
-    (published: 4). `agreement_weight` (5) and `reconcilement_weight` (1) of the loss with the target and of
-    what the ensemble explains already; `consolidation_weight` α (0.5) of the likeness to the modality before.
-    `reduction`: over the classes of the first two, `mean` (the code, for which the weights are given) or
-    `sum` (the equation). `consolidation_gradient`: false as the code has it, where that term has no gradient.
-    A term of weight 0 is not computed; the second weight may not exceed the first: the loss would have no
-    lower bound."""
+    """Explained one by one in conf/base/methods/reconboost.yml."""
 
     stage_epochs: PositiveInt = 4
     rectification_epochs: NonNegativeInt = 4
@@ -84,8 +78,8 @@ class ReconBoost(Method):
 
     Parameters = ReconBoostParameters
     equation = (
-        "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), Φ = Σ_{j≠m} u^j; "
-        "then L = CE(Σ_m u^m, y)"
+        "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), "
+        "Φ = Σ_{j≠m} u^j; then L = CE(Σ_m u^m, y)"
     )
     source = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
     fusions = ("shared", "sum")
@@ -102,11 +96,8 @@ class ReconBoost(Method):
         self.stage = self.done = 0
         p, k = self.parameters, len(state.model.modalities)
         if state.epochs < (needed := k * p.stage_epochs + (k - 1) * p.rectification_epochs):
-            logger.warning(
-                "reconboost: a stage of each of the %d modalities takes %d epochs, there are %d: say epochs=%d or a "
-                "smaller stage_epochs",
-                *(k, needed, state.epochs, needed),
-            )
+            note = f"takes {needed} epochs, not {state.epochs}: say epochs={needed} or a smaller stage_epochs"
+            logger.warning("reconboost: a stage of each of the %d modalities %s", k, note)
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters

@@ -84,12 +84,10 @@ class Exchange(nn.Module):
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
         super().__init__()
-        channels = {
-            m: [_channels(stage) for stage in _stages(m, encoder)[:-1]] for m, encoder in encoders.items()
-        }
-        count = min(STAGES, *(len(of) for of in channels.values()))
+        channels = {m: [_channels(part) for part in _stages(m, e)[:-1]] for m, e in encoders.items()}
+        count = min(STAGES, *map(len, channels.values()))
         self.stages = nn.ModuleList(
-            initialise(MMTM({m: of[len(of) - count + i] for m, of in channels.items()})) for i in range(count)
+            initialise(MMTM({m: c[i - count] for m, c in channels.items()})) for i in range(count)
         )
         self.held = ""
         self.replaced: Literal["signal", "gate"] = "signal"
@@ -106,18 +104,16 @@ class Exchange(nn.Module):
                 maps[m] = stage(maps[m])
         for i, exchange in enumerate(self.stages):
             maps = {m: parts[m][i - 1 - len(self.stages)](x) for m, x in maps.items()}
-            signals = {
-                m: x.mean(dim=(2, 3)).view(-1, batch[m], x.shape[1]).mean(dim=0) for m, x in maps.items()
-            }
+            means = {m: x.mean(dim=(2, 3)) for m, x in maps.items()}  # [T · B, C]
+            signals = {m: s.view(-1, batch[m], s.shape[1]).mean(dim=0) for m, s in means.items()}
             gates = exchange(signals, self.held if self.training else "", self.replaced)
-            maps = {
-                m: x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None] for m, x in maps.items()
-            }
-        last = {m: parts[m][-1](x) for m, x in maps.items()}
-        return {
-            m: mean_of_frames(x, batch[m], encoders[m].width) if inputs[m].dim() == 5 else x
-            for m, x in last.items()
-        }
+            for m, x in maps.items():
+                maps[m] = x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None]
+        features = {m: parts[m][-1](x) for m, x in maps.items()}
+        for m, x in features.items():
+            if inputs[m].dim() == 5:
+                features[m] = mean_of_frames(x, batch[m], encoders[m].width)
+        return features
 
 
 def _channels(stage: nn.Module) -> int:

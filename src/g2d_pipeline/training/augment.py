@@ -35,14 +35,15 @@ def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generat
 
 
 def changes_anything(settings: AugmentSettings | None) -> bool:
-    """Whether a modality is random in training; where it is not, its features and teacher may be remembered."""
+    """Whether a modality is random in training; if not, its features and teacher outputs can be stored."""
     if settings is None:
         return False
-    if isinstance(settings, AudioAugment):
-        masks = settings.time_masks > 0 or settings.frequency_masks > 0
-        return masks or settings.noise > 0 or settings.window_frames is not None
-    if isinstance(settings, ImageAugment):
-        return settings.crop is not None or settings.flip > 0 or settings.noise > 0
+    if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
+        return True
+    if isinstance(settings, AudioAugment) and settings.window_frames is not None:
+        return True
+    if isinstance(settings, ImageAugment) and (settings.crop is not None or settings.flip > 0):
+        return True
     return settings.noise > 0
 
 
@@ -54,7 +55,7 @@ def augment(
 
     `normaliser`: {scale, mean, std} a channel (dim 1), as `models.Normaliser` applies it; None: scale 1, mean
     0, std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are
-    cropped and flipped, then get noise (the pictures of clips `[B, C, T, H, W]` each on its own); of
+    cropped and flipped, then get noise (the frames of clips `[B, C, T, H, W]` each on its own); of
     spectrograms `[B, C, F, T]` a window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get
     noise, but not in the row that says which steps are real. `x` itself is left as it is.
 
@@ -65,10 +66,10 @@ def augment(
     mean, std = _in_stored_units(normaliser, x)
     noise = settings.noise * std if settings.noise > 0 else 0.0
     if isinstance(settings, ImageAugment):
-        if x.dim() == 5:  # the pictures of a clip, each changed on its own (datasets.md §3.3)
+        if x.dim() == 5:  # the frames of a clip, each changed on its own (datasets.md §3.3)
             count, channels, frames = x.shape[:3]
-            pictures = x.transpose(1, 2).reshape(count * frames, channels, *x.shape[3:])
-            changed = augment(pictures, settings, normaliser, generator)
+            images = x.transpose(1, 2).reshape(count * frames, channels, *x.shape[3:])
+            changed = augment(images, settings, normaliser, generator)
             return changed.reshape(count, frames, channels, *x.shape[3:]).transpose(1, 2)
         if settings.crop is not None or settings.flip > 0:
             _check_maps(x, settings.kind, "crop and flip")
@@ -249,8 +250,8 @@ def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tens
 def _check_maps(x: Tensor, kind: str, keys: str) -> None:
     if x.dim() != 4:
         raise ConfigError(
-            f"augment ({kind}): {keys} need samples of three dimensions such as [C, H, W], not {list(x.shape[1:])}. "
-            f"Leave them out (noise is possible for any shape)."
+            f"augment ({kind}): {keys} need samples of three dimensions such as [C, H, W], not "
+            f"{list(x.shape[1:])}. Leave them out (noise is possible for any shape)."
         )
 
 

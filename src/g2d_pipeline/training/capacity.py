@@ -1,4 +1,4 @@
-"""Batch sizes that fit into memory: found by halving, and told where a batch did not fit."""
+"""Batch sizes that fit into memory: found by halving, and explained where a batch did not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,18 +40,10 @@ class CapacityError(G2DError):
     """A batch does not fit into memory."""
 
 
-class HasBatchSize(Protocol):
-    """A run's `LoopState`: its batch size may change when the run is resumed."""
-
-    batch_size: int
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full: torch.OutOfMemoryError, or a RuntimeError with such a
-    message."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+    """torch.OutOfMemoryError, or a RuntimeError whose message says that memory is full."""
+    full = isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+    return full or isinstance(error, torch.OutOfMemoryError)
 
 
 def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
@@ -79,8 +70,7 @@ def _fits(attempt: Attempt, size: int) -> bool:
         if not is_out_of_memory(error):
             raise
         fits = False
-    # Only here, past the `except`, has the error let go of the attempt's tensors.
-    _empty_cache()
+    _empty_cache()  # past the `except`, where the error has let go of the attempt's tensors
     return fits
 
 
@@ -101,7 +91,7 @@ def trial(
     """One forward and backward pass in training mode, all encoders learning, on `size` samples of zeros.
 
     `shapes` and `dtypes`: of one stored sample, by modality; `dtype`: in which the encoders run. A copy of
-    the model does it: weights, buffers, gradients, modes and random streams of the given one stay as they
+    the model does it: weights, buffers, gradients, modes and random streams of the model itself stay as they
     are, and the copy, with one more room of the weights' size, stands for the optimizer's state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         copied = copy.deepcopy(model).train()
@@ -135,10 +125,7 @@ def fitting_batch_size(
     model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device
 ) -> int:
     """`batch_size` as it is set; for `auto` the largest power of two that fits, at most 4096 and the train
-    rows.
-
-    Raises CapacityError where no batch fits.
-    """
+    rows. Raises CapacityError where no batch fits."""
     if training.batch_size != "auto":
         return training.batch_size
     rows = max(len(data.rows["train"]), LEAST)
@@ -150,25 +137,7 @@ def fitting_batch_size(
 
 @contextmanager
 def explain_out_of_memory(
-    model: MultimodalModel,
-    data: Data,
-    training: TrainingSettings,
-    position: HasBatchSize,
-    device: torch.device,
-) -> Iterator[None]:
-    """An out-of-memory error inside becomes a CapacityError with what would have fitted (see
-    `explain_exhaustion`)."""
-    attempt = attempt_of(model, data, training, device)
-    with explain_exhaustion(attempt, lambda: position.batch_size, device, training):
-        yield
-
-
-@contextmanager
-def explain_exhaustion(
-    attempt: Attempt,
-    batch_size: Callable[[], int],
-    device: torch.device,
-    training: TrainingSettings | None = None,
+    attempt: Attempt, batch_size: Callable[[], int], device: torch.device, training: TrainingSettings
 ) -> Iterator[None]:
     """An out-of-memory error inside becomes a CapacityError; any other error passes.
 
@@ -188,28 +157,22 @@ def explain_exhaustion(
 
 
 def _explanation(
-    attempt: Attempt, size: int, device: torch.device, training: TrainingSettings | None, reason: str
+    attempt: Attempt, size: int, device: torch.device, training: TrainingSettings, reason: str
 ) -> str:
-    fitting: int | None = None
+    others = ["precision=bf16"] if training.precision in ("fp32", "tf32") else []
+    others += [] if training.checkpoint_activations else ["checkpoint_activations=true"]
+    fits = f"Not even a batch of {LEAST} would fit"
+    remedies = [*others, "smaller features or encoders", "a device with more memory"]
     if size > LEAST:
         try:
             fitting = largest_batch(attempt, max(size // 2, LEAST))
+            steps = math.ceil(size / fitting) * training.accumulation
+            fits = f"A batch of {fitting} would fit"
+            remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
         except CapacityError:
-            fitting = None
-    others = []
-    if training is None or training.precision in ("fp32", "tf32"):
-        others.append("precision=bf16")
-    if training is None or not training.checkpoint_activations:
-        others.append("checkpoint_activations=true")
-    if fitting is not None:
-        steps = math.ceil(size / fitting) * (training.accumulation if training is not None else 1)
-        said = f"A batch of {fitting} would fit"
-        remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
-    else:
-        said = f"Not even a batch of {LEAST} would fit"
-        remedies = [*others, "smaller features or encoders", "a device with more memory"]
+            pass
     return (
-        f"A batch of {size} samples does not fit into the memory of {device}. {said}.\n"
+        f"A batch of {size} samples does not fit into the memory of {device}. {fits}.\n"
         f"Remedies: {', or '.join(remedies)}.\n"
         f"torch said: {reason}"
     )

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import re
-import shutil
 import struct
 import time
 from collections import OrderedDict
@@ -38,20 +37,12 @@ UNFINISHED = "unfinished.tmp"
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 SHARE = 50  # checkpoints at the ends of epochs take at most 1/50 of the time
 
-CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+CODES = {torch.bfloat16: "BF16", torch.bool: "BOOL"}
+CODES |= {getattr(torch, f"float{bits}"): f"F{bits}" for bits in (64, 32, 16)}
+CODES |= {
+    getattr(torch, f"{sign}int{bits}"): f"{sign or 'i'}{bits}".upper()
+    for sign in ("", "u")
+    for bits in (64, 32, 16, 8)
 }
 # Saved as bytes, for not every version of safetensors knows them.
 AS_BYTES = {torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2}
@@ -93,27 +84,23 @@ class Checkpoints:
             tensors, structure = flatten(state)
             text = bytearray(structure, "utf-8", "surrogatepass")
             tensors["structure"] = torch.frombuffer(text, dtype=torch.uint8)
-            try:
-                self.last = self._write(tensors, f"epoch-{epoch:04d}-batch-{batch:06d}")
-            except OSError as error:
-                if error.errno not in NO_ROOM:
-                    raise
-                self._drop_unfinished()
-                logger.warning(
-                    "The checkpoint of epoch %d, batch %d was not written to %s (%s; %.1f MB were wanted). "
-                    "%s remains. Training goes on without this one.",
-                    *(
-                        epoch,
-                        batch,
-                        self.folder,
-                        error.strerror,
-                        sum(t.nbytes for t in tensors.values()) / 1e6,
-                    ),
-                    f"The checkpoint {self.last.name}" if self.last else "No checkpoint",
-                )
-                return None
-            self._prune(self.last)
-            return self.last
+            saved = self._write(tensors, f"epoch-{epoch:04d}-batch-{batch:06d}")
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._drop_unfinished()
+            size = sum(t.nbytes for t in tensors.values()) / 1e6
+            rest = f"The checkpoint {self.last.name}" if self.last else "No checkpoint"
+            logger.warning(
+                "The checkpoint of epoch %d, batch %d was not written to %s (%s; %.1f MB were wanted). %s "
+                "remains. Training goes on without this one.",
+                *(epoch, batch, self.folder, error.strerror, size, rest),
+            )
+            return None
+        else:
+            self.last = saved
+            self._prune(saved)
+            return saved
         finally:  # after a failure too: a full disk is not tried again at every batch
             self._ended = time.monotonic()
             self.seconds = self._ended - begin
@@ -121,22 +108,20 @@ class Checkpoints:
     def newest(self) -> dict[str, Any] | None:
         """The state of the newest whole checkpoint (on the CPU), None where there is none; warns of broken
         ones."""
-        self.last, state, faults = None, None, []
+        self.last, state, faults = None, None, {}
         for file in self._files():
             try:
-                state = read_file(file)
+                state, self.last = read_file(file), file
+                self._whole.add(file)
+                break
             except BrokenCheckpoint as fault:
-                faults.append((file, str(fault)))
+                faults[file] = str(fault)
                 self._whole.discard(file)
-                continue
-            self.last = file
-            self._whole.add(file)
-            break
-        instead = (
-            f"{self.last.name} is used instead" if self.last else "there is no other: training starts anew"
-        )
-        for file, fault_text in faults:
-            logger.warning("The checkpoint %s is not used: %s; %s.", file, fault_text, instead)
+        instead = "there is no other: training starts anew"
+        if self.last is not None:
+            instead = f"{self.last.name} is used instead"
+        for file, reason in faults.items():
+            logger.warning("The checkpoint %s is not used: %s; %s.", file, reason, instead)
         return state
 
     def due(self) -> bool:
@@ -147,17 +132,10 @@ class Checkpoints:
         """Whether training has gone on for `SHARE` times as long as the last attempt to save took."""
         return self.seconds is None or time.monotonic() - self._ended >= SHARE * self.seconds
 
-    def clear(self) -> None:
-        """Remove the folder: training has ended."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.last = None
-
     def _files(self) -> list[Path]:
         """The checkpoints by their names, newest first."""
-        return sorted(
-            (f for f in self.folder.glob("*") if FILE_NAME.fullmatch(f.name)), key=place, reverse=True
-        )
+        files = [f for f in self.folder.glob("*") if FILE_NAME.fullmatch(f.name)]
+        return sorted(files, key=place, reverse=True)
 
     def _write(self, tensors: dict[str, Tensor], name: str) -> Path:
         """Write a checkpoint; it exists from the rename on."""
@@ -179,7 +157,7 @@ class Checkpoints:
         return path
 
     def _prune(self, saved: Path) -> None:
-        """Remove every file but `saved` and the whole ones of earlier places that belong to the last `keep`."""
+        """Remove all files but `saved` and the whole ones of earlier places among the last `keep`."""
         kept = 1
         for file in self._files():
             if file == saved:
@@ -213,21 +191,16 @@ def place(file: Path) -> tuple[int, int, str]:
 
 
 def write_tensors(file: BinaryIO, tensors: dict[str, Tensor]) -> str:
-    """Write contiguous CPU tensors as safetensors; returns the checksum: the first 128 bits of SHA-256, in
-    hex.
+    """Write contiguous CPU tensors as safetensors; the checksum: the first 128 bits of SHA-256, in hex.
 
-    Not by safetensors' own writer, which holds two more copies of the data or hides the system's error
-    number."""
+    Ours, for safetensors' own writer holds two more copies of the data or hides the system's error number."""
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())  # so that each starts aligned
     header: dict[str, Any] = {"__metadata__": {"g2d_checkpoint": FORMAT}}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
+        dtype, shape = CODES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     start = struct.pack("<Q", len(text)) + text
@@ -337,7 +310,8 @@ def _encode_dict(value: dict[Any, Any], path: tuple[Any, ...], tensors: dict[str
     for key, item in value.items():
         if not (key is None or isinstance(key, bool | int | float | str | bytes | np.generic)):
             raise TypeError(
-                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not {type(key).__name__}"
+                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not "
+                f"{type(key).__name__}"
             )
         inner = (*path, key)
         items.append([_encode(key, inner, tensors), _encode(item, inner, tensors)])
@@ -354,14 +328,11 @@ def _encode_tensor(value: Tensor, path: tuple[Any, ...], tensors: dict[str, Tens
     order."""
     value = value.detach().resolve_conj().resolve_neg().cpu()
     shape, stride = value.shape, value.stride()
-    in_memory = value
-    if not value.is_contiguous():
-        in_memory = value.permute(
-            sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True)
-        )
-        if not in_memory.is_contiguous():
-            in_memory = value.contiguous()
-            stride = in_memory.stride()
+    order = sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True)
+    in_memory = value if value.is_contiguous() else value.permute(order)
+    if not in_memory.is_contiguous():
+        in_memory = value.contiguous()
+        stride = in_memory.stride()
     if value.dtype in AS_BYTES:
         in_memory = memory(in_memory)
     name = f"{len(tensors)} {_spell(path)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,15 +54,12 @@ class Data:
 
     def only(self, *modalities: str) -> Data:
         """The same samples with these modalities alone."""
-        return Data(
-            {m: self.arrays[m] for m in modalities},
-            self.target,
-            self.rows,
-            self.task,
-            {m: self.normalisers[m] for m in modalities},
-            self.sample_ids,
-            {m: self.augment.get(m) for m in modalities},
-            {m: n for m, n in self.vocabulary.items() if m in modalities},
+        return replace(
+            self,
+            arrays={m: self.arrays[m] for m in modalities},
+            normalisers={m: self.normalisers[m] for m in modalities},
+            augment={m: self.augment.get(m) for m in modalities},
+            vocabulary={m: n for m, n in self.vocabulary.items() if m in modalities},
         )
 
     def augmented(self, modality: str) -> bool:
@@ -88,9 +85,7 @@ class Data:
         empty or misspelt, a token id lies outside its vocabulary, or a regression target is constant or not
         finite."""
         labels = np.asarray(target)
-        arrays = {
-            m: x if isinstance(x, np.ndarray) else np.asarray(x) for m, x in inputs.items()
-        }  # memmaps stay so
+        arrays = {m: np.asanyarray(x) for m, x in inputs.items()}  # memory maps stay so
         names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
@@ -100,9 +95,7 @@ class Data:
                 raise ValueError(f"{m} does not hold token ids, integers from 0 to {entries - 1}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
-        rows: dict[str, npt.NDArray[np.int64]] = {
-            s: np.flatnonzero(names == s).astype(np.int64) for s in SPLITS
-        }
+        rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(rows[s])]:
             raise ValueError(f"no sample is in split {empty}")
         built: Task
@@ -113,16 +106,11 @@ class Data:
             built = Classification(tuple(classes))
         else:
             labels = labels.astype(np.float64)
-            if not np.isfinite(labels).all():
-                raise ValueError(
-                    f"the target is not finite in rows {np.flatnonzero(~np.isfinite(labels))[:5].tolist()}"
-                )
+            if len(bad := np.flatnonzero(~np.isfinite(labels))):
+                raise ValueError(f"the target is not finite in rows {bad[:5].tolist()}")
             train = labels[rows["train"]]
-            statistics = {"min": train.min(), "max": train.max(), "mean": train.mean(), "std": train.std()}
-            built = regression_task(
-                {k: float(v) for k, v in statistics.items()},
-                "identity" if output == "identity" else "sigmoid",
-            )
+            statistics = {name: float(getattr(train, name)()) for name in ("min", "max", "mean", "std")}
+            built = regression_task(statistics, "identity" if output == "identity" else "sigmoid")
         ids = np.array([str(i) for i in range(len(labels))])
         none = dict.fromkeys(arrays)
         return cls(arrays, labels, rows, built, none, ids, dict(augment or {}), dict(vocabulary or {}))
@@ -205,6 +193,6 @@ def gather(
 ) -> dict[str, Tensor]:
     """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a
     modality."""
-    wanted = data.modalities if modalities is None else modalities
-    found = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in wanted}
-    return {m: x.to(device, non_blocking=True) for m, x in found.items()}
+    names = data.modalities if modalities is None else modalities
+    inputs = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in names}
+    return {m: x.to(device, non_blocking=True) for m, x in inputs.items()}

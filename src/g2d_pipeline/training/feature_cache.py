@@ -61,7 +61,7 @@ class FeatureCache:
         self.frozen = tuple(m for m in self.frozen if m not in modalities)
 
     def mark_updated(self, modalities: Iterable[str]) -> None:
-        """The optimizer has updated these encoders (torch's fused steps do not count as writes to a tensor)."""
+        """The optimizer has updated these encoders (fused steps do not count as writes to a tensor)."""
         for m in modalities:
             self._steps[m] += 1
 

@@ -48,7 +48,7 @@ class History:
         self.learning: set[str] = set()
 
     def record_gradients(self) -> list[str]:
-        """Take the norm of each encoder's gradient, between backward and step; the modalities that have one."""
+        """Store the norm of each encoder's gradient, before the step; the modalities that have one."""
         with_none = {m: [p.grad for p in of if p.grad is not None] for m, of in self.parameters.items()}
         gradients = {m: of for m, of in with_none.items() if of}
         if gradients:
@@ -115,9 +115,8 @@ class History:
 
     def _diverged(self, losses: Tensor, batch: int) -> None:
         bad = [name for name, ok in zip(self.names, losses.isfinite().tolist(), strict=False) if not ok]
-        raise DivergenceError(
-            f"{self.description}: {', '.join(bad)} became NaN or infinite in epoch {self.epoch}, batch {batch}."
-        )
+        where = f"epoch {self.epoch}, batch {batch}"
+        raise DivergenceError(f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}.")
 
     def means(self) -> dict[str, float]:
         """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as
@@ -169,7 +168,8 @@ def explain_divergence(last_checkpoint: Callable[[], Path | None]) -> Iterator[N
     except DivergenceError as error:
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, "
-            "smaller alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics settle slowly), or a "
-            "look at the features for extreme values."
+            "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), "
+            "clip_norm=1, smaller alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics "
+            "settle "
+            "slowly), or a look at the features for extreme values."
         ) from None

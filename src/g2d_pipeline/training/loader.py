@@ -105,7 +105,7 @@ class Loader:
 def ahead(
     read: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    """(item, read(item)) in order, up to `workers` of them being read in threads before they are asked for."""
+    """(item, read(item)) in order, up to `workers` of them being read ahead in threads."""
     if not workers:
         yield from ((item, read(item)) for item in items)
         return

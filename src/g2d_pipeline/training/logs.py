@@ -5,12 +5,13 @@ Both say what the rows say and nothing else: a run that was interrupted and goes
 
 from __future__ import annotations
 
-import csv
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
 
 from g2d_pipeline.errors import ConfigError
 
@@ -21,28 +22,18 @@ Row = dict[str, Any]
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
 
 
-class Logs:
-    """What is kept beside the history, an epoch at a time."""
-
-    def __init__(self, writers: Sequence[Callable[[list[Row]], None]] = ()) -> None:
-        self.writers = writers
-
-    def epoch(self, rows: list[Row]) -> None:
-        """All epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …); the last one is
-        new."""
-        for write in self.writers:
-            write(rows)
+Log = Callable[[list[Row]], None]
 
 
 @contextmanager
-def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | None) -> Iterator[Logs]:
-    """Yield the logs of these kinds: `<folder>/history.csv`, `<folder>/tensorboard/`. No kinds: nothing is
-    written.
+def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | None) -> Iterator[Log]:
+    """Yield what writes `<folder>/history.csv`, `<folder>/tensorboard/`, or for no kinds nothing: a function
+    of all epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …), the last one new.
 
     Raises ConfigError where a kind is unknown, the folder is not given, or TensorBoard is not installed.
     """
     with ExitStack() as stack:
-        writers: list[Callable[[list[Row]], None]] = []
+        writers: list[Log] = []
         for kind in dict.fromkeys(kinds):
             if folder is None:
                 raise ConfigError(
@@ -54,7 +45,12 @@ def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | Non
                 writers.append(stack.enter_context(tensorboard_log(folder)))
             else:
                 raise ConfigError(f"log: {kind!r} is unknown. Allowed: csv, tensorboard")
-        yield Logs(writers)
+
+        def log(rows: list[Row]) -> None:
+            for write in writers:
+                write(rows)
+
+        yield log
 
 
 class CsvLog:
@@ -67,13 +63,8 @@ class CsvLog:
     def __call__(self, rows: list[Row]) -> None:
         """Write the file anew and put it in place whole: a reader never meets half a line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(
-                file, dict.fromkeys(name for row in rows for name in row), lineterminator="\n"
-            )
-            table.writeheader()
-            table.writerows(rows)
+        temporary = self.path.with_suffix(".csv.tmp")  # one name: the next run replaces what a kill left
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
         temporary.replace(self.path)
 
 
@@ -88,7 +79,8 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            f"log=tensorboard needs the package tensorboard ({error}). Remedy: pip install 'g2d-pipeline[tensorboard]'"
+            f"log=tensorboard needs the package tensorboard ({error}). Remedy: "
+            "pip install 'g2d-pipeline[tensorboard]'"
         ) from error
 
     events = folder / "tensorboard"

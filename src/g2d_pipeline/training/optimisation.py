@@ -93,7 +93,7 @@ class LearningRate:
 
     Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose
     validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
-    `patience`. Raises ConfigError where the warm-up leaves no epoch, or `min_lr` exceeds the lr of a group."""
+    `patience`. Raises ConfigError where the warm-up leaves no epoch, or a group's lr is below `min_lr`."""
 
     def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
         self.optimizer = optimizer
@@ -102,13 +102,17 @@ class LearningRate:
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         if self.warmup >= epochs:
             raise ConfigError(
-                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach its full "
-                f"value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train for more epochs."
+                f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach "
+                "its "
+                f"full value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train "
+                "for "
+                "more epochs."
             )
         if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
             raise ConfigError(
-                f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule only lowers "
-                "it. Say a smaller min_lr or a greater lr."
+                f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule "
+                "only "
+                "lowers it. Say a smaller min_lr or a greater lr."
             )
         self.schedule = _schedule(settings, optimizer, epochs - self.warmup)
         self.climb: lr_scheduler.LRScheduler | None = None
@@ -133,11 +137,9 @@ class LearningRate:
             self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists: epochs done, the lr of each group, and what the plateau schedule has seen."""
-        state: dict[str, Any] = {
-            "epoch": self.epoch,
-            "lr": [float(group["lr"]) for group in self.optimizer.param_groups],
-        }
+        """Plain numbers and lists: epochs done, each group's lr, and what the plateau schedule has seen."""
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        state: dict[str, Any] = {"epoch": self.epoch, "lr": lrs}
         if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
             state["bad_epochs"] = self.schedule.num_bad_epochs
             if math.isfinite(self.schedule.best):  # JSON has no infinity

@@ -61,7 +61,7 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 def gradient_scaler(precision: str, device: torch.device) -> GradScaler:
-    """Scales losses so that small fp16 gradients do not vanish; for any other precision it changes nothing."""
+    """Scales losses so that small fp16 gradients do not vanish; any other precision is left alone."""
     return GradScaler(device.type, enabled=precision == "fp16")
 
 
@@ -96,8 +96,8 @@ def check_machine(training: TrainingSettings, device: torch.device) -> None:
         )
     if training.batch_size == "auto" and not cuda:
         raise ConfigError(
-            f"batch_size=auto needs CUDA, whose memory has an end that can be met safely; this runs on {device}. "
-            "Remedy: a number, such as batch_size=32."
+            "batch_size=auto needs CUDA, whose memory has an end that can be met safely; this runs on "
+            f"{device}. Remedy: a number, such as batch_size=32."
         )
     if training.compile and (missing := _missing_to_compile(device)):
         raise ConfigError(f"compile=true on {device} needs {missing}. Remedy: install it, or compile=false.")

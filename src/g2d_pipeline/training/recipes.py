@@ -72,8 +72,8 @@ def train_student(
     `teachers`: modality → its trained teacher or stored outputs (may be empty for methods that need none).
     `training`: the published recipe by default, `epochs` alone shortens it. `weights`: modality → the file
     that its encoder starts from, where the encoder's own `weights` is not to be taken as a path from here.
-    `options`: device, workers, folder, checkpoint_minutes, log, progress (see `RunOptions`); each can be given
-    as a keyword. With a `folder`, checkpoints and the outputs are kept there, the latter memory-mapped.
+    `options`: device, workers, folder, checkpoint_minutes, log, progress (see `RunOptions`); each is also a
+    keyword. With a `folder`, checkpoints and the outputs are kept there, the latter memory-mapped.
 
     Raises ValueError where a teacher is missing or fits another task (another width of features or
     logits)."""

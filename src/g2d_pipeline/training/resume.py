@@ -1,4 +1,4 @@
-"""Kill and resume: where a run is, when it is saved, what a checkpoint must agree with, Ctrl-C and SIGTERM."""
+"""Kill and resume: where a run is, when it is saved, which checkpoints fit, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -180,8 +180,9 @@ class Checkpointer(NoCheckpointer):
             return
         if different := [key for key, value in self.identity.items() if saved["identity"].get(key) != value]:
             raise ConfigError(
-                f"{self.description}: {self.checkpoints.folder} holds checkpoints of another training (another "
-                f"{', another '.join(different)}). Give another folder, or delete this one to start anew."
+                f"{self.description}: {self.checkpoints.folder} holds checkpoints of another training "
+                f"(another {', another '.join(different)}). Give another folder, or delete this one to start "
+                "anew."
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])

@@ -121,7 +121,7 @@ class ModelSelector:
 
 
 class EarlyStopping:
-    """Epochs without a better validation score (`epochs`), and whether they reached `patience` (None: never)."""
+    """Counts the epochs without a better validation score; `patience` of them end training (None: never)."""
 
     def __init__(self, task: Task, patience: int | None) -> None:
         self.task, self.patience = task, patience

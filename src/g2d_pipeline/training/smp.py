@@ -1,10 +1,10 @@
-"""Which encoders learn from a batch: all of them, or by Sequential Modality Prioritization (paper §3.3, Eq. 5-8).
+"""Which encoders learn from a batch: all, or by Sequential Modality Prioritization (paper §3.3, Eq. 5-8).
 
-The schedule stands beside the method, so that it composes with every method.
-"""
+The schedule stands beside the method, so that it composes with every method."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,10 +33,8 @@ def phase_of(epoch: int, phases: Sequence[int]) -> int:
     """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs, phase k
     the rest.
 
-    Phases j < k prioritise π[j] alone; in phase k all modalities learn.
-    """
-    ends = np.cumsum(phases[:-1])
-    return 1 + int(np.searchsorted(ends, epoch))
+    Phases j < k prioritise π[j] alone; in phase k all modalities learn."""
+    return 1 + int(np.searchsorted(np.cumsum(phases[:-1]), epoch))
 
 
 def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
@@ -83,8 +81,8 @@ class JointSchedule:
         return self.modalities
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
-        """The modalities whose encoders run without gradient."""
-        return []
+        """The modalities whose encoders run without gradient; methods may choose `active` themselves."""
+        return [m for m in self.modalities if m not in active]
 
     def before_step(self, model: MultimodalModel) -> None:
         """Change gradients before the method and the optimizer see them."""
@@ -141,6 +139,8 @@ class SMP(JointSchedule):
         self.phases = settings.phases(len(self.modalities), epochs)
         self.confidence = train_confidence
         self.known = known
+        self.partial = settings.suppression == "partial"
+        self.conv_only = settings.scope == "conv_only"
         self.norm = "moving" if settings.update == "zero_grad" else settings.suppressed_norm
         on_train = train_confidence[:, train_rows].double().mean(dim=1)
         evidence = on_train if settings.confidence_on == "train" else val_confidence
@@ -150,16 +150,8 @@ class SMP(JointSchedule):
         self.val_confidence = [float(c) for c in val_confidence]
         self.watch = dict(WATCH)
         self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
-        self._before: set[str] = set(self.modalities)  # … in the epoch before
-        self._sum = torch.zeros(len(self.modalities), dtype=torch.float64)
-
-    @property
-    def partial(self) -> bool:
-        return self.settings.suppression == "partial"
-
-    @property
-    def conv_only(self) -> bool:
-        return self.settings.scope == "conv_only"
+        self.before: set[str] = set(self.modalities)  # … in the epoch before
+        self.sum = torch.zeros(len(self.modalities), dtype=torch.float64)
 
     @property
     def in_last_phase(self) -> bool:  # type: ignore[override]
@@ -188,11 +180,11 @@ class SMP(JointSchedule):
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1). `ranking: epoch` re-ranks by the confidences met in the epoch before."""
         by_epoch = self.settings.confidence_on == "train" and self.settings.ranking == "epoch"
-        if by_epoch and bool(self._sum.any()):
-            self.ranking = rank(self._sum)
-            self.evidence = [float(c) for c in self._sum]
-        self._sum.zero_()
-        self._before, self.learnt = self.learnt, set()
+        if by_epoch and bool(self.sum.any()):
+            self.ranking = rank(self.sum)
+            self.evidence = [float(c) for c in self.sum]
+        self.sum.zero_()
+        self.before, self.learnt = self.learnt, set()
         if self.settings.tau != "auto":
             self.phase = phase_of(epoch, self.phases)
         elif self.watch["done"]:
@@ -202,9 +194,8 @@ class SMP(JointSchedule):
             self.watch |= WATCH | {"start": self.watch["next"]}
 
     def activate(self, batch: Batch, model: MultimodalModel) -> tuple[str, ...]:
-        views = batch.teachers.values()
-        needed = self.needs_batch_confidence
-        active = self.active(torch.stack([v.confidence for v in views]) if needed else None)
+        views = batch.teachers.values() if self.needs_batch_confidence else ()
+        active = self.active(torch.stack([view.confidence for view in views]) if views else None)
         if self.conv_only:
             set_conv_gradients(model, active)
         return active
@@ -221,17 +212,17 @@ class SMP(JointSchedule):
             else:
                 active = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
             if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
-                self._sum += confidence.double().sum(dim=1).cpu()
+                self.sum += confidence.double().sum(dim=1).cpu()
         self.kappa = {m: c if m in active else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
         self.learnt.update(active)
         return active
 
-    def _ranked(self, confidence: Tensor | None) -> list[int]:
-        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
-
     @property
     def _by_batch(self) -> bool:
         return self.needs_batch_confidence and self.settings.ranking == "batch"
+
+    def _ranked(self, confidence: Tensor | None) -> list[int]:
+        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
 
     def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
         """The confidences `[k]` that decide about a batch."""
@@ -242,7 +233,7 @@ class SMP(JointSchedule):
         return confidence.double().mean(dim=1)
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
-        return [] if self.conv_only else [m for m in self.modalities if m not in active]
+        return [] if self.conv_only else super().suppressed(active)
 
     def before_step(self, model: MultimodalModel) -> None:
         """`update: zero_grad`: a suppressed encoder's gradient is zero; momentum and decay still move it."""
@@ -277,13 +268,13 @@ class SMP(JointSchedule):
 
         Where the ranking depends on augmented batches: those that did not learn in the epoch before.
         """
-        others = set(self.modalities)
         if self.in_last_phase or self.partial:
             return set()
+        others = set(self.modalities)
         if not self._by_batch:
             return others - {self.modalities[self.ranking[self.phase - 1]]}
         if not self.known:
-            return others - self._before
+            return others - self.before
         ranked = (self._ranked(self.confidence[:, torch.from_numpy(rows)]) for rows in batches)
         return others - {self.modalities[r[self.phase - 1]] for r in ranked}
 
@@ -299,26 +290,19 @@ class SMP(JointSchedule):
         return f"phase {self.phase}/{len(self.phases)} ({who})"
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "phase": self.phase,
-            "ranking": list(self.ranking),
-            "learnt": sorted(self.learnt),
-            "before": sorted(self._before),
-            "sum": self._sum.clone(),
-            "evidence": list(self.evidence),
-            "watch": dict(self.watch),
+        state = {
+            name: copy.copy(getattr(self, name)) for name in ("phase", "ranking", "evidence", "watch", "sum")
         }
+        return state | {"learnt": sorted(self.learnt), "before": sorted(self.before)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.phase = int(state["phase"])
-        self.ranking, self.evidence, self.watch = state["ranking"], state["evidence"], state["watch"]
-        self.learnt, self._before = set(state["learnt"]), set(state["before"])
-        self._sum = torch.as_tensor(state["sum"]).clone()
+        sets = {name: set(state[name]) for name in ("learnt", "before")}
+        vars(self).update(copy.deepcopy(state) | sets)
 
 
 def set_conv_gradients(model: MultimodalModel, active: Sequence[str]) -> None:
-    """`scope: conv_only`: convolution weights of suppressed encoders get no gradient; everything else learns."""
+    """`scope: conv_only`: convolution weights of suppressed encoders get no gradient; all else learns."""
     for m, encoder in model.encoders.items():
-        for parameter in encoder.parameters():
-            if parameter.dim() == 4:
-                parameter.requires_grad_(m in active)
+        for weight in encoder.parameters():
+            if weight.dim() == 4:
+                weight.requires_grad_(m in active)

@@ -70,13 +70,15 @@ def check_teacher(
     for key in dict.fromkeys(["name", "class_names", *theirs]):
         if theirs.get(key) != ours.get(key):
             raise ConfigError(
-                f"teacher of {modality}: task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}. {remedy}"
+                f"teacher of {modality}: task.{key} = {theirs.get(key)!r}, the student's is "
+                f"{ours.get(key)!r}. {remedy}"
             )
     normaliser = of["architecture"]["modalities"][modality]["normaliser"]
     if normaliser != data.normalisers[modality]:
         raise ConfigError(
-            f"teacher of {modality}: normaliser = {normaliser}, the student's is {data.normalisers[modality]}: it was "
-            f"trained on other features. {remedy}"
+            f"teacher of {modality}: normaliser = {normaliser}, the student's is "
+            f"{data.normalisers[modality]}: "
+            f"it was trained on other features. {remedy}"
         )
     return teacher
 
@@ -90,12 +92,15 @@ def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data
     rows, found = (int(n) for n in teacher.feature.shape)
     if rows != len(data.target):
         raise ConfigError(
-            f"teacher of {modality}: remembers {rows} samples, the data have {len(data.target)}: train it on the same"
+            f"teacher of {modality}: has outputs of {rows} samples, the data have {len(data.target)}: train "
+            "it on "
+            "the same"
         )
     if found != width and not projecting:
         raise ConfigError(
-            f"teacher of {modality}: width = {found}, the student's encoder makes {width}. Give both the same encoder, "
-            "or say projection=true."
+            f"teacher of {modality}: width = {found}, the student's encoder makes {width}. Give both the "
+            "same "
+            "encoder, or say projection=true."
         )
     if teacher.logits.shape[1] != data.task.outputs:
         raise ConfigError(
@@ -112,8 +117,8 @@ def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_
     for m in live:
         if teachers[m].model is None:
             raise ValueError(
-                f"{m} is augmented and its teacher should see the augmented batch, but only its outputs are given: "
-                "give the trained teacher itself, or say teacher_view=clean"
+                f"{m} is augmented and its teacher should see the augmented batch, but only its outputs are "
+                "given: give the trained teacher itself, or say teacher_view=clean"
             )
     return live
 

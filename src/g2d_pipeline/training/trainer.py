@@ -2,7 +2,7 @@
 
 What is not computed: the backward pass of suppressed encoders, the forward pass of frozen ones
 (`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: everything in
-`Trainer.parts`."""
+`PARTS`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training.capacity import explain_out_of_memory, fitting_batch_size
+from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, batches_of, epoch_rows
 from g2d_pipeline.training.data_access import attach_data_access
 from g2d_pipeline.training.feature_cache import FeatureCache
@@ -53,6 +53,9 @@ from g2d_pipeline.training.teachers import TeacherOutputs, online_teachers
 logger = logging.getLogger(__name__)
 
 LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
+# The attributes of a Trainer with a state that checkpoints hold.
+PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
+         "history", "selector", "early_stopping", "random")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def fit(
 
 
 class Trainer:
-    """One training run: its parts, each of which decides for itself whether it acts, and the loop over them."""
+    """One training run: parts that decide for themselves whether they act, and the loop over them."""
 
     def __init__(
         self,
@@ -136,12 +139,12 @@ class Trainer:
         self.selector = ModelSelector(data.task, training.selection)
         self.early_stopping = EarlyStopping(data.task, training.early_stopping)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
+        self.random = TorchGenerators()
         self.checkpointer = NoCheckpointer()
         if options.folder is not None:
+            parts: dict[str, Part] = {name: getattr(self, name) for name in PARTS}
             identity = run_identity(training, smp, method, model, data, seed)
-            self.checkpointer = Checkpointer(
-                options, self.parts, identity, self.loop, self.history, description
-            )
+            self.checkpointer = Checkpointer(options, parts, identity, self.loop, self.history, description)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
         """The method's state, with the optimizer over the parameter groups that it names."""
@@ -158,25 +161,6 @@ class Trainer:
         state.mark_updated = lambda modalities: self.cache.mark_updated(modalities)
         return state
 
-    @property
-    def parts(self) -> dict[str, Part]:
-        """Whatever has a state that a checkpoint must hold."""
-        return {
-            "loop": self.loop,
-            "model": self.model,
-            "method": self.method,
-            "optimizer": self.optimizer,
-            "learning_rate": self.learning_rate,
-            "scaler": self.scaler,
-            "average": self.average,
-            "schedule": self.schedule,
-            "cache": self.cache,
-            "history": self.history,
-            "selector": self.selector,
-            "early_stopping": self.early_stopping,
-            "random": TorchGenerators(),
-        }
-
     def fit(self) -> FitResult:
         """Train to the end, from where the newest checkpoint is."""
         with self._running():
@@ -191,13 +175,14 @@ class Trainer:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
             tf32_mode(self.training.precision, self.device),
-            explain_out_of_memory(self.model, self.data, self.training, self.loop, self.device),
+            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
             explain_divergence(lambda: self.checkpointer.last),
             self.checkpointer.resumed(),
-            open_logs(self.options.log, self.options.folder) as self.logs,
+            open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self.state.batch_size = self.loop.batch_size
             steps = len(list(batches_of(self.data.rows["train"], self.loop.batch_size)))
@@ -287,7 +272,7 @@ class Trainer:
         val, test = self._score("val"), self._score("test")
         scores = {"val": val.scores, "test": test.scores}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
-        self.logs.epoch(self.history.epochs)
+        self.log(self.history.epochs)
         self.selector.update(epoch, scores, self.average.module, self.method)
         self.early_stopping.update(val.scores, counts=schedule.in_last_phase)
         self.learning_rate.step(val.scores["loss"])

@@ -25,8 +25,8 @@ class Trunk(nn.Module):
     channels: ClassVar[int | None] = None  # how many it needs (None: any number)
     convolutional: ClassVar[bool] = True  # whether it has convolution weights (ogm with scope = conv_only)
     has_stages: ClassVar[bool] = False  # whether it has `stages` (models/exchange.py)
-    # For files of `weights`: the start of the file's names and of this class's names, the start of the names of a
-    # classifier, and the name of the first convolution's weight in the file. None: it takes no such file.
+    # For files of `weights`: the prefix of the file's names, of this class's names and of a classifier's, and
+    # the name of the first convolution's weight in the file. None: it takes no such file.
     weight_names: ClassVar[tuple[str, str, str, str] | None] = None
     width: int
 

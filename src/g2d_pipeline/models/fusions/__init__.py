@@ -28,19 +28,19 @@ def load_fusion(name: str) -> type[Fusion]:
 def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int], outputs: int) -> Fusion:
     """The fusion of `settings` (a name, or a section with `name`) over features of the given widths,
     initialised. Raises ConfigError where the settings are wrong or do not fit the modalities."""
-    of: Any = TypeAdapter(FusionSettings).validate_python(settings)
-    options = of.model_dump(exclude={"name", "options"}) | (
-        of.options if isinstance(of, ExternalFusion) else {}
+    chosen: Any = TypeAdapter(FusionSettings).validate_python(settings)
+    options = chosen.model_dump(exclude={"name", "options"}) | (
+        chosen.options if isinstance(chosen, ExternalFusion) else {}
     )
-    cls = load_fusion(of.name)
+    cls = load_fusion(chosen.name)
     for key in cls.modality_options:
         if options.get(key) is not None and options[key] not in widths:
             raise ConfigError(
                 f"fusion.{key} = {options[key]!r}: there is no such modality. Allowed: {', '.join(widths)}"
             )
     if len(widths) < cls.min_modalities:
-        raise ConfigError(f"fusion {of.name} needs at least two modalities. With one, use late.")
+        raise ConfigError(f"fusion {chosen.name} needs at least two modalities. With one, use late.")
     try:
         return initialise(cls(widths, outputs, **options))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"fusion {of.name}: {error}") from error
+        raise ConfigError(f"fusion {chosen.name}: {error}") from error

@@ -57,10 +57,10 @@ class SharedFusion(Fusion):
     ) -> None:
         super().__init__(widths, outputs, **options)
         if width is None and len(set(widths.values())) > 1:
-            given = ", ".join(f"{m}: {width}" for m, width in widths.items())
+            described = ", ".join(f"{m}: {width}" for m, width in widths.items())
             raise ValueError(
-                f"one head for all needs features of one width, and the encoders make {given}. Give all encoders the "
-                "same width, or say fusion.width=greatest: the others are projected to it"
+                f"one head for all needs features of one width, and the encoders make {described}. "
+                "Give all encoders the same width, or say fusion.width=greatest: others are projected to it"
             )
         if combine == "entropy_of_batch" and outputs == 1:
             raise ValueError("combine = entropy_of_batch: a regression has no entropy. Say combine=entropy")
