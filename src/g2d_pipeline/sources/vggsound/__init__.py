@@ -70,7 +70,7 @@ class VGGSoundLayout(Layout[VGGSound]):
             headline = f"There is no row in the lists below {self.root}"
             raise data_error(headline, find_lists(files), f"{self.expected()}.")
         media = Media(files, lists.clips)
-        matches = match_clips(lists.clips, media, columns, self.root, settings.machine)
+        matches = match_clips(lists.clips, media, columns, self.root, settings.options)
         pairs = list(zip(lists.clips, matches, strict=True))
         usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
         faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
