@@ -62,8 +62,8 @@ def test_plain_lines_at_each_tenth_with_the_scores_of_the_epoch(caplog, clock):
     lines = logged(caplog)
     assert [int(re.search(r"epoch (\d+)/30", line)[1]) for line in lines] == list(range(3, 31, 3))
     assert lines[0] == (
-        "g2d, seed 0: epoch 3/30, phase 1/2 (image learns), task 0.512, feature_distillation 0.0312, val 0.803, "
-        "20 samples/s, ETA 54 s"
+        "g2d, seed 0: epoch 3/30, phase 1/2 (image learns), task 0.512, feature_distillation 0.0312, "
+        "val 0.803, 20 samples/s, ETA 54 s"
     )
     assert lines[-1].endswith("val 0.83, 20 samples/s, ETA 0 s")
 
@@ -168,8 +168,8 @@ def line_at(width: int, clock: Clock, colours: bool = True, description: str = "
 
 def test_the_line_at_the_usual_widths(clock):
     start = r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 · "
-    rest = r"phase 1/2 \(image learns\) · feature_distillation 0.0312 · 512 samples/s"
-    assert re.fullmatch(f"{start}{rest} ETA 0:31:12", line_at(160, clock))
+    details = r"phase 1/2 \(image learns\) · feature_distillation 0.0312 · 512 samples/s"
+    assert re.fullmatch(f"{start}{details} ETA 0:31:12", line_at(160, clock))
     assert re.fullmatch(rf"{start}phase 1/2 .*… ETA 0:31:12", line_at(80, clock))
     assert re.fullmatch(r"g2d, seed 0 epoch 12/30 [━╸╺]+ task 0.5.*… ETA 0:31:12", line_at(64, clock))
 

@@ -66,7 +66,7 @@ def metric_spec(name: str) -> Metric:
 
 
 def task_of(metrics: pd.DataFrame) -> str:
-    """`"regression"` or `"classification"`, told by the names in the `metric` column."""
+    """`"regression"` or `"classification"`, by the names in the `metric` column."""
     names = set(metrics["metric"])
     return next((task for task, own in TASK_METRICS.items() if names & set(own)), "classification")
 
@@ -91,10 +91,10 @@ def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
     columns = ["target", "prediction", *(["confidence"] if task == "classification" else [])]
     if missing := [name for name in columns if name not in frame]:
         raise ValueError(f"predictions lack the column {', '.join(missing)}")
-    target, prediction, *rest = (_finite(frame[name]) for name in columns)
+    target, prediction, *confidence = (_finite(frame[name]) for name in columns)
     if task == "regression":
         return _regression(target, prediction)
-    return _classification(target, prediction, rest[0])
+    return _classification(target, prediction, confidence[0])
 
 
 def _finite(column: pd.Series) -> np.ndarray:
@@ -111,10 +111,10 @@ def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.n
             raise ValueError(f"predictions: {name!r} must hold class indices (whole numbers)")
     if ((confidence < 0) | (confidence > 1 + 1e-6)).any():
         raise ValueError("predictions: 'confidence' must lie in [0, 1]")
-    true, said = target.astype(int), prediction.astype(int)
+    true, predicted = target.astype(int), prediction.astype(int)
     return {
-        "accuracy": float(sk.accuracy_score(true, said)),
-        "f1_macro": float(sk.f1_score(true, said, average="macro", zero_division=0)),
+        "accuracy": float(sk.accuracy_score(true, predicted)),
+        "f1_macro": float(sk.f1_score(true, predicted, average="macro", zero_division=0)),
         "nll": float(-np.log(np.clip(confidence, np.finfo(float).tiny, 1.0)).mean()),
     }
 

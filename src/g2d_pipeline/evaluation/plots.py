@@ -169,8 +169,8 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> 
     for start in sorted({int(e) for e in frame.groupby(["seed", "phase"])["epoch"].min()}):
         numbers = sorted({int(p) for p in frame.loc[frame["epoch"] == start, "phase"]})
         learning = {frozenset(str(s).split("+")) for s in frame.loc[frame["phase"].isin(numbers), "learning"]}
-        who = next(iter(learning)) if len(learning) == 1 else frozenset()
-        words = "all" if who == set(modalities) else " + ".join(m for m in modalities if m in who)
+        active = next(iter(learning)) if len(learning) == 1 else frozenset()
+        words = "all" if active == set(modalities) else " + ".join(m for m in modalities if m in active)
         words = words or "phase " + "/".join(map(str, numbers))
         at = start - (0.5 if start > first else 0)
         if start > first:

@@ -82,10 +82,10 @@ def check_runs(runs: Sequence[Run]) -> str:
             raise ValueError(
                 f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality"
             )
-        cell = (run.method, run.modality, run.seed)
-        if cell in seen:
+        key = (run.method, run.modality, run.seed)
+        if key in seen:
             raise ValueError(f"{row_label(run.method, run.modality)}, seed {run.seed}, is there twice")
-        seen.add(cell)
+        seen.add(key)
     tasks = sorted({str(run.info["task"]) for run in runs})
     if len(tasks) > 1:
         raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")

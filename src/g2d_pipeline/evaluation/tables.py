@@ -92,7 +92,7 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None,
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
-    """The main table's metrics, by the task that the `metric` column tells."""
+    """The main table's metrics, by the task of the `metric` column."""
     return list(HEADLINE_METRICS[task_of(frame)])
 
 
@@ -139,8 +139,8 @@ def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
 def selection_note(frame: pd.DataFrame) -> str:
     """Nothing where every epoch was selected on validation; else how, e.g. "selection on test (published
     protocol)"."""
-    found = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
-    return "; ".join(SELECTIONS.get(name, name) for name in found) if found != ["val"] else ""
+    selections = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
+    return "; ".join(SELECTIONS.get(name, name) for name in selections) if selections != ["val"] else ""
 
 
 def seeds_note(summary: pd.DataFrame) -> str:
