@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from g2d_pipeline import progress
-from g2d_pipeline.progress import duration, is_live, track_epochs
+from g2d_pipeline.progress import duration, is_live, track, track_epochs
 
 TERMS = {"task": 0.512, "feature_distillation": 0.0312}
 PHASE = "phase 1/2 (image learns)"
@@ -99,6 +99,19 @@ def test_a_resumed_run_says_the_rest_and_its_eta_is_that_of_this_process(epochs,
             n for n in range(position, epochs * batches + 1) if n * 10 // (epochs * batches) == tenth
         )
         assert line.endswith(f", ETA {duration(epochs * batches - first)}")
+
+
+def test_samples_are_counted_in_lines_at_each_tenth(caplog, clock):
+    caplog.set_level(logging.INFO)
+    for mode in ("auto", False):
+        with track("featurize audio", 20, mode) as advance:
+            for _ in range(20):
+                clock.now += 1.0
+                advance()
+    lines = logged(caplog)
+    assert len(lines) == 10
+    assert lines[0] == "featurize audio: 2/20, 1.0 samples/s, ETA 18 s"
+    assert lines[-1] == "featurize audio: 20/20, 1.0 samples/s, ETA 0 s"
 
 
 def test_speed_leaves_scoring_out_and_eta_has_it(caplog, clock):
