@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from g2d_pipeline import progress
-from g2d_pipeline.progress import duration, is_live, track_epochs
+from g2d_pipeline.progress import duration, is_live, track, track_epochs
 
 TERMS = {"task": 0.512, "feature_distillation": 0.0312}
 PHASE = "phase 1/2 (image learns)"
@@ -62,8 +62,8 @@ def test_plain_lines_at_each_tenth_with_the_scores_of_the_epoch(caplog, clock):
     lines = logged(caplog)
     assert [int(re.search(r"epoch (\d+)/30", line)[1]) for line in lines] == list(range(3, 31, 3))
     assert lines[0] == (
-        "g2d, seed 0: epoch 3/30, phase 1/2 (image learns), task 0.512, feature_distillation 0.0312, val 0.803, "
-        "20 samples/s, ETA 54 s"
+        "g2d, seed 0: epoch 3/30, phase 1/2 (image learns), task 0.512, feature_distillation 0.0312, "
+        "val 0.803, 20 samples/s, ETA 54 s"
     )
     assert lines[-1].endswith("val 0.83, 20 samples/s, ETA 0 s")
 
@@ -99,6 +99,19 @@ def test_a_resumed_run_says_the_rest_and_its_eta_is_that_of_this_process(epochs,
             n for n in range(position, epochs * batches + 1) if n * 10 // (epochs * batches) == tenth
         )
         assert line.endswith(f", ETA {duration(epochs * batches - first)}")
+
+
+def test_samples_are_counted_in_lines_at_each_tenth(caplog, clock):
+    caplog.set_level(logging.INFO)
+    for mode in ("auto", False):
+        with track("featurize audio", 20, mode) as advance:
+            for _ in range(20):
+                clock.now += 1.0
+                advance()
+    lines = logged(caplog)
+    assert len(lines) == 10
+    assert lines[0] == "featurize audio: 2/20, 1.0 samples/s, ETA 18 s"
+    assert lines[-1] == "featurize audio: 20/20, 1.0 samples/s, ETA 0 s"
 
 
 def test_speed_leaves_scoring_out_and_eta_has_it(caplog, clock):
@@ -168,8 +181,8 @@ def line_at(width: int, clock: Clock, colours: bool = True, description: str = "
 
 def test_the_line_at_the_usual_widths(clock):
     start = r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 · "
-    rest = r"phase 1/2 \(image learns\) · feature_distillation 0.0312 · 512 samples/s"
-    assert re.fullmatch(f"{start}{rest} ETA 0:31:12", line_at(160, clock))
+    details = r"phase 1/2 \(image learns\) · feature_distillation 0.0312 · 512 samples/s"
+    assert re.fullmatch(f"{start}{details} ETA 0:31:12", line_at(160, clock))
     assert re.fullmatch(rf"{start}phase 1/2 .*… ETA 0:31:12", line_at(80, clock))
     assert re.fullmatch(r"g2d, seed 0 epoch 12/30 [━╸╺]+ task 0.5.*… ETA 0:31:12", line_at(64, clock))
 

@@ -42,8 +42,8 @@ def read() -> tuple[dict[str, Any], Origins]:
 FILES, ORIGINS = read()
 
 
-def locate(raw: Any, wanted: str) -> Any:
-    return ("raw" if wanted == "raw" or raw.layout == "spoken_mnist" else "sample"), Path("data")
+def locate(raw: Any, source: str) -> Any:
+    return ("raw" if source == "raw" or raw.layout == "spoken_mnist" else "sample"), Path("data")
 
 
 def configure(change: dict[str, Any] | None = None, **overrides: Any) -> Configuration:
@@ -177,8 +177,8 @@ def test_names_of_sections_come_first_whatever_the_order(line: str) -> None:
 
 @pytest.mark.parametrize("line", orders("lr_schedule=multistep", "milestones=3/6", "gamma=0.5", "warmup=2"))
 def test_a_key_that_the_new_name_demands_is_known(line: str) -> None:
-    wanted = {"name": "multistep", "milestones": [3, 6], "gamma": 0.5, "warmup": 2}
-    assert typed(line).methods["joint"].training.lr_schedule.model_dump() == wanted
+    expected = {"name": "multistep", "milestones": [3, 6], "gamma": 0.5, "warmup": 2}
+    assert typed(line).methods["joint"].training.lr_schedule.model_dump() == expected
 
 
 def test_the_name_that_is_already_there_keeps_the_keys_beside_it() -> None:
@@ -281,7 +281,11 @@ TWO = "datasets.av_digits.modalities.left"
 @pytest.mark.parametrize(
     ("change", "overrides", "parts"),
     [
-        ({}, {"dataset": "mis_mee"}, [P, "'mis_mee'", "Did you mean 'mis_me'?", "Known: av_digits, av_mnist, crema_d"]),
+        (
+            {},
+            {"dataset": "mis_mee"},
+            [P, "'mis_mee'", "Did you mean 'mis_me'?", "Known: av_digits, av_mnist, crema_d"],
+        ),
         ({}, {"method": "g2"}, [P, "'g2'", "Did you mean 'g2d'?"]),
         ({}, {"alhpa": 1}, [P, "unknown key 'alhpa'", "Did you mean 'alpha'?"]),
         ({}, {"methd": "joint"}, [P, "Did you mean 'method'?"]),
@@ -296,7 +300,11 @@ TWO = "datasets.av_digits.modalities.left"
         ({}, {"tau": "-1/2"}, [P, "tau = '-1/2'", "whole numbers"]),
         ({}, {"tau": "1.5/2"}, [P, "whole numbers"]),
         ({}, {"epochs": 4}, [AV, "tau = 10/10 (epochs 4)", "tau=half"]),
-        ({}, {"fusion": "lat"}, [P, "fusion = 'lat'", "allowed are late, sum, concat", "Did you mean 'late'?"]),
+        (
+            {},
+            {"fusion": "lat"},
+            [P, "fusion = 'lat'", "allowed are late, sum, concat", "Did you mean 'late'?"],
+        ),
         ({}, {"ranking": "batches"}, [P, "ranking = 'batches'", "Did you mean 'batch'?"]),
         ({}, {"device": "gpu"}, [P, "device = 'gpu'"]),
         ({}, {"source": "rw"}, [P, "source = 'rw'", "Did you mean 'raw'?"]),
@@ -305,11 +313,23 @@ TWO = "datasets.av_digits.modalities.left"
         ({}, {"method": "joint", "compare": "joint", "tau": "8/12"}, [P, "tau belong to SMP", "method=g2d"]),
         ({}, {"method": "joint", "compare": "joint", "alpha": 1}, [P, "unknown key 'alpha'", "method joint"]),
         ({}, {"modalities": {"audio": {"nfft": 3}}}, [P, "'modalities.audio.nfft'", "Did you mean 'n_fft'?"]),
-        ({}, {"optimizer": "adamm", "momentum": 0.5}, [P, "training.optimizer", "adamm", "Did you mean 'adam'?"]),
+        (
+            {},
+            {"optimizer": "adamm", "momentum": 0.5},
+            [P, "training.optimizer", "adamm", "Did you mean 'adam'?"],
+        ),
         ({}, {"optimizer": ["adam"]}, [P, "training.optimizer = adam"]),
         ({}, {"lr_schedule": "multistep"}, [P, "'training.lr_schedule.milestones' is missing"]),
-        ({}, {"lr_schedule": "cosine", "gamma": 0.5}, [P, "unknown key 'gamma'", "training.lr_schedule.name=step or"]),
-        ({}, {"lr_schedule": {"min_lr": 1}}, [P, "'lr_schedule.min_lr'", "lr_schedule.name=cosine or training.lr_sch"]),
+        (
+            {},
+            {"lr_schedule": "cosine", "gamma": 0.5},
+            [P, "unknown key 'gamma'", "training.lr_schedule.name=step or"],
+        ),
+        (
+            {},
+            {"lr_schedule": {"min_lr": 1}},
+            [P, "'lr_schedule.min_lr'", "lr_schedule.name=cosine or training.lr_sch"],
+        ),
         ({}, {"encoder": "mlp"}, [P, "'encoder' is ambiguous", "modalities.audio.encoder.name"]),
         ({}, {"teacher": 3}, [P, "teacher.<key>=<value>"]),
         ({}, {"teacher": {"optimizer": "adamm"}}, [P, "optimizer", "Did you mean 'adam'?"]),
@@ -317,30 +337,62 @@ TWO = "datasets.av_digits.modalities.left"
         ({}, {"flip": 3}, [P, "modalities.image.augment.flip = 3", "less than or equal to 1"]),
         ({}, {"crop": "1/0.5"}, [P, "modalities.image.augment", "least/greatest"]),
         ({}, {"image": {"noise": 1}}, [P, "unknown key 'image.noise'", "'modalities.image.augment.noise'?"]),
-        ({}, {"augment": {"noise": 1}}, [P, "'augment.noise' is ambiguous", "modalities.image.augment.noise"]),
+        (
+            {},
+            {"augment": {"noise": 1}},
+            [P, "'augment.noise' is ambiguous", "modalities.image.augment.noise"],
+        ),
         ({TWO: {"kind": "image"}}, {"flip": 1}, [P, "ambiguous", "modalities.left.augment.flip"]),
         ({"datasets.av_digits.training": 3}, {"teacher": {"lr": 1}}, [AV, "training = 3"]),
-        ({"datasets.av_digits.trainings": 1}, {}, [AV, "'trainings' (value 1)", "'training'?", "Allowed: raw"]),
+        (
+            {"datasets.av_digits.trainings": 1},
+            {},
+            [AV, "'trainings' (value 1)", "'training'?", "Allowed: raw"],
+        ),
         ({"datasets.av_digits.modalities.audio.nmels": 4}, {}, [AV, "'modalities.audio.nmels'", "'n_mels'"]),
-        ({"datasets.av_digits.modalities.audio.encoder": {"name": "resnet8"}}, {}, [AV, "resnet8", "'resnet18'?"]),
-        ({"datasets.av_digits.modalities.audio.kind": "sound"}, {}, [AV, "modalities.audio", "sound", "'audio'"]),
-        ({"datasets.av_digits.task": "regresion"}, {}, [AV, "task = 'regresion'", "Did you mean 'regression'?"]),
+        (
+            {"datasets.av_digits.modalities.audio.encoder": {"name": "resnet8"}},
+            {},
+            [AV, "resnet8", "'resnet18'?"],
+        ),
+        (
+            {"datasets.av_digits.modalities.audio.kind": "sound"},
+            {},
+            [AV, "modalities.audio", "sound", "'audio'"],
+        ),
+        (
+            {"datasets.av_digits.task": "regresion"},
+            {},
+            [AV, "task = 'regresion'", "Did you mean 'regression'?"],
+        ),
         ({"datasets.av_digits.modalities.multi": {"kind": "audio"}}, {}, [AV, "modality name 'multi'"]),
         ({"datasets.av_digits.raw.layout": "avdigits"}, {}, [AV, "avdigits", "Did you mean 'av_digits'?"]),
         ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean 'joint'?"]),
         ({"methods.g2d.needs_teachers": False}, {}, ["needs_teachers", "distils from teachers"]),
-        ({"methods.g2d.needs_teachers": "maybe"}, {}, ["methods.g2d.needs_teachers = 'maybe'", "true or false"]),
+        (
+            {"methods.g2d.needs_teachers": "maybe"},
+            {},
+            ["methods.g2d.needs_teachers = 'maybe'", "true or false"],
+        ),
         ({"methods.g2d.smp": 7}, {}, ["methods.g2d.smp = 7", "true or false"]),
         ({}, {"smp": "flase"}, [P, "smp = 'flase'", "true or false"]),
-        ({}, {"modalities": "image"}, [P, "modalities = 'image'", "a section, not one value: say modalities.<key>="]),
+        (
+            {},
+            {"modalities": "image"},
+            [P, "modalities = 'image'", "a section, not one value: say modalities.<key>="],
+        ),
         ({}, {"methods": {"g2d": 3}}, [P, "methods.g2d = 3", "a section, not one value"]),
         ({}, {"datasets": {"av_digits": 3}}, [P, "datasets.av_digits = 3", "a section, not one value"]),
         ({}, {"size": "0"}, [P, "modalities.image.size.0 = '0'", "greater than 0"]),
         ({}, {"size": 0}, [P, "modalities.image.size.0 = 0", "greater than 0"]),
         (OTHER, {}, [AV, "image.teacher_encoder.weights = 'x.pth'", "the file", "is missing"]),
-        ({"datasets.mis_me.modalities.image.mean": [0.5]}, {"dataset": "mis_me"}, ["mean has 1 values for 3 channels"]),
+        (
+            {"datasets.mis_me.modalities.image.mean": [0.5]},
+            {"dataset": "mis_me"},
+            ["mean has 1 values for 3 channels"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_with_file_key_value_and_remedy(
     change: dict[str, Any], overrides: dict[str, Any], parts: list[str]
 ) -> None:
@@ -362,16 +414,16 @@ def test_several_mistakes_are_told_at_once() -> None:
     assert len(str(error.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("given", [{"raw_dir": "elsewhere"}, {"raw": {"raw_dir": "elsewhere"}}])
+@pytest.mark.parametrize("overrides", [{"raw_dir": "elsewhere"}, {"raw": {"raw_dir": "elsewhere"}}])
 def test_a_raw_folder_named_on_the_command_line_decides_whether_there_are_raw_data(
-    given: dict[str, Any],
+    overrides: dict[str, Any],
 ) -> None:
-    asked: list[str] = []
+    folders: list[str] = []
 
-    def look(raw: Any, wanted: str) -> Any:
-        asked.append(raw.raw_dir)
-        return locate(raw, wanted)
+    def note(raw: Any, source: str) -> Any:
+        folders.append(raw.raw_dir)
+        return locate(raw, source)
 
-    c = resolve(copy.deepcopy(FILES), {"dataset": "mis_me", **given}, look, ORIGINS)
-    assert asked == ["elsewhere"]
+    c = resolve(copy.deepcopy(FILES), {"dataset": "mis_me", **overrides}, note, ORIGINS)
+    assert folders == ["elsewhere"]
     assert c.dataset.raw.raw_dir == "elsewhere"

@@ -44,23 +44,17 @@ def run(**arguments: Any) -> Any:
             )
             sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
-            told = _cause(error)
-            if debug or told is None:
+            cause: BaseException | None = error  # the mistake under Kedro's wrapping
+            while cause is not None and not isinstance(cause, G2DError | OSError):
+                cause = cause.__cause__ or cause.__context__
+            if debug or cause is None:
                 raise
-            if isinstance(told, InterruptedRun):
-                click.secho(str(told), fg="yellow", err=True)
-                sys.exit(told.exit_status)
-            hint = "" if isinstance(told, G2DError) else " (--params debug=true shows where)"
-            click.secho(f"Error: {told}{hint}", fg="red", err=True)
-            sys.exit(told.exit_status if isinstance(told, G2DError) else 1)
-
-
-def _cause(error: BaseException | None) -> G2DError | OSError | None:
-    """The mistake under Kedro's wrapping: what is meant for the user, or None where the error is a fault of
-    ours."""
-    while error is not None and not isinstance(error, G2DError | OSError):
-        error = error.__cause__ or error.__context__
-    return error
+            if isinstance(cause, InterruptedRun):
+                click.secho(str(cause), fg="yellow", err=True)
+                sys.exit(cause.exit_status)
+            hint = "" if isinstance(cause, G2DError) else " (--params debug=true shows where)"
+            click.secho(f"Error: {cause}{hint}", fg="red", err=True)
+            sys.exit(getattr(cause, "exit_status", 1))
 
 
 def _options() -> list[click.Parameter]:

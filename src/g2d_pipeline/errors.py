@@ -26,7 +26,7 @@ class ConfigError(G2DError, ValueError):
 
 
 class DataError(G2DError, ValueError):
-    """Raw data or an artefact is wrong: the message names the file, the row and the remedy (exit status 1)."""
+    """Raw data or an artefact is wrong: the message names file, row and remedy (exit status 1)."""
 
 
 class LockedError(G2DError):
@@ -61,9 +61,7 @@ def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataE
     shown = [f"  - {line}" for line in lines[:SHOWN]]
     if len(lines) > SHOWN:
         shown.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
-    return DataError(
-        "\n".join([f"{headline}:" if shown else f"{headline}.", *shown, f"What to do: {remedy}"])
-    )
+    return DataError("\n".join([f"{headline}{':' if shown else '.'}", *shown, f"What to do: {remedy}"]))
 
 
 def media_fault(path: Path | str) -> str | None:

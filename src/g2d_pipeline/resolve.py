@@ -343,8 +343,8 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
     # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command
     # line does.
-    kept = {"tau"} & schedule.keys() - set(draft.smp_keys)
-    merge(schedule, {key: value for key, value in draft.smp.items() if key not in kept})
+    ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
+    merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
     epochs = method.training.epochs
     try:

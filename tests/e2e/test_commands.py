@@ -64,7 +64,7 @@ def test_every_artefact_has_a_stage_card(project: Project) -> None:
         "teachers",
         "teachers",
     ]
-    told = {
+    keys = {
         "fingerprint",
         "inputs",
         "parameters",
@@ -76,7 +76,7 @@ def test_every_artefact_has_a_stage_card(project: Project) -> None:
         "device",
     }
     for card in cards:
-        assert told <= set(card)
+        assert keys <= set(card)
         assert card["source"] == "sample"
     assert not list(project.path.glob("data/**/*.partial"))
 

@@ -14,7 +14,7 @@ from g2d_pipeline.evaluation import (
     summarise,
     summary_bars,
 )
-from g2d_pipeline.evaluation.panels import INK, part_colours
+from g2d_pipeline.evaluation.plots import INK, part_colours
 
 THREE = ("audio", "image", "text")
 ALL_FIGURES = ["summary_bars", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"]
@@ -37,9 +37,9 @@ def test_every_modality_in_every_figure_in_one_colour(evaluated, modalities, tas
     assert len(set(colours.values())) == len(modalities) + 1
     for name, figure in figures.items():
         for m in modalities:
-            found = traces(figure, f"teacher {m}" if name == "loss_curves" else m)
-            assert found, (name, m)
-            assert {colour_of(trace) for trace in found} == {colours[m]}
+            matches = traces(figure, f"teacher {m}" if name == "loss_curves" else m)
+            assert matches, (name, m)
+            assert {colour_of(trace) for trace in matches} == {colours[m]}
     assert {colour_of(trace) for trace in traces(figures["metric_curves"], "multi")} == {INK}
 
 

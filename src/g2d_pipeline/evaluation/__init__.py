@@ -6,37 +6,7 @@ Needs neither torch nor Kedro. `evaluate` does everything; the other functions a
 from .evaluation import Evaluation, evaluate
 from .figures import confidence_curves, kappa_curves, loss_curves, make_figures, metric_curves, summary_bars
 from .metrics import METRICS, Metric, collect_metrics, evaluate_predictions
-from .rankings import ranking_disagreements, teacher_orders
 from .records import MULTI, TEACHER, Run, history_frame, modality_order
 from .report import build_report
-from .summary_json import metrics_summary
+from .summary_json import metrics_summary, ranking_disagreements, teacher_orders
 from .tables import render_table, seed_table, summarise, summary_table, table_text
-
-__all__ = [
-    "METRICS",
-    "MULTI",
-    "TEACHER",
-    "Evaluation",
-    "Metric",
-    "Run",
-    "build_report",
-    "collect_metrics",
-    "confidence_curves",
-    "evaluate",
-    "evaluate_predictions",
-    "history_frame",
-    "kappa_curves",
-    "loss_curves",
-    "make_figures",
-    "metric_curves",
-    "metrics_summary",
-    "modality_order",
-    "ranking_disagreements",
-    "render_table",
-    "seed_table",
-    "summarise",
-    "summary_bars",
-    "summary_table",
-    "table_text",
-    "teacher_orders",
-]

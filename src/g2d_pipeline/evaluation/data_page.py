@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from .pages import describe_dropped, figure_html, page_environment
-from .panels import PALETTE, TEMPLATE, text
+from .plots import PALETTE, TEMPLATE, text
 
 # What may be known of a modality's samples in a split: key, title, divisor. What nobody knows, and
 # what is 0 throughout, has no column.

@@ -1,4 +1,4 @@
-"""The whole room in one call."""
+"""The whole evaluation in one call."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def evaluate(
     unit = str(manifest_meta.get("target_unit") or "")
     metrics = collect_metrics(runs, dataset, source)
     summary = summarise(metrics, "test")
-    speaker = next((run for run in runs if not run.is_teacher), runs[0])
+    first = next((run for run in runs if not run.is_teacher), runs[0])
     figures = make_figures(
         history_frame(runs),
         summary,
-        metric=str(speaker.info["metric"]),
+        metric=str(first.info["metric"]),
         modalities=modality_order(runs),
         dataset=dataset,
         source=source,

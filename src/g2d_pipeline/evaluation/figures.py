@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .metrics import metric_spec, task_of
-from .panels import INK, TEMPLATE, add_curve, figure_title, mean_curve, panel_figure, part_colours, text
+from .metrics import metric_spec
+from .plots import INK, TEMPLATE, add_curve, figure_title, mean_curve, panel_figure, part_colours, text
 from .records import MULTI, TEACHER
-from .tables import decimals, format_value, headline, seeds_note, selection_note
+from .tables import decimals, format_value, main_metric, seeds_note, selection_note
 
 LOSS_TERMS = {
     "loss/total": ("total", "#332288", "solid"),
@@ -26,6 +26,7 @@ LOSS_TERMS = {
     "val/loss": ("task, validation", INK, "dot"),
 }
 """History column → its name, colour and dash in `loss_curves`."""
+ERROR_BAR = {"color": "#3d4250", "thickness": 1.4, "width": 4}
 
 
 def _reading(history: pd.DataFrame) -> str:
@@ -37,13 +38,10 @@ def _reading(history: pd.DataFrame) -> str:
 
 
 def _students(history: pd.DataFrame, prefix: str, modalities: Sequence[str]) -> pd.DataFrame:
-    """The students that log `prefix/<modality>`; raises ValueError where none does."""
+    """The rows of the students that log `prefix/<modality>`."""
     columns = [f"{prefix}/{m}" for m in modalities if f"{prefix}/{m}" in history]
     frame = history[history["method"] != TEACHER]
-    logged = frame.loc[frame[columns].notna().any(axis=1), "method"]
-    if logged.empty:
-        raise ValueError(f"no student's history has a {prefix}/<modality> column")
-    return frame[frame["method"].isin(logged)]
+    return frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
 
 
 def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
@@ -53,21 +51,18 @@ def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: st
     title = figure_title("Loss by epoch", dataset, source, subtitle)
     figure, panels = panel_figure(history, title, "loss", one_scale=False, phases=modalities)
     colours = part_colours(modalities)
+    dotted: dict[str, Any] = {"dash": "dot", "width": 1.6}
     for panel in panels:
-        if panel.is_teachers:
-            for m in modalities:
-                own = panel.history[panel.history["modality"] == m]
-                add_curve(figure, panel, mean_curve(own, "loss/task"), f"teacher {m}", colours[m])
-                validation = mean_curve(own, "val/loss")
-                add_curve(
-                    figure, panel, validation, f"teacher {m}", colours[m], dash="dot", width=1.6, band=False
-                )
-            continue
-        for column, (name, colour, dash) in LOSS_TERMS.items():
+        for m in modalities if panel.is_teachers else ():
+            own = panel.history[panel.history["modality"] == m]
+            add_curve(figure, panel, mean_curve(own, "loss/task"), f"teacher {m}", colours[m])
+            validation = mean_curve(own, "val/loss")
+            add_curve(figure, panel, validation, f"teacher {m}", colours[m], band=False, **dotted)
+        for column, (name, colour, dash) in () if panel.is_teachers else LOSS_TERMS.items():
             curve = mean_curve(panel.history, column)
             if column == "loss/total" and curve.equals(mean_curve(panel.history, "loss/task")):
                 continue  # nothing is added to the task loss
-            add_curve(figure, panel, curve, name, colour, dash=dash, width=1.6 if dash == "dot" else 2.0)
+            add_curve(figure, panel, curve, name, colour, **(dotted if dash == "dot" else {}))
     return figure
 
 
@@ -93,13 +88,10 @@ def metric_curves(
     for panel in panels:
         for rank, part in enumerate([MULTI, *modalities]):
             frame = panel.history[panel.history["modality"] == part] if panel.is_teachers else panel.history
-            width = 2.8 if part == MULTI else 1.8
-            for split, dash in (("val", "solid"), ("test", "dot")):
-                curve = mean_curve(frame, f"{split}/{part}", spec.scale)
-                band = split == "val"
-                add_curve(
-                    figure, panel, curve, part, colours[part], dash=dash, width=width, band=band, rank=rank
-                )
+            style: dict[str, Any] = {"width": 2.8 if part == MULTI else 1.8, "rank": rank}
+            validation, test = (mean_curve(frame, f"{split}/{part}", spec.scale) for split in ("val", "test"))
+            add_curve(figure, panel, validation, part, colours[part], **style)
+            add_curve(figure, panel, test, part, colours[part], dash="dot", band=False, **style)
     return figure
 
 
@@ -108,12 +100,14 @@ def confidence_curves(
 ) -> go.Figure:
     """Each teacher's mean confidence over the batches of an epoch: what the ranking is made from (Fig. 3)."""
     frame = _students(history, "confidence", modalities)
+    if frame.empty:
+        raise ValueError("no student's history has a confidence/<modality> column")
     title = figure_title("Teachers' confidence ρ on training batches", dataset, source, _reading(frame))
     figure, panels = panel_figure(frame, title, "confidence ρ (0 to 1)", one_scale=True, phases=modalities)
-    colours = part_colours(modalities)
     for panel in panels:
         for m in modalities:
-            add_curve(figure, panel, mean_curve(panel.history, f"confidence/{m}"), m, colours[m])
+            curve = mean_curve(panel.history, f"confidence/{m}")
+            add_curve(figure, panel, curve, m, part_colours(modalities)[m])
     return figure
 
 
@@ -123,26 +117,18 @@ def kappa_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: s
     Lines get thinner from one modality to the next, so that those that lie on one another are all seen.
     """
     frame = _students(history, "kappa", modalities)
+    if frame.empty:
+        raise ValueError("no student's history has a kappa/<modality> column")
     columns = [f"kappa/{m}" for m in modalities if f"kappa/{m}" in frame]
-    modulated = frame.loc[(frame[columns] < 1).any(axis=1), "method"].unique()
-    if len(modulated):
-        frame = frame[frame["method"].isin(modulated)]
+    modulated = frame["method"].isin(frame.loc[(frame[columns] < 1).any(axis=1), "method"])
+    frame = frame[modulated] if modulated.any() else frame
     subtitle = f"0: the encoder is suppressed, 1: it learns in full; {_reading(frame)}"
     title = figure_title("Coefficient κ of each encoder", dataset, source, subtitle)
     figure, panels = panel_figure(frame, title, "κ (mean over batches)", one_scale=True, phases=modalities)
-    colours = part_colours(modalities)
     for panel in panels:
         for i, m in enumerate(modalities):
-            width = 2.0 + 3.0 * (len(modalities) - 1 - i)
-            add_curve(
-                figure,
-                panel,
-                mean_curve(panel.history, f"kappa/{m}"),
-                m,
-                colours[m],
-                width=width,
-                shape="hvh",
-            )
+            curve, width = mean_curve(panel.history, f"kappa/{m}"), 2.0 + 3.0 * (len(modalities) - 1 - i)
+            add_curve(figure, panel, curve, m, part_colours(modalities)[m], width=width, shape="hvh")
     figure.update_yaxes(range=[-0.08, 1.08])
     return figure
 
@@ -161,60 +147,37 @@ def summary_bars(
 
     `metric`: by default the first headline metric that is a number. `unit` is the target's.
     """
-    finite = set(summary.loc[summary["mean"].notna(), "metric"])
-    candidates = [*headline(summary), *(["rmse"] if task_of(summary) == "regression" else [])]
-    name = metric or next((n for n in candidates if n in finite), candidates[0])
-    spec, colours = metric_spec(name), part_colours(modalities)
-    rows = summary[summary["metric"] == name]
-    digits = decimals(name, rows["mean"])
-    labels = list(dict.fromkeys((str(r.method), str(r.modality)) for r in rows.itertuples(index=False)))
-    bars: dict[str, list[tuple[float, float, float]]] = {}
-    ticks, x = [], 0.0
-    for method, modality in labels:
-        own = rows[(rows["method"] == method) & (rows["modality"] == modality)]
-        parts = [p for p in [MULTI, *modalities] if p in set(own["part"])]
-        ticks.append(x + (len(parts) - 1) / 2)
-        for part in parts:
-            value = own[own["part"] == part].iloc[0]
-            bars.setdefault(part, []).append((x, float(value["mean"]), float(value["std"])))
-            x += 1.0
-        x += 0.7
-    figure = go.Figure()
-    for part in [p for p in [MULTI, *modalities] if p in bars]:
-        values = [(mean, std) for _, mean, std in bars[part]]
-        errors = [std * spec.scale if math.isfinite(std) else 0.0 for _, std in values]
+    name = metric or main_metric(summary)
+    spec, rows = metric_spec(name), summary[summary["metric"] == name]
+    bars, ticks, end = _place_bars(rows, [MULTI, *modalities])
+    digits, colours, figure = decimals(name, rows["mean"]), part_colours(modalities), go.Figure()
+    for part, own in bars.groupby("part", sort=False):
+        values: list[Any] = list(own[["mean", "std"]].itertuples(index=False, name=None))
+        errors = (own["std"] * spec.scale).fillna(0.0).tolist()
         figure.add_bar(
-            x=[place for place, _, _ in bars[part]],
+            x=own["x"].tolist(),
             y=[mean * spec.scale if math.isfinite(mean) else None for mean, _ in values],
             width=0.92,
             name=text(part),
-            marker={"color": colours[part]},
-            error_y={
-                "array": errors,
-                "color": "#3d4250",
-                "thickness": 1.4,
-                "width": 4,
-                "visible": any(errors),
-            },
-            text=[format_value(name, m, digits=digits) for m, _ in values],
+            marker={"color": colours[str(part)]},
+            error_y={**ERROR_BAR, "array": errors, "visible": any(errors)},
+            text=[format_value(name, mean, digits=digits) for mean, _ in values],
             textposition="inside",
             insidetextanchor="start",
             textangle=0,
-            hovertext=[format_value(name, m, s, digits) for m, s in values],
+            hovertext=[format_value(name, mean, std, digits) for mean, std in values],
             hovertemplate="%{hovertext}",
         )
-    split, n = str(summary["split"].iloc[0]), int(summary["n"].max())
-    spread = f"mean of {seeds_note(summary)}, error bars: ± 1 std" if n > 1 else "1 seed"
-    note = selection_note(summary)
-    direction = "higher is better" if spec.higher_is_better else "lower is better"
+    many = int(summary["n"].max()) > 1
+    notes = [
+        "higher is better" if spec.higher_is_better else "lower is better",
+        f"mean of {seeds_note(summary)}, error bars: ± 1 std" if many else "1 seed",
+        selection_note(summary),
+    ]
+    words = f"{spec.label} on the {summary['split'].iloc[0]} split"
     figure.update_layout(
         template=TEMPLATE,
-        title=figure_title(
-            f"{spec.label} on the {split} split",
-            dataset,
-            source,
-            "; ".join(filter(None, [direction, spread, note])),
-        ),
+        title=figure_title(words, dataset, source, "; ".join(filter(None, notes))),
         barmode="overlay",
         hovermode="closest",
         height=420,
@@ -222,12 +185,28 @@ def summary_bars(
         showlegend=True,
         uniformtext={"minsize": 9, "mode": "hide"},
     )
-    names = [f"{text(modality)}<br>alone" if modality else text(method) for method, modality in labels]
-    middle, half = (x - 1.7) / 2, max(x - 0.7, 7.0) / 2 + 0.3  # few bars keep a decent width
-    figure.update_xaxes(tickvals=ticks, ticktext=names, tickangle=0, ticks="", showgrid=False)
+    figure.update_xaxes(
+        tickvals=list(ticks), ticktext=list(ticks.values()), tickangle=0, ticks="", showgrid=False
+    )
+    middle, half = (end - 1.7) / 2, max(end - 0.7, 7.0) / 2 + 0.3  # few bars keep a decent width
     figure.update_xaxes(range=[middle - half, middle + half], title_text="teacher or method")
     figure.update_yaxes(title_text=text(spec.title(unit)))
     return figure
+
+
+def _place_bars(rows: pd.DataFrame, parts: Sequence[str]) -> tuple[pd.DataFrame, dict[float, str], float]:
+    """Bars (`x`, `part`, `mean`, `std`) by part; middle of each teacher or method → its label; the end."""
+    bars, ticks, x = [], {}, 0.0
+    for (method, modality), own in rows.groupby(["method", "modality"], sort=False):
+        values: dict[str, Any] = {row["part"]: row for row in own.to_dict(orient="records")}
+        present = [part for part in parts if part in values]
+        ticks[x + (len(present) - 1) / 2] = f"{text(modality)}<br>alone" if modality else text(method)
+        for part in present:
+            bars.append((x, part, values[part]["mean"], values[part]["std"]))
+            x += 1.0
+        x += 0.7
+    frame = pd.DataFrame(bars, columns=["x", "part", "mean", "std"])
+    return frame.sort_values("part", key=lambda part: part.map(list(parts).index), kind="stable"), ticks, x
 
 
 def make_figures(
@@ -247,12 +226,7 @@ def make_figures(
         return figures
     figures["metric_curves"] = metric_curves(history, metric=metric, **common, unit=unit)
     figures["loss_curves"] = loss_curves(history, **common)
-    for name, prefix, draw in (
-        ("confidence_curves", "confidence", confidence_curves),
-        ("kappa_curves", "kappa", kappa_curves),
-    ):
-        students = history[history["method"] != TEACHER]
-        columns = [f"{prefix}/{m}" for m in modalities if f"{prefix}/{m}" in students]
-        if columns and bool(students[columns].notna().to_numpy().any()):
-            figures[name] = draw(history, **common)
+    for prefix, draw in (("confidence", confidence_curves), ("kappa", kappa_curves)):
+        if not _students(history, prefix, modalities).empty:
+            figures[draw.__name__] = draw(history, **common)
     return figures

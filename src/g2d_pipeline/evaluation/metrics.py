@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,19 +12,8 @@ from sklearn import metrics as sk
 
 from .records import MULTI, Run, check_runs, modality_order, ordered_runs, row_label
 
-METRIC_COLUMNS = (
-    "dataset",
-    "source",
-    "method",
-    "modality",
-    "seed",
-    "split",
-    "part",
-    "metric",
-    "value",
-    "selection",
-    "selected_epoch",
-)
+RUN_COLUMNS = ("dataset", "source", "method", "modality", "seed")
+METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection", "selected_epoch")
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ def metric_spec(name: str) -> Metric:
 
 
 def task_of(metrics: pd.DataFrame) -> str:
-    """`"regression"` or `"classification"`, told by the names in the `metric` column."""
+    """`"regression"` or `"classification"`, by the names in the `metric` column."""
     names = set(metrics["metric"])
     return next((task for task, own in TASK_METRICS.items() if names & set(own)), "classification")
 
@@ -101,10 +91,10 @@ def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
     columns = ["target", "prediction", *(["confidence"] if task == "classification" else [])]
     if missing := [name for name in columns if name not in frame]:
         raise ValueError(f"predictions lack the column {', '.join(missing)}")
-    target, prediction, *rest = (_finite(frame[name]) for name in columns)
+    target, prediction, *confidence = (_finite(frame[name]) for name in columns)
     if task == "regression":
         return _regression(target, prediction)
-    return _classification(target, prediction, rest[0])
+    return _classification(target, prediction, confidence[0])
 
 
 def _finite(column: pd.Series) -> np.ndarray:
@@ -121,20 +111,18 @@ def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.n
             raise ValueError(f"predictions: {name!r} must hold class indices (whole numbers)")
     if ((confidence < 0) | (confidence > 1 + 1e-6)).any():
         raise ValueError("predictions: 'confidence' must lie in [0, 1]")
-    true, said = target.astype(int), prediction.astype(int)
+    true, predicted = target.astype(int), prediction.astype(int)
     return {
-        "accuracy": float(sk.accuracy_score(true, said)),
-        "f1_macro": float(sk.f1_score(true, said, average="macro", zero_division=0)),
+        "accuracy": float(sk.accuracy_score(true, predicted)),
+        "f1_macro": float(sk.f1_score(true, predicted, average="macro", zero_division=0)),
         "nll": float(-np.log(np.clip(confidence, np.finfo(float).tiny, 1.0)).mean()),
     }
 
 
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    zero = bool((target == 0).any())
+    percentage = sk.mean_absolute_percentage_error(target, prediction) if (target != 0).all() else np.nan
     return {
-        "mape": float("nan")
-        if zero
-        else 100.0 * float(sk.mean_absolute_percentage_error(target, prediction)),
+        "mape": 100.0 * float(percentage),
         "r2": float(sk.r2_score(target, prediction)) if len(target) > 1 else float("nan"),
         "rmse": float(np.sqrt(sk.mean_squared_error(target, prediction))),
         "mae": float(sk.mean_absolute_error(target, prediction)),
@@ -148,43 +136,27 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
     seeds ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or
     `"sample"`.
 
-    Raises ValueError where there are no runs, a cell or a sample comes twice, tasks differ, or predictions
+    Raises ValueError where there are no runs, a run or a sample comes twice, tasks differ, or predictions
     are unfit; the message names the run."""
-    task = check_runs(runs)
-    parts = [MULTI, *modality_order(runs)]
-    rows: list[dict[str, object]] = []
+    task, parts = check_runs(runs), [MULTI, *modality_order(runs)]
+    rows: list[tuple[object, ...]] = []
     for run in ordered_runs(runs):
-        name = f"{row_label(run.method, run.modality)}, seed {run.seed}"
-        frame = run.predictions
+        name, frame = f"{row_label(run.method, run.modality)}, seed {run.seed}", run.predictions
         if frame.empty:
             raise ValueError(f"{name}: there are no predictions")
         if unknown := sorted(set(frame["part"]) - set(parts)):
             raise ValueError(f"{name}: predictions of unknown part {', '.join(map(str, unknown))}")
         if frame.duplicated(["sample_id", "split", "part"]).any():
             raise ValueError(f"{name}: a sample has two predictions for the same split and part")
-        for split in ("val", "test"):
-            for part in parts:
-                chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
-                if chosen.empty:
-                    continue
-                try:
-                    values = evaluate_predictions(chosen, task)
-                except ValueError as error:
-                    raise ValueError(f"{name}, {split}, {part}: {error}") from error
-                for metric, value in values.items():
-                    rows.append(
-                        {
-                            "dataset": dataset,
-                            "source": source,
-                            "method": run.method,
-                            "modality": run.modality,
-                            "seed": run.seed,
-                            "split": split,
-                            "part": part,
-                            "metric": metric,
-                            "value": value,
-                            "selection": str(run.info.get("selection", "val")),
-                            "selected_epoch": int(run.info.get("selected_epoch", 0)),
-                        }
-                    )
+        identity = (dataset, source, run.method, run.modality, run.seed)
+        selection = (str(run.info.get("selection", "val")), int(run.info.get("selected_epoch", 0)))
+        for split, part in product(("val", "test"), parts):
+            chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
+            if chosen.empty:
+                continue
+            try:
+                values = evaluate_predictions(chosen, task)
+            except ValueError as error:
+                raise ValueError(f"{name}, {split}, {part}: {error}") from error
+            rows += [(*identity, split, part, metric, value, *selection) for metric, value in values.items()]
     return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))

@@ -1,4 +1,4 @@
-"""What evaluation is given: one `Run` per trained cell, and the order in which everything is shown."""
+"""The input of evaluation: one `Run` per trained model, and the order in which everything is shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECTIONS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One trained cell, as its artefact tells it.
+    """One trained model, as its artefact describes it.
 
     `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is
     empty. `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the
@@ -50,7 +50,7 @@ def row_label(method: str, modality: str) -> str:
 
 
 def modality_order(runs: Iterable[Run]) -> list[str]:
-    """Every modality of `runs`, in the configuration's order (as the runs with the most modalities state it)."""
+    """Every modality of `runs`, in the configuration's order (that of the runs with the most of them)."""
     lists = [list(run.info.get("modalities", [])) or [run.modality] for run in runs]
     ordered = [
         m for names in sorted(lists, key=len, reverse=True) for m in names
@@ -72,7 +72,7 @@ def ordered_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def check_runs(runs: Sequence[Run]) -> str:
-    """The one task of `runs`; raises ValueError where there are none, a cell comes twice, or the tasks
+    """The one task of `runs`; raises ValueError where there are none, a run comes twice, or the tasks
     differ."""
     if not runs:
         raise ValueError("there are no runs to evaluate")
@@ -82,10 +82,10 @@ def check_runs(runs: Sequence[Run]) -> str:
             raise ValueError(
                 f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality"
             )
-        cell = (run.method, run.modality, run.seed)
-        if cell in seen:
+        key = (run.method, run.modality, run.seed)
+        if key in seen:
             raise ValueError(f"{row_label(run.method, run.modality)}, seed {run.seed}, is there twice")
-        seen.add(cell)
+        seen.add(key)
     tasks = sorted({str(run.info["task"]) for run in runs})
     if len(tasks) > 1:
         raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")

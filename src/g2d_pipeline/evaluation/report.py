@@ -14,14 +14,13 @@ from plotly.offline import get_plotlyjs
 from .data_page import data_context
 from .metrics import metric_spec
 from .pages import describe_dropped, figure_html, page_environment
-from .rankings import ranking_disagreements
 from .records import MULTI, SELECTIONS, TEACHER, Run, modality_order, ordered_runs, row_label
-from .summary_json import plain, ranking_record
+from .summary_json import plain, ranking_disagreements, ranking_record
 from .tables import (
     best_methods,
     decimals,
     format_value,
-    headline,
+    main_metric,
     other_metrics,
     seed_table,
     seeds_note,
@@ -30,7 +29,7 @@ from .tables import (
 )
 
 DROPPED_SHOWN = 40
-TILES_SHOWN = 6
+CARDS_SHOWN = 6
 
 
 def build_report(
@@ -67,7 +66,7 @@ def build_report(
         protocol=protocol(runs),
         warn_selection=selection_note(metrics),
         code_ignored=configuration.get("code") == "ignore",
-        tiles=tiles(summary, modalities),
+        cards=cards(summary),
         main=table_cells(summary_table(summary), summary, unit),
         other=table_cells(summary_table(summary, other_metrics(summary)), summary, unit),
         by_seed=table_cells(seed_table(metrics, split), summary, unit),
@@ -87,75 +86,63 @@ def build_report(
 
 def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """How the evaluated epochs were chosen: a row a selection and metric, with the runs it holds for."""
-    found: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], dict[str, None]] = {}  # the values: an ordered set
     for run in ordered_runs(runs):
         key = (str(run.info.get("selection", "val")), str(run.info.get("metric", "")))
-        label = row_label(run.method, run.modality)
-        names = found.setdefault(key, [])
-        if label not in names:
-            names.append(label)
+        names.setdefault(key, {})[row_label(run.method, run.modality)] = None
     return [
         {
             "selection": selection,
             "words": SELECTIONS.get(selection, selection),
             "metric": metric_spec(metric).label,
-            "who": "all runs" if len(found) == 1 else ", ".join(names),
+            "who": "all runs" if len(names) == 1 else ", ".join(own),
         }
-        for (selection, metric), names in found.items()
+        for (selection, metric), own in names.items()
     ]
 
 
-def tiles(summary: pd.DataFrame, modalities: Sequence[str]) -> list[dict[str, Any]]:
-    """The first thing seen: the best teacher and each method, by the first headline metric that is a number."""
-    finite = set(summary.loc[summary["mean"].notna(), "metric"])
-    name = next(
-        (n for n in [*headline(summary), *other_metrics(summary)] if n in finite), headline(summary)[0]
-    )
+def cards(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """The first thing seen: the best teacher and each method, by `main_metric`."""
+    name = main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
     digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
-    chosen = []
-    if len(teachers):
-        row = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").iloc[0]
-        chosen.append((f"best teacher · {row['modality']}", row, False))
+    teachers = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").head(1)
     students = own[(own["method"] != TEACHER) & (own["part"] == MULTI)]
-    chosen += [(str(row["method"]), row, row["method"] in best) for _, row in students.iterrows()]
     return [
         {
-            "label": label,
-            "value": format_value(name, float(row["mean"]), digits=digits),
-            "spread": format_value(name, float(row["std"]), digits=digits)
-            if row["std"] == row["std"]
-            else "",
+            "label": f"best teacher · {row['modality']}" if row["method"] == TEACHER else row["method"],
+            "value": format_value(name, row["mean"], digits=digits),
+            "spread": format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
-            "best": is_best,
+            "best": row["method"] in best,
         }
-        for label, row, is_best in chosen[:TILES_SHOWN]
+        for row in pd.concat([teachers, students]).head(CARDS_SHOWN).to_dict(orient="records")
     ]
 
 
 def table_cells(wide: pd.DataFrame, summary: pd.DataFrame, unit: str) -> dict[str, Any]:
-    """A wide table for the template: `groups` (metric title, parts) and `rows` (label, extra columns, cells)."""
-    best = best_methods(summary)
-    names = list(dict.fromkeys(wide.columns.get_level_values("metric")))
-    parts = list(dict.fromkeys(wide.columns.get_level_values("part")))
-    rows = []
-    columns = [(str(name), str(part)) for name in names for part in parts]  # summary_table's own order
-    for key, texts in zip(wide.index, wide.to_numpy(), strict=True):
-        method, modality, *extra = key
-        cells = []
-        for (name, part), words in zip(columns, texts, strict=True):
-            winner = not extra and part == MULTI and method in best.get(name, [])
-            cells.append({"text": words, "multi": part == MULTI, "best": winner})
+    """A wide table for the template: `groups` (metric titles), `parts` and `rows` (label, extra, cells)."""
+    best, rows = best_methods(summary), []
+    index: list[Any] = list(wide.index)
+    columns: list[Any] = list(wide.columns)
+    for (method, modality, *extra), texts in zip(index, wide.to_numpy(), strict=True):
+        cells = [
+            {
+                "text": text,
+                "multi": part == MULTI,
+                "best": not extra and part == MULTI and method in best.get(name, []),
+            }
+            for (name, part), text in zip(columns, texts, strict=True)
+        ]
         label = row_label(method, modality)
         rows.append({"label": label, "teacher": method == TEACHER, "extra": extra, "cells": cells})
-    marked = any(cell["best"] for row in rows for cell in row["cells"])
     return {
-        "groups": [metric_spec(n).title(unit) for n in names],
-        "parts": parts,
+        "groups": [metric_spec(name).title(unit) for name in wide.columns.unique("metric")],
+        "parts": list(wide.columns.unique("part")),
         "rows": rows,
-        "marked": marked,
+        "marked": any(cell["best"] for row in rows for cell in row["cells"]),
     }
 
 

@@ -1,4 +1,4 @@
-"""The numbers as plain data, for `metrics.json` and whatever watches it."""
+"""The numbers and the teachers' rankings as plain data, for `metrics.json` and whatever watches it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from .rankings import ranking_disagreements, teacher_orders
 from .tables import selection_note
+
+RANKING_COLUMNS = ("seed", "confidence_on", "modality", "confidence")
 
 
 def plain(value: Any) -> Any:
@@ -62,14 +63,37 @@ def metrics_summary(
 
 
 def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row a seed: `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`,
-    ascending."""
-    records: list[dict[str, Any]] = []
-    for seed, orders in teacher_orders(rankings).items():
-        record: dict[str, Any] = {"seed": seed}
-        for split, order in orders.items():
-            own = rankings[(rankings["seed"] == seed) & (rankings["confidence_on"] == split)]
-            confidence = own.set_index("modality")["confidence"]
-            record[split] = [{"modality": str(m), "confidence": float(confidence[m])} for m in order]
-        records.append(record)
-    return records
+    """A row a seed, ascending, the least confident teacher first:
+    `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`.
+
+    `rankings` has the columns `RANKING_COLUMNS`, `confidence` in [0, 1]. Ties keep the order of the rows.
+    Raises ValueError for a missing column, a NaN confidence, or a modality that comes twice.
+    """
+    if missing := [name for name in RANKING_COLUMNS if name not in rankings]:
+        raise ValueError(f"rankings lack the column {', '.join(missing)}")
+    if rankings["confidence"].isna().any():
+        raise ValueError("rankings: a confidence is NaN")
+    if rankings.duplicated(["seed", "confidence_on", "modality"]).any():
+        raise ValueError("rankings: a modality comes twice for the same seed and split")
+    records: dict[int, dict[str, Any]] = {}
+    key: Any
+    for key, rows in rankings.groupby(["seed", "confidence_on"], sort=False):
+        order = rows.sort_values("confidence", kind="stable")[["modality", "confidence"]]
+        record = records.setdefault(int(key[0]), {"seed": int(key[0])})
+        record[str(key[1])] = plain(order.to_dict(orient="records"))
+    return [records[seed] for seed in sorted(records)]
+
+
+def teacher_orders(rankings: pd.DataFrame) -> dict[int, dict[str, list[str]]]:
+    """Seed → `"train"`/`"val"` → modalities by ascending confidence; see `ranking_record`."""
+    return {
+        record.pop("seed"): {split: [one["modality"] for one in order] for split, order in record.items()}
+        for record in ranking_record(rankings)
+    }
+
+
+def ranking_disagreements(rankings: pd.DataFrame) -> list[int]:
+    """The seeds whose ranking on train differs from the one on val, ascending; a seed with one ranking never
+    does."""
+    orders = teacher_orders(rankings)
+    return [s for s, order in orders.items() if len(order) == 2 and order["train"] != order["val"]]

@@ -1,4 +1,4 @@
-"""Numbers over seeds, and the tables people read: wide data frames of text, and rich tables for the terminal."""
+"""Numbers over seeds, and tables for people: wide data frames of text, and rich tables for the terminal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,7 @@ from .records import MULTI, SELECTIONS, TEACHER, row_label
 ABSENT = "–"
 """What stands where there is no number."""
 
-SUMMARY_COLUMNS = (
-    "dataset",
-    "source",
-    "method",
-    "modality",
-    "split",
-    "part",
-    "metric",
-    "mean",
-    "std",
-    "n",
-    "selection",
-)
+SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "metric"]
 
 
 def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
@@ -41,23 +29,25 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     One row per run without its seed, part and metric, in the order of `metrics`; `n` counts seeds; `std` is
     NaN for one seed. Raises ValueError where a run has nothing on `split`: a mean over fewer seeds would go
     unnoticed."""
-    keys = ["dataset", "source", "method", "modality", "split", "part", "metric"]
     chosen = metrics[metrics["split"] == split]
-    cells = ["method", "modality", "seed"]
-    have = set(chosen[cells].itertuples(index=False, name=None))
-    lacking = [
-        cell for cell in dict.fromkeys(metrics[cells].itertuples(index=False, name=None)) if cell not in have
-    ]
+    run = ["method", "modality", "seed"]
+    runs, present = (
+        list(frame[run].drop_duplicates().itertuples(index=False)) for frame in (metrics, chosen)
+    )
+    lacking: list[Any] = [r for r in runs if r not in present]
     if lacking or chosen.empty:
-        names = "; ".join(f"{row_label(method, modality)}, seed {seed}" for method, modality, seed in lacking)
+        names = "; ".join(f"{row_label(r.method, r.modality)}, seed {r.seed}" for r in lacking)
         raise ValueError(f"no predictions on the {split} split: {names or 'there are no metrics'}")
-    rows = []
-    for key, group in chosen.groupby(keys, sort=False, dropna=False):
-        values = group["value"].to_numpy(dtype=float)
-        std = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-        selection = "/".join(dict.fromkeys(group["selection"]))
-        rows.append((*key, float(np.mean(values)), std, len(values), selection))
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+    groups = chosen.groupby(SUMMARY_KEYS, sort=False, dropna=False)
+    summary = groups["value"].agg(
+        mean=lambda values: float(np.mean(values.to_numpy(dtype=float))),
+        std=lambda values: (
+            float(np.std(values.to_numpy(dtype=float), ddof=1)) if len(values) > 1 else math.nan
+        ),
+        n="size",
+    )
+    summary["selection"] = groups["selection"].agg(lambda names: "/".join(dict.fromkeys(names)))
+    return summary.reset_index()
 
 
 def decimals(metric: str, values: Iterable[float]) -> int:
@@ -80,34 +70,36 @@ def format_value(metric: str, mean: float, std: float = math.nan, digits: int | 
     return f"{text} ± {std * spec.scale:.{places}f}" if math.isfinite(std) else text
 
 
-def _wide(
-    frame: pd.DataFrame, keys: Sequence[str], metric_names: Sequence[str], mean: str, std: str
-) -> pd.DataFrame:
+def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None, mean: str) -> pd.DataFrame:
     """Text: a row a distinct `keys`, columns (metric, part) with the multimodal part first; `ABSENT`
     elsewhere."""
-    modalities = [part for part in dict.fromkeys(frame["part"]) if part != MULTI]
-    parts = ([MULTI] if MULTI in set(frame["part"]) else []) + modalities
-    columns = [(name, part) for name in metric_names for part in parts]
+    names = headline(frame) if names is None else names
+    parts = sorted(dict.fromkeys(frame["part"]), key=lambda part: part != MULTI)
+    digits = {name: decimals(name, frame.loc[frame["metric"] == name, mean]) for name in names}
     rows: dict[tuple[Any, ...], dict[tuple[str, str], str]] = {}
-    digits = {name: decimals(name, frame.loc[frame["metric"] == name, mean]) for name in metric_names}
     for record in frame.to_dict(orient="records"):
-        cells = rows.setdefault(tuple(record[key] for key in keys), {})
-        name = record["metric"]
+        cells, name = rows.setdefault(tuple(record[key] for key in keys), {}), record["metric"]
         if name in digits:
-            cells[(name, record["part"])] = format_value(
-                name, record[mean], record.get(std, math.nan), digits[name]
-            )
+            text = format_value(name, record[mean], record.get("std", math.nan), digits[name])
+            cells[(name, record["part"])] = text
+    columns = pd.MultiIndex.from_product([names, parts], names=["metric", "part"])
     return pd.DataFrame(
         [[cells.get(column, ABSENT) for column in columns] for cells in rows.values()],
         index=pd.MultiIndex.from_tuples(list(rows), names=list(keys)),
-        columns=pd.MultiIndex.from_tuples(columns, names=["metric", "part"]),
+        columns=columns,
         dtype=object,
     )
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
-    """The main table's metrics, by the task that the `metric` column tells."""
+    """The main table's metrics, by the task of the `metric` column."""
     return list(HEADLINE_METRICS[task_of(frame)])
+
+
+def main_metric(frame: pd.DataFrame) -> str:
+    """The first of the task's metrics whose mean is a number somewhere in a summary."""
+    finite = set(frame.loc[frame["mean"].notna(), "metric"])
+    return next((n for n in [*headline(frame), *other_metrics(frame)] if n in finite), headline(frame)[0])
 
 
 def other_metrics(frame: pd.DataFrame) -> list[str]:
@@ -121,17 +113,15 @@ def summary_table(summary: pd.DataFrame, metric_names: Sequence[str] | None = No
 
     `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE
     are in percent; RMSE and MAE in the target's unit."""
-    names = list(metric_names) if metric_names is not None else headline(summary)
-    return _wide(summary, ["method", "modality"], names, "mean", "std")
+    return _wide(summary, ["method", "modality"], metric_names, "mean")
 
 
 def seed_table(
     metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """The same, seed by seed: index (method, modality, seed, selected_epoch), columns (metric, part)."""
-    chosen = metrics[metrics["split"] == split]
-    names = list(metric_names) if metric_names is not None else headline(metrics)
-    return _wide(chosen, ["method", "modality", "seed", "selected_epoch"], names, "value", "")
+    keys = ["method", "modality", "seed", "selected_epoch"]
+    return _wide(metrics[metrics["split"] == split], keys, metric_names, "value")
 
 
 def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
@@ -149,8 +139,8 @@ def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
 def selection_note(frame: pd.DataFrame) -> str:
     """Nothing where every epoch was selected on validation; else how, e.g. "selection on test (published
     protocol)"."""
-    found = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
-    return "; ".join(SELECTIONS.get(name, name) for name in found) if found != ["val"] else ""
+    selections = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
+    return "; ".join(SELECTIONS.get(name, name) for name in selections) if selections != ["val"] else ""
 
 
 def seeds_note(summary: pd.DataFrame) -> str:
@@ -177,8 +167,7 @@ def render_table(summary: pd.DataFrame, unit: str = "", metric_names: Sequence[s
     ★ marks the best multimodal value. `unit` is the target's, `metric_names` as in `summary_table`.
     """
     wide, best = summary_table(summary, metric_names), best_methods(summary)
-    names = list(dict.fromkeys(wide.columns.get_level_values("metric")))
-    parts = list(dict.fromkeys(wide.columns.get_level_values("part")))
+    names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
     loud = summary["source"].iloc[0] == "sample"
     table = Table(
         title=Text(table_title(summary), style="bold yellow" if loud else "bold"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.sources.manifest import Manifest
 
 if TYPE_CHECKING:
-    from g2d_pipeline.evaluation import Evaluation
+    from g2d_pipeline.evaluation import Evaluation, Run
 
 
 def evaluate_runs(
@@ -25,7 +25,28 @@ def evaluate_runs(
 ) -> tuple[Callable[[], Any], ...]:
     """What makes the metrics (tidy and nested), the figures of results and of history, the result table, the
     report."""
-    make = cache(partial(_evaluate, manifest, data, teachers, students, settings))
+
+    @cache
+    def make() -> Evaluation:
+        from g2d_pipeline.evaluation import evaluate
+
+        ranked = [(name.split("/")[0], run.info) for name, run in teachers.items()]
+        rankings = pd.DataFrame(
+            [
+                {
+                    "seed": info["seed"],
+                    "confidence_on": split,
+                    "modality": m,
+                    "confidence": info["confidence"][split][m],
+                }
+                for m, info in ranked
+                for split in ("train", "val")
+            ]
+        )
+        return evaluate(
+            _runs(teachers, students), _meta(manifest, data), rankings, settings.configuration, data
+        )
+
     return (
         lambda: make().metrics,
         lambda: make().metrics_json,
@@ -36,43 +57,22 @@ def evaluate_runs(
     )
 
 
-def _evaluate(
-    manifest: Manifest,
-    data: dict[str, Any],
-    teachers: dict[str, TrainedFolder],
-    students: dict[str, TrainedFolder],
-    settings: EvaluateSettings,
-) -> Evaluation:
-    from g2d_pipeline.evaluation import Run, evaluate
+def _runs(teachers: dict[str, TrainedFolder], students: dict[str, TrainedFolder]) -> list[Run]:
+    from g2d_pipeline.evaluation import TEACHER, Run
 
-    runs = [
-        Run("unimodal", cell.split("/")[0], of.info["seed"], of.history, of.predictions, of.info)
-        for cell, of in teachers.items()
+    named = [(TEACHER, name.split("/")[0], run) for name, run in teachers.items()]
+    named += [(name.split("/")[0], "", run) for name, run in students.items()]
+    return [
+        Run(method, m, run.info["seed"], run.history, run.predictions, run.info) for method, m, run in named
     ]
-    runs += [
-        Run(cell.split("/")[0], "", of.info["seed"], of.history, of.predictions, of.info)
-        for cell, of in students.items()
-    ]
-    rankings = pd.DataFrame(
-        [
-            {
-                "seed": of.info["seed"],
-                "confidence_on": split,
-                "modality": m,
-                "confidence": of.info["confidence"][split][m],
-            }
-            for cell, of in teachers.items()
-            for m in [cell.split("/")[0]]
-            for split in ("train", "val")
-        ]
-    )
+
+
+def _meta(manifest: Manifest, data: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's, with the samples that featurize has left."""
     target = manifest.meta.get("target") or {}
-    meta = manifest.meta | {
+    return manifest.meta | {
         "target_name": target.get("name", ""),
         "target_unit": target.get("unit", ""),
-        "counts": {
-            split: of["samples"] for split, of in data["splits"].items()
-        },  # without what featurize dropped
+        "counts": {split: facts["samples"] for split, facts in data["splits"].items()},
         "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
     }
-    return evaluate(runs, meta, rankings, settings.configuration, data)

@@ -81,7 +81,7 @@ def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> d
 
 
 def part_colours(modalities: Sequence[str]) -> dict[str, str]:
-    """Part → colour, the same in every figure: ink for multimodal, the palette for modalities in their order."""
+    """Part → colour, the same in every figure: ink for multimodal, the palette for modalities in order."""
     return {MULTI: INK, **{m: PALETTE[i % len(PALETTE)] for i, m in enumerate(modalities)}}
 
 
@@ -139,28 +139,23 @@ def panel_figure(
     return figure, panels
 
 
-def _axes(figure: go.Figure, panel: Panel) -> tuple[str, str]:
-    """The plotly names of a panel's axes, say `("x2", "y2")`."""
-    subplot = figure.get_subplot(panel.row, panel.col)
-    return subplot.xaxis.plotly_name.replace("axis", ""), subplot.yaxis.plotly_name.replace("axis", "")
-
-
 def _note(
     figure: go.Figure, panel: Panel, words: str, *, size: int, shift: int, x: float | None = None
 ) -> None:
     """Words above a panel: at its left edge, or at epoch `x`."""
-    x_axis, y_axis = _axes(figure, panel)
+    edge = {"x": 0, "xref": "x domain"} if x is None else {"x": x, "xref": "x"}
     figure.add_annotation(
         text=words,
-        x=0 if x is None else x,
-        xref=f"{x_axis} domain" if x is None else x_axis,
         y=1,
-        yref=f"{y_axis} domain",
+        yref="y domain",
         xanchor="left",
         yanchor="bottom",
         yshift=shift,
         showarrow=False,
         font={"size": size, "color": INK if x is None else GREY},
+        row=panel.row,
+        col=panel.col,
+        **edge,
     )
 
 
@@ -170,27 +165,28 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> 
     frame = panel.history
     if frame["phase"].nunique() < 2:
         return
-    x_axis, y_axis = _axes(figure, panel)
     first = int(frame["epoch"].min())
     for start in sorted({int(e) for e in frame.groupby(["seed", "phase"])["epoch"].min()}):
         numbers = sorted({int(p) for p in frame.loc[frame["epoch"] == start, "phase"]})
         learning = {frozenset(str(s).split("+")) for s in frame.loc[frame["phase"].isin(numbers), "learning"]}
-        who = next(iter(learning)) if len(learning) == 1 else frozenset()
-        words = "all" if who == set(modalities) else " + ".join(m for m in modalities if m in who)
+        active = next(iter(learning)) if len(learning) == 1 else frozenset()
+        words = "all" if active == set(modalities) else " + ".join(m for m in modalities if m in active)
         words = words or "phase " + "/".join(map(str, numbers))
+        at = start - (0.5 if start > first else 0)
         if start > first:
             figure.add_shape(
                 type="line",
-                x0=start - 0.5,
-                x1=start - 0.5,
-                xref=x_axis,
+                x0=at,
+                x1=at,
                 y0=0,
                 y1=1,
-                yref=f"{y_axis} domain",
+                yref="y domain",
                 line={"color": GREY, "width": 1, "dash": "dash"},
                 layer="below",
+                row=panel.row,
+                col=panel.col,
             )
-        _note(figure, panel, text(words), size=11, shift=3, x=start - (0.5 if start > first else 0))
+        _note(figure, panel, text(words), size=11, shift=3, x=at)
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
