@@ -8,33 +8,34 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import yaml
 
-from g2d_pipeline.config import FUSIONS, SGD, EncoderSettings, SmallCNN, Strict, TrainingSettings
+from g2d_pipeline.config import ENCODERS, FUSIONS, SGD, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import load
-from g2d_pipeline.methods.base import Method, Setting
+from g2d_pipeline.methods.base import Method, MethodContext
+from g2d_pipeline.models import Encoder, MultimodalModel
 from g2d_pipeline.overrides import METHOD_KEYS
-from g2d_pipeline.training import Data, train_student, train_teacher
+from g2d_pipeline.training import Data, train_student, train_teacher, trainer
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "methods.md"
-ENCODERS = [of.model_fields["name"].default for of in get_args(get_args(EncoderSettings)[0])]
 BATCHES = 8
 HEAD = """# Methods
 
 Made by `python scripts/methods_doc.py` from the docstrings in `src/g2d_pipeline/methods/` and the files in
-`conf/base/methods/`; do not edit. `kedro run --params dataset=<d>,method=<name>` trains one, `compare=a/b/c` several;
-every hyper-parameter can be given there, too (`alpha=0.5`, `weights.audio=2`). SMP, the schedule, can be put on every
-method that says so: `smp=true`.
+`conf/base/methods/`; do not edit. `kedro run --params dataset=<d>,method=<name>` trains one,
+`compare=a/b/c` several; every hyper-parameter can be given there, too (`alpha=0.5`, `weights.audio=2`). SMP,
+the schedule, can be put on every method that says so: `smp=true`.
 
-Costs are counted in a training of two modalities ({batches} batches, one epoch): samples that go forward through the
-encoders, and backward passes, as multiples of joint training's. Validation is not counted.
+Costs are counted in a training of two modalities ({batches} batches, one epoch): samples that go forward
+through the encoders, and backward passes, as multiples of joint training's. Validation is not counted.
 """
 
 
@@ -76,53 +77,49 @@ def own(of: dict[str, Any]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------ costs
+def wrapping(wrapper: Any, original: Any) -> Any:
+    """A function, and so a method where a class has it, that calls the wrapper with the original first."""
+    return lambda *arguments, **named: wrapper(original, *arguments, **named)
+
+
 @contextmanager
 def counting() -> Iterator[dict[str, float]]:
     """Count what happens while training: samples through encoders, and backward passes."""
-    from g2d_pipeline.models import Encoder, MultimodalModel
-    from g2d_pipeline.training import trainer
+    counts = {"forward": 0.0, "backward": 0.0}
+    scoring = [False]  # validation is not counted
 
-    found = {"forward": 0.0, "backward": 0.0}
-    looking = [False]
-    forward, backward, grad, score = (
-        Encoder.forward,
-        torch.autograd.backward,
-        torch.autograd.grad,
-        trainer.score_split,
-    )
-    whole = MultimodalModel.forward
+    def forward(original: Any, self: Any, x: torch.Tensor) -> torch.Tensor:
+        counts["forward"] += 0 if scoring[0] else len(x)
+        return original(self, x)  # type: ignore[no-any-return]
 
-    def forward_(self: Any, x: torch.Tensor) -> torch.Tensor:
-        found["forward"] += 0 if looking[0] else len(x)
-        return forward(self, x)
+    def whole(original: Any, self: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        if self.exchange is not None and not scoring[0]:  # its encoders run stage by stage
+            counts["forward"] += sum(len(x) for x in inputs.values())
+        return original(self, inputs, *arguments, **named)
 
-    def whole_(self: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
-        if getattr(self, "exchange", None) is not None and not looking[0]:  # its encoders run stage by stage
-            found["forward"] += sum(len(x) for x in inputs.values())
-        return whole(self, inputs, *arguments, **named)
+    def backward(original: Any, *arguments: Any, **named: Any) -> Any:
+        counts["backward"] += 1
+        return original(*arguments, **named)
 
-    def backward_(*arguments: Any, **named: Any) -> Any:
-        found["backward"] += 1
-        return backward(*arguments, **named)
-
-    def grad_(*arguments: Any, **named: Any) -> Any:
-        found["backward"] += 1
-        return grad(*arguments, **named)
-
-    def score_(*arguments: Any, **named: Any) -> Any:
-        looking[0] = True
+    def score(original: Any, *arguments: Any, **named: Any) -> Any:
+        scoring[0] = True
         try:
-            return score(*arguments, **named)
+            return original(*arguments, **named)
         finally:
-            looking[0] = False
+            scoring[0] = False
 
-    Encoder.forward, torch.autograd.backward, torch.autograd.grad = forward_, backward_, grad_  # type: ignore[method-assign, assignment]
-    trainer.score_split, MultimodalModel.forward = score_, whole_  # type: ignore[method-assign]
-    try:
-        yield found
-    finally:
-        Encoder.forward, torch.autograd.backward, torch.autograd.grad = forward, backward, grad  # type: ignore[method-assign, assignment]
-        trainer.score_split, MultimodalModel.forward = score, whole  # type: ignore[method-assign]
+    replaced = (
+        (Encoder, "forward", forward),
+        (MultimodalModel, "forward", whole),
+        (torch.autograd, "backward", backward),
+        (torch.autograd, "grad", backward),
+        (trainer, "score_split", score),
+    )
+    with ExitStack() as stack:
+        for owner, name, wrapper in replaced:
+            original = getattr(owner, name)
+            stack.enter_context(mock.patch.object(owner, name, wrapping(wrapper, original)))
+        yield counts
 
 
 def tiny(task: str) -> Data:
@@ -152,8 +149,10 @@ def costs(found: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float]]:
             "late" if cls.fusions is None or "late" in cls.fusions else cls.fusions[0]
         )
         with counting() as counted:
-            train_student(data, encoders, teachers[task], method=of.get("algorithm", name), parameters=own(of),
-                          smp=of.get("smp"), fusion=fusion, training=training, progress=False)  # fmt: skip
+            train_student(
+                data, encoders, teachers[task], method=of.get("algorithm", name), parameters=own(of),
+                smp=of.get("smp"), fusion=fusion, training=training, progress=False,
+            )  # fmt: skip
         after = 2 * 32  # `remember` looks once at val and test with every encoder
         raw[name] = ((counted["forward"] - after) / (2 * 16 * BATCHES), counted["backward"] / BATCHES)
     base = raw["joint"]
@@ -188,7 +187,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def passes(method: Method, setting: Setting) -> bool:
+def passes(method: Method, setting: MethodContext) -> bool:
     """Whether a method takes a setting."""
     try:
         method.check(setting)
@@ -208,21 +207,22 @@ def where(cls: type[Method], of: dict[str, Any]) -> str:
         (fusion, task, encoder)
         for fusion, task, encoder in itertools.product(FUSIONS, ("classification", "regression"), ENCODERS)
         if passes(
-            method, Setting(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion])
+            method,
+            MethodContext(task, fusion, dict.fromkeys("ab", encoder), fusion_settings=settings[fusion]),
         )
     ]
     fusions, tasks, encoders = (tuple(dict.fromkeys(column)) for column in zip(*good, strict=True))
     fusion, task, encoder = good[0]
     smp = passes(
         method,
-        Setting(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion]),
+        MethodContext(task, fusion, dict.fromkeys("ab", encoder), smp=True, fusion_settings=settings[fusion]),
     )
     return "; ".join(
         [
             "every fusion" if set(fusions) == set(FUSIONS) else " / ".join(fusions),
             " and ".join(tasks),
             *([] if set(encoders) == set(ENCODERS) else ["encoders " + " / ".join(encoders)]),
-            "any k ≥ 2" if cls.most_modalities is None else f"k ≤ {cls.most_modalities}",
+            "any k ≥ 2" if cls.max_modalities is None else f"k ≤ {cls.max_modalities}",
             "SMP" if smp else "no SMP",
         ]
     )
@@ -242,9 +242,8 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
         f"- Works with: {where(cls, of)}",
     ]
     if of.get("fusion"):
-        lines.append(
-            f"- Brings its fusion: `{of['fusion'] if isinstance(of['fusion'], str) else of['fusion']['name']}`"
-        )
+        fusion = of["fusion"]
+        lines.append(f"- Brings its fusion: `{fusion if isinstance(fusion, str) else fusion['name']}`")
     lines.append(f"- Teachers: {'yes' if cls.needs_teachers else 'for SMP only' if of.get('smp') else 'no'}")
     lines.append(f"- Cost a batch: encoders × {cost[0]:.2f}, backward passes × {cost[1]:.2f}")
     fields, said = cls.Parameters.model_fields, comments(name)
@@ -269,19 +268,18 @@ def document() -> str:
     ]
     for name, of in found.items():
         cls = load(of.get("algorithm", name))
+        forward, backward = measured[name]
         lines.append(
-            f"| [`{name}`](#{name}) | {cell(source(name, of))} | {cell(where(cls, of))} | {measured[name][0]:.2f} | "
-            f"{measured[name][1]:.2f} |"
+            f"| [`{name}`](#{name}) | {cell(source(name, of))} | {cell(where(cls, of))} | "
+            f"{forward:.2f} | {backward:.2f} |"
         )
     lines.append("")
     for name, of in found.items():
         lines += section(name, of, measured[name])
     lines += ["# Fusions", "", "| fusion | settings | |", "|---|---|---|"]
     for name, settings in FUSIONS.items():
-        options = [key for key in settings.model_fields if key not in ("name", "unimodal_readout")]
-        lines.append(
-            f"| `{name}` | {', '.join(f'`{o}`' for o in options) or '–'} | {cell(first_paragraph(settings))} |"
-        )
+        keys = [f"`{key}`" for key in settings.model_fields if key not in ("name", "unimodal_readout")]
+        lines.append(f"| `{name}` | {', '.join(keys) or '–'} | {cell(first_paragraph(settings))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -29,8 +29,8 @@ from g2d_pipeline.config import (
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.sources import read_raw
-from g2d_pipeline.sources.idx import read_idx
-from g2d_pipeline.sources.vggsound_list import class_names, read_lists
+from g2d_pipeline.sources.digits.idx import read_idx
+from g2d_pipeline.sources.vggsound.lists import class_names, read_lists
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPORT = REPOSITORY / "docs/results/real_files.md"

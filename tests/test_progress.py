@@ -129,7 +129,8 @@ def test_live_where_asked_for_without_a_terminal_leaves_the_last_line(capsys, mo
     assert len(lines) == 2
     assert lines[1] == ""
     assert re.search(
-        r"x epoch 3/3 phase 1/2 .* task 0.512 · feature_distillation 0.0312 · val 0.803 .* ETA 0 s", lines[0]
+        r"x epoch 3/3 ━+ task 0.512 · phase 1/2 .* · feature_distillation 0.0312 · val 0.803 .* ETA 0 s",
+        lines[0],
     )
 
 
@@ -152,32 +153,25 @@ def test_ci_is_no_terminal(monkeypatch):
 
 # -------------------------------------------------------------------------------------------- the line itself
 def line_at(width: int, clock: Clock, colours: bool = True, description: str = "g2d, seed 0") -> str:
-    shown = progress._LiveLine(description, 30, 40, 0)
-    shown.refresh = lambda: None
-    shown.start(12, PHASE, 10)
-    clock.now += 2.5
-    shown.advance(1280, lambda: TERMS)
     out = io.StringIO()
-    console = Console(
-        file=out, width=width, force_terminal=True, no_color=not colours, _environ={"TERM": "xterm"}
-    )
-    console.print(shown)
-    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).removesuffix("\n")
+    with pytest.MonkeyPatch.context() as patch:
+        console = Console(
+            file=out, width=width, force_terminal=True, no_color=not colours, _environ={"TERM": "xterm"}
+        )
+        patch.setattr(progress, "_console", lambda: console)
+        with track_epochs(description, 30, 40, mode=True) as shown:
+            shown.start(12, PHASE, 10)
+            clock.now += 2.5
+            shown.advance(1280, lambda: TERMS)
+    return next(line for line in reversed(screen(out.getvalue())) if line or not width)
 
 
 def test_the_line_at_the_usual_widths(clock):
-    assert re.fullmatch(
-        r"g2d, seed 0 epoch 12/30 phase 1/2 \(image learns\) [━╸╺]{40} "
-        r"task 0.512 · feature_distillation 0.0312 512 samples/s ETA 0:31:12",
-        line_at(160, clock),
-    )
-    assert re.fullmatch(
-        r"g2d, seed 0 epoch 12/30 phase 1/2 \(image learns\) [━╸╺]{8} task 0.512 ETA 0:31:12",
-        line_at(80, clock),
-    )
-    assert re.fullmatch(
-        r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 512 samples/s ETA 0:31:12", line_at(71, clock)
-    )
+    start = r"g2d, seed 0 epoch 12/30 [━╸╺]{10} task 0.512 · "
+    rest = r"phase 1/2 \(image learns\) · feature_distillation 0.0312 · 512 samples/s"
+    assert re.fullmatch(f"{start}{rest} ETA 0:31:12", line_at(160, clock))
+    assert re.fullmatch(rf"{start}phase 1/2 .*… ETA 0:31:12", line_at(80, clock))
+    assert re.fullmatch(r"g2d, seed 0 epoch 12/30 [━╸╺]+ task 0.5.*… ETA 0:31:12", line_at(64, clock))
 
 
 def test_without_colours_everything_stands_in_its_place(clock):
@@ -242,9 +236,7 @@ def in_terminal(script: str, columns: int = 100, **variables: str) -> list[str]:
     prologue = (
         "import logging, time\nfrom g2d_pipeline import progress\nfrom g2d_pipeline.progress import *\n"
     )
-    prologue += (
-        "from g2d_pipeline.progress import track_epochs, rich_logs_in_terminal, track\nprogress.REDRAW = 0\n"
-    )
+    prologue += "from g2d_pipeline.progress import track_epochs, rich_logs, track\nprogress.REDRAW = 0\n"
     process = subprocess.Popen(
         [sys.executable, "-c", prologue + textwrap.dedent(script)],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
@@ -274,13 +266,13 @@ RUN = """
                     logging.getLogger("x").warning("epoch %d: the microphone is off", epoch)
             shown.end({"val": 0.81})
 """
-LAST = r"g2d, seed 0 epoch 2/2 phase 1/2 \(image learns\) ━+ task 0\.512 · val 0\.81 .*ETA 0 s"
+LAST = r"g2d, seed 0 epoch 2/2 ━+ task 0\.512 · phase 1/2 \(image learns\) · val 0\.81 .*ETA 0 s"
 
 
 @pytest.mark.parametrize(
     ("logs", "pattern"),
     [
-        ("rich_logs_in_terminal()", r"\d\d:\d\d:\d\d WARNING  epoch {} the microphone is off"),
+        ("rich_logs()", r"\d\d:\d\d:\d\d WARNING  epoch {} the microphone is off"),
         ("logging.basicConfig()", r"WARNING:x:epoch {} the microphone is off"),
         ("import sys; logging.basicConfig(stream=sys.stdout)", r"WARNING:x:epoch {} the microphone is off"),
         ("", r"epoch {} the microphone is off"),
@@ -299,7 +291,7 @@ def test_log_handlers_are_as_before_when_the_live_line_ends():
     assert in_terminal("""
     import sys
     logging.basicConfig()
-    rich_logs_in_terminal()
+    rich_logs()
     of_rich, plain = logging.getLogger().handlers[0], logging.StreamHandler(sys.stdout)
     logging.getLogger().addHandler(plain)
     before = of_rich.console, plain.stream

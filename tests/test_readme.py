@@ -7,12 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from g2d_pipeline.config import ExternalEncoder
+from g2d_pipeline.models import build_encoder
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_without_kedro_runs_and_imports_no_kedro() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, code = PYTHON
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     check = "\nimport sys\nassert not [m for m in sys.modules if m == 'kedro' or m.startswith('kedro.')]\n"
     done = subprocess.run(
@@ -20,6 +27,15 @@ def test_the_example_without_kedro_runs_and_imports_no_kedro() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "image" in done.stdout
+
+
+def test_the_example_of_an_encoder_of_ones_own_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "readme_lab.py").write_text(PYTHON[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    encoder = build_encoder(ExternalEncoder(name="readme_lab.LSTM", options={"hidden": 5}), (4, 7))
+    assert encoder(torch.randn(2, 4, 7)).shape == (2, 5)
 
 
 def test_linked_files_exist() -> None:

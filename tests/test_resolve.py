@@ -274,6 +274,7 @@ def test_teachers_follow_the_recipe_unless_told_otherwise() -> None:
 
 P = "--params"
 AV = "conf/base/parameters_av_digits.yml"
+OTHER = {"datasets.av_digits.modalities.image.teacher_encoder": {"name": "resnet18", "weights": "x.pth"}}
 TWO = "datasets.av_digits.modalities.left"
 
 
@@ -326,12 +327,17 @@ TWO = "datasets.av_digits.modalities.left"
         ({"datasets.av_digits.task": "regresion"}, {}, [AV, "task = 'regresion'", "Did you mean 'regression'?"]),
         ({"datasets.av_digits.modalities.multi": {"kind": "audio"}}, {}, [AV, "modality name 'multi'"]),
         ({"datasets.av_digits.raw.layout": "avdigits"}, {}, [AV, "avdigits", "Did you mean 'av_digits'?"]),
-        ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean joint?"]),
+        ({"methods.joint": {"algorithm": "jont"}}, {}, ["no method 'jont'", "Did you mean 'joint'?"]),
         ({"methods.g2d.needs_teachers": False}, {}, ["needs_teachers", "distils from teachers"]),
         ({"methods.g2d.needs_teachers": "maybe"}, {}, ["methods.g2d.needs_teachers = 'maybe'", "true or false"]),
         ({"methods.g2d.smp": 7}, {}, ["methods.g2d.smp = 7", "true or false"]),
         ({}, {"smp": "flase"}, [P, "smp = 'flase'", "true or false"]),
         ({}, {"modalities": "image"}, [P, "modalities = 'image'", "a section, not one value: say modalities.<key>="]),
+        ({}, {"methods": {"g2d": 3}}, [P, "methods.g2d = 3", "a section, not one value"]),
+        ({}, {"datasets": {"av_digits": 3}}, [P, "datasets.av_digits = 3", "a section, not one value"]),
+        ({}, {"size": "0"}, [P, "modalities.image.size.0 = '0'", "greater than 0"]),
+        ({}, {"size": 0}, [P, "modalities.image.size.0 = 0", "greater than 0"]),
+        (OTHER, {}, [AV, "image.teacher_encoder.weights = 'x.pth'", "the file", "is missing"]),
         ({"datasets.mis_me.modalities.image.mean": [0.5]}, {"dataset": "mis_me"}, ["mean has 1 values for 3 channels"]),
     ],
 )  # fmt: skip

@@ -13,7 +13,6 @@ from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.io import DatasetError
 
 from g2d_pipeline.errors import G2DError, InterruptedRun
-from g2d_pipeline.progress import rich_logs_in_terminal
 
 for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
     os.environ.setdefault(variable, "1")
@@ -30,7 +29,10 @@ def run(**arguments: Any) -> Any:
     callback = kedro_run.callback
     if callback is None:
         raise click.ClickException("this version of kedro has no run command")
-    rich_logs_in_terminal()
+    if sys.stdout.isatty():
+        from g2d_pipeline.progress import rich_logs  # rich takes a while to import
+
+        rich_logs()
     debug = bool((arguments.get("params") or {}).get("debug"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from g2d_pipeline.config import DatasetSettings
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import ConfigError, did_you_mean
 
 KeyPath = tuple[str, ...]
 COMMAND_LINE = "--params"
+TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
 
 @dataclass(frozen=True)
@@ -27,117 +25,112 @@ class Origins:
     def find(self, path: KeyPath) -> str:
         """The file that set `path`, or the nearest section above it."""
         for depth in range(len(path), 0, -1):
-            for file, at in reversed(self.entries):
-                if at == path[:depth]:
+            for file, key in reversed(self.entries):
+                if key == path[:depth]:
                     return file
         return "parameters"
 
-    def given(self, path: KeyPath) -> None:
+    def note(self, *path: str) -> None:
         """Note that `path` was set on the command line."""
         self.entries.append((COMMAND_LINE, path))
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """` Did you mean x?`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+@dataclass(frozen=True)
+class Key:
+    """A key that settings have or may have.
+
+    `is_field`: it belongs to the section's settings class; `exists`: false below a section that is null, such
+    as `augment`; `choices`: of a tag, the classes that it chooses from, by their tags; `siblings`: the tags
+    that a section gets where it is created for this key."""
+
+    path: KeyPath
+    is_field: bool = False
+    exists: bool = True
+    choices: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    siblings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def list_keys(annotation: Any, value: Any, above: KeyPath = (), exists: bool = True) -> Iterator[Key]:
+    """Every key at and below `above`: what is written, valid or not, and the fields of settings classes."""
+    tree = value if isinstance(value, Mapping) else {}
+    is_dict = get_origin(annotation) is dict
+    models = [] if is_dict else _models(annotation)
+    tag = next((t for t in TAGS if len(models) > 1 and t in models[0].model_fields), None)
+    by_tag = {m.model_fields[tag].default: m for m in models} if tag else {}
+    owner = models[0] if len(models) == 1 else by_tag.get(str(tree.get(tag)))
+    fields = owner.model_fields if owner is not None else {}
+    siblings = {t: fields[t].default for t in TAGS if t in fields}
+    for name in dict.fromkeys([*fields, *tree]):
+        yield Key((*above, name), name in fields, exists, by_tag if name == tag else {}, siblings)
+        below = tree[name] if name in tree else fields[name].default
+        inner = fields[name].annotation if name in fields else get_args(annotation)[1] if is_dict else None
+        below = below.model_dump() if isinstance(below, BaseModel) else below
+        yield from list_keys(inner, below, (*above, name), exists and below is not None)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that an annotation names, through unions, Annotated and None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins) -> Any:
-    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest key."""
+    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest."""
     try:
         return TypeAdapter(annotation).validate_python(tree)
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            path, model = _real_path(item["loc"], tree, annotation)
-            file = origins.find((*where, *path))
-            lines.append(f"{file}: {_explain(item, '.'.join(path) or '.'.join(where), model)}")
+            path = _without_tags(item, tree)
+            key = ".".join(path) or ".".join(where)
+            lines.append(f"{origins.find((*where, *path))}: {_explain(item, key, path, annotation, tree)}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
-def _explain(item: Any, key: str, model: type[BaseModel] | None) -> str:
-    allowed = list(model.model_fields) if model is not None else []
-    allowed += ["smp", "methods", "teacher", "sample"] if model is DatasetSettings else []
-    name = key.rsplit(".", 1)[-1]
-    if item["type"] == "extra_forbidden":
-        return f"unknown key '{key}' (value {short(item['input'])}).{nearest(name, allowed)} Allowed: {', '.join(allowed)}"
-    if item["type"] == "missing":
-        return f"'{key}' is missing"
-    if item["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        return f"{key} = {short(item['input'])}: it is a section, not one value: say {key}.<key>=…"
-    if item["type"] in ("bool_parsing", "bool_type"):
-        return f"{key} = {short(item['input'])}: say true or false"
-    message = item["msg"].removeprefix("Value error, ")
-    hint = ""
-    if item["type"] in ("literal_error", "union_tag_invalid") and isinstance(item["input"], str | dict):
-        tag = item["input"] if isinstance(item["input"], str) else str(item.get("ctx", {}).get("tag", ""))
-        expected = str(item.get("ctx", {}).get("expected") or item.get("ctx", {}).get("expected_tags") or "")
-        hint = nearest(tag, [word.strip(" '\"") for word in expected.replace(" or ", ", ").split(",")])
-    return f"{key} = {short(item['input'])}: {message[:1].lower() + message[1:]}{'.' + hint if hint else ''}"
+def _without_tags(item: Any, tree: Any) -> KeyPath:
+    """Where a mistake is: pydantic's `loc` without the names of the classes that it tried."""
+    path: list[str] = []
+    loc, is_tag = item["loc"], False
+    for i, part in enumerate(loc):
+        missing = item["type"] == "missing" and i == len(loc) - 1
+        tags = [tree.get(t) for t in TAGS] if isinstance(tree, Mapping) and not is_tag else []
+        inside = isinstance(part, int) or (isinstance(tree, Mapping) and part in tree)
+        is_tag = not missing and (part in tags or not inside)
+        if not is_tag:
+            path.append(str(part))
+            tree = tree[part] if isinstance(tree, Mapping | list) and not missing else None
+    return tuple(path)
+
+
+def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> str:
+    value, context = item["input"], item.get("ctx", {})
+    match item["type"]:
+        case "extra_forbidden":
+            keys = [k for k in list_keys(annotation, tree) if k.is_field and k.path[:-1] == path[:-1]]
+            allowed = [k.path[-1] for k in keys]
+            if annotation is DatasetSettings and len(path) == 1:
+                allowed += ["smp", "methods", "teacher", "sample"]
+            hint = did_you_mean(path[-1], allowed)
+            return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
+        case "missing":
+            return f"'{key}' is missing"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{key} = {short(value)}: it is a section, not one value: say {key}.<key>=…"
+        case "bool_parsing" | "bool_type":
+            return f"{key} = {short(value)}: say true or false"
+    message, hint = item["msg"].removeprefix("Value error, "), ""
+    if item["type"] in ("literal_error", "union_tag_invalid") and isinstance(value, str | dict):
+        word = value if isinstance(value, str) else str(context.get("tag", ""))
+        expected = str(context.get("expected") or context.get("expected_tags") or "")
+        words = [w.strip(" '\"") for w in expected.replace(" or ", ", ").split(",")]
+        hint = did_you_mean(word, words)
+    return f"{key} = {short(value)}: {message[:1].lower() + message[1:]}{hint and '.' + hint}"
 
 
 def short(value: Any) -> str:
-    if isinstance(value, Mapping) and list(value) == ["name"]:  # a section of which a word was said
+    """A value for a message, 80 characters at most."""
+    if isinstance(value, Mapping) and list(value) == ["name"]:  # a section given as a word
         value = value["name"]
-    text = "/".join(str(v) for v in value) if isinstance(value, list | tuple) else repr(value)
+    text = "/".join(map(str, value)) if isinstance(value, list | tuple) else repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _real_path(loc: tuple[Any, ...], tree: Any, annotation: Any) -> tuple[KeyPath, type[BaseModel] | None]:
-    """pydantic's `loc` without union tags, and the model that the last key belongs to."""
-    path: list[str] = []
-    model = _model(annotation, None)
-    owner = model
-    here = tree
-    for part in loc:
-        if isinstance(part, int):
-            path.append(str(part))
-            continue
-        generics = types.GenericAlias | typing._GenericAlias | types.UnionType  # type: ignore[attr-defined]
-        of_union = model is None and isinstance(annotation, generics)
-        if of_union and not (isinstance(here, Mapping) and part in here and part not in _tags(annotation)):
-            tagged = _model(annotation, str(part))
-            if tagged is not None:
-                model = owner = tagged
-                continue
-        if model is not None and part not in model.model_fields and part in _tags(annotation):
-            continue
-        path.append(str(part))
-        owner = model
-        field_ = model.model_fields.get(str(part)) if model is not None else None
-        annotation = field_.annotation if field_ is not None else _value_type(annotation)
-        model = _model(annotation, None)
-        here = here.get(part) if isinstance(here, Mapping) else None
-    return tuple(path), owner
-
-
-def _value_type(annotation: Any) -> Any:
-    arguments = typing.get_args(annotation)
-    return arguments[1] if typing.get_origin(annotation) is dict and len(arguments) == 2 else None
-
-
-def _members(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _members(typing.get_args(annotation)[0])
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return [m for a in typing.get_args(annotation) for m in _members(a)]
-    return [annotation]
-
-
-def _tag(model: type[BaseModel]) -> str:
-    for key in ("name", "kind", "layout"):
-        if key in model.model_fields:
-            return str(model.model_fields[key].default)
-    return model.__name__
-
-
-def _tags(annotation: Any) -> list[str]:
-    return [_tag(m) for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-
-
-def _model(annotation: Any, tag: str | None) -> type[BaseModel] | None:
-    models = [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-    if tag is None:
-        return models[0] if len(models) == 1 else None
-    return next((m for m in models if tag in (_tag(m), m.__name__)), None)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from g2d_pipeline.errors import DataError
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what the block writes there replaces `path` when the block succeeds.
+    """Yield a temporary path beside `path`; what the block writes there replaces `path` when it succeeds.
 
     The temporary file is removed if the block raises. Raises whatever the block raises, and OSError where
     the rename fails.
@@ -28,6 +33,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it replaces `path` when the block succeeds, else it is removed.
+
+    Leftovers of killed processes, an hour old, are removed. Raises what the block raises, and OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(".unfinished-*"):
+        if leftover.is_dir() and time.time() - leftover.stat().st_mtime > 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
+    workshop = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
+    try:
+        new = workshop / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.replace(workshop / "old")
+        new.replace(path)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
 def content_hash(file: Path, digest_size: int = 16) -> str:
     """The blake2b hash of a file's content in hexadecimal. Raises DataError where it cannot be read."""
     try:
@@ -35,3 +62,9 @@ def content_hash(file: Path, digest_size: int = 16) -> str:
             return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=digest_size)).hexdigest()
     except OSError as error:
         raise DataError(f"{file} can not be read ({error.strerror}).") from None
+
+
+def fingerprint(content: Any) -> str:
+    """Twelve hexadecimal digits of plain data (as canonical JSON)."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -19,6 +19,7 @@ from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
 
 logger = logging.getLogger(__name__)
+SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
 
 
 class Mistake(click.ClickException):
@@ -88,11 +89,10 @@ class ProjectHooks:
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Release the lock; show the result table where the run goes as far as `evaluate`."""
         self._release()
-        self._tell_of_data(pipeline, catalog)
+        self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
-            report = Path(catalog.get("report").filepath)
-            shown = report.relative_to(self.project) if report.is_relative_to(self.project) else report
-            click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {shown}")
+            report = _relative(catalog.get("report").filepath, self.project)
+            click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
 
     @hook_impl
     def on_pipeline_error(self) -> None:
@@ -100,50 +100,57 @@ class ProjectHooks:
         self._release()
 
     def _announce(self, c: Configuration) -> None:
-        what = f"dataset {c.run.dataset}, method {c.run.method}, seeds {'/'.join(map(str, c.run.seeds))}"
-        logger.info("%s: %s data in %s", what, c.source, _relative(c.root, self.project))
+        seeds = "/".join(map(str, c.run.seeds))
+        root = _relative(c.root, self.project)
+        logger.info(
+            "dataset %s, method %s, seeds %s: %s data in %s",
+            c.run.dataset,
+            c.run.method,
+            seeds,
+            c.source,
+            root,
+        )
         if c.source == "sample":
+            bundled = c.dataset.raw.layout == "av_digits"
+            absent = (
+                f"there are no raw data in {c.dataset.raw.raw_dir}, so a simulated sample stands in for them"
+            )
             logger.warning(
                 "SAMPLE: %s. Every table, figure and artefact made from it is marked SAMPLE.%s",
-                "the bundled sample is used" if c.dataset.raw.layout == "av_digits" else
-                f"there are no raw data in {c.dataset.raw.raw_dir}, so a simulated sample stands in for them",
-                " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
-                if c.shrunk else "",
-            )  # fmt: skip
+                "the bundled sample is used" if bundled else absent,
+                SHRUNK if c.shrunk else "",
+            )
+        if c.run.code == "ignore":
+            logger.warning(
+                "code=ignore: artefacts that other versions of the code made are used, and marked so."
+            )
         for note in c.notes:
             logger.info(note)
 
-    def _tell_of_data(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and what it warns of; at the end of a whole run, only where it does."""
-        made = (
-            "data_page" in pipeline.all_outputs()
-            and catalog.exists("data_page")
-            and catalog.exists("data_report")
-        )
-        if not made:
+    def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Where the data report is and its warnings; at the end of a whole run, only where there are any."""
+        entries = ("data_page", "data_report")
+        if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
         warnings = catalog.load("data_report")["summary"]
         if warnings or "report" not in pipeline.all_outputs():
-            page = _relative(Path(catalog.get("data_page").filepath), self.project)
+            page = _relative(catalog.get("data_page").filepath, self.project)
             click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
 
     def _lock(self, data: Path) -> None:
-        """One run at a time on a data folder. Raises LockedError, or DataError where the folder cannot be
-        written."""
+        """One run at a time on a data folder. Raises LockedError, or DataError where it cannot be written."""
+        where = _relative(data, self.project)
         try:
             data.mkdir(exist_ok=True)
-            lock = FileLock(data / ".lock")
-            lock.acquire(timeout=0)
+            self.lock = FileLock(data / ".lock")
+            self.lock.acquire(timeout=0)
         except Timeout:
             raise LockedError(
-                f"Another run is at work in {_relative(data, self.project)}. Wait for it to end, or run in a copy of "
-                "the project. (The lock goes with the process: it needs no clean-up.)"
+                f"Another run is at work in {where}. Wait for it to end, or run in a copy of the "
+                "project. (The lock goes with the process: it needs no clean-up.)"
             ) from None
         except OSError as error:
-            raise DataError(
-                f"The data folder {_relative(data, self.project)} cannot be written: {error}"
-            ) from error
-        self.lock = lock
+            raise DataError(f"The data folder {where} cannot be written: {error}") from error
 
     def _release(self) -> None:
         if self.lock is not None:

@@ -1,80 +1,68 @@
-"""Classes found by name: a file of one of our folders, another package's entry point, or a dotted path."""
+"""Plug-ins: classes by the name of a file of ours, another package's entry point, or a dotted path."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, TypeVar
 
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
 
 def files(package: str) -> list[str]:
-    """The names that the files of a folder give; `base` and what begins with _ is what several of them share."""
+    """The names that the files of a folder give; `base` and what begins with _ is shared by several of
+    them."""
     path = importlib.import_module(package).__path__
-    return sorted(
-        m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.name.startswith("_")
-    )
+    return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base" and m.name[0] != "_")
 
 
-def offered(group: str) -> list[str]:
-    """The names that other packages offer as entry points of the group."""
+def external(group: str) -> list[str]:
+    """The names that other packages register as entry points of the group."""
     return sorted({e.name for e in entry_points(group=group)})
 
 
 def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
-    """The subclass of `kind` called `name`: of a file of `package`, an entry point of `group`, or at a dotted
-    path.
+    """The subclass of `kind` by name: a file of `package`, an entry point of `group`, or a dotted path.
 
-    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points.
-    Raises ConfigError for a name that leads nowhere (with the nearest one) and for what is, or defines, no
-    such class."""
-    what = kind.__name__.lower()
-    found = _import(name if "." in name else f"{package}.{name}")
-    if (
-        found is None
-    ):  # reading the entry points of all that is installed takes its time: only where it must be
+    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points,
+    which are read only where they must be: that takes time. Raises ConfigError for a name that leads nowhere
+    (with the nearest one) and for what is, or defines, no such class."""
+    what = group.rpartition(".")[2].removesuffix("s")
+    target = _import(name if "." in name else f"{package}.{name}")
+    if target is None:
         if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
-            known = [*files(package), *offered(group)]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            known = sorted({*files(package), *external(group)})
             raise ConfigError(
-                f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at that "
-                f"path.{hint} Known: {', '.join(known)}"
+                f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at "
+                f"that path.{did_you_mean(name, known)} Known: {', '.join(known)}"
             )
-        found = point.load()
-    if isinstance(found, ModuleType):
-        own = [
-            value
-            for value in vars(found).values()
-            if isinstance(value, type) and issubclass(value, kind) and value.__module__ == found.__name__
+        target = point.load()
+    if isinstance(target, ModuleType):
+        classes = [
+            c for c in vars(target).values() if isinstance(c, type) and c.__module__ == target.__name__
         ]
+        own = [c for c in classes if issubclass(c, kind)]
         if len(own) != 1:
-            raise ConfigError(
-                f"{found.__name__} must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
-            )
+            must = f"must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
+            raise ConfigError(f"{target.__name__} {must}")
         return own[0]
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if not (isinstance(target, type) and issubclass(target, kind)):
         raise ConfigError(f"{what} {name!r} is neither a module nor a subclass of {kind.__name__}")
-    return found
+    return target
 
 
 def _import(path: str) -> Any:
-    """The module at a dotted path, or what a module calls by its last part; None where there is neither."""
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name != path and not path.startswith(f"{error.name}."):
-            raise  # the module is there, and misses another one
-    above, _, last = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(above), last, None)
-    except ModuleNotFoundError as error:
-        if error.name != above and not above.startswith(f"{error.name}."):
-            raise
-        return None
+    """The module at a dotted path, or an attribute of the module above; None where there is neither."""
+    parent, _, last = path.rpartition(".")
+    for module, attribute in ((path, ""), (parent, last)):
+        try:
+            imported = importlib.import_module(module)
+            return getattr(imported, attribute, None) if attribute else imported
+        except ModuleNotFoundError as error:
+            if error.name != module and not module.startswith(f"{error.name}."):
+                raise  # the module exists, and another one that it imports does not
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,16 +29,16 @@ from g2d_pipeline.config import (
     TeachersSettings,
     TrainingSettings,
 )
-from g2d_pipeline.errors import ConfigError, media_fault
-from g2d_pipeline.explain import COMMAND_LINE, KeyPath, Origins, checked, nearest, short
-from g2d_pipeline.methods import outside
-from g2d_pipeline.overrides import Sections, Tree, leaves, merge, override
+from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
+from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
+from g2d_pipeline.methods import external
+from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, leaves, merge
 
 
 @dataclass(frozen=True)
 class MethodConfig:
     """A named method: the file that implements it, its parameters (validated by `check_methods`) and its
-    schedule."""
+    schedule. `needs_teachers: false` in its file: its students do not depend on teachers."""
 
     name: str
     algorithm: str
@@ -46,9 +46,7 @@ class MethodConfig:
     smp: SMPSettings | None
     training: TrainingSettings
     fusion: Any  # one of FusionSettings
-    needs_teachers: bool = (
-        True  # `needs_teachers: false` in a method file: its students do not depend on teachers
-    )
+    needs_teachers: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,45 +67,46 @@ class Configuration:
 
     @property
     def options(self) -> RunOptions:
-        run = self.run
-        shared = ("device", "progress", "workers", "checkpoint_minutes", "log")
-        return RunOptions(**{key: getattr(run, key) for key in shared}, project=str(self.project))
+        shared = set(RunOptions.model_fields) & set(RunSettings.model_fields)
+        return RunOptions(**self.run.model_dump(include=shared), project=str(self.project))
 
     @property
     def weights(self) -> dict[str, Path]:
-        """Modality → the file that its encoder starts from, for those that name one."""
-        files = {m: getattr(s.encoder, "weights", None) for m, s in self.dataset.modalities.items()}
+        """Modality → the absolute path of the file that its encoder starts from, for those that name one."""
+        return self._files({m: s.encoder for m, s in self.dataset.modalities.items()})
+
+    @property
+    def teacher_weights(self) -> dict[str, Path]:
+        """The same of its teacher's encoder."""
+        return self._files({m: s.teacher_encoder or s.encoder for m, s in self.dataset.modalities.items()})
+
+    def _files(self, encoders: dict[str, Any]) -> dict[str, Path]:
+        files = {m: getattr(encoder, "weights", None) for m, encoder in encoders.items()}
         return {m: (self.project / Path(file).expanduser()).absolute() for m, file in files.items() if file}
 
     def ingest(self) -> IngestSettings:
         d = self.dataset
-        tables = [s for s in d.modalities.values() if isinstance(s, TabularModality)]
-        columns = {
-            m: s.all_columns if isinstance(s, TabularModality) else [m] for m, s in d.modalities.items()
-        }
+        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularModality)}
         return IngestSettings(
             dataset=self.run.dataset,
             source=self.source,
             task=d.task,
             target=d.target,
             raw=d.raw,
-            columns=columns,
+            columns={m: tables[m].all_columns if m in tables else [m] for m in d.modalities},
             kinds={m: s.kind for m, s in d.modalities.items()},
-            categorical=[c for s in tables for c in s.categorical],
-            dates=[c for s in tables for c in s.dates],
+            categorical=[c for s in tables.values() for c in s.categorical],
+            dates=[c for s in tables.values() for c in s.dates],
             max_bad_fraction=d.may_drop,
             options=self.options,
         )
 
     def featurize(self) -> FeaturizeSettings:
-        features = {
-            m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"})
-            for m, s in self.dataset.modalities.items()
-        }
+        d, not_features = self.dataset, {"encoder", "teacher_encoder", "augment"}
         return FeaturizeSettings(
             dataset=self.run.dataset,
-            modalities=features,
-            max_bad_fraction=self.dataset.may_drop,
+            modalities={m: s.model_dump(exclude=not_features) for m, s in d.modalities.items()},
+            max_bad_fraction=d.may_drop,
             options=self.options,
         )
 
@@ -119,16 +118,15 @@ class Configuration:
                 seed=seed,
                 task=d.task,
                 target=d.target,
-                encoder=settings.teacher_encoder or settings.encoder,
-                augment=settings.augment,
+                encoder=s.teacher_encoder or s.encoder,
+                augment=s.augment,
                 training=self.teacher_training,
             )
             for seed in self.run.seeds
-            for m, settings in d.modalities.items()
+            for m, s in d.modalities.items()
         }
-        return TeachersSettings(
-            dataset=self.run.dataset, runs=runs, weights=self.weights, options=self.options
-        )
+        beside: dict[str, Any] = {"weights": self.teacher_weights, "options": self.options}
+        return TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
 
     def distill(self) -> DistillSettings:
         d = self.dataset
@@ -150,9 +148,8 @@ class Configuration:
             for seed in self.run.seeds
             for name, method in self.methods.items()
         }
-        return DistillSettings(
-            dataset=self.run.dataset, runs=runs, weights=self.weights, options=self.options
-        )
+        beside: dict[str, Any] = {"weights": self.weights, "options": self.options}
+        return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
 
     def evaluate(self) -> EvaluateSettings:
         return EvaluateSettings(
@@ -174,14 +171,12 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *set(RunOptions.model_fields)})
-        dataset = self.dataset.model_dump(mode="json")
-        teacher = self.teacher_training.model_dump(mode="json")
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *RunOptions.model_fields})
         return run | {
             "source": self.source,
-            "dataset_settings": dataset,
+            "dataset_settings": self.dataset.model_dump(mode="json"),
             "methods": methods,
-            "teacher": teacher,
+            "teacher": self.teacher_training.model_dump(mode="json"),
         }
 
 
@@ -199,57 +194,43 @@ def resolve(
     `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
     files, overrides = copy.deepcopy(files), dict(overrides)
-    datasets, methods = files.pop("datasets", {}), files.pop("methods", {})
-    for name, section in (("datasets", datasets), ("methods", methods)):
-        given = overrides.pop(name, {})
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
-        merge(section, given)
-        for path, _ in leaves(given):
-            origins.given((name, *path))
+    datasets, methods = (_section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
     if run.dataset not in datasets:
         raise ConfigError(
-            f"{origins.find(('dataset',))}: unknown dataset '{run.dataset}'.{nearest(run.dataset, datasets)} "
-            f"Known: {', '.join(sorted(datasets))}. A new one is one file conf/base/parameters_<name>.yml."
+            f"{origins.find(('dataset',))}: unknown dataset '{run.dataset}'."
+            f"{did_you_mean(run.dataset, datasets)} Known: {', '.join(sorted(datasets))}. "
+            "A new one is one file conf/base/parameters_<name>.yml."
         )
-
     where = ("datasets", run.dataset)
-    tree: Tree = copy.deepcopy(dict(datasets[run.dataset]))
-    given_raw = merge(
-        copy.deepcopy(dict(tree.get("raw", {}))), _of_raw(overrides)
-    )  # it decides: raw data or sample
-    raw = checked(LayoutSettings, given_raw, (*where, "raw"), origins)
-    source, root = locate(raw, run.source)
-    sample = tree.pop("sample", None)
-    shrunk = bool(sample) and source == "sample"
+    tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
+    raw = copy.deepcopy(tree.get("raw", {}))
+    raw = merge(raw, _raw_overrides(overrides)) if isinstance(raw, dict) else raw
+    source, root = locate(checked(LayoutSettings, raw, (*where, "raw"), origins), run.source)
+    simulated = tree.pop("sample", None)
+    shrunk = bool(simulated) and source == "sample"
     if shrunk:
-        merge(tree, sample)
-    if isinstance(
-        tree.get("fusion"), str
-    ):  # a word for a section, so that its options can be given beside it
+        merge(tree, simulated)
+    if isinstance(tree.get("fusion"), str):  # a word for a section: its options can be given beside it
         tree["fusion"] = {"name": tree["fusion"]}
-    sections = Sections(tree.pop("smp", None) or {}, tree.pop("teacher", None) or {})
-    in_dataset = tree.pop("methods", None) or {}
-    chosen = {name: _method_tree(name, methods, in_dataset, origins) for name in run.students}
-    override(overrides, tree, sections, chosen, run, origins)
-
+    smp, teacher, changes = (tree.pop(key, None) or {} for key in ("smp", "teacher", "methods"))
+    trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
+    draft = Draft(run, tree, smp, teacher, trees, origins)
+    draft.override(overrides)
     dataset = checked(DatasetSettings, tree, where, origins)
-    base = dataset.training.model_dump()
-    teacher = checked(
-        TrainingSettings, merge(copy.deepcopy(base), sections.teacher), (*where, "teacher"), origins
-    )
-    notes: list[str] = []
-    built = {
-        name: _method(name, of, base, sections, dataset, where, origins, notes) for name, of in chosen.items()
-    }
-    if sections.asked and not any(m.smp for m in built.values()):
+    teacher = merge(dataset.training.model_dump(), teacher)
+    teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins)
+    configured = {name: _method(name, draft, dataset) for name in trees}
+    if draft.smp_keys and not any(m.smp for m in configured.values()):
         raise ConfigError(
-            f"{COMMAND_LINE}: {'/'.join(sections.asked)} belong to SMP, which {', '.join(built) or 'unimodal'} does "
-            "not use. Choose a method with an smp section, such as method=g2d."
+            f"{COMMAND_LINE}: {'/'.join(draft.smp_keys)} belong to SMP, which "
+            f"{', '.join(trees) or 'unimodal'} does not use. "
+            "Choose a method with an smp section, such as method=g2d."
         )
-    configuration = Configuration(run, dataset, built, teacher, source, root, shrunk, notes, origins, project)
-    _check_weights(configuration, where)
+    configuration = Configuration(
+        run, dataset, configured, teacher_training, source, root, shrunk, draft.notes, origins, project
+    )
+    _check_weights(configuration)
     return configuration
 
 
@@ -268,10 +249,9 @@ def check_methods(configuration: Configuration) -> None:
         parameters = checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
         encoders = {modality: s.encoder.name for modality, s in d.modalities.items()}
         try:
-            of_fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
-            method(parameters).check(
-                MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, of_fusion)
-            )
+            fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
+            context = MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
+            method(parameters).check(context)
         except ValueError as error:
             raise ConfigError(
                 f"{configuration.origins.find(('method',))}: method = {m.name!r}: {error}"
@@ -283,101 +263,116 @@ def check_methods(configuration: Configuration) -> None:
             )
 
 
-# ----------------------------------------------------------------------------------------------------- pieces
-def _of_raw(overrides: Tree) -> Tree:
-    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`."""
-    of = overrides.get("raw")
-    return ({"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}) | (
-        of if isinstance(of, dict) else {}
+def _section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
+    """The section `datasets` or `methods` of the files with what `--params` says of it."""
+    changes = overrides.pop(name, {})
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
+    for path, _ in leaves(changes):
+        origins.note(name, *path)
+    return merge(files.pop(name, {}), changes)
+
+
+def _raw_overrides(overrides: Tree) -> Tree:
+    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
+    raw = overrides.get("raw")
+    return {key: overrides[key] for key in ("raw_dir",) if key in overrides} | (
+        raw if isinstance(raw, dict) else {}
     )
 
 
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
     """The top level: `seed=3` is short for `seeds=3`; what is no top-level key stays in `overrides`."""
-    for of, what in ((overrides, COMMAND_LINE), (files, "parameters.yml")):
-        if "seed" in of and "seeds" in of:
-            raise ConfigError(f"{what}: give seed or seeds, not both")
-        if "seed" in of:
-            of["seeds"] = [of.pop("seed")]
-    given = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
-    for key in given:
-        origins.given((key,))
-    run: RunSettings = checked(RunSettings, files | given, (), origins)
+    for tree, file in ((overrides, COMMAND_LINE), (files, "parameters.yml")):
+        if "seed" in tree and "seeds" in tree:
+            raise ConfigError(f"{file}: give seed or seeds, not both")
+        if "seed" in tree:
+            tree["seeds"] = [tree.pop("seed")]
+    changes = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
+    for key in changes:
+        origins.note(key)
+    run: RunSettings = checked(RunSettings, files | changes, (), origins)
     return run
 
 
-def _method_tree(name: str, methods: Tree, in_dataset: Tree, origins: Origins) -> Tree:
-    if name not in methods and (
-        "." in name or name in outside()
-    ):  # of another package, with its own defaults
-        return merge({}, in_dataset.get(name) or {})
-    if name not in methods:
+def _method_tree(name: str, methods: Tree, changes: Tree, origins: Origins) -> Tree:
+    """A method's file, or nothing for a plug-in, with what the dataset changes of it."""
+    if name not in methods and "." not in name and name not in external():
         raise ConfigError(
-            f"{origins.find(('method',))}: unknown method '{name}'.{nearest(name, [*methods, 'unimodal'])} "
-            f"Known: {', '.join(sorted(methods))}, unimodal. "
+            f"{origins.find(('method',))}: unknown method '{name}'."
+            f"{did_you_mean(name, [*methods, 'unimodal'])} Known: {', '.join(sorted(methods))}, unimodal. "
             "A new one is one file in methods/ and one conf/base/methods/<name>.yml."
         )
-    return merge(copy.deepcopy(dict(methods[name] or {})), in_dataset.get(name) or {})
+    section = checked(dict[str, Any], methods.get(name) or {}, ("methods", name), origins)
+    return merge(copy.deepcopy(section), changes.get(name) or {})
 
 
-def _method(
-    name: str,
-    of: Tree,
-    base: Tree,
-    sections: Sections,
-    dataset: DatasetSettings,
-    where: KeyPath,
-    origins: Origins,
-    notes: list[str],
-) -> MethodConfig:
-    of = dict(of)
-    algorithm, own = of.pop("algorithm", name), of.pop("smp", None)
-    needs = checked(bool, of.pop("needs_teachers", True), ("methods", name, "needs_teachers"), origins)
-    if own is not None and not isinstance(own, Mapping):
-        own = checked(bool, own, ("methods", name, "smp"), origins)
-    merged = merge(copy.deepcopy(base), of.pop("training", None) or {})
-    training = checked(TrainingSettings, merged, (*where, "training"), origins)
+def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
+    """A method's settings, its fusion and training the dataset's where it has none of its own."""
+    origins, path = draft.origins, ("methods", name)
+    parameters = dict(draft.methods[name])
+    own: dict[str, Any] = {key: parameters.pop(key, None) for key in METHOD_KEYS}
+    needs_teachers = True if own["needs_teachers"] is None else own["needs_teachers"]
     fusion = dataset.fusion
-    if (wanted := of.pop("fusion", None)) is not None:
-        fusion = checked(FusionSettings, wanted, ("methods", name, "fusion"), origins)
-        if origins.find((*where, "fusion")) == COMMAND_LINE:
-            notes.append(
+    if own["fusion"] is not None:
+        fusion = checked(FusionSettings, own["fusion"], (*path, "fusion"), origins)
+        if origins.find((*draft.path, "fusion")) == COMMAND_LINE:
+            draft.notes.append(
                 f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
             )
-    if sections.off or (not own and sections.on != name):
-        return MethodConfig(name, algorithm, of, None, training, fusion, needs)
+    training = merge(dataset.training.model_dump(), own["training"] or {})
+    method = MethodConfig(
+        name=name,
+        algorithm=name if own["algorithm"] is None else own["algorithm"],
+        parameters=parameters,
+        smp=None,
+        training=checked(TrainingSettings, training, (*draft.path, "training"), origins),
+        fusion=fusion,
+        needs_teachers=checked(bool, needs_teachers, (*path, "needs_teachers"), origins),
+    )
+    return replace(method, smp=_smp(method, own["smp"], draft, len(dataset.modalities)))
+
+
+def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
+    """The schedule of a method whose file has (or whose command line switches on) one, else None."""
+    if not isinstance(own, Mapping | None):
+        own = checked(bool, own, ("methods", method.name, "smp"), draft.origins)
+    switched_on = draft.smp_switch and method.name == draft.run.method
+    if draft.smp_switch is False or not (own or switched_on):
+        return None
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
     # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command
     # line does.
-    given = {
-        k: v for k, v in sections.smp.items() if k in sections.asked or k != "tau" or "tau" not in schedule
-    }
-    merged = merge(schedule, given)
-    smp: SMPSettings = checked(SMPSettings, merged, (*where, "smp"), origins)
+    kept = {"tau"} & schedule.keys() - set(draft.smp_keys)
+    merge(schedule, {key: value for key, value in draft.smp.items() if key not in kept})
+    smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
+    epochs = method.training.epochs
     try:
-        phases = smp.phases(len(dataset.modalities), training.epochs)
+        phases = smp.phases(modalities, epochs)
     except ValueError as error:
-        file = origins.find((*where, "smp", "tau"))
-        raise ConfigError(
-            f"{file}: smp.tau = {short(smp.tau)} (epochs {training.epochs}): {error}"
-        ) from error
-    if not isinstance(smp.tau, str) and sum(smp.tau) != training.epochs:
-        notes.append(
-            f"{name}: tau {short(smp.tau)} in {training.epochs} epochs: phases of {'/'.join(map(str, phases))} epochs, "
-            "the last one filling up the rest"
+        file = draft.origins.find((*draft.path, "smp", "tau"))
+        raise ConfigError(f"{file}: smp.tau = {short(smp.tau)} (epochs {epochs}): {error}") from error
+    if not isinstance(smp.tau, str) and sum(smp.tau) != epochs:
+        draft.notes.append(
+            f"{method.name}: tau {short(smp.tau)} in {epochs} epochs: phases of {'/'.join(map(str, phases))} "
+            "epochs, the last one filling up the rest"
         )
-    return MethodConfig(name, algorithm, of, smp, training, fusion, needs)
+    return smp
 
 
-def _check_weights(configuration: Configuration, where: KeyPath) -> None:
+def _check_weights(configuration: Configuration) -> None:
     """Raise ConfigError, naming file and key, where weights to start from are not there: now, not after
     ingest."""
-    lines = []
-    for m, path in configuration.weights.items():
-        if fault := media_fault(path):
-            key = ("modalities", m, "encoder", "weights")
-            given = getattr(configuration.dataset.modalities[m].encoder, "weights", None)
-            told = f"{configuration.origins.find((*where, *key))}: {'.'.join(key)} = {given!r}: the file {path} {fault}"
-            lines.append(f"{told}. (A relative path starts at the project's folder.)")
+    c, lines = configuration, []
+    for encoder, files in (("encoder", c.weights), ("teacher_encoder", c.teacher_weights)):
+        for m, path in files.items():
+            settings = getattr(c.dataset.modalities[m], encoder)
+            if settings is not None and (fault := media_fault(path)):
+                key = ("modalities", m, encoder, "weights")
+                lines.append(
+                    f"{c.origins.find(('datasets', c.run.dataset, *key))}: {'.'.join(key)} = "
+                    f"{settings.weights!r}: the file {path} {fault}. "
+                    "(A relative path starts at the project's folder.)"
+                )
     if lines:
         raise ConfigError("\n".join(lines))

@@ -1,287 +1,230 @@
-"""Is this artefact fresh? Fingerprints of stages, stage cards, and folders that are whole or not there.
+"""Is this artefact fresh? Which stage card every artefact of a run must have, and where it lies.
 
-A fingerprint is a hash of (fingerprints of the inputs, the parameters this stage reads, the library's source
-files it uses). It stands in the artefact's path and in its stage card: an artefact that exists under it is
-fresh."""
+A card's `fingerprint` is a hash of the contents of the artefacts that it is made from, the parameters that
+its stage reads and the code that its stage uses (see `code.py`). Since inputs count by content, a stage that
+ran again and made the same leaves everything right of it fresh; and since a content is known only when it has
+been made, cards are worked out when they are asked for."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata, util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import FUSION_GROUP, ExternalFusion, StudentRun
+from pydantic import BaseModel
+
+from g2d_pipeline.cards import CARD, is_fresh, read_card, require_fresh
+from g2d_pipeline.code import CodeGraph, external_fingerprint
+from g2d_pipeline.config import StudentRun, TeacherRun
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.methods import METHOD_GROUP
+from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.resolve import Configuration
+from g2d_pipeline.sources.layout import layout_module
 
-CARD = "stage.json"
 PACKAGE = Path(__file__).parent
-TRAINING = ["models/*.py", "models/fusions/base.py", "models/fusions/late.py", "training/*.py", "methods/base.py",
-            "artefacts.py"]  # fmt: skip
-# The library's source files that each stage uses; `*` matches files of one folder.
-SOURCES = {
-    "ingest": ["pipelines/ingest/*.py", "sources/*.py", "samples/*.py"],
-    "featurize": ["pipelines/featurize/*.py", "features/*.py"],
-    "data_report": ["pipelines/data_report/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
-    "teachers": ["pipelines/teachers/*.py", *TRAINING, "methods/unimodal.py"],
-    # and the method's own file
-    "distill": ["pipelines/distill/*.py", *TRAINING, "models/fusions/*.py", "methods/_*.py"],
-    "evaluate": ["pipelines/evaluate/*.py", "evaluation/*"],
-}  # fmt: skip
-LIBRARIES = ("kedro", "numpy", "pandas", "tokenizers", "torch", "torchaudio", "torchvision", "scikit-learn")
+STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate")
+# What a stage runs, what writes its artefact and what it reads as objects; plug-ins and settings in use come
+# on top.
+STORE, TRAINED = "features.store.FeatureStore", ("artefacts.TrainedFolder", "artefacts.write_trained")
+ENTRIES = {
+    "ingest": ("pipelines.ingest.nodes.ingest_raw", "sources.manifest.write_manifest"),
+    "featurize": ("pipelines.featurize.nodes.featurize_modalities",),
+    "data_report": ("pipelines.data_report.nodes.make_data_report", STORE),
+    "teachers": ("pipelines.teachers.nodes.train_teachers", STORE, *TRAINED, "methods.unimodal"),
+    "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
+    "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", *TRAINED),
+}
+RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
-def fingerprint(content: Any) -> str:
-    """Twelve hexadecimal digits of plain data (as canonical JSON)."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+class PendingInputError(DataError):
+    """An artefact whose card was asked for depends on one that has not been made yet."""
 
 
-def code_fingerprint(patterns: list[str], package: Path = PACKAGE) -> str:
-    """The hash of the source files that match, by name and content."""
-    files = sorted(
-        {f for pattern in patterns for f in package.glob(pattern) if f.is_file() and f.suffix != ".pyc"}
-    )
-    return fingerprint(
-        [(str(f.relative_to(package)), hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files]
-    )
-
-
-def content_fingerprint(file: Path) -> str:
-    """The hash of a file's content, wherever it lies. Raises DataError where it can not be read."""
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=6)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{file} can not be read ({error.strerror}).") from None
-
-
-def method_fingerprint(algorithm: str, package: Path = PACKAGE) -> str:
-    """The hash of the file that implements a method, wherever it lies. Nothing is imported but its parents."""
-    if (package / "methods" / f"{algorithm}.py").exists():
-        return code_fingerprint([f"methods/{algorithm}.py"], package)
-    return outside_fingerprint(algorithm, METHOD_GROUP)
-
-
-def _student_code(cell: StudentRun, package: Path) -> str:
-    """The method's file, and that of a fusion of another package."""
-    method = method_fingerprint(cell.algorithm, package)
-    if not isinstance(cell.fusion, ExternalFusion):
-        return method
-    return fingerprint([method, outside_fingerprint(cell.fusion.name, FUSION_GROUP)])
-
-
-def outside_fingerprint(name: str, group: str) -> str:
-    """The hash of the file of another package: an entry point's of `group`, or a module's or class's dotted
-    path."""
-    module = next((e.module for e in metadata.entry_points(group=group) if e.name == name), name)
-    try:
-        spec = util.find_spec(module) or util.find_spec(module.rpartition(".")[0])
-    except (ModuleNotFoundError, ValueError):
-        spec = None  # told where it is loaded
-    return fingerprint(Path(spec.origin).read_text() if spec is not None and spec.origin else name)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """The stage card of every artefact of a run, by stage and cell (cell "" where a stage makes one
-    artefact)."""
+    """The artefacts of a run, by stage and run (run "" where a stage makes one artefact).
 
-    cards: dict[str, dict[str, dict[str, Any]]]
+    `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
+    `{fingerprint}` in it; what the catalog says. `graph`: the code of the package.
+    """
 
-    def card(self, stage: str, cell: str = "") -> dict[str, Any]:
-        return self.cards[stage][cell]
+    configuration: Configuration
+    raw: str
+    graph: CodeGraph
+    folders: dict[str, str] = field(default_factory=dict)
+    _cards: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    _code: dict[tuple[str, ...], str] = field(default_factory=dict)
 
-    def fingerprint(self, stage: str, cell: str = "") -> str:
-        return str(self.card(stage, cell)["fingerprint"])
+    def __deepcopy__(self, memo: Any) -> Plan:
+        return self  # Kedro copies catalog entries; a run has one plan
 
+    def runs(self, stage: str) -> list[str]:
+        """The names of the stage's runs, in their order."""
+        return list(self._settings[stage])
 
-def make_plan(configuration: Configuration, raw_signature: str, package: Path = PACKAGE) -> Plan:
-    """The cards of all stages of this configuration, given a content hash of the raw data."""
-    source, device, dataset = configuration.source, configuration.run.device, configuration.run.dataset
-    code = {stage: code_fingerprint(patterns, package) for stage, patterns in SOURCES.items()}
+    def fingerprint(self, stage: str, run: str = "") -> str:
+        return str(self.card(stage, run)["fingerprint"])
 
-    def card(
-        stage: str, inputs: dict[str, str], parameters: Any, seed: int | None = None, extra: str = ""
-    ) -> dict[str, Any]:
-        content = {
-            "stage": stage,
-            "inputs": inputs,
-            "parameters": parameters,
-            "code": fingerprint([code[stage], extra]) if extra else code[stage],
-        }
-        about = {"dataset": dataset, "source": source, "device": device, "seed": seed}
-        return content | about | {"fingerprint": fingerprint(content)}
+    def folder(self, stage: str, run: str = "") -> Path:
+        """Where the artefact lies, or will lie. Raises PendingInputError as `card` does."""
+        return self._path(stage, run, self.fingerprint(stage, run))
 
-    ingest = card(
-        "ingest", {"raw": raw_signature}, configuration.ingest().model_dump(mode="json", exclude={"options"})
-    )
-    features = card(
-        "featurize",
-        {"manifest": ingest["fingerprint"]},
-        configuration.featurize().model_dump(mode="json", exclude={"options"}),
-    )
-    described = card(
-        "data_report", {"manifest": ingest["fingerprint"], "features": features["fingerprint"]}, {}
-    )
-    inputs = {"features": features["fingerprint"]}
-    weights = {m: {f"weights/{m}": content_fingerprint(file)} for m, file in configuration.weights.items()}
-    teachers = {
-        name: card(
-            "teachers", inputs | weights.get(cell.modality, {}), cell.model_dump(mode="json"), cell.seed
-        )
-        for name, cell in configuration.teachers().runs.items()
-    }
-    students = {
-        name: card(
-            "distill",
-            inputs
-            | {name: digest for of in weights.values() for name, digest in of.items()}
-            | {
-                t: of["fingerprint"]
-                for t, of in teachers.items()
-                if cell.needs_teachers and of["seed"] == cell.seed
-            },
-            cell.model_dump(mode="json"),
-            cell.seed,
-            _student_code(cell, package),
-        )
-        for name, cell in configuration.distill().runs.items()
-    }
-    evaluate = card(
-        "evaluate",
-        {"manifest": ingest["fingerprint"], "data_report": described["fingerprint"]}
-        | {f"teachers/{t}": of["fingerprint"] for t, of in teachers.items()}
-        | {f"students/{s}": of["fingerprint"] for s, of in students.items()},
-        configuration.evaluate().model_dump(mode="json"),
-    )
-    return Plan(
-        {
-            "ingest": {"": ingest},
-            "featurize": {"": features},
-            "data_report": {"": described},
-            "teachers": teachers,
-            "distill": students,
-            "evaluate": {"": evaluate},
-        }
-    )
+    def _path(self, stage: str, run: str, fingerprint: str) -> Path:
+        return Path(self.folders[stage].replace("{run}", run).replace("{fingerprint}", fingerprint))
 
+    def others(self, stage: str, run: str = "") -> list[Path]:
+        """The whole artefacts of other fingerprints, the newest first."""
+        return [folder for folder in self._made(stage, run) if folder != self.folder(stage, run)]
 
-# -------------------------------------------------------------------------------------- folders, whole or not
-@dataclass(frozen=True)
-class Clock:
-    """Wall and CPU seconds since it was started (children's CPU time included)."""
+    def _made(self, stage: str, run: str) -> list[Path]:
+        pattern = self._path(stage, run, "*")
+        whole = [f for f in pattern.parent.glob(pattern.name) if not f.suffix and read_card(f) is not None]
+        return sorted(whole, key=lambda f: (-(f / CARD).stat().st_mtime_ns, f.name))
 
-    wall: float
-    cpu: float
+    def is_fresh(self, stage: str, run: str = "") -> bool:
+        """Whether the artefact is there, whole, and made from what it should be made from."""
+        try:
+            return is_fresh(self.folder(stage, run), self.fingerprint(stage, run))
+        except PendingInputError:
+            return False
 
-    @classmethod
-    def start(cls) -> Clock:
-        return cls(time.monotonic(), cls._cpu())
+    def refresh(self) -> None:
+        """Forget all cards: an artefact was made, and with it perhaps another content."""
+        self._cards.clear()
 
-    @staticmethod
-    def _cpu() -> float:
-        times = os.times()
-        return times.user + times.system + times.children_user + times.children_system
+    def card(self, stage: str, run: str = "") -> dict[str, Any]:
+        """The stage card that the artefact must have; with `code=ignore`, that of an artefact made by other
+        code from the same inputs and parameters, where there is one. Raises PendingInputError where an input
+        is not made yet."""
+        if (stage, run) not in self._cards:
+            settings = self._settings[stage][run]
+            content = {
+                "stage": stage,
+                "inputs": self._inputs(stage, run),
+                "parameters": {}
+                if stage == "data_report"
+                else settings.model_dump(mode="json", exclude=RUN_OPTIONS),
+                "code": self._code_of(stage, run),
+            }
+            c = self.configuration
+            about = {"dataset": c.run.dataset, "source": c.source, "device": c.run.device}
+            card = (
+                content
+                | about
+                | {"seed": getattr(settings, "seed", None), "fingerprint": fingerprint(content)}
+            )
+            if c.run.code == "ignore":
+                card = self._any_code(card, run) or card | {"code_ignored": True}
+            self._cards[stage, run] = card
+        return self._cards[stage, run]
 
-    def read(self) -> dict[str, float]:
+    def _any_code(self, card: dict[str, Any], run: str) -> dict[str, Any] | None:
+        """The card of the newest artefact that differs in its code alone; None: there is none, or the very
+        one."""
+        if is_fresh(self._path(card["stage"], run, card["fingerprint"]), card["fingerprint"]):
+            return None
+        others = [read_card(folder) or {} for folder in self._made(card["stage"], run)]
+        same = ("stage", "inputs", "parameters")
+        return next((c for c in others if all(c.get(key) == card[key] for key in same)), None)
+
+    def require(self, stage: str, run: str = "") -> Path:
+        """The artefact's folder. Raises DataError unless it is there and fresh: a stale one is never read."""
+        folder, expected = self.folder(stage, run), self.fingerprint(stage, run)
+        require_fresh(folder, expected, f"{stage} {run}".rstrip())
+        return folder
+
+    # ------------------------------------------------------------------------------------- what it is made of
+    @cached_property
+    def _settings(self) -> dict[str, dict[str, BaseModel]]:
+        c = self.configuration
         return {
-            "wall_seconds": round(time.monotonic() - self.wall, 3),
-            "cpu_seconds": round(self._cpu() - self.cpu, 3),
+            "ingest": {"": c.ingest()},
+            "featurize": {"": c.featurize()},
+            "data_report": {"": c.featurize()},
+            "teachers": dict(c.teachers().runs),
+            "distill": dict(c.distill().runs),
+            "evaluate": {"": c.evaluate()},
         }
 
+    def _inputs(self, stage: str, run: str) -> dict[str, str]:
+        """Name → content hash of what the artefact is made from."""
+        if stage == "ingest":
+            return {"raw": self.raw}
+        names = {
+            "featurize": {"manifest": ("ingest", "")},
+            "data_report": {"manifest": ("ingest", ""), "features": ("featurize", "")},
+            "evaluate": {"manifest": ("ingest", ""), "data_report": ("data_report", "")}
+            | {f"teachers/{name}": ("teachers", name) for name in self._settings["teachers"]}
+            | {f"students/{name}": ("distill", name) for name in self._settings["distill"]},
+        }.get(stage, {"features": ("featurize", "")})
+        settings = self._settings[stage][run]
+        weights: dict[str, str] = {}
+        if isinstance(settings, TeacherRun | StudentRun):
+            modalities = [settings.modality] if isinstance(settings, TeacherRun) else list(settings.encoders)
+            files = {m: f for m, f in self.configuration.weights.items() if m in modalities}
+            weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
+        if isinstance(settings, StudentRun) and settings.needs_teachers:
+            names |= {f"teachers/{m}": ("teachers", f"{m}/seed{settings.seed}") for m in settings.encoders}
+        return {name: self._content(*artefact) for name, artefact in names.items()} | weights
 
-def versions() -> dict[str, str]:
-    """The versions of Python, of this library and of the libraries that shape its numbers."""
-    found = {"python": platform.python_version(), "g2d-pipeline": _version("g2d-pipeline")}
-    return found | {name: _version(name) for name in LIBRARIES}
+    def _content(self, stage: str, run: str) -> str:
+        folder, expected = self.folder(stage, run), self.fingerprint(stage, run)
+        card = read_card(folder)
+        if card is None or card.get("fingerprint") != expected:
+            raise PendingInputError(f"{f'{stage} {run}'.strip()}: {folder} is not made yet.")
+        return str(card["content"])
 
+    def entries(self, stage: str, run: str = "") -> tuple[list[str], list[tuple[str, str]]]:
+        """Where the code of an artefact starts: entry points in the package (see `CodeGraph`), and external
+        plug-ins as (name, entry-point group)."""
+        settings = self._settings[stage][run]
+        own, external = {*ENTRIES[stage], *settings_classes(settings)}, set()
+        for package, name in _plug_ins(self.configuration, stage, settings):
+            if "." not in name and self.graph.has(f"{package}.{name}"):
+                own.add(f"{package}.{name}")
+            else:
+                external.add((name, f"g2d_pipeline.{package.rpartition('.')[2]}"))
+        return sorted(own), sorted(external)
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def read_card(folder: Path) -> dict[str, Any] | None:
-    """The stage card of a folder, or None where there is none that can be read."""
-    try:
-        card = json.loads((folder / CARD).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None  # torn by a crash of the disk: the artefact counts as not there and is made anew
-    return card if isinstance(card, dict) else None
-
-
-def write_card(folder: Path, card: dict[str, Any], clock: Clock) -> None:
-    """Write the stage card with the time the stage took and the versions in use, under a temporary name
-    first."""
-    text = json.dumps(
-        card | clock.read() | {"versions": versions()}, indent=2, sort_keys=True, ensure_ascii=False
-    )
-    partial = folder / f"{CARD}.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(folder / CARD)
-
-
-def is_fresh(folder: Path, wanted: str) -> bool:
-    """Whether the folder holds a whole artefact of this fingerprint."""
-    card = read_card(folder)
-    return card is not None and card.get("fingerprint") == wanted
-
-
-def require_fresh(folder: Path, wanted: str, what: str) -> None:
-    """Raise DataError unless the artefact is there and fresh: a stale one is never read."""
-    if not is_fresh(folder, wanted):
-        raise DataError(
-            f"{what}: {folder} does not hold the artefact {wanted}. Run again, or with --params rebuild=true."
-        )
-
-
-@contextmanager
-def whole_folder(
-    folder: Path, card: dict[str, Any], clock: Clock, keep_partial: bool = False
-) -> Iterator[Path]:
-    """Write an artefact so that it is there whole or not at all.
-
-    Yields a private folder beside the final one; when the block ends well, the stage card is added and the
-    folder renamed into place. `keep_partial`: what a killed run left there stays, for a writer that goes on
-    from it."""
-    partial = folder.with_name(folder.name + ".partial")
-    if not keep_partial:
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    yield partial
-    write_card(partial, card, clock)
-    for file in partial.rglob("*"):
-        _sync(file)
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old)
-    else:
-        partial.replace(folder)
-    _sync(folder.parent)
+    def _code_of(self, stage: str, run: str) -> str:
+        own, external = self.entries(stage, run)
+        key = (*own, *(name for name, _ in external))
+        if key not in self._code:
+            other = [external_fingerprint(*plug_in) for plug_in in external]
+            self._code[key] = fingerprint([self.graph.fingerprint(own), *other])
+            self.graph.save()
+        return self._code[key]
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def settings_classes(settings: Any) -> Iterator[str]:
+    """The classes of settings in use, as `config.<module>.<class>`: those of the values, at any depth."""
+    if isinstance(settings, BaseModel):
+        cls = type(settings)
+        if cls.__module__.startswith(f"{PACKAGE.name}."):
+            yield f"{cls.__module__.removeprefix(f'{PACKAGE.name}.')}.{cls.__name__}"
+        for name in cls.model_fields.keys() - RUN_OPTIONS:
+            yield from settings_classes(getattr(settings, name))
+    elif isinstance(settings, Mapping):
+        for value in settings.values():
+            yield from settings_classes(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from settings_classes(value)
+
+
+def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
+    """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
+    if stage == "ingest":
+        yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
+    if stage in ("featurize", "data_report"):
+        yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
+    if isinstance(settings, TeacherRun):
+        yield "models.encoders", settings.encoder.name
+        yield "models.fusions", "late"
+    if isinstance(settings, StudentRun):
+        yield from (("models.encoders", encoder.name) for encoder in settings.encoders.values())
+        yield "models.fusions", settings.fusion.name
+        yield "methods", settings.algorithm

@@ -174,11 +174,22 @@ def test_metrics_are_tidy_and_complete(project: Project) -> None:
     assert set(metrics["source"]) == {"sample"}
 
 
-def test_a_raw_file_reruns_everything_and_a_source_file_its_stage_onwards(project: Project) -> None:
-    source = project.path / "src" / "g2d_pipeline" / "training" / "smp.py"
+def test_code_reruns_what_it_changes_and_a_raw_file_everything(project: Project) -> None:
+    def cards() -> dict[str, str]:
+        return {str(f): f.read_text() for f in project.path.glob("data/**/av_digits/**/stage.json")}
+
+    source = project.path / "src" / "g2d_pipeline" / "pipelines" / "ingest" / "nodes.py"
     before = source.read_text()
-    source.write_text(before + "\n# changed\n")
-    assert project.run("run").nodes == NODES[3:]
+    source.write_text(before + "\n# a remark\n")
+    assert project.run("run").nodes == []
+    source.write_text(before.replace("    return ", "    assert True\n    return "))
+    made = cards()
+    again = project.run("run")  # the same manifest: nothing is decoded, trained or reported again
+    assert "distill joint/seed0 (1/2) is fresh: skipped" in again.output, again.output
+    (new,) = cards().keys() - made.keys()
+    assert "/manifest-" in new
+    assert {f: text for f, text in cards().items() if f != new} == made
+    assert project.run("run").nodes == []
     source.write_text(before)
     assert project.run("run").nodes == []
     raw = project.path / "data" / "01_raw" / "av_digits" / "digits.npy"

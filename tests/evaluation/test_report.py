@@ -39,6 +39,15 @@ def test_sample_is_said_iff_it_is_one(evaluated, source: str):
     assert ("SAMPLE" in evaluation.table) == (source == "sample")
 
 
+@pytest.mark.parametrize("code", ["check", "ignore"])
+def test_a_report_of_artefacts_of_any_code_says_so(make_study, code: str):
+    study = make_study()
+    study.configuration["code"] = code
+    assert ("Artefacts may come from another version of the code" in visible(study.page())) == (
+        code == "ignore"
+    )
+
+
 def test_everything_from_data_is_escaped(make_study):
     study = make_study((EVIL, "image"), methods=("joint", EVIL + "2"), dataset=EVIL)
     study.meta["class_names"][0] = study.meta["target_name"] = EVIL

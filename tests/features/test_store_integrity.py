@@ -17,12 +17,13 @@ import pytest
 from filelock import FileLock
 from kedro.io import DatasetError
 
+from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.catalog.features import FeatureStoreDataset, verify_once
 from g2d_pipeline.errors import DataError, LockedError
 from g2d_pipeline.features import files, media, open_store
 from g2d_pipeline.features import store as store_module
 from g2d_pipeline.hooks import ProjectHooks
-from g2d_pipeline.stages import Clock, write_card
+from tests.plans import FixedPlan
 
 MakeRaw = Callable[..., Any]
 Contents = Callable[[Path], dict[str, str]]
@@ -44,8 +45,8 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
         store_module, "file_digest", lambda path: looks.append(Path(path).name) or original(path)
     )
     raw = make_raw(8, only=["audio", "table"])
-    card = {"stage": "featurize", "fingerprint": "aaa"}
-    features = FeatureStoreDataset(str(tmp_path / "features-aaa"), card)
+    plan = FixedPlan(tmp_path / "features-aaa", "aaa")
+    features = FeatureStoreDataset(plan.folders["featurize"], "featurize", plan)
     features.save(lambda folder, previous: raw.write(folder))
     looks.clear()
     assert features.load().modalities == ("audio", "table")
@@ -54,7 +55,7 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
     if noted:
         features.load()
     assert len(looks) == 4
-    array = features.path / "audio.npy"
+    array = Path(features.path) / "audio.npy"
     content = bytearray(array.read_bytes())
     content[-1] ^= 1
     array.write_bytes(content)
@@ -179,12 +180,12 @@ def test_a_folder_that_must_not_be_written(make_raw: MakeRaw, elsewhere: Path):
 def test_a_store_of_other_settings_is_never_read(make_raw: MakeRaw, tmp_path: Path):
     raw = make_raw(8, only=["table"])
     folder = raw.write(tmp_path / "features-new")
-    write_card(folder, {"stage": "featurize", "fingerprint": "old"}, Clock.start())
-    dataset = FeatureStoreDataset(str(folder), {"stage": "featurize", "fingerprint": "new"})
+    write_card(folder, {"stage": "featurize", "fingerprint": "old"}, Clock.start(), "content")
+    dataset = FeatureStoreDataset(str(folder), "featurize", FixedPlan(folder, "new"))
     assert not dataset.exists()
     with pytest.raises(DatasetError, match=r"featurize: .*features-new does not hold the artefact new"):
         dataset.load()
-    assert FeatureStoreDataset(str(folder), {"stage": "featurize", "fingerprint": "old"}).exists()
+    assert FeatureStoreDataset(str(folder), "featurize", FixedPlan(folder, "old")).exists()
 
 
 def test_the_files_that_can_be_copied_from_are_verified_too(make_raw: MakeRaw, tmp_path: Path):

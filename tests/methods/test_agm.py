@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods.agm import coefficients, muted_input, ratios, responses
+from g2d_pipeline.methods.agm import coefficients, masked_input, ratios, responses
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import (
     Classification,
@@ -118,7 +118,7 @@ def test_coefficients_and_gradients_equal_the_equations_in_numpy(k: int, task: s
     method = build("agm", {"alpha": alpha, "masked": "features"})
     method.on_fit_start(state)
     method.loss(run(model, batch.inputs), batch, state)
-    np.testing.assert_allclose([method.latest[m] for m in names], first, rtol=1e-9)  # type: ignore[attr-defined]
+    np.testing.assert_allclose([state.logged[f"kappa/{m}"] for m in names], first, rtol=1e-9)
     np.testing.assert_allclose(method.mean_scores.numpy(), s, rtol=1e-9)  # type: ignore[attr-defined]
 
     model.zero_grad()
@@ -179,7 +179,7 @@ def test_responses_sum_to_the_logits_and_unscaled_their_gradient_is_joint(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_with_muted_inputs_the_other_batches_numbers_stay_and_encoders_are_left_in_training_mode() -> None:
+def test_with_masked_inputs_the_other_batches_numbers_stay_and_encoders_are_left_in_training_mode() -> None:
     """Two batches alike: the second is no news, so κ = 1 and the gradients are those of joint training."""
     data = make_data(n=48)
     model = student(data, "joint").model
@@ -199,8 +199,10 @@ def test_with_muted_inputs_the_other_batches_numbers_stay_and_encoders_are_left_
     model.load_state_dict(buffers, strict=False)
     for where in ("response", "encoder"):
         model.load_state_dict(buffers, strict=False)
-        method, found = gradients(model, batch, state, where=where, masked="features")
-        assert list(method.latest.values()) == pytest.approx([1.0, 1.0], abs=1e-6)
+        _, found = gradients(model, batch, state, where=where, masked="features")
+        assert [state.logged[f"kappa/{m}"] for m in state.model.modalities] == pytest.approx(
+            [1.0, 1.0], abs=1e-6
+        )
         for name, value in joint.items():
             torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
         model.load_state_dict(buffers, strict=False)
@@ -212,15 +214,15 @@ def test_with_muted_inputs_the_other_batches_numbers_stay_and_encoders_are_left_
             )  # running statistics: of the two batches alone
 
 
-def test_a_muted_input_is_zeros_behind_the_normaliser() -> None:
+def test_a_masked_input_is_zeros_behind_the_normaliser() -> None:
     encoder = Encoder(nn.Flatten(), 12, Normaliser(1 / 255, [0.2, 0.4, 0.5], [0.3, 0.2, 0.1]))
     x = torch.randint(0, 255, (4, 3, 2, 2), dtype=torch.uint8)
-    nothing = muted_input(encoder, x)
+    nothing = masked_input(encoder, x)
     assert nothing.shape == (1, 3, 2, 2)
     torch.testing.assert_close(encoder(nothing), torch.zeros(1, 12), rtol=0, atol=1e-5)
     tokens = Encoder(nn.Identity(), 5, Normaliser(1, [3.0], [1.0]), tokens=True)
     assert torch.equal(
-        muted_input(tokens, torch.ones(4, 5, dtype=torch.long)), torch.zeros(1, 5, dtype=torch.long)
+        masked_input(tokens, torch.ones(4, 5, dtype=torch.long)), torch.zeros(1, 5, dtype=torch.long)
     )
 
 
@@ -249,25 +251,6 @@ def test_clipping_starts_with_the_fusions_gradient() -> None:
         assert (abs(float(norm) - 0.5) < 1e-4) is clipped
 
 
-@pytest.mark.parametrize(
-    ("given", "parts"),
-    [
-        ({"alpha": -1}, ["alpha = -1", "greater than or equal to 0"]),
-        ({"where": "encoders"}, ["where = 'encoders'", "Did you mean 'encoder'?"]),
-        ({"start_epoch": 5, "end_epoch": 2}, ["end_epoch = 2", "null for the whole run"]),
-    ],
-)
-def test_wrong_parameters_are_told_before_any_data_are_read(given: dict[str, Any], parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method="agm", **given)
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
-
-
-def test_one_modality_alone_is_refused() -> None:
-    with pytest.raises(ConfigError, match="agm compares modalities"):
-        student(make_data(1))
-
-
 def test_an_output_is_not_changed_by_looking_at_it() -> None:
     """The value of the logits is that of the forward pass, up to rounding: only gradients are modulated."""
     model = model_of("ab", "late", 3)
@@ -279,3 +262,10 @@ def test_an_output_is_not_changed_by_looking_at_it() -> None:
     output = run(model, x)
     loss = method.loss(output, batch, state)["task"]
     torch.testing.assert_close(loss, state.task.loss(output.logits, batch.target), rtol=1e-12, atol=1e-12)
+
+
+def test_the_old_name_of_masked_is_answered_with_the_new_one() -> None:
+    in_file = {"datasets.av_digits.methods": {"agm": {"muted": "features"}}}
+    for change, overrides in (({}, {"muted": "features"}), (in_file, {})):
+        with pytest.raises(ConfigError, match=r"unknown key 'muted'.*Did you mean 'masked'\?"):
+            configure(change, method="agm", **overrides)

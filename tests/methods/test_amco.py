@@ -9,13 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.amco import dependence_shares, mask_features, masked_share
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
-from tests.conftest import make_data
-from tests.methods.tiny import same, student
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -131,22 +128,3 @@ def test_the_codes_schedule_counts_the_batches_of_an_epoch() -> None:
             assert method._share(state) == pytest.approx(masked_share(done * 4 / 10, 0.3))  # type: ignore[attr-defined]
             method.loss(output, Batch(y, {}, y), state)
     assert build("amco", {"greatest_share": 0.6})._share(state) == 0.6  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
-def test_without_masks_and_losses_of_their_own_it_is_joint_bit_for_bit(k: int, task: str) -> None:
-    data = make_data(k, task)
-    joint = student(data, method="joint")
-    for neutral in (
-        {"sigma": 1, "unimodal_weight": 0},
-        {"greatest_share": 0, "unimodal_weight": 0},
-        {"start_epoch": 3},
-    ):
-        assert same(joint, student(data, method="amco", parameters=neutral)), neutral
-    assert not same(joint, student(data, method="amco", parameters={"sigma": 1}))
-    assert not same(joint, student(data, method="amco", parameters={"sigma": 0.2, "unimodal_weight": 0}))
-
-
-def test_what_it_is_not_defined_for_is_told() -> None:
-    with pytest.raises(ConfigError, match="a is the only one: say method=joint"):
-        student(make_data(1), method="amco")

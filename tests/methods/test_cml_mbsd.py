@@ -10,16 +10,14 @@ import pytest
 import torch
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.cml import nested, rise
 from g2d_pipeline.methods.mbsd import disagreement, distance, kl_to_stronger
 from g2d_pipeline.models import Classification, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
-from tests.conftest import TINY, make_data, recipe
-from tests.methods.tiny import same, softmax
-from tests.test_resolve import configure
+from tests.conftest import TINY, recipe
+from tests.methods.tiny import softmax
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -183,40 +181,3 @@ def test_mbsd_moves_the_weak_towards_the_strong_and_both_together() -> None:
     one, two = torch.autograd.grad(distance(task, a, b).sum(), [a, b])
     torch.testing.assert_close(one, -two)
     assert one[0].any()
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(
-    ("method", "neutral"),
-    [("cml", {"weight": 0, "losses": "whole"}), ("mbsd", {"unimodal_weight": 0, "distill_weight": 0})],
-)
-def test_with_neutral_settings_they_are_joint_bit_for_bit(
-    method: str, neutral: dict[str, Any], task: str
-) -> None:
-    data = make_data(2, task)
-    joint = student(data, "joint")
-    assert same(joint, student(data, method, **neutral))
-    assert same(joint, student(data, method, start_epoch=3))
-    assert not same(joint, student(data, method))
-
-
-@pytest.mark.parametrize(
-    ("method", "given", "parts"),
-    [
-        ("cml", {"weight": -0.1}, ["weight = -0.1", "greater than or equal to 0"]),
-        ("cml", {"losses": "nest"}, ["losses = 'nest'", "Did you mean 'nested'?"]),
-        ("mbsd", {"distill_weight": -2}, ["distill_weight = -2", "greater than or equal to 0"]),
-    ],
-)
-def test_wrong_settings_are_told_before_any_data_are_read(
-    method: str, given: dict[str, Any], parts: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method=method, **given)
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
-
-
-@pytest.mark.parametrize("method", ["cml", "mbsd"])
-def test_one_modality_alone_is_refused(method: str) -> None:
-    with pytest.raises(ConfigError, match=f"{method} compares modalities"):
-        student(make_data(1), method)

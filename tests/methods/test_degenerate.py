@@ -1,72 +1,149 @@
-"""The settings in which a method is joint training, bit for bit on the CPU: one table of them all.
+"""The settings in which a method is joint training, bit for bit on the CPU, and neighbours that are not.
 
-Each method's own file tests the neighbourhood (that other settings are not joint, other tasks, other
-fusions); dlmg is joint training with twice the loss, MLA and ReconBoost are it for k = 1 (see their files).
-"""
+dlmg is joint training with twice the loss, MLA and ReconBoost are it for k = 1, MMCosine is it with its
+fusion, and greedy while nobody is held: see their files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
-from g2d_pipeline.training import TeacherOutputs, train_student
+from g2d_pipeline.methods import load
+from g2d_pipeline.training import Data, TeacherOutputs, train_student
 from tests.conftest import TINY, make_data, recipe
 
-DEGENERATE: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = [
-    # method, parameters, schedule
-    ("g2d", {"alpha": 0, "beta": 0}, None),
-    ("joint", {}, {"suppression": "partial", "tau": "all"}),  # equal confidences
-    ("joint", {}, {"tau": [0, 0, 2]}),  # no phase of one modality
-    ("ogm", {"alpha": 0}, None),
-    ("ogm", {"alpha": 0, "ge": True}, None),
-    ("agm", {"alpha": 0}, None),
-    ("pmr", {"alpha": 0, "entropy_weight": 0}, None),
-    ("mslr", {"rates": {"a": 1, "b": 1, "c": 1}}, None),
-    ("mses", {"weights": {"a": 0, "b": 0, "c": 0}}, None),
-    ("mmpareto", {"unimodal_weight": 0, "scale": 1}, None),
-    ("mis_me_hybrid", {"weights": {"a": 0, "b": 0, "c": 0}}, None),
-    ("gblending", {"weights": {"multi": 1}}, None),
-    ("opm", {"q_base": 0}, None),
-    ("amco", {"sigma": 1, "unimodal_weight": 0}, None),
-    ("cml", {"losses": "whole", "weight": 0}, None),
-    ("modality_valuation", {"start_epoch": 1, "level": "modality", "alpha": 0}, None),
-    ("relearning", {"reinit_num": 0}, None),
+Parameters = dict[str, Any]
+CASES = {
+    "k = 3": (3, "classification", "late"),
+    "k = 2": (2, "classification", "late"),
+    "regression": (2, "regression", "late"),
+    "concat": (2, "classification", "concat"),
+}
+
+
+def each(value: float) -> Callable[[tuple[str, ...]], dict[str, float]]:
+    """A parameter that is given for every modality."""
+    return lambda modalities: dict.fromkeys(modalities, value)
+
+
+JOINT: list[tuple[str, Parameters]] = [
+    ("g2d", {"alpha": 0, "beta": 0}),
+    ("ogm", {"alpha": 0}),
+    ("ogm", {"alpha": 0, "ge": True}),
+    ("ogm", {"alpha": 0.5, "ge": True, "start_epoch": 3}),
+    ("agm", {"alpha": 0, "clip": 1e-6}),
+    ("agm", {"start_epoch": 3}),
+    ("pmr", {"alpha": 0, "entropy_weight": 0}),
+    ("pmr", {"start_epoch": 3}),
+    ("mslr", {}),
+    ("mslr", {"rates": each(1), "strategy": "smooth"}),
+    ("mslr", {"strategy": "dynamic", "window": 1}),
+    ("mses", {"weights": each(0)}),
+    ("mmpareto", {"unimodal_weight": 0, "scale": 1}),
+    ("mis_me_hybrid", {"weights": each(0)}),
+    ("gblending", {"weights": {"multi": 3}}),
+    ("opm", {"q_base": 0}),
+    ("opm", {"p_exe": 0}),
+    ("opm", {"start_epoch": 3}),
+    ("amco", {"sigma": 1, "unimodal_weight": 0}),
+    ("amco", {"greatest_share": 0, "unimodal_weight": 0}),
+    ("amco", {"start_epoch": 3}),
+    ("cml", {"losses": "whole", "weight": 0}),
+    ("cml", {"start_epoch": 3}),
+    ("mbsd", {"unimodal_weight": 0, "distill_weight": 0}),
+    ("mbsd", {"start_epoch": 3}),
+    ("modality_valuation", {"start_epoch": 3}),
+    ("modality_valuation", {"start_epoch": 1, "level": "modality", "alpha": 0}),
+    ("relearning", {"reinit_num": 0}),
+]
+
+
+def named(value: Any) -> str | None:
+    """An id of parameters that is the same in all processes."""
+    return (
+        "-".join(f"{key}={'each' if callable(v) else v}" for key, v in value.items())
+        if isinstance(value, dict)
+        else None
+    )
+
+
+OTHER: list[tuple[str, Parameters]] = [
+    ("ogm", {"alpha": 0.5}),
+    ("ogm", {"alpha": 0, "ge": True, "noise": "always"}),
+    ("ogm", {"alpha": 0.5, "end_epoch": 1}),
+    ("agm", {"where": "response"}),
+    ("agm", {"where": "encoder"}),
+    ("pmr", {"alpha": 0}),
+    ("pmr", {"entropy_epochs": 0}),
+    ("mslr", {"rates": {"b": 1.01}}),
+    ("mses", {"weights": lambda modalities: dict.fromkeys(modalities, 0) | {"a": 1}}),
+    ("mmpareto", {}),
+    ("mis_me_hybrid", {}),
+    ("gblending", {"weights": {"multi": 1, "a": 1}}),
+    ("opm", {}),
+    ("amco", {"sigma": 1}),
+    ("amco", {"sigma": 0.2, "unimodal_weight": 0}),
+    ("cml", {}),
+    ("mbsd", {}),
+    ("modality_valuation", {"start_epoch": 1, "level": "sample"}),
+]
+SCHEDULES: list[dict[str, Any]] = [
+    {"suppression": "partial", "tau": "all"},  # equal confidences
+    {"tau": [0, 0, 2]},  # no phase of one modality
 ]
 
 
 @cache
-def joint() -> dict[str, torch.Tensor]:
-    return trained("joint", {}, None)
+def data_of(case: str) -> Data:
+    return make_data(*CASES[case][:2])
 
 
-def trained(method: str, parameters: dict[str, Any], smp: dict[str, Any] | None) -> dict[str, torch.Tensor]:
-    data = make_data(3)
-    n = len(data.target)
-    teachers = {
-        m: TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, 3), torch.full((n,), 0.5))
-        for m in data.modalities
-    }
-    encoders = dict.fromkeys(data.modalities, TINY)
+def trained(
+    case: str, method: str, parameters: Parameters, smp: dict[str, Any] | None = None
+) -> dict[str, torch.Tensor]:
+    data, n = data_of(case), len(data_of(case).target)
+    teacher = TeacherOutputs(torch.zeros(n, 5), torch.zeros(n, data.task.outputs), torch.full((n,), 0.5))
+    own = {key: value(data.modalities) if callable(value) else value for key, value in parameters.items()}
     done = train_student(
-        data,
-        encoders,
-        teachers,
-        method=method,
-        parameters=parameters,
-        smp=smp,
-        training=recipe(2),
-        progress=False,
-    )
+        data, dict.fromkeys(data.modalities, TINY), dict.fromkeys(data.modalities, teacher), method=method,
+        parameters=own, smp=smp, fusion=CASES[case][2], training=recipe(2), progress=False,
+    )  # fmt: skip
     return done.model.state_dict()
 
 
-@pytest.mark.parametrize(("method", "parameters", "smp"), DEGENERATE)
-def test_it_is_joint_training_bit_for_bit(
-    method: str, parameters: dict[str, Any], smp: dict[str, Any] | None
-) -> None:
-    found = trained(method, parameters, smp)
-    assert found.keys() == joint().keys()
-    assert [name for name, value in joint().items() if not torch.equal(value, found[name])] == []
+@cache
+def joint(case: str) -> dict[str, torch.Tensor]:
+    return trained(case, "joint", {})
+
+
+def changed(case: str, found: dict[str, torch.Tensor]) -> list[str]:
+    """The names of the tensors that differ from joint training's; what is beside the model is left behind."""
+    assert found.keys() == joint(case).keys()
+    return [name for name, value in joint(case).items() if not torch.equal(value, found[name])]
+
+
+def undefined(case: str, method: str) -> bool:
+    fusions = load(method).fusions
+    return fusions is not None and CASES[case][2] not in fusions
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("method", "parameters"), JOINT, ids=named)
+def test_it_is_joint_training_bit_for_bit(method: str, parameters: Parameters, case: str) -> None:
+    if not undefined(case, method):
+        assert changed(case, trained(case, method, parameters)) == []
+
+
+@pytest.mark.parametrize("case", ["k = 2", "regression"])
+@pytest.mark.parametrize(("method", "parameters"), OTHER, ids=named)
+def test_its_neighbours_are_not(method: str, parameters: Parameters, case: str) -> None:
+    assert changed(case, trained(case, method, parameters)) != []
+
+
+@pytest.mark.parametrize("smp", SCHEDULES, ids=named)
+def test_schedules_that_hold_nobody_back_are_joint_training(smp: dict[str, Any]) -> None:
+    assert changed("k = 3", trained("k = 3", "joint", {}, smp)) == []

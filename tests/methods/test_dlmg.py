@@ -12,16 +12,14 @@ from torch import nn
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import MLP
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.methods.dlmg import heuristic_share, info_nce, pair_divergence
 from g2d_pipeline.methods.joint import Joint
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -192,28 +190,3 @@ def test_features_of_different_widths_are_projected_and_a_learned_weight_stays_a
     done = student(data, encoders=encoders, schedule="learned", every=2, weight_lr=1e6)
     assert np.isfinite(done.history["loss/total"]).all()
     assert done.model.state_dict().keys() == student(data, "joint", encoders).model.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "setting", "parts"),
-    [
-        ({}, {"fusion": "concat"}, ["not defined for fusion concat", "late"]),
-        ({}, {"fusion_settings": {"average": "probabilities"}}, ["mean of logits", "fusion.average=logits"]),
-        ({"matching": "js"}, {"task": "regression"}, ["distributions over classes", "matching=infonce"]),
-        ({"schedule": "learned"}, {"accumulation": 2}, ["accumulation=1", "schedule=heuristic"]),
-    ],
-)
-def test_what_is_undefined_says_so_and_what_works(
-    parameters: dict[str, Any], setting: dict[str, Any], parts: list[str]
-) -> None:
-    full = {"task": "classification", "fusion": "late", "encoders": {"a": "mlp", "b": "mlp"}} | setting
-    with pytest.raises(ValueError, match="dlmg") as error:
-        build("dlmg", parameters).check(MethodContext(**full))
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)
-
-
-def test_wrong_parameters_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match=r"start = 1.5[\s\S]*less than or equal to 1"):
-        configure(dataset="av_digits", method="dlmg", start=1.5)
-    with pytest.raises(ConfigError, match=r"matching = 'jss'.*Did you mean 'js'"):
-        configure(dataset="av_digits", method="dlmg", matching="jss")

@@ -12,7 +12,7 @@ import torch
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import SGD
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.gblending import Branches, at_least, blend
@@ -23,7 +23,6 @@ from g2d_pipeline.training.optimisation import build_optimizer
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -120,14 +119,6 @@ def test_the_loss_equals_the_equation_in_numpy(k: int, fusion: str, task: str) -
     assert {n: float(v.detach()) for n, v in terms.items()} == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("fusion", ["late", "concat"])
-def test_with_the_weight_on_all_modalities_it_is_joint_bit_for_bit(fusion: str) -> None:
-    data = make_data()
-    joint = student(data, "joint", fusion=fusion)
-    assert same(joint, student(data, fusion=fusion, parameters={"weights": {"multi": 3}}))
-    assert not same(joint, student(data, fusion=fusion, parameters={"weights": {"multi": 1, "a": 1}}))
-
-
 def test_the_copy_of_a_modality_learns_as_the_modality_alone_and_the_model_stays() -> None:
     data = make_data(n=48)
     model = model_of(data, "concat")
@@ -208,14 +199,3 @@ def test_killed_after_a_second_measurement_it_ends_in_the_same_bits(tmp_path: Pa
     with pytest.raises(InterruptedRun):
         interrupt_in_batch(5, lambda: student(data, folder=tmp_path, **settings))
     assert same(expected, student(data, folder=tmp_path, **settings))
-
-
-def test_wrong_settings_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match=r"weights\.multl = 1: there is no modality 'multl'.*multi"):
-        student(make_data(), parameters={"weights": {"multl": 1}})
-    with pytest.raises(ConfigError, match=r"least = 0\.4: 3 branches"):
-        student(make_data(), parameters={"least": 0.4})
-    with pytest.raises(ConfigError, match="measure = 'ofline'"):
-        configure(dataset="av_digits", method="gblending", measure="ofline")
-    with pytest.raises(ValueError, match="finite sum above 0"):
-        build("gblending", {"weights": {"a": 0}})

@@ -25,7 +25,6 @@ from g2d_pipeline.training.streams import seeded
 from tests.conftest import CNN, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 OFF = {"alpha": 1e9, "losses": "whole"}  # nobody is ever held, one loss
 
@@ -258,24 +257,3 @@ def test_gradients_reach_every_parameter_of_the_exchange() -> None:
     assert isinstance(model.exchange, Exchange)
     for parameters in bypasses(model.exchange).values():
         assert all(p.grad is not None and bool(p.grad.any()) for p in parameters)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "parts"),
-    [
-        ({"dataset": "mis_me"}, ["mlp (tabular) has none", "small_cnn, resnet18"]),
-        ({"smp": True}, ["SMP can not be added"]),
-        (
-            {"methods": {"greedy": {"fusion": "concat"}}},
-            ["fusion concat has not", "late, sum, weighted", "losses=whole"],
-        ),
-        ({"window": 0}, ["window = 0", "greater than 0"]),
-        ({"replaced": "gates"}, ["replaced = 'gates'", "Did you mean 'gate'?"]),
-    ],
-)
-def test_what_it_is_not_defined_for_is_said_with_what_works(
-    overrides: dict[str, Any], parts: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(**{"dataset": "av_digits", "method": "greedy", **overrides})
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

@@ -11,13 +11,11 @@ from torch import nn
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import MLP
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
-from tests.methods.tiny import same
 from tests.test_resolve import configure
 
 TASKS = {
@@ -65,19 +63,6 @@ def test_the_loss_is_the_weighted_sum_of_all_predictions_losses(k: int, task: st
     assert list(terms) == ["task", *[f"task_{m}" for m in names]]
 
 
-@pytest.mark.parametrize(("task", "fusion"), [("classification", "concat"), ("regression", "late")])
-def test_without_the_modalities_terms_it_is_joint_bit_for_bit(task: str, fusion: str) -> None:
-    data = make_data(2, task)
-    joint = student(data, method="joint", fusion=fusion)
-    none = {"weights": {"a": 0, "b": 0}}
-    assert same(joint, student(data, method="mis_me_hybrid", fusion=fusion, parameters=none))
-    with_heads = student(data, method="mis_me_hybrid", fusion=fusion)
-    assert not same(joint, with_heads)
-    assert (
-        with_heads.model.state_dict().keys() == joint.model.state_dict().keys()
-    )  # heads beside it are left behind
-
-
 def test_concatenation_of_unequal_widths_and_two_weights_train_on_both_tasks() -> None:
     """As its YAML files say; the image's feature is wide, the table's narrow."""
     for name in ("mis_me_concat", "mis_me_two_weights", "mis_me_hybrid"):
@@ -93,20 +78,3 @@ def test_concatenation_of_unequal_widths_and_two_weights_train_on_both_tasks() -
                 assert all(w != 1.0 for w in learnt)
             else:
                 assert found.model.fusion.head.in_features == 27  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("weights", "parts"),
-    [
-        (
-            {"tabluar": 2},
-            ["weights.tabluar = 2", "Did you mean 'tabular'?", "Allowed: multi, tabular, image"],
-        ),
-        ({"image": -1}, ["weights.image = -1", "greater than or equal to 0"]),
-        ({"multi": 0}, ["weights.multi = 0", "never be trained", "above 0"]),
-    ],
-)
-def test_wrong_weights_are_told_before_any_data_are_read(weights: dict[str, float], parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="mis_me", method="mis_me_hybrid", weights=weights)
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

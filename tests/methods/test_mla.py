@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.mla import regularisation_at, squared_error, update_projection
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import goes_on_after_a_kill
-from tests.test_resolve import configure
 
 SHARED = {"name": "shared", "combine": "entropy"}
 
@@ -171,33 +169,3 @@ def test_killed_between_two_batches_it_goes_on_with_the_same_bits(tmp_path: Path
     assert goes_on_after_a_kill(
         lambda: (linear_model(data), build_method("mla")), data, tmp_path, epochs=2, batch=6
     )
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"fusion": "late"}, "not defined for fusion late. It works with: shared"),
-        (
-            {"fusion": {"name": "shared", "hidden": [4]}},
-            r"one linear head; fusion.hidden = \[4\] is deeper: leave",
-        ),
-        ({"fusion": SHARED, "smp": {"tau": [1, 1]}}, "decides itself who learns when"),
-        (
-            {"fusion": SHARED, "training": recipe(1).model_copy(update={"accumulation": 2})},
-            "say accumulation=1",
-        ),
-    ],
-)
-def test_what_it_is_not_defined_for_is_told(settings: dict[str, Any], reason: str) -> None:
-    data = make_data()
-    with pytest.raises(ConfigError, match=reason):
-        train_student(data, dict.fromkeys("ab", TINY), {}, method="mla", progress=False, **settings)
-
-
-def test_its_yaml_resolves_and_mistakes_are_told_before_any_data_are_read() -> None:
-    c = configure(dataset="av_digits", method="mla")
-    assert c.methods["mla"].fusion.model_dump()["combine"] == "entropy"
-    with pytest.raises(ConfigError, match="so none can be accumulated: say accumulation=1"):
-        configure(dataset="av_digits", method="mla", accumulation=2)
-    with pytest.raises(ConfigError, match="regularisation = 1"):
-        configure(dataset="av_digits", method="mla", regularisation=1.5)

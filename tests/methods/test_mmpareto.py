@@ -3,22 +3,18 @@ mmpareto)."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from g2d_pipeline.config import TrainingSettings
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.mmpareto import keep_magnitude, pareto_direction, pareto_weights
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
-from g2d_pipeline.training import fit, train_student
-from tests.conftest import TINY, make_data, recipe
-from tests.test_resolve import configure
+from g2d_pipeline.training import fit
+from tests.conftest import make_data, recipe
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -173,37 +169,3 @@ def test_two_halves_of_a_batch_accumulated_are_the_batch() -> None:
         )
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("task", "fusion"), [("classification", "concat"), ("regression", "late")])
-def test_without_unimodal_losses_and_scale_it_is_joint_bit_for_bit(task: str, fusion: str) -> None:
-    data = make_data(2, task)
-
-    def student(method: str, **parameters: Any) -> dict[str, torch.Tensor]:
-        encoders = dict.fromkeys(data.modalities, TINY)
-        return train_student(
-            data,
-            encoders,
-            {},
-            method=method,
-            parameters=parameters,
-            fusion=fusion,
-            training=recipe(2),
-            progress=False,
-        ).model.state_dict()
-
-    joint, plain, ours = (
-        student("joint"),
-        student("mmpareto", unimodal_weight=0, scale=1),
-        student("mmpareto"),
-    )
-    assert all(torch.equal(joint[name], value) for name, value in plain.items())
-    assert any(not torch.equal(joint[name], value) for name, value in ours.items())
-    assert ours.keys() == joint.keys()  # heads beside the fusion are left behind
-
-
-def test_wrong_parameters_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match=r"scale = 0[\s\S]*greater than 0"):
-        configure(dataset="av_digits", method="mmpareto", scale=0)
-    with pytest.raises(ConfigError, match=r"rescale = 'layer'.*'tensor'"):
-        configure(dataset="av_digits", method="mmpareto", rescale="layer")

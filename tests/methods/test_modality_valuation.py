@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods._shapley import shapley
 from g2d_pipeline.methods.base import Batch, State
@@ -23,7 +23,6 @@ from g2d_pipeline.training import Data, train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -160,15 +159,6 @@ def test_a_copy_has_the_features_of_its_modality_alone() -> None:
     assert f["a"].grad is not None and not f["a"].grad[2].any() and f["a"].grad[:2].any(dim=1).all()  # noqa: PT018
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_before_its_start_and_without_alpha_it_is_joint_bit_for_bit(task: str) -> None:
-    data = make_data(2, task)
-    joint = student(data, "joint")
-    assert same(joint, student(data, start_epoch=3))
-    assert same(joint, student(data, start_epoch=1, level="modality", alpha=0))
-    assert not same(joint, student(data, start_epoch=1, level="sample"))
-
-
 @pytest.mark.parametrize("level", ["sample", "modality"])
 def test_stopped_within_an_epoch_it_goes_on_with_the_same_copies(tmp_path: Path, level: str) -> None:
     data = make_data(3, n=60)
@@ -201,12 +191,3 @@ def test_renaming_and_reversing_the_modalities_permutes_the_choice(level: str) -
     assert np.array_equal(found[0][0], found[1][0])
     assert len(found[0][0]) > 30
     assert torch.equal(found[0][1], found[1][1])
-
-
-def test_wrong_settings_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match="level = 'samples'"):
-        configure(dataset="av_digits", method="modality_valuation", level="samples")
-    with pytest.raises(ConfigError, match="part_ratio = 0"):
-        configure(dataset="av_digits", method="modality_valuation", part_ratio=0)
-    with pytest.raises(ConfigError, match="modality_valuation compares modalities"):
-        student(make_data(1))

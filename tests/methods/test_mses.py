@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State, Validation
 from g2d_pipeline.methods.mses import MSES, patience_step
@@ -24,7 +24,6 @@ from g2d_pipeline.training.trainer import FitResult
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -38,7 +37,7 @@ def student(data: Data, method: str = "mses", **settings: Any) -> Trained:
 
 
 def misleading(*modalities: str, k: int = 2) -> Data:
-    """What these modalities tell on train is wrong on val: the better they learn, the worse they get there."""
+    """What these modalities say on train is wrong on val: the better they learn, the worse they get."""
     data = make_data(k)
     val = data.rows["val"]
     for m in modalities:
@@ -215,23 +214,3 @@ def test_gradients_of_several_batches_can_be_accumulated() -> None:
     done = student(data, training=training, parameters={"patience": 1})
     assert done.history["learning"].tolist() == ["a+b"] * 2 + ["a"] * 2
     assert np.isfinite(done.history["loss/total"]).all()
-
-
-@pytest.mark.parametrize(
-    ("settings", "parts"),
-    [
-        ({"fusion": "concat"}, ["fusion concat has no head", "late, sum, weighted, cosine", "fusion=late"]),
-        ({"fusion": {"name": "shared", "width": "greatest"}}, ["fusion shared has no head", "fusion=late"]),
-        ({"smp": True}, ["SMP can not be added", "smp=false"]),
-        ({"weights": {"adio": 2}}, ["weights.adio = 2", "Did you mean 'audio'?", "Allowed: "]),
-        ({"weights": {"audio": -1}}, ["weights.audio = -1", "greater than or equal to 0"]),
-        ({"patience": 0}, ["patience = 0", "greater than 0"]),
-        ({"patiense": 3}, ["patiense", "patience"]),
-    ],
-)
-def test_what_is_not_defined_is_told_before_any_data_are_read(
-    settings: dict[str, Any], parts: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method="mses", **settings)
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

@@ -10,7 +10,7 @@ import pytest
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import Adam, StepSchedule
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods.base import State
 from g2d_pipeline.methods.mslr import MSLR, dynamic, smooth
 from g2d_pipeline.models.build import build_model
@@ -20,7 +20,6 @@ from g2d_pipeline.training.trainer import FitResult
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 RATES = {"a": 0.9, "b": 1.4, "c": 0.7}
 
@@ -151,24 +150,3 @@ def test_stopped_in_an_epoch_and_called_again_it_ends_in_the_same_bits(tmp_path:
     again = student(data, folder=tmp_path, **settings)
     assert same(expected, again)
     assert again.history.equals(expected.history)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "parts"),
-    [
-        (
-            {"rates": {"adio": 2}},
-            ["rates.adio = 2", "no modality 'adio'", "Did you mean 'audio'?", "Allowed: "],
-        ),
-        ({"rates": {"audio": 0}}, ["rates.audio = 0", "greater than 0"]),
-        ({"strategy": "smoth"}, ["strategy = 'smoth'", "Did you mean 'smooth'?"]),
-        ({"window": 0}, ["window = 0", "greater than 0"]),
-        ({"rate": 1}, ["rate", "rates"]),
-    ],
-)
-def test_wrong_parameters_are_told_before_any_data_are_read(
-    parameters: dict[str, Any], parts: list[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method="mslr", **parameters)
-    assert [part for part in parts if part not in str(error.value)] == [], str(error.value)

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import TrainingSettings
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Method, State
 from g2d_pipeline.methods.ogm import coefficients, gradient_noise
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit
 from tests.conftest import CNN, make_data, recipe
-from tests.methods.tiny import same, student
-from tests.test_resolve import configure
+from tests.methods.tiny import student
 
 
 def by_hand(s: np.ndarray, alpha: float) -> np.ndarray:  # type: ignore[type-arg]
@@ -128,19 +126,6 @@ def test_the_noise_is_on_the_modulated_encoder_or_always_on_all() -> None:
         )
 
 
-@pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
-def test_alpha_zero_is_joint_bit_for_bit_and_so_are_epochs_outside_the_window(k: int, task: str) -> None:
-    data = make_data(k, task)
-    joint = student(data, method="joint")
-    for neutral in ({"alpha": 0}, {"alpha": 0, "ge": True}, {"alpha": 0.5, "ge": True, "start_epoch": 3}):
-        assert same(joint, student(data, method="ogm", parameters=neutral)), neutral
-    assert not same(joint, student(data, method="ogm", parameters={"alpha": 0.5}))
-    assert not same(
-        joint, student(data, method="ogm", parameters={"alpha": 0, "ge": True, "noise": "always"})
-    )
-    assert not same(joint, student(data, method="ogm", parameters={"alpha": 0.5, "end_epoch": 1}))
-
-
 def test_conv_only_leaves_everything_else_alone() -> None:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 48)
@@ -163,17 +148,3 @@ def test_conv_only_leaves_everything_else_alone() -> None:
     fit(model, data, method, training=recipe(1), progress=False)
     assert {dim for _, dim, still in seen if not still} == {4}
     assert all(still == (dim != 4) for _, dim, still in seen)
-
-
-def test_what_it_is_not_defined_for_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"encoder of a \(mlp\) has none: say scope=encoder"):
-        student(make_data(), method="ogm", parameters={"scope": "conv_only"})
-    with pytest.raises(ConfigError, match="a is the only one: say method=joint"):
-        student(make_data(1), method="ogm")
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method="ogm_ge", start_epoch=5, end_epoch=3)
-    assert "end_epoch = 3 is before start_epoch = 5" in str(error.value)
-    with pytest.raises(ConfigError) as error:
-        configure(dataset="av_digits", method="ogm", alpha=-1)
-    assert "alpha = -1" in str(error.value)
-    assert configure(dataset="av_digits", method="ogm_ge").methods["ogm_ge"].parameters["ge"] is True

@@ -7,13 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.opm import drop_features, drop_probabilities, dropped_share
 from g2d_pipeline.models import Classification, Encoder, MultimodalModel, Output, Regression, build_fusion
-from tests.conftest import make_data
-from tests.methods.tiny import same, student
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -109,17 +106,3 @@ def test_about_q_of_the_leaders_features_are_dropped_and_p_exe_of_the_batches() 
     modulated = shares[shares > 1e-6]
     assert 0.3 < len(modulated) / 60 < 0.7
     assert modulated.mean() == pytest.approx(0.3, abs=0.02)
-
-
-@pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
-def test_without_drops_it_is_joint_bit_for_bit(k: int, task: str) -> None:
-    data = make_data(k, task)
-    joint = student(data, method="joint")
-    for neutral in ({"q_base": 0}, {"p_exe": 0}, {"start_epoch": 3}):
-        assert same(joint, student(data, method="opm", parameters=neutral)), neutral
-    assert not same(joint, student(data, method="opm"))
-
-
-def test_what_it_is_not_defined_for_is_told() -> None:
-    with pytest.raises(ConfigError, match="a is the only one: say method=joint"):
-        student(make_data(1), method="opm")

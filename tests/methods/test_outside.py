@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods import load, outside
+from g2d_pipeline.methods import external, load
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.resolve import Configuration
 from g2d_pipeline.training import train_student
@@ -31,7 +31,8 @@ class Together(Method):
     tasks: ClassVar = ("classification",)
     def loss(self, output, batch, state):
         a, b = list(output.features.values())[:2]
-        return super().loss(output, batch, state) | {"apart": self.parameters.weight * (a - b).square().mean()}
+        apart = self.parameters.weight * (a - b).square().mean()
+        return super().loss(output, batch, state) | {"apart": apart}
 '''
 
 
@@ -97,12 +98,12 @@ def test_what_it_is_not_defined_for_is_said_before_any_data_are_read() -> None:
 
 
 def test_names_of_this_package_stay_its_own() -> None:
-    assert set(outside()) >= {"together", "together_class", "joint"}
+    assert set(external()) >= {"together", "together_class", "joint"}
     assert load("joint").__module__ == "g2d_pipeline.methods.joint"
 
 
 def test_a_misspelt_one_is_told_with_the_nearest_installed() -> None:
-    with pytest.raises(ConfigError, match="Did you mean together"):
+    with pytest.raises(ConfigError, match="Did you mean 'together'"):
         load("togehter")
     with pytest.raises(ConfigError, match=r"no method 'method_lab\.apart'"):
         configure(method="method_lab.apart")

@@ -10,17 +10,16 @@ import torch
 import torch.nn.functional as F
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
+from g2d_pipeline.methods._scores import ratios
 from g2d_pipeline.methods.base import Batch, State
-from g2d_pipeline.methods.pmr import brake, lead, pull, similarities, stratified
+from g2d_pipeline.methods.pmr import brake, pull, similarities, stratified
 from g2d_pipeline.models import Classification, Output, Regression
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, train_student
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.tiny import same, softmax
-from tests.test_resolve import configure
 
 TASKS = {
     "classification": Classification(("x", "y", "z")),
@@ -79,8 +78,8 @@ def test_the_loss_equals_the_equations_in_numpy(k: int, task: str, rule: str) ->
 
 
 def test_two_modalities_are_compared_by_rho_and_its_inverse_and_equal_ones_left_alone() -> None:
-    torch.testing.assert_close(lead(torch.tensor([0.6, 0.2])), torch.tensor([3.0, 1 / 3]))
-    equal = lead(torch.tensor([0.3, 0.3, 0.3]))
+    torch.testing.assert_close(ratios(torch.tensor([0.6, 0.2])), torch.tensor([3.0, 1 / 3]))
+    equal = ratios(torch.tensor([0.3, 0.3, 0.3]))
     for rule in ("paper", "code"):
         assert torch.equal(pull(equal, 2.0, rule), torch.zeros(3))  # type: ignore[arg-type]
     assert torch.equal(brake(equal, 2.0), torch.zeros(3))
@@ -163,10 +162,3 @@ def test_classes_that_train_lacks_and_targets_with_ties_have_no_prototypes() -> 
         tied.arrays, tied.target, ["train"] * 64 + ["val"] * 16 + ["test"] * 16, task="regression"
     )
     assert np.isfinite(student(two).history["loss/total"]).all()
-
-
-def test_wrong_parameters_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match=r"share = 0[\s\S]*greater than 0"):
-        configure(dataset="av_digits", method="pmr", share=0)
-    with pytest.raises(ConfigError, match=r"alpah[\s\S]*alpha"):
-        configure(dataset="av_digits", method="pmr", alpah=1)

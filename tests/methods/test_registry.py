@@ -76,7 +76,7 @@ def test_the_shipped_methods_are_found_by_name() -> None:
 
 
 def test_an_unknown_one_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean g2d"):
+    with pytest.raises(ConfigError, match="Did you mean 'g2d'"):
         load("g2dd")
     with pytest.raises(ConfigError, match="must define exactly one subclass of Method; it defines 0"):
         load("json.decoder")

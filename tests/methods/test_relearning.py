@@ -13,13 +13,12 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods.relearning import Relearning, cluster_purity, purity, reinitialise, strength
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import TINY, make_data, recipe
 from tests.methods.test_every_method import interrupt_in_batch
 from tests.methods.tiny import same
-from tests.test_resolve import configure
 
 OFTEN = {"reinit_epoch": 1, "reinit_num": 2}
 
@@ -142,7 +141,7 @@ def test_where_nothing_is_learnt_again_it_is_joint_bit_for_bit(monkeypatch: pyte
 def test_when_it_diagnoses(
     settings: tuple[int, int], expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After whole multiples of `reinit_epoch`, `reinit_num` times at most, never after the last of 6 epochs."""
+    """After whole multiples of `reinit_epoch`, `reinit_num` times at most, never after the last epoch (6)."""
     asked: list[int] = []
     monkeypatch.setattr(Relearning, "purities", lambda self, state: asked.append(state.epoch) or {})
     student(
@@ -176,10 +175,3 @@ def test_killed_after_it_acted_it_ends_in_the_same_bits(tmp_path: Path, at: int)
     again = student(data, folder=tmp_path, **settings)
     assert same(expected, again)
     assert expected.history.equals(again.history)
-
-
-def test_wrong_settings_are_told_before_any_data_are_read() -> None:
-    with pytest.raises(ConfigError, match="gap = 'abs'"):
-        configure(dataset="av_digits", method="relearning", gap="abs")
-    with pytest.raises(ConfigError, match="reinit_epoch = 0"):
-        configure(dataset="av_digits", method="relearning", reinit_epoch=0)

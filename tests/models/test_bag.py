@@ -1,4 +1,4 @@
-"""Encoders of tokens: what the bag computes, what padding does to it, and which encoders take which samples."""
+"""Encoders of tokens: what the bag computes, what padding does to it, and which encoders take samples."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_a_batch_of_padding_alone_can_be_tried_for_its_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "shape", "vocabulary", "said"),
     [
-        (MLP(), [6], 50, "mlp takes samples of shape [F], not [6] (the token ids of a text: [L]). Encoders that take "
-         "these: transformer, bag."),
-        (SmallCNN(), [6], 50, "small_cnn takes samples of shape [C, H, W] or [C, T, H, W], not [6] (the token ids"),
-        (Bag(), [6], None, "bag takes samples of shape [L] (the token ids of a text), not [6] (a vector: [F]). "
-         "Encoders that take these: mlp."),
+        (MLP(), [6], 50, "mlp takes samples of shape [F], not [6] (the token ids of a text: [L]). "
+         "Encoders that take these: transformer, bag."),
+        (SmallCNN(), [6], 50, "small_cnn takes samples of shape [C, H, W] or [C, T, H, W], not [6] (the"),
+        (Bag(), [6], None, "bag takes samples of shape [L] (the token ids of a text), not [6] "
+         "(a vector: [F]). Encoders that take these: mlp."),
         (Bag(), [3, 8, 8], None, "bag takes samples of shape [L] (the token ids of a text), not [3, 8, 8]"),
     ],
 )  # fmt: skip

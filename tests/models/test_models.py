@@ -10,6 +10,9 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import MultimodalModel, Normaliser, build_encoder, build_fusion
 from g2d_pipeline.models.build import build_model
 
+IMAGE, CLIP = "an image or spectrogram: [C, H, W]", "the frames of a clip: [C, T, H, W]"
+SEQUENCE = "a sequence with its mask row: [F + 1, T]"
+
 
 def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
@@ -101,8 +104,8 @@ def test_resnet18_has_the_published_shapes_up_to_its_feature() -> None:
         )
     trunk(torch.randn(1, 1, 257, 188))
     assert list(shapes.values()) == [
-        (1, 64, 129, 94), (1, 64, 65, 47), (1, 64, 65, 47), (1, 128, 33, 24), (1, 256, 17, 12), (1, 512, 9, 6),
-        (1, 512, 1, 1),
+        (1, 64, 129, 94), (1, 64, 65, 47), (1, 64, 65, 47), (1, 128, 33, 24), (1, 256, 17, 12),
+        (1, 512, 9, 6), (1, 512, 1, 1),
     ]  # fmt: skip
 
 
@@ -147,31 +150,30 @@ def test_a_wrong_shape_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "shape", "said"),
+    ("settings", "shape", "takes", "kind", "others"),
     [
-        (ResNet18(), (8,), "[C, H, W] or [C, T, H, W], not [8] (a vector: [F]). Encoders that take these: mlp."),
-        (MLP(), (6, 50), "[F], not [6, 50] (a sequence with its mask row: [F + 1, T]). Encoders that take these: "
-         "transformer."),
-        (MLP(), (3, 2, 9, 9), "[F], not [3, 2, 9, 9] (the frames of a clip: [C, T, H, W]). Encoders that take these: "
-         "small_cnn, resnet18, mobilenet_v2."),
-        (MobileNetV2(), (1, 2, 9, 9), "[3, T, H, W], not [1, 2, 9, 9] (the frames of a clip: [C, T, H, W]). Encoders "
-         "that take these: small_cnn, resnet18."),
-        (Transformer(), (3, 9, 9), "[F + 1, T], not [3, 9, 9] (a picture or spectrogram: [C, H, W]). Encoders that "
-         "take these: small_cnn, resnet18, mobilenet_v2."),
-        (Transformer(), (1, 50), "[F + 1, T], not [1, 50] (a sequence with its mask row: [F + 1, T]). No encoder"),
-        (SmallCNN(), (28, 28), "Pictures without colour need their channel: [1, 28, 28]."),
-        (SmallCNN(), (3, 0, 28), "[C, H, W], not [3, 0, 28] (a picture or spectrogram: [C, H, W]). No encoder"),
-        (MLP(), (), "[F], not []. No encoder takes these."),
-        (ResNet18(), (1, 2, 3, 4, 5), "[C, H, W] or [C, T, H, W], not [1, 2, 3, 4, 5]. No encoder takes these."),
+        (ResNet18(), (8,), "[C, H, W] or [C, T, H, W]", "a vector: [F]", "mlp"),
+        (MLP(), (6, 50), "[F]", SEQUENCE, "transformer"),
+        (MLP(), (3, 2, 9, 9), "[F]", CLIP, "small_cnn, resnet18, mobilenet_v2"),
+        (MobileNetV2(), (1, 2, 9, 9), "[3, T, H, W]", CLIP, "small_cnn, resnet18"),
+        (Transformer(), (3, 9, 9), "[F + 1, T]", IMAGE, "small_cnn, resnet18, mobilenet_v2"),
+        (Transformer(), (1, 50), "[F + 1, T]", SEQUENCE, ""),
+        (SmallCNN(), (28, 28), "[C, H, W] or [C, T, H, W]", SEQUENCE, "transformer"),
+        (SmallCNN(), (3, 0, 28), "[C, H, W]", IMAGE, ""),
+        (MLP(), (), "[F]", "", ""),
+        (ResNet18(), (1, 2, 3, 4, 5), "[C, H, W] or [C, T, H, W]", "", ""),
     ],
 )  # fmt: skip
-def test_the_message_says_which_shapes_fit_and_which_encoders(settings, shape, said) -> None:  # type: ignore[no-untyped-def]
+def test_the_message_says_which_shapes_fit_and_which_encoders(settings, shape, takes, kind, others) -> None:  # type: ignore[no-untyped-def]
     modality = {"encoder": settings.model_dump(), "shape": list(shape), "normaliser": None}
     task = {"name": "classification", "class_names": ["x", "y"]}
     with pytest.raises(ConfigError) as caught:
         build_model({"modalities": {"weather": modality}, "fusion": "late", "task": task})
-    assert str(caught.value).startswith(f"modality weather: encoder {settings.name} takes samples of shape [")
-    assert said in str(caught.value)
+    what = f" ({kind})" if kind else ""
+    which = f"Encoders that take these: {others}." if others else "No encoder takes these."
+    expected = f"encoder {settings.name} takes samples of shape {takes}, not {list(shape)}{what}. {which}"
+    hint = " Images without colour need their channel: [1, 28, 28]." if shape == (28, 28) else ""
+    assert str(caught.value) == f"modality weather: {expected}{hint}"
 
 
 def test_late_fusion_is_the_mean_of_its_unimodal_logits_and_k1_is_the_head_alone() -> None:

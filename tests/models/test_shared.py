@@ -1,4 +1,4 @@
-"""The fusion that MLA and ReconBoost share: one head for all modalities; and the late mean of probabilities."""
+"""The fusion of MLA and ReconBoost, one head for all modalities; and the late mean of probabilities."""
 
 from __future__ import annotations
 

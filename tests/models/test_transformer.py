@@ -58,7 +58,7 @@ def test_an_encoder_has_the_published_number_of_parameters(features: int, projec
 
 @pytest.mark.parametrize(("layers", "heads", "parameters"), [(4, 8, 66_749_958), (8, 4, 132_917_766)])
 def test_a_ur_funny_student_has_the_published_size(layers: int, heads: int, parameters: int) -> None:
-    """The paper's 4 layers of 8 heads, and what its code's argument order makes of them (datasets.md §4.4)."""
+    """The paper's 4 layers of 8 heads, and its code's argument order (datasets.md §4.4)."""
     widths = {"audio": 81, "visual": 371, "text": 300}
     with torch.device("meta"):
         encoders = {
@@ -82,7 +82,8 @@ def test_a_ur_funny_student_has_the_published_size(layers: int, heads: int, para
     seed=st.integers(0, 99),
 )
 def test_padding_changes_nothing(
-    pool: str, training: bool, grad: bool, length: int, before: int, after: int, others: list[int], filling: float,
+    pool: str, training: bool, grad: bool, length: int, before: int, after: int, others: list[int],
+    filling: float,
     seed: int,
 ) -> None:  # fmt: skip
     encoder = encoder_of(pool).train(training)

@@ -26,9 +26,10 @@ from g2d_pipeline.models import build_encoder
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained, load_trunk
 from g2d_pipeline.resolve import Configuration, resolve
-from g2d_pipeline.stages import make_plan
+from g2d_pipeline.stages import STAGES
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import recipe
+from tests.plans import make_missing, plan_of
 from tests.test_resolve import FILES, ORIGINS, locate
 
 State = dict[str, Tensor]
@@ -247,7 +248,7 @@ def test_torchvisions_names_are_answered_with_the_file_to_put_there(
 ) -> None:
     of = architecture(ResNet18(), (3, 32, 32))
     of["modalities"]["face"]["encoder"] = {"name": settings, "weights": name}
-    said = f"modality face: encoder: weights = '{name}': nothing is downloaded at run time.*org/models/{file}.*{file}"
+    said = f"modality face: encoder: weights = '{name}': nothing is downloaded .*org/models/{file}.*{file}"
     with pytest.raises(ConfigError, match=said):
         build_model(of)
     of["modalities"]["face"]["encoder"]["weights"] = "best"
@@ -302,24 +303,21 @@ def of_project(project: Path, weights: str | None, **overrides: Any) -> Configur
     return resolve(copy.deepcopy(FILES), overrides, locate, ORIGINS, project)
 
 
-def fingerprints(configuration: Configuration) -> dict[str, str]:
-    cards = make_plan(configuration, "raw").cards
-    return {
-        f"{s}/{cell}".rstrip("/"): str(of["fingerprint"])
-        for s, cells in cards.items()
-        for cell, of in cells.items()
-    }
+def fingerprints(configuration: Configuration, folder: Path) -> dict[str, str]:
+    plan = plan_of(configuration, folder / "artefacts")
+    make_missing(plan)
+    return {f"{s}/{run}".rstrip("/"): plan.fingerprint(s, run) for s in STAGES for run in plan.runs(s)}
 
 
 def test_another_content_under_the_same_name_trains_anew_what_starts_from_it(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     file.write_bytes(b"one")
-    before = fingerprints(of_project(tmp_path, "w.safetensors"))
-    assert fingerprints(of_project(tmp_path, "w.safetensors")) == before
+    before = fingerprints(of_project(tmp_path, "w.safetensors"), tmp_path)
+    assert fingerprints(of_project(tmp_path, "w.safetensors"), tmp_path) == before
     file.touch()  # another time stamp, the same content
-    assert fingerprints(of_project(tmp_path, "w.safetensors")) == before
+    assert fingerprints(of_project(tmp_path, "w.safetensors"), tmp_path) == before
     file.write_bytes(b"two")
-    after = fingerprints(of_project(tmp_path, "w.safetensors"))
+    after = fingerprints(of_project(tmp_path, "w.safetensors"), tmp_path)
     assert {name for name in after if after[name] != before[name]} == {
         "teachers/image/seed0", "distill/joint/seed0", "distill/g2d/seed0", "evaluate",
     }  # fmt: skip
@@ -330,7 +328,7 @@ def test_the_same_file_in_another_copy_of_the_project_is_the_same(tmp_path: Path
     for copy_of in ("a", "b"):
         (tmp_path / copy_of).mkdir()
         (tmp_path / copy_of / "w.pt").write_bytes(b"one")
-        found.append(fingerprints(of_project(tmp_path / copy_of, "w.pt")))
+        found.append(fingerprints(of_project(tmp_path / copy_of, "w.pt"), tmp_path))
     assert found[0] == found[1]
 
 

@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from g2d_pipeline import stages
+from g2d_pipeline.cards import Clock, is_fresh, read_card, require_fresh, whole_folder
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.stages import Clock, Plan, is_fresh, make_plan, read_card, require_fresh, whole_folder
+from g2d_pipeline.stages import PACKAGE, STAGES, PendingInputError, Plan
+from tests.plans import make_missing, plan_of
 from tests.test_resolve import configure
 
-ALL = {"ingest", "featurize", "data_report", "teachers", "distill", "evaluate"}
+ALL = set(STAGES)
+RIGHT_OF_FEATURIZE = ALL - {"ingest"}
+TRAINED = {"teachers", "distill", "evaluate"}
 
 
-def plan(
-    raw: str = "raw", package: Path = stages.PACKAGE, change: dict[str, Any] | None = None, **overrides: Any
-) -> Plan:
-    return make_plan(configure(change, **overrides), raw, package)
+class Project:
+    """Plans over the artefacts of a folder, and a package of code."""
+
+    cache: Path | None = None
+
+    def __init__(self, folder: Path, package: Path = PACKAGE) -> None:
+        self.folder, self.package = folder, package
+
+    def plan(self, raw: str = "raw", change: dict[str, Any] | None = None, **overrides: Any) -> Plan:
+        return plan_of(configure(change, **overrides), self.folder, raw, self.package, self.cache)
+
+    def make(self, same: tuple[str, ...] = (), **overrides: Any) -> set[str]:
+        return make_missing(self.plan(**overrides), same)
 
 
-def changed(a: Plan, b: Plan) -> set[str]:
-    """The stages of which some cell has another fingerprint."""
-
-    def of(plan: Plan, stage: str) -> dict[str, str]:
-        return {cell: str(card["fingerprint"]) for cell, card in plan.cards[stage].items()}
-
-    return {stage for stage in ALL if of(a, stage) != of(b, stage)}
+@pytest.fixture(scope="module", autouse=True)
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    Project.cache = tmp_path_factory.mktemp("code") / "graph.json"
 
 
-BASE = plan()
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path / "data")
+    assert made.make() == ALL
+    return made
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, to be edited."""
+    return Path(
+        shutil.copytree(PACKAGE, tmp_path / "g2d_pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,82 +62,130 @@ BASE = plan()
         ({"alpha": 0.5}, {"distill", "evaluate"}),
         ({"tau": "8/12"}, {"distill", "evaluate"}),
         ({"fusion": "concat"}, {"distill", "evaluate"}),
-        ({"n_fft": 512}, ALL - {"ingest"}),
-        ({"epochs": 21}, {"teachers", "distill", "evaluate"}),
-        ({"teacher": {"epochs": 3}}, {"teachers", "distill", "evaluate"}),
+        ({"n_fft": 512}, RIGHT_OF_FEATURIZE),
+        ({"epochs": 21}, TRAINED),
+        ({"teacher": {"epochs": 3}}, TRAINED),
         ({"max_bad_fraction": 0.1}, ALL),
         ({"raw": {"seed": 1}}, ALL),
         ({"workers": 1, "progress": False, "device": "cpu", "debug": True}, set()),
     ],
 )
 def test_a_parameter_reruns_its_stage_and_those_right_of_it(
-    overrides: dict[str, Any], expected: set[str]
+    project: Project, overrides: dict[str, Any], expected: set[str]
 ) -> None:
-    assert changed(BASE, plan(**overrides)) == expected
+    assert project.make(**overrides) == expected
 
 
-def test_another_alpha_leaves_the_baseline_fresh() -> None:
-    other = plan(alpha=0.5)
-    same = {
-        c for c, of in BASE.cards["distill"].items() if of["fingerprint"] == other.fingerprint("distill", c)
-    }
-    assert same == {"joint/seed0", "joint/seed1", "joint/seed2"}
+def test_a_raw_file_reruns_everything_and_going_back_nothing(project: Project) -> None:
+    assert project.make(raw="other") == ALL
+    assert project.make() == set()
 
 
-def test_more_seeds_leave_the_cells_of_the_others_fresh() -> None:
-    more = plan(seeds="0/1/2/3")
-    assert all(more.fingerprint("distill", c) == of["fingerprint"] for c, of in BASE.cards["distill"].items())
+def test_another_alpha_leaves_the_baseline_fresh(project: Project) -> None:
+    plan = project.plan(alpha=0.5)
+    fresh = {run for run in plan.runs("distill") if plan.is_fresh("distill", run)}
+    assert fresh == {"joint/seed0", "joint/seed1", "joint/seed2"}
 
 
-def test_a_raw_file_reruns_everything() -> None:
-    assert changed(BASE, plan(raw="other")) == ALL
+def test_more_seeds_leave_the_runs_of_the_others_fresh(project: Project) -> None:
+    plan = project.plan(seeds="0/1/2/3")
+    stale = {run for run in plan.runs("teachers") if not plan.is_fresh("teachers", run)}
+    assert stale == {"audio/seed3", "image/seed3"}
 
 
-def test_going_back_gives_the_same_fingerprints() -> None:
-    assert changed(BASE, plan()) == set()
-    assert plan().cards == BASE.cards
+def test_what_depends_on_an_artefact_that_is_not_made_yet_has_no_fingerprint(tmp_path: Path) -> None:
+    plan = Project(tmp_path).plan()
+    assert plan.fingerprint("ingest")
+    with pytest.raises(PendingInputError, match=r"ingest: .* is not made yet"):
+        plan.fingerprint("featurize")
+    assert not plan.is_fresh("evaluate")
+
+
+# ------------------------------------------------------------------------------------------------------- code
+def change(file: Path) -> None:
+    """A statement that does nothing in every function of a file."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.body.append(ast.Assert(ast.Constant(True)))
+    file.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+
+
+def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> None:
+    for file in package.rglob("*.py"):
+        text = file.read_text()
+        if text.startswith('"""'):
+            text = f'"""Another docstring."""{text[text.index(chr(34) * 3, 3) + 3 :]}'
+        file.write_text(f"{text}\n\n# a remark\n")
+    assert Project(project.folder, package).make() == set()
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("sources/av_digits.py", ALL),
-        ("features/audio.py", ALL - {"ingest"}),
-        ("models/fusions/late.py", {"teachers", "distill", "evaluate"}),
-        ("models/fusions/film.py", {"distill", "evaluate"}),
-        ("methods/_heads.py", {"distill", "evaluate"}),
-        ("training/smp.py", {"teachers", "distill", "evaluate"}),
-        ("methods/unimodal.py", {"teachers", "distill", "evaluate"}),
-        ("methods/g2d.py", {"distill", "evaluate"}),
+        ("sources/digits/av_digits.py", ALL),
+        ("sources/manifest.py", ALL),
+        ("sources/ur_funny/__init__.py", set()),
+        ("features/audio.py", RIGHT_OF_FEATURIZE),
+        ("models/fusions/late.py", TRAINED),
+        ("models/fusions/film.py", set()),
+        ("models/encoders/small_cnn.py", TRAINED),
+        ("models/encoders/transformer.py", set()),
+        ("training/smp.py", TRAINED),
+        ("training/trainer.py", TRAINED),
+        ("training/logs.py", set()),
+        ("methods/ogm.py", set()),
         ("evaluation/metrics.py", {"evaluate"}),
         ("evaluation/data_report.py", {"data_report", "evaluate"}),
         ("pipelines/distill/nodes.py", {"distill", "evaluate"}),
+        ("progress.py", set()),
         ("cli.py", set()),
     ],
 )
-def test_a_source_file_reruns_its_stage_and_those_right_of_it(
-    tmp_path: Path, file: str, expected: set[str]
+def test_changed_code_reruns_the_stages_that_use_it(
+    project: Project, package: Path, file: str, expected: set[str]
 ) -> None:
-    package = tmp_path / "g2d_pipeline"
-    shutil.copytree(stages.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    assert changed(BASE, plan(package=package)) == set()
-    (package / file).write_text((package / file).read_text() + "\n# changed\n")
-    assert changed(BASE, plan(package=package)) == expected
+    change(package / file)
+    assert Project(project.folder, package).make() == expected
 
 
-def test_a_method_file_reruns_its_own_students_only(tmp_path: Path) -> None:
-    package = tmp_path / "g2d_pipeline"
-    shutil.copytree(stages.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "methods/joint.py").write_text((package / "methods/joint.py").read_text() + "\n# changed\n")
-    other = plan(package=package)
-    assert other.fingerprint("distill", "g2d/seed0") == BASE.fingerprint("distill", "g2d/seed0")
-    assert other.fingerprint("distill", "joint/seed0") != BASE.fingerprint("distill", "joint/seed0")
+def test_a_template_counts_as_code_of_the_stage_that_fills_it(project: Project, package: Path) -> None:
+    template = next((package / "evaluation").glob("report*.j2"))
+    template.write_text(template.read_text() + "<!-- changed -->")
+    assert Project(project.folder, package).make() == {"data_report", "evaluate"}
 
 
-def test_every_source_pattern_matches_files() -> None:
-    for patterns in stages.SOURCES.values():
-        for pattern in patterns:
-            assert list(stages.PACKAGE.glob(pattern)), pattern
+def test_a_method_file_reruns_its_own_students_only(project: Project, package: Path) -> None:
+    change(package / "methods/g2d.py")
+    plan = Project(project.folder, package).plan()
+    assert {r for r in plan.runs("distill") if not plan.is_fresh("distill", r)} == {
+        "g2d/seed0", "g2d/seed1", "g2d/seed2",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"), [(("ingest",), {"ingest"}), (("ingest", "featurize"), {"ingest"}), ((), ALL)]
+)
+def test_what_made_the_same_content_again_leaves_the_rest_fresh(
+    tmp_path: Path, package: Path, stages: tuple[str, ...], expected: set[str]
+) -> None:
+    project = Project(tmp_path / "data", package)
+    project.make(same=stages)
+    change(package / "pipelines/ingest/nodes.py")
+    assert project.make(same=stages) == expected
+
+
+def test_code_ignore_keeps_what_other_code_made_and_marks_what_it_makes(
+    project: Project, package: Path
+) -> None:
+    change(package / "pipelines/teachers/nodes.py")
+    other = Project(project.folder, package)
+    assert other.make(code="ignore") == {"evaluate"}  # the report says so
+    card = other.plan(code="ignore").card("evaluate")
+    assert card["parameters"]["configuration"]["code"] == "ignore"
+    assert other.make(code="ignore", alpha=0.5) == {"distill", "evaluate"}
+    assert other.plan(code="ignore", alpha=0.5).card("distill", "g2d/seed0")["code_ignored"] is True
+    assert other.make() == {"teachers", "distill", "evaluate"}
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from g2d_pipeline.samples.crema_d import STEP, make
-from g2d_pipeline.sources.crema_d_clips import EMOTIONS, Clip
+from g2d_pipeline.sources.crema_d.clips import EMOTIONS, Clip
+from g2d_pipeline.sources.crema_d.simulated import STEP, make
 
 CLIPS = 120
 
@@ -34,22 +34,6 @@ def rows(folder: Path, split: str) -> list[tuple[str, str]]:
 def film(path: Path) -> list[av.VideoFrame]:
     with av.open(str(path)) as container:
         return list(container.decode(video=0))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize("kind", [None, "mp4"])
-def test_equal_arguments_give_equal_bytes_later_too(tmp_path: Path, kind: str | None) -> None:
-    for name, seed in (("a", 0), ("b", 1)):
-        (tmp_path / name).mkdir()
-        make(tmp_path / name, 12, seed, kind)
-    time.sleep(1.1)
-    (tmp_path / "c").mkdir()
-    make(tmp_path / "c", 12, 0, kind)
-    assert content(tmp_path / "a") == content(tmp_path / "c")
-    assert content(tmp_path / "a") != content(tmp_path / "b")
 
 
 def test_layout_and_counts(sample: Path) -> None:
@@ -137,7 +121,7 @@ def test_voices_and_faces_tell_the_emotion_but_not_always(sample: Path) -> None:
 
 
 def test_many_clips_need_more_actors(tmp_path: Path) -> None:
-    from g2d_pipeline.samples.crema_d import _clips
+    from g2d_pipeline.sources.crema_d.simulated import _clips
 
     names = [clip.name for clip in _clips(600)]
     assert len(set(names)) == 600

@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from g2d_pipeline.samples.mis_me import HEADER, IMAGES, WEATHER, make, write_xlsx
+from g2d_pipeline.sources.mis_me.simulated import HEADER, IMAGES, WEATHER, make, write_xlsx
 
 ROWS = {"train": 160, "val": 40, "test": 45}
 
@@ -28,22 +28,6 @@ def rows(folder: Path, name: str) -> list[dict[str, object]]:
     sheet = openpyxl.load_workbook(folder / f"labels/classification/{name}_set.xlsx").worksheets[0]
     header, *lines = sheet.iter_rows(values_only=True)
     return [dict(zip(header, line, strict=True)) for line in lines]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def test_equal_arguments_give_equal_bytes_later_too(tmp_path: Path) -> None:
-    small = {"train": 5, "val": 2, "test": 3}
-    for name, seed in (("a", 0), ("b", 1)):
-        (tmp_path / name).mkdir()
-        make(tmp_path / name, small, seed)
-    time.sleep(1.1)  # workbooks and archives carry the time in seconds
-    (tmp_path / "c").mkdir()
-    make(tmp_path / "c", small, 0)
-    assert content(tmp_path / "a") == content(tmp_path / "c")
-    assert content(tmp_path / "a") != content(tmp_path / "b")
 
 
 def test_a_workbook_can_be_read_back(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from g2d_pipeline.config import SpokenMNIST
-from g2d_pipeline.samples import mis_me as simulation
+from g2d_pipeline.sources.mis_me import simulated as simulation
 from tests.sources.raw_folders import Copy, write_idx
 
 

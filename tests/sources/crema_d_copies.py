@@ -1,4 +1,4 @@
-"""A small raw CREMA-D folder, and the ways in which real copies differ from a whole one (datasets.md §1.5)."""
+"""A small raw CREMA-D folder, and the ways in which real copies differ from a whole one (§1.5)."""
 
 from __future__ import annotations
 

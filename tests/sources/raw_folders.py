@@ -12,7 +12,7 @@ import numpy as np
 import openpyxl
 
 from g2d_pipeline.config import MISME, AVDigits, IngestSettings, RunOptions, SpokenMNIST, TargetSettings
-from g2d_pipeline.samples import mis_me as simulation
+from g2d_pipeline.sources.mis_me import simulated as simulation
 
 PROJECT = Path(__file__).parents[2]
 WEATHER = list(simulation.WEATHER)

@@ -25,9 +25,9 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import write_store
-from g2d_pipeline.samples import av_mnist as simulation
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.av_mnist import ARRAYS, folder_of
+from g2d_pipeline.sources.av_mnist import simulated as simulation
 from g2d_pipeline.sources.manifest import Manifest
 
 TRAIN, TEST, VAL = 300, 40, 60
@@ -138,15 +138,6 @@ def test_the_folder_is_found_at_any_depth(held: set[str], above: list[str]) -> N
     prefix = "".join(f"{name}/" for name in above)
     files = sorted(f"{prefix}{name}" for name in held)
     assert folder_of([*files, "notes.txt", "image/old/train_data.npy"], Path("raw")) == prefix
-
-
-def test_the_sample_is_marked(tmp_path: Path) -> None:
-    manifest = read_raw(settings(source="sample"), tmp_path)
-    assert manifest.meta["counts"] == RAW.sample_rows
-    assert manifest.meta["raw_dir"] == "raw/sample"
-    assert manifest.meta["notes"][0].startswith("SAMPLE")
-    assert (tmp_path / "raw/sample/SAMPLE.txt").read_text("utf-8").startswith("SAMPLE")
-    assert len([n for n in manifest.meta["notes"] if "comparable" in n]) == 0
 
 
 def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path) -> None:
@@ -306,7 +297,7 @@ def test_labels_outside_are_dropped_only_as_far_as_allowed(raw: Path) -> None:
         ({"task": "regression"}, "is a classification"),
         (
             {"columns": {"audio": ["audio"], "picture": ["picture"]}},
-            r"no modality 'picture'.*it has audio, image",
+            r"no modality 'picture'.*It has audio, image",
         ),
         ({"raw": AVMNIST(raw_dir="raw")}, r"val_rows=5000 leaves nothing for train of the 300 rows"),
     ],

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from g2d_pipeline.config import CremaD
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.resolve import resolve
-from g2d_pipeline.samples import crema_d as simulation
-from g2d_pipeline.samples import describe
-from g2d_pipeline.sources import crema_d as layout
-from g2d_pipeline.sources import locate, read_raw, signature
-from g2d_pipeline.sources.crema_d_clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
-from g2d_pipeline.sources.crema_d_lists import PUBLISHED, digest, published, speakers
+from g2d_pipeline.sources import read_raw, signature
+from g2d_pipeline.sources.crema_d import CremaDLayout
+from g2d_pipeline.sources.crema_d import simulated as simulation
+from g2d_pipeline.sources.crema_d.clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
+from g2d_pipeline.sources.crema_d.lists import PUBLISHED, digest, published, speakers
 from tests.sources.crema_d_copies import (
     POINTER,
     Copy,
@@ -95,7 +94,7 @@ def test_pictures_are_read_instead_of_films_and_their_folder_is_the_cell(copy: C
     manifest = read_raw(copy.settings(), copy.project)
     assert set(manifest.table["visual"]) == {f"Image-01-FPS/{name}" for name in manifest.table["sample_id"]}
     assert any("films in VideoFlash are not used" in n for n in manifest.meta["notes"])
-    files = layout.raw_files(copy.root, copy.settings().raw)
+    files = CremaDLayout(copy.settings().raw, copy.root).raw_files()
     assert not any(f.suffix == ".flv" for f in files)
     assert sum(f.suffix == ".jpg" for f in files) == 72
 
@@ -156,19 +155,21 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     if not clips.is_dir() or not pointers.is_dir():
         pytest.skip(f"no cremad_clips in {shared_data}")
     sound = Copy(tmp_path).settings(columns={"audio": ["audio"]}, raw_dir=str(clips))
-    files = layout.raw_files(clips, sound.raw)
+    files = CremaDLayout(sound.raw, clips).raw_files()
     assert [f.stem for f in files] == [
-        "1001_DFA_ANG_XX", *(f"1001_IOM_{e}_XX" for e in ("ANG", "DIS", "FEA", "HAP", "NEU")), "1050_TIE_SAD_XX",
+        "1001_DFA_ANG_XX",
+        *(f"1001_IOM_{e}_XX" for e in ("ANG", "DIS", "FEA", "HAP", "NEU")),
+        "1050_TIE_SAD_XX",
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"7435 of 7442 clips can not be used.*\n.*AudioWAV/.*is missing"):
-        layout.read(sound, clips)
+        CremaDLayout(sound.raw, clips).read(sound)
     few = sound.model_copy(update={"raw": CremaD(raw_dir=str(clips), split="speakers")})
     with pytest.raises(DataError, match=r"needs three actors at least; .* holds 7 clips of 2"):
-        layout.read(few, clips)
+        CremaDLayout(few.raw, clips).read(few)
     with pytest.raises(
         DataError, match=r"4 of 7,442 files in AudioWAV are Git-LFS pointers, 0 are whole, 7,438 are"
     ):
-        layout.read(sound.model_copy(update={"raw": CremaD(raw_dir=str(pointers))}), pointers)
+        CremaDLayout(CremaD(raw_dir=str(pointers)), pointers).read(sound)
     # thrice, under the names of other actors: every file passes, with its own label
     (tmp_path / "raw/AudioWAV").mkdir(parents=True)
     for file in files:
@@ -347,7 +348,7 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
         ),
         (
             lambda c: (c.root / "test.csv").rename(c.root / "Test.csv"),
-            ["test.csv is missing (nearest: 'Test.csv')"],
+            ["test.csv is missing. Did you mean 'Test.csv'?"],
         ),
         (two_lists, ["Several lists of the split", "- old/train.csv", "keep one"]),
         (
@@ -364,7 +365,7 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
         ),
         (
             lambda c: c.edit("train", first(lambda s: s[:-3] + "ang")),
-            ["train.csv, row 1", "(nearest: 'ANG')"],
+            ["train.csv, row 1", "Did you mean 'ANG'?"],
         ),
         (
             lambda c: c.edit("test", first(lambda s: s[:-3] + ("SAD" if s.endswith("HAP") else "HAP"))),
@@ -433,7 +434,7 @@ def test_what_is_missing_changes_nobody_else_s_split(copy: Copy) -> None:
     ("changes", "said"),
     [
         ({"columns": {"video": ["video"]}}, "no modality 'video'"),
-        ({"columns": {"visuals": ["visuals"]}}, r"no modality 'visuals' \(nearest: 'visual'\)"),
+        ({"columns": {"visuals": ["visuals"]}}, r"no modality 'visuals'. Did you mean 'visual'"),
         ({"task": "regression"}, "is a classification"),
     ],
 )
@@ -452,18 +453,6 @@ def test_a_signature_follows_what_is_read(copy: Copy) -> None:
     assert signature(raw, "raw", copy.root) == key
     copy.edit("train", lambda lines: sorted(lines))
     assert signature(raw, "raw", copy.root) != key
-
-
-def test_without_raw_data_the_sample_is_taken_and_marked(tmp_path: Path) -> None:
-    raw = CremaD(raw_dir="raw", sample_clips=36)
-    assert locate(raw, "auto", tmp_path) == ("sample", tmp_path / "raw/sample")
-    settings = Copy(tmp_path).settings(sample_clips=36, source="sample")
-    manifest = read_raw(settings, tmp_path)
-    assert manifest.meta["notes"][0].startswith("SAMPLE")
-    assert manifest.meta["raw_dir"] == "raw/sample"
-    assert (tmp_path / "raw/sample/SAMPLE.txt").read_text() == describe("crema_d", 36, raw.seed)
-    with pytest.raises(DataError, match=r"no raw data .*\n.*AudioWAV.*VideoFlash"):
-        locate(raw, "raw", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------ names

@@ -97,8 +97,8 @@ def resplit(frame: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("task", "change", "said"),
     [
-        ("classification", cells("split", [4], "vall"), ["row 4", "'vall'", "nearest: 'val'"]),
-        ("classification", cells("split", [1], "Test"), ["row 1", "nearest: 'test'"]),
+        ("classification", cells("split", [4], "vall"), ["row 4", "'vall'", "Did you mean 'val'?"]),
+        ("classification", cells("split", [1], "Test"), ["row 1", "Did you mean 'test'?"]),
         ("classification", cells("sample_id", [1, 5], "s0"), ["not unique", "'s0' in rows 0, 1, 5"]),
         ("classification", cells("sample_id", [3], ""), ["without an id", "row 3"]),
         ("classification", resplit, ["splits without a sample", "val"]),
@@ -111,7 +111,7 @@ def resplit(frame: pd.DataFrame, meta: dict[str, Any]) -> pd.DataFrame:
         (
             "classification",
             lambda f, m: f.rename(columns={"photo": "foto"}),
-            ["lacks columns", "nearest: 'foto'"],
+            ["lacks columns", "Did you mean 'foto'?"],
         ),
         ("classification", lambda f, m: f.drop(columns="group"), ["lacks columns", "'group'"]),
         ("classification", lambda f, m: f.iloc[:0], ["no rows"]),

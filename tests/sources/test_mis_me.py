@@ -12,9 +12,9 @@ import openpyxl
 import pytest
 
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.samples.mis_me import HEADER
 from g2d_pipeline.sources import read_raw
-from g2d_pipeline.sources.spreadsheet import parse_number
+from g2d_pipeline.sources.cells import parse_number
+from g2d_pipeline.sources.mis_me.simulated import HEADER
 from tests.sources.raw_folders import WEATHER, Copy
 
 
@@ -202,8 +202,11 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
     [
         # the tables
         (v1, [TRAIN, "lacks 8 of 10 columns", "air_temperature", "v1", "second (27 June)"]),
-        (lambda c: c.edit("train", rename("vwc", "VWC")), [TRAIN, "'vwc' (nearest: 'VWC')", "row 1"]),
-        (lambda c: c.edit("val", rename("wind_speed", "windspeed")), ["val_set", "nearest: 'windspeed'"]),
+        (lambda c: c.edit("train", rename("vwc", "VWC")), [TRAIN, "'vwc'. Did you mean 'VWC'?", "row 1"]),
+        (
+            lambda c: c.edit("val", rename("wind_speed", "windspeed")),
+            ["val_set", "Did you mean 'windspeed'?"],
+        ),
         (lambda c: c.edit("train", rename("timestamp", "vwc")), [TRAIN, "more than once", "vwc"]),
         (lambda c: c.edit("train", lambda s: s.delete_rows(2, 99)), [TRAIN, "no rows"]),
         (lambda c: c.edit("train", lambda s: s.delete_rows(1, 99)), [TRAIN, "row 1"]),
@@ -215,7 +218,7 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
             [TRAIN, "old XLS"],
         ),
         (lambda c: c.table("train").write_bytes(c.table("train").read_bytes()[:3000]), [TRAIN, "truncated"]),
-        (lambda c: c.table("val").unlink(), ["missing", "combined_only_val_set.xlsx", "nearest"]),
+        (lambda c: c.table("val").unlink(), ["missing", "combined_only_val_set.xlsx", "Did you mean"]),
         (
             lambda c: shutil.copytree(c.root / "labels", c.root / "labels (1)"),
             ["Several train sets", "labels (1)"],
@@ -254,7 +257,7 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
         (change_name(lambda n: n.replace(".jpg", ".png")), ["row 2", ".jpg'", "the ending differs"]),
         (change_name(lambda n: f"images/{n}"), ["row 2", "a folder before the name"]),
         (change_name(lambda n: f" {n}"), ["row 2", "blanks differ"]),
-        (change_name(lambda n: n.replace("train", "trian")), ["row 2", "nearest: 'OK00"]),
+        (change_name(lambda n: n.replace("train", "trian")), ["row 2", "Did you mean 'OK00"]),
         (
             lambda c: c.images.rename(c.root / "pictures"),
             ["Dataset_Conf_0.5", "pictures are in", "- pictures"],
@@ -306,7 +309,7 @@ def test_a_broken_station_file_is_noted(copy: Copy) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"columns": {"images": ["images"]}}, r"no modality 'images' \(nearest: 'image'\)"),
+        ({"columns": {"images": ["images"]}}, r"no modality 'images'. Did you mean 'image'"),
         ({"columns": {"tabular": ["vwc"]}}, "must not hold vwc"),
         ({"columns": {"tabular": ["soil_temperature"]}}, "must not hold soil_temperature"),
         ({"columns": {"image": ["a", "b"]}}, "one column"),

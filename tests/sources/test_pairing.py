@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.sources.pairing import balanced, draw_images, pair
+from g2d_pipeline.sources.digits.pairing import balanced, draw_images, pair
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.data())
@@ -57,9 +57,9 @@ def test_pairs_never_cross_splits_and_equal_seeds_give_equal_pairs(world: Any) -
     assert Counter(p.split for p in pairs) == Counter(wanted)
     assert len({p.row for p in pairs}) == len(pairs)
     for p in pairs:
-        assert labels[p.row] == digits[p.recording] == p.digit
-        assert splits[p.recording] == p.split
-    turns = Counter(p.recording for p in pairs)
+        assert labels[p.row] == digits[p.clip] == p.digit
+        assert splits[p.clip] == p.split
+    turns = Counter(p.clip for p in pairs)
     for split in SPLITS:
         for digit in range(10):
             used = [turns[i] for i in range(len(digits)) if (digits[i], splits[i]) == (digit, split)]

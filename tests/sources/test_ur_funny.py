@@ -1,4 +1,4 @@
-"""UR-Funny copies as users really hold them (datasets.md §4.6): each blemish is read, noted or told."""
+"""UR-Funny copies as users really hold them (datasets.md §4.6): each blemish is read, noted or reported."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 
 from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, URFunny
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.sources import locate, read_raw, signature, ur_funny, ur_funny_arrays
+from g2d_pipeline.sources import locate, read_raw, signature
+from g2d_pipeline.sources.layout import find_layout
 from g2d_pipeline.sources.manifest import Manifest
+from g2d_pipeline.sources.ur_funny import readers
 
 MODALITIES = ("audio", "visual", "text")
 FOLDS = {"train": [10, 11, 12, 13, 14, 15], "dev": [20, 21], "test": [30, 31]}
@@ -60,7 +62,7 @@ class Copy:
     def arrays(self, manifest: Manifest, sample: str) -> dict[str, np.ndarray]:
         """modality → the real steps [L, F] of a sample, as the manifest's cells tell."""
         row = manifest.table.set_index("sample_id").loc[sample]
-        found = {}
+        arrays = {}
         for modality in MODALITIES:
             file, index = row[modality].split("#")
             array = np.load(self.root / file, allow_pickle=False)[int(index)]
@@ -68,8 +70,8 @@ class Copy:
             assert not np.isnan(array[~absent]).any()
             assert not absent[: row["steps"]].any()
             assert absent[row["steps"] :].all()
-            found[modality] = array[~absent]
-        return found
+            arrays[modality] = array[~absent]
+        return arrays
 
     def entry(self, modality: str, i: int) -> dict[str, Any]:
         names = {"audio": "covarep_features_sdk", "visual": "openface_features_sdk", "text": "language_sdk"}
@@ -147,11 +149,11 @@ def test_the_six_pickles_become_rows_of_arrays(sdk: Copy) -> None:
     assert list(table["steps"]) == [i % 10 + 2 for i in IDS]
     assert meta["dropped"] == []
     for i in IDS:
-        found = sdk.arrays(manifest, str(i))
+        arrays = sdk.arrays(manifest, str(i))
         n = i % 10 + 2
-        np.testing.assert_array_equal(found["audio"], steps(i, n, 4))
-        np.testing.assert_array_equal(found["visual"], steps(i, n, 5))
-        np.testing.assert_array_equal(found["text"], [[k, 1, -1] for k in range(1, n + 1)])
+        np.testing.assert_array_equal(arrays["audio"], steps(i, n, 4))
+        np.testing.assert_array_equal(arrays["visual"], steps(i, n, 5))
+        np.testing.assert_array_equal(arrays["text"], [[k, 1, -1] for k in range(1, n + 1)])
     assert "the punchline alone" in notes(manifest)
     assert "audio 4, visual 5 (of no published version), text 3" in notes(manifest)
     assert "train 6, val 2, test 2, unlike the published V2 (7,614 / 980 / 994)" in notes(manifest)
@@ -162,17 +164,17 @@ def test_multibenchs_padding_is_cut_in_front(multibench: Copy) -> None:
     assert list(manifest.table["sample_id"]) == [str(i) for i in IDS]
     assert list(manifest.table["steps"]) == [i % 10 + 2 for i in IDS]
     for i in IDS:
-        found = multibench.arrays(manifest, str(i))
+        arrays = multibench.arrays(manifest, str(i))
         for modality, width in (("audio", 4), ("visual", 371), ("text", 3)):
-            np.testing.assert_array_equal(found[modality], steps(i, i % 10 + 2, width))
+            np.testing.assert_array_equal(arrays[modality], steps(i, i % 10 + 2, width))
     assert "OpenFace 2, as in UR-Funny V2" in notes(manifest)
 
 
 def test_the_context_comes_before_the_punchline(sdk: Copy) -> None:
     sdk.context = True
-    found = sdk.arrays(sdk.read(), "11")
-    assert found["audio"][:, 0].tolist() == [-11] * 4 + [11] * 3
-    assert found["text"][:, 0].tolist() == [7, 8, 7, 8, 1, 2, 3]
+    arrays = sdk.arrays(sdk.read(), "11")
+    assert arrays["audio"][:, 0].tolist() == [-11] * 4 + [11] * 3
+    assert arrays["text"][:, 0].tolist() == [7, 8, 7, 8, 1, 2, 3]
 
 
 def test_long_samples_keep_the_end_of_the_punchline(sdk: Copy) -> None:
@@ -185,10 +187,10 @@ def test_long_samples_keep_the_end_of_the_punchline(sdk: Copy) -> None:
         punchline_embedding_indexes=list(range(1, 49)), context_embedding_indexes=[[7, 8], [7, 8], [5, 6]]
     )
     manifest = sdk.read()
-    found = sdk.arrays(manifest, "10")
-    assert len(found["text"]) == 50
-    assert found["audio"][:3, 0].tolist() == [-10, -10, 10]
-    assert found["text"][:, 0].tolist() == [5, 6, *range(1, 49)]
+    arrays = sdk.arrays(manifest, "10")
+    assert len(arrays["text"]) == 50
+    assert arrays["audio"][:3, 0].tolist() == [-10, -10, 10]
+    assert arrays["text"][:, 0].tolist() == [5, 6, *range(1, 49)]
     assert "1 samples are longer than 50 steps" in notes(manifest)
 
 
@@ -207,10 +209,10 @@ def test_ids_and_features_of_any_type_are_the_same_samples(sdk: Copy, kind: str)
             sdk.entry("audio", i)["punchline_features"] = [np.array(row, np.float32) for row in audio]
         sdk.files["word_embedding_list"] = np.array(sdk.files["word_embedding_list"])
         sdk.files["data_folds"]["train"] = np.array(FOLDS["train"])
-    found = sdk.read()
+    again = sdk.read()
     for sample in map(str, IDS):
         for modality, array in sdk.arrays(want, sample).items():
-            np.testing.assert_array_equal(sdk.arrays(found, sample)[modality], array)
+            np.testing.assert_array_equal(sdk.arrays(again, sample)[modality], array)
 
 
 def test_the_projects_misspelt_language_file_is_accepted(sdk: Copy) -> None:
@@ -236,10 +238,10 @@ def test_the_pickles_are_read_once_and_raw_files_stay_the_same(
 ) -> None:
     first = sdk.read()
     raw = sdk.settings().raw
-    files = ur_funny.raw_files(sdk.root, raw)
+    files = find_layout(raw, sdk.root).raw_files()
     assert [f.name for f in files] == sorted(f"{name}.pkl" for name in sdk.files)
     before = signature(raw, "raw", sdk.root)
-    monkeypatch.setattr(ur_funny_arrays, "read_sdk", None)
+    monkeypatch.setitem(readers.READERS, "sdk", None)
     again = read_raw(sdk.settings(), sdk.project)
     assert again.table.equals(first.table)
     assert again.meta == first.meta
@@ -273,7 +275,7 @@ def test_a_folder_that_is_not_whole_is_made_anew(sdk: Copy, damage: str) -> None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == want
 
 
-def test_no_room_is_told_and_leaves_nothing(sdk: Copy) -> None:
+def test_no_room_is_reported_and_leaves_nothing(sdk: Copy) -> None:
     sdk.write()
     before = sorted(sdk.root.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -353,8 +355,8 @@ def test_what_can_be_read_is_read_and_noted(
     manifest = sdk.read()
     assert list(manifest.table["target"]) == [i % 2 for i in IDS]
     for i in IDS:
-        found = sdk.arrays(manifest, str(i))
-        assert len({len(array) for array in found.values()}) == 1
+        arrays = sdk.arrays(manifest, str(i))
+        assert len({len(array) for array in arrays.values()}) == 1
     assert note is None or note in notes(manifest)
 
 
@@ -397,8 +399,8 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda c: c.files["covarep_features_sdk"].pop(12), "covarep_features_sdk.pkl: id 12 is missing"),
-        (lambda c: c.files["humor_label_sdk"].pop(12), "humor_label_sdk.pkl: id 12 is missing"),
+        (lambda c: c.files["covarep_features_sdk"].pop(12), "covarep_features_sdk.pkl: id 12: it is missing"),
+        (lambda c: c.files["humor_label_sdk"].pop(12), "humor_label_sdk.pkl: id 12: it is missing"),
         (set_label(12, None), "id 12: its label is None, not a number"),
         (set_label(12, float("nan")), "id 12: its label is nan"),
         (set_label(12, "funny"), "id 12: its label is 'funny'"),
@@ -414,7 +416,7 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
         (set_text(12, [1, -1, 2, 3]), "id 12: word index -1 is outside"),
         (set_text(12, [1.5, 1, 2, 3]), "id 12: word indexes are not all whole numbers"),
         (set_text(12, "text"), "id 12: word indexes are a str, not a list"),
-        (lambda c: c.entry("text", 12).clear(), "id 12 has no 'punchline_embedding_indexes'"),
+        (lambda c: c.entry("text", 12).clear(), "id 12: it has no 'punchline_embedding_indexes'"),
         (lambda c: c.entry("audio", 12)["punchline_features"][2].pop(), "id 12: steps of 3, 4 numbers"),
         (
             lambda c: [r.pop() for r in c.entry("audio", 12)["punchline_features"]],
@@ -433,7 +435,7 @@ def test_where_no_sample_has_text_there_is_nothing_to_learn(sdk: Copy) -> None:
         (lambda c: c.entry("audio", 12).update(punchline_features=None), "features are a NoneType"),
     ],
 )
-def test_bad_samples_are_told_or_dropped_within_the_limit(
+def test_bad_samples_are_reported_or_dropped_within_the_limit(
     sdk: Copy, damage: Callable[[Copy], Any], words: str
 ) -> None:
     damage(sdk)
@@ -451,7 +453,7 @@ def test_bad_samples_are_told_or_dropped_within_the_limit(
         read_raw(sdk.settings(max_bad_fraction=0.05), sdk.project)
 
 
-def test_a_context_that_does_not_fit_is_told_only_where_it_is_asked_for(sdk: Copy) -> None:
+def test_a_context_that_does_not_fit_is_reported_only_where_it_is_asked_for(sdk: Copy) -> None:
     sdk.entry("audio", 11)["context_features"] = [steps(-11, 2, 4)]
     sdk.entry("visual", 12)["context_features"] = None
     assert sdk.read().meta["counts"]["train"] == 6
@@ -462,7 +464,7 @@ def test_a_context_that_does_not_fit_is_told_only_where_it_is_asked_for(sdk: Cop
     assert "id 12: 'context_features' is a NoneType, not a list of sentences" in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------- told
+# --------------------------------------------------------------------------------------------------- reported
 def twice(c: Copy) -> None:
     c.files["data_folds"]["test"].append(10)
 
@@ -476,7 +478,10 @@ def twice(c: Copy) -> None:
             lambda c: c.files.update(word_embedding_indexes_sdk=c.files.pop("language_sdk")),
             "word_embedding_indexes_sdk.pkl belongs to UR-Funny V1",
         ),
-        (lambda c: c.files.update(Language_sdk=c.files.pop("language_sdk")), "nearest: 'Language_sdk.pkl'"),
+        (
+            lambda c: c.files.update(Language_sdk=c.files.pop("language_sdk")),
+            "Did you mean 'Language_sdk.pkl'?",
+        ),
         (lambda c: c.files.update(langauge_sdk={}), "the same file under two names"),
         (lambda c: c.files.update(humor={}), "holds both forms"),
         (twice, "ids more than once:\n  - id 10 in train and in test"),
@@ -502,7 +507,7 @@ def twice(c: Copy) -> None:
         (lambda c: c.files["data_folds"].update(test=[]), "splits without a sample"),
     ],
 )
-def test_files_of_another_layout_are_told(sdk: Copy, damage: Callable[[Copy], Any], words: str) -> None:
+def test_files_of_another_layout_are_reported(sdk: Copy, damage: Callable[[Copy], Any], words: str) -> None:
     damage(sdk)
     with pytest.raises(DataError) as caught:
         sdk.read()
@@ -522,7 +527,7 @@ def test_files_of_another_layout_are_told(sdk: Copy, damage: Callable[[Copy], An
         (b"\x80\x04}", "openface_features_sdk.pkl is truncated"),
     ],
 )
-def test_broken_files_are_told(sdk: Copy, content: bytes, words: str) -> None:
+def test_broken_files_are_reported(sdk: Copy, content: bytes, words: str) -> None:
     sdk.write()
     (sdk.root / "openface_features_sdk.pkl").write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -546,9 +551,7 @@ def test_an_empty_folder_and_one_too_deep_say_what_is_expected(sdk: Copy) -> Non
 
 
 def test_settings_that_the_layout_does_not_have(sdk: Copy) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no modality 'txt' \(nearest: 'text'\); it has audio, text, visual"
-    ):
+    with pytest.raises(ConfigError, match=r"no modality 'txt'.*'text'.*It has audio, text, visual"):
         sdk.read(columns={"txt": ["txt"]})
     with pytest.raises(ConfigError, match="is a classification"):
         sdk.read(task="regression")
@@ -556,8 +559,8 @@ def test_settings_that_the_layout_does_not_have(sdk: Copy) -> None:
 
 # ------------------------------------------------------------------------------------------ MultiBench's file
 def part(c: Copy, fold: str = "train") -> dict[str, Any]:
-    found: dict[str, Any] = c.files["humor"][fold]
-    return found
+    content: dict[str, Any] = c.files["humor"][fold]
+    return content
 
 
 def padded_behind(c: Copy) -> None:
@@ -597,7 +600,7 @@ def test_padding_labels_and_ids_of_any_kind(
     assert note is None or note in notes(manifest)
 
 
-def test_samples_without_ids_are_numbered_and_context_is_told(multibench: Copy) -> None:
+def test_samples_without_ids_are_numbered_and_context_is_reported(multibench: Copy) -> None:
     del part(multibench)["id"]
     multibench.context = True
     manifest = multibench.read()
@@ -619,19 +622,19 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
     [
         (
             lambda c: part(c).update(Vision=part(c).pop("vision")),
-            "'train' lacks:\n  - 'vision' (nearest: 'Vision')",
+            "'train' lacks:\n  - 'vision' Did you mean 'Vision'?",
         ),
         (lambda c: part(c).pop("labels"), "'train' lacks:\n  - 'labels'"),
         (lambda c: part(c).update(audio=part(c)["audio"][:, :40]), "different numbers of samples or steps"),
-        (lambda c: part(c).update(audio=part(c)["audio"][:5]), "audio [5, 50, 4]"),
+        (lambda c: part(c).update(audio=part(c)["audio"][:5]), "audio: float64 [5, 50, 4]"),
         (lambda c: part(c).update(audio=part(c)["audio"].astype(str)), "audio: <U32 [6, 50, 4]"),
         (lambda c: part(c).update(audio=part(c)["audio"].tolist()), "audio: a list"),
-        (lambda c: part(c).update(labels=np.zeros((6, 2))), "labels (float64 [6, 2]) for 6 samples"),
+        (lambda c: part(c).update(labels=np.zeros((6, 2))), "labels: float64 [6, 2]"),
         (lambda c: part(c).update(id=np.arange(4)), "has not one id for each of its 6 samples"),
         (lambda c: part(c).update(id=np.zeros((6, 1))), "Ids that are not unique:\n  - 0: humor.pkl, train"),
         (
             lambda c: c.files["humor"].update(train=[(1, 2)]),
-            "'train' holds a list, not a dict of vision, audio",
+            "'train' holds a list, not a dict of audio, vision",
         ),
         (lambda c: c.files["humor"].pop("valid"), "humor.pkl has no val part"),
         (
@@ -640,7 +643,7 @@ def test_a_sample_of_zeros_is_left_out(multibench: Copy) -> None:
         ),
     ],
 )
-def test_multibench_files_of_another_layout_are_told(
+def test_multibench_files_of_another_layout_are_reported(
     multibench: Copy, damage: Callable[[Copy], Any], words: str
 ) -> None:
     damage(multibench)

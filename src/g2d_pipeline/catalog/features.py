@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from kedro_datasets._typing import JSONPreview
 
 from g2d_pipeline.catalog.folder import FolderDataset
 from g2d_pipeline.features.store import FeatureStore, open_store
-from g2d_pipeline.stages import CARD, read_card
+from g2d_pipeline.files import atomic_write, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +25,11 @@ class FeatureStoreDataset(FolderDataset):
     keep_partial = True
 
     def write(self, folder: Path, data: Callable[[Path, Sequence[Path]], None]) -> None:
-        data(folder, [] if self.overwrite else self.earlier())
+        data(folder, [] if self.overwrite else self.plan.others(self.stage))
 
-    def earlier(self) -> list[Path]:
-        """The finished stores of this dataset, the newest first; not this one's, which is of no use if it is
-        there."""
-        folders = [
-            f for f in self.path.parent.glob("features-*/") if f != self.path and read_card(f) is not None
-        ]
-        whole = [f for f in folders if f.suffix not in (".partial", ".old")]
-        return sorted(whole, key=lambda f: (-(f / CARD).stat().st_mtime_ns, f.name))
+    def content(self, folder: Path) -> str:
+        """`meta.json` holds the checksums of all files; by which code they were made is no content."""
+        return fingerprint({k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")})
 
     def read(self, folder: Path) -> FeatureStore:
         """Open it; its checksums are compared when its files are first met, and again where one of them was
@@ -46,7 +40,7 @@ class FeatureStoreDataset(FolderDataset):
 
     def preview(self) -> JSONPreview:
         """Shapes, dtypes and normalisers, for Kedro-Viz."""
-        return JSONPreview(json.dumps(open_store(self.path).meta["modalities"], indent=2))
+        return JSONPreview(json.dumps(open_store(self.plan.require(self.stage)).meta["modalities"], indent=2))
 
 
 def verify_once(store: FeatureStore, note: Path) -> None:
@@ -56,19 +50,14 @@ def verify_once(store: FeatureStore, note: Path) -> None:
     not be written is done without."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
     state = {name: [of.st_size, of.st_mtime_ns, of.st_ino] for name, of in stats.items()}
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off: read again
         if json.loads(note.read_bytes()) == state:
             return
-    except (OSError, ValueError):
-        pass  # none yet, or one that was cut off: look again
     store.verify()
-    part = note.with_name(f"{note.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(state))
-        part.replace(note)
+        with atomic_write(note) as path:
+            path.write_text(json.dumps(state), encoding="utf-8")
     except OSError as error:
         logger.warning(
             "%s can not be written (%s): the store is read whole again next time.", note, error.strerror
         )
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

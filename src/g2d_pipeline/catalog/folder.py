@@ -8,23 +8,29 @@ from typing import Any
 
 from kedro.io import AbstractDataset
 
-from g2d_pipeline.stages import Clock, is_fresh, require_fresh, whole_folder
+from g2d_pipeline.cards import Clock, folder_content, whole_folder
+from g2d_pipeline.stages import Plan
 
 
 class FolderDataset(AbstractDataset[Any, Any]):
-    """One artefact: `<path>/` holds its files and `stage.json`.
+    """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
 
-    `card` is the stage card that the artefact must have (its `fingerprint` above all). What is saved may be
-    the artefact or a function that makes it: then its time counts for the card. `overwrite`: counts as
-    missing even if fresh (`--params rebuild=true`)."""
+    `plan` knows the stage card that it must have. What is saved may be the artefact or a function that makes
+    it: then its time counts for the card. `overwrite`: counts as missing even if fresh (`--params
+    rebuild=true`). An artefact that turns out fresh when it is about to be saved (the stage left of it made
+    the same content again) is kept."""
 
     keep_partial = False
 
     def __init__(
-        self, path: str, card: dict[str, Any], overwrite: bool = False, metadata: dict[str, Any] | None = None
+        self,
+        path: str,
+        stage: str,
+        plan: Plan,
+        overwrite: bool = False,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.card = dict(card)
+        self.path, self.stage, self.plan = path, stage, plan
         self.overwrite = overwrite
         self.metadata = metadata
         self.clock = Clock.start()
@@ -41,17 +47,24 @@ class FolderDataset(AbstractDataset[Any, Any]):
     def read(self, folder: Path) -> Any:
         """Read the artefact from `folder`."""
 
+    def content(self, folder: Path) -> str:
+        """The hash of what stages to the right depend on."""
+        return folder_content(folder)
+
     def save(self, data: Any) -> None:
-        with whole_folder(self.path, self.card, self.clock, self.keep_partial) as folder:
-            self.write(folder, data)
+        if self._exists():
+            return
+        folder, card = self.plan.folder(self.stage), self.plan.card(self.stage)
+        with whole_folder(folder, card, self.clock, self.keep_partial, self.content) as partial:
+            self.write(partial, data)
         self.overwrite = False  # made anew in this run: from here on it is fresh
+        self.plan.refresh()
 
     def load(self) -> Any:
-        require_fresh(self.path, self.card["fingerprint"], str(self.card["stage"]))
-        return self.read(self.path)
+        return self.read(self.plan.require(self.stage))
 
     def _exists(self) -> bool:
-        return not self.overwrite and is_fresh(self.path, self.card["fingerprint"])
+        return not self.overwrite and self.plan.is_fresh(self.stage)
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": str(self.path), "fingerprint": self.card.get("fingerprint")}
+        return {"path": self.path, "stage": self.stage}

@@ -2,8 +2,8 @@
 paths.
 
 `loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
-resolvers `${dataset:}`, `${rebuild:}`, `${fingerprint:<stage>}`, `${card:<stage>}` and `${cards:<stage>}`.
-All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
+resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is
+fresh). All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
+from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.explain import KeyPath, Origins
 from g2d_pipeline.resolve import Configuration, resolve
 from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
-from g2d_pipeline.stages import Plan, make_plan
+from g2d_pipeline.stages import PACKAGE, Plan
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -35,19 +36,25 @@ class ProjectConfigLoader(OmegaConfigLoader):
             "oc.env": lambda name, default=None: os.environ.get(name, default),
             "dataset": lambda: self.configuration.run.dataset,
             "rebuild": lambda: self.configuration.run.rebuild,
-            "fingerprint": lambda stage: self.plan.fingerprint(stage),
-            "card": lambda stage: self.plan.card(stage),
-            "cards": lambda stage: self.plan.cards[stage],
+            "plan": lambda: self.plan,
         }
         for name, resolver in resolvers.items():
             OmegaConf.register_resolver(name, resolver, replace=True)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        if key != "parameters" or key in self:
-            return super().__getitem__(key)
-        c = self.configuration
-        told = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate)
-        return {of.__name__: of().model_dump(mode="json") for of in told}
+        if key == "parameters" and key not in self:
+            c = self.configuration
+            sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate)
+            return {section.__name__: section().model_dump(mode="json") for section in sections}
+        entries = super().__getitem__(key)
+        if key == "catalog":
+            paths = {
+                e["stage"]: e.get("path") or Path(e["filepath"]).parent
+                for e in entries.values()
+                if "stage" in e
+            }
+            self.plan.folders = {stage: str(self.project / path) for stage, path in paths.items()}
+        return entries
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -71,7 +78,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
             if c.source == "raw" or c.root.exists():
                 raise
             raw = "not made yet"
-        return make_plan(c, raw)
+        graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
+        return Plan(c, raw, graph)
 
     def _origins(self) -> Origins:
         """Which file wrote which key, for messages. Files of the run's environment win."""

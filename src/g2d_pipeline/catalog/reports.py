@@ -1,75 +1,80 @@
-"""Kedro's own datasets for what evaluation makes, written to a temporary name and renamed."""
+"""Kedro's own datasets for what reports are made of, written to a temporary name and renamed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kedro_datasets import json, pandas, plotly, text
 
-from g2d_pipeline.stages import Clock, is_fresh, write_card
+from g2d_pipeline.cards import Clock, write_card
+from g2d_pipeline.files import atomic_write, content_hash
+from g2d_pipeline.stages import Plan
 
 
-class Atomic:
-    """Mixed into a file dataset: a killed save leaves nothing that could be taken for the file."""
+class StageFile:
+    """Mixed into a file dataset: a file in the folder of a stage's artefact, whole or absent.
 
-    _filepath: Any
+    `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
+    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the whole folder.
+    """
 
-    def __init__(self, *, overwrite: bool = False, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        stage: str,
+        plan: Plan,
+        overwrite: bool = False,
+        last: bool = False,
+        **arguments: Any,
+    ) -> None:
+        self.template, self.stage, self.plan, self.last = filepath, stage, plan, last
         self.overwrite = overwrite
-
-    def save(self, data: Any) -> None:
-        final = self._filepath
-        partial = final.with_name(f"{final.name}.partial")
-        Path(partial).parent.mkdir(parents=True, exist_ok=True)
-        self._filepath = PurePosixPath(partial)
-        try:
-            super().save(data)  # type: ignore[misc]
-        finally:
-            self._filepath = final
-        Path(partial).replace(final)
-        self.overwrite = False
-
-    def _exists(self) -> bool:
-        return not self.overwrite and bool(super()._exists())  # type: ignore[misc]
-
-
-class ParquetDataset(Atomic, pandas.ParquetDataset):
-    """A table, whole or not there."""
-
-
-class JSONDataset(Atomic, json.JSONDataset):
-    """Plain data, whole or not there."""
-
-
-class FigureDataset(Atomic, plotly.JSONDataset):
-    """A plotly figure, whole or not there."""
-
-
-class TextDataset(Atomic, text.TextDataset):
-    """A text, whole or not there."""
-
-
-class ReportDataset(TextDataset):
-    """The report; saved last, it brings the stage card of the whole folder, `stage.json`."""
-
-    def __init__(self, *, card: dict[str, Any], **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.card = dict(card)
         self.clock = Clock.start()
+        super().__init__(filepath=filepath, **arguments)  # type: ignore[call-arg]
 
     def start_clock(self) -> None:
-        """Called when the node that makes the report starts."""
+        """Called when the node that makes this file starts."""
         self.clock = Clock.start()
 
     @property
     def filepath(self) -> Path:
-        return Path(self._filepath)
+        """Raises DataError where the stage depends on what has not been made yet."""
+        return Path(self.template.replace("{fingerprint}", self.plan.fingerprint(self.stage)))
 
-    def save(self, data: str) -> None:
-        super().save(data)
-        write_card(self.filepath.parent, self.card, self.clock)
+    def save(self, data: Callable[[], Any]) -> None:
+        if self._exists():
+            return
+        card = self.plan.card(self.stage)
+        with atomic_write(self.filepath) as path:
+            self._filepath = PurePosixPath(path)
+            super().save(data())  # type: ignore[misc]
+        if self.last:
+            write_card(self.filepath.parent, card, self.clock, content_hash(self.filepath))
+            self.plan.refresh()
+        self.overwrite = False
+
+    def load(self) -> Any:
+        self._filepath = PurePosixPath(self.filepath)
+        return super().load()  # type: ignore[misc]
 
     def _exists(self) -> bool:
-        return super()._exists() and is_fresh(self.filepath.parent, self.card["fingerprint"])
+        return not self.overwrite and self.plan.is_fresh(self.stage) and self.filepath.is_file()
+
+
+class ParquetDataset(StageFile, pandas.ParquetDataset):
+    """A table."""
+
+
+class JSONDataset(StageFile, json.JSONDataset):
+    """Plain data."""
+
+
+class FigureDataset(StageFile, plotly.JSONDataset):
+    """A plotly figure."""
+
+
+class TextDataset(StageFile, text.TextDataset):
+    """A text or a page."""

@@ -1,4 +1,4 @@
-"""Sets of trained models in the catalog: one folder a cell (a teacher, or a student, of one seed)."""
+"""Sets of trained models in the catalog: one folder a run (a teacher, or a student, of one seed)."""
 
 from __future__ import annotations
 
@@ -12,61 +12,59 @@ from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
 from g2d_pipeline.artefacts import CHECKPOINTS, Trained, TrainedFolder, write_trained
-from g2d_pipeline.stages import Clock, is_fresh, require_fresh, whole_folder
+from g2d_pipeline.cards import Clock, whole_folder
+from g2d_pipeline.stages import Plan
 
 logger = logging.getLogger(__name__)
 
 
 class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], dict[str, TrainedFolder]]):
-    """Cell → trained model, each in `<path>/<cell>-<fingerprint>/`.
+    """Run → trained model, each in the folder `path` (a template with `{run}` and `{fingerprint}`).
 
-    Saved lazily, as Kedro's partitioned datasets are: cell → a function that trains it, given the folder for
-    its checkpoints. Fresh cells are skipped, each cell is on disk before the next one starts, and a cell
-    begun by a killed run goes on from its last checkpoint. `cards`: cell → the stage card it must have."""
+    Saved lazily, as Kedro's partitioned datasets are: run → a function that trains it, given the folder for
+    its checkpoints. Fresh runs are skipped, each run is on disk before the next one starts, and a run begun
+    by a killed process resumes from its last checkpoint. `plan` knows the stage card of each."""
 
     def __init__(
         self,
         path: str,
-        cards: dict[str, dict[str, Any]],
+        stage: str,
+        plan: Plan,
         overwrite: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.cards = {str(cell): dict(card) for cell, card in cards.items()}
+        self.path, self.stage, self.plan = path, stage, plan
         self.overwrite = overwrite
         self.metadata = metadata
 
-    def folder(self, cell: str) -> Path:
-        return self.path / f"{cell}-{self.cards[cell]['fingerprint']}"
-
     def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
-        for number, (cell, train) in enumerate(data.items(), start=1):
-            card, folder = self.cards[cell], self.folder(cell)
-            if not self.overwrite and is_fresh(folder, card["fingerprint"]):
-                logger.info("%s %s (%d/%d) is fresh: skipped", card["stage"], cell, number, len(data))
+        for number, (run, train) in enumerate(data.items(), start=1):
+            if not self.overwrite and self.plan.is_fresh(self.stage, run):
+                logger.info("%s %s (%d/%d) is fresh: skipped", self.stage, run, number, len(data))
                 continue
-            clock = Clock.start()
-            logger.info("%s %s (%d/%d)", card["stage"], cell, number, len(data))
-            with whole_folder(folder, card, clock, keep_partial=not self.overwrite) as partial:
+            clock, card = Clock.start(), self.plan.card(self.stage, run)
+            logger.info("%s %s (%d/%d)", self.stage, run, number, len(data))
+            keep = not self.overwrite
+            with whole_folder(self.plan.folder(self.stage, run), card, clock, keep_partial=keep) as partial:
                 write_trained(partial, train(partial))
                 shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
         self.overwrite = False  # made anew in this run: from here on they are fresh
+        self.plan.refresh()
 
     def load(self) -> dict[str, TrainedFolder]:
-        for cell, card in self.cards.items():
-            require_fresh(self.folder(cell), card["fingerprint"], f"{card['stage']} {cell}")
-        return {cell: TrainedFolder(self.folder(cell)) for cell in self.cards}
+        runs = self.plan.runs(self.stage)
+        return {run: TrainedFolder(self.plan.require(self.stage, run)) for run in runs}
 
     def _exists(self) -> bool:
         return not self.overwrite and all(
-            is_fresh(self.folder(c), of["fingerprint"]) for c, of in self.cards.items()
+            self.plan.is_fresh(self.stage, r) for r in self.plan.runs(self.stage)
         )
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": str(self.path), "cells": list(self.cards)}
+        return {"path": self.path, "stage": self.stage}
 
     def preview(self) -> TablePreview:
-        """What each cell is and how it was selected, for Kedro-Viz."""
-        columns = ["cell", "algorithm", "seed", "metric", "selected_epoch", "selection"]
-        rows = [[cell, *(of.info[c] for c in columns[1:])] for cell, of in self.load().items()]
+        """What each run is and how it was selected, for Kedro-Viz."""
+        columns = ["run", "algorithm", "seed", "metric", "selected_epoch", "selection"]
+        rows = [[run, *(model.info[c] for c in columns[1:])] for run, model in self.load().items()]
         return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})

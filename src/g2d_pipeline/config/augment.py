@@ -23,8 +23,7 @@ class AudioAugment(Strict):
     `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins
     become the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the
     modality on train. `window_frames`: only so many frames in a row are used, from a random place on; of val
-    and test, and wherever the input is not to be random, those in the middle (VGGSound, datasets.md §3.3).
-    """
+    and test, and wherever the input is not to be random, those in the middle (VGGSound, datasets.md §3.3)."""
 
     kind: Literal["audio"] = "audio"
     window_frames: PositiveInt | None = None
@@ -66,7 +65,8 @@ class ImageAugment(Strict):
 
 
 class TabularAugment(Strict):
-    """Gaussian noise on a training batch of columns `[B, F]`, in standard deviations of each column on train."""
+    """Gaussian noise on a training batch of columns `[B, F]`, in standard deviations of each column on
+    train."""
 
     kind: Literal["tabular"] = "tabular"
     noise: NonNegativeFloat = 0.0

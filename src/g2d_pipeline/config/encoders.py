@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, field_validator, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler as Serializer
 
 from g2d_pipeline.config.base import Counts, Numbers, Strict
+from g2d_pipeline.config.external import ByName, External, settings_by_name
+
+ENCODER_GROUP = "g2d_pipeline.encoders"  # of entry points: encoders of other packages, by name
 
 
 class _Encoder(Strict):
@@ -24,7 +21,7 @@ class _Encoder(Strict):
 
 
 class SmallCNN(_Encoder):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then the means over a `grid` × `grid`
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a `grid` × `grid`
     raster.
 
     `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the
@@ -44,14 +41,12 @@ class _Pretrained(_Encoder):
     A relative path starts at the project's folder. The file's content is part of the fingerprints of what is
     trained."""
 
-    FILES: ClassVar[
-        dict[str, str]
-    ]  # torchvision's names for weights → the files they stand for, the default last
+    FILES: ClassVar[dict[str, str]]  # torchvision's names of weights → their files, the default last
 
     weights: str | None = None
 
     @model_serializer(mode="wrap")
-    def _plain_without_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _plain_without_weights(self, handler: Serializer) -> dict[str, Any]:
         dumped: dict[str, Any] = handler(self)
         return {key: value for key, value in dumped.items() if value is not None}
 
@@ -63,8 +58,9 @@ class _Pretrained(_Encoder):
         known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
         if file := known.get(value.rpartition(".")[2].upper()):
             raise ValueError(
-                f"nothing is downloaded at run time. Once, put https://download.pytorch.org/models/{file} into, say, "
-                f"data/01_raw/weights/, and give weights: data/01_raw/weights/{file}"
+                "nothing is downloaded at run time. Once, put "
+                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give "
+                f"weights: data/01_raw/weights/{file}"
             )
         raise ValueError("a file that ends in .safetensors, .pth or .pt")
 
@@ -107,10 +103,8 @@ class Transformer(_Encoder):
     """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence
     (§4.4).
 
-    Tokens of a text have a learnt embedding in place of the convolution.
-
-    `pool`: `mean` over the real steps, or the `first` step (as published). Padding is masked: it changes
-    nothing."""
+    Tokens of a text have a learnt embedding in place of the convolution. `pool`: `mean` over the real steps,
+    or the `first` step (as published). Padding is masked: it changes nothing."""
 
     name: Literal["transformer"] = "transformer"
     width: PositiveInt = 768
@@ -128,7 +122,7 @@ class Transformer(_Encoder):
 
 
 class Bag(_Encoder):
-    """The mean of a text's tokens, each a learnt embedding of `width` numbers; then linear, ReLU a width of
+    """The mean of a text's tokens, each a learnt embedding `width` wide; then linear, ReLU a width of
     `widths`.
 
     Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
@@ -140,6 +134,11 @@ class Bag(_Encoder):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class ExternalEncoder(_Encoder, External):
+    """An encoder of another package; its trunk's class is called with (shape, **options)."""
+
+
 EncoderSettings = Annotated[
-    SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag, Field(discriminator="name")
+    SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag | ExternalEncoder, ByName(ENCODER_GROUP)
 ]
+ENCODERS: dict[str, type[_Encoder]] = settings_by_name(EncoderSettings)

@@ -1,14 +1,14 @@
-"""The fusions and their settings (paper A.3; g2d.md §8). A word is enough for the defaults: `fusion: film`."""
+"""The fusions and their settings (paper A.3; g2d.md §8). A word is enough for the defaults: `fusion:
+film`."""
 
 from __future__ import annotations
 
-import difflib
-from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, Tag
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from g2d_pipeline.config.base import Counts, Strict
+from g2d_pipeline.config.external import ByName, External, settings_by_name
 
 FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packages, by name
 
@@ -98,49 +98,13 @@ class Weighted(_Fusion):
     start: NonNegativeFloat | None = None
 
 
-Known = Late | Sum | Concat | FiLM | BiGated | CrossAttention | Shared | Cosine | Weighted
-FUSIONS: dict[str, type[_Fusion]] = {of.model_fields["name"].default: of for of in get_args(Known)}
-
-
-class ExternalFusion(_Fusion):
-    """A fusion of another package: an entry point of the group `g2d_pipeline.fusions`, or a module's dotted
-    path.
-
-    `options`: what its class is given beside widths and outputs.
-    """
-
-    name: str = ""
-    options: dict[str, Any] = {}
-
-
-def _by_name(value: Any) -> Any:
-    """`film` → `{name: film}`. Raises ValueError for a name that is nowhere, with the nearest one."""
-    name = value.get("name") if isinstance(value, dict) else value
-    if isinstance(name, str) and name not in FUSIONS and "." not in name:
-        known = [*FUSIONS, *(e.name for e in entry_points(group=FUSION_GROUP))]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f". Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"allowed are {', '.join(known)}, or the dotted path of a module{hint}")
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _class_of(value: Any) -> str:
-    name = value.get("name", "late") if isinstance(value, dict) else getattr(value, "name", "late")
-    return name if name in FUSIONS else "outside"
+class ExternalFusion(_Fusion, External):
+    """A fusion of another package; its class is called with (widths, outputs, unimodal_readout=…,
+    **options)."""
 
 
 FusionSettings = Annotated[
-    Annotated[Late, Tag("late")]
-    | Annotated[Sum, Tag("sum")]
-    | Annotated[Concat, Tag("concat")]
-    | Annotated[FiLM, Tag("film")]
-    | Annotated[BiGated, Tag("bi_gated")]
-    | Annotated[CrossAttention, Tag("cross_attention")]
-    | Annotated[Shared, Tag("shared")]
-    | Annotated[Cosine, Tag("cosine")]
-    | Annotated[Weighted, Tag("weighted")]
-    | Annotated[ExternalFusion, Tag("outside")],
-    Discriminator(_class_of),
-    BeforeValidator(_by_name),
+    Late | Sum | Concat | FiLM | BiGated | CrossAttention | Shared | Cosine | Weighted | ExternalFusion,
+    ByName(FUSION_GROUP, default="late"),
 ]
+FUSIONS: dict[str, type[_Fusion]] = settings_by_name(FusionSettings)

@@ -11,15 +11,22 @@ from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Posi
 from g2d_pipeline.config.base import SPLITS, Split, Strict, split_slashes
 
 
-class AVDigits(Strict):
-    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a SAMPLE."""
+class RawSettings(Strict):
+    """What all layouts have: `raw_dir` is relative to the project unless absolute."""
+
+    layout: str
+    raw_dir: str
+
+
+class AVDigits(RawSettings):
+    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a
+    SAMPLE."""
 
     layout: Literal["av_digits"] = "av_digits"
-    raw_dir: str
     seed: NonNegativeInt = 0  # of the pairing
 
 
-class SpokenMNIST(Strict):
+class SpokenMNIST(RawSettings):
     """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross
     splits.
 
@@ -28,7 +35,6 @@ class SpokenMNIST(Strict):
     """
 
     layout: Literal["spoken_mnist"] = "spoken_mnist"
-    raw_dir: str
     pairs: dict[Split, PositiveInt] = {"train": 2000, "val": 500, "test": 1000}
     test_takes: list[NonNegativeInt] = [0, 1, 2, 3, 4]
     val_takes: list[NonNegativeInt] = [5, 6, 7, 8, 9]
@@ -43,19 +49,18 @@ class SpokenMNIST(Strict):
         return self
 
 
-class MISME(Strict):
+class MISME(RawSettings):
     """MIS-ME: XLSX label files + a flat image folder → volumetric water content (datasets.md §5.1).
 
     `sample_rows`: rows of the simulated sample per split, where the raw folder is absent.
     """
 
     layout: Literal["mis_me"] = "mis_me"
-    raw_dir: str
     sample_rows: dict[Split, PositiveInt] = {"train": 160, "val": 40, "test": 45}
     seed: NonNegativeInt = 0
 
 
-class CremaD(Strict):
+class CremaD(RawSettings):
     """CREMA-D (datasets.md §1): WAV + FLV (or extracted pictures) → 6 emotions.
 
     `split`: `published` is the field's 6,698 / 744 clips, of whose train part `val_fraction` is held out,
@@ -63,7 +68,6 @@ class CremaD(Strict):
     (§1.5), all of train. `sample_clips`: clips of the simulated sample."""
 
     layout: Literal["crema_d"] = "crema_d"
-    raw_dir: str
     split: Literal["published", "speakers"] = "published"
     broken_clips: Literal["drop", "keep"] = "drop"
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -71,33 +75,29 @@ class CremaD(Strict):
     seed: NonNegativeInt = 0
 
 
-class AVMNIST(Strict):
+class AVMNIST(RawSettings):
     """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's
     split)."""
 
     layout: Literal["av_mnist"] = "av_mnist"
-    raw_dir: str
     val_rows: PositiveInt = 5000
     sample_rows: dict[Split, PositiveInt] = {"train": 500, "val": 100, "test": 200}
     seed: NonNegativeInt = 0
 
 
-class VGGSound(Strict):
+class VGGSound(RawSettings):
     """VGGSound (datasets.md §3): the published CSV + whatever clips could be downloaded → 309 sounds."""
 
     layout: Literal["vggsound"] = "vggsound"
-    raw_dir: str
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     sample_clips: Annotated[int, Field(ge=60)] = 120
     seed: NonNegativeInt = 0
 
 
-class URFunny(Strict):
-    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no, k =
-    3."""
+class URFunny(RawSettings):
+    """UR-Funny V2 (datasets.md §4): published pickles, read without executing anything → humour yes/no."""
 
     layout: Literal["ur_funny"] = "ur_funny"
-    raw_dir: str
     context: bool = False  # the sentences before the punchline, too
     sample_rows: dict[Split, PositiveInt] = {"train": 240, "val": 60, "test": 60}
     seed: NonNegativeInt = 0
@@ -194,7 +194,7 @@ class Join(Strict):
         return (self.key, self.key) if isinstance(self.key, str) else next(iter(self.key.items()))
 
 
-class Table(Strict):
+class Table(RawSettings):
     """Anybody's own data: one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
 
     `table`: the file, relative to `raw_dir`, or one for each split: `{train: …, val: …, test: …}`, or a list
@@ -211,7 +211,6 @@ class Table(Strict):
     the split is given: the data report tells which of its values are in several splits."""
 
     layout: Literal["table"] = "table"
-    raw_dir: str
     table: TableFiles | None = None
     root: str | None = None
     columns: dict[str, str] = {}

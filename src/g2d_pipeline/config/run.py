@@ -65,6 +65,9 @@ class RunSettings(Strict):
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
     rebuild: bool = False
+    code: Literal["check", "ignore"] = (
+        "check"  # ignore: artefacts that other versions of the code made stay fresh
+    )
     debug: bool = False
 
     @property

@@ -66,6 +66,7 @@ def build_report(
         many_seeds=int(summary["n"].max()) > 1,
         protocol=protocol(runs),
         warn_selection=selection_note(metrics),
+        code_ignored=configuration.get("code") == "ignore",
         tiles=tiles(summary, modalities),
         main=table_cells(summary_table(summary), summary, unit),
         other=table_cells(summary_table(summary, other_metrics(summary)), summary, unit),

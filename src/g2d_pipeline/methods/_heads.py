@@ -1,21 +1,23 @@
-"""A linear head a modality, for methods that train one beside the fusion (`heads per modality` in rivals.md)."""
+"""Logits and losses of each modality by itself, for methods that train them beside the multimodal ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
 
-from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.methods.base import State
+from g2d_pipeline.models import MultimodalModel, Output, Task
 from g2d_pipeline.models.encoders import initialise
+
+MULTI = "multi"  # the multimodal prediction, as in the history
 
 
 class UnimodalHeads(nn.Module):
-    """u^m `[B, C]`: by the fusion's own head of m where it has one (late, sum), else by a linear head made
-    here.
+    """u^m `[B, C]`: by the fusion's own head of m where it has one, else by a linear head made here.
 
-    Make it in `on_fit_start`, as an attribute of the method: then it is trained, saved and moved like the
-    model."""
+    Made in `on_fit_start` as an attribute of the method, it is trained, saved and moved like the model."""
 
     def __init__(self, model: MultimodalModel, outputs: int) -> None:
         super().__init__()
@@ -27,3 +29,26 @@ class UnimodalHeads(nn.Module):
         if modality in self.heads:
             return cast(Tensor, self.heads[modality](features[modality]))
         return model.unimodal_logits(features, modality)
+
+    def losses(
+        self, output: Output, target: Tensor, weights: Mapping[str, float], state: State
+    ) -> dict[str, Tensor]:
+        """w_p · task loss of each part p ("multi" or a modality) of positive weight: `task` or `task_<m>`."""
+        logits = {
+            part: output.logits if part == MULTI else self.logits(state.model, output.features, part)
+            for part, weight in weights.items()
+            if weight > 0
+        }
+        return weighted_losses(state.task, logits, target, weights)
+
+
+def weighted_losses(
+    task: Task, logits: Mapping[str, Tensor], target: Tensor, weights: Mapping[str, float] | float = 1.0
+) -> dict[str, Tensor]:
+    """w_p · task loss of the logits `[B, C]` of each part p of positive weight."""
+    by_part = weights if isinstance(weights, Mapping) else dict.fromkeys(logits, weights)
+    return {
+        "task" if part == MULTI else f"task_{part}": by_part[part] * task.loss(u, target)
+        for part, u in logits.items()
+        if by_part[part] > 0
+    }

@@ -22,21 +22,21 @@ def coalitions(modalities: Sequence[str]) -> list[Coalition]:
 def shapley(modalities: Sequence[str], value: Callable[[Coalition], V]) -> dict[str, V]:
     """φ^m = Σ_{S ∌ m} |S|! (k − |S| − 1)! / k! · (v(S ∪ {m}) − v(S)); they sum to v(all) − v(∅).
 
-    `value` is asked once for each of the 2^k subsets; it gives numbers, or tensors of one shape.
-    """
+    `value` is called once for each of the 2^k subsets; it gives numbers, or tensors of one shape."""
     k = len(modalities)
     values = {some: value(some) for some in coalitions(modalities)}
-    found: dict[str, V] = {}
-    for m in modalities:
+
+    def contribution(m: str) -> V:
         parts = [
-            factorial(len(some)) * factorial(k - len(some) - 1) / factorial(k) * (values[some | {m}] - of)
-            for some, of in values.items()
+            factorial(len(some)) * factorial(k - len(some) - 1) / factorial(k) * (values[some | {m}] - before)
+            for some, before in values.items()
             if m not in some
         ]
-        found[m] = sum(parts[1:], parts[0])
-    return found
+        return sum(parts[1:], parts[0])
+
+    return {m: contribution(m) for m in modalities}
 
 
-def masked(features: Mapping[str, Tensor], kept: Coalition) -> dict[str, Tensor]:
+def mask_others(features: Mapping[str, Tensor], kept: Coalition) -> dict[str, Tensor]:
     """The features `[B, D_m]`, with zeros in place of the modalities that are not in `kept`."""
     return {m: feature if m in kept else torch.zeros_like(feature) for m, feature in features.items()}

@@ -1,22 +1,20 @@
-"""AGM: adaptive gradient modulation (Li et al., ICCV 2023).
-
-What each modality adds to the logits is told apart by Shapley values; a modality that does better in a batch
-than it did so far, compared with the others, has the gradient of its part scaled down, and one that does
-worse up."""
+"""AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Annotated, ClassVar, Literal
+from functools import reduce
+from operator import add
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._leading import Window, check_several
+from g2d_pipeline.methods._scores import Window
 from g2d_pipeline.methods._shapley import Coalition, shapley
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Encoder, Normaliser, Output, Task
 from g2d_pipeline.models.multimodal import scale_gradient
 
@@ -28,38 +26,32 @@ def responses(
     fusion: nn.Module, whole: Tensor, present: Mapping[str, Tensor], absent: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """φ: m → `[B, C]`, Shapley values of the logits; Σ_m φ^m = `whole` `[B, C]`, the logits of all
-    modalities.
-
-    A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and `absent` ones of
-    the others; those of no modality are left out, that is 0."""
+    modalities. A subset's logits are the fusion of `present` features `[B, D_m]` of its modalities and
+    `absent` ones of the others; those of no modality are left out, that is 0."""
 
     def logits(kept: Coalition) -> Tensor:
         if len(kept) == len(present):
             return whole
         if not kept:
             return torch.zeros_like(whole)
-        of: Tensor = fusion({m: present[m] if m in kept else absent[m] for m in present})
-        return of
+        return cast(Tensor, fusion({m: present[m] if m in kept else absent[m] for m in present}))
 
     return shapley(list(present), logits)
 
 
-def scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
+def batch_scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
     """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on
-    the CPU.
-
-    Classification: cross-entropy. Regression (our definition): half the squared error over the target's
-    variance."""
+    the CPU. Classification: cross-entropy. Regression (our definition): half the squared error over the
+    target's variance."""
     with torch.no_grad():
         rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
         return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
 
 
-def ratios(of: Tensor) -> Tensor:
-    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for the modalities that do better than the
-    others."""
-    k = len(of)
-    return (k / (k - 1) * (of.mean() - of)).exp()
+def ratios(scores: Tensor) -> Tensor:
+    """r^m `[k]` = exp(k / (k − 1) · (mean_j S^j − S^m)): above 1 for those that do better than others."""
+    k = len(scores)
+    return (k / (k - 1) * (scores.mean() - scores)).exp()
 
 
 def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
@@ -67,9 +59,9 @@ def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
     return (alpha * (ratios(before) - ratios(now)).clamp_max(GREATEST_GAP)).exp()
 
 
-def muted_input(encoder: nn.Module, x: Tensor) -> Tensor:
-    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0, which is
-    padding."""
+def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
+    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0
+    (padding)."""
     normaliser = getattr(encoder, "normaliser", None)
     if not isinstance(normaliser, Normaliser) or (isinstance(encoder, Encoder) and encoder.tokens):
         return torch.zeros_like(x[:1])
@@ -78,13 +70,7 @@ def muted_input(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 class AGMParameters(Window):
-    """`alpha` ≥ 0: how hard it modulates (published: 0.1 to 2.5, by data set; 0: joint training).
-
-    `where`: κ^m scales the gradient of φ^m, so that of the encoder and of its share of the fusion
-    (`response`, the authors), or of the encoder alone (`encoder`, BalanceBenchmark, which leaves out biases).
-    `masked`: what is zeroed of an absent modality, its `inputs` (the authors: the encoders run once more, in
-    evaluation mode), or its `features` (ours: no encoder runs again). `clip` > 0: clip all gradients at this
-    norm where one of the fusion's is greater than it (the code: 1 or 5; left out: never)."""
+    """Explained one by one in conf/base/methods/agm.yml."""
 
     alpha: NonNegativeFloat = 1.0
     where: Literal["response", "encoder"] = "response"
@@ -102,29 +88,18 @@ class AGM(Method):
     whole's, and κ one number for all. BalanceBenchmark has the ratio upside down, and amplifies who is ahead;
     this follows the authors. Scores of a regression and more than three modalities: our definition."""
 
-    Parameters: ClassVar[type[MethodParameters]] = AGMParameters
-    equation: ClassVar[str] = (
-        "∇φ^m ← κ^m·∇φ^m, κ^m = exp(α·min(r̄^m − r^m, 7)), r^m = exp(k/(k−1)·(mean_j S^j − S^m)), S^m = L_S(φ^m, y), "
-        "φ^m: Shapley value of the logits"
+    Parameters = AGMParameters
+    min_modalities = 2
+    equation = (
+        "∇φ^m ← κ^m·∇φ^m, κ^m = exp(α·min(r̄^m − r^m, 7)), r^m = exp(k/(k−1)·(mean_j S^j − S^m)), "
+        "S^m = L_S(φ^m, y), φ^m: Shapley value of the logits"
     )
-    source: ClassVar[str] = "Li et al., ICCV 2023, adaptive gradient modulation"
+    source = "Li et al., ICCV 2023, adaptive gradient modulation"
     parameters: AGMParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("agm", context)
 
     def on_fit_start(self, state: State) -> None:
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄
         self.batches = 0  # that they are means over
-        self.latest: dict[str, float] = {}  # κ
-
-    def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
-        terms = super().train_batch(batch, state)
-        if self._acts(state):
-            for m, kappa in self.latest.items():
-                state.log(f"kappa/{m}", kappa)
-        return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if not self._acts(state):
@@ -132,18 +107,20 @@ class AGM(Method):
         whole = self.parameters.where == "response"
         with nullcontext() if whole else torch.no_grad():
             parts = self._responses(output, batch, state)
-        now = scores(state.task, parts, batch.target)
-        kappa = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
-        self.latest = dict(zip(parts, kappa, strict=True))
+        now = batch_scores(state.task, parts, batch.target)
+        values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
+        kappa: dict[str, float] = dict(zip(parts, values, strict=True))
+        for m in kappa:
+            state.log(f"kappa/{m}", kappa[m])
         self.batches += 1
         self.mean_scores = self.mean_scores + (now - self.mean_scores) / self.batches
         if whole:
-            scaled = [scale_gradient(part, self.latest[m]) for m, part in parts.items()]
-            output = Output(output.features, sum(scaled[1:], scaled[0]))
+            scaled = [scale_gradient(part, kappa[m]) for m, part in parts.items()]
+            output = Output(output.features, reduce(add, scaled))
         else:
             for m, feature in output.features.items():
                 if feature.requires_grad:
-                    feature.register_hook(lambda gradient, of=self.latest[m]: gradient * of)
+                    feature.register_hook(lambda gradient, factor=kappa[m]: gradient * factor)
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:
@@ -164,15 +141,13 @@ class AGM(Method):
         absent = {m: torch.zeros_like(feature) for m, feature in present.items()}
         if self.parameters.masked == "inputs":
             inputs = dict(batch.inputs)
-            if unread := [
-                m for m in present if m not in inputs
-            ]:  # their encoders rest: any sample tells the shape
+            if unread := [m for m in present if m not in inputs]:  # frozen encoders: any sample has the shape
                 one = state.batch(batch.index[:1].cpu().numpy()).inputs
                 inputs |= {m: one[m] for m in unread}
-            nothing = {m: muted_input(state.model.encoders[m], inputs[m]) for m in present}
+            nothing = {m: masked_input(state.model.encoders[m], inputs[m]) for m in present}
             size = len(batch.target)
             zeros = state.forward(Batch(batch.index[:1], nothing, batch.target[:1])).features
             present, absent = state.forward(batch).features, {m: f.expand(size, -1) for m, f in zeros.items()}
-        found = responses(state.model.fusion, output.logits, present, absent)
+        parts = responses(state.model.fusion, output.logits, present, absent)
         state.model.train()
-        return found
+        return parts

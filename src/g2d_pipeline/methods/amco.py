@@ -1,19 +1,17 @@
-"""AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023).
-
-A modality on which the prediction depends too much has a growing share of its feature dimensions masked, and
-every modality learns from a loss of its own besides."""
+"""AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023)."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._leading import Window, by_lead, check_several, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._heads import weighted_losses
+from g2d_pipeline.methods._scores import Window, by_lead, sum_confidence
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 CODE_EPOCHS = 10  # the code's progress grows by a tenth of the epoch's number with every batch
@@ -21,14 +19,11 @@ CODE_EPOCHS = 10  # the code's progress grows by a tenth of the epoch's number w
 
 def dependence_shares(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tensor:
     """The share `[k]` of each modality in one softmax over all modalities' logits side by side, mean over the
-    batch.
-
-    Regression (our definition): s^m / Σ_j s^j, of the mean confidences.
-    """
+    batch. Regression (our definition): s^m / Σ_j s^j, of the mean confidences."""
     if task.outputs > 1:
         p = torch.cat(list(logits.values()), dim=1).double().softmax(dim=1)
         return torch.stack([part.sum(dim=1).mean() for part in p.split(task.outputs, dim=1)]).cpu()
-    scores = summed_scores(task, logits, target)
+    scores = sum_confidence(task, logits, target)
     return scores / scores.sum().clamp_min(torch.finfo(scores.dtype).tiny)
 
 
@@ -45,14 +40,7 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
 
 
 class AMCoParameters(Window):
-    """`sigma` in (0, 1]: the share above which a modality is masked (published: 0.5; 1: never).
-
-    `epsilon` > 0: the progress at which all of it is masked (published: 0.3). `progress`: the share of the
-    `epochs` done (our reading of the schedule), or growing with the `batches` of an epoch (the code: their
-    number × (epoch − 1) / 10). `greatest_share` in [0, 1]: no more is ever masked (published: 1). `hold`: a
-    modality is masked in the `batch` in which its share is too great, or from then on to the end of the
-    `epoch` (the code). `rescale`: what is left is divided by 1 − p, by no less than 0.1 (the code).
-    `unimodal_weight` ≥ 0: of each modality's own loss (published: 1)."""
+    """Explained one by one in conf/base/methods/amco.yml."""
 
     sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
     epsilon: Annotated[float, Field(gt=0)] = 0.3
@@ -73,18 +61,14 @@ class AMCo(Method):
     has a task loss of its own besides, from what is left of its feature. Regression: shares of confidence
     (our definition). Predictions use all features."""
 
-    Parameters: ClassVar[type[MethodParameters]] = AMCoParameters
-    equation: ClassVar[str] = (
-        "L = L_S(l, y) + w Σ_m L_S(u^m, y); share^m > σ: ⌊p·D_m⌋ dimensions of f^m ← 0, p = sin(π/2·min(ε, l_t)/ε)"
+    Parameters = AMCoParameters
+    min_modalities = 2
+    equation = (
+        "L = L_S(l, y) + w Σ_m L_S(u^m, y); share^m > σ: ⌊p·D_m⌋ dimensions of f^m ← 0, "
+        "p = sin(π/2·min(ε, l_t)/ε)"
     )
-    source: ClassVar[str] = (
-        "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
-    )
+    source = "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
     parameters: AMCoParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("amco", context)
 
     def on_fit_start(self, state: State) -> None:
         self.batches = 0  # of this epoch
@@ -94,7 +78,7 @@ class AMCo(Method):
         self.batches, self.held = 0, []
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        p, task = self.parameters, state.task
+        p = self.parameters
         if not p.acts(state.epoch):
             return super().loss(output, batch, state)
         share = self._share(state)
@@ -105,8 +89,8 @@ class AMCo(Method):
             output = Output(features, state.model.fusion(features))
         terms = super().loss(output, batch, state)
         if p.unimodal_weight > 0:
-            for m, logits in state.unimodal_logits(output).items():
-                terms[f"task_{m}"] = p.unimodal_weight * task.loss(logits, batch.target)
+            alone = state.unimodal_logits(output)
+            terms |= weighted_losses(state.task, alone, batch.target, p.unimodal_weight)
         return terms
 
     def _share(self, state: State) -> float:
@@ -120,20 +104,17 @@ class AMCo(Method):
         """m → its masked feature, of the modalities on which too much depends."""
         with torch.no_grad():
             shares = dependence_shares(state.task, state.unimodal_logits(output), batch.target)
-        over = [
-            m
-            for m, of in zip(state.model.modalities, shares.tolist(), strict=True)
-            if of > self.parameters.sigma
-        ]
+        names = state.model.modalities
+        over = [m for m, s in zip(names, shares.tolist(), strict=True) if s > self.parameters.sigma]
         if self.parameters.hold == "epoch":
             self.held = [*self.held, *(m for m in over if m not in self.held)]
             over = self.held
-        found: dict[str, Tensor] = {}
-        for m in (state.model.modalities[position] for position in by_lead(shares)):
+        features: dict[str, Tensor] = {}
+        for m in (names[position] for position in by_lead(shares)):
             width = output.features[m].shape[1]
             if m not in over or int(share * width) == 0:
                 continue
-            found[m] = mask_features(output.features[m], torch.randperm(width)[: int(share * width)])
+            features[m] = mask_features(output.features[m], torch.randperm(width)[: int(share * width)])
             if self.parameters.rescale:
-                found[m] = found[m] / max(1 - share, 0.1)
-        return found
+                features[m] = features[m] / max(1 - share, 0.1)
+        return features

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor, nn, optim
 
 from g2d_pipeline.config import Strict
+from g2d_pipeline.errors import did_you_mean
 from g2d_pipeline.models import MultimodalModel, Output, Task
 
 
@@ -23,8 +26,7 @@ class MethodParameters(Strict):
 
 @dataclass(frozen=True)
 class TeacherView:
-    """What one teacher says of the samples of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ
-    `[B]`."""
+    """What a teacher says of a batch: feature `[B, D]`, logits `[B, C]`, confidence ρ `[B]`."""
 
     feature: Tensor
     logits: Tensor
@@ -34,11 +36,8 @@ class TeacherView:
 @dataclass(frozen=True)
 class Batch:
     """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
-    modality.
-
-    `features`: m → `[B, D_m]` of encoders frozen in this epoch: they are cached, and the inputs of
-    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it.
-    """
+    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and the inputs of
+    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it."""
 
     index: Tensor
     inputs: dict[str, Tensor]
@@ -52,8 +51,7 @@ class MethodContext:
     """What a method is to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
     names.
 
-    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step.
-    """
+    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
 
     task: str
     fusion: str
@@ -70,10 +68,7 @@ class MethodContext:
 @dataclass(frozen=True)
 class Validation:
     """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target`
-    `[N]`.
-
-    `scores`: part → the selection metric, and `loss`, the task loss of the whole.
-    """
+    `[N]`. `scores`: part → the selection metric, and `loss`, the task loss of the whole."""
 
     logits: dict[str, Tensor]
     target: Tensor
@@ -127,11 +122,9 @@ class State:
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's
-        batches that logged it.
-
-        `kappa/<modality>`: what the method multiplies an encoder's gradient by; the history multiplies it by
-        SMP's κ, and counts 1 for batches that log none. A second value in one batch replaces the first.
-        Raises ValueError for a name that the history writes itself."""
+        batches that logged it. `kappa/<modality>`: what the method multiplies an encoder's gradient by; the
+        history multiplies it by SMP's κ, and counts 1 for batches that log none. A second value in one batch
+        replaces the first. Raises ValueError for a name that the history writes itself."""
         if name.startswith(RESERVED):
             raise ValueError(f"{name!r} is a column of the history itself: log it by another name")
         self.logged[name] = value
@@ -145,8 +138,11 @@ class Method:
     """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into
     docs/methods.md.
 
-    `tasks`, `fusions` (None: any), `most_modalities` (None: any number), `works_with_smp`: what it is defined
-    for. `steps_itself`: it steps several times a batch, so that there is nothing to accumulate.
+    `tasks`, `fusions` (None: any), `min_modalities`, `max_modalities` (None: any number), `works_with_smp`:
+    what it is defined for; `undefined` (of tasks and fusions) and `no_smp` say why not, and the remedy.
+    `by_modality`: parameters whose keys are modalities, `by_part`: or "multi", the whole. `exchange`: how the
+    students' encoders exchange (`models/exchange.py`). `steps_itself`: it calls `state.step` several times a
+    batch, so that there is nothing to accumulate.
 
     What a method keeps in attributes of its own (tensors, numbers, lists, dictionaries, modules: running
     averages, prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all
@@ -158,40 +154,50 @@ class Method:
     source: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     fusions: ClassVar[tuple[str, ...] | None] = None
-    most_modalities: ClassVar[int | None] = None
+    min_modalities: ClassVar[int] = 1
+    max_modalities: ClassVar[int | None] = None
     works_with_smp: ClassVar[bool] = True
-    exchange: ClassVar[str | None] = (
-        None  # the students' encoders tell each other by it (`models/exchange.py`)
-    )
-    steps_itself: ClassVar[bool] = False  # calls `state.step` within a batch
+    undefined: ClassVar[str] = ""
+    no_smp: ClassVar[str] = "decides itself who learns when, so SMP can not be added"
+    by_modality: ClassVar[tuple[str, ...]] = ()
+    by_part: ClassVar[tuple[str, ...]] = ()
+    exchange: ClassVar[str | None] = None
+    steps_itself: ClassVar[bool] = False
 
     def __init__(self, parameters: MethodParameters | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
 
     def check(self, context: MethodContext) -> None:
         """Raise ValueError with the reason and what works instead, where the method is undefined for the
-        context.
-
-        Called before any data are read. Parameters that name modalities are checked here.
-        """
-        name = type(self).__module__.rpartition(".")[2]
+        context. Called before any data are read."""
+        name, names = type(self).__module__.rpartition(".")[2], context.modalities
         if context.task not in self.tasks:
-            raise ValueError(f"{name} is defined for {' and '.join(self.tasks)}, not for {context.task}")
+            defined = f"{name} is defined for {' and '.join(self.tasks)}, not for {context.task}"
+            raise ValueError(defined + self.undefined)
         if self.fusions is not None and context.fusion not in self.fusions:
+            works = f"It works with: {', '.join(self.fusions)}"
+            raise ValueError(f"{name} is not defined for fusion {context.fusion}. {works}{self.undefined}")
+        if len(names) < self.min_modalities:
+            raise ValueError(f"{name} compares modalities, and {names[0]} is the only one: say method=joint")
+        if self.max_modalities is not None and len(names) > self.max_modalities:
             raise ValueError(
-                f"{name} is not defined for fusion {context.fusion}. It works with: {', '.join(self.fusions)}"
-            )
-        if self.most_modalities is not None and len(context.modalities) > self.most_modalities:
-            raise ValueError(
-                f"{name} is defined for up to {self.most_modalities} modalities, the data set has "
-                f"{len(context.modalities)} ({', '.join(context.modalities)}): leave some out"
+                f"{name} is defined for up to {self.max_modalities} modalities, the data set has "
+                f"{len(names)} ({', '.join(names)}): leave some out"
             )
         if context.smp and not self.works_with_smp:
-            raise ValueError(f"{name} decides itself who learns when, so SMP can not be added: say smp=false")
+            raise ValueError(f"{name} {self.no_smp}: say smp=false")
         if context.accumulation > 1 and self.steps_itself:
             raise ValueError(
                 f"{name} steps several times a batch, so none can be accumulated: say accumulation=1"
             )
+        for parameter in (*self.by_modality, *self.by_part):
+            allowed = (*(["multi"] if parameter in self.by_part else []), *names)
+            for key, value in getattr(self.parameters, parameter).items():
+                if key not in allowed:
+                    raise ValueError(
+                        f"{parameter}.{key} = {value:g}: there is no modality '{key}'."
+                        f"{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}"
+                    )
 
     def epochs(self, epochs: int) -> int:
         """How many epochs it takes of the recipe's; a method that trains nothing says 1 and leaves out all
@@ -224,10 +230,7 @@ class Method:
         Alternating methods go over the modalities here and call `state.backward` and `state.step` for each.
         Returns the terms of the loss by name, for the history."""
         terms = self.loss(state.forward(batch), batch, state)
-        total, *others = terms.values()
-        for term in others:
-            total = total + term
-        state.backward(total)
+        state.backward(reduce(add, terms.values()))
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:

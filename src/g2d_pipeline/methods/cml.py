@@ -1,18 +1,19 @@
-"""CML: calibrating multimodal learning (Ma et al., ICML 2023): confidence must not rise when a modality is
-removed."""
+"""CML (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
-from typing import ClassVar, Literal
+from operator import add
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._leading import Window, by_lead, check_several
-from g2d_pipeline.methods._shapley import Coalition, masked
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window, by_lead
+from g2d_pipeline.methods._shapley import Coalition, mask_others
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 
@@ -35,20 +36,14 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
 
 def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor:
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
-    right on.
-
-    0 where there are none.
-    """
+    right on. 0 where there are none."""
     more, right = confidence_and_right(task, superset, target)
     less, _ = confidence_and_right(task, subset, target)
     return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
 
 
 class CMLParameters(Window):
-    """`weight` ≥ 0: λ, of the rise in confidence (published: 0.1).
-
-    `losses`: the mean of the task losses of all `nested` subsets, or that of the `whole` alone.
-    """
+    """Explained one by one in conf/base/methods/cml.yml."""
 
     weight: NonNegativeFloat = 0.1
     losses: Literal["nested", "whole"] = "nested"
@@ -62,35 +57,32 @@ class CML(Method):
     over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
     (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = CMLParameters
-    equation: ClassVar[str] = (
-        "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
-    )
-    source: ClassVar[str] = "Ma et al., ICML 2023, calibrating multimodal learning"
+    Parameters = CMLParameters
+    min_modalities = 2
+    equation = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
+    source = "Ma et al., ICML 2023, calibrating multimodal learning"
     parameters: CMLParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("cml", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
         terms = super().loss(output, batch, state)
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
-        _, *smaller = nested(self._order(output))
-        logits = [output.logits, *(state.model.fusion(masked(output.features, some)) for some in smaller)]
+        _, *subsets = nested(self._order(output))
+        logits = [
+            output.logits,
+            *(state.model.fusion(mask_others(output.features, some)) for some in subsets),
+        ]
         if p.losses == "nested":
-            losses = [task.loss(of, target) for of in logits[1:]]
-            terms["task"] = (terms["task"] + sum(losses[1:], losses[0])) / len(logits)
+            losses = [task.loss(smaller, target) for smaller in logits[1:]]
+            terms["task"] = (terms["task"] + reduce(add, losses)) / len(logits)
         if p.weight > 0:
             rises = [rise(task, more, less, target) for more, less in pairwise(logits)]
-            terms["rise"] = p.weight * sum(rises[1:], rises[0])
+            terms["rise"] = p.weight * reduce(add, rises)
         return terms
 
     def _order(self, output: Output) -> list[str]:
-        """A random order; drawn by the features' sizes, so that it depends on neither place nor name of a
-        modality."""
+        """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
         ranks = by_lead(sizes)

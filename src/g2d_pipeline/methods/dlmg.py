@@ -1,14 +1,10 @@
-"""DLMG / LFM: dynamically learning the modality gap (NeurIPS 2024): the task and the match of modalities take
-turns.
-
-First the modalities are matched to each other, without labels; the longer training lasts, the more the labels
-count."""
+"""DLMG / LFM (NeurIPS 2024), learning the modality gap: modalities are matched, then labels count."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,25 +19,22 @@ Moves = dict[nn.Parameter, tuple[Tensor, Tensor]]  # a parameter's gradients of 
 
 
 def pair_divergence(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean, of logits `[B, C]`
-    (Jensen-Shannon)."""
+    """½ KL(σ(a) ‖ M) + ½ KL(σ(b) ‖ M), M = (σ(a) + σ(b)) / 2, batch mean (Jensen-Shannon)."""
     log_p = torch.stack([a.log_softmax(dim=1), b.log_softmax(dim=1)])
     middle = log_p.logsumexp(dim=0)  # log M up to a constant
     return ((task.divergence(a, middle) + task.divergence(b, middle)) / 2).mean()
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`: who belongs to
-    whom."""
+    """Mean of CE(S_i·, i) and CE(S_·i, i), S_ij = cos(a_i, b_j) / τ, of features `[B, D]`."""
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
     same = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
 
 
-def over_pairs(of: dict[str, Tensor], match: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def over_pairs(values: dict[str, Tensor], match: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Mean of `match(x^m, x^n)` over the pairs of modalities (k = 2: the one; k > 2: our definition)."""
-    found = [match(a, b) for a, b in combinations(of.values(), 2)]
-    return torch.stack(found).mean()
+    return torch.stack([match(a, b) for a, b in combinations(values.values(), 2)]).mean()
 
 
 def heuristic_share(start: float, epoch: int, epochs: int) -> float:
@@ -59,12 +52,7 @@ def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tenso
 
 
 class DLMGParameters(MethodParameters):
-    """`matching`: `infonce` of the features (the paper), or `js`, the divergence of the predictions (the
-    code).
-
-    `temperature` > 0: of InfoNCE. `start` in [0, 1]: a_2 at the start. `schedule`: `heuristic`, start·(1 −
-    e/E), or `learned` on held-out batches: `weight_lr` > 0 is the step of a_2 (published: 1e-4), taken every
-    `every` batches."""
+    """Explained one by one in conf/base/methods/dlmg.yml."""
 
     matching: Literal["infonce", "js"] = "infonce"
     temperature: PositiveFloat = 0.1
@@ -85,14 +73,10 @@ class DLMG(Method):
     definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
     definition). With a_2 = 0 it is joint training with twice the loss."""
 
-    Parameters: ClassVar[type[MethodParameters]] = DLMGParameters
-    equation: ClassVar[str] = (
-        "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
-    )
-    source: ClassVar[str] = (
-        "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
-    )
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
+    Parameters = DLMGParameters
+    equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
+    source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
+    fusions = ("late",)
     parameters: DLMGParameters
 
     def check(self, context: MethodContext) -> None:
@@ -100,13 +84,13 @@ class DLMG(Method):
         p = self.parameters
         if context.fusion_settings.get("average", "logits") != "logits":
             raise ValueError(
-                "dlmg is defined for the mean of logits: fusion.average = probabilities is another one. Say "
+                "dlmg is defined for the mean of logits, not for fusion.average = probabilities: say "
                 "fusion.average=logits"
             )
         if p.matching == "js" and context.task == "regression":
             raise ValueError(
-                "dlmg with matching = js compares predicted distributions over classes, and a regression predicts a "
-                "number. Say matching=infonce"
+                "dlmg with matching = js compares predicted distributions over classes, and a regression "
+                "predicts a number. Say matching=infonce"
             )
         if p.schedule == "learned" and context.accumulation > 1:
             raise ValueError(
@@ -117,10 +101,8 @@ class DLMG(Method):
     def on_fit_start(self, state: State) -> None:
         widths, p = state.model.fusion.widths, self.parameters
         common = min(widths.values())
-        other = {m: width for m, width in widths.items() if width != common and p.matching == "infonce"}
-        self.projections = initialise(
-            nn.ModuleDict({m: nn.Linear(width, common) for m, width in other.items()})
-        )
+        other = [m for m, width in widths.items() if width != common and p.matching == "infonce"]
+        self.projections = initialise(nn.ModuleDict({m: nn.Linear(widths[m], common) for m in other}))
         self.share = p.start  # a_2
         self.batches = 0
 
@@ -133,10 +115,9 @@ class DLMG(Method):
         p = self.parameters
         if p.matching == "js":
             return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
-        features = {
-            m: cast(Tensor, self.projections[m](f)) if m in self.projections else f
-            for m, f in output.features.items()
-        }
+        features = dict(output.features)
+        for m, layer in self.projections.items():
+            features[m] = layer(features[m])
         return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
@@ -159,7 +140,7 @@ class DLMG(Method):
         return terms
 
     def _look_ahead(self, moves: Moves, size: int, state: State) -> float:
-        """The slope of the task loss on a random validation batch after one plain step, which is taken back."""
+        """The slope of the task loss on a random validation batch after one plain step, then undone."""
         lr, model = float(state.optimizer.param_groups[0]["lr"]), state.model
         rows = state.rows("val")
         rows = rows[torch.randperm(len(rows))[:size].sort().values.numpy()]
@@ -167,8 +148,8 @@ class DLMG(Method):
         model.eval()
         try:
             with torch.no_grad():
-                for p, (of_task, of_matching) in moves.items():
-                    p.sub_(2 * lr * ((1 - self.share) * of_task + self.share * of_matching))
+                for p, (t, a) in moves.items():
+                    p.sub_(2 * lr * ((1 - self.share) * t + self.share * a))
             batch = state.batch(rows)
             loss = state.task.loss(model(batch.inputs).logits, batch.target)
             val = torch.autograd.grad(loss, list(moves), materialize_grads=True)
@@ -177,19 +158,18 @@ class DLMG(Method):
                 for p, value in zip(moves, before, strict=True):
                     p.copy_(value)
             model.train()
-        return float(
-            look_ahead_slope(list(val), [t for t, _ in moves.values()], [a for _, a in moves.values()], lr)
-        )
+        task, matching = map(list, zip(*moves.values(), strict=True))
+        return float(look_ahead_slope(list(val), task, matching, lr))
 
 
 def _gradients(model: nn.Module, task: Tensor, matching: Tensor) -> Moves:
     """∇L_S and ∇A of the parameters that one of them reaches; the graph stays."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = [
-        torch.autograd.grad(of, parameters, retain_graph=True, allow_unused=True) for of in (task, matching)
-    ]
+    losses, zero = (task, matching), torch.zeros_like
+    t_s, a_s = (torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in losses)
+    gradients: Any = zip(parameters, t_s, a_s, strict=True)  # None where a loss does not reach the parameter
     return {
-        p: (torch.zeros_like(p) if t is None else t, torch.zeros_like(p) if a is None else a)
-        for p, t, a in zip(parameters, *found, strict=True)
+        p: (zero(p) if t is None else t, zero(p) if a is None else a)
+        for p, t, a in gradients
         if t is not None or a is not None
     }

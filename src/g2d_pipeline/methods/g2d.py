@@ -1,19 +1,16 @@
-"""G²D: distil every unimodal teacher into the multimodal student (Gradient-Guided Distillation, ICCV 2025,
-Eq. 1-4).
-
-L = L_S + α Σ_m w_m L_feat^m + β Σ_m w_m L_logit^m. The schedule that prioritises modalities (SMP) is
-`training/smp.py`."""
+"""G²D (ICCV 2025, Eq. 1-4): distil every unimodal teacher into the student; SMP is in training/smp.py."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, cast
+from functools import reduce
+from operator import add
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
 
@@ -36,18 +33,12 @@ def feature_distillation(
 
 
 def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3); regression: see
-    the task."""
+    """KL(σ(l_t/T) ‖ σ(l_s/T)) · T², batch mean, of logits `[B, C]`: teacher first (Eq. 3)."""
     return task.distill(student, teacher.detach(), temperature)
 
 
 class G2DParameters(MethodParameters):
-    """α, β ≥ 0 weigh feature and logit distillation (published: 1, 1); T > 0 softens the logits (published:
-    1).
-
-    `modality_weights`: m → w_m ≥ 0 in both sums (left out: 1, as published). `projection`: where a teacher's
-    feature is wider or narrower than the student's, a linear map that is learnt with the student and left
-    behind after training."""
+    """Explained one by one in conf/base/methods/g2d.yml."""
 
     alpha: NonNegativeFloat = 1.0
     beta: NonNegativeFloat = 1.0
@@ -65,15 +56,13 @@ class G2DParameters(MethodParameters):
 class G2D(Method):
     """Task loss + α·feature distillation + β·logit distillation; a term with weight 0 is not computed."""
 
-    Parameters: ClassVar[type[MethodParameters]] = G2DParameters
-    needs_teachers: ClassVar[bool] = True
-    equation: ClassVar[str] = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
-    source: ClassVar[str] = "G²D, ICCV 2025, Eq. 1-4"
+    Parameters = G2DParameters
+    needs_teachers = True
+    equation = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
+    source = "G²D, ICCV 2025, Eq. 1-4"
     parameters: G2DParameters
 
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_modalities("modality_weights", self.parameters.modality_weights, context)
+    by_modality = ("modality_weights",)
 
     def on_fit_start(self, state: State) -> None:
         p, layers = self.parameters, {}
@@ -88,26 +77,16 @@ class G2D(Method):
         terms = super().loss(output, batch, state)
         views = {m: view for m, view in batch.teachers.items() if p.weight(m) > 0}
         if p.alpha > 0 and views:
-            features = [
-                self._weigh(
-                    m,
-                    feature_distillation(self._projected(output, m), v.feature, p.reduction, p.feature_loss),
-                )
-                for m, v in views.items()
-            ]
-            terms["feature_distillation"] = p.alpha * sum(features[1:], features[0])
+            features = []
+            for m, v in views.items():
+                f = output.features[m]
+                f = self.projections[m](f) if m in self.projections else f  # as wide as the teacher's
+                features.append(p.weight(m) * feature_distillation(f, v.feature, p.reduction, p.feature_loss))
+            terms["feature_distillation"] = p.alpha * reduce(add, features)
         if p.beta > 0 and views:
             logits = [
-                self._weigh(m, logit_distillation(state.task, output.logits, v.logits, p.temperature))
+                p.weight(m) * logit_distillation(state.task, output.logits, v.logits, p.temperature)
                 for m, v in views.items()
             ]
-            terms["logit_distillation"] = p.beta * sum(logits[1:], logits[0])
+            terms["logit_distillation"] = p.beta * reduce(add, logits)
         return terms
-
-    def _projected(self, output: Output, modality: str) -> Tensor:
-        """f_s^m, as wide as the teacher's."""
-        feature = output.features[modality]
-        return cast(Tensor, self.projections[modality](feature)) if modality in self.projections else feature
-
-    def _weigh(self, modality: str, term: Tensor) -> Tensor:
-        return self.parameters.weight(modality) * term

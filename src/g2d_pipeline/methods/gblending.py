@@ -1,15 +1,11 @@
-"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how much a branch generalises for what it
-overfits.
-
-Each modality and the whole have a loss. Copies of the branches are trained alone to see what val gains by it,
-and how much further train runs ahead of val."""
+"""Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how branches generalise and overfit."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +13,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from g2d_pipeline.methods._heads import UnimodalHeads
-from g2d_pipeline.methods._named import check_modalities
+from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
 
-MULTI = "multi"  # the branch of all modalities together
 Losses = dict[str, tuple[float, float]]  # branch → mean loss on train and on val
 
 
@@ -38,19 +32,17 @@ def blend(
 ) -> dict[str, float]:
     """w ∝ G/O², summing to 1; empty where no branch gained anything.
 
-    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0 (both: our
-    definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight.
-    """
+    |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0
+    (both: our definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight."""
     least = floor * float(np.mean([val for _, val in before.values()]))
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for branch in before:
         g, o = generalisation(before[branch], after[branch])
         g = abs(g) if gain == "absolute" else max(g, 0.0)
-        found[branch] = (
-            g / max(abs(o), least) ** 2 if math.isfinite(g) and math.isfinite(o) and g > 0 else 0.0
-        )
-    total = sum(found.values())
-    return {branch: w / total for branch, w in found.items()} if total > 0 else {}
+        counts = math.isfinite(g) and math.isfinite(o) and g > 0
+        ratios[branch] = g / max(abs(o), least) ** 2 if counts else 0.0
+    total = sum(ratios.values())
+    return {branch: w / total for branch, w in ratios.items()} if total > 0 else {}
 
 
 def at_least(weights: dict[str, float], least: float) -> dict[str, float]:
@@ -69,10 +61,8 @@ class Branches:
         for branch in (MULTI, *model.modalities):
             kept = model.modalities if branch == MULTI else (branch,)
             encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
-            alone = MultimodalModel(
-                encoders, copy.deepcopy(model.fusion)
-            ).requires_grad_()  # also what SMP holds still
-            self.models[branch] = alone, copy.deepcopy(heads)
+            alone = MultimodalModel(encoders, copy.deepcopy(model.fusion))
+            self.models[branch] = alone.requires_grad_(), copy.deepcopy(heads)  # also what SMP holds still
             own = (p for part in self.models[branch] for p in part.parameters())
             self.optimizers[branch] = state.new_optimizer(own)
             for group in self.optimizers[branch].param_groups:
@@ -96,30 +86,23 @@ class Branches:
     @torch.no_grad()
     def losses(self, state: State) -> Losses:
         """Each branch's mean loss on the samples of train and val, as they are stored, in evaluation mode."""
-        sums = {branch: {"train": 0.0, "val": 0.0} for branch in self.models}
-        for split in ("train", "val"):
+        sums = {branch: [0.0, 0.0] for branch in self.models}
+        for i, split in enumerate(("train", "val")):
             for some in _batches(rows := state.rows(split), state.batch_size):
                 batch = state.batch(some)
                 for branch, (model, _) in self.models.items():
                     model.eval()
-                    sums[branch][split] += float(self._loss(branch, batch)) * len(some) / len(rows)
-        return {branch: (of["train"], of["val"]) for branch, of in sums.items()}
+                    sums[branch][i] += float(self._loss(branch, batch)) * len(some) / len(rows)
+        return {branch: (train, val) for branch, (train, val) in sums.items()}
 
 
 def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    """Parts of nearly equal length, up to `size`: none has a single sample, on which batch norm cannot train."""
+    """Parts of nearly equal length, up to `size`: none has one sample (batch norm)."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
 class GBlendingParameters(MethodParameters):
-    """`measure`: once before the first epoch (`offline`), or every `super_epoch` ≥ 1 epochs (`online`;
-    published: 10).
-
-    `branch_epochs` ≥ 1: of the copies (left out: as many as the weights will hold for, as published). `floor`
-    > 0 of |O|, a share of the mean val loss; `least` in [0, 1): no measured weight is below it (both ours:
-    without, the head that predicts may never learn). `gain`: the `fall` of the val loss, or its `absolute`
-    change (the code). `weights`: branch (a modality, or multi) → weight ≥ 0 (left out: 0), given instead of
-    measured; they are made to sum to 1, and multi alone is joint training."""
+    """Explained one by one in conf/base/methods/gblending.yml."""
 
     measure: Literal["online", "offline"] = "online"
     super_epoch: PositiveInt = 10
@@ -133,8 +116,8 @@ class GBlendingParameters(MethodParameters):
     def _one_counts(self) -> GBlendingParameters:
         if self.weights and not 0 < sum(self.weights.values()) < math.inf:
             raise ValueError(
-                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or leave weights "
-                "out so that they are measured"
+                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
+                "leave weights out so that they are measured"
             )
         return self
 
@@ -149,28 +132,26 @@ class GBlending(Method):
     selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
     errors (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GBlendingParameters
-    equation: ClassVar[str] = (
-        "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
-    )
-    source: ClassVar[str] = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
+    Parameters = GBlendingParameters
+    by_part = ("weights",)
+    equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
+    source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
     parameters: GBlendingParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         p, count = self.parameters, len(context.modalities) + 1
-        check_modalities("weights", p.weights, context, also=(MULTI,))
         if not p.weights and p.least * count >= 1:
             raise ValueError(
-                f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. Say less than "
-                f"{1 / count:.3g}"
+                f"least = {p.least:g}: {count} branches cannot each have that much of a sum of 1. "
+                f"Say less than {1 / count:.3g}"
             )
 
     def on_fit_start(self, state: State) -> None:
         p, branches = self.parameters, (MULTI, *state.model.modalities)
         self.heads = UnimodalHeads(state.model, state.task.outputs)
-        given = p.weights or dict.fromkeys(branches, 1.0)
-        self.weights = {branch: given.get(branch, 0.0) / sum(given.values()) for branch in branches}
+        weights = p.weights or dict.fromkeys(branches, 1.0)
+        self.weights = {branch: weights.get(branch, 0.0) / sum(weights.values()) for branch in branches}
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters
@@ -180,9 +161,9 @@ class GBlending(Method):
         measured = self._measure(p.branch_epochs or min(every, state.epochs - state.epoch + 1), state)
         if measured:
             self.weights = at_least(measured, p.least)
-        told = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
-        logger.info("gblending: weights from epoch %d on%s: %s",
-                    state.epoch, "" if measured else " (no branch gained: as before)", told)  # fmt: skip
+        weights = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
+        note = "" if measured else " (no branch gained: as before)"
+        logger.info("gblending: weights from epoch %d on%s: %s", state.epoch, note, weights)
 
     def _measure(self, epochs: int, state: State) -> dict[str, float]:
         """Weights from training copies of all branches alone for so many epochs; empty where none gained."""
@@ -195,13 +176,4 @@ class GBlending(Method):
         return blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        for branch, weight in self.weights.items():
-            if weight == 0:
-                continue
-            if branch == MULTI:
-                terms["task"] = weight * state.task.loss(output.logits, batch.target)
-            else:
-                logits = self.heads.logits(state.model, output.features, branch)
-                terms[f"task_{branch}"] = weight * state.task.loss(logits, batch.target)
-        return terms
+        return self.heads.losses(output, batch.target, self.weights, state)

@@ -1,22 +1,20 @@
-"""Balanced multimodal learning against greedy learners (Wu et al., ICML 2022): branches that listen too much
-are held.
-
-Encoders exchange signals through MMTM layers (`models/exchange.py`). A branch whose exchange learns fast,
-compared with its encoder, is trained for some steps without news from the other modalities."""
+"""Greedy (Wu et al., ICML 2022): branches whose exchange (MMTM) learns too fast are held."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
+from g2d_pipeline.methods._heads import weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
-from g2d_pipeline.models.exchange import STAGED, Exchange
+from g2d_pipeline.models.encoders import load_encoder
+from g2d_pipeline.models.exchange import Exchange, encoders_with_stages
 
 
 def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -30,32 +28,25 @@ def relative_gradient(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def conditional_speed(bypass: float, main: float) -> float:
-    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), of the two sums over steps; −∞ where neither
-    moves."""
+    """s^m = log₁₀(Σ_t μ(exchange of m) / Σ_t μ(encoder of m)), sums over steps; −∞ where neither moves."""
     return math.log10(bypass / main) if bypass > 0 and main > 0 else -math.inf
 
 
 def leader(speeds: dict[str, float], alpha: float) -> str:
     """The modality of the greatest speed, if it is ahead of the slowest one by more than α; else "".
 
-    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition.
-    """
+    Ties: the configuration's order. k = 2: the published rule; k > 2: our definition."""
     first = max(speeds, key=lambda m: speeds[m])
     gap = speeds[first] - min(speeds.values())
     return first if gap > alpha else ""
 
 
 class GreedyParameters(MethodParameters):
-    """`alpha` ≥ 0: the lead that is answered (published: 0.001; the code's file for ModelNet40: 0.01);
-    `window`: steps.
-
-    `start_epoch`: the first one in which branches are held, speeds are summed from the first step on.
-    `replaced`: the others' `signal` (default), or the branch's whole `gate` (the authors' code). `losses`:
-    `branches`, one for each modality's head (published), or `whole`, the fused logits' alone."""
+    """Explained one by one in conf/base/methods/greedy.yml."""
 
     alpha: NonNegativeFloat = 0.001
     window: PositiveInt = 5
-    start_epoch: PositiveInt = Field(default=2)
+    start_epoch: PositiveInt = 2
     replaced: Literal["signal", "gate"] = "signal"
     losses: Literal["branches", "whole"] = "branches"
 
@@ -68,29 +59,27 @@ class Greedy(Method):
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
     resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
-    Parameters: ClassVar[type[MethodParameters]] = GreedyParameters
-    equation: ClassVar[str] = (
+    Parameters = GreedyParameters
+    equation = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
-    source: ClassVar[str] = (
-        "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
-    )
-    works_with_smp: ClassVar[bool] = False
-    exchange: ClassVar[str | None] = "mmtm"
+    source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    works_with_smp = False
+    exchange = "mmtm"
     parameters: GreedyParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         for m, encoder in context.encoders.items():
-            if encoder not in STAGED:
+            if not load_encoder(encoder).has_stages:
                 raise ValueError(
-                    f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. It works "
-                    f"with: {', '.join(STAGED)}"
+                    f"greedy exchanges maps between the stages of encoders, and {encoder} ({m}) has none. "
+                    f"It works with: {', '.join(encoders_with_stages())}"
                 )
         if self.parameters.losses == "branches" and context.fusion not in ("late", "sum", "weighted"):
             raise ValueError(
-                f"greedy with losses = branches needs a head a modality, which fusion {context.fusion} has not. It "
-                "works with: late, sum, weighted; or say losses=whole"
+                f"greedy with losses = branches needs a head a modality, which fusion {context.fusion} has "
+                "not. It works with: late, sum, weighted; or say losses=whole"
             )
 
     def on_fit_start(self, state: State) -> None:
@@ -98,8 +87,7 @@ class Greedy(Method):
             raise ValueError("greedy needs a model with an exchange: say exchange: mmtm in its architecture")
         self.bypass = dict.fromkeys(state.model.modalities, 0.0)
         self.main = dict.fromkeys(state.model.modalities, 0.0)
-        self.held = ""
-        self.left = 0
+        self.held, self.left = "", 0
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         exchange = cast(Exchange, state.model.exchange)
@@ -112,17 +100,18 @@ class Greedy(Method):
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self.parameters.losses == "whole":
             return super().loss(output, batch, state)
-        logits = state.unimodal_logits(output)
-        return {f"task_{m}": state.task.loss(of, batch.target) for m, of in logits.items()}
+        return weighted_losses(state.task, state.unimodal_logits(output), batch.target)
 
     def after_backward(self, state: State) -> None:
         if self.left > 0:
             self.left -= 1
             self.held = self.held if self.left > 0 else ""
             return
-        found = [(relative_gradient(own), relative_gradient(state.model.encoders[m].parameters()))
-                 for m, own in bypasses(cast(Exchange, state.model.exchange)).items()]  # fmt: skip
-        steps = torch.stack([torch.stack([x.cpu() for x in pair]) for pair in found]).tolist()
+        gates = bypasses(cast(Exchange, state.model.exchange))
+        pairs = [(own, state.model.encoders[m].parameters()) for m, own in gates.items()]
+        steps = torch.stack(
+            [torch.stack([relative_gradient(x).cpu() for x in pair]) for pair in pairs]
+        ).tolist()
         if not all(math.isfinite(x) for pair in steps for x in pair):
             return  # fp16's scaler will skip this step
         for m, (bypass, main) in zip(state.model.modalities, steps, strict=True):
@@ -135,11 +124,10 @@ class Greedy(Method):
 
 
 def bypasses(exchange: Exchange) -> dict[str, list[nn.Parameter]]:
-    """m → the parameters that turn all signals into the gate of m, in all stages; the squeezing ones are
-    shared."""
-    found: dict[str, list[nn.Parameter]] = {}
+    """m → the parameters that turn all signals into the gate of m, in all stages."""
+    parameters: dict[str, list[nn.Parameter]] = {}
     for stage in exchange.stages:
         for m, excite in stage.excite.items():  # type: ignore[operator, union-attr]
             shared = [*stage.squeeze.parameters(), stage.bias]  # type: ignore[union-attr]
-            found.setdefault(m, []).extend([*shared, *excite.parameters()])
-    return found
+            parameters.setdefault(m, []).extend([*shared, *excite.parameters()])
+    return parameters

@@ -1,29 +1,24 @@
-"""MBSD: bi-directional self-distillation between modalities: they move together, the weak one towards the
-strong one.
-
-Known to us by BalanceBenchmark's code.
-"""
+"""MBSD, bi-directional self-distillation (known to us by BalanceBenchmark's code): weak follow strong
+modalities."""
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import ClassVar
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._leading import Window, check_several
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._heads import weighted_losses
+from g2d_pipeline.methods._scores import Window
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 
 def disagreement(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
-    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]`, where at least one of them is right, else 0. Without
-    gradient.
+    """w `[B]` = |ρ^a − ρ^b| of logits `[B, C]` where one of them is right, else 0; no gradient.
 
-    Regression (our definition): everywhere, ρ being the confidence of a Gaussian error.
-    """
+    Regression (our definition): everywhere, ρ being the confidence of a Gaussian error."""
     with torch.no_grad():
         w = (task.confidence(a, target) - task.confidence(b, target)).abs()
         if task.outputs == 1:
@@ -39,15 +34,12 @@ def kl_to_stronger(task: Task, a: Tensor, b: Tensor, target: Tensor) -> Tensor:
 
 
 def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
-    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (our definition): of predictions, in units of s²."""
+    """‖u^a − u^b‖² / C `[B]` of logits `[B, C]`; regression (ours): of predictions, in s²."""
     return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 
 class MBSDParameters(Window):
-    """`unimodal_weight` ≥ 0: of each modality's own loss; `distill_weight` ≥ 0: of the distillation.
-
-    Published: both 1. Both 0: joint training.
-    """
+    """Explained one by one in conf/base/methods/mbsd.yml."""
 
     unimodal_weight: NonNegativeFloat = 1.0
     distill_weight: NonNegativeFloat = 1.0
@@ -64,17 +56,14 @@ class MBSD(Method):
     modalities it takes distances of probabilities; here they are of logits. Regression, our definition:
     distances are of predictions."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MBSDParameters
-    equation: ClassVar[str] = (
-        "L = L_S(l, y) + Σ_m L_S(u^m, y) + mean_{pairs, b} w·(‖u^a − u^v‖²/C + KL(strong ‖ weak)), w = |ρ^a − ρ^v| "
-        "where one of them is right, else 0"
+    Parameters = MBSDParameters
+    min_modalities = 2
+    equation = (
+        "L = L_S(l, y) + Σ_m L_S(u^m, y) + mean_{pairs, b} w·(‖u^a − u^v‖²/C + KL(strong ‖ weak)), "
+        "w = |ρ^a − ρ^v| where one of them is right, else 0"
     )
-    source: ClassVar[str] = "bi-directional self-distillation, as BalanceBenchmark has it"
+    source = "bi-directional self-distillation, as BalanceBenchmark has it"
     parameters: MBSDParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("mbsd", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
@@ -82,16 +71,11 @@ class MBSD(Method):
         if not p.acts(state.epoch) or (p.unimodal_weight == 0 and p.distill_weight == 0):
             return terms
         u = state.unimodal_logits(output)
-        if p.unimodal_weight > 0:
-            for m, logits in u.items():
-                terms[f"task_{m}"] = p.unimodal_weight * task.loss(logits, target)
+        terms |= weighted_losses(task, u, target, p.unimodal_weight)
         if p.distill_weight > 0:
-            pairs = list(combinations(u.values(), 2))
-            weights = [disagreement(task, a, b, target) for a, b in pairs]
-            apart = [w * distance(task, a, b) for w, (a, b) in zip(weights, pairs, strict=True)]
-            behind = [
-                w * kl_to_stronger(task, a, b, target) for w, (a, b) in zip(weights, pairs, strict=True)
-            ]
-            terms["distance"] = p.distill_weight * torch.stack(apart).mean()
-            terms["kl_to_stronger"] = p.distill_weight * torch.stack(behind).mean()
+            pairs = [(a, b, disagreement(task, a, b, target)) for a, b in combinations(u.values(), 2)]
+            apart = torch.stack([w * distance(task, a, b) for a, b, w in pairs])
+            behind = torch.stack([w * kl_to_stronger(task, a, b, target) for a, b, w in pairs])
+            terms["distance"] = p.distill_weight * apart.mean()
+            terms["kl_to_stronger"] = p.distill_weight * behind.mean()
         return terms

@@ -1,11 +1,8 @@
-"""MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024).
-
-The modalities take turns on every batch, so that none is trained while another leads; what they share, a
-linear head, is updated where it does not disturb what it said of the modality before."""
+"""MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024)."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -24,17 +21,13 @@ def regularisation_at(progress: float, base: float = 0.1) -> float:
 
 def update_projection(projection: Tensor, direction: Tensor, regularisation: float) -> Tensor:
     """P − (P r)(P r)ᵀ / (λ + rᵀ P r) of P `[D, D]` and a direction r `[D]`: one step of recursive least
-    squares.
-
-    Of a step along P r only λ / (λ + rᵀ P r) is left.
-    """
+    squares. Of a step along P r only λ / (λ + rᵀ P r) is left."""
     gain = projection @ direction
     return projection - torch.outer(gain, gain) / (regularisation + direction @ gain)
 
 
 def project_gradient(head: nn.Linear, projection: Tensor) -> None:
-    """The gradient G of the head's weight `[C, D]` becomes G Pᵀ, in place; for P `[D + 1, D + 1]` with its
-    bias."""
+    """The gradient G of the head's weight `[C, D]` becomes G Pᵀ, in place; P `[D + 1, D + 1]`: with bias."""
     weight = cast(Tensor, head.weight.grad)
     if len(projection) == weight.shape[1]:
         weight.copy_(weight @ projection.T)
@@ -52,15 +45,7 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 class MLAParameters(MethodParameters):
-    """`regularisation`: the base of λ, 0.1 as published; the smaller, the less the modality before is
-    disturbed.
-
-    `remember`: the direction r is the mean feature of the modality whose turn was `previous` (the paper), or
-    of the `current` one (the code). `normalise_projection`: P is divided by its Frobenius norm after each
-    update (the code). `project_head=false`: the head learns freely (the paper's ablation). `project_bias`:
-    the head's bias is projected too, as the weight of a feature that is 1 (our definition; in the paper and
-    the code it learns freely). `error_memory`: of a regression's running squared errors, in [0, 1) (our
-    definition)."""
+    """Explained one by one in conf/base/methods/mla.yml."""
 
     regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     remember: Literal["previous", "current"] = "previous"
@@ -79,31 +64,27 @@ class MLA(Method):
     order. Predictions are weighted by certainty: fusion `shared` with `combine: entropy`. Regression: weights
     by running squared errors on train (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MLAParameters
-    equation: ClassVar[str] = (
+    Parameters = MLAParameters
+    equation = (
         "for each m: L = L_S(h(f^m), y), P ← P − (P r)(P r)ᵀ / (λ + rᵀ P r), ∇W ← ∇W·Pᵀ; p = Σ_m w^m σ(u^m)"
     )
-    source: ClassVar[str] = (
-        "Zhang et al., CVPR 2024, alternating adaptation, head modification, test-time fusion"
-    )
-    fusions: ClassVar[tuple[str, ...] | None] = ("shared",)
-    works_with_smp: ClassVar[bool] = False
-    steps_itself: ClassVar[bool] = True
+    source = "Zhang et al., CVPR 2024, alternating adaptation, head modification, test-time fusion"
+    fusions = ("shared",)
+    works_with_smp = False
+    steps_itself = True
     parameters: MLAParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
         if hidden := context.fusion_settings.get("hidden"):
             raise ValueError(
-                f"mla projects the gradient of one linear head; fusion.hidden = {hidden} is deeper: leave hidden out"
+                f"mla projects the gradient of one linear head: leave out fusion.hidden = {hidden}"
             )
 
     def on_fit_start(self, state: State) -> None:
         head = state.model.fusion.head
         if not isinstance(head, nn.Linear):
-            raise ConfigError(
-                "mla needs one linear head for all modalities: fusion shared without hidden layers"
-            )
+            raise ConfigError("mla needs one linear head for all modalities: fusion shared, no hidden layers")
         width = head.in_features + self.parameters.project_bias
         self.projection = torch.eye(width, device=head.weight.device)
         # The mean of what the head saw in the turn before, and in this one.

@@ -1,12 +1,10 @@
-"""MMPareto (Wei & Hu, ICML 2024): every encoder learns what neither the multimodal nor its unimodal loss is
-hurt by.
-
-The two losses of an encoder are two objectives: where their gradients disagree, their shortest mixture is
-taken."""
+"""MMPareto (Wei & Hu, ICML 2024): encoders take steps that hurt neither multimodal nor unimodal loss."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from functools import reduce
+from operator import add
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -20,11 +18,8 @@ Gradients = dict[str, list[Tensor | None]]  # modality → of each parameter of 
 
 def pareto_weights(whole: Tensor, own: Tensor) -> Tensor:
     """(w_0, w_u) `[2]` of an encoder's gradients `[P]` of the multimodal (`whole`) and of its unimodal
-    (`own`) loss.
-
-    Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
-    w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0.
-    """
+    (`own`) loss. Where they agree, g_0·g_u > 0: (½, ½). Else the shortest point of the segment between them:
+    w_0 = clip((g_u − g_0)·g_u / ‖g_0 − g_u‖², 0, 1) and w_u = 1 − w_0."""
     dot, own_square = whole @ own, own @ own
     apart = (whole @ whole + own_square - 2 * dot).clamp_min(torch.finfo(whole.dtype).tiny)
     shortest = ((own_square - dot) / apart).clamp(0, 1)
@@ -40,17 +35,13 @@ def pareto_direction(whole: Tensor, own: Tensor) -> Tensor:
 
 def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
     """h · max(1, ‖g_0 + g_u‖ / ‖h‖): never shorter than the plain sum of the gradients; h = 0 stays."""
-    length, wanted = torch.linalg.vector_norm(direction), torch.linalg.vector_norm(total)
-    factor = (wanted / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_min(1)
+    length, least = torch.linalg.vector_norm(direction), torch.linalg.vector_norm(total)
+    factor = (least / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_min(1)
     return direction * torch.where(length > 0, factor, torch.ones_like(factor))
 
 
 class MMParetoParameters(MethodParameters):
-    """`scale` γ > 0: of the encoders' new gradients (published: 1.5). `unimodal_weight` ≥ 0 (published: 1; 0:
-    none).
-
-    `rescale`: where the magnitude of the plain sum is kept, in each `tensor` (the code), in the whole
-    `encoder` (our definition: h keeps its direction), or `none`."""
+    """Explained one by one in conf/base/methods/mmpareto.yml."""
 
     scale: Annotated[float, Field(gt=0)] = 1.5
     unimodal_weight: NonNegativeFloat = 1.0
@@ -68,17 +59,14 @@ class MMPareto(Method):
     number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
     Regression: our definition."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MMParetoParameters
-    equation: ClassVar[str] = (
-        "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
-    )
-    source: ClassVar[str] = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
+    Parameters = MMParetoParameters
+    equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
+    source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
     parameters: MMParetoParameters
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)
-        # Of the batches since the last step; empty between steps.
-        self.whole: Gradients = {}
+        self.whole: Gradients = {}  # of the batches since the last step; empty between steps
         self.own: Gradients = {}
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
@@ -88,20 +76,17 @@ class MMPareto(Method):
         output = state.forward(batch)
         terms = self.loss(output, batch, state)
         whole = terms["task"]
-        own = []
-        for m in model.modalities:
-            logits = self.heads.logits(model, output.features, m)
-            terms[f"task_{m}"] = p.unimodal_weight * state.task.loss(logits, batch.target)
-            own.append(terms[f"task_{m}"])
+        weights = dict.fromkeys(model.modalities, p.unimodal_weight)
+        own = self.heads.losses(output, batch.target, weights, state)
         _give(state, self.own)
-        state.backward(sum(own[1:], own[0]), retain_graph=True)
+        state.backward(reduce(add, own.values()), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)
         self.whole = _take(state)
         for m, encoder in model.encoders.items():
             self._combine(list(encoder.parameters()), self.whole[m], self.own[m])
-        return terms
+        return terms | own
 
     def _combine(
         self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]

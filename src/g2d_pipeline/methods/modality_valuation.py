@@ -1,12 +1,8 @@
-"""Sample-level modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more
-often.
-
-What each modality contributes to each sample is its Shapley value in the game of predicting rightly; samples
-(or the modality) of low contribution are re-sampled with the other modalities masked."""
+"""Modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +10,9 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._leading import Window, check_several
-from g2d_pipeline.methods._shapley import Coalition, coalitions, masked, shapley
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window
+from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
 FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
@@ -26,8 +22,7 @@ ALL = -1  # no modality is masked
 def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
     """v `[B]` of what `size` modalities predict: their number where they are right, else 0; float64.
 
-    Regression (our definition): their number times the confidence of a Gaussian error.
-    """
+    Regression (our definition): their number times the confidence of a Gaussian error."""
     if task.outputs == 1:
         return size * task.confidence(logits, target).double()
     return size * (logits.argmax(dim=1) == target).double()
@@ -36,44 +31,34 @@ def worth(task: Task, logits: Tensor, target: Tensor, size: int) -> Tensor:
 def contributions(task: Task, fusion: nn.Module, output: Output, target: Tensor) -> tuple[Tensor, Tensor]:
     """φ `[k, B]` of each modality to each sample, and its confidence alone `[k, B]`; Σ_m φ^m = v(all)."""
     names = list(output.features)
-    logits = {kept: fusion(masked(output.features, kept)) for kept in coalitions(names)[1:-1]}
+    logits = {kept: fusion(mask_others(output.features, kept)) for kept in coalitions(names)[1:-1]}
     logits[frozenset(names)] = output.logits
 
     def value(kept: Coalition) -> Tensor:
-        return (
-            worth(task, logits[kept], target, len(kept))
-            if kept
-            else torch.zeros_like(target, dtype=torch.float64)
-        )
+        if not kept:
+            return torch.zeros_like(target, dtype=torch.float64)
+        return worth(task, logits[kept], target, len(kept))
 
-    of = shapley(names, value)
     alone = [task.confidence(logits[frozenset([m])], target) for m in names]
-    return torch.stack([of[m] for m in names]), torch.stack(alone)
+    return torch.stack(list(shapley(names, value).values())), torch.stack(alone)
 
 
 def copies(contribution: Tensor) -> Tensor:
-    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1 (the
-    code)."""
+    """How often a sample is added: 0 from a contribution of 1 on, 1 below it, 2 below 0.4, 3 below −0.1."""
     return torch.stack([contribution < least for least in FEWER]).sum(dim=0)
 
 
 def shares(contribution: Tensor, alpha: float) -> Tensor:
     """How many copies a modality is given `[k]`, as a share of all samples: α·⅔·(mean of the others' φ −
-    φ^m), ≥ 0.
-
-    k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition. `contribution`: means
-    `[k]`."""
+    φ^m), ≥ 0. k = 2: α·⅔·|φ^a − φ^v| for the one that contributes less. k > 2: our definition.
+    `contribution`: means `[k]`."""
     k = len(contribution)
     others = (contribution.sum() - contribution) / (k - 1)
     return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
 
 
 class ModalityValuationParameters(Window):
-    """`level`: re-sample each `sample` by its own contributions, or random ones for the whole `modality`.
-
-    For `modality`: `alpha` ≥ 0, of how many (published: 1; BalanceBenchmark: 0.5; 0: joint training), and
-    `part_ratio` in (0, 1], the share of train whose contributions are looked at (published: 0.2).
-    `start_epoch`: published 6, after five epochs of warm-up."""
+    """Explained one by one in conf/base/methods/modality_valuation.yml."""
 
     level: Literal["sample", "modality"] = "sample"
     alpha: NonNegativeFloat = 0.5
@@ -91,21 +76,14 @@ class ModalityValuation(Method):
     modality compares it with the mean of the others; regression: by the confidence of a Gaussian error (both:
     our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = ModalityValuationParameters
-    equation: ClassVar[str] = (
-        "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
-    )
-    source: ClassVar[str] = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
+    Parameters = ModalityValuationParameters
+    min_modalities = 2
+    equation = "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
+    source = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
     parameters: ModalityValuationParameters
 
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("modality_valuation", context)
-
     def on_fit_start(self, state: State) -> None:
-        self.alone = torch.zeros(
-            0, dtype=torch.long
-        )  # of this epoch's samples, row by row: the modality, or ALL
+        self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
     def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
@@ -139,26 +117,23 @@ class ModalityValuation(Method):
         alone = self._take(batch.index.cpu()).to(batch.target.device) if len(self.alone) else None
         if alone is None or bool((alone == ALL).all()):
             return super().loss(output, batch, state)
-        kept = {
-            m: feature * ((alone == ALL) | (alone == position))[:, None]
-            for position, (m, feature) in enumerate(output.features.items())
-        }
+        features = enumerate(output.features.items())
+        kept = {m: f * ((alone == ALL) | (alone == position))[:, None] for position, (m, f) in features}
         return super().loss(Output(kept, state.model.fusion(kept)), batch, state)
 
     def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
-        found = []
+        values = []
         for batch, output in state.evaluate(rows):
             fusion, was_training = state.model.fusion, state.model.fusion.training
             with torch.no_grad():
-                found.append(contributions(state.task, fusion.eval(), output, batch.target))
+                values.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
-        return torch.cat([of.cpu() for of, _ in found], dim=1), torch.cat(
-            [rho.cpu() for _, rho in found], dim=1
-        )
+        phi, rho = zip(*values, strict=True)
+        return torch.cat([x.cpu() for x in phi], dim=1), torch.cat([x.cpu() for x in rho], dim=1)
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
-        """Say in random order with whom alone each row `[T]` is met the first, second, … time in this epoch."""
+        """Plan, in random order, with whom alone each row `[T]` is used the first, second, … time."""
         mixed = torch.randperm(len(rows))
         rows, alone = rows[mixed], alone[mixed]
         self.alone = alone[rows.argsort(stable=True)]
@@ -168,13 +143,13 @@ class ModalityValuation(Method):
     def _take(self, index: Tensor) -> Tensor:
         """With whom alone the rows `[B]` of this batch are met; each is met once more thereby."""
         earlier = (index[:, None] == index).tril(-1).sum(dim=1)  # in this batch
-        found = self.alone[self.following[index] + earlier]
+        alone = self.alone[self.following[index] + earlier]
         self.following = self.following + index.bincount(minlength=len(self.following))
-        return found
+        return alone
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """The modalities' positions `[k, N]` from the least contribution up; equal ones: from the least
-    confidence up."""
+    """Positions `[k, N]` of the modalities from the least contribution up; ties: the least confidence
+    first."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

@@ -1,15 +1,10 @@
-"""MSES, modality-specific early stopping (Fujimori et al., 2019): each modality stops when it begins to
-overfit.
-
-Every modality's head is a task of its own; the validation loss of each says when its encoder and head are
-frozen."""
+"""MSES (Fujimori et al., 2019): each modality stops early, when it begins to overfit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +12,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State, Validation
+from g2d_pipeline.methods._heads import weighted_losses
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 
 
@@ -28,12 +23,9 @@ def patience_step(loss: float, best: float, waited: int) -> tuple[float, int]:
 
 
 def belongs(name: str, modality: str) -> bool:
-    """Whether a tensor of the model, by its name, is of the encoder or the head of the modality (or its
-    weight)."""
-    return (
-        name.startswith((f"encoders.{modality}.", f"fusion.heads.{modality}."))
-        or name == f"fusion.weights.{modality}"
-    )
+    """Whether a tensor of the model, by its name, belongs to the modality's encoder or head."""
+    own = (f"encoders.{modality}.", f"fusion.heads.{modality}.")
+    return name.startswith(own) or name == f"fusion.weights.{modality}"
 
 
 def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
@@ -44,9 +36,8 @@ def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
 @contextmanager
 def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
     """Meanwhile encoders and heads of the modalities take no gradient: no backward reaches them."""
-    parameters = [
-        p for m in modalities for n, p in model.named_parameters() if belongs(n, m) and p.requires_grad
-    ]
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for m in modalities for n, p in learning if belongs(n, m)]
     for p in parameters:
         p.requires_grad_(False)
     try:
@@ -57,10 +48,7 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
 
 
 class MSESParameters(MethodParameters):
-    """`patience` ≥ 1: epochs without a lower validation loss after which a modality stops (published: 5).
-
-    `restore_best`: it is frozen as it was in its best epoch, else as it is. `weights` ≥ 0: of the task loss
-    of each modality's head; left out: 1."""
+    """Explained one by one in conf/base/methods/mses.yml."""
 
     patience: PositiveInt = 5
     restore_best: bool = True
@@ -76,24 +64,17 @@ class MSES(Method):
     the whole that they make up, if an epoch is left. With `ema` the losses are those of the averaged weights.
     Any k and both tasks; with all weights 0 it is joint training until the first one stops."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MSESParameters
-    equation: ClassVar[str] = (
-        "L = L_S(l, y) + Σ_m w_m·L_S(u^m, y); θ^m is frozen after P epochs without a new minimum of L_S(u^m, y) on val"
+    Parameters = MSESParameters
+    equation = (
+        "L = L_S(l, y) + Σ_m w_m·L_S(u^m, y); θ^m is frozen after P epochs without a new minimum of "
+        "L_S(u^m, y) on val"
     )
-    source: ClassVar[str] = "Fujimori et al., 2019, modality-specific early stopping"
-    fusions: ClassVar[tuple[str, ...] | None] = ("late", "sum", "weighted", "cosine")
-    works_with_smp: ClassVar[bool] = False
+    source = "Fujimori et al., 2019, modality-specific early stopping"
+    fusions = ("late", "sum", "weighted", "cosine")
+    works_with_smp = False
+    undefined = ". A modality is frozen together with its head, one of its own: say fusion=late"
+    by_modality = ("weights",)
     parameters: MSESParameters
-
-    def check(self, context: MethodContext) -> None:
-        works = self.fusions or ()
-        if context.fusion not in works:
-            raise ValueError(
-                f"mses freezes a modality together with its head, and fusion {context.fusion} has no head that is one "
-                f"modality's own. It works with: {', '.join(works)}. Say fusion=late"
-            )
-        super().check(context)
-        check_modalities("weights", self.parameters.weights, context)
 
     def on_fit_start(self, state: State) -> None:
         self.lowest = dict.fromkeys(state.model.modalities, math.inf)  # validation losses
@@ -114,12 +95,10 @@ class MSES(Method):
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().loss(output, batch, state)
-        for m in state.model.modalities:
-            weight = self.parameters.weights.get(m, 1.0)
-            if weight > 0 and m not in self.stopped:
-                logits = state.model.unimodal_logits(output.features, m)
-                terms[f"task_{m}"] = weight * state.task.loss(logits, batch.target)
-        return terms
+        chosen = self.parameters.weights
+        weights = {m: chosen.get(m, 1.0) for m in state.model.modalities if m not in self.stopped}
+        logits = {m: state.model.unimodal_logits(output.features, m) for m in weights}
+        return terms | weighted_losses(state.task, logits, batch.target, weights)
 
     def on_validation(self, validation: Validation, state: State) -> None:
         if self._all_stopped():  # what was restored has been scored

@@ -1,19 +1,14 @@
-"""MSLR, modality-specific learning rates (Yao & Mihalcea, Findings of ACL 2022): each encoder learns at its
-own pace.
-
-Where the modalities' best unimodal learning rates differ, one rate for all leaves some of them untrained.
-"""
+"""MSLR (Yao & Mihalcea, Findings of ACL 2022): a learning rate of its own for each encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
-from g2d_pipeline.methods._named import check_modalities
-from g2d_pipeline.methods.base import Method, MethodContext, MethodParameters, State, Validation
+from g2d_pipeline.methods.base import Method, MethodParameters, State, Validation
 
 
 def smooth(rate: float, progress: float) -> float:
@@ -25,8 +20,7 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
     """The newest value of a metric over the mean of all of these; 1 before the first one and where all are 0.
 
     Inverse for a metric of which less is better (our definition). At most the number of values, as it is for
-    non-negative values that are good when high.
-    """
+    non-negative values that are good when high."""
     if not values or not any(values):
         return 1.0
     mean = sum(values) / len(values)
@@ -36,12 +30,7 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
 
 
 class MSLRParameters(MethodParameters):
-    """`rates` > 0, modality by modality: what the recipe's learning rate is multiplied by; left out: 1.
-
-    Factors, not learning rates, so that they hold for every recipe and schedule: best unimodal rate of the
-    modality / lr. `strategy`: `keep` them; `smooth`: they go to 1, evenly, until the last epoch; `dynamic`:
-    multiplied in each epoch by the modality's validation metric over its mean in the last `window` epochs,
-    the newest one included."""
+    """Explained one by one in conf/base/methods/mslr.yml."""
 
     rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     strategy: Literal["keep", "smooth", "dynamic"] = "keep"
@@ -56,29 +45,26 @@ class MSLR(Method):
     strategy goes by what the fusion lets each modality say alone, and for a regression by the inverse of its
     error (our definition). With factors of 1, kept or smooth, or a window of 1, it is joint training."""
 
-    Parameters: ClassVar[type[MethodParameters]] = MSLRParameters
-    equation: ClassVar[str] = (
-        "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), η·ρ^m·a^m / mean of the last a^m (dynamic)"
+    Parameters = MSLRParameters
+    equation = (
+        "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), "
+        "η·ρ^m·a^m / mean of the last a^m (dynamic)"
     )
-    source: ClassVar[str] = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
+    source = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
     parameters: MSLRParameters
 
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_modalities("rates", self.parameters.rates, context)
+    by_modality = ("rates",)
 
     def on_fit_start(self, state: State) -> None:
-        self.seen: dict[str, list[float]] = {
-            m: [] for m in state.model.modalities
-        }  # validation metrics, newest last
+        # validation metrics, newest last
+        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """One of each encoder, in the model's order, then one of all else: together the order of joint
-        training."""
+        """One of each encoder, then one of all else: together the order of joint training."""
         encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[operator]
-        taken = {id(p) for of in encoders for p in of}
+        taken = {id(p) for group in encoders for p in group}
         rest = [p for p in model.parameters() if id(p) not in taken]
-        return [{"params": of, "factor": 1.0} for of in [*encoders, rest]]
+        return [{"params": group, "factor": 1.0} for group in [*encoders, rest]]
 
     def factor(self, modality: str, state: State) -> float:
         """What the learning rate of the modality's encoder is multiplied by in this epoch."""

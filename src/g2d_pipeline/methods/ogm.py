@@ -1,44 +1,35 @@
-"""OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022).
-
-The modality that is ahead in a batch has its encoder's gradient scaled down, so that the others can catch up;
-Gaussian noise of the gradient's own size gives back what that takes away from generalisation (GE)."""
+"""OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
 from g2d_pipeline.models import Output
-
-WITHOUT_CONVOLUTIONS = ("mlp", "transformer", "bag")
+from g2d_pipeline.models.encoders import load_encoder
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
-    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1. The weakest modality's is
-    1."""
+    """κ^m `[k]` of scores s `[k]` (Eq. 10): 1 − tanh(α r^m) where r^m > 1, else 1."""
     r = ratios(scores)
     return torch.where(r > 1, 1 - torch.tanh(alpha * r), 1.0)
 
 
 def gradient_noise(gradient: Tensor) -> Tensor:
-    """A draw of N(0, σ²) in the gradient's shape; σ: the standard deviation of its numbers (a single one: 0)."""
+    """A draw of N(0, σ²) in the gradient's shape; σ: its standard deviation (one number: 0)."""
     if gradient.numel() < 2:
         return torch.zeros_like(gradient)
     return torch.randn_like(gradient) * gradient.std()
 
 
 class OGMParameters(Window):
-    """`alpha` ≥ 0: how hard the leader is held back (the code's: 0.1; others compare with 0.3 to 0.8).
-
-    `ge`: add noise (OGM-GE), to encoders that are held back (`noise=modulated`), or to every one in every
-    step (`always`, the code). `scope`: the whole `encoder` (the paper), or its convolution weights alone
-    (`conv_only`, the code)."""
+    """Explained one by one in conf/base/methods/ogm.yml."""
 
     alpha: NonNegativeFloat = 0.1
     ge: bool = False
@@ -55,18 +46,19 @@ class OGM(Method):
     multimodal ones for film and gated, so that it modulates nothing there. With accumulation the scores of a
     whole step are compared."""
 
-    Parameters: ClassVar[type[MethodParameters]] = OGMParameters
-    equation: ClassVar[str] = (
-        "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, r^m = s^m / s^other"
+    Parameters = OGMParameters
+    min_modalities = 2
+    equation = (
+        "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, "
+        "r^m = s^m / s^other"
     )
-    source: ClassVar[str] = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
+    source = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
     parameters: OGMParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
-        check_several("ogm", context)
         for m, encoder in context.encoders.items():
-            if self.parameters.scope == "conv_only" and encoder in WITHOUT_CONVOLUTIONS:
+            if self.parameters.scope == "conv_only" and not load_encoder(encoder).convolutional:
                 raise ValueError(_nothing_to_scale(m, encoder))
 
     def on_fit_start(self, state: State) -> None:
@@ -75,7 +67,7 @@ class OGM(Method):
                 raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
         self.scores = torch.zeros(
             len(state.model.modalities), dtype=torch.float64
-        )  # sums, of this step's samples
+        )  # sums over a step's samples
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().train_batch(batch, state)
@@ -86,10 +78,7 @@ class OGM(Method):
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self._acts(state):
-            with torch.no_grad():
-                self.scores = self.scores + summed_scores(
-                    state.task, state.unimodal_logits(output), batch.target
-                )
+            self.scores = self.scores + summed_scores(state, output, batch.target)
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:
@@ -106,8 +95,7 @@ class OGM(Method):
         return p.acts(state.epoch) and (p.alpha > 0 or (p.ge and p.noise == "always"))
 
     def _coefficients(self) -> list[float]:
-        found: list[float] = coefficients(self.scores, self.parameters.alpha).tolist()
-        return found
+        return coefficients(self.scores, self.parameters.alpha).tolist()
 
     def _modulate(self, encoder: nn.Module, kappa: float, noisy: bool) -> None:
         """κ·g, plus noise by g; suppressed encoders have no gradient."""
@@ -124,6 +112,6 @@ class OGM(Method):
 
 def _nothing_to_scale(modality: str, encoder: str) -> str:
     return (
-        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} ({encoder}) has "
-        "none: say scope=encoder"
+        f"ogm with scope = conv_only modulates convolution weights, and the encoder of {modality} "
+        f"({encoder}) has none: say scope=encoder"
     )

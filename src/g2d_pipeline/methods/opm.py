@@ -1,21 +1,17 @@
-"""OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass.
-
-The features of the modality that is ahead are dropped for some samples, so that predictions must come from
-the others."""
+"""OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._leading import Window, by_lead, check_several, ratios, summed_scores
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.config import Fraction
+from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def drop_probabilities(
@@ -28,12 +24,10 @@ def drop_probabilities(
 
 
 def drop_features(features: dict[str, Tensor], kept: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Zeros where `kept` `[B, k]` says no; and which samples `[B]` have a modality left: they alone remain."""
+    """Zeros where `kept` `[B, k]` is false, of the samples `[B]` with a modality left: they alone remain."""
     remaining = kept.any(dim=1)
-    return {
-        m: (feature * kept[:, position, None])[remaining]
-        for position, (m, feature) in enumerate(features.items())
-    }, remaining
+    dropped = {m: (f * kept[:, i, None])[remaining] for i, (m, f) in enumerate(features.items())}
+    return dropped, remaining
 
 
 def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
@@ -42,15 +36,11 @@ def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
 
 
 class OPMParameters(Window):
-    """`q_base` in [0, 1] and `alpha` ≥ 0: of the probability to drop (published: 0.4, 0.5).
+    """Explained one by one in conf/base/methods/opm.yml."""
 
-    `p_exe` in [0, 1]: of a batch to be modulated at all (published: 0.7). `others`: r^m compares with their
-    `mean` (our definition for k > 2), or their `sum` (BalanceBenchmark's code for k = 3). `rescale`: features
-    divided by 1 − θ, the share that is left on average (the code)."""
-
-    q_base: Probability = 0.4
+    q_base: Fraction = 0.4
     alpha: NonNegativeFloat = 0.5
-    p_exe: Probability = 0.7
+    p_exe: Fraction = 0.7
     others: Literal["mean", "sum"] = "mean"
     rescale: bool = False
 
@@ -62,23 +52,20 @@ class OPM(Method):
     dropped. A sample with no modality left leaves the batch. k > 2: against the mean of the others;
     regression: the confidence of a Gaussian error (both: our definition). Predictions use all features."""
 
-    Parameters: ClassVar[type[MethodParameters]] = OPMParameters
-    equation: ClassVar[str] = (
-        "f^m ← 0 with probability q^m = clip(q_base·(1 + α·tanh(r^m − 1)), 0, 1) if r^m > 1 else 0, r^m = s^m / s^other"
+    Parameters = OPMParameters
+    min_modalities = 2
+    equation = (
+        "f^m ← 0 with probability q^m = clip(q_base·(1 + α·tanh(r^m − 1)), 0, 1) if r^m > 1 else 0, "
+        "r^m = s^m / s^other"
     )
-    source: ClassVar[str] = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
+    source = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
     parameters: OPMParameters
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        check_several("opm", context)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
         if not p.acts(state.epoch) or p.q_base == 0 or p.p_exe == 0 or float(torch.rand(())) >= p.p_exe:
             return super().loss(output, batch, state)
-        with torch.no_grad():
-            scores = summed_scores(state.task, state.unimodal_logits(output), batch.target)
+        scores = summed_scores(state, output, batch.target)
         q = drop_probabilities(scores, p.q_base, p.alpha, p.others)
         draws = torch.empty(len(batch.target), len(q))
         draws[:, by_lead(scores)] = torch.rand(len(batch.target), len(q))

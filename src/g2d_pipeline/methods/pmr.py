@@ -1,36 +1,24 @@
-"""PMR, prototypical modal rebalance (Fan et al., CVPR 2023): the slower modality is drawn to its class
-prototypes.
-
-In the first epochs the faster one is slowed, too: its similarities to the prototypes are kept undecided.
-"""
+"""PMR (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
+from g2d_pipeline.methods._scores import Window, quantile_edges, ratios
+from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output
 
 
 def similarities(features: Tensor, prototypes: Tensor) -> Tensor:
     """z = −‖f − c‖₂ `[B, C]` of features `[B, D]` and prototypes `[C, D]`."""
     return -torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def lead(scores: Tensor) -> Tensor:
-    """r^m = p^m / mean of the other modalities' p `[k]`; k = 2: ρ and 1/ρ; k > 2: our definition."""
-    others = (
-        (1 - torch.eye(len(scores), dtype=scores.dtype, device=scores.device)) @ scores / (len(scores) - 1)
-    )
-    tiny = torch.finfo(scores.dtype).tiny
-    return scores.clamp_min(tiny) / others.clamp_min(tiny)
 
 
 def pull(ratio: Tensor, alpha: float, rule: Literal["paper", "code"] = "paper") -> Tensor:
@@ -52,23 +40,17 @@ def entropy(similarity: Tensor) -> Tensor:
 def stratified(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
 ) -> npt.NDArray[np.int64]:
-    """A share of the rows `[N]` of each label, at least one, the first ones in `order` (a permutation of 0 …
-    N − 1)."""
+    """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
+    classes, counts = np.unique(labels, return_counts=True)
     chosen = [
-        order[sorted_labels == c][: int(np.ceil(share * (labels == c).sum()))] for c in np.unique(labels)
+        order[sorted_labels == c][: int(np.ceil(share * n))] for c, n in zip(classes, counts, strict=True)
     ]
     return np.sort(rows[np.concatenate(chosen)])
 
 
-class PMRParameters(MethodParameters):
-    """`alpha` ≥ 0: of the prototype loss. `rule`: λ by the `paper` or the `code`, where it is α on the slower
-    side.
-
-    `entropy_weight` μ ≥ 0 in the first `entropy_epochs` (the code has no such term). `memory` in [0, 1): of
-    the earlier prototypes; `share` in (0, 1]: of the train samples of each class that they are means of.
-    `bins`: quantile bins of a regression's target (our definition). `start_epoch`, `end_epoch` (left out: the
-    last): when the method acts."""
+class PMRParameters(Window):
+    """Explained one by one in conf/base/methods/pmr.yml."""
 
     alpha: NonNegativeFloat = 1.0
     rule: Literal["paper", "code"] = "paper"
@@ -77,8 +59,6 @@ class PMRParameters(MethodParameters):
     memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
     bins: Annotated[int, Field(ge=2)] = 10
-    start_epoch: PositiveInt = 1
-    end_epoch: PositiveInt | None = None
 
 
 class PMR(Method):
@@ -91,22 +71,19 @@ class PMR(Method):
     the mean of the others; regression: classes are quantile bins of the target (both our definition). With α
     = 0 and μ = 0 it is joint training."""
 
-    Parameters: ClassVar[type[MethodParameters]] = PMRParameters
-    equation: ClassVar[str] = (
+    Parameters = PMRParameters
+    equation = (
         "L = L_S + Σ_m λ^m·CE(z^m, y) − Σ_m μ·clip(r^m − 1, 0, 1)·H(σ(z^m)), z^m = −‖f^m − c^m‖, "
         "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
     )
-    source: ClassVar[str] = (
-        "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
-    )
+    source = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
     parameters: PMRParameters
 
     def on_fit_start(self, state: State) -> None:
         target = state.targets(state.rows("train"))
         self.edges = torch.zeros(0)  # between the bins of a regression
         if target.is_floating_point():
-            levels = np.arange(1, self.parameters.bins) / self.parameters.bins
-            self.edges = torch.from_numpy(np.unique(np.quantile(target.numpy(), levels).astype(np.float32)))
+            self.edges = quantile_edges(target, self.parameters.bins).float().unique()
         self.present = self._binned(target).unique()  # classes that train has samples of
         self.prototypes: dict[str, Tensor] = {}
         self.learnt = False  # whether they are of encoders that have been trained
@@ -123,18 +100,16 @@ class PMR(Method):
 
     def _acts(self, state: State) -> bool:
         p = self.parameters
-        in_time = p.start_epoch <= state.epoch <= (p.end_epoch or state.epoch)
-        return in_time and (p.alpha > 0 or self._brakes(state))
+        return p.acts(state.epoch) and (p.alpha > 0 or self._brakes(state))
 
     def on_epoch_start(self, state: State) -> None:
         if not self._acts(state):
             return
         fresh = self._class_means(state)
         keep = self.parameters.memory if self.learnt else 0.0
-        old = self.prototypes
-        self.prototypes = {
-            m: keep * old[m].to(c) + (1 - keep) * c if keep > 0 else c for m, c in fresh.items()
-        }
+        if keep > 0:
+            fresh = {m: keep * self.prototypes[m].to(c) + (1 - keep) * c for m, c in fresh.items()}
+        self.prototypes = fresh
         self.learnt = state.epoch > 1
 
     def _class_means(self, state: State) -> dict[str, Tensor]:
@@ -159,15 +134,15 @@ class PMR(Method):
         label = self.labels(batch.target)
         z = {m: similarities(f, self.prototypes[m].to(f)) for m, f in output.features.items()}
         with torch.no_grad():
-            scores = torch.stack([of.softmax(dim=1).gather(1, label[:, None]).mean() for of in z.values()])
-            ratio = lead(scores)
-        learning = [(i, of) for i, of in enumerate(z.values()) if of.requires_grad]
+            scores = torch.stack([u.softmax(dim=1).gather(1, label[:, None]).mean() for u in z.values()])
+            ratio = ratios(scores)
+        learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
         if p.alpha > 0:
             weight = pull(ratio, p.alpha, p.rule)
-            drawn = [weight[i] * F.cross_entropy(of, label) for i, of in learning]
+            drawn = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
             terms["prototypes"] = sum(drawn, ratio.new_zeros(()))
         if self._brakes(state):
             weight = brake(ratio, p.entropy_weight)
-            slowed = [-weight[i] * entropy(of) for i, of in learning]
+            slowed = [-weight[i] * entropy(u) for i, u in learning]
             terms["entropy"] = sum(slowed, ratio.new_zeros(()))
         return terms

@@ -1,12 +1,9 @@
-"""ReconBoost: boosting over modalities that reconciles them with the ensemble (Hua et al., ICML 2024).
-
-Stage by stage one modality learns what the others do not say already; then all are put right together.
-"""
+"""ReconBoost: boosting over modalities that reconciles them with the ensemble (Hua et al., ICML 2024)."""
 
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,18 +25,14 @@ def place(epoch: int, stage_epochs: int, rectification_epochs: int) -> tuple[int
 
 
 def agreement(logits: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
-    """−Σ_c y_c log softmax(u)_c of logits `[B, C]` and classes `[B]`, batch mean; `mean`: 1/C of it (the
-    code)."""
+    """−Σ_c y_c log softmax(u)_c of logits `[B, C]` and classes `[B]`, batch mean; `mean`: 1/C of it."""
     loss = F.cross_entropy(logits, target)
     return loss / logits.shape[1] if reduction == "mean" else loss
 
 
 def explained(logits: Tensor, ensemble: Tensor, target: Tensor, reduction: Reduction = "sum") -> Tensor:
     """Σ_c y_c softmax(Φ)_c log softmax(u)_c, batch mean: minus the loss of a sample, as far as Φ `[B, C]` has
-    it right.
-
-    No gradient reaches the ensemble. `mean`: 1/C of it (the code).
-    """
+    it right. No gradient reaches the ensemble. `mean`: 1/C of it (the code)."""
     share = ensemble.detach().softmax(dim=1).gather(1, target[:, None]).squeeze(1)
     gain = -(share * F.cross_entropy(logits, target, reduction="none")).mean()
     return gain / logits.shape[1] if reduction == "mean" else gain
@@ -47,23 +40,13 @@ def explained(logits: Tensor, ensemble: Tensor, target: Tensor, reduction: Reduc
 
 def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Tensor:
     """MSE(softmax(u^m), softmax(u^prev)) over samples and classes of logits `[B, C]`; u^prev gets no
-    gradient.
-
-    `gradient=False`: nor does u^m, so that the term changes nothing (the public code).
-    """
+    gradient. `gradient=False`: nor does u^m, so that the term changes nothing (the public code)."""
     own = logits if gradient else logits.detach()
     return F.mse_loss(own.softmax(dim=1), previous.detach().softmax(dim=1))
 
 
 class ReconBoostParameters(MethodParameters):
-    """`stage_epochs`: epochs of a modality's stage (published: 4); `rectification_epochs` after each
-    (published: 4).
-
-    `agreement_weight` (5) and `reconcilement_weight` (1) of the loss with the target and of what the ensemble
-    explains already; `consolidation_weight` α (0.5) of the likeness to the modality before. `reduction`: over
-    the classes of the first two, `mean` (the code, for which the weights are given) or `sum` (the equation).
-    `consolidation_gradient`: false as the code has it, where that term has no gradient. A term of weight 0 is
-    not computed; the second weight may not exceed the first: the loss would have no lower bound."""
+    """Explained one by one in conf/base/methods/reconboost.yml."""
 
     stage_epochs: PositiveInt = 4
     rectification_epochs: NonNegativeInt = 4
@@ -93,14 +76,14 @@ class ReconBoost(Method):
     joins it with its first stage). Regression (our definition): a stage fits L_S(u^m + Φ, y), what the others
     leave of the target, without weights."""
 
-    Parameters: ClassVar[type[MethodParameters]] = ReconBoostParameters
-    equation: ClassVar[str] = (
-        "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), Φ = Σ_{j≠m} u^j; "
-        "then L = CE(Σ_m u^m, y)"
+    Parameters = ReconBoostParameters
+    equation = (
+        "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), "
+        "Φ = Σ_{j≠m} u^j; then L = CE(Σ_m u^m, y)"
     )
-    source: ClassVar[str] = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
-    fusions: ClassVar[tuple[str, ...] | None] = ("shared", "sum")
-    works_with_smp: ClassVar[bool] = False
+    source = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
+    fusions = ("shared", "sum")
+    works_with_smp = False
     parameters: ReconBoostParameters
 
     def check(self, context: MethodContext) -> None:
@@ -113,11 +96,8 @@ class ReconBoost(Method):
         self.stage = self.done = 0
         p, k = self.parameters, len(state.model.modalities)
         if state.epochs < (needed := k * p.stage_epochs + (k - 1) * p.rectification_epochs):
-            logger.warning(
-                "reconboost: a stage of each of the %d modalities takes %d epochs, there are %d: say epochs=%d or a "
-                "smaller stage_epochs",
-                *(k, needed, state.epochs, needed),
-            )
+            note = f"takes {needed} epochs, not {state.epochs}: say epochs={needed} or a smaller stage_epochs"
+            logger.warning("reconboost: a stage of each of the %d modalities %s", k, note)
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters

@@ -1,14 +1,10 @@
-"""Diagnosing and re-learning (Wei et al., ECCV 2024): an encoder that learnt train by heart starts over, in
-part.
-
-How well clusters of its features agree with the labels is compared between train and val; the further train
-is ahead, the nearer the encoder is moved back to where it began."""
+"""Re-learning (Wei et al., ECCV 2024): an encoder that overfits starts over, in part."""
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +12,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from g2d_pipeline.methods._scores import quantile_edges
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
 
@@ -33,10 +30,7 @@ def purity(labels: Array, clusters: Array) -> float:
 
 def cluster_purity(features: Array, labels: Array, classes: int) -> float:
     """Purity of k-means clusters of features `[N, D]`, as many as there are classes (or distinct features, if
-    fewer).
-
-    Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code).
-    """
+    fewer). Each dimension is scaled to [−1, 1] before, and the seed is fixed (both as in the code)."""
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import minmax_scale
 
@@ -46,8 +40,7 @@ def cluster_purity(features: Array, labels: Array, classes: int) -> float:
 
 
 def strength(train: float, val: float, scale: float, gap: Literal["ahead", "absolute"] = "ahead") -> float:
-    """α = tanh(λ·gap) of the purities; gap = train − val, and 0 where val is ahead; `absolute`: |train −
-    val|."""
+    """α = tanh(λ·gap) of the purities; gap = train − val, or 0 if negative; `absolute`: its size."""
     difference = train - val
     return math.tanh(scale * (abs(difference) if gap == "absolute" else max(difference, 0.0)))
 
@@ -60,12 +53,7 @@ def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> 
 
 
 class RelearningParameters(MethodParameters):
-    """`reinit_epoch` ≥ 1: after every so many epochs (published: 15), `reinit_num` ≥ 0 times at most
-    (published: 2).
-
-    `gap_scale` λ ≥ 0 (published: 3; 0: joint training). `gap`: by how far train is `ahead` of val, or the
-    `absolute` difference (the code, which also starts over an encoder that does better on val). `bins` ≥ 2:
-    quantile bins of a regression's target, in place of classes (our definition)."""
+    """Explained one by one in conf/base/methods/relearning.yml."""
 
     reinit_epoch: PositiveInt = 15
     reinit_num: NonNegativeInt = 2
@@ -82,11 +70,9 @@ class Relearning(Method):
     last epoch, after which nothing could be learnt again; the optimizer's momentum stays. Classes in a
     regression: quantile bins of the target (our definition)."""
 
-    Parameters: ClassVar[type[MethodParameters]] = RelearningParameters
-    equation: ClassVar[str] = (
-        "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
-    )
-    source: ClassVar[str] = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
+    Parameters = RelearningParameters
+    equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
+    source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
     parameters: RelearningParameters
 
     def on_fit_start(self, state: State) -> None:
@@ -94,18 +80,17 @@ class Relearning(Method):
         self.done = 0  # re-initialisations so far
         self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
         self.start: dict[str, dict[str, Tensor]] = {}
-        if not self._wanted():
+        if not self._due():
             return
         for m in state.model.modalities:
             self.start[m] = {n: w.detach().clone() for n, w in state.model.encoders[m].named_parameters()}
         if state.epochs <= p.reinit_epoch:
+            note = "the first time is after epoch %d: say more epochs or a smaller reinit_epoch"
             logger.warning(
-                "relearning: nothing is learnt again in %d epochs, the first time is after epoch %d: say more epochs "
-                "or a smaller reinit_epoch",
-                *(state.epochs, p.reinit_epoch),
+                "relearning: nothing is learnt again in %d epochs, " + note, state.epochs, p.reinit_epoch
             )
 
-    def _wanted(self) -> bool:
+    def _due(self) -> bool:
         return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
 
     def on_epoch_start(self, state: State) -> None:
@@ -117,17 +102,17 @@ class Relearning(Method):
 
     def on_epoch_end(self, state: State) -> None:
         p = self.parameters
-        if not self._wanted() or state.epoch % p.reinit_epoch or state.epoch == state.epochs:
+        if not self._due() or state.epoch % p.reinit_epoch or state.epoch == state.epochs:
             return
         self.done += 1
         for m, (train, val) in self.purities(state).items():
             alpha = strength(train, val, p.gap_scale, p.gap)
-            logger.info("relearning: after epoch %d, %s: purity %.3f on train, %.3f on val, moved back by α = %.3f",
-                        state.epoch, m, train, val, alpha)  # fmt: skip
+            what = f"purity {train:.3f} on train, {val:.3f} on val, moved back by α = {alpha:.3f}"
+            logger.info("relearning: after epoch %d, %s: %s", state.epoch, m, what)
             if alpha > 0:
                 reinitialise(state.model.encoders[m], self.start[m], alpha)
                 state.mark_updated([m])
-        if not self._wanted():
+        if not self._due():
             self.start = {}  # no longer needed, and out of the checkpoints
 
     def purities(self, state: State) -> dict[str, tuple[float, float]]:
@@ -135,16 +120,13 @@ class Relearning(Method):
         labels = {split: state.targets(state.rows(split)).cpu().numpy() for split in ("train", "val")}
         classes = state.task.outputs
         if classes == 1:  # a regression
-            levels = np.arange(1, self.parameters.bins) / self.parameters.bins
-            edges = np.unique(np.quantile(labels["train"], levels))
-            labels = {split: np.searchsorted(edges, of) for split, of in labels.items()}
+            edges = quantile_edges(torch.from_numpy(labels["train"]), self.parameters.bins).numpy()
+            labels = {split: np.searchsorted(edges, target) for split, target in labels.items()}
             classes = len(edges) + 1
-        found: dict[str, list[float]] = {m: [] for m in self.learnt}
-        for split, of in labels.items():
-            seen: dict[str, list[Array]] = {m: [] for m in self.learnt}
-            for _, output in state.evaluate(state.rows(split)):
-                for m, parts in seen.items():
-                    parts.append(output.features[m].float().cpu().numpy())
-            for m, parts in seen.items():
-                found[m].append(cluster_purity(np.concatenate(parts), of, classes))
-        return {m: (train, val) for m, (train, val) in found.items()}
+        purities: dict[str, list[float]] = {m: [] for m in self.learnt}
+        for split, target in labels.items():
+            outputs = [output.features for _, output in state.evaluate(state.rows(split))]
+            for m, values in purities.items():
+                features = np.concatenate([f[m].float().cpu().numpy() for f in outputs])
+                values.append(cluster_purity(features, target, classes))
+        return {m: (train, val) for m, (train, val) in purities.items()}

@@ -1,9 +1,6 @@
-"""UME: the uni-modal ensemble (Du et al., ICML 2023). The teachers' own mean, with nothing trained on top of
-it."""
+"""UME, the uni-modal ensemble (Du et al., ICML 2023): the teachers' own mean, with nothing trained on it."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,32 +8,30 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import Method, MethodContext, State
+from g2d_pipeline.methods.base import Method, State
 from g2d_pipeline.models import MultimodalModel
 
-REMEDY = (
-    "Give the student the teacher's encoder (no teacher_encoder, or the same one), and train teachers for it: "
-    "kedro run --pipeline teachers."
-)
+REMEDY = """Give the student the teacher's encoder (no teacher_encoder, or the same one), and train teachers \
+for it: kedro run --pipeline teachers."""
 TRIED = 32  # samples of val on which a copy is compared with its teacher
 
 
 def copy_weights(model: MultimodalModel, teachers: dict[str, MultimodalModel]) -> None:
     """Write each teacher's encoder and head into the student's of the same modality.
 
-    Raises ConfigError, naming the modality and the first difference, where they have other layers.
-    """
+    Raises ConfigError, naming the modality and the first difference, where they have other layers."""
     own = model.state_dict()
     copied: dict[str, Tensor] = {}
     for m, teacher in teachers.items():
         theirs = teacher.state_dict()
         names = [name for name in own if name.startswith((f"encoders.{m}.", f"fusion.heads.{m}."))]
         for name in dict.fromkeys([*names, *theirs]):
-            shapes = [list(of[name].shape) if name in of else None for of in (own, theirs)]
+            shapes = [list(state[name].shape) if name in state else None for state in (own, theirs)]
             if shapes[0] != shapes[1]:
                 raise ConfigError(
-                    f"ume: the teacher of {m} has another encoder than the student: {name} is {shapes[1] or 'absent'} "
-                    f"in the teacher and {shapes[0] or 'absent'} in the student. {REMEDY}"
+                    f"ume: the teacher of {m} has another encoder than the student: {name} is "
+                    f"{shapes[1] or 'absent'} in the teacher and {shapes[0] or 'absent'} in the "
+                    f"student. {REMEDY}"
                 )
         copied |= theirs
     model.load_state_dict(copied)
@@ -48,15 +43,12 @@ class UME(Method):
     The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
     fusion takes the mean of their softmaxes. With one modality it is the teacher."""
 
-    needs_teachers: ClassVar[bool] = True
-    equation: ClassVar[str] = "l = (1/k)·Σ_m u^m of the unimodal teachers"
-    source: ClassVar[str] = "Du et al., ICML 2023, uni-modal ensemble"
-    fusions: ClassVar[tuple[str, ...] | None] = ("late",)
-
-    def check(self, context: MethodContext) -> None:
-        super().check(context)
-        if context.smp:
-            raise ValueError("ume trains nothing, so SMP has nothing to schedule: say smp=false")
+    needs_teachers = True
+    equation = "l = (1/k)·Σ_m u^m of the unimodal teachers"
+    source = "Du et al., ICML 2023, uni-modal ensemble"
+    fusions = ("late",)
+    works_with_smp = False
+    no_smp = "trains nothing, so SMP has nothing to schedule"
 
     def epochs(self, epochs: int) -> int:
         return 1  # an epoch without a batch: scored and kept as any other
@@ -68,23 +60,20 @@ class UME(Method):
         models = {m: state.teachers[m].model for m in state.model.modalities}
         if missing := [m for m, model in models.items() if model is None]:
             raise ConfigError(
-                f"ume copies the teachers, and of {', '.join(missing)} only remembered outputs are given: give the "
-                "trained teachers themselves"
+                f"ume copies the teachers, and of {', '.join(missing)} only remembered outputs are given: "
+                "give the trained teachers themselves"
             )
         copy_weights(state.model, models)
         self._compare(state)
 
     def _compare(self, state: State) -> None:
-        """Layers of the same shapes can still compute something else (attention's heads): compare the
-        answers."""
+        """Equal shapes can still compute something else (attention's heads): compare outputs."""
         rows = state.rows("val")[:TRIED]
         for batch, output in state.evaluate(rows):
             for m, logits in state.unimodal_logits(output).items():
                 remembered = state.teachers[m].view(batch.index.numpy(), logits.device).logits
-                if not torch.allclose(
-                    logits, remembered, rtol=1e-2, atol=1e-2
-                ):  # another device, TF32: to 1e-2
+                if not torch.allclose(logits, remembered, rtol=1e-2, atol=1e-2):  # another device, TF32
                     raise ConfigError(
-                        f"ume: a copy of the teacher of {m} answers differently on val than the teacher remembers: its "
-                        f"encoder has other settings. {REMEDY}"
+                        f"ume: a copy of the teacher of {m} answers differently on val than the teacher "
+                        f"remembers: its encoder has other settings. {REMEDY}"
                     )

@@ -1,5 +1,4 @@
-"""A model from its architecture: a plain dictionary, kept in `model.json`, enough to rebuild and predict
-with."""
+"""A model from its architecture, a plain dictionary kept in `model.json`: enough to rebuild and predict."""
 
 from __future__ import annotations
 
@@ -27,12 +26,16 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     an encoder's settings are wrong, where it does not take samples of the shape, or has no stages for the
     exchange."""
     encoders = {}
-    for m, of in architecture["modalities"].items():
-        normaliser = Normaliser(of["normaliser"]["scale"], of["normaliser"]["mean"], of["normaliser"]["std"]) \
-            if of["normaliser"] else None  # fmt: skip
+    for m, section in architecture["modalities"].items():
+        statistics = section["normaliser"]
+        normaliser = (
+            Normaliser(**{k: statistics[k] for k in ("scale", "mean", "std")}) if statistics else None
+        )
         try:
-            settings = checked(EncoderSettings, of["encoder"], ("encoder",), HERE)
-            encoders[m] = build_encoder(settings, tuple(of["shape"]), normaliser, of.get("vocabulary"))
+            settings = checked(EncoderSettings, section["encoder"], ("encoder",), HERE)
+            encoders[m] = build_encoder(
+                settings, tuple(section["shape"]), normaliser, section.get("vocabulary")
+            )
         except ConfigError as error:
             raise ConfigError(f"modality {m}: {error}") from error
     task = task_from_json(architecture["task"])

@@ -12,9 +12,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from g2d_pipeline.config import ENCODERS
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.models.encoders import Encoder, initialise
-from g2d_pipeline.models.frames import channels_of, fold, mean_of_frames, stages_of
+from g2d_pipeline.models.encoders import Encoder, Trunk, initialise, load_encoder
+from g2d_pipeline.models.encoders.base import fold, mean_of_frames
 
 STAGES = 3  # after so many stages, the last ones, maps are scaled (published: the last three of ResNet-18)
 RATIO = 4  # of squeezing (published)
@@ -31,10 +32,8 @@ class Means(nn.Module):
 
 class MMTM(nn.Module):
     """Squeeze s^m = mean over cells (and frames) `[B, C_m]`; z = relu(Σ_m S_m s^m + b); gate g^m = σ(E_m z +
-    e_m).
-
-    As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ C_m /
-    ratio wide. `means` (buffers): those of s^m and g^m over all training batches so far."""
+    e_m). As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ
+    C_m / ratio wide. `means` (buffers): those of s^m and g^m over all training batches so far."""
 
     def __init__(self, channels: Mapping[str, int], ratio: int = RATIO) -> None:
         super().__init__()
@@ -51,8 +50,7 @@ class MMTM(nn.Module):
         """s: m → `[B, C_m]` gives g: m → `[B, C_m]`.
 
         `held`: a modality that gets a mean in place of what the others tell it: in its gate their signals
-        (`replaced="signal"`), or its whole gate (`"gate"`).
-        """
+        (`replaced="signal"`), or its whole gate (`"gate"`)."""
         squeezed = {m: layer(signals[m]) for m, layer in self.squeeze.items()}
         hidden = (torch.stack(list(squeezed.values())).sum(dim=0) + self.bias).relu()
         gates = {m: layer(hidden).sigmoid() for m, layer in self.excite.items()}
@@ -86,19 +84,17 @@ class Exchange(nn.Module):
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
         super().__init__()
-        channels = {
-            m: [channels_of(stage) for stage in _stages(m, encoder)] for m, encoder in encoders.items()
-        }
-        count = min(STAGES, *(len(of) for of in channels.values()))
+        channels = {m: [_channels(part) for part in _stages(m, e)[:-1]] for m, e in encoders.items()}
+        count = min(STAGES, *map(len, channels.values()))
         self.stages = nn.ModuleList(
-            initialise(MMTM({m: of[len(of) - count + i] for m, of in channels.items()})) for i in range(count)
+            initialise(MMTM({m: c[i - count] for m, c in channels.items()})) for i in range(count)
         )
         self.held = ""
         self.replaced: Literal["signal", "gate"] = "signal"
 
     def forward(self, encoders: Mapping[str, Encoder], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """m → feature `[B, D_m]`."""
-        parts = {m: stages_of(encoder.trunk) for m, encoder in encoders.items()}
+        parts = {m: _stages(m, encoder) for m, encoder in encoders.items()}
         maps, batch = {}, {}
         for m, encoder in encoders.items():
             x = encoder.normaliser(inputs[m]).float()
@@ -108,31 +104,36 @@ class Exchange(nn.Module):
                 maps[m] = stage(maps[m])
         for i, exchange in enumerate(self.stages):
             maps = {m: parts[m][i - 1 - len(self.stages)](x) for m, x in maps.items()}
-            signals = {
-                m: x.mean(dim=(2, 3)).view(-1, batch[m], x.shape[1]).mean(dim=0) for m, x in maps.items()
-            }
+            means = {m: x.mean(dim=(2, 3)) for m, x in maps.items()}  # [T · B, C]
+            signals = {m: s.view(-1, batch[m], s.shape[1]).mean(dim=0) for m, s in means.items()}
             gates = exchange(signals, self.held if self.training else "", self.replaced)
-            maps = {
-                m: x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None] for m, x in maps.items()
-            }
-        last = {m: parts[m][-1](x) for m, x in maps.items()}
-        return {
-            m: mean_of_frames(x, batch[m], encoders[m].width) if inputs[m].dim() == 5 else x
-            for m, x in last.items()
-        }
+            for m, x in maps.items():
+                maps[m] = x * gates[m].repeat(x.shape[0] // batch[m], 1)[:, :, None, None]
+        features = {m: parts[m][-1](x) for m, x in maps.items()}
+        for m, x in features.items():
+            if inputs[m].dim() == 5:
+                features[m] = mean_of_frames(x, batch[m], encoders[m].width)
+        return features
+
+
+def _channels(stage: nn.Module) -> int:
+    """C of the maps that a stage ends in."""
+    return next(part.out_channels for part in reversed(list(stage.modules())) if isinstance(part, nn.Conv2d))
 
 
 def _stages(modality: str, encoder: Encoder) -> list[nn.Module]:
-    """All parts of a trunk but what follows the last maps."""
-    parts = stages_of(encoder.trunk)
-    if not parts:
-        raise ConfigError(
-            f"exchange mmtm: the encoder of {modality} has no stages with maps. Encoders that have: {', '.join(STAGED)}"
-        )
-    return parts[:-1]
+    """The trunk's parts. Raises ConfigError where it has none."""
+    if isinstance(encoder.trunk, Trunk) and encoder.trunk.has_stages:
+        return encoder.trunk.stages()
+    raise ConfigError(
+        f"exchange mmtm: the encoder of {modality} has no stages with maps. Encoders that have: "
+        f"{', '.join(encoders_with_stages())}"
+    )
 
 
-STAGED = ("small_cnn", "resnet18")  # the encoders that have stages, by name
+def encoders_with_stages() -> list[str]:
+    """The names of our encoders that can exchange."""
+    return [name for name in ENCODERS if load_encoder(name).has_stages]
 
 
 def build_exchange(name: str | None, encoders: Mapping[str, Encoder]) -> Exchange | None:

@@ -1,10 +1,9 @@
-"""The model: an encoder per modality and a fusion. A unimodal teacher is the same with one modality and late
-fusion."""
+"""The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,8 +25,7 @@ class Output:
 class MultimodalModel(nn.Module):
     """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`.
 
-    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
-    """
+    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`)."""
 
     def __init__(
         self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None
@@ -57,37 +55,37 @@ class MultimodalModel(nn.Module):
         `dtype`: encoders run under autocast in it; features, fusion and logits are float32 always. `kappa`: m
         → what the gradient that reaches an encoder is multiplied by (left out: 1). With an exchange every
         encoder runs, and runs with gradient: ValueError where one should not."""
-        known = features or {}
-        found: dict[str, Tensor] = {}
+        known, factors = features or {}, kappa or {}
+        encoded: dict[str, Tensor] = {}
         if self.exchange is not None:
             if known or suppressed:
                 raise ValueError("encoders with an exchange run together: none can rest or be suppressed")
-            with (
-                torch.autocast(next(iter(inputs.values())).device.type, dtype)
-                if dtype is not None
-                else nullcontext()
-            ):
-                found = self.exchange(self.encoders, inputs)
-            found = {m: feature.float() for m, feature in found.items()}
-            return Output(found, self.fusion(found))
+            with _autocast(next(iter(inputs.values())), dtype):
+                encoded = self.exchange(self.encoders, inputs)
+            encoded = {m: feature.float() for m, feature in encoded.items()}
+            return Output(encoded, self.fusion(encoded))
         for m, encoder in self.encoders.items():
             if m in known:
-                found[m] = known[m]
+                encoded[m] = known[m]
                 continue
-            with torch.autocast(inputs[m].device.type, dtype) if dtype is not None else nullcontext():
+            with _autocast(inputs[m], dtype):
                 if m in suppressed:
                     with torch.no_grad(), preserve_norm_stats(encoder, suppressed_norm):
-                        found[m] = encoder(inputs[m])
+                        feature = encoder(inputs[m]).float()
                 else:
-                    found[m] = encoder(inputs[m])
-            found[m] = found[m].float()
-            if kappa is not None and kappa.get(m, 1.0) not in (0.0, 1.0) and found[m].requires_grad:
-                found[m] = scale_gradient(found[m], kappa[m])
-        return Output(found, self.fusion(found))
+                    feature = encoder(inputs[m]).float()
+            if factors.get(m, 1.0) not in (0.0, 1.0) and feature.requires_grad:
+                feature = scale_gradient(feature, factors[m])
+            encoded[m] = feature
+        return Output(encoded, self.fusion(encoded))
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from one modality alone, as the fusion defines it."""
         return self.fusion.unimodal_logits(features, modality)
+
+
+def _autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext()
 
 
 class _ScaleGradient(torch.autograd.Function):

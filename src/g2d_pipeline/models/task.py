@@ -33,7 +33,7 @@ class Task(ABC):
 
     @abstractmethod
     def confidence(self, logits: Tensor, target: Tensor) -> Tensor:
-        """ρ of each sample `[B]` in (0, 1]: how much the prediction believes in the encoded target (Eq. 5)."""
+        """ρ of each sample `[B]` in (0, 1]: confidence in the encoded target (Eq. 5)."""
 
     @abstractmethod
     def distill(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -48,11 +48,11 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
-        """Logits `[B, C]` → predictions `[B]` as stored: class indices, or values in the target's own unit."""
+        """Logits `[B, C]` → predictions `[B]` as stored: class indices, or values in its unit."""
 
     @abstractmethod
     def score(self, logits: Tensor, target: Tensor) -> float:
-        """The selection metric over a whole split: accuracy as a fraction, or RMSE in the target's own unit."""
+        """The selection metric over a split: accuracy as a fraction, or RMSE in the target's unit."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -159,8 +159,7 @@ class Regression(Task):
 def regression_task(target: dict[str, float], output: Literal["sigmoid", "identity"]) -> Regression:
     """The regression whose scaling comes from the train statistics `{min, max, mean, std}` of the target.
 
-    Raises DataError (a ValueError) where the train target is constant: there is nothing to learn.
-    """
+    Raises DataError (a ValueError) where the train target is constant: there is nothing to learn."""
     if not target["max"] > target["min"]:
         raise DataError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
     if output == "sigmoid":

@@ -1,8 +1,7 @@
 """Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is
 downloaded.
 
-Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone.
-"""
+Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone."""
 
 from __future__ import annotations
 
@@ -18,25 +17,20 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.errors import DataError, data_error, media_fault
-from g2d_pipeline.models.encoders import Encoder
+from g2d_pipeline.models.encoders import Trunk
 from g2d_pipeline.models.multimodal import MultimodalModel
 
 logger = logging.getLogger(__name__)
 
-# encoder → (start of torchvision's names, of the trunk's names, of the classifier's names, the stem's weight)
-NAMES = {
-    "resnet18": ("", "", "fc.", "conv1.weight"),
-    "mobilenet_v2": ("features.", "0.", "classifier.", "features.0.0.weight"),
-}
-COUNTER = "num_batches_tracked"  # of batch norm: files of old torch versions lack it, and nothing is computed from it
+COUNTER = "num_batches_tracked"  # of batch norm: old torch versions' files lack it; it changes no output
 # What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in
 # them.
 BROKEN = (
-    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError,
-    AssertionError, OSError, struct.error,
+    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
+    EOFError, AssertionError, OSError, struct.error,
 )  # fmt: skip
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
@@ -45,66 +39,59 @@ def load_pretrained(
     model: MultimodalModel, architecture: dict[str, Any], files: Mapping[str, Path] | None = None
 ) -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
-    `build_model`.
-
-    `files`: modality → where its file lies, instead of the path in the settings. Raises DataError where a
-    file is missing, broken or does not fit."""
-    for m, of in architecture["modalities"].items():
-        if not of["encoder"].get("weights"):
+    `build_model`. `files`: modality → where its file lies, instead of the path in the settings. Raises
+    DataError where a file is missing, broken or does not fit."""
+    for m, section in architecture["modalities"].items():
+        settings = section["encoder"]
+        if not settings.get("weights"):
             continue
-        path = (files or {}).get(m) or Path(of["encoder"]["weights"]).expanduser()
+        path = (files or {}).get(m) or Path(settings["weights"]).expanduser()
         try:
-            load_trunk(cast(Encoder, model.encoders[m]).trunk, of["encoder"]["name"], path)
+            load_trunk(cast(Trunk, model.encoders[m].trunk), settings["name"], path)
         except DataError as error:
             raise DataError(f"modality {m}: {error}") from error
         logger.info("The encoder of %s starts from %s", m, path)
 
 
-def load_trunk(trunk: nn.Module, name: str, path: Path) -> None:
+def load_trunk(trunk: Trunk, name: str, path: Path) -> None:
     """Fill a trunk from a file of torchvision's names; the classifier's weights in it are ignored.
 
     A stem for another number of channels is averaged over the file's channels and spread over the trunk's, so
-    that a grey picture, equal in all channels, is answered as before. Raises DataError, naming weights that
-    are missing, not expected, of another shape or not finite; then nothing was changed."""
-    theirs, ours, classifier, stem = NAMES[name]
-    given = {k: v for k, v in read_weights(path).items() if not k.startswith(classifier)}
-    wanted = {theirs + k.removeprefix(ours): v for k, v in trunk.state_dict().items()}
-    if stem in given and given[stem].dim() == 4:
-        given[stem] = _spread(given[stem], wanted[stem].shape[1], path)
-    faults = [(k, "missing") for k in wanted if k not in given and not k.endswith(COUNTER)]
-    faults += [(k, "not expected") for k in given if k not in wanted]
-    for k, weight in given.items():
-        if k in wanted and weight.shape != wanted[k].shape:
-            faults.append(
-                (f"{k}: {list(weight.shape)} instead of {list(wanted[k].shape)}", "of another shape")
-            )
-        elif k in wanted and not weight.isfinite().all():
-            faults.append(
-                (f"{k}: {int((~weight.isfinite()).sum())} of {weight.numel()} values", "not finite")
-            )
+    that a grey image, equal in all channels, is answered as before. Raises DataError, naming weights that are
+    missing, not expected, of another shape or not finite; then nothing was changed."""
+    if trunk.weight_names is None:
+        raise data_error(f"The encoder {name} takes no file of weights", [], REMEDY)
+    theirs, ours, classifier, stem = trunk.weight_names
+    weights = {k: v for k, v in read_weights(path).items() if not k.startswith(classifier)}
+    expected = {theirs + k.removeprefix(ours): v for k, v in trunk.state_dict().items()}
+    if stem in weights and weights[stem].dim() == 4:
+        weights[stem] = _spread(weights[stem], expected[stem].shape[1], path)
+    faults = [(k, "missing") for k in expected if k not in weights and not k.endswith(COUNTER)]
+    faults += [(k, "not expected") for k in weights if k not in expected]
+    for k, weight in weights.items():
+        if k in expected and weight.shape != expected[k].shape:
+            shapes = f"{list(weight.shape)} instead of {list(expected[k].shape)}"
+            faults.append((f"{k}: {shapes}", "of another shape"))
+        elif k in expected and (bad := int((~weight.isfinite()).sum())):
+            faults.append((f"{k}: {bad} of {weight.numel()} values", "not finite"))
     if faults:
         counts = ", ".join(f"{n} {kind}" for kind, n in Counter(kind for _, kind in faults).items())
         headline = f"The weights {path} do not fit {name} ({counts})"
         raise data_error(headline, [f"{kind}: {what}" for what, kind in faults], REMEDY)
     with torch.no_grad():
-        for k, weight in given.items():
-            wanted[k].copy_(weight)
+        for k, weight in weights.items():
+            expected[k].copy_(weight)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model`
-    is found.
-
-    Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or holds anything
-    else than tensors (nothing in it is executed)."""
+    is found. Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or
+    holds anything else than tensors (nothing in it is executed)."""
     if fault := media_fault(path):
         raise data_error(f"The weights {path.resolve()} can not be used: the file {fault}", [], REMEDY)
     try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except BROKEN as error:
         headline = f"The weights {path.resolve()} can not be read"
         raise data_error(headline, [_reason(error)], f"download the file again, or {REMEDY}") from error
@@ -120,9 +107,8 @@ def _reason(error: Exception) -> str:
     """Why a file could not be read. torch's own words would advise to execute what stands in it."""
     if isinstance(error, UnpicklingError):
         foreign = re.search(r"GLOBAL (\S+)", str(error))
-        return (
-            f"it holds {foreign[1]}, and only tensors are read" if foreign else "it is not a file of tensors"
-        )
+        what = f"holds {foreign[1]}, and only tensors are read" if foreign else "is not a file of tensors"
+        return f"it {what}"
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

@@ -1,2 +1,1 @@
-"""The stages as Kedro pipelines: thin nodes over the library. Nothing heavy is imported before a node
-runs."""
+"""The stages as Kedro pipelines: thin nodes. Nothing heavy is imported before a node runs."""

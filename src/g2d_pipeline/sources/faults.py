@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from g2d_pipeline.errors import ConfigError, DataError, data_error
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
+from g2d_pipeline.errors import DataError, data_error
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+# What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
+RACY_NS = 2_000_000_000
+KEPT_LISTINGS = 8
+
+Stamp = tuple[int, int, int]  # of a folder: mtime_ns, device, inode
+_listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list[str]]] = {}
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -55,7 +59,8 @@ def drop_or_raise(
         return []
     share = len(bad) / max(total, 1)
     if share > allowed:
-        headline = f"{len(bad)} of {total} {what} can not be used ({share:.2%}; max_bad_fraction allows {allowed:.2%})"
+        shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
+        headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
         raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
     return [row.as_dict() for row in bad]
 
@@ -64,14 +69,23 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
     """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
     Windows.
 
-    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files.
-    """
-    found: list[str] = []
-    stack = [""]
+    `skip`: folders directly below `root` that are left out. A `root` that is absent has no files. A listing
+    is used again as long as no folder in it has changed: the raw tree is listed once a run. Raises DataError
+    for a folder that cannot be read."""
+    key = os.path.abspath(root), tuple(sorted(skip))  # noqa: PTH100
+    if key in _listings:
+        folders, files = _listings.pop(key)
+        if all(_stamp(folder) == stamp for folder, stamp in folders.items()):
+            _listings[key] = folders, files
+            return list(files)
+    folders, files, stack = {}, [], [""]
+    started = time.time_ns()
     while stack:
         folder = stack.pop()
+        path = os.path.join(key[0], folder)  # noqa: PTH118
+        folders[path] = _stamp(path)
         try:
-            entries = list(os.scandir(root / folder))
+            entries = list(os.scandir(path))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -83,23 +97,18 @@ def list_files(root: Path, skip: Collection[str] = ()) -> list[str]:
             if entry.is_dir():
                 stack.append(f"{folder}{name}/")
             else:
-                found.append(f"{folder}{name}")
-    return sorted(found)
+                files.append(f"{folder}{name}")
+    files.sort()
+    if all(stamp is not None and stamp[0] < started - RACY_NS for stamp in folders.values()):
+        _listings[key] = folders, files
+        if len(_listings) > KEPT_LISTINGS:
+            del _listings[next(iter(_listings))]
+    return list(files)
 
 
-def media_columns(settings: IngestSettings, offered: Collection[str]) -> dict[str, str]:
-    """modality → its one column in the manifest, for the media among the modalities asked for.
-
-    Raises ConfigError where the layout does not offer a modality or a medium has more than one column.
-    """
-    for name, columns in settings.columns.items():
-        if name not in offered:
-            raise ConfigError(
-                f"{settings.dataset}: layout {settings.raw.layout} has no modality {name!r}{nearest(name, offered)}; "
-                f"it has {', '.join(sorted(offered))}. Rename or remove it under `modalities`."
-            )
-        if len(columns) != 1:
-            raise ConfigError(
-                f"{settings.dataset}: modality {name!r} has one column of paths, not {columns}."
-            )
-    return {name: columns[0] for name, columns in settings.columns.items()}
+def _stamp(folder: str) -> Stamp | None:
+    try:
+        stat = os.stat(folder)  # noqa: PTH116 - a copy may have thousands of folders
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_dev, stat.st_ino

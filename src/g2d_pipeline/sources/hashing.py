@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -12,14 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.files import atomic_write, content_hash
+from g2d_pipeline.sources.faults import RACY_NS
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-RACY_NS = (
-    2_000_000_000  # a file this young may change again without a new time stamp: it is hashed, not remembered
-)
-
 Entry = list[int | str]  # size, mtime_ns, hash
 
 
@@ -31,7 +28,8 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
     broken cache is rebuilt, one that can not be written is done without; either is logged. DataError where a
     file can not be read."""
     known = _read(cache) if cache is not None else {}
-    base = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - strings: thousands of files in milliseconds
+    # strings rather than paths: thousands of files in milliseconds
+    base = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
     mine: dict[str, Entry] = {}
     total = hashlib.blake2b(header.encode(), digest_size=16)
     now = time.time_ns()
@@ -60,25 +58,22 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file
     can not be read."""
     known = _read(cache) if cache is not None else {}
-    found: dict[Path, tuple[int, str]] = {}
+    entries = {}
     for path in files:
         key = os.path.abspath(path)  # noqa: PTH100
-        entry = _entry(path, key, known.get(key))
-        found[path] = int(entry[0]), str(entry[2])
-    return found
+        entries[path] = _entry(path, key, known.get(key))
+    return {path: (int(size), str(digest)) for path, (size, _, digest) in entries.items()}
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
     """What is known of a file, where it has not changed; else its size, time and hash as they are now."""
     try:
         stat = os.stat(key)  # noqa: PTH116
-        if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
-            return known
-        with open(key, "rb") as file:  # noqa: PTH123
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
         raise DataError(f"{path} can not be read ({error.strerror}).") from None
-    return [stat.st_size, stat.st_mtime_ns, digest]
+    if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
+        return known
+    return [stat.st_size, stat.st_mtime_ns, content_hash(path)]
 
 
 def _read(cache: Path) -> dict[str, Entry]:
@@ -98,14 +93,10 @@ def _read(cache: Path) -> dict[str, Entry]:
 
 
 def _write(cache: Path, files: dict[str, Entry]) -> None:
-    temporary = cache.with_name(f".{cache.name}.{os.getpid()}.tmp")
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
         for left in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
             left.unlink(missing_ok=True)
-        temporary.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
-        temporary.replace(cache)
+        with atomic_write(cache) as path:
+            path.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
     except OSError as error:
         logger.warning("The cache of file hashes %s can not be written: %s.", cache, error.strerror)
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

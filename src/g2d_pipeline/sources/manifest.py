@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.config import SPLITS, IngestSettings
-from g2d_pipeline.errors import data_error
-from g2d_pipeline.sources.faults import nearest
+from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLE, META = "manifest.parquet", "manifest.json"
 KEYS = (
-    "dataset", "task", "class_names", "target", "counts", "source", "raw_dir", "columns", "kinds", "group_disjoint",
-    "dropped", "notes",
+    "dataset", "task", "class_names", "target", "counts", "source", "raw_dir", "columns", "kinds",
+    "group_disjoint", "dropped", "notes",
 )  # fmt: skip
+INFINITE = (math.inf, -math.inf)
+REBUILD = "make the manifest anew (`--params rebuild=true`)."
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,13 @@ class Manifest:
     mean, std (population), min, max on train}, `counts` {split: n}, `source` raw|sample, `raw_dir` (the
     folder that paths are relative to; itself relative to the project unless absolute), `columns` {modality:
     [columns]}, `kinds` {modality: kind} where the settings say it, `group_disjoint`, `dropped` [{file, row,
-    reason}], `notes` [str]."""
+    reason}], `notes` [str].
+
+    `validated`: `build` has checked it, and it is not checked again when it is written."""
 
     table: pd.DataFrame
     meta: dict[str, Any]
+    validated: bool = False
 
 
 def build(
@@ -57,12 +60,8 @@ def build(
     target: dict[str, Any] = {"name": settings.target.name, "unit": settings.target.unit}
     if settings.task == "regression":
         y = table.loc[table["split"] == "train", "target"].astype("float64")
-        target |= {
-            "mean": float(y.mean()),
-            "std": float(y.std(ddof=0)),
-            "min": float(y.min()),
-            "max": float(y.max()),
-        }
+        statistics = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
+        target |= {name: float(value) for name, value in statistics.items()}
     meta = {
         "dataset": settings.dataset,
         "task": settings.task,
@@ -77,7 +76,7 @@ def build(
         "dropped": dropped or [],
         "notes": notes or [],
     }
-    manifest = Manifest(table.reset_index(drop=True), meta)
+    manifest = Manifest(table.reset_index(drop=True), meta, validated=True)
     validate(manifest)
     return manifest
 
@@ -88,25 +87,23 @@ def validate(manifest: Manifest) -> None:
     table, meta = manifest.table.reset_index(drop=True), manifest.meta
     name = meta.get("dataset", "?")
     if missing := [key for key in KEYS if key not in meta]:
-        raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, _REBUILD)
-    wanted = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
-    if meta["group_disjoint"]:
-        wanted.append("group")
-    if double := sorted(
-        {c for c in wanted if wanted.count(c) > 1} | set(table.columns[table.columns.duplicated()])
-    ):
-        raise data_error(f"The manifest of {name!r} has columns of the same name", double, "rename them.")
-    if missing := [column for column in wanted if column not in table]:
-        named = [f"{column!r}{nearest(column, list(map(str, table.columns)))}" for column in missing]
-        raise data_error(f"The manifest of {name!r} lacks columns", named, _REBUILD)
+        raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, REBUILD)
+    names = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
+    names += ["group"] if meta["group_disjoint"] else []
+    double = {c for c in names if names.count(c) > 1} | set(table.columns[table.columns.duplicated()])
+    if double:
+        headline = f"The manifest of {name!r} has columns of the same name"
+        raise data_error(headline, sorted(double), "rename them.")
+    known = list(map(str, table.columns))
+    if missing := [f"{column!r}.{did_you_mean(column, known)}" for column in names if column not in table]:
+        raise data_error(f"The manifest of {name!r} lacks columns", missing, REBUILD)
     if not len(table):
-        raise data_error(
-            f"The manifest of {name!r} has no rows", [], "look at the raw folder: it holds no samples."
-        )
+        remedy = "check the raw folder: it holds no samples."
+        raise data_error(f"The manifest of {name!r} has no rows", [], remedy)
     _check_ids_and_splits(table, name)
     if meta["counts"] != _counts(table):
         headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"
-        raise data_error(headline, [], f"the two files are of different runs: {_REBUILD}")
+        raise data_error(headline, [], f"the two files are of different runs: {REBUILD}")
     if meta["task"] == "classification":
         _check_classes(table, meta["class_names"], name)
     else:
@@ -115,17 +112,19 @@ def validate(manifest: Manifest) -> None:
         _check_groups(table, name)
     for modality, columns in meta["columns"].items():
         for column in columns:
-            _check_column(table, column, name, meta["kinds"].get(modality, ""))
+            _check_column(table[column], table["split"], name, meta["kinds"].get(modality, ""))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Validate, then write `manifest.parquet` and `manifest.json` into `folder`; equal manifests give equal
-    bytes."""
-    validate(manifest)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `manifest.parquet` and `manifest.json` into `folder`; equal manifests give equal bytes. Raises
+    DataError as `validate` does, where `build` has not made it."""
+    if not manifest.validated:
+        validate(manifest)
     text = json.dumps(manifest.meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(folder / TABLE, lambda path: manifest.table.to_parquet(path, index=False, engine="pyarrow"))
-    _replace(folder / META, lambda path: path.write_bytes(text.encode()))
+    with atomic_write(folder / TABLE) as path:
+        manifest.table.to_parquet(path, index=False, engine="pyarrow")
+    with atomic_write(folder / META) as path:
+        path.write_bytes(text.encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -139,57 +138,42 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         meta = json.loads((folder / META).read_bytes())
     except ValueError as error:
-        raise data_error(f"{folder / META} is not JSON ({error})", [], _REBUILD) from None
+        raise data_error(f"{folder / META} is not JSON ({error})", [], REBUILD) from None
     try:
         table = pd.read_parquet(folder / TABLE, engine="pyarrow")
     except (OSError, ValueError) as error:
-        raise data_error(f"{folder / TABLE} is not a parquet table ({error})", [], _REBUILD) from None
+        raise data_error(f"{folder / TABLE} is not a parquet table ({error})", [], REBUILD) from None
     if not isinstance(meta, dict):
-        raise data_error(f"{folder / META} is not an object of keys", [], _REBUILD)
-    manifest = Manifest(table, meta)
-    validate(manifest)
+        raise data_error(f"{folder / META} is not an object of keys", [], REBUILD)
+    validate(manifest := Manifest(table, meta, validated=True))
     return manifest
-
-
-_REBUILD = "make the manifest anew (`--params rebuild=true`)."
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` to a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _counts(table: pd.DataFrame) -> dict[str, int]:
     return {split: int((table["split"] == split).sum()) for split in SPLITS}
 
 
+def _rows(values: pd.Series[Any], wrong: Any) -> list[str]:
+    return [f"row {i}: {value!r}" for i, value in values[wrong].items()]
+
+
 def _check_ids_and_splits(table: pd.DataFrame, name: str) -> None:
-    split = table["split"]
+    split, ids = table["split"], table["sample_id"]
     if (wrong := ~split.isin(SPLITS)).any():
-        named = [f"row {i}: {split[i]!r}{nearest(str(split[i]), SPLITS)}" for i in table.index[wrong]]
-        raise data_error(
-            f"{name!r}: splits other than {', '.join(SPLITS)}", named, "correct the splits' names."
-        )
-    ids = table["sample_id"]
+        rows = [f"row {i}: {s!r}.{did_you_mean(str(s), SPLITS)}" for i, s in split[wrong].items()]
+        headline = f"{name!r}: splits other than {', '.join(SPLITS)}"
+        raise data_error(headline, rows, "correct the splits' names.")
     if (empty := ids.isna() | (ids.astype(str) == "")).any():
-        raise data_error(
-            f"{name!r}: samples without an id", [f"row {i}" for i in table.index[empty]], "name them."
-        )
+        rows = [f"row {i}" for i in table.index[empty]]
+        raise data_error(f"{name!r}: samples without an id", rows, "name them.")
     if (double := ids.duplicated(keep=False)).any():
-        rows = ids[double].groupby(ids[double], sort=True).groups
-        named = [f"{value!r} in rows {', '.join(map(str, index))}" for value, index in rows.items()]
-        raise data_error(
-            f"{name!r}: sample ids that are not unique", named, "remove or rename the repeated samples."
-        )
+        groups = ids[double].groupby(ids[double], sort=True).groups
+        rows = [f"{value!r} in rows {', '.join(map(str, index))}" for value, index in groups.items()]
+        headline = f"{name!r}: sample ids that are not unique"
+        raise data_error(headline, rows, "remove or rename the repeated samples.")
     if empty_splits := [s for s, count in _counts(table).items() if count == 0]:
-        raise data_error(
-            f"{name!r}: splits without a sample", empty_splits, "all of train, val and test are needed."
-        )
+        remedy = "all of train, val and test are needed."
+        raise data_error(f"{name!r}: splits without a sample", empty_splits, remedy)
 
 
 def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> None:
@@ -198,10 +182,8 @@ def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> No
         headline = f"{name!r}: the target of a classification is {target.dtype}, not int64"
         raise data_error(headline, [], "give whole class numbers, or set task to regression.")
     if (outside := (target < 0) | (target >= len(class_names))).any():
-        named = [f"row {i}: {target[i]}" for i in table.index[outside]]
-        raise data_error(
-            f"{name!r}: labels outside 0 to {len(class_names) - 1}", named, "correct the labels."
-        )
+        headline = f"{name!r}: labels outside 0 to {len(class_names) - 1}"
+        raise data_error(headline, _rows(target, outside), "correct the labels.")
     present = set(target[table["split"] == "train"])
     if absent := [f"{i} ({c})" for i, c in enumerate(class_names) if i not in present]:
         raise data_error(f"{name!r}: classes without a sample in train", absent, "add such samples to train.")
@@ -210,12 +192,11 @@ def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> No
 def _check_numbers(table: pd.DataFrame, name: str) -> None:
     target = table["target"]
     if target.dtype.kind != "f":
-        raise data_error(
-            f"{name!r}: the target of a regression is {target.dtype}, not float64", [], "give numbers."
-        )
-    wrong = [f"row {i}: {value}" for i, value in target.items() if not math.isfinite(value)]
-    if wrong:
-        raise data_error(f"{name!r}: targets that are not finite", wrong, "correct or remove these rows.")
+        headline = f"{name!r}: the target of a regression is {target.dtype}, not float64"
+        raise data_error(headline, [], "give numbers.")
+    if (wrong := target.isna() | target.isin(INFINITE)).any():
+        rows = _rows(target, wrong)
+        raise data_error(f"{name!r}: targets that are not finite", rows, "correct or remove these rows.")
     train = target[table["split"] == "train"]
     if train.min() == train.max():
         headline = f"{name!r}: the target is {train.iloc[0]} in all {len(train)} rows of train"
@@ -224,48 +205,36 @@ def _check_numbers(table: pd.DataFrame, name: str) -> None:
 
 def _check_groups(table: pd.DataFrame, name: str) -> None:
     if (blank := table["group"].isna()).any():
-        raise data_error(
-            f"{name!r}: samples without a group", [f"row {i}" for i in table.index[blank]], "fill it."
-        )
+        rows = [f"row {i}" for i in table.index[blank]]
+        raise data_error(f"{name!r}: samples without a group", rows, "fill it.")
     splits = table.groupby("group", sort=True)["split"].unique()
-    if crossing := [
-        f"{group!r} in {', '.join(sorted(found))}" for group, found in splits.items() if len(found) > 1
-    ]:
-        raise data_error(
-            f"{name!r}: groups in more than one split", crossing, "keep each group within one split."
-        )
+    if crossing := [f"{group!r} in {', '.join(sorted(s))}" for group, s in splits.items() if len(s) > 1]:
+        remedy = "keep each group within one split."
+        raise data_error(f"{name!r}: groups in more than one split", crossing, remedy)
 
 
-def _check_column(table: pd.DataFrame, column: str, name: str, kind: str) -> None:
-    values = table[column]
-    numbers = values.dtype.kind in "fiub"
-    if (numbers or kind == "tabular") and values[table["split"] == "train"].isna().all():
-        headline = f"{name!r}: column {column!r} is blank in all of train"
-        raise data_error(headline, [], "remove it from the modality's columns, or fill it.")
-    if numbers:
+def _check_column(values: pd.Series[Any], split: pd.Series[str], name: str, kind: str) -> None:
+    column = f"column {values.name!r}"
+    is_number = values.dtype.kind in "fiub"
+    if (is_number or kind == "tabular") and values[split == "train"].isna().all():
+        remedy = "remove it from the modality's columns, or fill it."
+        raise data_error(f"{name!r}: {column} is blank in all of train", [], remedy)
+    if is_number:
         if values.dtype != "float64":
-            raise data_error(f"{name!r}: column {column!r} is {values.dtype}, not float64", [], "convert it.")
-        if (infinite := values.isin([math.inf, -math.inf])).any():
-            rows = [f"row {i}" for i in table.index[infinite]]
-            raise data_error(f"{name!r}: infinite values in column {column!r}", rows, "correct these cells.")
-        return
-    if kind == "tabular":
-        if values.dtype.kind != "M":
-            wrong = [
-                f"row {i}: {value!r}" for i, value in values.dropna().items() if not isinstance(value, str)
-            ]
-            if wrong:
-                raise data_error(
-                    f"{name!r}: no category in column {column!r}", wrong, "give text, or leave it out."
-                )
-        return
-    wrong = [
-        f"row {i}: {value!r}"
-        for i, value in values.items()
-        if not isinstance(value, str) or not (value or kind == "text")
-    ]
-    if wrong:
+            raise data_error(f"{name!r}: {column} is {values.dtype}, not float64", [], "convert it.")
+        if (infinite := values.isin(INFINITE)).any():
+            rows = [f"row {i}" for i in values.index[infinite]]
+            raise data_error(f"{name!r}: infinite values in {column}", rows, "correct these cells.")
+    elif kind == "tabular":
+        if values.dtype.kind != "M" and (wrong := ~(values.isna() | values.map(_is_text).astype(bool))).any():
+            headline = f"{name!r}: no category in {column}"
+            raise data_error(headline, _rows(values, wrong), "give text, or leave it out.")
+    else:
         what = "text" if kind == "text" else "path"
-        raise data_error(
-            f"{name!r}: no {what} in column {column!r}", wrong, f"give a {what}, or drop the sample."
-        )
+        if (wrong := ~values.map(_is_text).astype(bool) | ((values == "") & (what == "path"))).any():
+            headline = f"{name!r}: no {what} in {column}"
+            raise data_error(headline, _rows(values, wrong), f"give a {what}, or drop the sample.")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -1,4 +1,5 @@
-"""Splits that are drawn: train, val and test as shares of the rows, stratified, and by group without leakage."""
+"""Splits that are drawn: train, val and test as shares of the rows, stratified, and by group without
+leakage."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from g2d_pipeline.config import FUSION_GROUP, ExternalFusion, FusionSettings, Strict
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.models.encoders.base import initialise
 from g2d_pipeline.models.fusions.base import Fusion
 from g2d_pipeline.plugins import find_class
 
@@ -20,33 +21,26 @@ __all__ = ["Fusion", "build_fusion", "load_fusion"]
 
 def load_fusion(name: str) -> type[Fusion]:
     """The class of a fusion: a file of this folder, an entry point's name, or the dotted path of a module or
-    class.
-
-    Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion.
-    """
+    class. Raises ConfigError for a name that leads nowhere and for a module without exactly one fusion."""
     return find_class(name, Fusion, __name__, FUSION_GROUP)
 
 
 def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int], outputs: int) -> Fusion:
     """The fusion of `settings` (a name, or a section with `name`) over features of the given widths,
-    initialised.
-
-    Raises ConfigError where the settings are wrong or do not fit the modalities.
-    """
-    from g2d_pipeline.models.encoders import initialise
-
-    of: Any = TypeAdapter(FusionSettings).validate_python(settings)
-    options = of.model_dump(exclude={"name", "options"}) | (
-        of.options if isinstance(of, ExternalFusion) else {}
+    initialised. Raises ConfigError where the settings are wrong or do not fit the modalities."""
+    chosen: Any = TypeAdapter(FusionSettings).validate_python(settings)
+    options = chosen.model_dump(exclude={"name", "options"}) | (
+        chosen.options if isinstance(chosen, ExternalFusion) else {}
     )
-    for key in ("condition", "gate"):
+    cls = load_fusion(chosen.name)
+    for key in cls.modality_options:
         if options.get(key) is not None and options[key] not in widths:
             raise ConfigError(
                 f"fusion.{key} = {options[key]!r}: there is no such modality. Allowed: {', '.join(widths)}"
             )
-    if len(widths) < 2 and of.name in ("film", "bi_gated", "cross_attention"):
-        raise ConfigError(f"fusion {of.name} needs at least two modalities. With one, use late.")
+    if len(widths) < cls.min_modalities:
+        raise ConfigError(f"fusion {chosen.name} needs at least two modalities. With one, use late.")
     try:
-        return initialise(load_fusion(of.name)(widths, outputs, **options))
+        return initialise(cls(widths, outputs, **options))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"fusion {of.name}: {error}") from error
+        raise ConfigError(f"fusion {chosen.name}: {error}") from error

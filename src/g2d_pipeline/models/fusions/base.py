@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 Readout = Literal["paper", "code"]
+Widths = dict[str, int]
 
 
 class Fusion(nn.Module):
     """`forward(features)`: modality → `[B, D_m]` gives logits `[B, C]`.
 
     `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality
-    has a head in it that is trained as such, so that its unimodal logits are those of a classifier."""
+    has a head in it that is trained as such, so that its unimodal logits are those of a classifier.
+    `modality_options`: the options whose value is the name of a modality."""
 
     heads_of_its_own: ClassVar[bool] = False
+    min_modalities: ClassVar[int] = 1
+    modality_options: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
+    def __init__(self, widths: Widths, outputs: int, unimodal_readout: Readout = "paper") -> None:
         super().__init__()
         self.widths = dict(widths)
         self.outputs = outputs
@@ -26,19 +30,30 @@ class Fusion(nn.Module):
 
     @property
     def bias_share(self) -> float:
-        """How much of a shared bias one modality alone is given: all (our definition), or 1/k (the authors'
-        code)."""
+        """The share of a common bias that one modality alone has: all (our definition), or 1/k (the code)."""
         return 1.0 if self.unimodal_readout == "paper" else 1.0 / len(self.widths)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""
         alone = {m: f if m == modality else torch.zeros_like(f) for m, f in features.items()}
-        logits: Tensor = self(alone)
-        return logits
+        return cast(Tensor, self(alone))
 
 
-def projections(widths: dict[str, int], width: int | None) -> tuple[nn.ModuleDict, int]:
-    """To a common width (the greatest where none is given): a linear layer where D_m differs, else nothing."""
+class SeparateHeads(Fusion):
+    """Has a linear head a modality, `heads`, whose answer is the modality's unimodal logits."""
+
+    heads_of_its_own = True
+
+    def __init__(self, widths: Widths, outputs: int, **options: Any) -> None:
+        super().__init__(widths, outputs, **options)
+        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in widths.items()})
+
+    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
+        return cast(Tensor, self.heads[modality](features[modality]))
+
+
+def projections(widths: Widths, width: int | None) -> tuple[nn.ModuleDict, int]:
+    """To a common width (by default the greatest): a linear layer where D_m differs, else nothing."""
     common = width if width is not None else max(widths.values())
     layers = {m: nn.Identity() if d == common else nn.Linear(d, common) for m, d in widths.items()}
     return nn.ModuleDict(layers), common

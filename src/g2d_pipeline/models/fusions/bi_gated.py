@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout
+from g2d_pipeline.models.fusions.base import Fusion, Widths
 
 
 class BiGatedFusion(Fusion):
     """z^m = linear_m(h^m), of one width; p = head(sigmoid(z^g) ⊙ Σ_{m ≠ g} z^m) (the sum for k > 2: our
-    definition).
+    definition). g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros
+    (paper A.5); the code puts the projected feature alone through the head, with 1/k of its bias."""
 
-    g is `gate`, by default the first modality. Unimodal logits: the others' features are zeros (paper A.5);
-    the code puts the projected feature alone through the head, with 1/k of its bias."""
+    min_modalities = 2
+    modality_options = ("gate",)
 
     def __init__(
-        self,
-        widths: dict[str, int],
-        outputs: int,
-        gate: str | None = None,
-        width: int | None = None,
-        unimodal_readout: Readout = "paper",
+        self, widths: Widths, outputs: int, gate: str | None = None, width: int | None = None, **options: Any
     ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+        super().__init__(widths, outputs, **options)
         self.gate = gate if gate is not None else next(iter(widths))
         common = width if width is not None else max(widths.values())
         self.projections = nn.ModuleDict({m: nn.Linear(d, common) for m, d in widths.items()})

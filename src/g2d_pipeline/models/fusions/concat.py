@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout
+from g2d_pipeline.models.fusions.base import Fusion, Widths
 
 
 class ConcatFusion(Fusion):
@@ -17,8 +17,8 @@ class ConcatFusion(Fusion):
     Unimodal logits: the modality's columns of W and the bias: whole (our definition), or 1/k of it (the
     code)."""
 
-    def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+    def __init__(self, widths: Widths, outputs: int, **options: Any) -> None:
+        super().__init__(widths, outputs, **options)
         self.head = nn.Linear(sum(widths.values()), outputs)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

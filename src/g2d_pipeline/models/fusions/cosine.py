@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout
+from g2d_pipeline.models.fusions.base import Fusion, Widths
 
 
 class CosineFusion(Fusion):
@@ -17,12 +17,10 @@ class CosineFusion(Fusion):
     Unimodal logits: the modality's own term, in both readouts. A feature of zeros says nothing: its logits
     are 0. Raises ValueError with one output: a regression has no classes."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
 
-    def __init__(
-        self, widths: dict[str, int], outputs: int, scale: float = 15.0, unimodal_readout: Readout = "paper"
-    ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+    def __init__(self, widths: Widths, outputs: int, scale: float = 15.0, **options: Any) -> None:
+        super().__init__(widths, outputs, **options)
         if outputs == 1:
             raise ValueError(
                 "it compares features with class weights, and a regression has no classes. Say fusion=sum"

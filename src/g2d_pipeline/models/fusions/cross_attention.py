@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
+from g2d_pipeline.models.fusions.base import Fusion, Widths, projections
 
 
 class CrossAttentionFusion(Fusion):
     """z^m = norm(h^m + attention(query h^m; keys and values: the features of all others)); p = W [z^1 … z^k]
-    + b.
-
-    A feature is one token, so for k = 2 the attention weights are 1 and what is learnt is the value's
+    + b. A feature is one token, so for k = 2 the attention weights are 1 and what is learnt is the value's
     projection. `heads`: 8, or 4 below a width of 64 (paper A.3). Unimodal logits: the others' features are
     zeros (A.5), in both readouts: the code has no cross-attention. Raises ValueError where the width is no
     multiple of the heads."""
 
+    min_modalities = 2
+
     def __init__(
         self,
-        widths: dict[str, int],
+        widths: Widths,
         outputs: int,
         heads: int | None = None,
         width: int | None = None,
         dropout: float = 0.0,
-        unimodal_readout: Readout = "paper",
+        **options: Any,
     ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+        super().__init__(widths, outputs, **options)
         self.projections, common = projections(widths, width)
         count = heads if heads is not None else (8 if common >= 64 else 4)
         if common % count:

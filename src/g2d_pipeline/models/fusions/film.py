@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
+from g2d_pipeline.models.fusions.base import Fusion, Widths, projections
 
 
 class FiLMFusion(Fusion):
     """γ, β = linear(h^c); z = γ ⊙ h^m + β of each other modality m, averaged over them (k > 2: our
-    definition); head.
+    definition); head. c is `condition`, by default the first modality. Unimodal logits: the others' features
+    are zeros (paper A.5); the code lets each feature modulate itself and takes 1/k of the head's bias. Raises
+    ValueError for an unknown condition and for k = 1."""
 
-    c is `condition`, by default the first modality. Unimodal logits: the others' features are zeros (paper
-    A.5); the code lets each feature modulate itself and takes 1/k of the head's bias. Raises ValueError for
-    an unknown condition and for k = 1."""
+    min_modalities = 2
+    modality_options = ("condition",)
 
     def __init__(
         self,
-        widths: dict[str, int],
+        widths: Widths,
         outputs: int,
         condition: str | None = None,
         width: int | None = None,
-        unimodal_readout: Readout = "paper",
+        **options: Any,
     ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+        super().__init__(widths, outputs, **options)
         self.condition = condition if condition is not None else next(iter(widths))
         self.projections, common = projections(widths, width)
         self.film = nn.Linear(common, 2 * common)

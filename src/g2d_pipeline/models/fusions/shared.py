@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout, projections
+from g2d_pipeline.models.fusions.base import Fusion, Widths, projections
 
 
 def certainty_weights(logits: Tensor) -> Tensor:
     """w^m ∝ exp(max_j H^j − H^m) `[k, B]` of logits `[k, B, C]`; H^m: the entropy of modality m's prediction
-    (MLA).
-
-    They sum to 1 over the modalities of each sample; a certain modality weighs more.
-    """
+    (MLA). They sum to 1 over the modalities of each sample; a certain modality weighs more."""
     log_p = logits.log_softmax(dim=2)
     entropy = -(log_p.exp() * log_p).sum(dim=2)
     return (-entropy).softmax(dim=0)  # the greatest entropy cancels out
@@ -39,33 +36,31 @@ def error_weights(errors: Tensor) -> Tensor:
 
 class SharedFusion(Fusion):
     """u^m = head(h^m); p = Σ_m u^m (`sum`), their `mean`, or log Σ_m w^m softmax(u^m) (`entropy`, weights a
-    sample).
-
-    `hidden`: widths of ReLU layers before the last one. `entropy_of_batch`: p = Σ_m w^m u^m, one weight a
-    batch (MLA's code). With one output, a regression, `entropy` is p = Σ_m w^m u^m with w^m ∝
+    sample). `hidden`: widths of ReLU layers before the last one. `entropy_of_batch`: p = Σ_m w^m u^m, one
+    weight a batch (MLA's code). With one output, a regression, `entropy` is p = Σ_m w^m u^m with w^m ∝
     exp(−`errors`[m]), squared errors on train that the method keeps (configuration order; zeros, hence the
     mean, where none does): our definition. `width`: modalities of another width than this, or than the
     `greatest`, are projected to it by a linear layer of their own (our definition). Unimodal logits: u^m, in
     both readouts. Raises ValueError for features of different widths without it."""
 
-    heads_of_its_own: ClassVar[bool] = True
+    heads_of_its_own = True
     errors: Tensor | None
 
     def __init__(
         self,
-        widths: dict[str, int],
+        widths: Widths,
         outputs: int,
         width: int | Literal["greatest"] | None = None,
         hidden: Sequence[int] = (),
         combine: Literal["sum", "mean", "entropy", "entropy_of_batch"] = "mean",
-        unimodal_readout: Readout = "paper",
+        **options: Any,
     ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+        super().__init__(widths, outputs, **options)
         if width is None and len(set(widths.values())) > 1:
-            given = ", ".join(f"{m}: {width}" for m, width in widths.items())
+            described = ", ".join(f"{m}: {width}" for m, width in widths.items())
             raise ValueError(
-                f"one head for all needs features of one width, and the encoders make {given}. Give all encoders the "
-                "same width, or say fusion.width=greatest: the others are projected to it"
+                f"one head for all needs features of one width, and the encoders make {described}. "
+                "Give all encoders the same width, or say fusion.width=greatest: others are projected to it"
             )
         if combine == "entropy_of_batch" and outputs == 1:
             raise ValueError("combine = entropy_of_batch: a regression has no entropy. Say combine=entropy")

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout
+from g2d_pipeline.models.fusions.base import SeparateHeads
 
 
-class SumFusion(Fusion):
+class SumFusion(SeparateHeads):
     """p = Σ_m W_m h^m + b_m: late fusion without the 1/k, so gradients are k times as large.
 
-    Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias.
-    """
-
-    heads_of_its_own: ClassVar[bool] = True
-
-    def __init__(self, widths: dict[str, int], outputs: int, unimodal_readout: Readout = "paper") -> None:
-        super().__init__(widths, outputs, unimodal_readout)
-        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in widths.items()})
+    Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias."""
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         return torch.stack([head(features[m]) for m, head in self.heads.items()]).sum(dim=0)

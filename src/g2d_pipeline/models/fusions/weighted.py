@@ -1,39 +1,25 @@
-"""Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME's "two learnable parameters")."""
+"""Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME)."""
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from g2d_pipeline.models.fusions.base import Fusion, Readout
+from g2d_pipeline.models.fusions.base import SeparateHeads, Widths
 
 
-class WeightedFusion(Fusion):
+class WeightedFusion(SeparateHeads):
     """p = Σ_m w_m p_m with p_m = W_m h^m + b_m and w_m learnt, from `start` on (left out: 1 / k, which is
-    late).
-
-    MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own head
-    without its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted,
+    late). MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own
+    head without its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted,
     before any sigmoid."""
 
-    heads_of_its_own: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        widths: dict[str, int],
-        outputs: int,
-        start: float | None = None,
-        unimodal_readout: Readout = "paper",
-    ) -> None:
-        super().__init__(widths, outputs, unimodal_readout)
+    def __init__(self, widths: Widths, outputs: int, start: float | None = None, **options: Any) -> None:
+        super().__init__(widths, outputs, **options)
         first = start if start is not None else 1.0 / len(widths)
-        self.heads = nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in widths.items()})
         self.weights = nn.ParameterDict({m: nn.Parameter(torch.tensor(float(first))) for m in widths})
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         return torch.stack([self.weights[m] * head(features[m]) for m, head in self.heads.items()]).sum(dim=0)
-
-    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
-        return cast(Tensor, self.heads[modality](features[modality]))

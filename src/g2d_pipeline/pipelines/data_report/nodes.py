@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ from g2d_pipeline.sources.manifest import Manifest
 
 def make_data_report(
     manifest: Manifest, features: FeatureStore, settings: FeaturizeSettings
-) -> tuple[dict[str, Any], str]:
-    """What is in each split, what is missing, dropped or suspicious: as plain data, and as a page."""
+) -> tuple[Callable[[], str], Callable[[], dict[str, Any]]]:
+    """What makes the data report, as a page and as plain data: what is in each split, missing, dropped,
+    suspicious."""
     from g2d_pipeline.evaluation.data_page import build_data_page
     from g2d_pipeline.evaluation.data_report import describe_data
 
-    project = Path(settings.options.project)
-    hashes = cache_file(project, settings.dataset)
-    report = describe_data(manifest, features, project / manifest.meta["raw_dir"], hashes)
-    return report, build_data_page(report)
+    @cache
+    def report() -> dict[str, Any]:
+        project = Path(settings.options.project)
+        hashes = cache_file(project, settings.dataset)
+        return describe_data(manifest, features, project / manifest.meta["raw_dir"], hashes)
+
+    return lambda: build_data_page(report()), report

@@ -10,7 +10,7 @@ def create_pipeline() -> Pipeline:
             node(
                 make_data_report,
                 ["manifest", "features", "params:featurize"],
-                ["data_report", "data_page"],
+                ["data_page", "data_report"],
                 name="describe_data",
                 tags="featurize",
             )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.sources.manifest import Manifest
+
+if TYPE_CHECKING:
+    from g2d_pipeline.evaluation import Evaluation
 
 
 def evaluate_runs(
@@ -17,8 +22,27 @@ def evaluate_runs(
     teachers: dict[str, TrainedFolder],
     students: dict[str, TrainedFolder],
     settings: EvaluateSettings,
-) -> tuple[pd.DataFrame, dict[str, Any], Any, Any, str, str]:
-    """Metrics (tidy and nested), the figures of results and of history, the result table, the report."""
+) -> tuple[Callable[[], Any], ...]:
+    """What makes the metrics (tidy and nested), the figures of results and of history, the result table, the
+    report."""
+    make = cache(partial(_evaluate, manifest, data, teachers, students, settings))
+    return (
+        lambda: make().metrics,
+        lambda: make().metrics_json,
+        lambda: make().figures["summary_bars"],
+        lambda: make().figures["metric_curves"],
+        lambda: make().table,
+        lambda: make().report,
+    )
+
+
+def _evaluate(
+    manifest: Manifest,
+    data: dict[str, Any],
+    teachers: dict[str, TrainedFolder],
+    students: dict[str, TrainedFolder],
+    settings: EvaluateSettings,
+) -> Evaluation:
     from g2d_pipeline.evaluation import Run, evaluate
 
     runs = [
@@ -51,12 +75,4 @@ def evaluate_runs(
         },  # without what featurize dropped
         "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
     }
-    found = evaluate(runs, meta, rankings, settings.configuration, data)
-    return (
-        found.metrics,
-        found.metrics_json,
-        found.figures["summary_bars"],
-        found.figures["metric_curves"],
-        found.table,
-        found.report,
-    )
+    return evaluate(runs, meta, rankings, settings.configuration, data)

@@ -1,0 +1,66 @@
+"""Settings that are chosen by `name`: one of our classes, or a plug-in of another package."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any, get_args
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from g2d_pipeline.config.base import Strict
+from g2d_pipeline.errors import did_you_mean
+
+
+class External(Strict):
+    """A plug-in: an entry point's name, or the dotted path of a module or class.
+
+    `options`: the keyword arguments that its class is called with."""
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
+def settings_by_name(union: Any) -> dict[str, Any]:
+    """name → settings class of an annotated union whose last member is External, without that one."""
+    return {c.model_fields["name"].default: c for c in get_args(get_args(union)[0])[:-1]}
+
+
+class ByName:
+    """Annotates a union of settings classes, the last one External: `name` says which one a section is.
+
+    A word stands for the section `{name: word}`. `group`: of entry points; `default`: the name where none is
+    given. Raises ValueError for a name that is nowhere, with the nearest one."""
+
+    def __init__(self, group: str, default: str | None = None) -> None:
+        self.group = group
+        self.default = default
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        *own, external = get_args(source)
+        known = {str(c.model_fields["name"].default): c for c in own}
+
+        def section(value: Any) -> Any:
+            value = {"name": value} if isinstance(value, str) else value
+            name = value.get("name", self.default) if isinstance(value, dict) else None
+            if isinstance(value, dict) and not isinstance(name, str):
+                raise ValueError(
+                    f"its name is missing: one of {', '.join(known)}, or the dotted path of a module"
+                )
+            if isinstance(name, str) and name not in known and "." not in name:
+                names = [*known, *(e.name for e in entry_points(group=self.group))]
+                if name not in names:
+                    allowed = f"allowed are {', '.join(names)}, or the dotted path of a module"
+                    hint = did_you_mean(name, names)
+                    raise ValueError(f"{allowed}.{hint}" if hint else allowed)
+            return value
+
+        def tag(value: Any) -> str:
+            name = value.get("name", self.default) if isinstance(value, dict) else getattr(value, "name", "")
+            return name if name in known else external.__name__
+
+        choices = {name: handler.generate_schema(c) for name, c in known.items()}
+        union = core_schema.tagged_union_schema(
+            {**choices, external.__name__: handler.generate_schema(external)}, tag
+        )
+        return core_schema.no_info_before_validator_function(section, union)

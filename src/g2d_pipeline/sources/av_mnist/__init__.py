@@ -1,0 +1,125 @@
+"""AV-MNIST: six arrays of poor images and spoken digits' spectrograms → 10 digits (datasets.md §2)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from g2d_pipeline.config.layouts import AVMNIST
+from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.layout import Layout, Samples
+from g2d_pipeline.sources.simulated import Simulated
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings
+
+Key = tuple[Literal["image", "audio", "label"], Literal["train", "test"]]  # content and file
+ARRAYS: dict[Key, str] = {
+    ("image", "train"): "image/train_data.npy",
+    ("image", "test"): "image/test_data.npy",
+    ("audio", "train"): "audio/train_data.npy",
+    ("audio", "test"): "audio/test_data.npy",
+    ("label", "train"): "train_labels.npy",
+    ("label", "test"): "test_labels.npy",
+}
+PUBLISHED = {"train": 60_000, "test": 10_000}
+
+
+class AVMNISTLayout(Layout[AVMNIST]):
+    task = "classification"
+    modalities = ("audio", "image")
+    simulated = Simulated(
+        "AV-MNIST as MultiBench hands it out",
+        "the pictures are three\ncomponents of scikit-learn's 8 x 8 digits, spectrograms are drawn.",
+    )
+    sample_note = "simulated arrays in AV-MNIST's layout; no number from them means anything."
+
+    def expected(self) -> str:
+        return (
+            "unpack avmnist.tar.gz (from the link in MultiBench's README, github.com/pliang279/MultiBench; "
+            "about 1.3 GB unpacked, an archive of a few kB is a saved web page) into "
+            f"{self.raw.raw_dir}: image/{{train,test}}_data.npy, audio/{{train,test}}_data.npy, "
+            "train_labels.npy, test_labels.npy."
+        )
+
+    def raw_files(self) -> list[Path]:
+        """Those of the six arrays that are there, in the folder that holds most of them."""
+        prefix = folder_of(self.files, self.root)
+        paths = {f"{prefix}{name}" for name in ARRAYS.values()} & set(self.files)
+        return [self.root / path for path in sorted(paths)]
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """A row a digit, in the arrays' order: cells `image/train_data.npy#<row>`, the label, and
+        MultiBench's split, where the last `val_rows` of the train arrays are val.
+
+        Rows with labels outside 0 to 9 are dropped while their share is at most `max_bad_fraction`. Raises
+        DataError for arrays that are missing, broken, of another shape or type, or that do not fit together;
+        ConfigError where `val_rows` leaves no train."""
+        import numpy as np
+        import pandas as pd
+
+        from g2d_pipeline.sources.av_mnist.arrays import note_content, open_arrays
+
+        prefix = folder_of(self.files, self.root) or ""
+        names = {key: name for key, name in ARRAYS.items() if key[0] == "label" or key[0] in columns}
+        arrays = open_arrays(self.root, prefix, names, self.files, ARRAYS.values())
+        counts = {"train": len(arrays["label", "train"]), "test": len(arrays["label", "test"])}
+        simulated = settings.source == "sample"
+        val_rows = self.raw.sample_rows["val"] if simulated else self.raw.val_rows
+        if val_rows >= counts["train"]:
+            raise ConfigError(
+                f"{settings.dataset}: val_rows={val_rows} leaves nothing for train of the {counts['train']} "
+                f"rows of {ARRAYS['label', 'train']}. Lower raw.val_rows."
+            )
+        parts: list[pd.DataFrame] = []
+        bad: list[BadRow] = []
+        for (kind, file), name in names.items():
+            if kind != "label":
+                continue
+            labels = arrays[kind, file].astype(np.int64)
+            row = np.arange(len(labels))
+            part = pd.DataFrame(
+                {"sample_id": [f"{file}{i:05d}" for i in row], "split": file, "target": labels}
+            )
+            if file == "train":
+                part.loc[len(labels) - val_rows :, "split"] = "val"
+            for medium, of_file in names:
+                if medium != "label" and of_file == file:
+                    part[columns[medium]] = [f"{prefix}{names[medium, file]}#{i}" for i in row]
+            wrong = (labels < 0) | (labels > 9)
+            reason = "label {} is not one of 0 to 9 (rows count from 0)"
+            bad += [BadRow(prefix + name, int(i), reason.format(labels[i])) for i in row[wrong]]
+            parts.append(part[~wrong])
+        remedy = "use the published label files (a copy whose labels run from 1 to 10 has them shifted)"
+        dropped = self.drop_or_raise(bad, sum(counts.values()), settings, "rows", remedy)
+        notes = note_content(arrays, ARRAYS)
+        if not simulated and counts != PUBLISHED:
+            told = ", ".join(
+                f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()
+            )
+            notes.insert(0, f"These arrays are not the published ones: rows of {told}.")
+        if not simulated and prefix:
+            notes.append(f"The arrays lie deeper, in {prefix}.")
+        return Samples(pd.concat(parts), [str(digit) for digit in range(10)], dropped, notes)
+
+
+def folder_of(files: Sequence[str], root: Path) -> str | None:
+    """The folder that holds most of the six arrays, as `""` or `"avmnist/"`; None: there is not one of them.
+
+    `files`: everything in `root`. Raises DataError where two folders hold as many: copies."""
+    held = Counter(
+        file.removesuffix(name)
+        for file in files
+        for name in ARRAYS.values()
+        if f"/{file}".endswith(f"/{name}")
+    )
+    best = sorted(prefix for prefix, count in held.items() if count == max(held.values()))
+    if len(best) > 1:
+        folders = [str(root / prefix) for prefix in best]
+        raise data_error(
+            "Several copies of AV-MNIST's arrays", folders, "keep one, or set raw_dir to one of them."
+        )
+    return best[0] if best else None

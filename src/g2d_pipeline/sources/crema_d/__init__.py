@@ -1,0 +1,177 @@
+"""CREMA-D: WAV files and FLV videos (or images extracted from them) of 91 actors → 6 emotions (datasets.md
+§1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.config.layouts import CremaD
+from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.sources.crema_d import clips, lists
+from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.layout import Layout, Samples
+from g2d_pipeline.sources.simulated import Simulated
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings
+
+ENDINGS = {"audio": ".wav", "visual": ".flv"}
+
+
+class CremaDLayout(Layout[CremaD]):
+    task = "classification"
+    modalities = ("audio", "visual")
+    simulated = Simulated(
+        "CREMA-D (Cao et al., 2014)",
+        "the voices are buzzing tones whose\npitch, tempo and loudness tell the emotion, the faces are "
+        "drawn.",
+    )
+    sample_note = "simulated voices and faces in CREMA-D's layout; no number from it means anything."
+
+    def expected(self) -> str:
+        return (
+            f"put CREMA-D under {self.raw.raw_dir}: AudioWAV/1001_DFA_ANG_XX.wav … and "
+            "VideoFlash/1001_DFA_ANG_XX.flv … (or Image-01-FPS/1001_DFA_ANG_XX/00000.jpg …), from "
+            f"{clips.SOURCE}; the web page's zip holds LFS pointers only."
+        )
+
+    def raw_files(self) -> list[Path]:
+        """The media (no videos where there are images of them) and the lists of the split; empty without any
+        media."""
+        visual = [f for f in self.files if clips.is_media(f, clips.IMAGES)]
+        visual = visual or [f for f in self.files if clips.is_media(f, clips.VIDEO)]
+        media = [*visual, *(f for f in self.files if clips.is_media(f, clips.AUDIO))]
+        tables = [f for f in self.files if f.rpartition("/")[2] in (*lists.LISTS, lists.CLASSES)]
+        return [self.root / f for f in sorted([*media, *tables])] if media else []
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """A row a clip of the split: paths of the modalities asked for, the intended emotion, `group` (the
+        actor), `sentence` and `level`. Paths lead to a file, or to the folder of a clip's images.
+
+        Clips whose files are missing or broken and rows whose label is wrong are dropped while their share is
+        at most `max_bad_fraction`; the four whose video is known to be broken are dropped beside, and said
+        so. Raises DataError for everything else that is wrong."""
+        import pandas as pd
+
+        notes: list[str] = []
+        media = self._media(columns, notes)
+        listed = self._listed(media)
+        notes[:0] = listed.notes
+        faults: dict[str, dict[str, str]] = {}
+        for modality, files in media.items():
+            checked = {row.clip.name: files.fault(self.root, row.clip.name) for row in listed.rows}
+            faults[modality] = {name: fault for name, fault in checked.items() if fault}
+            total, allowed = len(listed.rows), settings.max_bad_fraction
+            clips.check_pointers(faults[modality], files, total, allowed, notes)
+        drop = "visual" in columns and self.raw.broken_clips == "drop"
+        known = [row for row in listed.rows if drop and row.clip.name in clips.BROKEN_VIDEO]
+        if known:
+            notes.append(
+                f"{len(known)} clips whose video is known to be broken are left out, none of them of the "
+                f"published test set: {', '.join(row.clip.name for row in known)} (broken_clips=keep keeps "
+                "them)."
+            )
+        rows = [row for row in listed.rows if row not in known]
+        bad = [*listed.bad, *(b for row in rows if (b := _bad_row(row, media, faults)))]
+        total = len(rows) + len(listed.bad)
+        dropped = self.drop_or_raise(bad, total, settings, "clips", self._remedy(media))
+        dropped += [_known_row(row).as_dict() for row in known]
+        good = [row for row in rows if not any(row.clip.name in names for names in faults.values())]
+        _note(rows, good, media, notes)
+
+        table = pd.DataFrame({"sample_id": [r.clip.name for r in good], "split": [r.split for r in good]})
+        table["target"] = pd.Series([row.clip.target for row in good], dtype="int64")
+        for modality, files in media.items():
+            table[columns[modality]] = [files.cell(row.clip.name) for row in good]
+        for column, key in (("group", "actor"), ("sentence", "sentence"), ("level", "level")):
+            table[column] = [getattr(row.clip, key) for row in good]
+        return Samples(table, clips.EMOTIONS, dropped, notes, group_disjoint=self.raw.split == "speakers")
+
+    def _media(self, columns: Mapping[str, str], notes: list[str]) -> dict[str, clips.Media]:
+        """modality → its files; DataError naming the folders where there are none, or none with a clip's
+        name."""
+        media = {}
+        for modality in columns:
+            if modality == "audio":
+                files = clips.find_media(self.files, self.root, clips.AUDIO)
+            else:
+                files = clips.find_visual(self.files, self.root, notes)
+            if files is not None:
+                media[modality] = files
+        if "audio" in columns and "audio" not in media:
+            headline = f"Modality 'audio' has no files: no {clips.AUDIO}/*.wav below {self.root}"
+            remedy = f"put the folder {clips.AUDIO} there, from {clips.SOURCE}; the MP3 files are not read."
+            raise data_error(headline, [], remedy)
+        if "visual" in columns and "visual" not in media:
+            headline = (
+                f"Modality 'visual' has no files: no {clips.VIDEO}/*.flv and no {clips.IMAGES}/<clip>/ below "
+                f"{self.root}"
+            )
+            remedy = (
+                f"audio-only redistributions of CREMA-D leave the films out: take the folder {clips.VIDEO} "
+                f"from {clips.SOURCE}; or train on sound alone: remove 'visual' under `modalities` and set "
+                "method=unimodal."
+            )
+            raise data_error(headline, [], remedy)
+        for files in media.values():
+            clips.check_names(files, self.root, notes)
+        return media
+
+    def _listed(self, media: Mapping[str, clips.Media]) -> lists.Lists:
+        if self.raw.split == "published":
+            return lists.published(self.root, self.files, self.raw.val_fraction, self.raw.seed)
+        names = {name for files in media.values() for name in files.files}
+        named = [clip for name in names if (clip := clips.Clip.of(name))]
+        return lists.speakers(named, self.raw.val_fraction, self.raw.seed, str(self.root))
+
+    def _remedy(self, media: Mapping[str, clips.Media]) -> str:
+        remedy = f"copy or download these files again from {clips.SOURCE}, and correct such rows"
+        if others := [f for files in media.values() for f in files.others]:
+            remedy += f"; {len(others)} files have no clip's name, perhaps they are it: {_shown(others)}"
+        if self.raw.split == "published":
+            remedy += "; or set split=speakers, which uses the clips that are there"
+        return remedy
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN])
+
+
+def _known_row(row: lists.Row) -> BadRow:
+    name = row.clip.name
+    reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[name]} ({row.split})"
+    return BadRow(name, None, reason)
+
+
+def _bad_row(
+    row: lists.Row, media: Mapping[str, clips.Media], faults: Mapping[str, Mapping[str, str]]
+) -> BadRow | None:
+    name = row.clip.name
+    reasons = [
+        f"{files.place(name, ENDINGS[modality])} {faults[modality][name]}"
+        for modality, files in media.items()
+        if name in faults[modality]
+    ]
+    if not reasons:
+        return None
+    if row.row is None:
+        return BadRow(name, None, f"{'; '.join(reasons)} ({row.split})")
+    return BadRow(row.file, row.row, "; ".join(reasons))
+
+
+def _note(
+    rows: Sequence[lists.Row], good: Sequence[lists.Row], media: Mapping[str, clips.Media], notes: list[str]
+) -> None:
+    listed = {row.clip.name for row in rows} | set(clips.BROKEN_VIDEO)
+    for files in media.values():
+        if left := sorted(set(files.files) - listed):
+            notes.append(
+                f"{len(left)} clips in {files.folder} are not in the lists and are left out, e.g. "
+                f"{_shown(left)}."
+            )
+    if lost := sum(row.split == "test" for row in rows) - sum(row.split == "test" for row in good):
+        notes.append(f"{lost} test clips are dropped: accuracies are not comparable with published ones.")
+    if "audio" in media and clips.SILENT in {row.clip.name for row in good}:
+        notes.append(f"{clips.SILENT} is known to be silent.")

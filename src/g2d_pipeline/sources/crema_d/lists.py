@@ -1,0 +1,224 @@
+"""Which clip is in which split of CREMA-D: the field's two lists, or a draw of actors (datasets.md §1.2)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.errors import data_error, did_you_mean, media_fault
+from g2d_pipeline.sources.crema_d.clips import EMOTIONS, FORM, Clip
+from g2d_pipeline.sources.faults import BadRow
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import Split
+
+LISTS = ("train.csv", "test.csv")
+CLASSES = "stat.csv"
+SHIPPED = Path(__file__).with_name("split.csv")
+# `digest` of the field's 744 test clips
+PUBLISHED = "2a5837cebb2d83802e4b9272ec67c5f4d72291abb9bbcb93e56b05c7535585e6"
+TEST_ACTORS = 0.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: the list is the one shipped
+    with us."""
+
+    clip: Clip
+    split: Split
+    file: str = SHIPPED.name
+    row: int | None = None
+
+
+@dataclass
+class Lists:
+    """Every clip of the splits, in the order of their names, and the rows that can not be used."""
+
+    rows: list[Row]
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_lists(files: Sequence[str], root: Path) -> list[str]:
+    """[train.csv, test.csv] among `files`, or nothing where there is neither. Raises DataError where one of
+    them is missing, or where there are several pairs."""
+    tables = [f for f in files if f.rpartition("/")[2] in LISTS]
+    folders = {f.rpartition("/")[0] for f in tables}
+    if not folders:
+        return []
+    if len(folders) > 1:
+        headline = f"Several lists of the split below {root}"
+        raise data_error(headline, tables, "keep one train.csv and one test.csv.")
+    (folder,) = folders
+    names = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
+    if missing := [f"{name} is missing.{did_you_mean(name, names)}" for name in LISTS if name not in names]:
+        remedy = (
+            "put both files of one split there, or neither: the field's split is then taken from the list "
+            "that comes with g2d_pipeline; or set split=speakers."
+        )
+        raise data_error(f"The split's lists in {root / folder} are incomplete", missing, remedy)
+    return sorted(tables, reverse=True)
+
+
+def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) -> Lists:
+    """The split of train.csv and test.csv below `root`, else of the list shipped with us; val is drawn from
+    train.
+
+    The draw is stratified by class and depends on the list and `seed` alone: clips that turn out to be
+    missing change it no more than the order of the rows. Rows whose name or label is wrong are in `bad`.
+    Raises DataError for files that are no such lists, clips listed twice (in one list or in both), and
+    classes too small to be split."""
+    tables = find_lists(files, root)
+    lists = _read(root, tables) if tables else Lists(_shipped())
+    _check_repeats(lists.rows)
+    lists.rows.sort(key=lambda row: row.clip.name)
+    train = [row.clip for row in lists.rows if row.split == "train"]
+    val = _draw_val(train, val_fraction, seed)
+    lists.rows = [replace(row, split="val") if row.clip.name in val else row for row in lists.rows]
+    where = f"{tables[0]} and {tables[1]}" if tables else "the list that comes with g2d_pipeline"
+    test = [row.clip.name for row in lists.rows if row.split == "test"]
+    key = digest(test)
+    what = f"{'the' if key == PUBLISHED else 'NOT the'} field's published split"
+    what += "" if key == PUBLISHED else " (other test clips)"
+    lists.notes.append(
+        f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(val):,} are held out as val "
+        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {_digest_note(key)}"
+    )
+    if stat := [f for f in files if f.rpartition("/")[2] == CLASSES]:
+        _note_classes(root, stat[0], lists.notes)
+    return lists
+
+
+def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -> Lists:
+    """Whole actors drawn into val (the share `val_fraction`), test (a tenth) and train, at least one each.
+
+    Raises DataError where there are fewer than three actors; `what`: where the clips were found, for the
+    message."""
+    import numpy as np
+
+    rows = sorted(clips, key=lambda clip: clip.name)
+    actors = sorted({clip.actor for clip in rows})
+    if len(actors) < 3:
+        headline = (
+            f"split=speakers needs three actors at least; {what} holds {len(rows)} clips of {len(actors)}"
+        )
+        raise data_error(headline, actors, "add clips of other actors, or set split=published.")
+    mixed = [actors[i] for i in np.random.default_rng([seed, 1]).permutation(len(actors))]
+    test = max(1, round(TEST_ACTORS * len(actors)))
+    val = min(max(1, round(val_fraction * len(actors))), len(actors) - test - 1)
+    splits: dict[str, Split] = dict.fromkeys(mixed, "train")
+    splits |= dict.fromkeys(mixed[:test], "test") | dict.fromkeys(mixed[test : test + val], "val")
+    key = digest([clip.name for clip in rows if splits[clip.actor] == "test"])
+    note = (
+        f"Split: no actor in two splits ({len(actors) - val - test} / {val} / {test} actors); harder than "
+        f"the published one and not comparable with it. {_digest_note(key)}"
+    )
+    return Lists([Row(clip, splits[clip.actor]) for clip in rows], notes=[note])
+
+
+def digest(clips: Collection[str]) -> str:
+    """SHA-256 of the sorted names, one a line: what tells two test sets of the same size apart (§1.2)."""
+    return hashlib.sha256("\n".join(sorted(clips)).encode()).hexdigest()
+
+
+def _digest_note(key: str) -> str:
+    return f"SHA-256 of the sorted test clips: {key}."
+
+
+def _shipped() -> list[Row]:
+    with SHIPPED.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(line for line in file if not line.startswith("#"))
+        next(lines)
+        return [
+            Row(clip, "test" if split == "test" else "train")
+            for name, split in lines
+            if (clip := Clip.of(name))
+        ]
+
+
+def _read(root: Path, tables: Sequence[str]) -> Lists:
+    lists = Lists([])
+    for file, split in zip(tables, ("train", "test"), strict=True):
+        for number, (name, label) in _cells(root, file):
+            clip = Clip.of(name)
+            if clip is not None and label == EMOTIONS[clip.target]:
+                lists.rows.append(Row(clip, "test" if split == "test" else "train", file, number))
+                continue
+            if clip is None:
+                reason = f"{name!r} is no clip's name ({FORM})"
+            elif label in EMOTIONS:
+                reason = f"{name}: the label {label!r} contradicts the name"
+            else:
+                reason = f"{name}: the label {label!r} is none of {', '.join(EMOTIONS)}."
+                reason += did_you_mean(label, EMOTIONS)
+            lists.bad.append(BadRow(file, number, reason))
+    return lists
+
+
+def _cells(root: Path, file: str) -> list[tuple[int, list[str]]]:
+    """(row from 1, its two cells) of every row that is not empty; CRLF and a byte-order mark do no harm."""
+    path = root / file
+    if fault := media_fault(path):
+        remedy = "copy it again, or remove both lists: the field's split comes with us."
+        raise data_error(f"{path} {fault}", [], remedy)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise data_error(f"{path} is not UTF-8 text ({error.reason})", [], "save it as UTF-8.") from None
+    lines = [[cell.strip() for cell in cells] for cells in csv.reader(text.splitlines())]
+    rows = [(i, cells) for i, cells in enumerate(lines, 1) if any(cells)]
+    remedy = f"the list has no header, and a row a clip: clip,LABEL, e.g. 1001_DFA_ANG_XX,ANG (clip: {FORM})."
+    if wrong := [f"{file}, row {i}: {','.join(cells)[:60]!r}" for i, cells in rows if len(cells) != 2]:
+        raise data_error(f"{len(wrong)} of {len(rows)} rows do not have two cells", wrong, remedy)
+    if not rows:
+        raise data_error(f"{path} has no rows", [], remedy)
+    return rows
+
+
+def _check_repeats(rows: Sequence[Row]) -> None:
+    places: dict[str, list[Row]] = {}
+    for row in rows:
+        places.setdefault(row.clip.name, []).append(row)
+    double = [
+        f"{name}: {' and '.join(f'{r.file}, row {r.row}' for r in found)}"
+        for name, found in places.items()
+        if len(found) > 1
+    ]
+    if double:
+        crossing = sum(len({r.split for r in found}) > 1 for found in places.values())
+        headline = f"{len(double)} clips are listed more than once, {crossing} of them in train and test"
+        raise data_error(headline, double, "keep one row a clip: what is tested must not be trained on.")
+
+
+def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
+    """The names of the clips held out: of each class the share `fraction`, at least one."""
+    import numpy as np
+
+    names: list[list[str]] = [sorted(c.name for c in train if c.target == k) for k in range(len(EMOTIONS))]
+    if short := [
+        f"{EMOTIONS[k]}: {len(of_class)} clips" for k, of_class in enumerate(names) if len(of_class) < 2
+    ]:
+        headline = "Classes with fewer than two clips in train can not be split"
+        raise data_error(headline, short, "add clips to train.")
+    val: set[str] = set()
+    for k, of_class in enumerate(names):
+        count = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
+        order = np.random.default_rng([seed, 0, k]).permutation(len(of_class))
+        val |= {of_class[i] for i in order[:count]}
+    return val
+
+
+def _note_classes(root: Path, file: str, notes: list[str]) -> None:
+    """Note a class list of another order: numbers of classes must not be taken from it."""
+    try:
+        listed = (root / file).read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError:
+        listed = []
+    if tuple(listed) != EMOTIONS:
+        order = ", ".join(listed[:10]) or "nothing that can be read"
+        notes.append(f"{file} lists {order}; the classes here are {', '.join(EMOTIONS)}, in this order.")

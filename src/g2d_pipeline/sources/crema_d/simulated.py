@@ -1,0 +1,231 @@
+"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better, as
+published."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.sources.crema_d.clips import AUDIO, EMOTIONS, IMAGES, SENTENCES, VIDEO
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LEVELS = ("LO", "MD", "HI")  # of sentence IEO; XX elsewhere, and where the emotion is neutral
+ACTORS = 6
+RATE, FPS = 16_000, Fraction(30_000, 1001)
+STEP = 29  # the frame rate rounded down, as the field extracts images
+WIDTH, HEIGHT = 160, 120
+TEST = 0.2
+MOUTHS = 4  # drawings of a clip: the mouth opens and closes
+LITTER = b"\0\0\0\1Bud1"
+#          pitch, syllables/s, loudness, brightness of the voice
+VOICES = {
+    "NEU": (1.00, 3.4, 0.10, 1.5),
+    "HAP": (1.35, 4.6, 0.18, 1.1),
+    "SAD": (0.86, 2.2, 0.05, 2.0),
+    "FEA": (1.60, 5.4, 0.12, 1.3),
+    "DIS": (0.92, 2.9, 0.13, 1.0),
+    "ANG": (1.20, 4.0, 0.30, 0.8),
+}
+# corners of the mouth up, openness, brows up, brows towards the nose, flush of the skin, size, head down
+FACES = {
+    "NEU": (0.0, 0.2, 0.0, 0.0, 0.0, 1.00, 0.0),
+    "HAP": (1.0, 0.6, 0.3, 0.0, 0.3, 1.05, -0.6),
+    "SAD": (-1.0, 0.1, 0.2, -0.9, -0.5, 0.92, 1.0),
+    "FEA": (-0.3, 1.2, 1.0, -0.5, -1.0, 0.80, -0.3),
+    "DIS": (-0.7, 0.3, -0.5, 0.5, 0.0, 0.95, -1.0),
+    "ANG": (-0.5, 0.8, -1.0, 1.0, 1.0, 1.20, 0.3),
+}
+
+
+class Clip(NamedTuple):
+    actor: int
+    sentence: str
+    emotion: str
+    level: str = "XX"
+
+    @property
+    def name(self) -> str:
+        return f"{self.actor}_{self.sentence}_{self.emotion}_{self.level}"
+
+
+def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
+    """Write WAV and FLV files, tables and the two lists of a split into the existing folder; equal arguments
+    give equal bytes (with one version of FFmpeg).
+
+    `film`: `flv`; or `mp4`, which is taken where FLV can not be encoded: then images of it are there, too."""
+    import soundfile
+
+    film = film or ("flv" if _encodes("flv") else "mp4")
+    for name in (AUDIO, VIDEO, "processedResults"):
+        (folder / name).mkdir()
+        (folder / name / ".DS_Store").write_bytes(LITTER)
+    chosen = _clips(clips)
+    lengths = _seconds(len(chosen), np.random.default_rng([seed, 1]))
+    for k, (clip, seconds) in enumerate(zip(chosen, lengths, strict=True)):
+        rng = np.random.default_rng([seed, 2, k])
+        wave = speak(clip, seconds, rng)
+        soundfile.write(folder / f"{AUDIO}/{clip.name}.wav", wave, RATE, subtype="PCM_16")
+        drawings = draw(clip, rng)
+        order = [round(i * VOICES[clip.emotion][1] / 6) % MOUTHS for i in range(round(seconds * FPS))]
+        _write_video(folder / f"{VIDEO}/{clip.name}.{film}", drawings, order, film)
+        if film == "mp4":
+            images = folder / IMAGES / clip.name
+            images.mkdir(parents=True)
+            for i in range(0, len(order), STEP):
+                drawings[order[i]].save(images / f"{i:05d}.jpg", quality=90)
+    _write_tables(folder, chosen)
+    _write_lists(folder, chosen, np.random.default_rng([seed, 3]))
+
+
+def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A voice `[seconds × 16,000]` in [-1, 1]: harmonics whose pitch, pace and loudness tell the emotion, and
+    noise."""
+    pitch, tempo, loudness, slope = VOICES[clip.emotion]
+    who = np.random.default_rng(clip.actor)
+    t = np.arange(round(seconds * RATE)) / RATE
+    base = who.choice([118.0, 205.0]) * who.uniform(0.93, 1.07) * pitch * rng.normal(1, 0.05)
+    pace = tempo * rng.normal(1, 0.08)
+    melody = base * (1 + 0.05 * np.sin(2 * np.pi * 0.6 * pace * t + rng.uniform(0, 6)) - 0.06 * t / seconds)
+    phase = 2 * np.pi * np.cumsum(melody) / RATE
+    harmonics = np.arange(1, 13)
+    weights = harmonics**-slope * np.exp(-(((harmonics * base - rng.uniform(500, 900)) / 1800) ** 2))
+    voice = sum(w * np.sin(h * phase + rng.uniform(0, 6)) for h, w in zip(harmonics, weights, strict=True))
+    voice = voice * np.abs(np.sin(np.pi * pace * t + rng.uniform(0, 3))) ** 1.5
+    voice *= loudness * np.exp(rng.normal(0, 0.35)) / np.sqrt(np.mean(voice**2))
+    noisy: npt.NDArray[np.float64] = np.clip(voice + rng.normal(0, 0.02, len(t)), -1, 1)
+    return noisy
+
+
+def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
+    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, the emotion (and chance) all the
+    rest."""
+    who = np.random.default_rng(clip.actor)
+    wall = who.uniform(30, 200, 3)
+    skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
+    face = np.array(FACES[clip.emotion]) + rng.normal(0, 1, 7) * (0.16, 0.16, 0.16, 0.16, 0.3, 0.06, 0.3)
+    corners, openness, brows, frown, flush, size, down = (float(v) for v in face)
+    skin = skin + 45 * flush * np.array([0.6, -1, -1])
+    x, y = WIDTH / 2 + rng.normal(0, 5), HEIGHT / 2 + 8 * down
+    fill, back = (tuple(int(v) for v in np.clip(colour, 0, 255)) for colour in (skin, wall))
+    dark = (40, 25, 25)
+
+    def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+        return x + size * left, y + size * top, x + size * right, y + size * bottom
+
+    def drawing(mouth: float) -> Image:
+        from PIL import Image, ImageDraw
+
+        image = Image.new("RGB", (WIDTH, HEIGHT), back)
+        pen = ImageDraw.Draw(image)
+        pen.ellipse(box(-42, -52, 42, 52), fill=fill, outline=dark)
+        for side in (-1, 1):
+            pen.ellipse(box(17 * side - 7, -17, 17 * side + 7, -7), fill=(250, 250, 250), outline=dark)
+            pen.ellipse(box(17 * side - 3, -15, 17 * side + 3, -9), fill=dark)
+            height = -25 - 6 * brows
+            pen.line(box(8 * side, height + 6 * frown, 27 * side, height - 4 * frown), fill=dark, width=4)
+        steps = np.linspace(-1, 1, 13)
+        curve = 25 - 11 * corners * (steps**2 - 0.5)
+        gap = (1.5 + 11 * mouth) * (1 - steps**2)
+        lips = [*zip(steps, curve - gap, strict=True), *zip(steps[::-1], (curve + gap)[::-1], strict=True)]
+        outline = [(x + size * 20 * s, y + size * h) for s, h in lips]
+        pen.polygon(outline, fill=(120, 20, 30), outline=dark)
+        return image
+
+    return [drawing(max(openness, 0) * (0.4 + 0.6 * m / (MOUTHS - 1))) for m in range(MOUTHS)]
+
+
+def _clips(count: int) -> list[Clip]:
+    """`count` clips, as many of each actor as of any other (± 1); six actors, or as many as are needed.
+
+    Each actor begins with sentence IEO, an emotion each at one of its three levels; IEO's other levels come
+    last."""
+    each = len(SENTENCES) * 6 + 10
+    actors = max(ACTORS, math.ceil(count / each))
+    takes: list[list[Clip]] = []
+    for number in range(1001, 1001 + actors):
+        level = {e: LEVELS[(number + k) % 3] for k, e in enumerate(EMOTIONS)} | {"NEU": "XX"}
+        own = [Clip(number, "IEO", e, level[e]) for e in EMOTIONS]
+        own += [Clip(number, s, e) for s in SENTENCES[1:] for e in EMOTIONS]
+        own += [Clip(number, "IEO", e, h) for e in EMOTIONS[1:] for h in LEVELS if h != level[e]]
+        takes.append(own)
+    return sorted([clip for turn in zip(*takes, strict=True) for clip in turn][:count])
+
+
+def _seconds(count: int, rng: np.random.Generator) -> list[float]:
+    """Lengths between CREMA-D's extremes, 1.27 s and 5 s, but shorter on average: the sample is small."""
+    lasts = np.clip(1.9 * np.exp(rng.normal(0, 0.22, count)), 1.27, 3.4)
+    lasts[:4] = 1.27, 2.4, 3.2, 5.0
+    return [round(float(s), 3) for s in rng.permutation(lasts)]
+
+
+@functools.cache
+def _encodes(codec: str) -> bool:
+    import av
+
+    try:
+        return bool(av.codec.Codec(codec, "w").is_encoder)
+    except av.codec.codec.UnknownCodecError:
+        return False
+
+
+def _write_video(path: Path, drawings: Sequence[Image], order: Sequence[int], film: str) -> None:
+    """A video without sound at 29.97 frames a second: `order` says which of the drawings each frame is."""
+    import av
+
+    frames = [av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24") for picture in drawings]
+    # bitexact: neither the time nor FFmpeg's version is written
+    with av.open(str(path), "w", format=film, container_options={"fflags": "+bitexact"}) as container:
+        options = {"g": "60", "flags": "+bitexact", "threads": "1", "qscale": "5"}
+        stream: Any = container.add_stream("flv" if film == "flv" else "mpeg4", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 120_000
+        for i, k in enumerate(order):
+            frames[k].pts, frames[k].time_base = i, 1 / FPS
+            container.mux(stream.encode(frames[k]))
+        container.mux(stream.encode())
+
+
+def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
+    rng = np.random.default_rng(0)
+    names = [("Stimulus_Number", "Filename"), *enumerate((clip.name for clip in clips), 1)]
+    _write_csv(folder / "SentenceFilenames.csv", names, "\n")
+    people: list[Sequence[object]] = [("ActorID", "Age", "Sex", "Race", "Ethnicity")]
+    for actor in sorted({clip.actor for clip in clips}):
+        sex = ("Female", "Male")[int(rng.integers(2))]
+        people.append((actor, int(rng.integers(20, 75)), sex, "Unknown", "Not Hispanic"))
+    _write_csv(folder / "VideoDemographics.csv", people, "\n")
+    header = (
+        "",
+        "FileName",
+        *(f"{m}{what}" for m in ("Voice", "Face", "MultiModal") for what in ("Vote", "Level")),
+    )
+    votes = [(k, clip.name, *(clip.emotion[0], 60) * 3) for k, clip in enumerate(clips, 1)]
+    _write_csv(folder / "processedResults/summaryTable.csv", [header, *votes], "\n")
+
+
+def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
+    """train.csv and test.csv as published: mixed, no header, CRLF; the class list begins with a byte-order
+    mark."""
+    mixed = [clips[i] for i in rng.permutation(len(clips))]
+    quota = {e: max(1, round(TEST * sum(clip.emotion == e for clip in clips))) for e in EMOTIONS}
+    lists: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    for clip in mixed:
+        lists["test" if quota[clip.emotion] > 0 else "train"].append((clip.name, clip.emotion))
+        quota[clip.emotion] -= 1
+    for split, rows in lists.items():
+        _write_csv(folder / f"{split}.csv", rows, "\r\n")
+    (folder / "stat.csv").write_bytes(("\ufeff" + "".join(f"{e}\r\n" for e in EMOTIONS)).encode())
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]], end: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator=end).writerows(rows)

@@ -1,0 +1,57 @@
+"""Digits seen and heard: `av_digits`, the bundled sample, and `spoken_mnist`, both real; what the two
+share."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from g2d_pipeline.errors import media_fault
+from g2d_pipeline.sources.faults import BadRow, list_files
+from g2d_pipeline.sources.layout import Layout, R
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+class Clip(NamedTuple):
+    """A recording of a spoken digit; `take`: -1 where there is one a speaker."""
+
+    digit: int
+    speaker: str
+    take: int
+    path: str
+
+
+class DigitsLayout(Layout[R]):
+    """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`;
+    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: the same for
+    messages."""
+
+    task = "classification"
+    modalities = ("audio", "image")
+    clip_folder: str
+    clip_name: re.Pattern[str]
+    clip_form: str
+
+    @property
+    def clip_files(self) -> list[str]:
+        return [f"{self.clip_folder}/{name}" for name in list_files(self.root / self.clip_folder)]
+
+    def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[dict[str, object]]]:
+        """Every usable clip in order of name, and the `dropped` entries of the others. Raises DataError where
+        these are more than `max_bad_fraction`."""
+        good: list[Clip] = []
+        bad: list[BadRow] = []
+        for path in self.clip_files:
+            match = self.clip_name.fullmatch(path.removeprefix(f"{self.clip_folder}/"))
+            if match is None:
+                bad.append(BadRow(path, None, f"the name is not {self.clip_form}"))
+            elif fault := media_fault(self.root / path):
+                bad.append(BadRow(path, None, fault))
+            else:
+                take = int(match.groupdict().get("take", -1))
+                good.append(Clip(int(match["digit"]), match["speaker"], take, path))
+        return good, self.drop_or_raise(bad, len(good) + len(bad), settings, "recordings", remedy)

@@ -1,0 +1,91 @@
+"""The bundled sample: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.config.layouts import AVDigits
+from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
+from g2d_pipeline.sources.layout import Samples
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from g2d_pipeline.config import IngestSettings, Split
+
+IMAGES, LABELS = "digits.npy", "digits_target.npy"
+TEST, VAL = 300, 290  # images; train gets the others
+TEST_VOICES, VAL_VOICES = 6, 5
+RESTORE = "restore it: `git checkout -- data/01_raw/av_digits`"
+
+
+class AVDigitsLayout(DigitsLayout[AVDigits]):
+    bundled = True
+    sample_note = (
+        "the speech is synthetic (espeak-ng) and paired with pictures by digit; this is no benchmark."
+    )
+    clip_folder = "speech"
+    clip_name = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[a-z0-9]+)\.flac")
+    clip_form = "{digit}_{voice}.flac"
+
+    def expected(self) -> str:
+        return f"{self.raw.raw_dir} comes with the project (speech/*.flac, {IMAGES}, {LABELS}); {RESTORE}."
+
+    def raw_files(self) -> list[Path]:
+        arrays = [name for name in (IMAGES, LABELS) if (self.root / name).exists()]
+        return [self.root / name for name in [*arrays, *self.clip_files]]
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """Pairs of one digit, every image once; no image and no voice is in two splits (`group` is the
+        voice).
+
+        Images are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a
+        bundled file is missing or damaged."""
+        from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
+
+        labels = _labels(self.root)
+        clips, dropped = self.clips(settings, RESTORE)
+        voices = _split_voices(sorted({clip.speaker for clip in clips}), self.raw.seed)
+        counts: dict[Split, int] = {"test": TEST, "val": VAL, "train": len(labels) - TEST - VAL}
+        images = draw_images(labels, counts, self.raw.seed)
+        splits = [voices[clip.speaker] for clip in clips]
+        pairs = pair(images, [clip.digit for clip in clips], splits, self.raw.seed, f"{RESTORE}.")
+        ids = [f"digit{p.row:04d}_{clips[p.clip].speaker}" for p in pairs]
+        groups = {"group": [clip.speaker for clip in clips]}
+        table = paired_table(pairs, ids, columns, [clip.path for clip in clips], IMAGES, groups)
+        return Samples(table, CLASSES, dropped, group_disjoint=True)
+
+
+def _labels(root: Path) -> npt.NDArray[np.uint8]:
+    """The images' digits [N], after a check of both arrays."""
+    import numpy as np
+
+    arrays = []
+    for name in (IMAGES, LABELS):
+        try:
+            arrays.append(np.load(root / name, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
+    images, labels = arrays
+    if not (
+        images.dtype == labels.dtype == np.uint8 and images.ndim == 3 and labels.shape == images.shape[:1]
+    ):
+        shapes = f"{images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
+        headline = f"{root}: {IMAGES} and {LABELS} are {shapes}, not uint8 [N, 8, 8] and uint8 [N]"
+        raise data_error(headline, [], f"{RESTORE}.")
+    if len(labels) <= TEST + VAL or labels.max() > 9:
+        raise data_error(f"{root / LABELS} holds other labels than 1,797 from 0 to 9", [], f"{RESTORE}.")
+    return np.asarray(labels)
+
+
+def _split_voices(voices: list[str], seed: int) -> dict[str, Split]:
+    import numpy as np
+
+    mixed = [voices[i] for i in np.random.default_rng([seed, 3]).permutation(len(voices))]
+    test, val = mixed[:TEST_VOICES], mixed[TEST_VOICES : TEST_VOICES + VAL_VOICES]
+    return {voice: "test" if voice in test else "val" if voice in val else "train" for voice in voices}

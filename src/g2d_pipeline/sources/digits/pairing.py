@@ -1,0 +1,125 @@
+"""Pairs of an image and a clip of the same digit, such that no image and no clip crosses splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.config import SPLITS, Split
+from g2d_pipeline.errors import data_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Test draws first: the test pairs stay the same when train gets more.
+DRAWING: tuple[Split, ...] = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One sample: `row` is the image's row in its array file, `clip` an index into the caller's list."""
+
+    split: Split
+    digit: int
+    row: int
+    clip: int
+
+
+def balanced(total: int, capacity: Sequence[int]) -> list[int]:
+    """How many of each class add up to `total`, as equal as the `capacity` of each class allows.
+
+    Raises ValueError where all classes together do not hold as many.
+    """
+    if total > sum(capacity):
+        raise ValueError(f"{total} wanted, {sum(capacity)} there")
+    counts = [0] * len(capacity)
+    while (rest := total - sum(counts)) > 0:
+        has_more = [i for i, held in enumerate(capacity) if counts[i] < held]
+        share = rest // len(has_more)
+        for i in has_more if share else has_more[:rest]:
+            counts[i] += min(max(share, 1), capacity[i] - counts[i])
+    return counts
+
+
+def draw_images(
+    labels: npt.NDArray[np.uint8], counts: Mapping[Split, int], seed: int
+) -> dict[Split, list[list[int]]]:
+    """split → for each class 0-9 the rows of its images; no row twice, classes as equal as possible.
+
+    `labels` [N]. Raises ValueError where there are fewer images than asked for.
+    """
+    pools = [
+        np.random.default_rng([seed, 0, d]).permutation(np.flatnonzero(labels == d)).tolist()
+        for d in range(10)
+    ]
+    drawn: dict[Split, list[list[int]]] = {}
+    for split in DRAWING:
+        sizes = balanced(counts[split], [len(pool) for pool in pools])
+        drawn[split] = [pool[:n] for pool, n in zip(pools, sizes, strict=True)]
+        pools = [pool[n:] for pool, n in zip(pools, sizes, strict=True)]
+    return drawn
+
+
+def pair(
+    images: Mapping[Split, Sequence[Sequence[int]]],
+    digits: Sequence[int],
+    splits: Sequence[Split],
+    seed: int,
+    remedy: str,
+) -> list[Pair]:
+    """Every picture of `images` (split → class → rows) with a clip of its digit from the same split.
+
+    Clip i speaks `digits[i]` and belongs to `splits[i]`. Where there are more images than clips,
+    the clips are taken in turn. The order of pairs within a split is random; equal seeds give equal
+    pairs. Raises DataError where a split has images of a digit but no clip."""
+    clips: dict[tuple[Split, int], list[int]] = {}
+    for i, key in enumerate(zip(splits, digits, strict=True)):
+        clips.setdefault(key, []).append(i)
+    if missing := [
+        f"digit {digit} in {split}"
+        for split in SPLITS
+        for digit, rows in enumerate(images[split])
+        if rows and (split, digit) not in clips
+    ]:
+        raise data_error("There is no recording for some digits", missing, remedy)
+    pairs: list[Pair] = []
+    for number, split in enumerate(SPLITS):
+        of_split: list[Pair] = []
+        for digit, rows in enumerate(images[split]):
+            if rows:
+                turn = (
+                    np.random.default_rng([seed, 1, number, digit]).permutation(clips[split, digit]).tolist()
+                )
+                of_split += [Pair(split, digit, row, turn[k % len(turn)]) for k, row in enumerate(rows)]
+        pairs += [of_split[k] for k in np.random.default_rng([seed, 2, number]).permutation(len(of_split))]
+    return pairs
+
+
+def paired_table(
+    pairs: Sequence[Pair],
+    ids: Sequence[str],
+    columns: Mapping[str, str],
+    clips: Sequence[str],
+    array: str,
+    extra: Mapping[str, Sequence[str]],
+) -> pd.DataFrame:
+    """The manifest's table: `columns` names the columns of "audio" and "image"; a modality left out has no
+    column.
+
+    `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. its
+    speaker."""
+    import pandas as pd
+
+    content: dict[str, object] = {
+        "sample_id": list(ids),
+        "split": [p.split for p in pairs],
+        "target": np.array([p.digit for p in pairs], np.int64),
+    }
+    cells = {"audio": [clips[p.clip] for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
+    content |= {column: cells[modality] for modality, column in columns.items()}
+    content |= {name: [values[p.clip] for p in pairs] for name, values in extra.items()}
+    return pd.DataFrame(content)

@@ -1,0 +1,94 @@
+"""Spoken and handwritten digits, both real: FSDD clips × MNIST test images (AV-MNIST's ingredients, §2.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.config.layouts import SpokenMNIST
+from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
+from g2d_pipeline.sources.layout import Samples
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from g2d_pipeline.config import IngestSettings, Split
+
+IMAGES = "mnist_t10k/t10k-images-idx3-ubyte.gz"
+LABELS = "mnist_t10k/t10k-labels-idx1-ubyte.gz"
+
+
+class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
+    clip_folder = "fsdd/recordings"
+    clip_name = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_/]+)_(?P<take>[0-9]+)\.wav")
+    clip_form = "{digit}_{speaker}_{take}.wav, e.g. 7_jackson_12.wav"
+
+    def expected(self) -> str:
+        return (
+            f"{self.raw.raw_dir} must hold the folders fsdd (recordings/{{digit}}_{{speaker}}_{{take}}.wav, "
+            f"from github.com/Jakobovski/free-spoken-digit-dataset) and mnist_t10k ({Path(IMAGES).name} and "
+            f"{Path(LABELS).name}). Set the environment variable G2D_SHARED_DATA to the folder that holds "
+            "both."
+        )
+
+    def raw_files(self) -> list[Path]:
+        arrays = [name for name in (IMAGES, LABELS) if (self.root / name).exists()]
+        return [self.root / name for name in [*self.clip_files, *arrays]]
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """Pairs of one digit: FSDD's official test takes → test, `val_takes` → val, the others → train.
+
+        No image is in two pairs, no clip in two splits; `speaker` is a column, not a group: every speaker is
+        in every split, as FSDD's official test set has it. Raises DataError for missing, broken or too few
+        files, and for clips whose names do not parse (unless within `max_bad_fraction`)."""
+        from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
+
+        raw, folder = self.raw, self.root / self.clip_folder
+        labels = self._labels()
+        clips, dropped = self.clips(settings, f"rename or replace them in {folder}")
+        remedy = (
+            f"add such recordings to {folder}, or change test_takes ({raw.test_takes}) "
+            f"and val_takes ({raw.val_takes}); all other takes are train."
+        )
+        images = draw_images(labels, raw.pairs, raw.seed)
+        splits = [self._split(clip.take) for clip in clips]
+        pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
+        ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
+        speakers = [clip.speaker for clip in clips]
+        table = paired_table(
+            pairs, ids, columns, [clip.path for clip in clips], IMAGES, {"speaker": speakers}
+        )
+        note = (
+            f"{len(pairs)} images are paired with {len({p.clip for p in pairs})} recordings of "
+            f"{len(set(speakers))} speakers; recordings repeat within a split, images never."
+        )
+        return Samples(table, CLASSES, dropped, [note])
+
+    def _labels(self) -> npt.NDArray[np.uint8]:
+        """The images' digits [N], after a check of both files and of `pairs`."""
+        from g2d_pipeline.sources.digits.idx import read_idx
+
+        root, raw = self.root, self.raw
+        if missing := [name for name in (self.clip_folder, IMAGES, LABELS) if not (root / name).exists()]:
+            raise data_error(f"{root} is incomplete; missing", missing, self.expected())
+        images, labels = read_idx(root / IMAGES, 3), read_idx(root / LABELS, 1)
+        if len(images) != len(labels):
+            headline = f"{root / IMAGES} holds {len(images)} images, {root / LABELS} {len(labels)} labels"
+            raise data_error(headline, [], "take both files from the same copy.")
+        if wrong := sorted(set(labels[labels > 9].tolist())):
+            raise data_error(
+                f"{root / LABELS} holds labels other than 0 to 9", wrong, "download the file again."
+            )
+        if (total := sum(raw.pairs.values())) > len(labels):
+            headline = (
+                f"{raw.pairs} asks for {total} pairs; there are {len(labels)} images, and none is used twice"
+            )
+            raise data_error(headline, [], "lower `pairs` in the data set's parameters.")
+        return labels
+
+    def _split(self, take: int) -> Split:
+        return "test" if take in self.raw.test_takes else "val" if take in self.raw.val_takes else "train"

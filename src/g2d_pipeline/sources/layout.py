@@ -1,0 +1,191 @@
+"""`Layout`, the base of all layouts: a raw folder → a manifest. A data set is a folder here and its YAML.
+
+`sources/<name>/__init__.py` holds the layout's class, with its hooks; its settings are a class of
+`config/layouts.py`. Where there is a simulated sample, `sources/<name>/simulated.py` has
+`make(root, size, seed)`. A start-up imports every layout's class: pandas, numpy and the like belong into the
+functions or into the folder's other modules."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from g2d_pipeline.config.layouts import RawSettings
+from g2d_pipeline.errors import ConfigError, did_you_mean
+from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files
+from g2d_pipeline.sources.simulated import Simulated
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from g2d_pipeline.config import IngestSettings, Task
+    from g2d_pipeline.sources.manifest import Manifest
+
+R = TypeVar("R", bound=RawSettings)
+# Layouts that share a folder with another one; all others are `sources.<name>`.
+MODULES = {"av_digits": "digits.av_digits", "spoken_mnist": "digits.spoken_mnist"}
+
+
+@dataclass
+class Samples:
+    """What a layout has read: the manifest's `table` (see `manifest.Manifest`) and what is said about it."""
+
+    table: pd.DataFrame
+    class_names: Sequence[str] = ()
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    group_disjoint: bool = False
+
+
+class Layout(Generic[R]):
+    """One layout at one place: `raw` are its settings, `root` the folder of the data, which may be absent.
+
+    Class attributes: `task`, the only one that the data have (None: any); `modalities` that the layout offers
+    (None: any), each with one column of paths but those in `tables`, which have columns of values; `bundled`:
+    the sample comes with the project, and there is no raw form; `simulated`: what the simulated sample is
+    (None: there is none); `sample_note`: what the manifest of a sample says about it after "SAMPLE: "."""
+
+    task: ClassVar[Task | None] = None
+    modalities: ClassVar[Sequence[str] | None] = None
+    tables: ClassVar[Sequence[str]] = ()
+    bundled: ClassVar[bool] = False
+    simulated: ClassVar[Simulated | None] = None
+    sample_note: ClassVar[str] = ""
+
+    def __init__(self, raw: R, root: Path) -> None:
+        self.raw, self.root = raw, root
+
+    # ---------------------------------------------------------------------------------- hooks of each layout
+    def expected(self) -> str:
+        """Which files are expected and how to get them, for messages."""
+        raise NotImplementedError
+
+    def raw_files(self) -> list[Path]:
+        """Every file the manifest depends on, in a fixed order; empty where the data are not there."""
+        raise NotImplementedError
+
+    def suggest(self) -> str:
+        """A sentence on what may have been meant, where the raw files are not there."""
+        return ""
+
+    def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
+        """The samples; `columns`: modality → its column of paths, for those that are asked for.
+
+        Raises DataError naming file, row and remedy; ConfigError where the settings ask what is not there."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------ done once for all layouts
+    @cached_property
+    def files(self) -> list[str]:
+        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once a
+        run."""
+        return list_files(self.root, skip={"sample"})
+
+    @property
+    def sample_dir(self) -> str | None:
+        """The folder of the simulated sample, relative to the project like `raw_dir`; None: there is none."""
+        return None if self.simulated is None else f"{self.raw.raw_dir.rstrip('/')}/sample"
+
+    @property
+    def sample_size(self) -> Any:
+        """Rows of each split of the simulated sample, or how many clips it has."""
+        return getattr(self.raw, "sample_rows", None) or self.raw.sample_clips  # type: ignore[attr-defined]
+
+    @property
+    def seed(self) -> int:
+        return int(self.raw.seed)  # type: ignore[attr-defined]
+
+    @property
+    def sample_text(self) -> str:
+        """What SAMPLE.txt says."""
+        assert self.simulated is not None
+        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, self.seed)
+
+    def make_sample(self, folder: Path) -> None:
+        """Write the simulated raw folder into an empty folder."""
+        simulated = importlib.import_module(f"{type(self).__module__}.simulated")
+        simulated.make(folder, self.sample_size, self.seed)
+
+    def read(self, settings: IngestSettings) -> Manifest:
+        """The validated manifest. Raises what `read_samples` raises, and ConfigError where the task or a
+        modality is not the layout's."""
+        from g2d_pipeline.sources.manifest import build
+
+        if self.task is not None and settings.task != self.task:
+            raise ConfigError(
+                f"{settings.dataset}: layout {self.raw.layout} is a {self.task}, not a {settings.task}."
+            )
+        samples = self.read_samples(settings, {} if self.modalities is None else self.media_columns(settings))
+        if settings.source == "sample" and self.sample_note:
+            samples.notes.insert(0, f"SAMPLE: {self.sample_note}")
+        return build(
+            samples.table,
+            settings,
+            raw_dir=(settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
+            class_names=list(samples.class_names),
+            group_disjoint=samples.group_disjoint,
+            dropped=samples.dropped,
+            notes=samples.notes,
+        )
+
+    def media_columns(self, settings: IngestSettings) -> dict[str, str]:
+        """modality → its one column of paths. Raises ConfigError for a modality that the layout does not
+        offer, and for a medium that has more than one column."""
+        offered, dataset = self.modalities or (), settings.dataset
+        for name, columns in settings.columns.items():
+            if name not in offered:
+                raise ConfigError(
+                    f"{dataset}: layout {self.raw.layout} has no modality "
+                    f"{name!r}.{did_you_mean(name, offered)} It has {', '.join(sorted(offered))}. Rename or "
+                    "remove it under `modalities`."
+                )
+            if name not in self.tables and len(columns) != 1:
+                raise ConfigError(f"{dataset}: modality {name!r} has one column of paths, not {columns}.")
+        return {name: columns[0] for name, columns in settings.columns.items() if name not in self.tables}
+
+    def drop_or_raise(
+        self, bad: Sequence[BadRow], total: int, settings: IngestSettings, what: str, remedy: str
+    ) -> list[dict[str, Any]]:
+        """The bad rows as `dropped` entries; DataError where they are more than `max_bad_fraction` of
+        `total`."""
+        if settings.source == "sample" and self.simulated is not None:
+            remedy = f"delete {self.root}: the sample is made anew"
+        return drop_or_raise(bad, total, settings.max_bad_fraction, what, remedy)
+
+
+def layout_module(name: str) -> str:
+    """The module of a layout, relative to the package."""
+    return f"sources.{MODULES.get(name, name)}"
+
+
+def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
+    """The layout that `raw` names, at `root`: the one class of its module that is a Layout."""
+    module = importlib.import_module(f"g2d_pipeline.{layout_module(raw.layout)}")
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Layout) and value.__module__ == module.__name__:
+            return value(raw, root)
+    return _OldLayout(raw, root)
+
+
+class _OldLayout(Layout[Any]):
+    """A module with `read`, `raw_files`, `expected` (and `suggest`) that is no class yet."""
+
+    def __init__(self, raw: Any, root: Path) -> None:
+        super().__init__(raw, root)
+        self.module = importlib.import_module(f"{__package__}.{raw.layout}")
+
+    def expected(self) -> str:
+        return str(self.module.expected(self.raw))
+
+    def raw_files(self) -> list[Path]:
+        return list(self.module.raw_files(self.root, self.raw))
+
+    def suggest(self) -> str:
+        return str(self.module.suggest(self.root, self.raw)) if hasattr(self.module, "suggest") else ""
+
+    def read(self, settings: IngestSettings) -> Manifest:
+        return self.module.read(settings, self.root)  # type: ignore[no-any-return]
