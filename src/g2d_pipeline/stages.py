@@ -31,12 +31,12 @@ TRAINING = ["models/*.py", "models/fusions/base.py", "models/fusions/late.py", "
 # The library's source files that each stage uses; `*` matches files of one folder.
 SOURCES = {
     "ingest": ["pipelines/ingest/*.py", "sources/*.py", "samples/*.py"],
-    "featurize": ["pipelines/featurize/*.py", "features/*.py"],
-    "data_report": ["pipelines/data_report/*.py", "evaluation/data*", "evaluation/pa*.py", "evaluation/style.css.j2"],
+    "featurize": ["pipelines/featurize/*.py", "features/*.py", "features/kinds/*.py"],
+    "data_report": ["pipelines/data_report/*.py", "data_report/*", "html.py"],
     "teachers": ["pipelines/teachers/*.py", *TRAINING, "methods/unimodal.py"],
     # and the method's own file
     "distill": ["pipelines/distill/*.py", *TRAINING, "models/fusions/*.py", "methods/_*.py"],
-    "evaluate": ["pipelines/evaluate/*.py", "evaluation/*"],
+    "evaluate": ["pipelines/evaluate/*.py", "evaluation/*", "data_report/*", "html.py"],
 }  # fmt: skip
 LIBRARIES = ("kedro", "numpy", "pandas", "tokenizers", "torch", "torchaudio", "torchvision", "scikit-learn")
 

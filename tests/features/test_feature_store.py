@@ -21,8 +21,9 @@ from PIL import Image
 
 from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, RunOptions
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import audio, open_store, write_store
-from g2d_pipeline.features.image import low_energy, read_image, resize
+from g2d_pipeline.features import open_store, write_store
+from g2d_pipeline.features.kinds import audio
+from g2d_pipeline.features.kinds.image import low_energy, read_image, resize
 
 MakeRaw = Callable[..., Any]
 

@@ -23,7 +23,8 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import chunks, files, media, open_store, video, write_store, writing
+from g2d_pipeline.features import chunks, files, media, open_store, write_store, writing
+from g2d_pipeline.features.kinds import video
 
 N = 10
 VIDEO = VideoFeatures(frames=2, size=[8, 12])

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from g2d_pipeline.config import VideoFeatures
-from g2d_pipeline.features import audio, chunks, video
+from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import audio, video
 
 # Of large homogeneous folders, one file (or row) in so many; of the odd ones, all.
 EVERY = {
@@ -124,9 +125,8 @@ def test_the_lists_of_vggsound_are_read_to_the_last_row(real_files: ModuleType, 
 @pytest.mark.parametrize("frames", [1, 28, 29])
 def test_the_corrupt_clip_never_yields_features(shared_data: Path, frames: int) -> None:
     """Not even as many pictures as can be decoded of it."""
-    settings = VideoFeatures(frames=frames, pick="even", size=[16])
-    root = shared_data / "video_samples"
-    values, found = chunks.clips(("corrupted.mp4",), root, settings, chunks.form_of(settings, (), root))
+    kind = video.Video(VideoFeatures(frames=frames, pick="even", size=[16]))
+    values, found = decode_cells(kind, ["corrupted.mp4"], shared_data / "video_samples")
     assert "fails after 28 frames" in found.faults[0]
     assert not values.any()
 

@@ -23,7 +23,7 @@ from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.config import MLP, Bag, TargetSettings, TextFeatures, Transformer
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store
-from g2d_pipeline.features.text import check_texts, train_tokenizer, write_texts
+from g2d_pipeline.features.kinds.text import check_texts, train_tokenizer, write_texts
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import recipe
 
@@ -137,7 +137,7 @@ import hashlib, json, socket, sys
 def refuse(*_): raise AssertionError("the network is used")
 socket.socket.connect = socket.getaddrinfo = refuse
 from g2d_pipeline.config import TextFeatures
-from g2d_pipeline.features.text import train_tokenizer
+from g2d_pipeline.features.kinds.text import train_tokenizer
 assert "tokenizers" not in sys.modules
 texts = json.loads(sys.stdin.read())
 print(hashlib.sha256(train_tokenizer(texts, TextFeatures(vocabulary=90)).to_str().encode()).hexdigest())

@@ -1,4 +1,4 @@
-"""Samples that can not be used: told, or left out while their share is at most `max_bad_fraction`."""
+"""Samples that can not be used: an error, or left out while their share is at most `max_bad_fraction`."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Faults:
         """`[N]`: which samples are bad."""
         bad = np.zeros(len(self.sample_ids), bool)
         for name, faults in self.found.items():
-            of = self.media[name]
+            media = self.media[name]
             for k in faults:
-                bad[of.rows(k, k + 1)] = True
+                bad[media.rows(k)] = True
         return bad
 
     def dropped(self) -> list[dict[str, Any]]:
@@ -58,10 +58,10 @@ class Faults:
         why."""
         reasons: dict[int, tuple[str, str, str]] = {}
         for name in self.media:
-            of = self.media[name]
+            media = self.media[name]
             for k, reason in self.found.get(name, {}).items():
-                for row in of.rows(k, k + 1).tolist():
-                    reasons.setdefault(row, (name, of.cells[k], reason))
+                for row in media.rows(k).tolist():
+                    reasons.setdefault(row, (name, media.cells[k], reason))
         keys = ("modality", "file", "reason")
         return [
             {"sample_id": self.sample_ids[row], **dict(zip(keys, reasons[row], strict=True))}
@@ -71,9 +71,9 @@ class Faults:
     def _error(self, bad: int, total: int) -> DataError:
         parts, named = [], []
         for name, faults in self.found.items():
-            of = self.media[name]
-            parts.append(f"{len(faults)} of {len(of.cells)} {of.what} of modality {name!r}")
-            named += [of.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
+            media = self.media[name]
+            parts.append(f"{len(faults)} of {len(media.cells)} {media.kind.plural} of modality {name!r}")
+            named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
         share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
         headline = f"{' and '.join(parts)} can not be used ({share})"
         return data_error(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META, file_digest
+from g2d_pipeline.features.files import FORMAT, INDEX, META
+from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,7 @@ class FeatureStore:
             parts = [of, *(of[part] for part in ("tokenizer", "cells") if part in of)]
             files |= {part["file"]: part["checksum"] for part in parts}
         open_store(self.path)
-        changed = [name for name, checksum in files.items() if file_digest(self.path / name) != checksum]
+        changed = [name for name, checksum in files.items() if content_hash(self.path / name) != checksum]
         if changed:
             raise _broken(self.path, [f"{name} has changed since it was written" for name in changed])
 

@@ -15,8 +15,8 @@ def make_data_report(
     manifest: Manifest, features: FeatureStore, settings: FeaturizeSettings
 ) -> tuple[dict[str, Any], str]:
     """What is in each split, what is missing, dropped or suspicious: as plain data, and as a page."""
-    from g2d_pipeline.evaluation.data_page import build_data_page
-    from g2d_pipeline.evaluation.data_report import describe_data
+    from g2d_pipeline.data_report.page import build_data_page
+    from g2d_pipeline.data_report.report import describe_data
 
     project = Path(settings.machine.project)
     hashes = cache_file(project, settings.dataset)

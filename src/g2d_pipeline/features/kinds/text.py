@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from g2d_pipeline.config import TextFeatures
+from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.features.files import create, file_digest
+from g2d_pipeline.features.files import create
+from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows, spread
+from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +24,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # the ids 0 and 1
-SEEN = 2  # how often a pair is met in train before it becomes a token
-AT_ONCE = 4096  # texts in one call: bounds its memory
+MIN_COUNT = 2  # how often a pair is met in train before it becomes a token
+BATCH = 4096  # texts in one call: bounds its memory
+
+
+class Text(ColumnKind):
+    """Texts as token ids `[length]`."""
+
+    settings: TextFeatures
+    settings_class = TextFeatures
+
+    @property
+    def bytes_each(self) -> int:
+        return 4 * self.settings.length
+
+    def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:
+        check_texts(name, table.iloc[:, 0], sample_ids)
+
+    def extra_files(self, name: str) -> list[str]:
+        return [tokenizer_file(name)]
+
+    def write(
+        self,
+        folder: Path,
+        name: str,
+        table: pd.DataFrame,
+        train: Rows,
+        sample_ids: Sequence[str],
+        notes: list[str],
+    ) -> dict[str, Any]:
+        return write_texts(folder, name, self.settings, table.iloc[:, 0], train, sample_ids, notes)
+
+    def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
+        """By split the samples, min, median, max of the `characters`, and empty texts."""
+        lengths = table.iloc[:, 0].astype(str).str.len().to_numpy()
+        splits = {}
+        for name in SPLITS:
+            own = lengths[split == name]
+            facts = {"samples": len(own), "empty": int((own == 0).sum())}
+            splits[name] = facts | spread("characters", own.tolist())
+        return {"splits": splits, "found": about.get("found", {})}
 
 
 def tokenizer_file(modality: str) -> str:
@@ -48,7 +87,7 @@ def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
     room = settings.vocabulary - 2
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocabulary,
-        min_frequency=SEEN,
+        min_frequency=MIN_COUNT,
         special_tokens=[PADDING, UNKNOWN],
         initial_alphabet=_characters(plain, texts)[:room],
         limit_alphabet=room,
@@ -77,8 +116,8 @@ def check_texts(name: str, texts: pd.Series[str], sample_ids: Sequence[str]) -> 
     text."""
     values, missing = texts.astype(object).tolist(), texts.isna().tolist()
     if wrong := [row for row, value in enumerate(values) if not isinstance(value, str)]:
-        told = {row: "there is none" if missing[row] else f"{values[row]!r} is none" for row in wrong}
-        named = [f"sample {sample_ids[row]} (row {row}): {what}" for row, what in told.items()]
+        reasons = {row: "there is none" if missing[row] else f"{values[row]!r} is none" for row in wrong}
+        named = [f"sample {sample_ids[row]} (row {row}): {what}" for row, what in reasons.items()]
         headline = f"{len(wrong)} of {len(values)} texts of modality {name!r} are missing"
         raise data_error(
             headline, named, "write a text into these cells (an empty one is fine), or drop the rows."
@@ -90,11 +129,11 @@ def write_texts(
     name: str,
     settings: TextFeatures,
     texts: pd.Series[str],
-    train: npt.NDArray[np.int64],
+    train: Rows,
     sample_ids: Sequence[str],
     notes: list[str],
 ) -> dict[str, Any]:
-    """Write the token ids `[N, length]` (int32) and the tokenizer of a modality; what `meta.json` says of it.
+    """Write the token ids `[N, length]` (int32) and the tokenizer of a modality; its entry in `meta.json`.
 
     `texts` `[N]`: the manifest's column (see `check_texts`). Notes how many texts are cut and how many are
     empty. Raises DataError where there is no token in all of train."""
@@ -107,10 +146,11 @@ def write_texts(
     shape = (len(values), settings.length)
     array = create(folder / f"{name}.npy", np.int32, shape)
     cut = np.zeros(len(values), bool)
-    for start in range(0, len(values), AT_ONCE):
-        found = tokenizer.encode_batch(values[start : start + AT_ONCE])
-        array[start : start + len(found)] = [encoding.ids for encoding in found]
-        cut[start : start + len(found)] = [bool(encoding.overflowing) for encoding in found]
+    for start in range(0, len(values), BATCH):
+        encodings = tokenizer.encode_batch(values[start : start + BATCH])
+        part = slice(start, start + len(encodings))
+        array[part] = [encoding.ids for encoding in encodings]
+        cut[part] = [bool(encoding.overflowing) for encoding in encodings]
     array.flush()
     description = tokenizer.to_str(pretty=True) + "\n"
     file = folder / tokenizer_file(name)
@@ -128,7 +168,7 @@ def write_texts(
         "dtype": "int32",
         "normaliser": None,
         "vocabulary": entries,
-        "tokenizer": {"file": file.name, "checksum": file_digest(file)},
+        "tokenizer": {"file": file.name, "checksum": content_hash(file)},
         "statistics": {
             "cut": int(cut.sum()),
             "empty": int(empty.sum()),
