@@ -99,9 +99,9 @@ def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str,
     }
 
 
-# ---------------------------------------------------------------------------------------------- similar images
+# --------------------------------------------------------------------------------------------- similar images
 def thumbnails(images: Array) -> npt.NDArray[np.float32]:
-    """uint8 `[n, C, H, W]` → `[n, 16, 18]`: means over areas of the middle channel (green, or grey), exact."""
+    """uint8 `[n, C, H, W]` → `[n, 16, 18]`: exact means over areas of the middle channel."""
     plane = images[:, images.shape[1] // 2]
     for axis, n in ((1, THUMBNAIL[0]), (2, THUMBNAIL[1])):
         starts = np.arange(n) * plane.shape[axis] // n
@@ -115,21 +115,21 @@ def thumbnails(images: Array) -> npt.NDArray[np.float32]:
 
 
 def difference_hashes(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether each of 8 × 8 areas is darker than its right neighbour."""
+    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether an area is darker than its right neighbour."""
     areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
     bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
     return np.packbits(bits.reshape(len(small), 64), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
 def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
-    """Images of val and test that nearly equal one of a split before theirs: the same one, saved or scaled anew.
+    """Images of val and test that nearly equal one of a split before theirs: saved or scaled anew.
 
     `images`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle frame), memory-mapped; `code`
-    `[N]` as in `find_duplicates`: equal contents are listed there. Nearly equal: difference hashes within 8 of
-    64 bits, and thumbnails that correlate by 0.995 or more; the most similar earlier one is named. More than
-    100,000 images: so many of them, evenly spaced, are compared.
+    `[N]` as in `find_duplicates`, where equal contents are listed. Nearly equal: difference hashes within
+    8 of 64 bits, and thumbnails that correlate by 0.995 or more; the most similar earlier one is named.
+    Of more than 100,000 images so many, evenly spaced, are compared.
 
-    Ours: scikit-learn's neighbours would take 64 numbers an image where the bits of one word are counted here."""
+    Ours: scikit-learn's neighbours take 64 numbers an image, where the bits of one word are counted here."""
     rank = np.array([SPLITS.index(s) for s in split])
     rows = np.sort(np.unique(code * len(SPLITS) + rank, return_index=True)[1])
     total = len(rows)

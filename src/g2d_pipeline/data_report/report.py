@@ -174,7 +174,7 @@ def _describe_files(
 
 
 def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> list[str]:
-    """The columns in which outliers are looked for: numbers of tabular modalities, and a regression's target."""
+    """The columns that may have outliers: numbers of tabular modalities, and a regression's target."""
     named = [c for about in store.meta["modalities"].values() for c in about["settings"].get("columns", [])]
     columns = [c for c in named if c in table and table[c].dtype.kind in "fiu"]
     return columns + ["target"] * (meta["task"] == "regression")

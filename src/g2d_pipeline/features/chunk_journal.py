@@ -18,8 +18,8 @@ Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chun
 class ChunkJournal:
     """The chunks of each modality that are whole, with a digest of what they were made from.
 
-    `plan` is a digest of settings and samples, `files` the arrays that belong to it. A journal of another plan,
-    or a broken one, is not believed: its arrays are removed, and a new one is started."""
+    `plan` is a digest of settings and samples, `files` the arrays that belong to it. A journal of another
+    plan, or a broken one, is not believed: its arrays are removed, and a new one is started."""
 
     def __init__(self, folder: Path, plan: str, files: list[str]) -> None:
         self.path = folder / PROGRESS
@@ -27,7 +27,7 @@ class ChunkJournal:
         done, others = _read(self.path, plan)
         self._done = done or {}
         if done is None:
-            self.remove()  # before the arrays, so that no kill leaves it alone with arrays that are not its own
+            self.remove()  # before the arrays: no kill leaves it with arrays that are not its own
             for name in {*files, *others}:
                 (folder / name).unlink(missing_ok=True)
             self._write()

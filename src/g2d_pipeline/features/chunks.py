@@ -1,4 +1,4 @@
-"""One chunk of one modality: decode, transform, write to the memory-mapped array. This is what a worker does."""
+"""What a worker does: decode and transform a chunk of a modality, and write it to the memory-mapped array."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.
 def _round(
     values: npt.NDArray[Any], decoded: npt.NDArray[np.int64], spec: ArraySpec, found: Findings
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
-    """(values as they are stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
+    """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None
     for k in decoded[~_finite(values)[decoded]].tolist():

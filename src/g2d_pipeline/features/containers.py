@@ -146,7 +146,7 @@ def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
 
 
 def container_header(path: Path) -> dict[str, float]:
-    """The seconds of a video and the size of its pictures before it is turned upright; nothing where unknown."""
+    """The seconds of a video and the size of its frames before rotation; nothing where unknown."""
     header: dict[str, float] = {}
     try:
         with opened(path) as container:

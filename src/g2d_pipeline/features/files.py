@@ -90,9 +90,9 @@ def writing_to(folder: Path, needed: int) -> Iterator[None]:
 
 def _full(folder: Path, needed: int, free: int) -> str:
     return (
-        f"The feature store {folder} needs {_size(needed)}, the disk has {_size(free)} free. Make room, or make the "
-        "features smaller (size, frames, seconds, n_mels, steps, dtype=float16); then run again: it goes on from the "
-        "last whole chunk."
+        f"The feature store {folder} needs {_size(needed)}, the disk has {_size(free)} free. Make room, or "
+        "make the features smaller (size, frames, seconds, n_mels, steps, dtype=float16); then run again: it "
+        "goes on from the last whole chunk."
     )
 
 

@@ -1,4 +1,4 @@
-"""The last steps of a modality of files: transforms of the whole array, the normaliser, and what is worth a note."""
+"""The last steps of a modality of files: transforms of the whole array, the normaliser, and notes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def finish(
 ) -> dict[str, Any]:
     """From decoded to stored: the entry of a modality in `meta.json`; adds to its `notes`.
 
-    `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and `split`
-    are of the decoded ones."""
+    `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and
+    `split` are of the decoded ones."""
     stored = np.arange(len(sample_ids)) if kept is None else kept
     notes += describe_notes(media, found.notes, sample_ids, stored)
     decoded = mapped(folder / media.file(media.kind.decoded))
@@ -60,10 +60,10 @@ def finish(
         "statistics": statistics | further | {"distinct": len(present)},
     }
     if rounding is not None:
-        about["rounding"] = rounding.measured(std)
+        about["rounding"] = error = rounding.measured(std)
         notes.append(
-            f"{media.name}: stored as float16, which rounds by at most {about['rounding']['max']:.2g}, and by "
-            f"{about['rounding']['rms']:.2g} in the root mean square, in standard deviations of train."
+            f"{media.name}: stored as float16, which rounds by at most {error['max']:.2g}, and by "
+            f"{error['rms']:.2g} in the root mean square, in standard deviations of train."
         )
         logger.info(notes[-1])
     if (records := folder / media.file("records")).exists():
@@ -74,7 +74,7 @@ def finish(
 
 
 def _rounding(folder: Path, media: Media, decoded: Array, present: Rows, cells: int) -> Rounding | None:
-    """How much decoding has rounded the `cells` that are good, or those `present`; None: nothing is rounded."""
+    """How much the `cells` that are good, or those `present`, are rounded; None: nothing is."""
     if decoded.dtype != np.float16:
         return None
     numbers = int(np.prod(decoded.shape[2:]))
@@ -118,7 +118,7 @@ def describe_notes(media: Media, found: Notes, sample_ids: Sequence[str], stored
 def count_notes(
     media: Media, found: Notes, sample_ids: Sequence[str], split: Array, stored: Rows
 ) -> dict[str, dict[str, Any]]:
-    """What decoding noticed, for the data report: note → how many `samples` of each split, and the `first` five."""
+    """For the data report: note → how many `samples` of each split, and the `first` five."""
     result: dict[str, dict[str, Any]] = {}
     for note, counts in found.items():
         rows = np.concatenate([np.empty(0, np.int64), *(media.rows(k) for k in counts)])

@@ -65,7 +65,7 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class Media:
-    """A modality of files: its distinct cells in order of first appearance, and which of them each sample has.
+    """A modality of files: its distinct cells in order of first appearance, and who has them.
 
     `root`: what cells are relative to; `code` `[N]`: each sample's position in `cells`; `order` `[N]`: the
     samples' rows sorted by it; `starts`: where in `order` the rows of each cell start."""
@@ -230,7 +230,7 @@ def _add(notes: Notes, more: Notes, first: int) -> None:
 
 
 def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
-    """The arrays that `decode` fills; where one of them is not there, what the journal says of them does not count.
+    """Make the arrays that `decode` fills, unless all are there; else the journal forgets the modality.
 
     Raises OSError where there is no room for them; then the new ones are gone."""
     spec = media.spec

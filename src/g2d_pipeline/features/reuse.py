@@ -1,4 +1,4 @@
-"""What an earlier store has already: cells of the same name and content are copied from it, not decoded again.
+"""What an earlier store has already: cells of the same name and content are copied from it.
 
 Only where decoding costs more than reading (`Kind.reusable`): recordings, clips, images stored as bytes."""
 
@@ -46,7 +46,7 @@ class ReusableStore:
 
 @lru_cache(maxsize=8)
 def _cells(path: Path, mtime_ns: int) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[Any]]:
-    """The sorted keys of a store's cells, and all that is known of them; the time is there for changed files."""
+    """The sorted keys of a store's cells, and the cells; the time is there for files that change."""
     cells = mapped(path)
     return np.ascontiguousarray(cells["key"]), cells
 

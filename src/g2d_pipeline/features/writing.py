@@ -45,7 +45,7 @@ class Manifest(Protocol):
 def write_store(
     folder: Path, manifest: Manifest, root: Path, settings: FeaturizeSettings, previous: Sequence[Path] = ()
 ) -> None:
-    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder` (made if need be).
+    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder`.
 
     The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same
     samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
@@ -119,7 +119,7 @@ def _finish_all(
     faults: bad_samples.Faults,
     decoded: Mapping[str, Decoded],
 ) -> None:
-    """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` comes last."""
+    """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
     sample_ids: Sequence[str] = faults.sample_ids
     table, counts = manifest.table, manifest.meta["counts"]
     target, kept = manifest.meta["target"], None
@@ -174,7 +174,8 @@ def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Na
     for name, kind in kinds.items():
         expected, columns = kind.columns, manifest.meta["columns"].get(name)
         if columns is None or (len(columns) != 1 if expected is None else columns != expected):
-            headline = f"Modality {name!r} has the columns {columns} in the manifest, {expected or 'one'} in the settings"
+            where = f"{columns} in the manifest, {expected or 'one'} in the settings"
+            headline = f"Modality {name!r} has the columns {where}"
             raise data_error(headline, [], REBUILD)
         if missing := [c for c in columns if c not in manifest.table]:
             raise data_error(f"The manifest's table lacks columns of modality {name!r}", missing, REBUILD)
@@ -213,7 +214,7 @@ def _needed(
 
 
 def _plan(settings: FeaturizeSettings, sample_ids: Names, media: Mapping[str, Media]) -> str:
-    """A digest of what fixes the rows of the arrays: code, settings, samples, and which cell each sample has."""
+    """A digest of what fixes the rows of the arrays: code, settings, samples, and their cells."""
     modalities = {name: m.model_dump(mode="json") for name, m in settings.modalities.items()}
     plan = hashlib.blake2b(json.dumps([_code(), CHUNK, modalities]).encode(), digest_size=16)
     sample_ids.digest_into(plan)
@@ -231,8 +232,8 @@ def code_digest() -> str:
 
 @cache
 def _code() -> list[str]:
-    """What computes the arrays: this package's files (as they are when first asked for), and the versions of the
-    libraries that decode and transform."""
+    """What computes the arrays: this package's files (as they are when first asked for), and the versions of
+    the libraries that decode and transform."""
     sources = [content_hash(file) for file in sorted(Path(__file__).parent.rglob("*.py"))]
     return sources + [version(library) for library in LIBRARIES]
 

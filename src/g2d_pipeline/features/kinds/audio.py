@@ -106,7 +106,8 @@ def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
     bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
     if bank is not None and not bank.any(dim=0).all():
         raise ConfigError(
-            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} frequencies): "
+            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} "
+            f"({half + 1} frequencies): "
             "some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
             "spectrogram."
         )
@@ -123,7 +124,7 @@ def shape(settings: AudioFeatures) -> tuple[int, int, int]:
 
 
 def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
-    """Decode a whole recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
+    """Decode a recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
 
     Of a video, its first sound track. `content`: the file's bytes, where they have been read already. Raises
     MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its
@@ -148,8 +149,8 @@ def _check_finite(wave: Wave, where: Path) -> None:
 
 
 def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
-    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual header;
-    None for any other. Ours because soundfile takes twenty times as long for a short recording."""
+    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual
+    header; None for any other. Ours because soundfile takes twenty times as long for a short recording."""
     if len(content) <= PLAIN.size:
         return None
     riff, size, fmt, *form, data, held = PLAIN.unpack_from(content)
@@ -235,7 +236,7 @@ def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> 
 
 
 def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) -> None:
-    """A decoded recording `[T']`, resampled, cut or repeated, into the start of `into` `[T]`. Raises MediaError."""
+    """A decoded recording `[T']`, resampled, cut or repeated, into `into` `[T]`. Raises MediaError."""
     if rate != settings.sample_rate:
         wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
     wave = wave[: len(into)]
@@ -276,7 +277,7 @@ def _resampler(rate: int, to: int) -> torchaudio.transforms.Resample:
 
 
 def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Standard normal `[samples]` from a generator seeded by blake2b(seed, key), whatever was drawn before."""
+    """Standard normal `[samples]` from a generator of its own, seeded by blake2b(seed, key)."""
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(errors="surrogateescape"), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(samples, dtype=np.float32)
 

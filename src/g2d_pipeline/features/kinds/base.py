@@ -1,4 +1,4 @@
-"""What the writer of a store and the data report ask a kind of modality. A new kind is a subclass in a file."""
+"""What the writer of a store and the data report ask a kind of modality."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ArraySpec:
 
 @dataclass
 class Findings:
-    """What decoding notices. `faults`: position → why a cell can not be used. `notes`: note → position → count."""
+    """What decoding notices: position → why a cell can not be used; note → position → count."""
 
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[str, dict[int, int]] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class Kind(ABC):
         """The manifest's columns; None: one, of any name."""
         return None
 
-    def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:
-        """Raise ConfigError or DataError for settings or columns `table` of modality `name` that can not work."""
+    def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
+        """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
 
 
 class ColumnKind(Kind):
@@ -91,7 +91,7 @@ class ColumnKind(Kind):
         sample_ids: Sequence[str],
         notes: list[str],
     ) -> dict[str, Any]:
-        """Write `<name>.npy` `[N, …]` of the columns `table` `[N, …]`, adding to `notes`; the entry in `meta.json`."""
+        """Write `<name>.npy` `[N, …]`, adding to `notes`; returns the modality's entry in `meta.json`."""
 
     @abstractmethod
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
@@ -158,9 +158,10 @@ class FileKind(Kind):
     def transform(
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
     ) -> tuple[Array, dict[str, Any], Any]:
-        """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`. Returns the array,
-        statistics for `meta.json` and a `float16.Rounding` or None. `train` is of the stored rows, `sample_ids`
-        are of the decoded ones."""
+        """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`.
+
+        Returns the array, statistics for `meta.json` and a `float16.Rounding` or None. `train` is of the
+        stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
 
     def normaliser(
@@ -189,9 +190,9 @@ class FileKind(Kind):
     ) -> dict[str, Any]:
         """What the data report says of the modality; `code` `[N]`: each sample's position in `cells`.
 
-        `splits`: split → samples, distinct cells, and as min, median, max `bytes` (of a folder all its images)
-        and what `header` tells; `headers`: how many were read, of how many, and how many told nothing. Rows
-        of array files have neither. `found`: what decoding found."""
+        `splits`: split → samples, distinct cells, and as min, median, max `bytes` (of a folder all its
+        images) and what `header` returns; `headers`: how many were read, of how many, and how many were not
+        understood. Rows of array files have neither. `found`: what decoding found."""
         held = [k for k, cell in enumerate(cells) if not is_row(cell)]
         bytes_of = {k: float(sum(size_of(path) for path in files_of(cells[k], root))) for k in held}
         read = held if self.headers else []

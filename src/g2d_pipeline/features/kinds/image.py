@@ -53,8 +53,9 @@ class Image(FileKind):
     def check_spec(self, name: str, spec: ArraySpec) -> None:
         if self.settings.dtype != "float32" and not self.decoded and spec.dtype == "uint8":
             raise ConfigError(
-                f"modalities.{name}.dtype={self.settings.dtype}: its pictures are bytes, which take less room "
-                "still. Leave dtype out; it is for floats (spectrograms, sequences, vectors, principal components)."
+                f"modalities.{name}.dtype={self.settings.dtype}: its pictures are bytes, which take less "
+                "room still. Leave dtype out; it is for floats (spectrograms, sequences, vectors, principal "
+                "components)."
             )
 
     def read(
@@ -159,9 +160,9 @@ def read_image(
 
     Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte)
     are converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`,
-    `[1|3, H, W]`, or flat: `[H · W]` of the given `height_width`. `content`: the file's bytes, where they have
-    been read already. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no
-    image, truncated, or perhaps a decompression bomb (above 179 megapixels, Pillow's limit)."""
+    `[1|3, H, W]`, or flat: `[H · W]` of the given `height_width`. `content`: the file's bytes, where they
+    have been read already. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page,
+    no image, truncated, or perhaps a decompression bomb (above 179 megapixels, Pillow's limit)."""
     file, row = split_cell(cell)
     path = root / file
     if row is None:
@@ -249,7 +250,7 @@ def _from_array(row: npt.NDArray[Any], where: Path) -> PILImage.Image:
 
 
 def resize(image: Tensor, height_width: tuple[int, int]) -> Tensor:
-    """`[…, C, H', W']` → `[…, C, H, W]` of the same type, ignoring the aspect ratio (bilinear, antialiased)."""
+    """`[…, C, H', W']` → `[…, C, H, W]`, ignoring the aspect ratio (bilinear, antialiased)."""
     if tuple(image.shape[-2:]) == height_width:
         return image
     resized: Tensor = transforms.resize(image, list(height_width), InterpolationMode.BILINEAR, antialias=True)

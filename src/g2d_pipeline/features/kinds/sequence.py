@@ -56,7 +56,7 @@ class Sequence(FileKind):
 def read_sequence(
     cell: str, root: Path, settings: SequenceFeatures, features: int
 ) -> tuple[npt.NDArray[np.float32], int, int]:
-    """A cell `[L, F]` → (float32 `[F + 1, steps]`, how many values were not finite, how many steps are left out).
+    """A cell `[L, F]` → (float32 `[F + 1, steps]`, values that were not finite, steps that are left out).
 
     The last row is 1 where a step is real, else 0, as everything is there. Steps at the end that are NaN
     throughout are no steps: so rows of one array file have lengths of their own. Other values that are not

@@ -238,7 +238,7 @@ def survey(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
 
 
 def clip_of(pts: Sequence[int | None], key: list[bool], last: int, step: int) -> Clip:
-    """The clip of packets, in decoding order, that are shown at `pts`, the last one for `last` units of time."""
+    """The clip of packets in decoding order, shown at `pts`, the last one for `last` units of time."""
     known = [t for t in pts if t is not None]
     if not known or len(set(known)) < len(pts):
         return Clip([], [], range(len(pts)), len(pts), None, step)
