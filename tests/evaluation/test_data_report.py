@@ -93,11 +93,13 @@ def manifest_of(rows: pd.DataFrame) -> Manifest:
     train = rows.loc[rows["split"] == "train", "target"]
     return Manifest(rows, {
         "dataset": "made_up", "task": "regression", "class_names": [], "source": "raw", "raw_dir": "raw",
-        "target": {"name": "water", "unit": "m³", "mean": float(train.mean()), "std": float(train.std(ddof=0)),
+        "target": {"name": "water", "unit": "m³", "mean": float(train.mean()),
+                   "std": float(train.std(ddof=0)),
                    "min": float(train.min()), "max": float(train.max())},
         "counts": {s: int((rows["split"] == s).sum()) for s in ("train", "val", "test")},
         "columns": {"image": ["image"], "audio": ["audio"], "weather": COLUMNS}, "group_disjoint": False,
-        "dropped": [{"file": "t.csv", "row": i, "reason": f"no target {i}"} for i in range(12)], "notes": ["A note."],
+        "dropped": [{"file": "t.csv", "row": i, "reason": f"no target {i}"} for i in range(12)],
+        "notes": ["A note."],
     })  # fmt: skip
 
 
@@ -381,7 +383,7 @@ def test_photographs_of_houses_in_two_listings(shared_data: Path):
 
 
 def test_typing_errors_of_a_real_table_are_outliers(shared_data: Path):
-    """89 soils: LOI is 2701 once and at most 37.5 elsewhere, AAS 10.3 and 10.6 and at most 0.95 (its README)."""
+    """89 soils: LOI is 2701 once and at most 37.5 elsewhere, AAS 10.3, 10.6 and at most 0.95 (its README)."""
     if not (shared_data / "soil_camera_table").is_dir():
         pytest.skip("no soil_camera_table in the shared data")
     columns = ["LOI", "AAS"]

@@ -218,7 +218,7 @@ def test_the_order_of_the_steps():
 
 
 def test_a_short_recording_is_filled_up_with_zeros_or_itself():
-    """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until they are long enough."""
+    """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until long enough."""
     wave = torch.arange(1.0, 1501)
     plain = PLAIN.model_copy(update={"peak_normalise": False})
     padded = audio.prepare_wave(wave, 8000, plain, "a")

@@ -323,8 +323,8 @@ def test_missing_and_fake_files_are_told_at_once(
         "(run `git lfs pull` in the copy)",
         "  - wav/5.wav (sample s010 and 1 more) is empty (0 bytes)",
         "  … and 2 more, 7 in all",
-        "What to do: copy or download these files again, or leave them out of the raw data, or set max_bad_fraction to "
-        "drop such samples; then run again.",
+        "What to do: copy or download these files again, or leave them out of the raw data, or set "
+        "max_bad_fraction to drop such samples; then run again.",
     ]
     assert not ran
 

@@ -158,7 +158,7 @@ def test_the_first_store_that_fits_is_used(make_raw: MakeRaw, tmp_path: Path, de
 def test_what_was_found_is_found_again(
     make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]
 ):
-    """Silence is no longer to be seen in a spectrogram with noise; rounding not in numbers that are rounded."""
+    """A spectrogram with noise no longer shows silence, nor rounded numbers their rounding."""
     half = AudioFeatures(sample_rate=4000, seconds=0.25, noise=0.1, n_fft=64, hop_length=64, dtype="float16")
     raw = make_raw(24, audio=half, only=["audio", "image"])
     soundfile.write(raw.wav(3), np.zeros(1000), 4000)
@@ -271,7 +271,7 @@ def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
 
 
 def test_a_plain_recording_is_read_once(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """For its key and for its sound; a format that soundfile has to decode, or a long one, is opened again."""
+    """For its key and its sound; a format that soundfile has to decode, or a long one, is opened again."""
     raw = make_raw(20, only=["audio"])
     write(raw, tmp_path / "whole")
     with monkeypatch.context() as patch:

@@ -242,7 +242,8 @@ def test_what_is_not_finite_is_noted(raw: Folder, tmp_path: Path, caplog: pytest
         store = open_store(raw.write(tmp_path / "store", only="words"))
     assert store.meta["notes"] == [
         "words: 1 of 10 samples have sequences that are zero throughout: s8",
-        "words: 2 of 10 samples have sequences with values that are not finite, stored as 0 (4 in all): s1, s3",
+        "words: 2 of 10 samples have sequences with values that are not finite, stored as 0 (4 in all): "
+        "s1, s3",
     ]
     assert "not finite" in caplog.text
 

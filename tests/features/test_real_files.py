@@ -28,15 +28,16 @@ EVERY = {
     "ravdess_av": 3,
 }
 LFS = "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
+CORRUPT = "can not be decoded: it fails after 28 frames (Invalid data found when processing input)"
 NAMED = {
     ("video_samples", "3 pictures, spread"): {
-        "corrupted.mp4": "can not be decoded: it fails after 28 frames (Invalid data found when processing input)"
+        "corrupted.mp4": CORRUPT
     },
     ("video_samples", "3 pictures, one a second"): {
         "bigbuckbunny_1s.webm": "is too short: it has 1 picture at one a second, 3 are asked for",
         "realshort.mp4": "is too short: it has 2 pictures at one a second, 3 are asked for",
         "no_audio.mp4": "is too short: it has 2 pictures at one a second, 3 are asked for",
-        "corrupted.mp4": "can not be decoded: it fails after 28 frames (Invalid data found when processing input)",
+        "corrupted.mp4": CORRUPT,
     },
     ("video_samples", "sound track"): dict.fromkeys(
         ["carphone_no_audio.mp4", "corrupted.mp4", "no_audio.mp4"], "has no sound track"

@@ -132,9 +132,9 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="No space left"):
-        with atomic_write(tmp_path / "meta.json") as temporary:
-            temporary.write_bytes(b"{'a': 'whole'}")
+    full = pytest.raises(OSError, match="No space left")
+    with full, atomic_write(tmp_path / "meta.json") as temporary:
+        temporary.write_bytes(b"{'a': 'whole'}")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ def test_even_pictures_of_an_unsteady_clip_are_those_shown_then():
 
 
 def test_milliseconds_do_not_change_the_choice(tmp_path: Path):
-    """24 pictures a second at 0, 42, 83, 125, … ms: the picture at 250 ms is the first of the second quarter."""
+    """24 pictures a second at 0, 42, 83, 125, … ms: the one at 250 ms is the first of the second quarter."""
     times = [round(1000 * k / 24) for k in range(24)]
     clip = video.Clip([], [], times, 999, None, 24)
     assert video.choose(tmp_path, clip, 2, "even") == [6, 18]
@@ -173,7 +173,7 @@ SHORT_SAMPLES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT_SAMPLES)
 def test_real_files(shared_data: Path, name: str):
-    """The counts are those of the folder's README; the pictures are those of a decoder that is told nothing."""
+    """The counts are those of the folder's README; the pictures are those of a plain decoder."""
     path = shared_data / "video_samples" / name
     count, size = SHORT_SAMPLES[name]
     pictures = video.read_frames(path, 2, "even")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
+Values = tuple[Array, dict[str, int]]  # of a cell, with note → count
+Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 Item = tuple[int, str, bytes | None]  # position in the chunk, cell, the file's content where it has been read
 MAX_HEADERS = 2000  # files of a modality whose headers the data report reads
 
@@ -83,13 +85,7 @@ class ColumnKind(Kind):
 
     @abstractmethod
     def write(
-        self,
-        folder: Path,
-        name: str,
-        table: pd.DataFrame,
-        train: Rows,
-        sample_ids: Sequence[str],
-        notes: list[str],
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
     ) -> dict[str, Any]:
         """Write `<name>.npy` `[N, …]`, adding to `notes`; returns the modality's entry in `meta.json`."""
 
@@ -118,9 +114,7 @@ class FileKind(Kind):
     def check_spec(self, name: str, spec: ArraySpec) -> None:
         """Raise ConfigError where the settings of modality `name` do not fit what its cells hold."""
 
-    def read(
-        self, cell: str, root: Path, spec: ArraySpec, content: bytes | None
-    ) -> tuple[Array, dict[str, int]]:
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         """(a cell's values as `spec` says, its notes → count). Raises MediaError where it can not be used."""
         raise NotImplementedError
 
@@ -164,9 +158,7 @@ class FileKind(Kind):
         stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
 
-    def normaliser(
-        self, array: Array, train: Rows, scale: float
-    ) -> tuple[list[float], list[float], dict[str, Any]]:
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""
         return *channel_statistics(array, train, scale), {}
 

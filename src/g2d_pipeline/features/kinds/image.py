@@ -24,7 +24,7 @@ from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
 from g2d_pipeline.features.faults import MediaError, check_content, check_file
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Rows
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.files import release_pages
 
 ROUNDING = 1e-9  # of a cumulative share of variance
@@ -58,9 +58,7 @@ class Image(FileKind):
                 "components)."
             )
 
-    def read(
-        self, cell: str, root: Path, spec: ArraySpec, content: bytes | None
-    ) -> tuple[Array, dict[str, int]]:
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         channels, size = self.settings.channels, self.settings.height_width
         if spec.exact == "float32":
             pixels = read_floats(cell, root, channels, size)
@@ -78,9 +76,7 @@ class Image(FileKind):
         stored = np.dtype(self.settings.dtype).itemsize * int(np.prod(spec.shape)) if self.decoded else 0
         return spec.bytes + stored
 
-    def normaliser(
-        self, array: Array, train: Rows, scale: float
-    ) -> tuple[list[float], list[float], dict[str, Any]]:
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
 
     def header(self, path: Path) -> dict[str, float]:
@@ -294,11 +290,3 @@ class LowEnergy:
         back."""
         centred = np.asarray(images, np.float64) - self.mean
         return ((centred @ self.components.T) @ self.components).astype(np.float32)
-
-
-def low_energy(
-    images: npt.NDArray[np.floating[Any]], energy: float, fit_on: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """Pictures `[N, P]` with pixels in [0, 1] → float32 `[N, P]` of `LowEnergy`, fitted on the rows `fit_on`
-    alone."""
-    return LowEnergy.fit(images[fit_on], energy).apply(images)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Rows, spread
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values, spread
 from g2d_pipeline.features.kinds.vector import finite, open_array, width
 from g2d_pipeline.features.statistics import feature_statistics
 
@@ -31,9 +31,7 @@ class Sequence(FileKind):
     def spec(self, cells: SequenceOf[str], root: Path) -> ArraySpec:
         return ArraySpec((width(cells, root, 2) + 1, self.settings.steps), self.settings.dtype)
 
-    def read(
-        self, cell: str, root: Path, spec: ArraySpec, content: bytes | None
-    ) -> tuple[Array, dict[str, int]]:
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         values, replaced, shortened = read_sequence(cell, root, self.settings, spec.shape[0] - 1)
         counts = {"replaced": replaced, "shortened": shortened}
         return values, {note: count for note, count in counts.items() if count}
@@ -41,9 +39,7 @@ class Sequence(FileKind):
     def is_constant(self, values: Array) -> bool:
         return not values[:-1].any()
 
-    def normaliser(
-        self, array: Array, train: Rows, scale: float
-    ) -> tuple[list[float], list[float], dict[str, Any]]:
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         mean, std, constant = feature_statistics(array, train, masked=True)
         return mean, std, {"constant": constant}
 

@@ -40,16 +40,10 @@ class Tabular(ColumnKind):
         )  # and the categories, which are few
 
     def write(
-        self,
-        folder: Path,
-        name: str,
-        table: pd.DataFrame,
-        train: Rows,
-        sample_ids: Sequence[str],
-        notes: list[str],
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
     ) -> dict[str, Any]:
         """Encode the columns and write them; notes constant columns."""
-        values, statistics, unknown = encode(table, self.settings, train, sample_ids)
+        values, statistics, unknown = encode(table, self.settings, train, ids)
         notes += [f"{name}: {note}." for note in unknown]
         array = create(folder / f"{name}.npy", values.dtype, values.shape)
         array[:] = values

@@ -45,15 +45,52 @@ class Text(ColumnKind):
         return [tokenizer_file(name)]
 
     def write(
-        self,
-        folder: Path,
-        name: str,
-        table: pd.DataFrame,
-        train: Rows,
-        sample_ids: Sequence[str],
-        notes: list[str],
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
     ) -> dict[str, Any]:
-        return write_texts(folder, name, self.settings, table.iloc[:, 0], train, sample_ids, notes)
+        """Write the token ids `[N, length]` (int32) and the tokenizer; notes cut and empty texts.
+
+        Raises DataError where there is no token in all of train."""
+        settings = self.settings
+        values = table.iloc[:, 0].astype(object).tolist()
+        tokenizer = train_tokenizer([values[row] for row in train.tolist()], settings)
+        entries = tokenizer.get_vocab_size()
+        if entries <= 2:
+            headline = f"The texts of modality {name!r} are empty in all of train"
+            raise data_error(headline, [], "fill them in the raw data, or leave the modality out.")
+        shape = (len(values), settings.length)
+        array = create(folder / f"{name}.npy", np.int32, shape)
+        cut = np.zeros(len(values), bool)
+        for start in range(0, len(values), BATCH):
+            encodings = tokenizer.encode_batch(values[start : start + BATCH])
+            part = slice(start, start + len(encodings))
+            array[part] = [encoding.ids for encoding in encodings]
+            cut[part] = [bool(encoding.overflowing) for encoding in encodings]
+        array.flush()
+        description = tokenizer.to_str(pretty=True) + "\n"
+        file = folder / tokenizer_file(name)
+        file.write_text(description, encoding="utf-8", newline="\n")
+        empty = array[:, 0] == 0
+        longer = f"longer than {settings.length} tokens, whose end is left out"
+        for rows, what in ((np.flatnonzero(cut), longer), (np.flatnonzero(empty), "empty")):
+            if len(rows):
+                few = ", ".join(ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+                notes.append(
+                    f"{name}: {len(rows)} of {len(values)} samples have texts that are {what}: {few}"
+                )
+                logger.warning(notes[-1])
+        tokens, unknown = int(np.count_nonzero(array)), int(np.count_nonzero(array == 1))
+        return {
+            "shape": [settings.length],
+            "dtype": "int32",
+            "normaliser": None,
+            "vocabulary": entries,
+            "tokenizer": {"file": file.name, "checksum": content_hash(file)},
+            "statistics": {
+                "cut": int(cut.sum()),
+                "empty": int(empty.sum()),
+                "unknown": unknown / max(tokens, 1),  # share of all tokens
+            },
+        }
 
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, min, median, max of the `characters`, and empty texts."""
@@ -122,56 +159,3 @@ def check_texts(name: str, texts: pd.Series[str], sample_ids: Sequence[str]) -> 
         raise data_error(
             headline, named, "write a text into these cells (an empty one is fine), or drop the rows."
         )
-
-
-def write_texts(
-    folder: Path,
-    name: str,
-    settings: TextFeatures,
-    texts: pd.Series[str],
-    train: Rows,
-    sample_ids: Sequence[str],
-    notes: list[str],
-) -> dict[str, Any]:
-    """Write the token ids `[N, length]` (int32) and the tokenizer of a modality; its entry in `meta.json`.
-
-    `texts` `[N]`: the manifest's column (see `check_texts`). Notes how many texts are cut and how many are
-    empty. Raises DataError where there is no token in all of train."""
-    values = texts.astype(object).tolist()
-    tokenizer = train_tokenizer([values[row] for row in train.tolist()], settings)
-    entries = tokenizer.get_vocab_size()
-    if entries <= 2:
-        headline = f"The texts of modality {name!r} are empty in all of train"
-        raise data_error(headline, [], "fill them in the raw data, or leave the modality out.")
-    shape = (len(values), settings.length)
-    array = create(folder / f"{name}.npy", np.int32, shape)
-    cut = np.zeros(len(values), bool)
-    for start in range(0, len(values), BATCH):
-        encodings = tokenizer.encode_batch(values[start : start + BATCH])
-        part = slice(start, start + len(encodings))
-        array[part] = [encoding.ids for encoding in encodings]
-        cut[part] = [bool(encoding.overflowing) for encoding in encodings]
-    array.flush()
-    description = tokenizer.to_str(pretty=True) + "\n"
-    file = folder / tokenizer_file(name)
-    file.write_text(description, encoding="utf-8", newline="\n")
-    empty = array[:, 0] == 0
-    longer = f"longer than {settings.length} tokens, whose end is left out"
-    for rows, what in ((np.flatnonzero(cut), longer), (np.flatnonzero(empty), "empty")):
-        if len(rows):
-            few = ", ".join(sample_ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-            notes.append(f"{name}: {len(rows)} of {len(values)} samples have texts that are {what}: {few}")
-            logger.warning(notes[-1])
-    tokens, unknown = int(np.count_nonzero(array)), int(np.count_nonzero(array == 1))
-    return {
-        "shape": [settings.length],
-        "dtype": "int32",
-        "normaliser": None,
-        "vocabulary": entries,
-        "tokenizer": {"file": file.name, "checksum": content_hash(file)},
-        "statistics": {
-            "cut": int(cut.sum()),
-            "empty": int(empty.sum()),
-            "unknown": unknown / max(tokens, 1),  # share of all tokens
-        },
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from g2d_pipeline.config import VectorFeatures
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Rows
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.features.statistics import feature_statistics
 
 
@@ -26,14 +25,10 @@ class Vector(FileKind):
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         return ArraySpec((width(cells, root, 1),), self.settings.dtype)
 
-    def read(
-        self, cell: str, root: Path, spec: ArraySpec, content: bytes | None
-    ) -> tuple[Array, dict[str, int]]:
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         return read_vector(cell, root, spec.shape[0]), {}
 
-    def normaliser(
-        self, array: Array, train: Rows, scale: float
-    ) -> tuple[list[float], list[float], dict[str, Any]]:
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         mean, std, constant = feature_statistics(array, train, masked=False)
         return mean, std, {"constant": constant}
 

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import av
 import numpy as np
@@ -28,7 +28,7 @@ from g2d_pipeline.features.containers import (
     video_stream,
 )
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Rows
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.features.kinds.image import (
     configured_normaliser,
     image_header,
@@ -74,9 +74,7 @@ class Video(FileKind):
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         return ArraySpec((3, self.settings.frames, *self.settings.height_width), "uint8")
 
-    def read(
-        self, cell: str, root: Path, spec: ArraySpec, content: bytes | None
-    ) -> tuple[Array, dict[str, int]]:
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         frames = read_frames(root / cell, self.settings.frames, self.settings.pick)
         return resize(frames, self.settings.height_width).permute(1, 0, 2, 3).numpy(), {}
 
@@ -86,9 +84,7 @@ class Video(FileKind):
     def reusable(self, spec: ArraySpec) -> bool:
         return True
 
-    def normaliser(
-        self, array: Array, train: Rows, scale: float
-    ) -> tuple[list[float], list[float], dict[str, Any]]:
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
 
     def header(self, path: Path) -> dict[str, float]:
