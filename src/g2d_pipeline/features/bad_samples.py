@@ -32,11 +32,11 @@ class Faults:
     media: Mapping[str, Media]
     sample_ids: Sequence[str]
     allowed: float
-    found: dict[str, dict[int, str]] = field(default_factory=dict)
+    reasons: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def add(self, name: str, faults: Mapping[int, str]) -> None:
         if faults:
-            self.found.setdefault(name, {}).update(faults)
+            self.reasons.setdefault(name, {}).update(faults)
 
     def check(self) -> None:
         """Raise DataError, naming cells and samples, where more samples are bad than are allowed."""
@@ -47,7 +47,7 @@ class Faults:
     def bad_rows(self) -> npt.NDArray[np.bool_]:
         """`[N]`: which samples are bad."""
         bad = np.zeros(len(self.sample_ids), bool)
-        for name, faults in self.found.items():
+        for name, faults in self.reasons.items():
             media = self.media[name]
             for k in faults:
                 bad[media.rows(k)] = True
@@ -59,7 +59,7 @@ class Faults:
         reasons: dict[int, tuple[str, str, str]] = {}
         for name in self.media:
             media = self.media[name]
-            for k, reason in self.found.get(name, {}).items():
+            for k, reason in self.reasons.get(name, {}).items():
                 for row in media.rows(k).tolist():
                     reasons.setdefault(row, (name, media.cells[k], reason))
         keys = ("modality", "file", "reason")
@@ -70,7 +70,7 @@ class Faults:
 
     def _error(self, bad: int, total: int) -> DataError:
         parts, named = [], []
-        for name, faults in self.found.items():
+        for name, faults in self.reasons.items():
             media = self.media[name]
             parts.append(f"{len(faults)} of {len(media.cells)} {media.kind.plural} of modality {name!r}")
             named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
@@ -108,8 +108,8 @@ def target_of(table: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     target = dict(meta["target"])
     if meta["task"] == "regression" and "std" in target:
         y = table.loc[table["split"] == "train", "target"].astype("float64")
-        found = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
-        target |= {key: float(value) for key, value in found.items()}
+        measured = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
+        target |= {key: float(value) for key, value in measured.items()}
     return target
 
 

@@ -61,7 +61,7 @@ def run(job: Job) -> Done:
     kind = kind_of(job.settings)
     assert isinstance(kind, FileKind)
     records = np.zeros(len(job.cells), RECORD)
-    found = kind.findings()
+    findings = kind.findings()
     rows: dict[int, int] = {}  # of the cells that the earlier store has
 
     def fresh() -> Iterator[tuple[int, str, bytes | None]]:
@@ -79,45 +79,45 @@ def run(job: Job) -> Done:
 
     values = np.zeros((len(job.cells), *job.spec.shape), job.spec.exact)
     with one_thread():
-        kind.decode(fresh(), job.root, job.spec, values, found)
+        kind.decode(fresh(), job.root, job.spec, values, findings)
     decoded = np.setdiff1d(np.arange(len(job.cells)), list(rows))
-    values, errors = _round(values, decoded, job.spec, found)
+    values, errors = _round(values, decoded, job.spec, findings)
     copied = np.array(list(rows), np.int64)
     if len(copied):
         values[copied] = mapped(job.known.array)[list(rows.values())]  # type: ignore[union-attr]
-        found.notes["constant"] |= dict.fromkeys(copied[records["constant"][copied] == 1].tolist(), 1)
-    records["constant"][list(found.notes["constant"])] = 1
+        findings.notes["constant"] |= dict.fromkeys(copied[records["constant"][copied] == 1].tolist(), 1)
+    records["constant"][list(findings.notes["constant"])] = 1
     if errors is not None and job.records is not None:
         records["worst"][decoded], records["squares"][decoded] = errors[:, 0, 0], errors[:, 1, 0]
-    records["key"][list(found.faults)] = b""
-    _write(job, values, records, errors, found)
+    records["key"][list(findings.faults)] = b""
+    _write(job, values, records, errors, findings)
     release_cells(job.cells, job.root)
-    return Done(job.number, found.faults, found.notes, len(copied))
+    return Done(job.number, findings.faults, findings.notes, len(copied))
 
 
 def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.NDArray[Any], Findings]:
     """(values `[len(cells), …]`, what was found) of cells that are decoded here, without a store."""
-    spec, found = kind.spec(cells, root), kind.findings()
+    spec, findings = kind.spec(cells, root), kind.findings()
     values = np.zeros((len(cells), *spec.shape), spec.exact)
     with one_thread():
-        kind.decode(((k, cell, None) for k, cell in enumerate(cells)), root, spec, values, found)
-    return values, found
+        kind.decode(((k, cell, None) for k, cell in enumerate(cells)), root, spec, values, findings)
+    return values, findings
 
 
 def _round(
-    values: npt.NDArray[Any], decoded: npt.NDArray[np.int64], spec: ArraySpec, found: Findings
+    values: npt.NDArray[Any], decoded: npt.NDArray[np.int64], spec: ArraySpec, findings: Findings
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
     """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None
     for k in decoded[~_finite(values)[decoded]].tolist():
-        found.faults.setdefault(k, "is not finite after the transform: its values are too large")
+        findings.faults.setdefault(k, "is not finite after the transform: its values are too large")
     if spec.dtype != "float16":
         return values, None
     half, errors = to_half(values)
     for k in decoded[~_finite(half)[decoded]].tolist():
-        found.faults.setdefault(k, OVERFLOW)
-    errors[list(found.faults)] = 0
+        findings.faults.setdefault(k, OVERFLOW)
+    errors[list(findings.faults)] = 0
     return half, errors[decoded]
 
 
@@ -131,12 +131,12 @@ def _write(
     values: npt.NDArray[Any],
     records: npt.NDArray[Any],
     errors: npt.NDArray[np.float64] | None,
-    found: Findings,
+    findings: Findings,
 ) -> None:
     array = mapped(job.array, "r+")
     rows, source = job.rows, job.source
-    if found.faults:
-        good = ~np.isin(source, list(found.faults))
+    if findings.faults:
+        good = ~np.isin(source, list(findings.faults))
         rows, source = rows[good], source[good]
     if len(source) == len(values) and (np.diff(rows) == 1).all() and (np.diff(source) == 1).all():
         array[rows[0] : rows[-1] + 1] = values  # a row a cell, in order: nothing is gathered

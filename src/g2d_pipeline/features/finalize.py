@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.int64]
 def finish(
     folder: Path,
     media: Media,
-    found: Decoded,
+    findings: Decoded,
     kept: Rows | None,
     train: Rows,
     sample_ids: Sequence[str],
@@ -40,7 +40,7 @@ def finish(
     `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and
     `split` are of the decoded ones."""
     stored = np.arange(len(sample_ids)) if kept is None else kept
-    notes += describe_notes(media, found.notes, sample_ids, stored)
+    notes += describe_notes(media, findings.notes, sample_ids, stored)
     decoded = mapped(folder / media.file(media.kind.decoded))
     path = folder / media.file()
     statistics: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def finish(
     if media.kind.decoded:
         array, statistics, rounding = media.kind.transform(path, decoded, stored, train, sample_ids)
     else:
-        rounding = _rounding(folder, media, decoded, present, len(media.cells) - len(found.faults))
+        rounding = _rounding(folder, media, decoded, present, len(media.cells) - len(findings.faults))
         array = decoded if kept is None else _move(folder / media.file("kept"), path, decoded, kept)
     scale = 1 / 255 if array.dtype == np.uint8 else 1.0
     mean, std, further = media.kind.normaliser(array, train, scale)
@@ -70,7 +70,7 @@ def finish(
         cells = folder / media.file("cells")
         write_cells(cells, mapped(records)[present], rows.astype(np.int64))
         about["cells"] = {"file": cells.name, "checksum": content_hash(cells)}
-    return about | {"found": count_notes(media, found.notes, sample_ids, split, stored)}
+    return about | {"found": count_notes(media, findings.notes, sample_ids, split, stored)}
 
 
 def _rounding(folder: Path, media: Media, decoded: Array, present: Rows, cells: int) -> Rounding | None:
@@ -97,12 +97,12 @@ def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:
     return array
 
 
-def describe_notes(media: Media, found: Notes, sample_ids: Sequence[str], stored: Rows) -> list[str]:
+def describe_notes(media: Media, findings: Notes, sample_ids: Sequence[str], stored: Rows) -> list[str]:
     """Sentences on what decoding noticed in the rows `stored`; they are logged, too."""
     notes = []
     is_stored = np.zeros(len(sample_ids), bool)
     is_stored[stored] = True
-    for note, counts in found.items():
+    for note, counts in findings.items():
         own = {k: rows[is_stored[rows]] for k in counts for rows in [media.rows(k)]}
         rows = np.sort(np.concatenate([np.empty(0, np.int64), *own.values()]))
         if not len(rows):
@@ -116,11 +116,11 @@ def describe_notes(media: Media, found: Notes, sample_ids: Sequence[str], stored
 
 
 def count_notes(
-    media: Media, found: Notes, sample_ids: Sequence[str], split: Array, stored: Rows
+    media: Media, findings: Notes, sample_ids: Sequence[str], split: Array, stored: Rows
 ) -> dict[str, dict[str, Any]]:
     """For the data report: note → how many `samples` of each split, and the `first` five."""
     result: dict[str, dict[str, Any]] = {}
-    for note, counts in found.items():
+    for note, counts in findings.items():
         rows = np.concatenate([np.empty(0, np.int64), *(media.rows(k) for k in counts)])
         if len(rows := np.intersect1d(rows, stored)):
             per_split = {name: int((split[rows] == name).sum()) for name in SPLITS}

@@ -200,7 +200,7 @@ def decode(
     jobs = media.jobs(folder, known)
     digests = [_digest(job) for job in jobs]
     todo = jobs.only([k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)])
-    found = Decoded({}, {})
+    result = Decoded({}, {})
     copied, plural = 0, media.kind.plural
     with track(f"featurize {media.name}", len(media.cells), progress) as advance:
         if present := len(media.cells) - sum(media.size(number) for number in todo.numbers):
@@ -210,8 +210,8 @@ def decode(
             first = done.number * media.chunk
             copied += done.copied
             if done.faults:
-                found.faults.update({first + k: reason for k, reason in done.faults.items()})
-                _add(found.notes, done.notes, first)
+                result.faults.update({first + k: reason for k, reason in done.faults.items()})
+                _add(result.notes, done.notes, first)
             else:
                 journal.record(media.name, done.number, digests[done.number], done.notes)
             advance(media.size(done.number))
@@ -220,8 +220,8 @@ def decode(
         logger.info("%s: %s are copied from %s, not decoded.", media.name, total, known.array.parent.name)
     for number, digest in enumerate(digests):
         if journal.has(media.name, number, digest):
-            _add(found.notes, journal.notes(media.name, number), number * media.chunk)
-    return found
+            _add(result.notes, journal.notes(media.name, number), number * media.chunk)
+    return result
 
 
 def _add(notes: Notes, more: Notes, first: int) -> None:

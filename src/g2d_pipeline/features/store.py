@@ -106,7 +106,8 @@ def open_store(folder: Path) -> FeatureStore:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
-        shapes, dtypes = {INDEX: None}, {}
+        shapes: dict[str, list[int] | None] = {INDEX: None}
+        dtypes: dict[str, str] = {}
         for about in meta["modalities"].values():
             shapes[about["file"]] = [meta["index"]["rows"], *about["shape"]]
             dtypes[about["file"]] = about["dtype"]

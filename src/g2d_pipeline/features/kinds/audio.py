@@ -63,7 +63,7 @@ class Audio(FileKind):
         return True
 
     def decode(
-        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, found: Findings
+        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, findings: Findings
     ) -> None:
         items = iter(items)
         while part := list(islice(items, BATCH)):
@@ -72,10 +72,10 @@ class Audio(FileKind):
                 try:
                     wave, rate = read_recording(cell, root, self.settings, content)
                     if is_silent(wave, rate, self.settings):
-                        found.notes["constant"][k] = 1
+                        findings.notes["constant"][k] = 1
                     put(wave, rate, self.settings, cell, row)
                 except MediaError as error:
-                    found.faults[k] = error.reason
+                    findings.faults[k] = error.reason
             ready = finish(waves, self.settings, [cell for _, cell, _ in part])
             values[[k for k, _, _ in part]] = spectrogram(ready, self.settings).numpy()
 

@@ -119,19 +119,19 @@ class FileKind(Kind):
         raise NotImplementedError
 
     def decode(
-        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, found: Findings
+        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, findings: Findings
     ) -> None:
         """Fill the rows of `values` `[n, *spec.shape]` that `items` name; bad cells are left as they are."""
         for k, cell, content in items:
             try:
                 values[k], notes = self.read(cell, root, spec, content)
             except MediaError as error:
-                found.faults[k] = error.reason
+                findings.faults[k] = error.reason
                 continue
             if self.is_constant(values[k]):
                 notes["constant"] = 1
             for note, count in notes.items():
-                found.notes[note][k] = count
+                findings.notes[note][k] = count
 
     def findings(self) -> Findings:
         """An empty record of what `decode` notices."""

@@ -167,13 +167,13 @@ def _from_folder(folder: Path, frames: int, pick: Pick) -> list[Tensor]:
     _enough(folder, len(names), "", frames)
     count = len(names)
     positions = evenly(range(count), count, frames) if pick == "even" else published(count, frames)
-    found = []
+    images = []
     for name in (names[position] for position in positions):
         try:
-            found.append(read_image(name, folder, 3))
+            images.append(read_image(name, folder, 3))
         except MediaError as error:
             raise MediaError(folder, f"has a picture {name} that {error.reason}") from error
-    return found
+    return images
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -182,10 +182,10 @@ def _from_file(path: Path, frames: int, pick: Pick) -> list[Tensor]:
         stream = video_stream(container, path)
         clip = survey(container, stream, path)
         positions = choose(path, clip, frames, pick)
-        found = by_seek(container, stream, clip, positions)
+        images = by_seek(container, stream, clip, positions)
         countable = stream.codec_context.name in COUNTABLE
-    if found is None:
-        found, times = by_decoding(path, positions)
+    if images is None:
+        images, times = by_decoding(path, positions)
         if len(times) != len(clip.times):  # packets that are no pictures: now they are counted
             if countable and len(times) < SHORT * len(clip.times):
                 raise MediaError(
@@ -193,8 +193,8 @@ def _from_file(path: Path, frames: int, pick: Pick) -> list[Tensor]:
                 )
             clip = clip_of(times, [], 0, clip.step)
             positions = choose(path, clip, frames, pick)
-            found, _ = by_decoding(path, positions)
-    return [found[position] for position in positions]
+            images, _ = by_decoding(path, positions)
+    return [images[position] for position in positions]
 
 
 # ------------------------------------------------------------------------------------- counting and decoding
@@ -265,7 +265,7 @@ def by_seek(
     if len(needed) == len(starts):
         return None
     wanted = {clip.times[position]: position for position in positions}
-    found: dict[int, Tensor] = {}
+    images: dict[int, Tensor] = {}
     ends = [*starts[1:], len(clip.pts)]
     for number in sorted(needed):
         if number - 1 in needed:
@@ -274,10 +274,10 @@ def by_seek(
         try:
             for frame in _stretch(container, stream, clip, starts[number], ends[until - 1]):
                 if frame.pts in wanted:
-                    found[wanted[frame.pts]] = to_tensor(frame)
+                    images[wanted[frame.pts]] = to_tensor(frame)
         except (av.FFmpegError, _Surprise):  # decoding all of it will tell
             return None
-    return found if len(found) == len(wanted) else None
+    return images if len(images) == len(wanted) else None
 
 
 class _Surprise(Exception):
@@ -314,7 +314,7 @@ def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor]
     Raises MediaError where decoding fails or a frame is damaged.
     """
     wanted = set(positions)
-    found: dict[int, Tensor] = {}
+    images: dict[int, Tensor] = {}
     times: list[int | None] = []
     with opened(path) as container:
         stream = video_stream(container, path)
@@ -323,12 +323,12 @@ def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor]
                 if frame.is_corrupt:
                     raise MediaError(path, f"is damaged or truncated: frame {len(times)} can not be decoded")
                 if len(times) in wanted:
-                    found[len(times)] = to_tensor(frame)
+                    images[len(times)] = to_tensor(frame)
                 times.append(frame.pts)
         except av.FFmpegError as error:
             reason = f"can not be decoded: it fails after {len(times)} frames ({cause(error)})"
             raise MediaError(path, reason) from error
-    return found, times
+    return images, times
 
 
 def to_tensor(frame: VideoFrame) -> Tensor:
