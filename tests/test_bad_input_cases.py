@@ -26,8 +26,8 @@ import soundfile
 from filelock import FileLock
 from PIL import Image
 
+from g2d_pipeline.data_report.report import describe_data, list_warnings
 from g2d_pipeline.errors import G2DError
-from g2d_pipeline.evaluation.data_report import describe_data, list_warnings
 from g2d_pipeline.features import FeatureStore, open_store, write_store
 from g2d_pipeline.features import files as store_files
 from g2d_pipeline.hooks import ProjectHooks
