@@ -36,8 +36,9 @@ class TeacherView:
 @dataclass(frozen=True)
 class Batch:
     """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
-    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and the inputs of
-    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it."""
+    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and the
+    inputs of these modalities are not read. `teachers` is empty where neither the method nor the schedule
+    needs them."""
 
     index: Tensor
     inputs: dict[str, Tensor]
