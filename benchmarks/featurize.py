@@ -181,7 +181,7 @@ def read_table(folder: Path) -> None:
         {
             "dataset": "bench", "source": "raw", "task": "classification", "target": {"name": "digit"}, "raw": table,
             "columns": {"image": ["image"], "table": list("abcd")}, "kinds": {"image": "image", "table": "tabular"},
-            "max_bad_fraction": 0.0, "machine": MACHINE.model_dump(),
+            "max_bad_fraction": 0.0, "options": MACHINE.model_dump(),
         }
     )  # fmt: skip
     manifest = read_raw(settings, folder)

@@ -27,10 +27,10 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.features.cells import read_idx
 from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.kinds import FileKind, kind_of
 from g2d_pipeline.sources import read_raw
-from g2d_pipeline.sources.digits.idx import read_idx
 from g2d_pipeline.sources.vggsound.lists import class_names, read_lists
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -173,7 +173,7 @@ def missing_clips(data: Path) -> str:
         raw=VGGSound(raw_dir="vggsound_meta"),
         columns={"audio": ["audio"]},
         max_bad_fraction=0.5,
-        machine=RunOptions(device="cpu", progress=False),
+        options=RunOptions(device="cpu", progress=False),
     )
     try:
         read_raw(settings, data)

@@ -42,7 +42,7 @@ from g2d_pipeline.sources.manifest import Manifest
 SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
 COLUMNS = ["heat", "rain"]
 RATE = 8000
-MACHINE = RunOptions(device="cpu", progress=False, workers=1)
+OPTIONS = RunOptions(device="cpu", progress=False, workers=1)
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -118,7 +118,7 @@ def manifest() -> Manifest:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, raw: Path, manifest: Manifest) -> FeatureStore:
     folder = tmp_path_factory.mktemp("stores") / "store"
-    settings = FeaturizeSettings(dataset="made_up", modalities=MODALITIES, options=MACHINE)
+    settings = FeaturizeSettings(dataset="made_up", modalities=MODALITIES, options=OPTIONS)
     write_store(folder, manifest, raw, settings)
     return open_store(folder)
 
@@ -168,7 +168,7 @@ def test_the_group_of_a_table_whose_split_is_given_reaches_the_report(tmp_path: 
     settings = IngestSettings(
         dataset="made_up", source="raw", task="classification", target=TargetSettings(), max_bad_fraction=0.0,
         raw=Table(raw_dir="raw", target="y", split="split", group="place"), columns={"numbers": ["x"]},
-        kinds={"numbers": "tabular"}, options=MACHINE,
+        kinds={"numbers": "tabular"}, options=OPTIONS,
     )  # fmt: skip
     rows = read_raw(settings, tmp_path).table
     found = data_report._groups(rows, rows["split"].to_numpy(object))
@@ -391,7 +391,7 @@ def test_typing_errors_of_a_real_table_are_outliers(shared_data: Path):
         dataset="soils", source="raw", task="regression", target=TargetSettings(), max_bad_fraction=0.0,
         raw=Table(raw_dir=str(shared_data / "soil_camera_table"), table="RGB_Soil_Data.csv", id="Soil",
                   target="Higroscopic Water (%)"),
-        columns={"laboratory": columns}, kinds={"laboratory": "tabular"}, options=MACHINE,
+        columns={"laboratory": columns}, kinds={"laboratory": "tabular"}, options=OPTIONS,
     )  # fmt: skip
     rows = read_raw(settings, shared_data).table
     found = data_report._outliers(rows, columns, rows["split"].to_numpy(object), rows["sample_id"].tolist())

@@ -83,8 +83,8 @@ class Raw:
         return MadeUp(self.table, meta)
 
     def settings(self, workers: int = 1) -> FeaturizeSettings:
-        machine = RunOptions(device="cpu", progress=False, workers=workers)
-        return FeaturizeSettings(dataset="made_up", modalities=self.modalities, options=machine)
+        options = RunOptions(device="cpu", progress=False, workers=workers)
+        return FeaturizeSettings(dataset="made_up", modalities=self.modalities, options=options)
 
     def write(self, folder: Path, workers: int = 1) -> Path:
         write_store(folder, self.manifest, self.root, self.settings(workers))

@@ -255,8 +255,8 @@ def test_real_digits(shared_data: Path, tmp_path: Path, contents: Callable[[Path
         "columns": {"audio": ["audio"], "image": ["image"]},
     }  # fmt: skip
     manifest = SimpleNamespace(table=table, meta=meta)
-    machine = RunOptions(device="cpu", progress=False)
-    settings = FeaturizeSettings(dataset="digits", modalities=modalities, options=machine)
+    options = RunOptions(device="cpu", progress=False)
+    settings = FeaturizeSettings(dataset="digits", modalities=modalities, options=options)
     for name in ("one", "two"):
         write_store(tmp_path / name, manifest, shared_data, settings)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

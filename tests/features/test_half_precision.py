@@ -59,8 +59,8 @@ class Arrays:
 
     def write(self, folder: Path, dtype: Any) -> Any:
         modalities = {"v": VectorFeatures(dtype=dtype), "s": SequenceFeatures(steps=5, dtype=dtype)}
-        machine = RunOptions(device="cpu", progress=False)
-        settings = FeaturizeSettings(dataset="made_up", modalities=modalities, options=machine)
+        options = RunOptions(device="cpu", progress=False)
+        settings = FeaturizeSettings(dataset="made_up", modalities=modalities, options=options)
         write_store(folder, self, self.root, settings)
         return open_store(folder)
 

@@ -72,8 +72,8 @@ def test_a_new_kind_is_one_file(make_raw: MakeRaw, tmp_path: Path, loudness: Any
         (raw.root / f"{i}.txt").write_text(" ".join(["0" if i == 3 else str(i + 1)] * (5 if i == 4 else 200)))
     raw.table["loud"] = [f"{i}.txt" for i in range(12)]
     raw.modalities = {"loud": loudness.LoudnessFeatures()}
-    machine = RunOptions(device="cpu", progress=False, workers=1)
-    settings = FeaturizeSettings.model_construct(dataset="x", modalities=raw.modalities, machine=machine)
+    options = RunOptions(device="cpu", progress=False, workers=1)
+    settings = FeaturizeSettings.model_construct(dataset="x", modalities=raw.modalities, options=options)
     with pytest.raises(
         DataError, match=r"(?s)1 of 12 loudnesses .*4\.txt \(sample s004\) has 5 numbers"
     ) as error:

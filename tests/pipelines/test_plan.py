@@ -153,7 +153,7 @@ def test_changed_code_reruns_the_stages_that_use_it(
 def test_a_template_counts_as_code_of_the_stage_that_fills_it(project: Project, package: Path) -> None:
     template = next((package / "evaluation").glob("report*.j2"))
     template.write_text(template.read_text() + "<!-- changed -->")
-    assert Project(project.folder, package).make() == {"data_report", "evaluate"}
+    assert Project(project.folder, package).make() == {"evaluate"}
 
 
 def test_a_method_file_reruns_its_own_students_only(project: Project, package: Path) -> None:

@@ -44,7 +44,7 @@ def settings(**changes: Any) -> IngestSettings:
         "raw": RAW,
         "columns": {"audio": ["audio"], "image": ["image"]},
         "max_bad_fraction": 0.0,
-        "machine": RunOptions(device="cpu", progress=False),
+        "options": RunOptions(device="cpu", progress=False),
     }
     return IngestSettings(**fields | changes)
 
@@ -150,10 +150,10 @@ def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path
     features = {
         m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"}) for m, s in modalities.items()
     }
-    machine = RunOptions(device="cpu", progress=False, workers=1)
+    options = RunOptions(device="cpu", progress=False, workers=1)
     store = raw.parent / "store"
     write_store(
-        store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, options=machine)
+        store, read(raw), raw, FeaturizeSettings(dataset="av_mnist", modalities=features, options=options)
     )
     meta = json.loads((store / "meta.json").read_text("utf-8"))["modalities"]
     for name, shape in (("audio", (1, 112, 112)), ("image", (1, 28, 28))):

@@ -17,7 +17,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.manifest import Manifest
-from tests.sources.raw_folders import MACHINE
+from tests.sources.raw_folders import OPTIONS
 
 
 def read_published(name: str, shared_data: Path, repository: Path) -> Manifest:
@@ -117,7 +117,7 @@ class Farm:
             columns={"all": columns},
             kinds={"all": "tabular"},
             max_bad_fraction=allowed,
-            options=MACHINE,
+            options=OPTIONS,
         )
         return read_raw(settings, self.project)
 

@@ -21,7 +21,7 @@ from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.manifest import Manifest
-from tests.sources.raw_folders import MACHINE
+from tests.sources.raw_folders import OPTIONS
 
 N = 40
 FRACTIONS = {"val": 0.2, "test": 0.2}
@@ -65,7 +65,7 @@ class Own:
             "target": TargetSettings(),
             "columns": {"sound": ["sound"], "photo": ["photo"], "weather": ["warmth", "rain"]},
             "max_bad_fraction": 0.0,
-            "options": MACHINE,
+            "options": OPTIONS,
         }
         of = {"raw_dir": "raw", "target": "label", "split": FRACTIONS} | self.raw | (raw or {})
         kinds = {"kinds": {name: KINDS.get(name, "tabular") for name in (fields | changes)["columns"]}}
@@ -596,7 +596,7 @@ def test_houses(shared_data: Path) -> None:
         raw=raw,
         columns=columns,
         max_bad_fraction=0.0,
-        options=MACHINE,
+        options=OPTIONS,
     )
     manifest = read_raw(settings, Path())
     assert manifest.meta["counts"] == {"train": 375, "val": 80, "test": 80}

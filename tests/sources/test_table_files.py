@@ -13,7 +13,7 @@ from g2d_pipeline.config import IngestSettings, Table, TargetSettings
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.manifest import Manifest
-from tests.sources.raw_folders import MACHINE
+from tests.sources.raw_folders import OPTIONS
 
 N = 6
 
@@ -49,7 +49,7 @@ def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifes
         raw=Table(raw_dir="raw", target="label", **raw),
         columns={k: [k] for k in kinds},
         max_bad_fraction=0.0,
-        options=MACHINE,
+        options=OPTIONS,
     )
     return read_raw(settings, root.parent)
 

@@ -13,7 +13,7 @@ from g2d_pipeline.config import IngestSettings, Table, TargetSettings
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifest
-from tests.sources.raw_folders import MACHINE
+from tests.sources.raw_folders import OPTIONS
 
 N = 12
 SPLIT = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
@@ -55,7 +55,7 @@ def read(
             columns=every,
             kinds=kinds,
             max_bad_fraction=0.0,
-            options=MACHINE,
+            options=OPTIONS,
         ).model_copy(update=changes),
         folder,
     )

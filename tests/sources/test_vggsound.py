@@ -163,11 +163,11 @@ def test_every_clip_that_is_not_left_out_gets_into_the_store(folder: Path, repos
     }
     tree["audio"] |= {"sample_rate": 8000, "n_mels": 16}
     tree["visual"] |= {"size": [24]}
-    machine = RunOptions(device="cpu", progress=False, workers=1)
+    options = RunOptions(device="cpu", progress=False, workers=1)
     manifest = read(folder)
     store = folder.parent / "store"
     write_store(
-        store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, options=machine)
+        store, manifest, folder, FeaturizeSettings(dataset="vggsound", modalities=tree, options=options)
     )
     assert np.load(store / "visual.npy", mmap_mode="r").shape == (len(manifest.table), 3, 3, 24, 24)
     audio = np.load(store / "audio.npy")

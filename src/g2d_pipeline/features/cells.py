@@ -147,7 +147,7 @@ def _open(path: Path) -> npt.NDArray[Any]:
 def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
     """The array of a file; size and time are there so that a file that has changed is opened anew."""
     check_file(path)
-    return _open_npy(path, size) if path.suffix == ".npy" else _read_idx(path)
+    return _open_npy(path, size) if path.suffix == ".npy" else read_idx(path)
 
 
 def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
@@ -196,16 +196,21 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
     return np.stack(columns, axis=1)
 
 
-def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """The format of MNIST: two zero bytes, the type (8: bytes), the number of dimensions, their big-endian
-    sizes."""
+def read_idx(path: Path, dimensions: int | None = None) -> npt.NDArray[np.uint8]:
+    """A gzipped array of MNIST's format: two zero bytes, the type (8: bytes), the number of dimensions, their
+    big-endian sizes. Raises MediaError for another file, or for another number of `dimensions`."""
+    check_file(path)
     try:
         with gzip.open(path) as file:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not head[3]:
-                raise MediaError(
-                    path, f"is no IDX array of bytes: it starts with {head.hex(' ') or 'nothing'}"
+                start = head.hex(" ") or "nothing"
+                raise MediaError(path, f"is no IDX array of bytes: it starts with {start}")
+            if head[3] != (dimensions or head[3]):
+                reason = (
+                    f"is an IDX array of {head[3]} dimensions, not {dimensions}: are two files exchanged?"
                 )
+                raise MediaError(path, reason)
             shape = tuple(int(n) for n in np.frombuffer(file.read(4 * head[3]), ">u4"))
             content = file.read(math.prod(shape))
     except MediaError:
@@ -213,7 +218,8 @@ def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
     except (EOFError, OSError, ValueError, zlib.error) as error:
         raise MediaError(path, f"is truncated or not gzip ({error})") from error
     if len(shape) != head[3] or len(content) != math.prod(shape):
-        raise MediaError(
-            path, f"is truncated: its header {shape} promises more than its {len(content)} bytes"
-        )
+        reason = f"is truncated: its header {shape} promises more than its {len(content)} bytes"
+        raise MediaError(path, reason)
+    if dimensions is not None and not content:
+        raise MediaError(path, f"is empty: its header says {shape}")
     return np.frombuffer(content, np.uint8).reshape(shape)

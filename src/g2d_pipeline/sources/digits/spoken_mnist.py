@@ -70,7 +70,7 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
 
     def _labels(self) -> npt.NDArray[np.uint8]:
         """The images' digits [N], after a check of both files and of `pairs`."""
-        from g2d_pipeline.sources.digits.idx import read_idx
+        from g2d_pipeline.features.cells import read_idx
 
         root, raw = self.root, self.raw
         if missing := [name for name in (self.clip_folder, IMAGES, LABELS) if not (root / name).exists()]:
