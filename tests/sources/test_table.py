@@ -65,7 +65,7 @@ class Own:
             "target": TargetSettings(),
             "columns": {"sound": ["sound"], "photo": ["photo"], "weather": ["warmth", "rain"]},
             "max_bad_fraction": 0.0,
-            "machine": MACHINE,
+            "options": MACHINE,
         }
         of = {"raw_dir": "raw", "target": "label", "split": FRACTIONS} | self.raw | (raw or {})
         kinds = {"kinds": {name: KINDS.get(name, "tabular") for name in (fields | changes)["columns"]}}
