@@ -20,19 +20,6 @@ Stamp = tuple[int, int, int]  # of a folder: mtime_ns, device, inode
 _listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list[str]]] = {}
 
 
-def nearest(name: str, names: Collection[str]) -> str:
-    """` (nearest: 'x')`, or nothing where no name resembles; a difference in case or blanks alone is always
-    found."""
-    plain = {n.strip().casefold(): n for n in names}
-    found = plain.get(name.strip().casefold())
-    if found is None:
-        import difflib
-
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
-        found = close[0] if close else None
-    return f" (nearest: {found!r})" if found is not None else ""
-
-
 @dataclass(frozen=True)
 class BadRow:
     """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a

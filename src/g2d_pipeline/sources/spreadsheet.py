@@ -1,4 +1,4 @@
-"""XLSX label files as they really are: every message names file and cell, in the spreadsheet's own counting.
+"""XLSX files as they really are: every message names file and cell, in the spreadsheet's own counting.
 
 openpyxl rather than pandas: row numbers, wholly empty rows and the types of cells survive."""
 
