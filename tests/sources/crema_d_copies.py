@@ -56,7 +56,7 @@ class Copy:
             "raw": CremaD(**{"raw_dir": "raw"} | raw),
             "columns": {"audio": ["audio"], "visual": ["visual"]},
             "max_bad_fraction": 0.0,
-            "machine": RunOptions(device="cpu", progress=False),
+            "options": RunOptions(device="cpu", progress=False),
         }
         return IngestSettings(**fields | changes)
 

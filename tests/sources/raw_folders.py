@@ -69,7 +69,7 @@ def mis_me_settings(raw_dir: str, **changes: Any) -> IngestSettings:
         "raw": MISME(raw_dir=raw_dir),
         "columns": {"tabular": WEATHER, "image": ["image"]},
         "max_bad_fraction": 0.0,
-        "machine": MACHINE,
+        "options": MACHINE,
     }
     return IngestSettings(**fields | changes)
 
@@ -83,7 +83,7 @@ def digits_settings(raw: AVDigits | SpokenMNIST, **changes: Any) -> IngestSettin
         "raw": raw,
         "columns": {"audio": ["audio"], "image": ["image"]},
         "max_bad_fraction": 0.0,
-        "machine": MACHINE,
+        "options": MACHINE,
     }
     return IngestSettings(**fields | changes)
 

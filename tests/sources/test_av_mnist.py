@@ -44,7 +44,7 @@ def settings(**changes: Any) -> IngestSettings:
         "raw": RAW,
         "columns": {"audio": ["audio"], "image": ["image"]},
         "max_bad_fraction": 0.0,
-        "machine": RunOptions(device="cpu", progress=False),
+        "options": RunOptions(device="cpu", progress=False),
     }
     return IngestSettings(**fields | changes)
 

@@ -51,7 +51,7 @@ class Copy:
             "raw": URFunny(raw_dir="raw", context=self.context),
             "columns": {modality: [modality] for modality in MODALITIES},
             "max_bad_fraction": 0.0,
-            "machine": RunOptions(device="cpu", progress=False),
+            "options": RunOptions(device="cpu", progress=False),
         }
         return IngestSettings(**fields | changes)
 

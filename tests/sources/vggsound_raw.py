@@ -25,7 +25,7 @@ def settings(**changes: Any) -> IngestSettings:
         "raw": RAW,
         "columns": BOTH,
         "max_bad_fraction": 0.3,
-        "machine": RunOptions(device="cpu", progress=False),
+        "options": RunOptions(device="cpu", progress=False),
     }
     return IngestSettings(**fields | changes)
 
