@@ -138,6 +138,7 @@ def test_a_split_without_a_table_and_tables_with_a_split(root: Path) -> None:
     ("table", "words"),
     [
         ({"train": "a.csv", "val": "b.csv"}, "table lacks test"),
+        ({"train": "a.csv", "val": "b.csv", "test": "a.csv"}, "the same file for two splits"),
         (["train.csv", "b.csv", "test.csv"], r"\['b.csv'\] tell no split"),
         (["train.csv", "training.csv", "test.csv"], "of the same split"),
     ],

@@ -231,6 +231,8 @@ class Table(RawSettings):
                 raise ValueError(
                     f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
                 )
+            if len(set(self.table.values())) < len(SPLITS):
+                raise ValueError("table names the same file for two splits: each needs one of its own")
             if self.split is not None:
                 raise ValueError(
                     "there is a table for each split: remove `split`, or put all rows into one table"

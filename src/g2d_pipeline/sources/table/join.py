@@ -41,7 +41,8 @@ def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection
 def _common_notes(table: RawTable, pattern: str) -> list[str]:
     """The notes on the files; what is true of each of them is said once."""
     files = table.places["file"].unique().tolist()
-    rests = [note.removeprefix(files[0]) for note in table.notes if note.startswith(f"{files[0]}: ")]
+    first = files[0] if files else ""
+    rests = [note.removeprefix(first) for note in table.notes if note.startswith(f"{first}: ")]
     common = [rest for rest in rests if all(file + rest in table.notes for file in files)]
     repeated = {file + rest for file in files for rest in common}
     return [*(pattern + rest for rest in common), *(note for note in table.notes if note not in repeated)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -251,8 +252,7 @@ def _sheets(path: Path) -> tuple[list[str], dict[tuple[int, int], str]]:
     """The worksheets' names, and (row, position of the column) → formula of the first one."""
     import openpyxl
 
-    book = openpyxl.load_workbook(path, read_only=True)
-    try:
+    with contextlib.closing(openpyxl.load_workbook(path, read_only=True)) as book:
         sheet = book.worksheets[0]
         sheet.reset_dimensions()
         formulas = {
@@ -262,8 +262,6 @@ def _sheets(path: Path) -> tuple[list[str], dict[tuple[int, int], str]]:
             if isinstance(cell, str) and cell.startswith("=")
         }
         return list(book.sheetnames), formulas
-    finally:
-        book.close()
 
 
 def _empty(file: str, rows: Collection[int]) -> str:
