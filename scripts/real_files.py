@@ -27,7 +27,8 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import chunks
+from g2d_pipeline.features.chunks import decode_cells
+from g2d_pipeline.features.kinds import FileKind, kind_of
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.digits.idx import read_idx
 from g2d_pipeline.sources.vggsound.lists import class_names, read_lists
@@ -58,7 +59,7 @@ class Check:
 
     folder: str
     patterns: str
-    ways: dict[str, chunks.FileSettings]
+    ways: dict[str, Any]
     rows: int = 0
 
     def cells(self, data: Path) -> list[str]:
@@ -110,31 +111,20 @@ def account(check: Check, way: str, data: Path, cells: Sequence[str]) -> Account
     counted nowhere."""
     settings, root = check.ways[way], data / check.folder
     found = Account(check, way, len(cells))
-    chunks.load(settings)
+    kind = kind_of(settings)
+    assert isinstance(kind, FileKind)
     for start in range(0, len(cells), AT_ONCE):
         some = tuple(cells[start : start + AT_ONCE])
-        values, findings = _features(settings, some, root)
+        values, findings = decode_cells(kind, some, root)
         found.named |= {some[k]: reason for k, reason in findings.faults.items()}
-        found.constant += [some[k] for k in findings.constant]
+        constant = findings.notes["constant"]
+        found.constant += [some[k] for k in constant]
         rows = np.asarray(values).reshape(len(values), -1)
-        said = np.isin(np.arange(len(rows)), list(findings.constant))
+        said = np.isin(np.arange(len(rows)), list(constant))
         features = np.isfinite(rows).all(axis=1) & ((rows.min(axis=1) < rows.max(axis=1)) | said)
         features[list(findings.faults)] = False
         found.through += int(features.sum())
     return found
-
-
-def _features(
-    settings: chunks.FileSettings, cells: tuple[str, ...], root: Path
-) -> tuple[Any, chunks.Findings]:
-    form = chunks.form_of(settings, cells, root)
-    if isinstance(settings, AudioFeatures):
-        return chunks.spectrograms(cells, root, settings, form)
-    if isinstance(settings, VideoFeatures):
-        return chunks.clips(cells, root, settings, form)
-    if isinstance(settings, ImageFeatures):
-        return chunks.pictures(cells, root, settings, form)
-    return chunks.arrays(cells, root, settings, form)
 
 
 def accounts(data: Path) -> Iterator[Account]:

@@ -26,8 +26,8 @@ import soundfile
 from filelock import FileLock
 from PIL import Image
 
+from g2d_pipeline.data_report.report import describe_data, list_warnings
 from g2d_pipeline.errors import G2DError
-from g2d_pipeline.evaluation.data_report import describe_data, list_warnings
 from g2d_pipeline.features import FeatureStore, open_store, write_store
 from g2d_pipeline.features import files as store_files
 from g2d_pipeline.hooks import ProjectHooks
@@ -354,7 +354,7 @@ TOLD = [
     Told("missing column", rename("warmth", "rain"), "metadata.csv lacks columns", "- 'warmth'",
          "add or rename them there, or in the data set's parameters. The table has: id, rain, label"),
     Told("misspelt column", rename("warmth", "warmht"), "metadata.csv lacks columns",
-         "'warmth' (nearest: 'warmht')", "add or rename them there"),
+         "'warmth'. Did you mean 'warmht'?", "add or rename them there"),
     Told("column twice", lambda own: own.frame.assign(again=1).rename(columns={"again": "warmth"}).to_csv(
          own.table, index=False), "metadata.csv has columns more than once", "- 'warmth'", "remove or rename the"),
     Told("id twice, in two splits", put(9, "id", "s0"), "metadata.csv: ids in column 'id'", "'s0' in rows 2, 9",
@@ -368,7 +368,7 @@ TOLD = [
     Told("wrong worksheet", workbook(before=True), "metadata.xlsx lacks columns", "- 'label'",
          "Only the first worksheet ('notes') is read; there are 'Sheet1', too"),
     # labels and targets
-    Told("unknown label", put(5, "label", "we"), "metadata.csv, row 5, column 'label'", "'we' (nearest: 'wet')",
+    Told("unknown label", put(5, "label", "we"), "metadata.csv, row 5, column 'label'", "'we'. Did you mean 'wet'?",
          "correct them, or add to ['dry', 'wet']", raw={"classes": ["dry", "wet"]}),
     Told("missing label", put(5, "label", ""), "metadata.csv, row 5", "no label in the target's column 'label'",
          "correct these rows of metadata.csv"),
@@ -388,7 +388,7 @@ TOLD = [
          "classes without a row in train:\n  - 'storm' (1 in val and test, the first in metadata.csv, row 9)",
          "add such rows to train"),
     # splits and paths
-    Told("misspelt split", put(7, "fold", "tets"), "metadata.csv, row 7, column 'fold'", "'tets' (nearest: 'test')",
+    Told("misspelt split", put(7, "fold", "tets"), "metadata.csv, row 7, column 'fold'", "'tets'. Did you mean 'test'?",
          "correct these cells"),
     Told("empty split", fill("fold", ["train"] * 4 + ["test"] * 4), "metadata.csv: column 'fold'",
          "has no row of split:\n  - val", "name such rows in that column; or have the split drawn"),

@@ -33,7 +33,8 @@ CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside th
 
 @dataclass(frozen=True)
 class Trained:
-    """A model just trained. `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch;
+    """A model just trained. `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a
+    row an epoch;
     `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays
     over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n,
     D]`, `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
@@ -73,7 +74,8 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def reserve(file: IO[bytes], size: int) -> None:
-    """Take room for `size` bytes of a file that a memory map will write: on a full disk the map would kill the
+    """Take room for `size` bytes of a file that a memory map will write: on a full disk the map would kill
+    the
     process without a word. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, max(size, 1))

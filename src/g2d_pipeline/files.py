@@ -1,10 +1,11 @@
-"""Files that are whole or absent, and hashes of their content."""
+"""Files that are whole or absent, hashes of their content, and memory-mapped pages that are let go."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from g2d_pipeline.errors import DataError
+
+RESIDENT = 8 * 2**20  # bytes of an array whose pages may stay resident
 
 
 @contextlib.contextmanager
@@ -68,3 +71,11 @@ def fingerprint(content: Any) -> str:
     """Twelve hexadecimal digits of plain data (as canonical JSON)."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def release_pages(array: Any, resident: int = RESIDENT) -> None:
+    """Release the pages of a memory-mapped numpy array of more than `resident` bytes, so that memory does not
+    grow with the samples; the system's cache keeps them as long as there is room."""
+    memory = getattr(array, "_mmap", None)
+    if memory is not None and array.nbytes > resident and hasattr(memory, "madvise"):  # not on Windows
+        memory.madvise(mmap.MADV_DONTNEED)

@@ -26,12 +26,15 @@ from g2d_pipeline.config import (
     TabularFeatures,
     TargetSettings,
 )
+from g2d_pipeline.data_report import duplicates
+from g2d_pipeline.data_report import report as data_report
+from g2d_pipeline.data_report.duplicates import find_duplicates, find_similar, row_codes
+from g2d_pipeline.data_report.page import build_data_page
+from g2d_pipeline.data_report.report import describe_data
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.evaluation import data_duplicates, data_media, data_report
-from g2d_pipeline.evaluation.data_duplicates import find_alike, find_duplicates, row_codes
-from g2d_pipeline.evaluation.data_page import build_data_page
-from g2d_pipeline.evaluation.data_report import describe_data
 from g2d_pipeline.features import FeatureStore, open_store, write_store
+from g2d_pipeline.features.kinds import base
+from g2d_pipeline.features.kinds.audio import Audio
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.hashing import content_hashes, hash_files
 from g2d_pipeline.sources.manifest import Manifest
@@ -90,11 +93,13 @@ def manifest_of(rows: pd.DataFrame) -> Manifest:
     train = rows.loc[rows["split"] == "train", "target"]
     return Manifest(rows, {
         "dataset": "made_up", "task": "regression", "class_names": [], "source": "raw", "raw_dir": "raw",
-        "target": {"name": "water", "unit": "m³", "mean": float(train.mean()), "std": float(train.std(ddof=0)),
+        "target": {"name": "water", "unit": "m³", "mean": float(train.mean()),
+                   "std": float(train.std(ddof=0)),
                    "min": float(train.min()), "max": float(train.max())},
         "counts": {s: int((rows["split"] == s).sum()) for s in ("train", "val", "test")},
         "columns": {"image": ["image"], "audio": ["audio"], "weather": COLUMNS}, "group_disjoint": False,
-        "dropped": [{"file": "t.csv", "row": i, "reason": f"no target {i}"} for i in range(12)], "notes": ["A note."],
+        "dropped": [{"file": "t.csv", "row": i, "reason": f"no target {i}"} for i in range(12)],
+        "notes": ["A note."],
     })  # fmt: skip
 
 
@@ -304,9 +309,9 @@ def test_of_many_files_some_headers_are_read(
     raw: Path, manifest: Manifest, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ):
     read: list[Path] = []
-    sound = data_media._sound
-    monkeypatch.setattr(data_media, "MOST_HEADERS", 5)
-    monkeypatch.setattr(data_media, "_sound", lambda path: read.append(path) or sound(path))
+    header = Audio.header
+    monkeypatch.setattr(base, "MAX_HEADERS", 5)
+    monkeypatch.setattr(Audio, "header", lambda self, path: read.append(path) or header(self, path))
     found = describe_data(manifest, store, raw)
     assert found["modalities"]["audio"]["headers"] == {"read": 5, "of": 20, "unknown": 0}
     assert len(read) == 5
@@ -330,7 +335,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path):
 
 def test_equal_samples_with_another_target_are_conflicts():
     code = np.array([0, 1, 0, 1, 2])
-    found = data_duplicates.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
+    found = duplicates.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
     assert found == {"contents": 1, "first": [[{"sample": "a", "target": 1}, {"sample": "c", "target": 2}]]}
 
 
@@ -352,7 +357,7 @@ def test_different_digits_do_not_count_as_alike():
 
     digits = (load_digits().images * 15).astype(np.uint8)[:600, None]
     split = np.array(["train", "train", "test"], object)[np.arange(600) % 3]
-    assert find_alike(digits, np.arange(600), split, [str(i) for i in range(600)])["samples"] <= 3
+    assert find_similar(digits, np.arange(600), split, [str(i) for i in range(600)])["samples"] <= 3
 
 
 def test_the_middle_picture_of_a_clip_counts():
@@ -361,7 +366,7 @@ def test_the_middle_picture_of_a_clip_counts():
     clips[2, :, 0] = 0  # another first picture, the same middle one
     clips[3, :, 1] = 255 - clips[3, :, 1]
     split = np.array(["train", "train", "test", "test"], object)
-    found = find_alike(clips, np.arange(4), split, list("abcd"))
+    found = find_similar(clips, np.arange(4), split, list("abcd"))
     assert [(p["sample"], p["resembles"]) for p in found["first"]] == [("c", "a")]
 
 
@@ -378,7 +383,7 @@ def test_photographs_of_houses_in_two_listings(shared_data: Path):
 
 
 def test_typing_errors_of_a_real_table_are_outliers(shared_data: Path):
-    """89 soils: LOI is 2701 once and at most 37.5 elsewhere, AAS 10.3 and 10.6 and at most 0.95 (its README)."""
+    """89 soils: LOI is 2701 once and at most 37.5 elsewhere, AAS 10.3, 10.6 and at most 0.95 (its README)."""
     if not (shared_data / "soil_camera_table").is_dir():
         pytest.skip("no soil_camera_table in the shared data")
     columns = ["LOI", "AAS"]

@@ -14,7 +14,8 @@ from g2d_pipeline.evaluation import (
     summarise,
     summary_bars,
 )
-from g2d_pipeline.evaluation.plots import INK, part_colours
+from g2d_pipeline.evaluation.plots import part_colours
+from g2d_pipeline.html import INK
 
 THREE = ("audio", "image", "text")
 ALL_FIGURES = ["summary_bars", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"]

@@ -175,7 +175,7 @@ def contents() -> Callable[[Path], dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def broken_media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What is wrong → a file that is wrong in this way; `wav …`/`jpg …` are of one kind, the others of any."""
+    """What is wrong → such a file; `wav …`/`jpg …` are of one kind, the others of any."""
     folder = tmp_path_factory.mktemp("broken")
     files = {
         "missing": folder / "missing.wav",

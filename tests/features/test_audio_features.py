@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.features import audio
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import audio
 
 PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 
@@ -187,7 +187,7 @@ def test_long_wav_forms(tmp_path: Path, form: str):
     assert len(audio.read_audio(path)[0]) == 1000
     if form == "RF64":
         path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(DataError, match="its header promises 2000 bytes, it holds 1990"):
+        with pytest.raises(DataError, match="its header promises 1000 samples, it holds 995"):
             audio.read_audio(path)
 
 
@@ -218,7 +218,7 @@ def test_the_order_of_the_steps():
 
 
 def test_a_short_recording_is_filled_up_with_zeros_or_itself():
-    """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until they are long enough."""
+    """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until long enough."""
     wave = torch.arange(1.0, 1501)
     plain = PLAIN.model_copy(update={"peak_normalise": False})
     padded = audio.prepare_wave(wave, 8000, plain, "a")

@@ -80,8 +80,8 @@ def test_more_than_allowed_is_an_error_with_all_names(broken: Any, tmp_path: Pat
         write(broken, tmp_path / "store", 0.12)
     lines = str(caught.value).splitlines()
     assert lines[0] == (
-        "1 of 12 recordings of modality 'audio' and 2 of 24 pictures of modality 'image' can not be used (3 of 24 "
-        "samples, 12.50%; max_bad_fraction allows 12.00%):"
+        "1 of 12 recordings of modality 'audio' and 2 of 24 pictures of modality 'image' can not be used "
+        "(3 of 24 samples, 12.50%; max_bad_fraction allows 12.00%):"
     )
     assert [line.split()[1] for line in lines[1:4]] == ["wav/2.wav", "png/5.png", "png/9.png"]
     assert "set max_bad_fraction to drop such samples" in lines[4]
@@ -177,6 +177,6 @@ def test_one_rule_for_ingest_and_featurize(given: dict[str, Any], allowed: float
 def test_dropping_needs_a_limit():
     with pytest.raises(ValueError, match="on_bad = drop needs max_bad_fraction"):
         DatasetSettings(
-            raw={"layout": "av_digits", "raw_dir": "x"}, task="classification", modalities={"a": {"kind": "vector"}},
-            on_bad="drop",
+            raw={"layout": "av_digits", "raw_dir": "x"}, task="classification",
+            modalities={"a": {"kind": "vector"}}, on_bad="drop",
         )  # fmt: skip

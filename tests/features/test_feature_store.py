@@ -21,14 +21,16 @@ from PIL import Image
 
 from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, ImageFeatures, RunOptions
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import audio, open_store, write_store
-from g2d_pipeline.features.image import low_energy, read_image, resize
+from g2d_pipeline.features import open_store, write_store
+from g2d_pipeline.features.kinds import audio
+from g2d_pipeline.features.kinds.image import LowEnergy, read_image, resize
 
 MakeRaw = Callable[..., Any]
 
 
 def test_the_room_is_imported_without_torch_pandas_and_scikit_learn():
-    code = "import sys, g2d_pipeline.features; print(sorted({'torch', 'pandas', 'sklearn', 'kedro'} & set(sys.modules)))"
+    heavy = "{'torch', 'pandas', 'sklearn', 'kedro'}"
+    code = f"import sys, g2d_pipeline.features; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
@@ -81,7 +83,8 @@ def test_meta(make_raw: MakeRaw, tmp_path: Path):
     assert meta["modalities"]["audio"]["statistics"] == {"distinct": 6}
     assert meta["modalities"]["table"]["statistics"]["blanks"] == [0, 3]
     assert sorted(f.name for f in (tmp_path / "store").iterdir()) == [
-        "audio.cells.npy", "audio.npy", "image.cells.npy", "image.npy", "index.parquet", "meta.json", "table.npy",
+        "audio.cells.npy", "audio.npy", "image.cells.npy", "image.npy", "index.parquet", "meta.json",
+        "table.npy",
     ]  # fmt: skip
 
 
@@ -139,7 +142,8 @@ def test_low_energy_pictures(make_raw: MakeRaw, tmp_path: Path):
     raw = make_raw(20, image=ImageFeatures(size=[6, 5], channels=3, pca_energy=0.5), only=["image"])
     store = open_store(raw.write(tmp_path / "store"))
     pixels = np.stack([resize(read_image(c, raw.root, 3), (6, 5)).numpy() for c in raw.table["image"]]) / 255
-    expected = low_energy(pixels.reshape(20, -1), 0.5, np.arange(16)).reshape(20, 3, 6, 5)
+    flat = pixels.reshape(20, -1)
+    expected = LowEnergy.fit(flat[:16], 0.5).apply(flat).reshape(20, 3, 6, 5)
     assert store.arrays["image"].dtype == np.float32
     assert np.allclose(store.arrays["image"], expected, atol=1e-6)
     statistics = store.meta["modalities"]["image"]["statistics"]

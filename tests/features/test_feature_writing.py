@@ -25,7 +25,11 @@ from PIL import Image
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, TabularFeatures
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import chunks, files, finalize, media, open_store, writing
+from g2d_pipeline.features.kinds import FileKind
+from g2d_pipeline.features.kinds.audio import Audio
+from g2d_pipeline.features.kinds.image import Image as ImageKind
 from g2d_pipeline.features.media import Media
+from tests.features.watching import watch_decode
 
 MakeRaw = Callable[..., Any]
 Contents = Callable[[Path], dict[str, str]]
@@ -118,7 +122,8 @@ def test_every_row_is_in_one_job(cells: list[str], chunk: int):
 
     before, media.CHUNK = media.CHUNK, chunk
     try:
-        jobs = list(Media.of("x", ImageFeatures(), pd.Series(cells)).jobs(Path("folder"), Path("root")))
+        kind = ImageKind(ImageFeatures())
+        jobs = list(Media.from_column("x", kind, Path("root"), pd.Series(cells)).jobs(Path("folder")))
     finally:
         media.CHUNK = before
     found = {
@@ -133,35 +138,34 @@ def test_every_row_is_in_one_job(cells: list[str], chunk: int):
 
 # ---------------------------------------------------------------------------------------------- interruptions
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("kind", ["spectrograms", "pictures"])
+@pytest.mark.parametrize("kind", [Audio, ImageKind])
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_run_goes_on(
     make_raw: MakeRaw,
     tmp_path: Path,
     contents: Contents,
     monkeypatch: pytest.MonkeyPatch,
-    kind: str,
+    kind: type[FileKind],
     after: int,
 ):
     raw = make_raw(24, image=LOW)
     whole = contents(raw.write(tmp_path / "whole"))
-    original, calls = getattr(chunks, kind), []
+    calls: list[tuple[str, ...]] = []
 
-    def interrupted(*args: Any) -> Any:
-        calls.append(args[0])
+    def interrupt(cells: list[str]) -> None:
+        calls.append(tuple(cells))
         if len(calls) > after:
             raise Killed
-        return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, kind, interrupted)
+        watch_decode(patch, kind, interrupt)
         with pytest.raises(Killed):
             raw.write(tmp_path / "store")
     assert not (tmp_path / "store/meta.json").exists()
-    again: list[Any] = []
-    monkeypatch.setattr(chunks, kind, lambda *args: again.append(args[0]) or original(*args))
+    again: list[tuple[str, ...]] = []
+    watch_decode(monkeypatch, kind, lambda cells: again.append(tuple(cells)))
     assert contents(raw.write(tmp_path / "store")) == whole
-    assert len(again) == {"spectrograms": 4, "pictures": 8}[kind] - after
+    assert len(again) == {Audio: 4, ImageKind: 8}[kind] - after
     assert not set(again) & set(calls[:after])
 
 
@@ -205,16 +209,15 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def _partial(raw: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that ends after two chunks of pictures."""
-    original, calls = chunks.pictures, []
+    calls: list[list[str]] = []
 
-    def interrupted(*args: Any) -> Any:
-        calls.append(args)
+    def interrupt(cells: list[str]) -> None:
+        calls.append(cells)
         if len(calls) > 2:
             raise Killed
-        return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "pictures", interrupted)
+        watch_decode(patch, ImageKind, interrupt)
         with pytest.raises(Killed):
             raw.write(folder)
     return folder
@@ -320,8 +323,8 @@ def test_missing_and_fake_files_are_told_at_once(
         "(run `git lfs pull` in the copy)",
         "  - wav/5.wav (sample s010 and 1 more) is empty (0 bytes)",
         "  … and 2 more, 7 in all",
-        "What to do: copy or download these files again, or leave them out of the raw data, or set max_bad_fraction to "
-        "drop such samples; then run again.",
+        "What to do: copy or download these files again, or leave them out of the raw data, or set "
+        "max_bad_fraction to drop such samples; then run again.",
     ]
     assert not ran
 

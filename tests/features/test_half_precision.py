@@ -47,8 +47,9 @@ class Arrays:
         steps[::7, 3:] = np.nan
         np.save(root / "s.npy", steps)
         self.table = pd.DataFrame({
-            "sample_id": [f"s{i}" for i in range(n)], "split": ["train"] * (n - 4) + ["val", "val", "test", "test"],
-            "target": np.arange(n) % 2, "v": [f"v.npy#{i}" for i in range(n)], "s": [f"s.npy#{i}" for i in range(n)],
+            "sample_id": [f"s{i}" for i in range(n)],
+            "split": ["train"] * (n - 4) + ["val", "val", "test", "test"], "target": np.arange(n) % 2,
+            "v": [f"v.npy#{i}" for i in range(n)], "s": [f"s.npy#{i}" for i in range(n)],
         })  # fmt: skip
         self.meta = {
             "dataset": "made_up", "task": "classification", "class_names": ["a", "b"], "source": "raw",

@@ -16,10 +16,14 @@ from PIL import Image
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.image import LowEnergy, low_energy, read_floats, read_image, resize
+from g2d_pipeline.features.kinds.image import LowEnergy, read_floats, read_image, resize
 
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (5, 4, 3), np.uint8)
+
+
+def low_energy(images: np.ndarray, energy: float, fit_on: np.ndarray) -> np.ndarray:
+    return LowEnergy.fit(images[fit_on], energy).apply(images)
 
 
 def read(path: Path, channels: int = 3) -> np.ndarray:

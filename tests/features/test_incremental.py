@@ -18,9 +18,11 @@ from PIL import Image
 from g2d_pipeline.catalog.features import FeatureStoreDataset
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, VideoFeatures
 from g2d_pipeline.features import chunks, media, open_store, write_store, writing
-from g2d_pipeline.features.names import Names
-from g2d_pipeline.features.reuse import content_key
+from g2d_pipeline.features.cells import content_key
+from g2d_pipeline.features.kinds import FileKind, audio, image
+from g2d_pipeline.features.media import Names
 from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
+from tests.features.watching import watch_decode
 
 MakeRaw = Callable[..., Any]
 Contents = Callable[[Path], dict[str, str]]
@@ -35,9 +37,8 @@ class Killed(BaseException):
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cells that are decoded, whatever they are."""
     seen: list[str] = []
-    for kind in ("spectrograms", "pictures", "clips", "arrays"):
-        original = getattr(chunks, kind)
-        monkeypatch.setattr(chunks, kind, lambda *a, o=original: seen.extend(a[0]) or o(*a))
+    for kind in (FileKind, audio.Audio):
+        watch_decode(monkeypatch, kind, seen.extend)
     monkeypatch.setattr(media, "CHUNK", 5)
     return seen
 
@@ -157,7 +158,7 @@ def test_the_first_store_that_fits_is_used(make_raw: MakeRaw, tmp_path: Path, de
 def test_what_was_found_is_found_again(
     make_raw: MakeRaw, tmp_path: Path, contents: Contents, decoded: list[str]
 ):
-    """Silence is no longer to be seen in a spectrogram with noise; rounding not in numbers that are rounded."""
+    """A spectrogram with noise no longer shows silence, nor rounded numbers their rounding."""
     half = AudioFeatures(sample_rate=4000, seconds=0.25, noise=0.1, n_fft=64, hop_length=64, dtype="float16")
     raw = make_raw(24, audio=half, only=["audio", "image"])
     soundfile.write(raw.wav(3), np.zeros(1000), 4000)
@@ -247,17 +248,15 @@ def test_keys(tmp_path: Path):
     np.save(tmp_path / "a.npy", np.arange(6).reshape(3, 2))
     (tmp_path / "a.wav").write_bytes(b"one")
     (tmp_path / "b.wav").write_bytes(b"one")
-    keys = [content_key(cell, tmp_path) for cell in ("a.npy#0", "a.npy#1", "a.npy", "a.wav", "b.wav")]
+    keys = [content_key(cell, tmp_path)[0] for cell in ("a.npy#0", "a.npy#1", "a.npy", "a.wav", "b.wav")]
     assert len(set(keys)) == 5
     assert all(len(key) == 32 for key in keys)
-    assert [content_key(cell, tmp_path) for cell in ("none.wav", "a.npy#3")] == ["", ""]
+    assert [content_key(cell, tmp_path)[0] for cell in ("none.wav", "a.npy#3")] == ["", ""]
 
 
 def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
     make_raw: MakeRaw, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from g2d_pipeline.features import audio, image
-
     raw = make_raw(20)
     opened: list[str] = []
     for module, name in ((audio, "_read"), (image, "_decode")):
@@ -272,9 +271,7 @@ def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
 
 
 def test_a_plain_recording_is_read_once(make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """For its key and for its sound; a format that soundfile has to decode, or a long one, is opened again."""
-    from g2d_pipeline.features import audio
-
+    """For its key and its sound; a format that soundfile has to decode, or a long one, is opened again."""
     raw = make_raw(20, only=["audio"])
     write(raw, tmp_path / "whole")
     with monkeypatch.context() as patch:

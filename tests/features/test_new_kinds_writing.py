@@ -23,7 +23,8 @@ from g2d_pipeline.config import (
     VideoFeatures,
 )
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import chunks, files, media, open_store, video, write_store, writing
+from g2d_pipeline.features import chunks, files, media, open_store, write_store, writing
+from g2d_pipeline.features.kinds import video
 
 N = 10
 VIDEO = VideoFeatures(frames=2, size=[8, 12])
@@ -241,7 +242,8 @@ def test_what_is_not_finite_is_noted(raw: Folder, tmp_path: Path, caplog: pytest
         store = open_store(raw.write(tmp_path / "store", only="words"))
     assert store.meta["notes"] == [
         "words: 1 of 10 samples have sequences that are zero throughout: s8",
-        "words: 2 of 10 samples have sequences with values that are not finite, stored as 0 (4 in all): s1, s3",
+        "words: 2 of 10 samples have sequences with values that are not finite, stored as 0 (4 in all): "
+        "s1, s3",
     ]
     assert "not finite" in caplog.text
 

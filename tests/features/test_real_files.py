@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from g2d_pipeline.config import VideoFeatures
-from g2d_pipeline.features import audio, chunks, video
+from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import audio, video
 
 # Of large homogeneous folders, one file (or row) in so many; of the odd ones, all.
 EVERY = {
@@ -27,15 +28,14 @@ EVERY = {
     "ravdess_av": 3,
 }
 LFS = "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
+CORRUPT = "can not be decoded: it fails after 28 frames (Invalid data found when processing input)"
 NAMED = {
-    ("video_samples", "3 pictures, spread"): {
-        "corrupted.mp4": "can not be decoded: it fails after 28 frames (Invalid data found when processing input)"
-    },
+    ("video_samples", "3 pictures, spread"): {"corrupted.mp4": CORRUPT},
     ("video_samples", "3 pictures, one a second"): {
         "bigbuckbunny_1s.webm": "is too short: it has 1 picture at one a second, 3 are asked for",
         "realshort.mp4": "is too short: it has 2 pictures at one a second, 3 are asked for",
         "no_audio.mp4": "is too short: it has 2 pictures at one a second, 3 are asked for",
-        "corrupted.mp4": "can not be decoded: it fails after 28 frames (Invalid data found when processing input)",
+        "corrupted.mp4": CORRUPT,
     },
     ("video_samples", "sound track"): dict.fromkeys(
         ["carphone_no_audio.mp4", "corrupted.mp4", "no_audio.mp4"], "has no sound track"
@@ -124,9 +124,8 @@ def test_the_lists_of_vggsound_are_read_to_the_last_row(real_files: ModuleType, 
 @pytest.mark.parametrize("frames", [1, 28, 29])
 def test_the_corrupt_clip_never_yields_features(shared_data: Path, frames: int) -> None:
     """Not even as many pictures as can be decoded of it."""
-    settings = VideoFeatures(frames=frames, pick="even", size=[16])
-    root = shared_data / "video_samples"
-    values, found = chunks.clips(("corrupted.mp4",), root, settings, chunks.form_of(settings, (), root))
+    kind = video.Video(VideoFeatures(frames=frames, pick="even", size=[16]))
+    values, found = decode_cells(kind, ["corrupted.mp4"], shared_data / "video_samples")
     assert "fails after 28 frames" in found.faults[0]
     assert not values.any()
 

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.sequence import read_sequence, read_vector, width
+from g2d_pipeline.features.kinds.sequence import read_sequence
+from g2d_pipeline.features.kinds.vector import read_vector, width
 from g2d_pipeline.features.statistics import feature_statistics
 
 ROWS = hnp.arrays(

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from g2d_pipeline.config import AudioFeatures
-from g2d_pipeline.features import audio
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import audio
 
 TONE = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000, dtype=np.float32)
 

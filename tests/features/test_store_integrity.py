@@ -22,6 +22,7 @@ from g2d_pipeline.catalog.features import FeatureStoreDataset, verify_once
 from g2d_pipeline.errors import DataError, LockedError
 from g2d_pipeline.features import files, media, open_store
 from g2d_pipeline.features import store as store_module
+from g2d_pipeline.files import atomic_write
 from g2d_pipeline.hooks import ProjectHooks
 from tests.plans import FixedPlan
 
@@ -40,9 +41,9 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
 ):
     """A store that the catalog loads is read whole once, and again where one of its files was touched."""
     looks: list[str] = []
-    original = store_module.file_digest
+    original = store_module.content_hash
     monkeypatch.setattr(
-        store_module, "file_digest", lambda path: looks.append(Path(path).name) or original(path)
+        store_module, "content_hash", lambda path: looks.append(Path(path).name) or original(path)
     )
     raw = make_raw(8, only=["audio", "table"])
     plan = FixedPlan(tmp_path / "features-aaa", "aaa")
@@ -98,7 +99,7 @@ def test_the_room_of_an_array_is_taken_at_once(tmp_path: Path):
     assert not np.load(tmp_path / "a.npy").any()
 
 
-@pytest.mark.parametrize("what", ["the index", "components", "the ledger", "meta.json"])
+@pytest.mark.parametrize("what", ["the index", "components", "the journal", "meta.json"])
 def test_a_disk_that_fills_up_on_the_way(
     make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, what: str
 ):
@@ -110,11 +111,11 @@ def test_a_disk_that_fills_up_on_the_way(
         if what == "the index":
             patch.setattr(pd.DataFrame, "to_parquet", no_space)
         elif what == "components":
-            patch.setattr("g2d_pipeline.features.finalize.create", no_space)
-        elif what == "the ledger":
+            patch.setattr("g2d_pipeline.features.kinds.image.create", no_space)
+        elif what == "the journal":
             patch.setattr("g2d_pipeline.features.chunk_journal.os.fsync", no_space)
         else:
-            patch.setattr("g2d_pipeline.features.writing.replace_bytes", no_space)
+            patch.setattr(Path, "write_bytes", no_space)
         with pytest.raises(
             DataError, match=rf"(?s){tmp_path / 'store'} needs .* MB, the disk has .*run again"
         ):
@@ -132,8 +133,9 @@ def test_half_a_file_never_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(OSError, match="No space left"):
-        files.replace_bytes(tmp_path / "meta.json", b"{'a': 'whole'}")
+    full = pytest.raises(OSError, match="No space left")
+    with full, atomic_write(tmp_path / "meta.json") as temporary:
+        temporary.write_bytes(b"{'a': 'whole'}")
     assert list(tmp_path.iterdir()) == []
 
 

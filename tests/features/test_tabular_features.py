@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 from g2d_pipeline.config import TabularFeatures
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store
+from g2d_pipeline.features.kinds.tabular import encode, standardise, year_and_season
 from g2d_pipeline.features.statistics import channel_statistics
-from g2d_pipeline.features.tabular import encode, standardise, year_and_season
 
 NAN = np.nan
 IDS = [f"s{i}" for i in range(20)]

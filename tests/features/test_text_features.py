@@ -23,15 +23,15 @@ from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.config import MLP, Bag, TargetSettings, TextFeatures, Transformer
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store
-from g2d_pipeline.features.text import check_texts, train_tokenizer, write_texts
+from g2d_pipeline.features.kinds.text import Text, check_texts, train_tokenizer
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import recipe
 
 Contents = Callable[[Path], dict[str, str]]
 TEXT = TextFeatures(vocabulary=60, length=6)
 ROWS = [
-    "The cat sat, the cat slept.", "the DOG sat!", "a cat and a dog and", "dog dog dog", "the cat", "a dog sat",
-    "The cat sat and sat and sat on the dog", "",
+    "The cat sat, the cat slept.", "the DOG sat!", "a cat and a dog and", "dog dog dog", "the cat",
+    "a dog sat", "The cat sat and sat and sat on the dog", "",
 ]  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def written(
     folder.mkdir(exist_ok=True)
     notes: list[str] = []
     ids = [f"s{i}" for i in range(len(texts))]
-    about = write_texts(folder, "review", of, pd.Series(texts, dtype=object), np.arange(train), ids, notes)
+    table = pd.DataFrame({"review": pd.Series(texts, dtype=object)})
+    about = Text(of).write(folder, "review", table, np.arange(train), ids, notes)
     return np.load(folder / "review.npy"), about, notes
 
 
@@ -137,11 +138,12 @@ import hashlib, json, socket, sys
 def refuse(*_): raise AssertionError("the network is used")
 socket.socket.connect = socket.getaddrinfo = refuse
 from g2d_pipeline.config import TextFeatures
-from g2d_pipeline.features.text import train_tokenizer
+from g2d_pipeline.features.kinds.text import train_tokenizer
 assert "tokenizers" not in sys.modules
 texts = json.loads(sys.stdin.read())
 print(hashlib.sha256(train_tokenizer(texts, TextFeatures(vocabulary=90)).to_str().encode()).hexdigest())
-assert not {"huggingface_hub", "httpx2", "hf_xet", "torch"} & set(sys.modules), "only tokenizers itself is needed"
+others = {"huggingface_hub", "httpx2", "hf_xet", "torch"}
+assert not others & set(sys.modules), "only tokenizers itself is needed"
 """
 
 
@@ -171,7 +173,7 @@ def test_a_missing_text_is_named_by_sample_and_row_and_an_empty_one_is_fine(
     missing: object, told: str
 ) -> None:
     texts = pd.Series(["a", "", missing, "b"], dtype=object)
-    said = rf"(?s)1 of 4 texts of modality 'review' are missing.*sample s2 \(row 2\): {told}.*What to do: write a text"
+    said = rf"(?s)1 of 4 texts of modality 'review' are missing.*sample s2 \(row 2\): {told}.*write a text"
     with pytest.raises(DataError, match=said):
         check_texts("review", texts, [f"s{i}" for i in range(4)])
     check_texts("review", pd.Series(["a", ""]), ["s0", "s1"])

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features import frames as film
-from g2d_pipeline.features import video
 from g2d_pipeline.features.containers import opened, read_sound, video_stream
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import video
 
 LEVEL = 8  # of brightness, from one picture of a made clip to the next
 
@@ -58,11 +57,11 @@ def test_even_pictures_of_an_unsteady_clip_are_those_shown_then():
 
 
 def test_milliseconds_do_not_change_the_choice(tmp_path: Path):
-    """24 pictures a second at 0, 42, 83, 125, … ms: the picture at 250 ms is the first of the second quarter."""
+    """24 pictures a second at 0, 42, 83, 125, … ms: the one at 250 ms is the first of the second quarter."""
     times = [round(1000 * k / 24) for k in range(24)]
-    clip = film.Clip([], [], times, 999, None, 24)
+    clip = video.Clip([], [], times, 999, None, 24)
     assert video.choose(tmp_path, clip, 2, "even") == [6, 18]
-    clip = film.Clip([], [], [*times[:-1], 2000], 3000, None, 24)
+    clip = video.Clip([], [], [*times[:-1], 2000], 3000, None, 24)
     assert video.choose(tmp_path, clip, 2, "even") == [18, 23]
 
 
@@ -70,7 +69,7 @@ def test_milliseconds_do_not_change_the_choice(tmp_path: Path):
 def test_one_picture_a_second(make_clip: Any, rate: Any, expected: list[int]):
     path = make_clip(pictures=60, rate=rate)
     with opened(path) as container:
-        clip = film.survey(container, video_stream(container, path), path)
+        clip = video.survey(container, video_stream(container, path), path)
     assert video.choose(path, clip, 3, "published") == [expected[k] for k in (1, 2, 0)]
     assert video.choose(path, clip, 1, "published") == [expected[1]]
 
@@ -101,14 +100,14 @@ def test_pictures_are_turned_as_the_container_says(make_clip: Any):
 def test_a_seek_decodes_only_the_stretches_that_are_wanted(make_clip: Any, monkeypatch: pytest.MonkeyPatch):
     path = make_clip(pictures=30, gop=5)
     seen: list[int] = []
-    original = film._stretch
+    original = video._stretch
 
     def counted(*args: Any) -> Any:
         for frame in original(*args):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(film, "_stretch", counted)
+    monkeypatch.setattr(video, "_stretch", counted)
     monkeypatch.setattr(video, "by_decoding", None)
     assert numbers(video.read_frames(path, 2, "even")) == [7, 22]
     assert len(seen) == 2 * 5
@@ -121,9 +120,9 @@ def _check_seeks(path: Path) -> int:
     for position in [*range(0, len(frames), max(len(frames) // 6, 1)), len(frames) - 1]:
         with opened(path) as container:
             stream = video_stream(container, path)
-            clip = film.survey(container, stream, path)
+            clip = video.survey(container, stream, path)
             assert len(clip.times) == len(frames)
-            found = film.by_seek(container, stream, clip, [position])
+            found = video.by_seek(container, stream, clip, [position])
         if found is not None:
             assert np.array_equal(found[position].numpy(), frames[position]), position
             compared += 1
@@ -174,7 +173,7 @@ SHORT_SAMPLES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT_SAMPLES)
 def test_real_files(shared_data: Path, name: str):
-    """The counts are those of the folder's README; the pictures are those of a decoder that is told nothing."""
+    """The counts are those of the folder's README; the pictures are those of a plain decoder."""
     path = shared_data / "video_samples" / name
     count, size = SHORT_SAMPLES[name]
     pictures = video.read_frames(path, 2, "even")
@@ -224,7 +223,7 @@ def test_a_bad_clip_is_told(broken_media: dict[str, Path], what: str, message: s
 
 def test_a_stream_without_a_frame_is_told(tmp_path: Path):
     with pytest.raises(MediaError, match="holds no picture: 0 frames"):
-        video.choose(tmp_path / "a.flv", film.clip_of([], [], 0, 25), 1, "even")
+        video.choose(tmp_path / "a.flv", video.clip_of([], [], 0, 25), 1, "even")
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 5])

@@ -10,7 +10,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from g2d_pipeline.sources.mis_me.simulated import HEADER, IMAGES, WEATHER, make, write_xlsx
+from g2d_pipeline.sources.mis_me.simulated import HEADER, IMAGE_FOLDER, WEATHER, make, write_xlsx
 
 ROWS = {"train": 160, "val": 40, "test": 45}
 
@@ -41,7 +41,7 @@ def test_layout_and_counts_are_the_published_ones(sample: Path) -> None:
         lines = rows(sample, f"combined_only_{split}")
         assert len(lines) == count
         assert tuple(lines[0]) == HEADER
-        assert all((sample / IMAGES / str(line["image"])).is_file() for line in lines)
+        assert all((sample / IMAGE_FOLDER / str(line["image"])).is_file() for line in lines)
     assert [len(rows(sample, f"OK00{i}_only_test")) for i in (1, 2, 3)] == [18, 12, 15]
     test = sorted(str(line["image"]) for line in rows(sample, "combined_only_test"))
     assert test == sorted(
@@ -67,7 +67,7 @@ def test_pictures_know_more_than_the_table(sample: Path) -> None:
         table = np.array([[np.nan if line[c] is None else line[c] for c in WEATHER] for line in lines], float)
         pixels, sizes = [], []
         for line in lines:
-            with Image.open(sample / IMAGES / str(line["image"])) as image:
+            with Image.open(sample / IMAGE_FOLDER / str(line["image"])) as image:
                 sizes.append(image.size)
                 pixels.append(np.asarray(image.resize((16, 16)), float).reshape(-1, 3) / 255)
         stack = np.array(pixels)

@@ -32,7 +32,7 @@ class Copy:
 
     @property
     def images(self) -> Path:
-        return self.root / simulation.IMAGES
+        return self.root / simulation.IMAGE_FOLDER
 
     def table(self, split: str) -> Path:
         return self.root / LABELS.format(split)

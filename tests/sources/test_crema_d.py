@@ -185,7 +185,7 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     repository: Path, tmp_path: Path, source: Literal["raw", "sample"]
 ) -> None:
     from g2d_pipeline.config import AudioModality, ResNet18, VideoModality
-    from g2d_pipeline.features.audio import shape
+    from g2d_pipeline.features.kinds.audio import shape
 
     files = yaml.safe_load((repository / "conf/base/parameters_crema_d.yml").read_text())
     overrides = {"dataset": "crema_d", "method": "unimodal", "compare": []}

@@ -109,9 +109,16 @@ class Farm:
 
     def read(self, columns: list[str], allowed: float = 0.0, **changes: Any) -> Manifest:
         settings = IngestSettings(
-            dataset="farm", source="raw", task="regression", target=TargetSettings(), raw=self.raw(**changes),
-            columns={"all": columns}, kinds={"all": "tabular"}, max_bad_fraction=allowed, options=MACHINE,
-        )  # fmt: skip
+            dataset="farm",
+            source="raw",
+            task="regression",
+            target=TargetSettings(),
+            raw=self.raw(**changes),
+            columns={"all": columns},
+            kinds={"all": "tabular"},
+            max_bad_fraction=allowed,
+            options=MACHINE,
+        )
         return read_raw(settings, self.project)
 
 
@@ -198,20 +205,63 @@ def no_target(farm: Farm) -> None:
 
 BAD: list[tuple[str, Callable[[Farm], Any], dict[str, Any], list[str]]] = [
     ("no further table", lambda farm: (farm.root / "weather.csv").unlink(), {}, ["weather.csv is missing"]),
-    ("a day is missing", lose_a_day, {}, ["2 of 12 rows", "sites/a.csv, row 2: weather.csv has no row of day '08.05"]),
-    ("a day is there twice", weather(date="2024-05-08"), {}, ["same key", "weather.csv, row 2, column 'date': '2024-"]),
-    ("a day is blank", weather(date=[""] + ["2024-05-08"] * 5), {}, ["without the key", "weather.csv, row", "fill"]),
-    ("no such key", lambda farm: None, {"join": [{"table": "weather.csv", "key": "day"}]},
-     ["weather.csv lacks columns", "- 'day'"]),
+    (
+        "a day is missing",
+        lose_a_day,
+        {},
+        ["2 of 12 rows", "sites/a.csv, row 2: weather.csv has no row of day '08.05"],
+    ),
+    (
+        "a day is there twice",
+        weather(date="2024-05-08"),
+        {},
+        ["same key", "weather.csv, row 2, column 'date': '2024-"],
+    ),
+    (
+        "a day is blank",
+        weather(date=[""] + ["2024-05-08"] * 5),
+        {},
+        ["without the key", "weather.csv, row", "fill"],
+    ),
+    (
+        "no such key",
+        lambda farm: None,
+        {"join": [{"table": "weather.csv", "key": "day"}]},
+        ["weather.csv lacks columns", "- 'day'"],
+    ),
     ("no number", weather(rain=["a lot", *"12345"]), {}, ["weather.csv, row", "column 'rain': text 'a lot'"]),
-    ("means of no dates", by_sky, {}, ["weather.csv: means over days are asked for", "remove `means` under `join`"]),
-    ("a column of both", weather(heat=1), {"columns": ["heat"]}, ["sites/*.csv has columns more than once", "'heat'"]),
-    ("means not asked for", lambda farm: None, {"columns": ["rain_mean9"]}, ["lacks columns", "'rain_mean9'"]),
-    ("no target at all", no_target, {"labelled_only": True}, ["sites/*.csv: the target 'water' is blank in every row"]),
+    (
+        "means of no dates",
+        by_sky,
+        {},
+        ["weather.csv: means over days are asked for", "remove `means` under `join`"],
+    ),
+    (
+        "a column of both",
+        weather(heat=1),
+        {"columns": ["heat"]},
+        ["sites/*.csv has columns more than once", "'heat'"],
+    ),
+    (
+        "means not asked for",
+        lambda farm: None,
+        {"columns": ["rain_mean9"]},
+        ["lacks columns", "'rain_mean9'"],
+    ),
+    (
+        "no target at all",
+        no_target,
+        {"labelled_only": True},
+        ["sites/*.csv: the target 'water' is blank in every row"],
+    ),
     ("no such files", lambda farm: None, {"table": "plots/*.csv"}, ["raw must hold the table 'plots/*.csv'"]),
-    ("no group in a cell", lambda farm: None, {"split": {"group": "site", "group_pattern": "[A-Z]"}},
-     ["Rows without a group", "sites/a.csv, row 2, column 'site'", "group_pattern = '[A-Z]'"]),
-]  # fmt: skip
+    (
+        "no group in a cell",
+        lambda farm: None,
+        {"split": {"group": "site", "group_pattern": "[A-Z]"}},
+        ["Rows without a group", "sites/a.csv, row 2, column 'site'", "group_pattern = '[A-Z]'"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "with_", "words"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])

@@ -14,7 +14,7 @@ import pytest
 from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.files import content_hash
-from g2d_pipeline.sources import ensure_sample, locate, signature
+from g2d_pipeline.sources import ensure_sample, locate, read_raw, signature
 from g2d_pipeline.sources.hashing import hash_files
 from tests.sources.raw_folders import PROJECT, Copy
 
@@ -240,9 +240,30 @@ def test_thousands_of_unchanged_files_cost_only_stat_calls(
     assert read == ["7_ann_7.wav"]
 
 
+def test_the_raw_tree_is_listed_once_a_run_and_anew_when_it_changes(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in [copy.root, *(p for p in copy.root.rglob("*") if p.is_dir())]:
+        os.utime(folder, (time.time() - 3600,) * 2)
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(str(folder)) or scandir(folder))
+    source, root = locate(SMALL, "auto", copy.project)
+    first = signature(SMALL, source, root)
+    read_raw(copy.settings(), copy.project)
+    below = [folder for folder in listed if folder.rstrip("/").startswith(str(copy.root))]
+    assert len(below) == len(set(below)) == 6
+    (copy.images / "new.jpg").write_bytes(b"new")
+    assert signature(SMALL, source, root) != first
+    (copy.images / "new.jpg").unlink()
+    assert signature(SMALL, source, root) == first
+
+
 def test_importing_sources_is_cheap() -> None:
+    layouts = ["av_digits", "spoken_mnist", "mis_me", "crema_d", "av_mnist", "vggsound", "ur_funny", "table"]
     code = (
-        "import sys, g2d_pipeline.sources; "
+        "import importlib, sys; from g2d_pipeline.sources.layout import layout_module; "
+        f"[importlib.import_module('g2d_pipeline.' + layout_module(name)) for name in {layouts}]; "
         "heavy = ('pandas', 'numpy', 'torch', 'openpyxl', 'PIL', 'sklearn', 'kedro'); "
         "print([m for m in heavy if m in sys.modules])"
     )

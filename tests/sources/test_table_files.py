@@ -41,10 +41,16 @@ def rows(folder: Path, file: str, prefix: str = "", n: int = N, column: str = "f
 def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifest:
     kinds = kinds or {"photo": "image"}
     settings = IngestSettings(
-        dataset="own", source="raw", task="classification", target=TargetSettings(), kinds=kinds,
-        raw=Table(raw_dir="raw", target="label", **raw), columns={k: [k] for k in kinds}, max_bad_fraction=0.0,
+        dataset="own",
+        source="raw",
+        task="classification",
+        target=TargetSettings(),
+        kinds=kinds,
+        raw=Table(raw_dir="raw", target="label", **raw),
+        columns={k: [k] for k in kinds},
+        max_bad_fraction=0.0,
         options=MACHINE,
-    )  # fmt: skip
+    )
     return read_raw(settings, root.parent)
 
 
@@ -144,10 +150,10 @@ def test_settings_of_tables_that_can_not_be_right(table: Any, words: str) -> Non
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("metdata.csv", r"'metdata\.csv' is not there \(nearest: 'metadata\.csv'\)"),
-        ("metadata.tsv", r"'metadata\.tsv' is not there \(nearest: 'metadata\.csv'\)"),
-        ("tables/birds.csv", r"'tables/birds\.csv' is not there \(nearest: 'deeper/birds\.csv'\)"),
-        ("deeper/birdz.csv", r"'deeper/birdz\.csv' is not there \(nearest: 'deeper/birds\.csv'\)"),
+        ("metdata.csv", r"'metdata\.csv' is not there\. Did you mean 'metadata\.csv'\?"),
+        ("metadata.tsv", r"'metadata\.tsv' is not there\. Did you mean 'metadata\.csv'\?"),
+        ("tables/birds.csv", r"'tables/birds\.csv' is not there\. Did you mean 'deeper/birds\.csv'\?"),
+        ("deeper/birdz.csv", r"'deeper/birdz\.csv' is not there\. Did you mean 'deeper/birds\.csv'\?"),
     ],
 )
 def test_the_nearest_table_is_suggested(root: Path, asked: str, words: str) -> None:

@@ -47,11 +47,18 @@ def read(
     every = {name: [name] for name in kinds} | (columns or {})
     return read_raw(
         IngestSettings(
-            dataset="own", source="raw", task="classification", target=TargetSettings(), raw=of, columns=every,
-            kinds=kinds, max_bad_fraction=0.0, options=MACHINE,
+            dataset="own",
+            source="raw",
+            task="classification",
+            target=TargetSettings(),
+            raw=of,
+            columns=every,
+            kinds=kinds,
+            max_bad_fraction=0.0,
+            options=MACHINE,
         ).model_copy(update=changes),
         folder,
-    )  # fmt: skip
+    )
 
 
 PLACE = {"kinds": {"place": "tabular"}, "columns": {"place": ["size", "soil"]}, "categorical": ["soil"]}
@@ -93,7 +100,7 @@ def test_categories_that_are_names_or_nearly_the_same(tmp_path: Path) -> None:
         read(tmp_path, many, **PLACE)
     with pytest.raises(DataError, match=r"(?s)column 'soil' is blank.*leave it out of `categorical`"):
         read(tmp_path, frame(soil=""), **PLACE)
-    with pytest.raises(DataError, match=r"(?s)lacks columns.*'soil' \(nearest: 'soill'\)"):
+    with pytest.raises(DataError, match=r"(?s)lacks columns.*'soil'\. Did you mean 'soill'\?"):
         read(tmp_path, frame(soill="clay"), **PLACE)
     with pytest.raises(DataError, match=r"'own': column 'soil' is blank in all of train"):
         read(tmp_path, frame(soil=[""] * 6 + ["clay"] * 6), **PLACE)
@@ -119,11 +126,16 @@ def test_dates_are_days_or_missing(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "note"),
     [
-        ("2024-02-29", None), ("2024/2/29", None), ("20240229", None), ("29.2.2024", None), ("2024-02-29T00:00Z", None),
-        ("29/02/2024", "'29/02/2024' the day comes first"), ("2-29-2024", "'2-29-2024' the month comes first"),
+        ("2024-02-29", None),
+        ("2024/2/29", None),
+        ("20240229", None),
+        ("29.2.2024", None),
+        ("2024-02-29T00:00Z", None),
+        ("29/02/2024", "'29/02/2024' the day comes first"),
+        ("2-29-2024", "'2-29-2024' the month comes first"),
         ("2024-02-29 13:30:00+01:00", "the times of day in 12 cells are not used"),
     ],
-)  # fmt: skip
+)
 def test_how_dates_may_be_written(tmp_path: Path, cell: str, note: str | None) -> None:
     manifest = read(tmp_path, frame(day=cell), **DAY)
     assert set(manifest.table["day"]) == {pd.Timestamp("2024-02-29")}
@@ -237,13 +249,13 @@ def test_tabular_modalities_are_not_in_raw_columns(tmp_path: Path) -> None:
 
 
 def test_an_array_of_numbers_is_a_table_whose_columns_are_named_in_the_settings(tmp_path: Path) -> None:
-    from g2d_pipeline.sources.table_reading import read_table
+    from g2d_pipeline.sources.table.reading import read_table
 
     np.save(tmp_path / "labels.npy", np.array([2, 0, 1]))
     table = read_table(tmp_path / "labels.npy", "labels.npy", ["emotion"])
-    assert table.headers == ["emotion"]
+    assert table.names == ["emotion"]
     assert table["emotion"].tolist() == [2.0, 0.0, 1.0]
-    assert table.rows.tolist() == [0, 1, 2]
+    assert table.places["row"].tolist() == [0, 1, 2]
     with pytest.raises(DataError, match=r"has 1 columns and `names` gives no names"):
         read_table(tmp_path / "labels.npy", "labels.npy")
     np.save(tmp_path / "cube.npy", np.zeros((2, 2, 2)))

@@ -23,7 +23,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import write_store
-from g2d_pipeline.features.audio import shape
+from g2d_pipeline.features.kinds.audio import shape
 from g2d_pipeline.sources import read_raw, signature
 from g2d_pipeline.sources.vggsound import simulated as simulation
 from tests.sources.vggsound_raw import AUDIO, FEW, FEW_NAMES, RAW, read, rows_of, settings, sounds, write_rows

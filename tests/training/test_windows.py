@@ -12,7 +12,7 @@ from scipy.stats import kstest
 
 from g2d_pipeline.config import AudioAugment, AudioModality, DatasetSettings, SmallCNN
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features import audio
+from g2d_pipeline.features.kinds import audio
 from g2d_pipeline.training import Data, train_student, train_teacher
 from g2d_pipeline.training.augment import augment, changes_anything, generator, random_window, without_chance
 from g2d_pipeline.training.data import gather

@@ -160,7 +160,7 @@ class SequenceFeatures(Strict):
 
 
 class VectorFeatures(Strict):
-    """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train by the normaliser."""
+    """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train."""
 
     kind: Literal["vector"] = "vector"
     dtype: Stored = "float32"

@@ -103,7 +103,7 @@ class TrainingSettings(Strict):
     `channels_last`: memory format of convolutions; `compile`: encoders through torch.compile;
     `checkpoint_activations`: encoders compute their activations again in the backward pass instead of keeping
     them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented` batch (as published)
-    or its remembered answers on the `clean` samples are used."""
+    or its stored outputs on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16

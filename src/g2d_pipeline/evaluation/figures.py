@@ -13,8 +13,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from g2d_pipeline.html import INK, TEMPLATE, text
+
 from .metrics import metric_spec
-from .plots import INK, TEMPLATE, add_curve, figure_title, mean_curve, panel_figure, part_colours, text
+from .plots import add_curve, figure_title, mean_curve, panel_figure, part_colours
 from .records import MULTI, TEACHER
 from .tables import decimals, format_value, main_metric, seeds_note, selection_note
 

@@ -3,7 +3,6 @@ marks."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,63 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from g2d_pipeline.html import GREY, INK, PALETTE, TEMPLATE, text
+
 from .records import MULTI, TEACHER
 
-INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
-"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order.
-"""
-
 COLUMNS = 3
-_AXIS = {
-    "gridcolor": FAINT,
-    "zerolinecolor": FAINT,
-    "linecolor": "#b9bdc9",
-    "showline": True,
-    "ticks": "outside",
-    "tickcolor": "#b9bdc9",
-    "ticklen": 4,
-    "automargin": True,
-    "title": {"standoff": 8},
-}
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {"family": FONT, "size": 13, "color": INK},
-        "title": {
-            "font": {"size": 18},
-            "x": 0.0,
-            "xref": "paper",
-            "xanchor": "left",
-            "y": 1.0,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 14},
-        },
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "colorway": list(PALETTE),
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "hovermode": "x unified",
-        "hoverlabel": {"font": {"size": 12}},
-        "legend": {
-            "orientation": "h",
-            "x": 0.0,
-            "xanchor": "left",
-            "y": 0.0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "font": {"size": 12},
-        },
-        "margin": {"l": 64, "r": 18, "t": 116, "b": 96},
-    }
-)
-
-
-def text(value: object) -> str:
-    """`value` as it shall be read: plotly would take `<b>` and `&lt;` in a name for markup."""
-    return html.escape(str(value), quote=False)
 
 
 def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> dict[str, object]:

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from .data_page import data_context
+from g2d_pipeline.data_report.page import data_context
+from g2d_pipeline.html import describe_dropped, figure_html, page_environment
+
 from .metrics import metric_spec
-from .pages import describe_dropped, figure_html, page_environment
 from .records import MULTI, SELECTIONS, TEACHER, Run, modality_order, ordered_runs, row_label
 from .summary_json import plain, ranking_disagreements, ranking_record
 from .tables import (
@@ -47,7 +48,7 @@ def build_report(
     `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this
     order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
     `source`, `dropped`, `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved;
-    `data`: see `data_report.describe_data`. All text from data is escaped."""
+    `data`: see `data_report.report.describe_data`. All text from data is escaped."""
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])

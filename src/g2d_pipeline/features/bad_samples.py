@@ -1,4 +1,4 @@
-"""Samples that can not be used: told, or left out while their share is at most `max_bad_fraction`."""
+"""Samples that can not be used: an error, or left out while their share is at most `max_bad_fraction`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Faults:
     media: Mapping[str, Media]
     sample_ids: Sequence[str]
     allowed: float
-    found: dict[str, dict[int, str]] = field(default_factory=dict)
+    reasons: dict[str, dict[int, str]] = field(default_factory=dict)
 
     def add(self, name: str, faults: Mapping[int, str]) -> None:
         if faults:
-            self.found.setdefault(name, {}).update(faults)
+            self.reasons.setdefault(name, {}).update(faults)
 
     def check(self) -> None:
         """Raise DataError, naming cells and samples, where more samples are bad than are allowed."""
@@ -47,10 +47,10 @@ class Faults:
     def bad_rows(self) -> npt.NDArray[np.bool_]:
         """`[N]`: which samples are bad."""
         bad = np.zeros(len(self.sample_ids), bool)
-        for name, faults in self.found.items():
-            of = self.media[name]
+        for name, faults in self.reasons.items():
+            media = self.media[name]
             for k in faults:
-                bad[of.rows(k, k + 1)] = True
+                bad[media.rows(k)] = True
         return bad
 
     def dropped(self) -> list[dict[str, Any]]:
@@ -58,10 +58,10 @@ class Faults:
         why."""
         reasons: dict[int, tuple[str, str, str]] = {}
         for name in self.media:
-            of = self.media[name]
-            for k, reason in self.found.get(name, {}).items():
-                for row in of.rows(k, k + 1).tolist():
-                    reasons.setdefault(row, (name, of.cells[k], reason))
+            media = self.media[name]
+            for k, reason in self.reasons.get(name, {}).items():
+                for row in media.rows(k).tolist():
+                    reasons.setdefault(row, (name, media.cells[k], reason))
         keys = ("modality", "file", "reason")
         return [
             {"sample_id": self.sample_ids[row], **dict(zip(keys, reasons[row], strict=True))}
@@ -70,10 +70,10 @@ class Faults:
 
     def _error(self, bad: int, total: int) -> DataError:
         parts, named = [], []
-        for name, faults in self.found.items():
-            of = self.media[name]
-            parts.append(f"{len(faults)} of {len(of.cells)} {of.what} of modality {name!r}")
-            named += [of.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
+        for name, faults in self.reasons.items():
+            media = self.media[name]
+            parts.append(f"{len(faults)} of {len(media.cells)} {media.kind.plural} of modality {name!r}")
+            named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
         share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
         headline = f"{' and '.join(parts)} can not be used ({share})"
         return data_error(
@@ -108,8 +108,8 @@ def target_of(table: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     target = dict(meta["target"])
     if meta["task"] == "regression" and "std" in target:
         y = table.loc[table["split"] == "train", "target"].astype("float64")
-        found = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
-        target |= {key: float(value) for key, value in found.items()}
+        measured = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
+        target |= {key: float(value) for key, value in measured.items()}
     return target
 
 

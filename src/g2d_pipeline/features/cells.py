@@ -1,4 +1,4 @@
-"""What a cell of the manifest points to: a file, a folder of pictures, or `file#row`, a row of an array file.
+"""What a cell of the manifest points to: a file, a folder of images, or `file#row`, a row of an array file.
 
 An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` table of numbers is an array, too.
 """
@@ -6,6 +6,7 @@ An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` table
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import os
 import re
@@ -19,17 +20,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.files import release
+from g2d_pipeline.files import content_hash, release_pages
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def split_cell(cell: str) -> tuple[str, int | None]:
-    """The file of a cell and the row in it; None: the cell is a whole file, even one with a `#` in its name."""
+    """The file of a cell and the row in it; None: it is a whole file, even one with a `#` in its name."""
     match = ARRAY_ROW.fullmatch(cell)
     return (match["file"], int(match["row"])) if match else (cell, None)
+
+
+def is_row(cell: str) -> bool:
+    """Whether a cell is a row of an array file."""
+    return ARRAY_ROW.fullmatch(cell) is not None
 
 
 def read_row(path: Path, row: int) -> npt.NDArray[Any]:
@@ -41,11 +48,10 @@ def read_row(path: Path, row: int) -> npt.NDArray[Any]:
 
 
 def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
-    """The array that a cell points to: a row of an array file, or all of a `.npy` file, memory-mapped and
-    read-only.
+    """The array of a cell: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
 
-    A `.parquet` table is `[rows, columns]`, in the order of the file, NaN where it is null. Raises MediaError
-    as `read_row` does."""
+    A `.parquet` table is `[rows, columns]`, in the file's order, NaN where it is null. Raises MediaError as
+    `read_row` does."""
     file, row = split_cell(cell)
     if row is not None:
         return _row(root / file, row)
@@ -57,36 +63,75 @@ def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
     return _open(root / file)
 
 
-def let_go(cells: Iterable[str], root: Path) -> None:
-    """Let go of the pages of the array files that these cells are rows of: what was read of them stays mapped
-    else."""
+def release_cells(cells: Iterable[str], root: Path) -> None:
+    """Release the pages of the array files that these cells are rows of."""
     for file in {file for file, row in map(split_cell, cells) if row is not None}:
         try:
-            release(_open(root / file))
-        except (MediaError, OSError):  # told with its sample when it is decoded
+            release_pages(_open(root / file))
+        except (MediaError, OSError):  # reported with its sample when it is decoded
             continue
 
 
-def pictures_in(folder: Path) -> list[str]:
-    """The names of the pictures in a folder, sorted; hidden files and other litter are left out."""
+def images_in(folder: Path) -> list[str]:
+    """The names of the images in a folder, sorted, without hidden files."""
     names = (entry.name for entry in folder.iterdir())
-    return sorted(n for n in names if not n.startswith(".") and Path(n).suffix.lower() in PICTURES)
+    return sorted(n for n in names if not n.startswith(".") and Path(n).suffix.lower() in IMAGES)
+
+
+def files_of(cell: str, root: Path) -> list[Path]:
+    """The files of a cell: one, or the images in a folder."""
+    path = root / split_cell(cell)[0]
+    return [path / name for name in images_in(path)] if path.is_dir() else [path]
 
 
 def stamp(path: Path | str) -> str:
-    """What changes when a file changes, or a picture in a folder: sizes and times."""
+    """What changes when a file, or an image in a folder, changes: sizes and times. Raises OSError."""
     stat = os.stat(path)  # noqa: PTH116 - strings are quicker, and there are many small files
     if not S_ISDIR(stat.st_mode):
         return f"{stat.st_size}\0{stat.st_mtime_ns}"
-    return "\0".join(f"{name}\0{stamp(Path(path) / name)}" for name in pictures_in(Path(path)))
+    return "\0".join(f"{name}\0{stamp(Path(path) / name)}" for name in images_in(Path(path)))
+
+
+def row_bytes(cell: str, root: Path) -> bytes:
+    """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `read_row`."""
+    values = open_cell(cell, root)
+    return f"{values.dtype.str}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
+
+
+def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes | None]:
+    """(blake2b of a cell's name and content, 32 hex digits or "" where it can not be read; the file's bytes).
+
+    The name counts because noise is drawn by it. Of an array file the row alone counts: rows can be added to
+    it. The bytes are returned of a file no larger than `keep_bytes`, so that it need not be read again."""
+    digest = hashlib.blake2b(f"{cell}\0".encode(errors="surrogateescape"), digest_size=16)
+    content: bytes | None = None
+    try:
+        if is_row(cell):
+            digest.update(row_bytes(cell, root))
+        else:
+            path = f"{root}/{cell}"  # joining paths takes longer than opening a file
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                if os.fstat(file.fileno()).st_size <= keep_bytes:
+                    content = file.readall()
+                    own = hashlib.blake2b(content, digest_size=16).hexdigest()
+                else:
+                    own = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            digest.update(own.encode())
+    except IsADirectoryError:
+        for name in images_in(root / cell):
+            part = f"{name}\0{content_hash(root / cell / name)}\0"
+            digest.update(part.encode(errors="surrogateescape"))
+    except (OSError, DataError):  # reported with its sample when it is decoded
+        return "", None
+    return digest.hexdigest(), content
 
 
 def _row(path: Path, row: int) -> npt.NDArray[Any]:
     array = _open(path)
     if array.ndim == 0 or row >= len(array):
         raise MediaError(path, f"has no row {row}: its shape is {list(array.shape)}")
-    found: npt.NDArray[Any] = np.asarray(array[row])
-    return found
+    values: npt.NDArray[Any] = np.asarray(array[row])
+    return values
 
 
 def _open(path: Path) -> npt.NDArray[Any]:

@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from g2d_pipeline.files import atomic_write
+
 PROGRESS = "progress.json"
 
+Notes = dict[str, dict[int, int]]  # kind of note → position in the chunk → a count
 Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, notes
 
 
 class ChunkJournal:
     """The chunks of each modality that are whole, with a digest of what they were made from.
 
-    `plan` is a digest of settings and samples, `files` the arrays that belong to it. What a ledger of another
-    plan (or a broken one) says is not believed: its arrays are removed, and a new one is started."""
+    `plan` is a digest of settings and samples, `files` the arrays that belong to it. A journal of another
+    plan, or a broken one, is not believed: its arrays are removed, and a new one is started."""
 
     def __init__(self, folder: Path, plan: str, files: list[str]) -> None:
         self.path = folder / PROGRESS
@@ -24,7 +27,7 @@ class ChunkJournal:
         done, others = _read(self.path, plan)
         self._done = done or {}
         if done is None:
-            self.remove()  # before the arrays, so that no kill leaves it alone with arrays that are not its own
+            self.remove()  # before the arrays: no kill leaves it with arrays that are not its own
             for name in {*files, *others}:
                 (folder / name).unlink(missing_ok=True)
             self._write()
@@ -32,11 +35,11 @@ class ChunkJournal:
     def has(self, modality: str, number: int, digest: str) -> bool:
         return self._done.get(modality, {}).get(str(number), {}).get("digest") == digest
 
-    def notes(self, modality: str, number: int) -> dict[str, dict[int, int]]:
-        """What was found in the chunk (`chunks.Findings.notes`): kind of note → position in it → a count."""
+    def notes(self, modality: str, number: int) -> Notes:
+        """What decoding noticed in the chunk."""
         return _counts(self._done[modality][str(number)]["notes"])
 
-    def record(self, modality: str, number: int, digest: str, notes: dict[str, dict[int, int]]) -> None:
+    def record(self, modality: str, number: int, digest: str, notes: Notes) -> None:
         """To be called when the chunk is on disk; on return, so is the record."""
         self._done.setdefault(modality, {})[str(number)] = {"digest": digest, "notes": notes}
         self._write()
@@ -50,35 +53,30 @@ class ChunkJournal:
         self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        temporary = self.path.with_suffix(".json.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
             json.dump({"plan": self.plan, "files": self.files, "done": self._done}, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.path)
 
 
 def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
     """(what is done; None: nothing of this plan, the files of arrays and tokenizers it names)."""
     try:
         content = json.loads(path.read_bytes())
-        files = [
-            Path(str(name)).name
-            for name in content["files"]
-            if str(name).endswith((".npy", ".tokenizer.json"))
-        ]
+        files = [Path(str(name)).name for name in content["files"]]
+        files = [name for name in files if name.endswith((".npy", ".tokenizer.json"))]
         if content["plan"] != plan:
             return None, files
-        done: Chunks = {}
-        for modality, chunks in content["done"].items():
-            done[str(modality)] = {
+        return {
+            str(modality): {
                 str(int(number)): {"digest": str(entry["digest"]), "notes": _counts(entry["notes"])}
                 for number, entry in chunks.items()
             }
-        return done, files
+            for modality, chunks in content["done"].items()
+        }, files
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None, []
 
 
-def _counts(notes: dict[str, dict[Any, int]]) -> dict[str, dict[int, int]]:
+def _counts(notes: dict[str, dict[Any, int]]) -> Notes:
     return {str(kind): {int(k): int(count) for k, count in counts.items()} for kind, counts in notes.items()}

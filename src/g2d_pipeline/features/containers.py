@@ -143,3 +143,17 @@ def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
     elif samples.dtype.kind == "i":
         mean /= -float(np.iinfo(samples.dtype).min)
     return mean.astype(np.float32)
+
+
+def container_header(path: Path) -> dict[str, float]:
+    """The seconds of a video and the size of its frames before rotation; nothing where unknown."""
+    header: dict[str, float] = {}
+    try:
+        with opened(path) as container:
+            if container.duration:
+                header["seconds"] = container.duration / av.time_base
+            for stream in container.streams.video[:1]:
+                header |= {"width": float(stream.width), "height": float(stream.height)}
+    except MediaError:
+        return {}
+    return header

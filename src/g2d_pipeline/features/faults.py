@@ -1,4 +1,4 @@
-"""How bad media are told: what is wrong, where, how often (the first five), and what to do about it."""
+"""Media files that can not be used: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,8 @@
-"""The files of a store: their names, their digests, arrays on disk, and what a full or forbidden disk says."""
+"""The files of a store: their names, arrays on disk, and what a full or forbidden disk says."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import mmap
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,33 +17,10 @@ from g2d_pipeline.errors import DataError
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
-AT_ONCE = 2**20  # bytes that are read
-SHORT = 2**17  # bytes of a file that is kept in memory until it is decoded: four seconds of speech
-KEPT_MAPPED = 8 * 2**20  # bytes of an array whose pages may stay resident
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Array = npt.NDArray[Any]
-
-
-def file_digest(path: Path | str) -> str:
-    """blake2b of a file's bytes, 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - strings are quicker, and there are many small files
-        while piece := file.read(AT_ONCE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def bytes_digest(content: bytes) -> str:
-    """As `file_digest`, of a file's content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def short_file(path: str) -> bytes | None:
-    """The content of a file of no more than 128 KiB, else None. Raises OSError."""
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
-        return file.readall() if os.fstat(file.fileno()).st_size <= SHORT else None
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:
@@ -80,24 +54,6 @@ def fits(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> bool:
     except (OSError, ValueError, EOFError):
         return False
     return array.shape == tuple(shape) and bool(array.dtype == dtype)
-
-
-def release(array: Array) -> None:
-    """Let go of the pages of a large memory-mapped array, so that resident memory does not grow with the
-    samples."""
-    memory = getattr(array, "_mmap", None)
-    if memory is not None and array.nbytes > KEPT_MAPPED and hasattr(memory, "madvise"):  # not on Windows
-        memory.madvise(mmap.MADV_DONTNEED)
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary name, then rename: the file is there whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def allocated(path: Path) -> int:
@@ -134,9 +90,9 @@ def writing_to(folder: Path, needed: int) -> Iterator[None]:
 
 def _full(folder: Path, needed: int, free: int) -> str:
     return (
-        f"The feature store {folder} needs {_size(needed)}, the disk has {_size(free)} free. Make room, or make the "
-        "features smaller (size, frames, seconds, n_mels, steps, dtype=float16); then run again: it goes on from the "
-        "last whole chunk."
+        f"The feature store {folder} needs {_size(needed)}, the disk has {_size(free)} free. Make room, or "
+        "make the features smaller (size, frames, seconds, n_mels, steps, dtype=float16); then run again: it "
+        "goes on from the last whole chunk."
     )
 
 

@@ -1,254 +1,128 @@
-"""The last steps of a store's modalities: tables, principal components, normalisers, and what is worth a
-note."""
+"""The last steps of a modality of files: transforms of the whole array, the normaliser, and notes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import (
-    SPLITS,
-    ImageFeatures,
-    SequenceFeatures,
-    TabularFeatures,
-    VectorFeatures,
-    VideoFeatures,
-)
-from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.features.files import create, file_digest, mapped, release
-from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
-from g2d_pipeline.features.media import CHUNK, Media
+from g2d_pipeline.config import SPLITS
+from g2d_pipeline.errors import SHOWN
+from g2d_pipeline.features.chunk_journal import Notes
+from g2d_pipeline.features.files import create, mapped
+from g2d_pipeline.features.float16 import Rounding
+from g2d_pipeline.features.media import CHUNK, Decoded, Media
 from g2d_pipeline.features.reuse import write_cells
-from g2d_pipeline.features.statistics import channel_statistics, feature_statistics
-
-if TYPE_CHECKING:
-    import pandas as pd
+from g2d_pipeline.files import content_hash, release_pages
 
 logger = logging.getLogger(__name__)
 
-REBUILD = "make the manifest anew (`--params rebuild=true`)."
-CONSTANT = {"audio": "silent", "image": "of one colour", "video": "of one colour"}
-
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
 
 
 def finish(
     folder: Path,
     media: Media,
-    kept: npt.NDArray[np.int64] | None,
-    train: npt.NDArray[np.int64],
+    findings: Decoded,
+    kept: Rows | None,
+    train: Rows,
     sample_ids: Sequence[str],
-    faults: Mapping[int, str],
+    split: Array,
+    notes: list[str],
 ) -> dict[str, Any]:
-    """From decoded to stored: principal components where asked for, the normaliser; what `meta.json` says of
-    it.
+    """From decoded to stored: the entry of a modality in `meta.json`; adds to its `notes`.
 
-    `kept`: the decoded rows that are stored; None: all. `train` and `sample_ids` are of the stored rows.
-    `faults`: the positions of the cells that could not be decoded."""
-    decoded = mapped(folder / media.file)
-    path, of = folder / f"{media.name}.npy", media.settings
+    `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and
+    `split` are of the decoded ones."""
+    stored = np.arange(len(sample_ids)) if kept is None else kept
+    notes += describe_notes(media, findings.notes, sample_ids, stored)
+    decoded = mapped(folder / media.file(media.kind.decoded))
+    path = folder / media.file()
     statistics: dict[str, Any] = {}
-    rounding: Rounding | None = None
-    if isinstance(of, ImageFeatures) and of.pca_energy is not None:
-        array, statistics, rounding = _write_low_energy(path, decoded, of, kept, train, sample_ids)
+    present, rows = np.unique(media.code[stored], return_index=True)  # cells, and a stored row of each
+    if media.kind.decoded:
+        array, statistics, rounding = media.kind.transform(path, decoded, stored, train, sample_ids)
     else:
-        rounding = _rounding(folder, media, decoded, kept, len(media.cells) - len(faults))
-        array = decoded if kept is None else _move(folder / f"{media.name}.kept.npy", path, decoded, kept)
+        rounding = _rounding(folder, media, decoded, present, len(media.cells) - len(findings.faults))
+        array = decoded if kept is None else _move(folder / media.file("kept"), path, decoded, kept)
     scale = 1 / 255 if array.dtype == np.uint8 else 1.0
-    if isinstance(of, ImageFeatures | VideoFeatures) and of.mean is not None and of.std is not None:
-        mean, std = list(of.mean), list(of.std)
-    elif isinstance(of, SequenceFeatures | VectorFeatures):
-        mean, std, statistics["constant"] = feature_statistics(array, train, isinstance(of, SequenceFeatures))
-    else:
-        mean, std = channel_statistics(array, train, scale)
-    release(array)
-    about = {
+    mean, std, further = media.kind.normaliser(array, train, scale)
+    release_pages(array)
+    about: dict[str, Any] = {
         "shape": list(array.shape[1:]),
         "dtype": str(array.dtype),
         "normaliser": {"scale": scale, "mean": mean, "std": std},
-        "statistics": statistics | {"distinct": len(_present(media, kept)[0])},
+        "statistics": statistics | further | {"distinct": len(present)},
     }
     if rounding is not None:
-        about["rounding"] = rounding.measured(std)
-    if (folder / f"{media.name}.records.npy").exists():
-        present, rows = _present(media, kept)
-        name = f"{media.name}.cells.npy"
-        write_cells(folder / name, mapped(folder / f"{media.name}.records.npy")[present], rows)
-        about["cells"] = {"file": name, "checksum": file_digest(folder / name)}
-    return about
+        about["rounding"] = error = rounding.measured(std)
+        notes.append(
+            f"{media.name}: stored as float16, which rounds by at most {error['max']:.2g}, and by "
+            f"{error['rms']:.2g} in the root mean square, in standard deviations of train."
+        )
+        logger.info(notes[-1])
+    if (records := folder / media.file("records")).exists():
+        cells = folder / media.file("cells")
+        write_cells(cells, mapped(records)[present], rows.astype(np.int64))
+        about["cells"] = {"file": cells.name, "checksum": content_hash(cells)}
+    return about | {"found": count_notes(media, findings.notes, sample_ids, split, stored)}
 
 
-def _present(
-    media: Media, kept: npt.NDArray[np.int64] | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(the positions of the cells that the stored rows have, a stored row of each)."""
-    present, rows = np.unique(media.code if kept is None else media.code[kept], return_index=True)
-    return present.astype(np.int64), rows.astype(np.int64)
-
-
-def _rounding(
-    folder: Path, media: Media, decoded: Array, kept: npt.NDArray[np.int64] | None, cells: int
-) -> Rounding | None:
-    """How much decoding has rounded; None: nothing is rounded."""
+def _rounding(folder: Path, media: Media, decoded: Array, present: Rows, cells: int) -> Rounding | None:
+    """How much the `cells` that are good, or those `present`, are rounded; None: nothing is."""
     if decoded.dtype != np.float16:
         return None
     numbers = int(np.prod(decoded.shape[2:]))
-    if (folder / f"{media.name}.rounding.npy").exists():
-        return Rounding.of(mapped(folder / f"{media.name}.rounding.npy"), cells * numbers)
-    present, _ = _present(media, kept)
-    records = mapped(folder / f"{media.name}.records.npy")[present]
+    if (file := folder / media.file("rounding")).exists():
+        return Rounding.of(mapped(file), cells * numbers)
+    records = mapped(folder / media.file("records"))[present]
     errors = np.stack([records["worst"], records["squares"]], axis=1)[:, :, None]
     return Rounding.of(errors, len(present) * numbers)
 
 
-def _move(temporary: Path, path: Path, decoded: Array, kept: npt.NDArray[np.int64]) -> Array:
+def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:
     """The rows `kept` of a decoded array alone, in its place."""
     array = create(temporary, decoded.dtype, (len(kept), *decoded.shape[1:]))
     for start in range(0, len(kept), CHUNK):
         array[start : start + CHUNK] = decoded[kept[start : start + CHUNK]]
-        release(decoded)
-        release(array)
+        release_pages(decoded)
+        release_pages(array)
     array.flush()
     temporary.replace(path)
     return array
 
 
-def _write_low_energy(
-    path: Path,
-    pixels: Array,
-    settings: ImageFeatures,
-    kept: npt.NDArray[np.int64] | None,
-    train: npt.NDArray[np.int64],
-    sample_ids: Sequence[str],
-) -> tuple[Array, dict[str, Any], Rounding | None]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    from g2d_pipeline.features.image import LowEnergy
-
-    full = 255 if pixels.dtype == np.uint8 else 1
-    rows = np.arange(len(pixels)) if kept is None else kept
-    energy = settings.pca_energy or 1.0
-    components = LowEnergy.fit(pixels[rows[train]].reshape(len(train), -1) / full, energy)
-    array = create(path, settings.dtype, (len(rows), *pixels.shape[1:]))
-    errors = []
-    with threadpool_limits(1):
-        for start in range(0, len(rows), CHUNK):
-            part = pixels[rows[start : start + CHUNK]]
-            values: Array = components.apply(part.reshape(len(part), -1) / full).reshape(part.shape)
-            if settings.dtype == "float16":
-                values, error = to_half(values)
-                if len(over := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
-                    named = [f"sample {sample_ids[start + k]} {OVERFLOW}" for k in over.tolist()]
-                    raise data_error(
-                        f"Pictures of {path.stem!r} can not be stored", named, "set dtype to float32."
-                    )
-                errors.append(np.stack([error[:, 0].max(axis=0), error[:, 1].sum(axis=0)]))
-            array[start : start + CHUNK] = values
-            release(pixels)
-            release(array)
-    array.flush()
-    rounding = Rounding.of(np.stack(errors), len(rows) * int(np.prod(pixels.shape[2:]))) if errors else None
-    return array, {"components": len(components.components), "energy": components.energy}, rounding
-
-
-def write_table(
-    folder: Path,
-    name: str,
-    settings: TabularFeatures,
-    table: pd.DataFrame,
-    train: npt.NDArray[np.int64],
-    sample_ids: Sequence[str],
-    notes: list[str],
-) -> dict[str, Any]:
-    """Encode the columns of a modality and write them; what `meta.json` says of it. Notes constant columns."""
-    from g2d_pipeline.features.tabular import encode
-
-    values, statistics, found = encode(table, settings, train, sample_ids)
-    notes += [f"{name}: {note}." for note in found]
-    array = create(folder / f"{name}.npy", values.dtype, values.shape)
-    array[:] = values
-    array.flush()
-    if statistics["constant"]:
-        notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
-    width = values.shape[1]
-    return {
-        "shape": [width],
-        "dtype": str(values.dtype),
-        "normaliser": {"scale": 1.0, "mean": [0.0] * width, "std": [1.0] * width},
-        "statistics": statistics,
-    }
-
-
-def note(
-    media: Media,
-    found: Mapping[str, Mapping[int, int]],
-    sample_ids: Sequence[str],
-    kept: npt.NDArray[np.int64] | None,
-) -> list[str]:
-    """Sentences for `meta.json` on what decoding found (`chunks.Findings.notes`); they are logged, too.
-
-    `sample_ids` are of the decoded rows, `kept` those that are stored (None: all).
-    """
+def describe_notes(media: Media, findings: Notes, sample_ids: Sequence[str], stored: Rows) -> list[str]:
+    """Sentences on what decoding noticed in the rows `stored`; they are logged, too."""
     notes = []
-    stored = np.ones(len(sample_ids), bool)
-    if kept is not None:
-        stored[:] = False
-        stored[kept] = True
-    for kind, counts in found.items():
-        here = {k: rows[stored[rows]] for k in counts for rows in [media.rows(k, k + 1)]}
-        rows = np.sort(np.concatenate([np.empty(0, np.int64), *here.values()]))
+    is_stored = np.zeros(len(sample_ids), bool)
+    is_stored[stored] = True
+    for note, counts in findings.items():
+        own = {k: rows[is_stored[rows]] for k in counts for rows in [media.rows(k)]}
+        rows = np.sort(np.concatenate([np.empty(0, np.int64), *own.values()]))
         if not len(rows):
             continue
         named = ", ".join(sample_ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-        total = sum(n * len(here[k]) for k, n in counts.items())
-        what = {
-            "constant": f"that are {CONSTANT.get(media.settings.kind, 'zero throughout')}",
-            "replaced": f"with values that are not finite, stored as 0 ({total} in all)",
-            "shortened": f"longer than `steps`, whose end is left out ({total} steps in all)",
-        }[kind]
-        notes.append(
-            f"{media.name}: {len(rows)} of {int(stored.sum())} samples have {media.what} {what}: {named}"
-        )
+        words = media.kind.notes[note].format(total=sum(n * len(own[k]) for k, n in counts.items()))
+        share = f"{len(rows)} of {len(stored)} samples"
+        notes.append(f"{media.name}: {share} have {media.kind.plural} {words}: {named}")
         logger.warning(notes[-1])
     return notes
 
 
-def count_found(
-    media: Media,
-    found: Mapping[str, Mapping[int, int]],
-    sample_ids: Sequence[str],
-    split: Array,
-    kept: npt.NDArray[np.int64] | None,
+def count_notes(
+    media: Media, findings: Notes, sample_ids: Sequence[str], split: Array, stored: Rows
 ) -> dict[str, dict[str, Any]]:
-    """What decoding found, for the data report: kind → how many `samples` of each split, and the `first`
-    five.
-
-    `found`, `sample_ids`, `kept`: as in `note`; `split` `[N]` of the decoded rows.
-    """
-    stored = np.arange(len(sample_ids)) if kept is None else kept
+    """For the data report: note → how many `samples` of each split, and the `first` five."""
     result: dict[str, dict[str, Any]] = {}
-    for kind, counts in found.items():
-        rows = np.concatenate([np.empty(0, np.int64), *(media.rows(k, k + 1) for k in counts)])
-        rows = np.intersect1d(rows, stored)
-        if len(rows):
+    for note, counts in findings.items():
+        rows = np.concatenate([np.empty(0, np.int64), *(media.rows(k) for k in counts)])
+        if len(rows := np.intersect1d(rows, stored)):
             per_split = {name: int((split[rows] == name).sum()) for name in SPLITS}
-            result[kind] = {"samples": per_split, "first": [sample_ids[row] for row in rows[:SHOWN]]}
+            result[note] = {"samples": per_split, "first": [sample_ids[row] for row in rows[:SHOWN]]}
     return result
-
-
-def note_rounding(name: str, about: Mapping[str, Any]) -> list[str]:
-    """What storing in half precision costs; it is logged, too."""
-    if "rounding" not in about:
-        return []
-    error = about["rounding"]
-    note = (
-        f"{name}: stored as float16, which rounds by at most {error['max']:.2g}, and by {error['rms']:.2g} in the root "
-        "mean square, in standard deviations of train."
-    )
-    logger.info(note)
-    return [note]

@@ -1,5 +1,4 @@
-"""A modality of files on its way into the store: which cells there are, who has them, and the work of
-decoding them."""
+"""A modality of files on its way into the store: its cells, who has them, and the work of decoding them."""
 
 from __future__ import annotations
 
@@ -9,20 +8,20 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import ImageFeatures, VideoFeatures
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell, stamp
-from g2d_pipeline.features.chunk_journal import ChunkJournal
+from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
+from g2d_pipeline.features.chunks import Done, Job
 from g2d_pipeline.features.files import create, fits
-from g2d_pipeline.features.jobs import ArraySpec, Done, FileSettings, Job
-from g2d_pipeline.features.names import Names
+from g2d_pipeline.features.kinds import ArraySpec, FileKind
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
 
@@ -31,90 +30,112 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 256  # recordings, pictures, arrays
-CLIPS = 32  # clips, which are larger and take longer
-WHAT = {
-    "audio": "recordings",
-    "image": "pictures",
-    "video": "clips",
-    "sequence": "sequences",
-    "vector": "vectors",
-}
+CHUNK = 256  # the most cells at once, of any kind
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
+
+
+class Names(Sequence[str]):
+    """Strings kept as one piece of bytes: a quarter of what a list of them takes. A slice is a list."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        parts = [name.encode("utf-8", "surrogatepass") for name in names]
+        self._bytes = b"".join(parts)
+        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        return self._bytes[self._ends[position] : self._ends[position + 1]].decode("utf-8", "surrogatepass")
+
+    def digest_into(self, digest: hashlib.blake2b) -> None:
+        """Add all strings and their borders to a hash."""
+        digest.update(self._ends.tobytes())
+        digest.update(self._bytes)
 
 
 @dataclass(frozen=True)
 class Media:
-    """A modality of files: its distinct cells in order of first appearance, and which of them each sample
-    has.
+    """A modality of files: its distinct cells in order of first appearance, and who has them.
 
-    `code` `[N]`: each sample's position in `cells`; `order` `[N]`: the samples' rows sorted by it; `starts`:
-    where in `order` the rows of each cell start."""
+    `root`: what cells are relative to; `code` `[N]`: each sample's position in `cells`; `order` `[N]`: the
+    samples' rows sorted by it; `starts`: where in `order` the rows of each cell start."""
 
     name: str
-    settings: FileSettings
+    kind: FileKind
+    root: Path
     cells: Names
     code: npt.NDArray[np.int64]
     order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, name: str, settings: FileSettings, column: pd.Series[str]) -> Self:
+    def from_column(cls, name: str, kind: FileKind, root: Path, column: pd.Series[str]) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd
 
         code, cells = pd.factorize(column.astype(object))
         starts = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(cells)))])
         order = np.argsort(code, kind="stable")
-        return cls(
-            name, settings, Names(str(c) for c in cells), *(a.astype(np.int64) for a in (code, order, starts))
-        )
+        arrays = (a.astype(np.int64) for a in (code, order, starts))
+        return cls(name, kind, root, Names(str(c) for c in cells), *arrays)
 
-    def rows(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """The samples' rows that have one of the cells from `first` to before `last`."""
-        return self.order[self.starts[first] : self.starts[last]]
+    def rows(self, first: int, last: int | None = None) -> npt.NDArray[np.int64]:
+        """The samples' rows that have the cell `first`, or one of those to before `last`."""
+        return self.order[self.starts[first] : self.starts[first + 1 if last is None else last]]
 
-    @property
-    def file(self) -> str:
-        """The array that decoding fills: the stored one, or the pixels that principal components are taken
-        of."""
-        poor = isinstance(self.settings, ImageFeatures) and self.settings.pca_energy is not None
-        return f"{self.name}.pixels.npy" if poor else f"{self.name}.npy"
+    @cached_property
+    def spec(self) -> ArraySpec:
+        """The array that decoding fills."""
+        return self.kind.spec(self.cells, self.root)
 
     @property
-    def what(self) -> str:
-        return WHAT[self.settings.kind]
+    def bytes_each(self) -> int:
+        """The room that a sample takes on the disk while the store is written."""
+        return self.kind.bytes_each(self.spec)
+
+    def file(self, part: str = "") -> str:
+        """The name of the stored array, or of something beside it."""
+        return f"{self.name}.{part}.npy" if part else f"{self.name}.npy"
+
+    @property
+    def scratch(self) -> list[str]:
+        """Files that are there only while the store is being written."""
+        return [self.file(part) for part in ("pixels", "records", "rounding", "kept")]
 
     @property
     def chunk(self) -> int:
         """Cells at once."""
-        return min(CHUNK, CLIPS) if isinstance(self.settings, VideoFeatures) else CHUNK
+        return min(CHUNK, self.kind.chunk)
+
+    @property
+    def chunks(self) -> int:
+        return math.ceil(len(self.cells) / self.chunk)
 
     def size(self, number: int) -> int:
         """How many cells a chunk has."""
         return min(self.chunk, len(self.cells) - number * self.chunk)
 
     @property
-    def scratch(self) -> list[str]:
-        """Files that are there only while the store is being written."""
-        names = ("pixels", "records", "rounding", "kept")
-        return [f"{self.name}.{name}.npy" for name in names]
-
-    def form(self, root: Path) -> ArraySpec:
-        return chunks.form_of(self.settings, self.cells, root)
-
-    def reusable(self, form: ArraySpec) -> bool:
+    def reusable(self) -> bool:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
-        kept = self.file == f"{self.name}.npy"
-        return self.settings.kind in ("audio", "video") or (kept and form.dtype == "uint8")
+        return self.kind.reusable(self.spec)
 
-    def jobs(self, folder: Path, root: Path, known: ReusableStore | None = None) -> Jobs:
-        numbers = range(math.ceil(len(self.cells) / self.chunk))
-        return Jobs(self, folder, root, self.form(root), numbers, known)
+    def jobs(self, folder: Path, known: ReusableStore | None = None) -> Jobs:
+        return Jobs(self, folder, range(self.chunks), known)
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
         """A bad cell as messages name it."""
-        rows = self.rows(k, k + 1)
+        rows = self.rows(k)
         more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
         return f"{self.cells[k]} (sample {sample_ids[rows[0]]}{more}) {reason}"
 
@@ -125,8 +146,6 @@ class Jobs(Sequence[Job]):
 
     media: Media
     folder: Path
-    root: Path
-    form: ArraySpec
     numbers: Sequence[int]
     known: ReusableStore | None
 
@@ -138,20 +157,19 @@ class Jobs(Sequence[Job]):
         first = number * m.chunk
         last = min(first + m.chunk, len(m.cells))
         rows = m.rows(first, last)
-        reusable = m.reusable(self.form)
-        half = self.form.dtype == "float16"
+        half = m.spec.dtype == "float16"
         return Job(
             number=number,
-            settings=m.settings,
-            root=self.root,
+            settings=m.kind.settings,
+            root=m.root,
             cells=tuple(m.cells[first:last]),
-            array=self.folder / m.file,
+            array=self.folder / m.file(m.kind.decoded),
             rows=rows,
             source=m.code[rows] - first,
-            form=self.form,
+            spec=m.spec,
             first=first,
-            records=self.folder / f"{m.name}.records.npy" if reusable else None,
-            rounding=self.folder / f"{m.name}.rounding.npy" if half and not reusable else None,
+            records=self.folder / m.file("records") if m.reusable else None,
+            rounding=self.folder / m.file("rounding") if half and not m.reusable else None,
             known=self.known,
         )
 
@@ -162,91 +180,87 @@ class Jobs(Sequence[Job]):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Position in the cells → what was found: `notes` (`chunks.Findings.notes`, by kind), and `faults`."""
+    """What decoding all cells found: note → position in the cells → count, and position → what is wrong."""
 
-    notes: dict[str, dict[int, int]]
+    notes: Notes
     faults: dict[int, str]
 
 
 def decode(
     folder: Path,
     media: Media,
-    root: Path,
-    ledger: ChunkJournal,
+    journal: ChunkJournal,
     workers: Workers,
     progress: Literal["auto"] | bool,
     known: ReusableStore | None = None,
 ) -> Decoded:
-    """Fill the array `media.file` in `folder` (see `prepare`), going on from what the ledger says is there.
+    """Fill the array that `prepare` made in `folder`, going on from what the journal says is there.
 
-    Cells that an earlier store has are copied from it. The rows of cells that can not be used stay zero.
-    """
-    chunks.load(media.settings)
-    jobs = media.jobs(folder, root, known)
+    Cells that an earlier store has are copied from it. The rows of cells that can not be used stay zero."""
+    jobs = media.jobs(folder, known)
     digests = [_digest(job) for job in jobs]
-    todo = jobs.only([k for k, digest in enumerate(digests) if not ledger.has(media.name, k, digest)])
-    found = Decoded({}, {})
-    copied = 0
+    todo = jobs.only([k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)])
+    result = Decoded({}, {})
+    copied, plural = 0, media.kind.plural
     with track(f"featurize {media.name}", len(media.cells), progress) as advance:
-        if there := len(media.cells) - sum(media.size(number) for number in todo.numbers):
-            logger.info("%s: %d of %d %s are there already.", media.name, there, len(media.cells), media.what)
-            advance(there)
+        if present := len(media.cells) - sum(media.size(number) for number in todo.numbers):
+            logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
+            advance(present)
         for done in workers.run(todo):
             first = done.number * media.chunk
             copied += done.copied
             if done.faults:
-                found.faults.update({first + k: reason for k, reason in done.faults.items()})
-                _add(found.notes, done.notes, first)
+                result.faults.update({first + k: reason for k, reason in done.faults.items()})
+                _add(result.notes, done.notes, first)
             else:
-                ledger.record(media.name, done.number, digests[done.number], done.notes)
+                journal.record(media.name, done.number, digests[done.number], done.notes)
             advance(media.size(done.number))
     if known is not None:
-        total = f"{copied} of {len(media.cells)} {media.what}"
+        total = f"{copied} of {len(media.cells)} {plural}"
         logger.info("%s: %s are copied from %s, not decoded.", media.name, total, known.array.parent.name)
     for number, digest in enumerate(digests):
-        if ledger.has(media.name, number, digest):
-            _add(found.notes, ledger.notes(media.name, number), number * media.chunk)
-    return found
+        if journal.has(media.name, number, digest):
+            _add(result.notes, journal.notes(media.name, number), number * media.chunk)
+    return result
 
 
-def _add(notes: dict[str, dict[int, int]], more: dict[str, dict[int, int]], first: int) -> None:
+def _add(notes: Notes, more: Notes, first: int) -> None:
     for kind, counts in more.items():
         notes.setdefault(kind, {}).update({first + k: n for k, n in counts.items()})
 
 
-def prepare(folder: Path, media: Media, root: Path, ledger: ChunkJournal) -> None:
-    """The arrays that `decode` fills; where one of them is not there, what the ledger says about them does
-    not count.
+def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
+    """Make the arrays that `decode` fills, unless all are there; else the journal forgets the modality.
 
-    Raises OSError where there is no room for them; then the new ones are gone.
-    """
-    form = media.form(root)
-    samples, chunked = len(media.code), math.ceil(len(media.cells) / media.chunk)
-    wanted: list[tuple[str, object, tuple[int, ...]]] = [(media.file, form.dtype, (samples, *form.shape))]
-    if media.reusable(form):
-        wanted.append((f"{media.name}.records.npy", RECORD, (len(media.cells),)))
-    elif form.dtype == "float16":
-        wanted.append((f"{media.name}.rounding.npy", "float64", (chunked, 2, form.shape[0])))
-    if all(fits(folder / name, dtype, shape) for name, dtype, shape in wanted):  # type: ignore[arg-type]
+    Raises OSError where there is no room for them; then the new ones are gone."""
+    spec = media.spec
+    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
+        media.file(media.kind.decoded): (np.dtype(spec.dtype), (len(media.code), *spec.shape))
+    }
+    if media.reusable:
+        arrays[media.file("records")] = (RECORD, (len(media.cells),))
+    elif spec.dtype == "float16":
+        arrays[media.file("rounding")] = (np.dtype("float64"), (media.chunks, 2, spec.shape[0]))
+    if all(fits(folder / name, dtype, shape) for name, (dtype, shape) in arrays.items()):
         return
-    ledger.forget(media.name)
+    journal.forget(media.name)
     try:
-        for name, dtype, shape in wanted:
-            create(folder / name, dtype, shape)  # type: ignore[arg-type]
+        for name, (dtype, shape) in arrays.items():
+            create(folder / name, dtype, shape)
     except OSError:
-        for name, _, _ in wanted:
+        for name in arrays:
             (folder / name).unlink(missing_ok=True)
         raise
 
 
 def _digest(job: Job) -> str:
     """What a chunk is made from: its cells, the sizes and times of their files, and the form of the array."""
-    digest = hashlib.blake2b(str(job.form).encode(), digest_size=8)
+    digest = hashlib.blake2b(str(job.spec).encode(), digest_size=8)
     for cell in job.cells:
         try:
             when = stamp(f"{job.root}/{split_cell(cell)[0]}")
         except OSError:
-            when = ""  # it is missing: decoding tells
+            when = ""  # it is missing: decoding reports it
         digest.update(f"{cell}\0{when}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.features.files import release
+from g2d_pipeline.files import release_pages
 
 STD_FLOOR = 1e-6
 CONSTANT, TINY = 1e-12, 1e-30  # a std below this share of the mean is rounding; one below TINY is no divisor
@@ -51,7 +51,7 @@ def _moments(
         part = array[rows[start : start + chunk]].astype(np.float64)
         if scale != 1:
             part *= scale
-        release(array)
+        release_pages(array)
         part = (
             part.swapaxes(1, 2)[part[:, -1] == 1].T
             if masked

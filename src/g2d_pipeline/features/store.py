@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META, file_digest
+from g2d_pipeline.features.files import FORMAT, INDEX, META
+from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +31,8 @@ class FeatureStore:
     `meta`: dataset, task, class_names, target, source, counts, dropped [{sample_id, modality, file, reason}],
     notes, index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings,
     normaliser {scale, mean, std} (None: no number is changed), statistics; of float16 rounding {max, rms} in
-    train standard deviations; of what later stores can copy cells {file, checksum}; of token ids vocabulary
-    (how many there are) and tokenizer {file, checksum}."""
+    train standard deviations; of what later stores copy cells {file, checksum}; of token ids vocabulary
+    (their number) and tokenizer {file, checksum}."""
 
     path: Path
     meta: dict[str, Any]
@@ -75,13 +76,12 @@ class FeatureStore:
     def verify(self, modality: str | None = None) -> None:
         """Read everything, or one modality, and compare it with the checksums; DataError names what has
         changed."""
-        about = self.meta["modalities"]
+        modalities = self.meta["modalities"]
         files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
-        for of in about.values() if modality is None else [about[modality]]:
-            parts = [of, *(of[part] for part in ("tokenizer", "cells") if part in of)]
-            files |= {part["file"]: part["checksum"] for part in parts}
+        for about in modalities.values() if modality is None else [modalities[modality]]:
+            files |= {part["file"]: part["checksum"] for part in [about, *_extra_files(about)]}
         open_store(self.path)
-        changed = [name for name, checksum in files.items() if file_digest(self.path / name) != checksum]
+        changed = [name for name, checksum in files.items() if content_hash(self.path / name) != checksum]
         if changed:
             raise _broken(self.path, [f"{name} has changed since it was written" for name in changed])
 
@@ -106,22 +106,23 @@ def open_store(folder: Path) -> FeatureStore:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
-        parts = {INDEX: None} | {
-            m["file"]: [meta["index"]["rows"], *m["shape"]] for m in meta["modalities"].values()
-        }
-        beside = [
-            of[part] for of in meta["modalities"].values() for part in ("tokenizer", "cells") if part in of
-        ]
-        parts |= {part["file"]: None for part in beside}
-        dtypes = {m["file"]: m["dtype"] for m in meta["modalities"].values()}
+        shapes: dict[str, list[int] | None] = {INDEX: None}
+        dtypes: dict[str, str] = {}
+        for about in meta["modalities"].values():
+            shapes[about["file"]] = [meta["index"]["rows"], *about["shape"]]
+            dtypes[about["file"]] = about["dtype"]
+            shapes |= dict.fromkeys(part["file"] for part in _extra_files(about))
     except (LookupError, TypeError, AttributeError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    faults = [
-        fault for name, shape in parts.items() if (fault := _fault(folder / name, shape, dtypes.get(name)))
-    ]
-    if faults:
-        raise _broken(folder, faults)
+    faults = [_fault(folder / name, shape, dtypes.get(name)) for name, shape in shapes.items()]
+    if any(faults):
+        raise _broken(folder, [fault for fault in faults if fault])
     return FeatureStore(folder, meta)
+
+
+def _extra_files(about: dict[str, Any]) -> list[dict[str, str]]:
+    """The entries {file, checksum} of the files beside a modality's array."""
+    return [about[part] for part in ("tokenizer", "cells") if part in about]
 
 
 def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None:
@@ -132,14 +133,14 @@ def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None
             return None if size else f"{path.name} is empty"
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
-            found, _, kind = np.lib.format.read_array_header_1_0(file)
-            promised = file.tell() + math.prod(found) * kind.itemsize
+            stored, _, kind = np.lib.format.read_array_header_1_0(file)
+            promised = file.tell() + math.prod(stored) * kind.itemsize
     except FileNotFoundError:
         return f"{path.name} is missing"
     except (OSError, ValueError) as error:
         return f"{path.name} is not an array ({error})"
-    if list(found) != shape or str(kind) != dtype:
-        return f"{path.name} holds {kind} {list(found)}, {META} says {dtype} {shape}"
+    if list(stored) != shape or str(kind) != dtype:
+        return f"{path.name} holds {kind} {list(stored)}, {META} says {dtype} {shape}"
     if size != promised:
         return f"{path.name} holds {size} bytes instead of {promised}: it is truncated or damaged"
     return None

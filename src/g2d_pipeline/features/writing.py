@@ -4,49 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from g2d_pipeline.config import (
-    AudioFeatures,
-    FeaturizeSettings,
-    ImageFeatures,
-    TabularFeatures,
-    TextFeatures,
-    VideoFeatures,
-)
-from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.config import FeaturizeSettings
+from g2d_pipeline.errors import data_error
 from g2d_pipeline.features import bad_samples
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.files import (
-    FORMAT,
-    INDEX,
-    META,
-    allocated,
-    check_space,
-    file_digest,
-    replace_bytes,
-    writing_to,
-)
-from g2d_pipeline.features.finalize import REBUILD, count_found, finish, note, note_rounding, write_table
-from g2d_pipeline.features.jobs import ArraySpec
-from g2d_pipeline.features.media import CHUNK, Decoded, Media, Workers, decode, prepare
-from g2d_pipeline.features.names import Names
+from g2d_pipeline.features.files import FORMAT, INDEX, META, allocated, check_space, writing_to
+from g2d_pipeline.features.finalize import finish
+from g2d_pipeline.features.kinds import ColumnKind, FileKind, kind_of
+from g2d_pipeline.features.media import CHUNK, Decoded, Media, Names, Workers, decode, prepare
 from g2d_pipeline.features.reuse import find_known
-from g2d_pipeline.features.text import check_texts, tokenizer_file, write_texts
+from g2d_pipeline.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INLINE = TabularFeatures | TextFeatures  # what stands in the manifest itself, not in files
+REBUILD = "make the manifest anew (`--params rebuild=true`)."
+LIBRARIES = ("av", "numpy", "pillow", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision")
 
 
 class Manifest(Protocol):
@@ -62,13 +45,12 @@ class Manifest(Protocol):
 def write_store(
     folder: Path, manifest: Manifest, root: Path, settings: FeaturizeSettings, previous: Sequence[Path] = ()
 ) -> None:
-    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder` (made if need
-    be).
+    """Write the feature store of `manifest`, whose paths are relative to `root`, into `folder`.
 
     The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same
     samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
-    from which recordings, clips and pictures are copied whose name and content are known there (see `reuse`).
+    from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
     Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
     copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text; equal cells (a recording of
     several samples) are decoded once.
@@ -76,69 +58,68 @@ def write_store(
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
     more, or where the disk is full or must not be written; ConfigError for settings that can not work."""
-    sample_ids, train = _check(manifest, settings)
+    kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
+    sample_ids = _check(manifest, kinds)
     media = {
-        name: Media.of(name, of, manifest.table[manifest.meta["columns"][name][0]])
-        for name, of in settings.modalities.items()
-        if not isinstance(of, INLINE)
+        name: Media.from_column(name, kind, root, manifest.table[manifest.meta["columns"][name][0]])
+        for name, kind in kinds.items()
+        if isinstance(kind, FileKind)
     }
     faults = bad_samples.Faults(media, sample_ids, settings.max_bad_fraction)
     _check_files(root, faults)
-    forms = {name: _form(m, root) for name, m in media.items()}
-    needed = _needed(folder, settings, forms, len(sample_ids))
-    with writing_to(folder, needed):
+    for m in media.values():
+        m.kind.check_spec(m.name, m.spec)
+    with writing_to(folder, _needed(folder, kinds, media, len(sample_ids))):
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):  # by a process that was killed
+            left.unlink()
         (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
-        files = [f"{name}{end}.npy" for name in settings.modalities for end in ("", ".cells")]
-        files += [name for m in media.values() for name in m.scratch]
-        files += [
-            tokenizer_file(name) for name, of in settings.modalities.items() if isinstance(of, TextFeatures)
-        ]
-        ledger = ChunkJournal(folder, _plan(settings, sample_ids, media.values()), sorted(set(files)))
-        check_space(folder, _needed(folder, settings, forms, len(sample_ids)))
+        files = {f"{name}{end}.npy" for name in kinds for end in ("", ".cells")}
+        for name, kind in kinds.items():
+            files.update(kind.extra_files(name) if isinstance(kind, ColumnKind) else media[name].scratch)
+        journal = ChunkJournal(folder, _plan(settings, sample_ids, media), sorted(files))
+        check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
-            prepare(folder, m, root, ledger)
-        decoded = _decode_all(folder, settings, root, ledger, faults, forms, previous)
-        _finish_all(folder, manifest, settings, faults, decoded, train)
+            prepare(folder, m, journal)
+        decoded = _decode_all(folder, settings, journal, faults, previous)
+        _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
                 (folder / name).unlink(missing_ok=True)
-        ledger.remove()
+        journal.remove()
 
 
 def _decode_all(
     folder: Path,
     settings: FeaturizeSettings,
-    root: Path,
-    ledger: ChunkJournal,
+    journal: ChunkJournal,
     faults: bad_samples.Faults,
-    forms: Mapping[str, ArraySpec],
     previous: Sequence[Path],
 ) -> dict[str, Decoded]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
-    found: dict[str, Decoded] = {}
-    machine = settings.options
-    with Workers(machine.workers) as workers:
+    decoded: dict[str, Decoded] = {}
+    options = settings.options
+    with Workers(options.workers) as workers:
         for name, m in faults.media.items():
             known = None
-            if previous and m.reusable(forms[name]):
-                of, form = m.settings.model_dump(mode="json"), forms[name]
-                known = find_known(previous, name, of, code_digest(), form.dtype, form.shape)
-            found[name] = decode(folder, m, root, ledger, workers, machine.progress, known)
-            faults.add(name, found[name].faults)
+            if previous and m.reusable:
+                features = m.kind.settings.model_dump(mode="json")
+                known = find_known(previous, name, features, code_digest(), m.spec)
+            decoded[name] = decode(folder, m, journal, workers, options.progress, known)
+            faults.add(name, decoded[name].faults)
             faults.check()
-    return found
+    return decoded
 
 
 def _finish_all(
     folder: Path,
     manifest: Manifest,
     settings: FeaturizeSettings,
+    kinds: Mapping[str, FileKind | ColumnKind],
     faults: bad_samples.Faults,
     decoded: Mapping[str, Decoded],
-    train: npt.NDArray[np.int64],
 ) -> None:
-    """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` comes last."""
+    """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
     sample_ids: Sequence[str] = faults.sample_ids
     table, counts = manifest.table, manifest.meta["counts"]
     target, kept = manifest.meta["target"], None
@@ -148,28 +129,28 @@ def _finish_all(
         kept = np.flatnonzero(~bad).astype(np.int64)
         table = bad_samples.without(table, manifest.meta, bad).reset_index(drop=True)
         sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
-        train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
         counts = {split: int((table["split"] == split).sum()) for split in counts}
         target = bad_samples.target_of(table, manifest.meta)
+    train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
+    split = manifest.table["split"].to_numpy(object)
 
     notes = bad_samples.note_dropped(dropped, len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
-    for name, of in settings.modalities.items():
-        if isinstance(of, TabularFeatures):
-            about = write_table(folder, name, of, table, train, sample_ids, notes)
-        elif isinstance(of, TextFeatures):
-            texts = table[manifest.meta["columns"][name][0]]
-            about = write_texts(folder, name, of, texts, train, sample_ids, notes)
+    for name, kind in kinds.items():
+        if isinstance(kind, ColumnKind):
+            columns = table[manifest.meta["columns"][name]]
+            about = kind.write(folder, name, columns, train, sample_ids, notes)
         else:
             m = faults.media[name]
-            notes += note(m, decoded[name].notes, faults.sample_ids, kept)
-            about = finish(folder, m, kept, train, sample_ids, decoded[name].faults)
-            notes += note_rounding(name, about)
-            split = manifest.table["split"].to_numpy(object)
-            about["found"] = count_found(m, decoded[name].notes, faults.sample_ids, split, kept)
-        file = f"{name}.npy"
-        modalities[name] = {"kind": of.kind, **about, "file": file, "checksum": file_digest(folder / file)}
-        modalities[name]["settings"] = of.model_dump(mode="json")
+            about = finish(folder, m, decoded[name], kept, train, faults.sample_ids, split, notes)
+        features = settings.modalities[name]
+        modalities[name] = {
+            "kind": features.kind,
+            **about,
+            "file": f"{name}.npy",
+            "checksum": content_hash(folder / f"{name}.npy"),
+            "settings": features.model_dump(mode="json"),
+        }
     _write_index(folder / INDEX, table)
     meta = {
         "format": FORMAT,
@@ -178,63 +159,40 @@ def _finish_all(
         "target": target,
         "counts": counts,
         "dropped": dropped,
-        "index": {"rows": len(sample_ids), "checksum": file_digest(folder / INDEX)},
+        "index": {"rows": len(sample_ids), "checksum": content_hash(folder / INDEX)},
         "modalities": modalities,
         "notes": notes,
     }
     text = json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_bytes(folder / META, text.encode())
+    with atomic_write(folder / META) as temporary:
+        temporary.write_bytes(text.encode())
 
 
-def _form(media: Media, root: Path) -> ArraySpec:
-    form, of = media.form(root), media.settings
-    if (
-        isinstance(of, ImageFeatures)
-        and of.dtype != "float32"
-        and of.pca_energy is None
-        and form.dtype == "uint8"
-    ):
-        raise ConfigError(
-            f"modalities.{media.name}.dtype={of.dtype}: its pictures are bytes, which take less room still. Leave "
-            "dtype out; it is for floats (spectrograms, sequences, vectors, principal components)."
-        )
-    return form
-
-
-def _check(manifest: Manifest, settings: FeaturizeSettings) -> tuple[Names, npt.NDArray[np.int64]]:
-    """Whether manifest and settings fit each other; (sample ids, rows of train)."""
-    columns = manifest.meta["columns"]
+def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Names:
+    """The sample ids. Raises DataError or ConfigError where manifest and settings do not fit each other."""
     sample_ids = Names(manifest.table["sample_id"].astype(str))
-    for name, of in settings.modalities.items():
-        wanted = of.all_columns if isinstance(of, TabularFeatures) else None
-        found = columns.get(name)
-        if found is None or (wanted is None and len(found) != 1) or (wanted is not None and found != wanted):
-            headline = f"Modality {name!r} has the columns {found} in the manifest, {wanted or 'one'} in the settings"
+    for name, kind in kinds.items():
+        expected, columns = kind.columns, manifest.meta["columns"].get(name)
+        if columns is None or (len(columns) != 1 if expected is None else columns != expected):
+            where = f"{columns} in the manifest, {expected or 'one'} in the settings"
+            headline = f"Modality {name!r} has the columns {where}"
             raise data_error(headline, [], REBUILD)
-        if missing := [c for c in found if c not in manifest.table]:
+        if missing := [c for c in columns if c not in manifest.table]:
             raise data_error(f"The manifest's table lacks columns of modality {name!r}", missing, REBUILD)
-        if isinstance(of, AudioFeatures):
-            from g2d_pipeline.features.audio import check_settings
-
-            check_settings(of, name)
-        elif isinstance(of, TextFeatures):
-            check_texts(name, manifest.table[found[0]], sample_ids)
-    train = np.flatnonzero((manifest.table["split"] == "train").to_numpy()).astype(np.int64)
-    if not len(train):
+        kind.check(name, manifest.table[columns], sample_ids)
+    if not (manifest.table["split"] == "train").any():
         raise data_error("The manifest has no sample in train, so nothing can be measured on it", [], REBUILD)
-    return sample_ids, train
+    return sample_ids
 
 
 def _check_files(root: Path, faults: bad_samples.Faults) -> None:
-    """All missing, empty and fake files at once, before any work is done."""
+    """Report all missing, empty and fake files at once, before any work is done."""
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
             try:
-                if not (isinstance(m.settings, VideoFeatures) and (root / file).is_dir()):
-                    check_file(
-                        f"{root}/{file}"
-                    )  # a string: joining paths takes longer than looking at a file
+                if not (m.kind.folders and (root / file).is_dir()):
+                    check_file(f"{root}/{file}")  # a string: joining paths takes longer than opening a file
             except MediaError as error:
                 faulty[file] = error.reason
         if faulty:
@@ -243,30 +201,24 @@ def _check_files(root: Path, faults: bad_samples.Faults) -> None:
     faults.check()
 
 
-def _needed(folder: Path, settings: FeaturizeSettings, forms: Mapping[str, ArraySpec], samples: int) -> int:
-    """Bytes that the arrays will take beyond what of them is there."""
+def _needed(
+    folder: Path, kinds: Mapping[str, FileKind | ColumnKind], media: Mapping[str, Media], samples: int
+) -> int:
+    """Bytes that the arrays will take beyond what of them is on the disk."""
     needed = 0
-    for name, of in settings.modalities.items():
-        if isinstance(of, TabularFeatures):
-            bytes_each = 4 * (len(of.columns) + 3 * len(of.dates))  # and the categories, which are few
-        elif isinstance(of, TextFeatures):
-            bytes_each = 4 * of.length
-        else:
-            form = forms[name]
-            bytes_each = form.bytes
-            if isinstance(of, ImageFeatures) and of.pca_energy is not None:
-                bytes_each += np.dtype(of.dtype).itemsize * int(np.prod(form.shape))
-        there = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
-        needed += max(0, samples * bytes_each - there)
+    for name, kind in kinds.items():
+        bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else media[name].bytes_each
+        present = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
+        needed += max(0, samples * bytes_each - present)
     return needed
 
 
-def _plan(settings: FeaturizeSettings, sample_ids: Names, media: Iterable[Media]) -> str:
-    """A digest of what fixes the rows of the arrays: code, settings, samples, and which cell each sample has."""
-    of = {name: m.model_dump(mode="json") for name, m in settings.modalities.items()}
-    plan = hashlib.blake2b(json.dumps([_code(), CHUNK, of]).encode(), digest_size=16)
+def _plan(settings: FeaturizeSettings, sample_ids: Names, media: Mapping[str, Media]) -> str:
+    """A digest of what fixes the rows of the arrays: code, settings, samples, and their cells."""
+    modalities = {name: m.model_dump(mode="json") for name, m in settings.modalities.items()}
+    plan = hashlib.blake2b(json.dumps([_code(), CHUNK, modalities]).encode(), digest_size=16)
     sample_ids.digest_into(plan)
-    for m in media:
+    for m in media.values():
         plan.update(m.name.encode())
         m.cells.digest_into(plan)
         plan.update(m.code.tobytes())
@@ -280,22 +232,10 @@ def code_digest() -> str:
 
 @cache
 def _code() -> list[str]:
-    """What computes the arrays: this room's files (as they are when first asked for), and the versions of the
-    libraries that decode and transform."""
-    sources = [file_digest(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
-    return sources + [
-        version(library)
-        for library in (
-            "av",
-            "numpy",
-            "pillow",
-            "soundfile",
-            "tokenizers",
-            "torch",
-            "torchaudio",
-            "torchvision",
-        )
-    ]
+    """What computes the arrays: this package's files (as they are when first asked for), and the versions of
+    the libraries that decode and transform."""
+    sources = [content_hash(file) for file in sorted(Path(__file__).parent.rglob("*.py"))]
+    return sources + [version(library) for library in LIBRARIES]
 
 
 def _write_index(path: Path, table: pd.DataFrame) -> None:

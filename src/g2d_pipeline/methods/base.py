@@ -36,9 +36,8 @@ class TeacherView:
 @dataclass(frozen=True)
 class Batch:
     """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
-    modality. `features`: m → `[B, D_m]` of the encoders that rest in this epoch: they are remembered, and the
-    inputs of these modalities are not read. `teachers` is empty where neither the method nor the schedule
-    asks for it."""
+    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and the inputs of
+    these modalities are not read. `teachers` is empty where neither the method nor the schedule asks for it."""
 
     index: Tensor
     inputs: dict[str, Tensor]
@@ -49,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method is asked to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
+    """What a method is to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
     names.
 
     `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
@@ -85,9 +84,9 @@ def _outside_training(*_: Any) -> Any:
 
 @dataclass
 class State:
-    """What a method may look at, and change, while a model is trained; and what it may ask for.
+    """What a method may read, change and call while a model is trained.
 
-    `forward(batch)`: the model's output with suppressed encoders suppressed (or remembered);
+    `forward(batch)`: the model's output with suppressed encoders suppressed (or cached);
     `backward(loss)`: add the gradients of a scalar (`retain_graph=True`: another loss of the same output
     follows); `step()`: modulate (`after_backward`), clip, one step of the optimizer, gradients gone.
 
@@ -96,7 +95,7 @@ class State:
     chunks, with the model's output in evaluation mode without gradient; `new_optimizer(parameters)`: another
     one by the same settings (for experiments of a method; it has no place in checkpoints);
     `mark_updated(modalities)`: call it after writing to encoders' weights by hand. `teachers`: m → its
-    remembered `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
+    stored `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
 
     `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`."""
 

@@ -31,12 +31,12 @@ __all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature"]
 
 
 def locate(
-    raw: LayoutSettings, wanted: Literal["auto", "raw", "sample"], project: Path
+    raw: LayoutSettings, requested: Literal["auto", "raw", "sample"], project: Path
 ) -> tuple[Source, Path]:
     """Where the data come from: `raw` or `sample`, and that folder (a simulated sample may not have been made
     yet).
 
-    `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is wanted is
+    `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is requested is
     not there (or where a raw folder holds data but not the layout's), ConfigError where the layout has no
     such source."""
     base = project / Path(raw.raw_dir).expanduser()
@@ -44,7 +44,7 @@ def locate(
     if base.exists() and not base.is_dir():
         raise data_error(f"raw_dir {raw.raw_dir!r} is a file, not a folder", [], layout.expected())
     if layout.bundled:
-        if wanted == "raw":
+        if requested == "raw":
             raise ConfigError(
                 f"source=raw: layout {raw.layout} is the bundled sample and has no raw form. "
                 "Choose a data set of your own (dataset=…), or source=auto."
@@ -52,16 +52,16 @@ def locate(
         if not layout.raw_files():
             raise data_error(f"The bundled sample is not in {raw.raw_dir!r}", [], layout.expected())
         return "sample", base
-    if wanted == "sample" and layout.sample_dir is None:
+    if requested == "sample" and layout.sample_dir is None:
         raise ConfigError(f"source=sample: layout {raw.layout} has no sample. Use source=auto or source=raw.")
-    if wanted != "sample":
+    if requested != "sample":
         if layout.raw_files():
             return "raw", base
-        _check_absent(layout, wanted)
+        _check_absent(layout, requested)
     return "sample", project / Path(str(layout.sample_dir)).expanduser()
 
 
-def _check_absent(layout: Layout[RawSettings], wanted: str) -> None:
+def _check_absent(layout: Layout[RawSettings], requested: str) -> None:
     """DataError where the folder without raw files holds other data, or where there is no sample to take."""
     raw, base = layout.raw, layout.root
     remedy = layout.expected() + layout.suggest()
@@ -73,7 +73,7 @@ def _check_absent(layout: Layout[RawSettings], wanted: str) -> None:
     if others := [f for f in layout.files if f.lower().endswith(DATA_ENDINGS)]:
         headline = f"raw_dir {raw.raw_dir!r} holds files, but not those of layout {raw.layout}"
         raise data_error(headline, others, remedy)
-    if wanted == "raw" or layout.sample_dir is None:
+    if requested == "raw" or layout.sample_dir is None:
         state = "is empty" if base.is_dir() else "does not exist"
         headline = f"There are no raw data of layout {raw.layout}: raw_dir {raw.raw_dir!r} {state}"
         raise data_error(headline, [], remedy)
@@ -90,7 +90,7 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
 
 
 def read_raw(settings: IngestSettings, project: Path) -> Manifest:
-    """The validated manifest of `settings.raw`; a simulated sample is made first where it is wanted and
+    """The validated manifest of `settings.raw`; a simulated sample is made first where it is requested and
     absent.
 
     Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-MARKS = {"nan", "na", "n/a", "#n/a", "null", "none", "<na>", "-"}  # texts that mean missing, in any case
+MISSING = {"", "nan", "na", "n/a", "#n/a", "null", "<na>"}  # mean missing in any cell, in any case
+MARKS = MISSING - {""} | {"none", "-"}  # and in a cell that should be a number
 SENTINEL = -9999.0  # means missing, as number and as text
 PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 COMMA = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]*),(?P<part>[0-9]+)")

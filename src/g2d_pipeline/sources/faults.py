@@ -1,4 +1,4 @@
-"""How bad input is told: what is wrong, where, how often (the first five), and what to do about it."""
+"""Bad input: what is wrong, where, and when it stops a run; the files of a raw folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,6 @@ KEPT_LISTINGS = 8
 
 Stamp = tuple[int, int, int]  # of a folder: mtime_ns, device, inode
 _listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list[str]]] = {}
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """` (nearest: 'x')`, or nothing where no name resembles; a difference in case or blanks alone is always
-    found."""
-    plain = {n.strip().casefold(): n for n in names}
-    found = plain.get(name.strip().casefold())
-    if found is None:
-        import difflib
-
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
-        found = close[0] if close else None
-    return f" (nearest: {found!r})" if found is not None else ""
 
 
 @dataclass(frozen=True)

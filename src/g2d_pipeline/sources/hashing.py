@@ -94,8 +94,8 @@ def _read(cache: Path) -> dict[str, Entry]:
 
 def _write(cache: Path, files: dict[str, Entry]) -> None:
     try:
-        for left in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
+            leftover.unlink(missing_ok=True)
         with atomic_write(cache) as path:
             path.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
     except OSError as error:

@@ -39,6 +39,7 @@ class Samples:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     group_disjoint: bool = False
+    raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
 
 
 class Layout(Generic[R]):
@@ -125,7 +126,7 @@ class Layout(Generic[R]):
         return build(
             samples.table,
             settings,
-            raw_dir=(settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
+            raw_dir=samples.raw_dir or (settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
             class_names=list(samples.class_names),
             group_disjoint=samples.group_disjoint,
             dropped=samples.dropped,
@@ -165,27 +166,6 @@ def layout_module(name: str) -> str:
 def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
     """The layout that `raw` names, at `root`: the one class of its module that is a Layout."""
     module = importlib.import_module(f"g2d_pipeline.{layout_module(raw.layout)}")
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Layout) and value.__module__ == module.__name__:
-            return value(raw, root)
-    return _OldLayout(raw, root)
-
-
-class _OldLayout(Layout[Any]):
-    """A module with `read`, `raw_files`, `expected` (and `suggest`) that is no class yet."""
-
-    def __init__(self, raw: Any, root: Path) -> None:
-        super().__init__(raw, root)
-        self.module = importlib.import_module(f"{__package__}.{raw.layout}")
-
-    def expected(self) -> str:
-        return str(self.module.expected(self.raw))
-
-    def raw_files(self) -> list[Path]:
-        return list(self.module.raw_files(self.root, self.raw))
-
-    def suggest(self) -> str:
-        return str(self.module.suggest(self.root, self.raw)) if hasattr(self.module, "suggest") else ""
-
-    def read(self, settings: IngestSettings) -> Manifest:
-        return self.module.read(settings, self.root)  # type: ignore[no-any-return]
+    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    layout: type[Layout[Any]] = next(cls for cls in classes if issubclass(cls, Layout))
+    return layout(raw, root)

@@ -98,8 +98,8 @@ def _by_group(want: Codes, strata: Codes | None, groups: npt.NDArray[Any], seed:
     for _ in range(1 if strata is None else int(np.clip(STEPS // len(names), 1, TRIES))):
         placed = _place(table, want, share, rng)
         have = np.stack([table[placed == k].sum(axis=0) for k in range(3)])
-        wanted = np.outer(share, table.sum(axis=0))
-        off = float((((have - wanted) ** 2) / np.maximum(wanted, 1)).sum())
+        ideal = np.outer(share, table.sum(axis=0))
+        off = float((((have - ideal) ** 2) / np.maximum(ideal, 1)).sum())
         if off < least:
             best, least = placed, off
     return np.array(["train", "val", "test"])[best[code]]
@@ -109,8 +109,8 @@ def _place(table: Codes, want: Codes, share: npt.NDArray[np.float64], rng: np.ra
     """The split (0, 1, 2) of each group of `table` `[groups, strata]`, in a drawn order."""
     sizes = table.sum(axis=1)
     stratified = table.shape[1] > 1
-    wanted = np.outer(share, table.sum(axis=0))
-    have = np.zeros_like(wanted)
+    ideal = np.outer(share, table.sum(axis=0))
+    have = np.zeros_like(ideal)
     placed = np.zeros(len(table), np.int64)
     for g in rng.permutation(len(table)):
         lacking = want - have.sum(axis=1)
@@ -118,7 +118,7 @@ def _place(table: Codes, want: Codes, share: npt.NDArray[np.float64], rng: np.ra
         if len(fits) == 0:
             k = int(np.argmax(lacking))
         elif stratified:
-            need = (wanted[fits] - have[fits]) / np.maximum(wanted[fits], 1)
+            need = (ideal[fits] - have[fits]) / np.maximum(ideal[fits], 1)
             k = int(fits[np.argmax(need @ table[g])])
         else:
             k = int(rng.choice(fits, p=lacking[fits] / lacking[fits].sum()))

@@ -1,4 +1,4 @@
-"""XLSX label files as they really are: every message names file and cell, in the spreadsheet's own counting.
+"""XLSX files as they really are: every message names file and cell, in the spreadsheet's own counting.
 
 openpyxl rather than pandas: row numbers, wholly empty rows and the types of cells survive."""
 
@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
-from g2d_pipeline.sources.cells import MARKS, parse_number  # until the table's modules use `cells`
-
-__all__ = ["MARKS", "Sheet", "parse_number", "read_sheet"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
+from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
@@ -180,12 +180,8 @@ def _is_large_file(array: Array) -> bool:
 
 
 def release(array: Array) -> None:
-    """Let go of the pages of a large memory-mapped file (they stay in the system's cache as long as there is
-    room)."""
-    if _is_large_file(array):
-        mapped: Any = array._mmap  # type: ignore[attr-defined]
-        if hasattr(mapped, "madvise"):  # not on Windows
-            mapped.madvise(mmap.MADV_DONTNEED)
+    """As `files.release_pages`, of what is larger than `KEPT_MAPPED`."""
+    release_pages(array, KEPT_MAPPED)
 
 
 def gather(

@@ -1,5 +1,4 @@
-"""What a method may ask of the data beside its batches: rows, clean samples, the model's answers; never of
-test."""
+"""What a method may read beside its batches: rows, clean samples, the model's outputs; never of test."""
 
 from __future__ import annotations
 
@@ -22,18 +21,18 @@ def attach_data_access(
 ) -> None:
     """Fill in `State.rows`, `targets`, `batch`, `evaluate` and `new_optimizer`."""
 
-    def rows(split: str) -> Rows:
+    def rows_of(split: str) -> Rows:
         if split not in ("train", "val"):
-            raise ValueError(f"a method may read train and val, not at {split!r}")
+            raise ValueError(f"a method may read train and val, not {split!r}")
         return data.rows[split]
 
-    def batch(of: Rows) -> Batch:
-        index = torch.from_numpy(of)
-        return Batch(index, gather(data, of, device), target[index].to(device))
+    def batch(rows: Rows) -> Batch:
+        index = torch.from_numpy(rows)
+        return Batch(index, gather(data, rows, device), target[index].to(device))
 
-    def evaluate(of: Rows) -> Iterator[tuple[Batch, Output]]:
-        for start in range(0, len(of), CHUNK):
-            some = batch(of[start : start + CHUNK])
+    def evaluate(rows: Rows) -> Iterator[tuple[Batch, Output]]:
+        for start in range(0, len(rows), CHUNK):
+            some = batch(rows[start : start + CHUNK])
             was_training = state.model.training
             state.model.eval()
             with torch.no_grad():
@@ -41,8 +40,8 @@ def attach_data_access(
             state.model.train(was_training)
             yield some, output
 
-    state.rows, state.batch, state.evaluate = rows, batch, evaluate
-    state.targets = lambda of: target[torch.from_numpy(of)]
+    state.rows, state.batch, state.evaluate = rows_of, batch, evaluate
+    state.targets = lambda rows: target[torch.from_numpy(rows)]
     state.new_optimizer = lambda parameters: build_optimizer(
         training.optimizer, [{"params": list(parameters)}], device
     )

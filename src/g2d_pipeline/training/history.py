@@ -170,6 +170,5 @@ def explain_divergence(last_checkpoint: Callable[[], Path | None]) -> Iterator[N
             f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
             "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), "
             "clip_norm=1, smaller alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics "
-            "settle "
-            "slowly), or a look at the features for extreme values."
+            "settle slowly), or a look at the features for extreme values."
         ) from None

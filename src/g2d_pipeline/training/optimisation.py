@@ -12,8 +12,6 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from g2d_pipeline.config import (
-    SGD,
-    Adam,
     CosineSchedule,
     LRSchedule,
     MultiStepSchedule,
@@ -34,20 +32,10 @@ def build_optimizer(
     On the CPU torch's fused kernels were the fastest measured for Adam and AdamW, and for SGD as fast as its
     loop over the parameters or faster; but where other processes hold the cores of a run with several
     threads, SGD's loop is faster on small models. They need the preparations of `prepare_fused_step`."""
+    kind: Any = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[settings.name]
     fused = True if device.type in FUSED else None
     groups = [dict(group) for group in groups]  # torch writes its defaults into them
-    optimizer: optim.Optimizer
-    if isinstance(settings, SGD):
-        optimizer = optim.SGD(
-            groups,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=fused,
-        )
-    else:
-        of = optim.Adam if isinstance(settings, Adam) else optim.AdamW
-        optimizer = of(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    optimizer: optim.Optimizer = kind(groups, **settings.model_dump(exclude={"name"}), fused=fused)
     if fused:
         optimizer.register_step_pre_hook(prepare_fused_step)
     return optimizer
@@ -105,14 +93,12 @@ class LearningRate:
                 f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach "
                 "its "
                 f"full value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train "
-                "for "
-                "more epochs."
+                "for more epochs."
             )
         if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
             raise ConfigError(
                 f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule "
-                "only "
-                "lowers it. Say a smaller min_lr or a greater lr."
+                "only lowers it. Say a smaller min_lr or a greater lr."
             )
         self.schedule = _schedule(settings, optimizer, epochs - self.warmup)
         self.climb: lr_scheduler.LRScheduler | None = None

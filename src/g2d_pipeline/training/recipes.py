@@ -200,7 +200,7 @@ def compute_outputs(
     outputs: dict[str, Array] = {}
     frames = []
     for split in splits:
-        answers: dict[str, list[Tensor]] = defaultdict(list)
+        chunks: dict[str, list[Tensor]] = defaultdict(list)
         for rows, features, logits in forward_split(model, data, method, split, device):
             position, y = np.searchsorted(row, rows), target[torch.from_numpy(rows)]
             values = {f"feature/{m}": x for m, x in features.items()}
@@ -213,8 +213,8 @@ def compute_outputs(
                 outputs[name][position] = x.float().numpy()
                 release(outputs[name])
             for part in parts if split != "train" else ():
-                answers[part].append(logits[part])
-        frames += [_predictions(data, target, split, part, torch.cat(of)) for part, of in answers.items()]
+                chunks[part].append(logits[part])
+        frames += [_predictions(data, target, split, part, torch.cat(of)) for part, of in chunks.items()]
     arrays: dict[str, Tensor | Array] = {
         name: values if folder else torch.from_numpy(values) for name, values in outputs.items()
     }

@@ -159,8 +159,8 @@ class SMP(JointSchedule):
 
     @property
     def needs_batch_confidence(self) -> bool:  # type: ignore[override]
-        asked = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
-        return asked and not self.in_last_phase
+        by_train = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
+        return by_train and not self.in_last_phase
 
     @property
     def watches(self) -> bool:  # type: ignore[override]

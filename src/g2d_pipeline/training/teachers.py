@@ -1,4 +1,4 @@
-"""Frozen teachers: their answers are remembered by row and looked up, or asked for where the input is
+"""Frozen teachers: their outputs are stored by row and looked up, or computed where the input is
 augmented."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from g2d_pipeline.training.data import Array, Data, take
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A frozen teacher's answers on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ
+    """A frozen teacher's outputs on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ
     `[N]`.
 
     Tensors, or arrays that may be memory-mapped. `model`: the teacher itself, needed where its modality is
@@ -32,12 +32,12 @@ class TeacherOutputs:
     model: MultimodalModel | None = None
 
     def view(self, rows: npt.NDArray[np.int64], device: torch.device) -> TeacherView:
-        """The remembered answers on `rows` `[B]`."""
+        """The stored outputs on `rows` `[B]`."""
         return TeacherView(*(take(a, rows).to(device) for a in (self.feature, self.logits, self.confidence)))
 
 
 def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str) -> TeacherOutputs:
-    """What a teacher remembers of every row of the store, and its model."""
+    """A teacher's stored outputs on every row of the store, and its model."""
     if isinstance(teacher, TeacherOutputs):
         return teacher
     outputs: Mapping[str, Tensor | Array]
@@ -45,67 +45,59 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
         outputs, model = teacher.outputs(), teacher.model()
     else:
         outputs, model = teacher.outputs, teacher.model
-    feature, logits, confidence = (
-        outputs[f"{what}/{modality}"] for what in ("feature", "logits", "confidence")
-    )
+    feature, logits, confidence = (outputs[f"{of}/{modality}"] for of in ("feature", "logits", "confidence"))
     return TeacherOutputs(feature, logits, confidence, model)
 
 
 def check_teacher(
     teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data
 ) -> TeacherOutputs | Trained | TrainedFolder:
-    """The teacher, if it was trained for the student's question; remembered outputs alone can not be asked.
+    """The teacher, if it was trained for the student's task; stored outputs alone do not say.
 
     Raises ConfigError where it is of another modality, task, class list or normaliser.
     """
     if isinstance(teacher, TeacherOutputs):
         return teacher
-    of = teacher.info
-    remedy = "Train it on the student's data: kedro run --pipeline teachers."
-    if list(of["modalities"]) != [modality]:
-        raise ConfigError(
-            f"teacher of {modality}: modalities = {of['modalities']}, allowed is {[modality]}. {remedy}"
-        )
-    theirs, ours = of["architecture"]["task"], data.task.to_json()
-    for key in dict.fromkeys(["name", "class_names", *theirs]):
-        if theirs.get(key) != ours.get(key):
-            raise ConfigError(
-                f"teacher of {modality}: task.{key} = {theirs.get(key)!r}, the student's is "
-                f"{ours.get(key)!r}. {remedy}"
-            )
-    normaliser = of["architecture"]["modalities"][modality]["normaliser"]
-    if normaliser != data.normalisers[modality]:
-        raise ConfigError(
-            f"teacher of {modality}: normaliser = {normaliser}, the student's is "
-            f"{data.normalisers[modality]}: "
-            f"it was trained on other features. {remedy}"
-        )
+    architecture, modalities = teacher.info["architecture"], list(teacher.info["modalities"])
+    theirs, ours = architecture["task"], data.task.to_json()
+    fault = next(
+        (
+            f"task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}"
+            for key in dict.fromkeys(["name", "class_names", *theirs])
+            if theirs.get(key) != ours.get(key)
+        ),
+        None,
+    )
+    if modalities != [modality]:
+        fault = f"modalities = {modalities}, allowed is {[modality]}"
+    elif fault is None:
+        normaliser, own = architecture["modalities"][modality]["normaliser"], data.normalisers[modality]
+        if normaliser != own:
+            fault = f"normaliser = {normaliser}, the student's is {own}: it was trained on other features"
+    if fault is not None:
+        remedy = "Train it on the student's data: kedro run --pipeline teachers."
+        raise ConfigError(f"teacher of {modality}: {fault}. {remedy}")
     return teacher
 
 
-def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projecting: bool) -> None:
-    """Raise ConfigError where remembered answers fit neither the samples, nor the task, nor the encoder's
+def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projects: bool) -> None:
+    """Raise ConfigError where stored outputs fit neither the samples, nor the task, nor the encoder's
     `width`.
 
-    `projecting`: another width is no mistake, the method projects it or does not look.
+    `projects`: another width is no mistake, the method projects it or does not read the features.
     """
-    rows, found = (int(n) for n in teacher.feature.shape)
-    if rows != len(data.target):
-        raise ConfigError(
-            f"teacher of {modality}: has outputs of {rows} samples, the data have {len(data.target)}: train "
-            "it on "
-            "the same"
-        )
-    if found != width and not projecting:
-        raise ConfigError(
-            f"teacher of {modality}: width = {found}, the student's encoder makes {width}. Give both the "
-            "same "
-            "encoder, or say projection=true."
-        )
-    if teacher.logits.shape[1] != data.task.outputs:
-        raise ConfigError(
-            f"teacher of {modality}: outputs = {teacher.logits.shape[1]}, the task has {data.task.outputs}"
-        )
+    rows, theirs = (int(n) for n in teacher.feature.shape)
+    outputs, samples = teacher.logits.shape[1], len(data.target)
+    fault = ""
+    if rows != samples:
+        fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
+    elif theirs != width and not projects:
+        same = "Give both the same encoder, or say projection=true."
+        fault = f"width = {theirs}, the student's encoder makes {width}. {same}"
+    elif outputs != data.task.outputs:
+        fault = f"outputs = {outputs}, the task has {data.task.outputs}"
+    if fault:
+        raise ConfigError(f"teacher of {modality}: {fault}")
 
 
 def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
@@ -113,14 +105,14 @@ def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_
 
     Raises ValueError where such a teacher comes without its model.
     """
-    live = tuple(m for m in teachers if teacher_view == "augmented" and data.augmented(m))
-    for m in live:
+    online = tuple(m for m in teachers if teacher_view == "augmented" and data.augmented(m))
+    for m in online:
         if teachers[m].model is None:
             raise ValueError(
                 f"{m} is augmented and its teacher should see the augmented batch, but only its outputs are "
                 "given: give the trained teacher itself, or say teacher_view=clean"
             )
-    return live
+    return online
 
 
 def run_teacher(model: MultimodalModel, modality: str, x: Tensor, target: Tensor, task: Task) -> TeacherView:

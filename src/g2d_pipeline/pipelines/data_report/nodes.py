@@ -18,8 +18,8 @@ def make_data_report(
 ) -> tuple[Callable[[], str], Callable[[], dict[str, Any]]]:
     """What makes the data report, as a page and as plain data: what is in each split, missing, dropped,
     suspicious."""
-    from g2d_pipeline.evaluation.data_page import build_data_page
-    from g2d_pipeline.evaluation.data_report import describe_data
+    from g2d_pipeline.data_report.page import build_data_page
+    from g2d_pipeline.data_report.report import describe_data
 
     @cache
     def report() -> dict[str, Any]:

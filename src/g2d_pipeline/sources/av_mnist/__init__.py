@@ -97,10 +97,10 @@ class AVMNISTLayout(Layout[AVMNIST]):
         dropped = self.drop_or_raise(bad, sum(counts.values()), settings, "rows", remedy)
         notes = note_content(arrays, ARRAYS)
         if not simulated and counts != PUBLISHED:
-            told = ", ".join(
+            counted = ", ".join(
                 f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()
             )
-            notes.insert(0, f"These arrays are not the published ones: rows of {told}.")
+            notes.insert(0, f"These arrays are not the published ones: rows of {counted}.")
         if not simulated and prefix:
             notes.append(f"The arrays lie deeper, in {prefix}.")
         return Samples(pd.concat(parts), [str(digit) for digit in range(10)], dropped, notes)

@@ -42,8 +42,8 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
         y = labels[chosen].astype(np.uint8)
         np.save(folder / f"{file}_labels.npy", y)
         np.save(folder / f"image/{file}_data.npy", poor(np.stack([enlarge(digits[i], rng) for i in chosen])))
-        said = misplace(y, rng)
-        np.save(folder / f"audio/{file}_data.npy", np.stack([spectrogram(int(d), rng) for d in said]))
+        spoken = misplace(y, rng)
+        np.save(folder / f"audio/{file}_data.npy", np.stack([spectrogram(int(d), rng) for d in spoken]))
 
 
 def enlarge(digit: Floats, rng: np.random.Generator) -> Floats:
@@ -70,10 +70,10 @@ def poor(pictures: Floats) -> Floats:
 
 def misplace(labels: Bytes, rng: np.random.Generator) -> Bytes:
     """The digits that are heard `[N]`: the labels, with a share of the rows shuffled among themselves."""
-    said = labels.copy()
+    spoken = labels.copy()
     rows = rng.permutation(len(labels))[: round(len(labels) * MISPLACED)]
-    said[rows] = labels[rng.permutation(rows)]
-    return said
+    spoken[rows] = labels[rng.permutation(rows)]
+    return spoken
 
 
 def spectrogram(digit: int, rng: np.random.Generator) -> Bytes:

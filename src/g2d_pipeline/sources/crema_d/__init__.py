@@ -166,10 +166,10 @@ def _note(
 ) -> None:
     listed = {row.clip.name for row in rows} | set(clips.BROKEN_VIDEO)
     for files in media.values():
-        if left := sorted(set(files.files) - listed):
+        if unlisted := sorted(set(files.files) - listed):
             notes.append(
-                f"{len(left)} clips in {files.folder} are not in the lists and are left out, e.g. "
-                f"{_shown(left)}."
+                f"{len(unlisted)} clips in {files.folder} are not in the lists and are left out, e.g. "
+                f"{_shown(unlisted)}."
             )
     if lost := sum(row.split == "test" for row in rows) - sum(row.split == "test" for row in good):
         notes.append(f"{lost} test clips are dropped: accuracies are not comparable with published ones.")

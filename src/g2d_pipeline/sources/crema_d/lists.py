@@ -181,18 +181,17 @@ def _cells(root: Path, file: str) -> list[tuple[int, list[str]]]:
 
 
 def _check_repeats(rows: Sequence[Row]) -> None:
-    places: dict[str, list[Row]] = {}
+    of_clip: dict[str, list[Row]] = {}
     for row in rows:
-        places.setdefault(row.clip.name, []).append(row)
-    double = [
-        f"{name}: {' and '.join(f'{r.file}, row {r.row}' for r in found)}"
-        for name, found in places.items()
-        if len(found) > 1
-    ]
-    if double:
-        crossing = sum(len({r.split for r in found}) > 1 for found in places.values())
-        headline = f"{len(double)} clips are listed more than once, {crossing} of them in train and test"
-        raise data_error(headline, double, "keep one row a clip: what is tested must not be trained on.")
+        of_clip.setdefault(row.clip.name, []).append(row)
+    repeated = {name: places for name, places in of_clip.items() if len(places) > 1}
+    if repeated:
+        crossing = sum(len({r.split for r in places}) > 1 for places in repeated.values())
+        lines = [
+            f"{n}: {' and '.join(f'{r.file}, row {r.row}' for r in rows)}" for n, rows in repeated.items()
+        ]
+        headline = f"{len(repeated)} clips are listed more than once, {crossing} of them in train and test"
+        raise data_error(headline, lines, "keep one row a clip: what is tested must not be trained on.")
 
 
 def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:

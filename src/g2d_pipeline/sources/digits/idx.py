@@ -28,9 +28,10 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         raise data_error(f"{path} is truncated or not gzip ({error})", [], f"{AGAIN}.") from None
     magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
     if len(content) < start or content[:4] != magic:
-        found = content[:4].hex(" ") or "nothing"
+        start_bytes = content[:4].hex(" ") or "nothing"
         headline = (
-            f"{path} is no IDX file of {dimensions}-D bytes: it starts with {found}, not {magic.hex(' ')}"
+            f"{path} is no IDX file of {dimensions}-D bytes: it starts with {start_bytes}, not "
+            f"{magic.hex(' ')}"
         )
         raise data_error(headline, [], f"{AGAIN}; check that images and labels are not exchanged.")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, 4))

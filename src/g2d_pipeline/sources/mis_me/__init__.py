@@ -13,7 +13,7 @@ from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
 from g2d_pipeline.sources.cells import parse_number
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
-from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, find_images, find_labels, images_in
+from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, WEATHER, find_images, find_labels, images_in
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from g2d_pipeline.sources.spreadsheet import Sheet
 
 TARGET, IMAGE = "vwc", "image"
-WEATHER = {
-    "air_temperature", "relative_humidity", "precipitation", "solar_flux_density", "wind_speed",
-    "barometric_pressure", "tilt_north_south", "tilt_west_east",
-}  # fmt: skip
 TINY = 0.01  # a water content below makes the percentage error explode
 SPARSE = 0.1  # share of blanks worth a note
 
@@ -72,7 +68,7 @@ class MISMELayout(Layout[MISME]):
         images = find_images(files, root, self.expected()) if columns else None
         required = [IMAGE, TARGET, *names]
         hint = " MIS-ME's first release (v1) has no weather columns: take the second (27 June)."
-        hint = hint if WEATHER & set(names) else ""
+        hint = hint if set(WEATHER) & set(names) else ""
         sheets = {split: read_sheet(root / f, f, required, hint) for split, f in labels.items()}
         notes: list[str] = []
         _note_layout(sheets, required, notes)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from g2d_pipeline.config import Split
 
 IMAGE_FOLDER = "Dataset_Conf_0.5/all_three_stations/images"
+LABEL_FOLDER = "labels/classification"
+WEATHER = (
+    "air_temperature", "relative_humidity", "precipitation", "solar_flux_density", "wind_speed",
+    "barometric_pressure", "tilt_north_south", "tilt_west_east",
+)  # fmt: skip
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 STATION = re.compile(r"(?P<station>.+)_only_test_set\.xlsx")
 

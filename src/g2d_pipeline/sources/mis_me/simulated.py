@@ -14,17 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, Split
+from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
 
-IMAGES = "Dataset_Conf_0.5/all_three_stations/images"
-LABELS = "labels/classification"
 STATIONS = ("OK001", "OK002", "OK003")
 SHARES = (365, 241, 294)  # of the published test set
 BLANKS = 0.03
 BLANK_COLUMN, BLANK_STATION = "barometric_pressure", "OK002"
-WEATHER = (
-    "air_temperature", "relative_humidity", "precipitation", "solar_flux_density", "wind_speed",
-    "barometric_pressure", "tilt_north_south", "tilt_west_east",
-)  # fmt: skip
 HEADER = ("timestamp", "station", "image", "vwc", *WEATHER)
 DRY, WET = np.array([168.0, 128.0, 92.0]), np.array([66.0, 46.0, 32.0])  # RGB
 HUES = {"OK001": (1.06, 1.0, 0.94), "OK002": (0.97, 1.0, 1.07), "OK003": (1.0, 0.97, 1.0)}
@@ -38,18 +33,18 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
     """Write six XLSX files and an image a row into the existing folder; equal arguments give equal bytes.
 
     `rows`: how many train, val and test have."""
-    (folder / IMAGES).mkdir(parents=True)
-    (folder / LABELS).mkdir(parents=True)
+    (folder / IMAGE_FOLDER).mkdir(parents=True)
+    (folder / LABEL_FOLDER).mkdir(parents=True)
     for k, split in enumerate(SPLITS):
         rng = np.random.default_rng([seed, k])
         wetness, lines = _rows(split, rows[split], rng)
         for w, cells in zip(wetness, lines, strict=True):
-            draw_patch(w, HUES[cells[1]], rng).save(folder / IMAGES / cells[2], quality=88)
+            draw_patch(w, HUES[cells[1]], rng).save(folder / IMAGE_FOLDER / cells[2], quality=88)
         mixed = [lines[i] for i in rng.permutation(len(lines))]
-        write_xlsx(folder / LABELS / f"combined_only_{split}_set.xlsx", HEADER, mixed)
+        write_xlsx(folder / LABEL_FOLDER / f"combined_only_{split}_set.xlsx", HEADER, mixed)
         for station in STATIONS if split == "test" else ():
             own = [cells for cells in mixed if cells[1] == station]
-            write_xlsx(folder / LABELS / f"{station}_only_test_set.xlsx", HEADER, own)
+            write_xlsx(folder / LABEL_FOLDER / f"{station}_only_test_set.xlsx", HEADER, own)
 
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -154,13 +154,13 @@ def video_fault(root: Path, video: str, modalities: Collection[str]) -> Fault | 
 
 
 def match_clips(
-    clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, machine: RunOptions
+    clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, options: RunOptions
 ) -> list[dict[str, str] | Fault]:
     """`paths_of` each clip, in threads: reading the header of a video takes a millisecond, mostly of the
     disk."""
     matches: list[dict[str, str] | Fault] = []
-    progress = machine.progress if len(clips) >= MANY else False
-    with ThreadPoolExecutor(machine.workers) as pool, track("check clips", len(clips), progress) as advance:
+    progress = options.progress if len(clips) >= MANY else False
+    with ThreadPoolExecutor(options.workers) as pool, track("check clips", len(clips), progress) as advance:
         for match in pool.map(lambda clip: paths_of(clip, media, modalities, root), clips):
             matches.append(match)
             advance()

@@ -1,4 +1,4 @@
-"""The data report: what is in each split, what is missing or dropped, and what should make one suspicious.
+"""The data report: what is in each split, what is missing or dropped, and what is suspicious.
 
 It is made of the manifest, the feature store and the content hashes of the raw files; nothing is decoded
 again. The same data give the same report, which is plain: dictionaries, lists, texts and numbers."""
@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
-from g2d_pipeline.errors import DataError
-from g2d_pipeline.evaluation.data_duplicates import (
+from g2d_pipeline.data_report.duplicates import (
     FIRST,
     cell_digests,
-    files_of,
-    find_alike,
     find_conflicts,
     find_duplicates,
+    find_similar,
     merge_codes,
     row_codes,
 )
-from g2d_pipeline.evaluation.data_media import media_facts, sequence_steps, table_facts, text_facts
-from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.errors import DataError
+from g2d_pipeline.features.cells import files_of, is_row
+from g2d_pipeline.features.kinds import FileKind, stored_kind
+from g2d_pipeline.features.kinds.base import stored_facts
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
@@ -58,18 +58,18 @@ def describe_data(
     modalities: dict[str, dict[str, Any]] = {}
     codes = []
     for name in store.modalities:
-        about, columns = store.meta["modalities"][name], meta["columns"][name]
-        if about["kind"] == "tabular":
-            modalities[name], code = table_facts(about, table[columns], split), row_codes(table[columns])
-        elif about["kind"] == "text":
-            modalities[name], code = text_facts(about, table[columns[0]], split), row_codes(table[columns])
+        about, columns = store.meta["modalities"][name], table[meta["columns"][name]]
+        kind = stored_kind(about["kind"], about["settings"])
+        if isinstance(kind, FileKind):
+            facts, code = _describe_files(store, name, kind, columns.iloc[:, 0], split, root, hashes)
         else:
-            modalities[name], code = _media(store, name, table[columns[0]], split, root, hashes)
+            facts, code = kind.facts(about, columns, split), row_codes(columns)
         codes.append(code)
+        modalities[name] = stored_facts(about) | facts
         modalities[name]["duplicates"] = find_duplicates(code, split, sample_ids)
         array = store.arrays[name]
-        if about["kind"] in ("image", "video") and array.dtype == np.uint8:
-            modalities[name]["alike"] = find_alike(array, code, split, sample_ids)
+        if kind.images and array.dtype == np.uint8:
+            modalities[name]["alike"] = find_similar(array, code, split, sample_ids)
     whole = merge_codes(codes)
     dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
     report: dict[str, Any] = {
@@ -98,41 +98,36 @@ def describe_data(
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What should make one suspicious, in a fixed order: kind, count, and a sentence."""
-    found: list[dict[str, Any]] = []
+    warnings: list[dict[str, Any]] = []
 
     def add(kind: str, count: int, what: str, where: str = "") -> None:
         if count:
-            found.append(
-                {"kind": kind, "count": count, "text": f"{f'{where}: ' if where else ''}{what}: {count:,}"}
-            )
+            sentence = f"{f'{where}: ' if where else ''}{what}: {count:,}"
+            warnings.append({"kind": kind, "count": count, "text": sentence})
 
     if len(report["modalities"]) > 1:
         what = "samples of val and test that equal one of an earlier split in every modality"
         add("repeated samples", report["duplicates"]["samples"], what)
-    for name, of in report["modalities"].items():
+    for name, facts in report["modalities"].items():
         what = "samples of val and test with the content of one of an earlier split"
-        add("duplicates", of["duplicates"]["samples"], what, name)
+        add("duplicates", facts["duplicates"]["samples"], what, name)
         what = "pictures of val and test that nearly equal one of an earlier split"
-        add("near-duplicates", of.get("alike", {}).get("samples", 0), what, name)
+        add("near-duplicates", facts.get("alike", {}).get("samples", 0), what, name)
     what = "contents that repeat in every modality, but with another target"
     add("conflicts", report["conflicts"]["contents"], what)
     if groups := report["groups"]:
         what = f"of {groups['groups']:,} values those in several splits"
         add("groups in several splits", groups["crossing"], what, groups["column"])
-    for of in report["outliers"]:
-        what = f"values more than {of['limit']:g} robust standard deviations from the median"
-        add("outliers", of["count"], what, of["column"])
-    for name, of in report["modalities"].items():
-        counts = {kind: sum(told["samples"].values()) for kind, told in of.get("found", {}).items()}
+    for column in report["outliers"]:
+        what = f"values more than {column['limit']:g} robust standard deviations from the median"
+        add("outliers", column["count"], what, column["column"])
+    for name, facts in report["modalities"].items():
+        counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
         add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
-        add(
-            "not finite",
-            counts.get("replaced", 0),
-            "samples with values that are not finite, stored as 0",
-            name,
-        )
+        what = "samples with values that are not finite, stored as 0"
+        add("not finite", counts.get("replaced", 0), what, name)
     add("dropped", report["dropped"]["samples"], "samples that were dropped")
-    return found
+    return warnings
 
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
@@ -156,44 +151,47 @@ def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     return own
 
 
-def _media(
-    store: FeatureStore, name: str, column: pd.Series[str], split: Array, root: Path, hashes: Path | None
+def _describe_files(
+    store: FeatureStore,
+    name: str,
+    kind: FileKind,
+    column: pd.Series[str],
+    split: Array,
+    root: Path,
+    hashes: Path | None,
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
     """The facts of a modality of files, and a code a sample `[N]` that is equal where the content is."""
     import pandas as pd
 
     code, distinct = pd.factorize(column.astype(object))
     cells, code = [str(cell) for cell in distinct], code.astype(np.int64)
-    about = store.meta["modalities"][name]
-    whole = [cell for cell in cells if split_cell(cell)[1] is None]
+    whole = (cell for cell in cells if not is_row(cell))
     files = content_hashes((path for cell in whole for path in files_of(cell, root)), hashes)
-    facts = media_facts(about, cells, code, split, root, files)
-    if about["kind"] == "sequence":
-        for key, steps in sequence_steps(store.arrays[name], split).items():
-            facts["splits"][key] |= steps
-    contents = pd.factorize(np.array(cell_digests(cells, root, files), object))[0].astype(np.int64)
-    return facts, contents[code]
+    about, array = store.meta["modalities"][name], store.arrays[name]
+    facts = kind.facts(about, cells, code, split, root, lambda path: files[path][0], array)
+    digests = cell_digests(cells, root, lambda path: files[path][1])
+    return facts, pd.factorize(np.array(digests, object))[0].astype(np.int64)[code]
 
 
 def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> list[str]:
-    """The columns in which outliers are looked for: numbers of tabular modalities, and a regression's target."""
-    told = [c for of in store.meta["modalities"].values() for c in of["settings"].get("columns", [])]
-    columns = [c for c in told if c in table and table[c].dtype.kind in "fiu"]
+    """The columns that may have outliers: numbers of tabular modalities, and a regression's target."""
+    named = [c for about in store.meta["modalities"].values() for c in about["settings"].get("columns", [])]
+    columns = [c for c in named if c in table and table[c].dtype.kind in "fiu"]
     return columns + ["target"] * (meta["task"] == "regression")
 
 
 def _splits(split: Array, target: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """split → samples, and the samples of each class or the quantiles of the target."""
-    found: dict[str, dict[str, Any]] = {}
+    splits: dict[str, dict[str, Any]] = {}
     for name in SPLITS:
         own = target[split == name]
-        found[name] = {"samples": len(own)}
+        splits[name] = {"samples": len(own)}
         if class_names:
             counts = np.bincount(own, minlength=len(class_names)).tolist()
-            found[name]["classes"] = dict(zip(map(str, class_names), counts, strict=True))
+            splits[name]["classes"] = dict(zip(map(str, class_names), counts, strict=True))
         else:
-            found[name]["quantiles"] = {q: float(np.quantile(own, at)) for q, at in QUANTILES.items()}
-    return found
+            splits[name]["quantiles"] = {q: float(np.quantile(own, at)) for q, at in QUANTILES.items()}
+    return splits
 
 
 def _histogram(split: Array, target: Array) -> dict[str, Any]:
@@ -229,7 +227,7 @@ def _outliers(
     z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0
     and 1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of
     fewer than three different values in train have no outliers."""
-    found = []
+    outliers = []
     for column in columns:
         values = table[column].to_numpy(np.float64)
         train = values[(split == "train") & ~np.isnan(values)]
@@ -252,14 +250,6 @@ def _outliers(
             }
             for i in worst
         ]
-        found.append(
-            {
-                "column": column,
-                "count": len(rows),
-                "limit": OUTLIER,
-                "median": middle,
-                "scale": scale,
-                "first": first,
-            }
-        )
-    return found
+        facts = {"limit": OUTLIER, "median": middle, "scale": scale, "first": first}
+        outliers.append({"column": column, "count": len(rows), **facts})
+    return outliers

@@ -4,20 +4,79 @@ categories."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import TabularFeatures
+from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.features.files import create
+from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
+DTYPES = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
 BLANK = "<blank>"  # the name of the category of blank cells
+
+
+class Tabular(ColumnKind):
+    """Columns of a table as floats `[F]`."""
+
+    settings: TabularFeatures
+    settings_class = TabularFeatures
+
+    @property
+    def columns(self) -> list[str]:
+        return self.settings.all_columns
+
+    @property
+    def bytes_each(self) -> int:
+        return 4 * (
+            len(self.settings.columns) + 3 * len(self.settings.dates)
+        )  # and the categories, which are few
+
+    def write(
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
+    ) -> dict[str, Any]:
+        """Encode the columns and write them; notes constant columns."""
+        values, statistics, unknown = encode(table, self.settings, train, ids)
+        notes += [f"{name}: {note}." for note in unknown]
+        array = create(folder / f"{name}.npy", values.dtype, values.shape)
+        array[:] = values
+        array.flush()
+        if statistics["constant"]:
+            notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
+        width = values.shape[1]
+        return {
+            "shape": [width],
+            "dtype": str(values.dtype),
+            "normaliser": {"scale": 1.0, "mean": [0.0] * width, "std": [1.0] * width},
+            "statistics": statistics,
+        }
+
+    def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
+        """By split the samples, missing values, and samples with one.
+
+        `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in
+        train."""
+        blank = (table.isna() | (table == "")).to_numpy(bool)
+        own = {name: blank[split == name] for name in SPLITS}
+        splits = {
+            name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
+            for name, b in own.items()
+        }
+        missing = {
+            str(column): {name: int(b[:, f].sum()) for name, b in own.items()}
+            for f, column in enumerate(table)
+            if blank[:, f].any()
+        }
+        constant = list(about.get("statistics", {}).get("constant", []))
+        few = {"columns": len(constant), "first": constant[:10]}
+        return {"splits": splits, "missing": missing, "constant": few}
 
 
 def encode(
@@ -29,7 +88,7 @@ def encode(
     `fit_on`: the rows of train. Returns with it the statistics: those of `standardise`, `categories` (column
     → what train has, in the order of the features) and `features` (F names); and notes. Raises DataError
     where a column is not of the kind it is listed under, and as `standardise` does."""
-    for key, (kinds, what) in KINDS.items():
+    for key, (kinds, what) in DTYPES.items():
         if wrong := [
             f"{c!r} is {table[c].dtype}" for c in getattr(settings, key) if table[c].dtype.kind not in kinds
         ]:
@@ -39,16 +98,17 @@ def encode(
     for column in settings.dates:
         names += [f"{column} (year)", f"{column} (sine)", f"{column} (cosine)"]
         parts.append(year_and_season(table[column]))
-    values, statistics = np.zeros((len(table), 0), np.float32), _no_numbers()
+    values = np.zeros((len(table), 0), np.float32)
+    statistics: dict[str, Any] = {key: [] for key in ("columns", "mean", "std", "blanks", "constant")}
     notes: list[str] = []
     if names:
         values, statistics = standardise(np.concatenate(parts, axis=1), fit_on, names, sample_ids)
     if settings.categorical:
         cells = table[list(settings.categorical)].astype(object)
-        found, categories, notes = one_hot(cells.where(cells.notna(), BLANK), fit_on)
-        values = np.concatenate([values, found], axis=1)
+        flags, categories, notes = one_hot(cells.where(cells.notna(), BLANK), fit_on)
+        values = np.concatenate([values, flags], axis=1)
         statistics["categories"] = categories
-        names += [f"{column}={category}" for column, of in categories.items() for category in of]
+        names += [f"{column}={category}" for column in categories for category in categories[column]]
     return values, statistics | {"features": names}, notes
 
 
@@ -71,11 +131,11 @@ def one_hot(
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
     encoder.fit(cells.iloc[fit_on])
     categories = {
-        str(c): list(map(str, of)) for c, of in zip(cells.columns, encoder.categories_, strict=True)
+        str(c): list(map(str, values)) for c, values in zip(cells.columns, encoder.categories_, strict=True)
     }
-    with warnings.catch_warnings():  # told below, by name
+    with warnings.catch_warnings():  # noted below, by name
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
-        found: npt.NDArray[np.float32] = encoder.transform(cells)
+        flags: npt.NDArray[np.float32] = encoder.transform(cells)
     notes = []
     for column, known in categories.items():
         unknown = cells.loc[~cells[column].isin(known), column]
@@ -85,11 +145,7 @@ def one_hot(
             notes.append(
                 f"{len(unknown)} samples have a category of {column!r} that train lacks, so 0: {shown}"
             )
-    return found, categories, notes
-
-
-def _no_numbers() -> dict[str, Any]:
-    return {"columns": [], "mean": [], "std": [], "blanks": [], "constant": []}
+    return flags, categories, notes
 
 
 def standardise(
@@ -122,7 +178,7 @@ def standardise(
     imputer = SimpleImputer(strategy="mean").fit(values[fit_on])
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])
-    with np.errstate(over="ignore"):  # told below, by name
+    with np.errstate(over="ignore"):  # raised below, by name
         result = scaler.transform(filled).astype(np.float32)
     if (broken := np.argwhere(~np.isfinite(result))).size:
         named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]

@@ -1,9 +1,9 @@
-"""The same content in two splits, and pictures that are nearly the same: what makes a test score too good."""
+"""The same content in two splits, and images that are nearly the same: what makes a test score too good."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,49 +11,39 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
-from g2d_pipeline.features.cells import open_cell, pictures_in, split_cell
+from g2d_pipeline.features.cells import files_of, is_row, row_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
-BITS = 8  # of 64: the distance of the hashes of two pictures up to which they are looked at
-SAME = 0.995  # the correlation of thumbnails from which on two pictures are nearly the same
-MOST = 100_000  # pictures that are compared
+BITS = 8  # of 64: the distance of the hashes of two images up to which they are compared
+SAME = 0.995  # the correlation of thumbnails from which on two images are nearly the same
+MAX_IMAGES = 100_000  # that are compared
 HASH, THUMBNAIL = (8, 9), (16, 18)  # rows, columns
-BLOCK = 2**22  # pairs of pictures compared at once
+BLOCK = 2**22  # pairs of images compared at once
 
 Codes = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
 
 
 # --------------------------------------------------------------------------------------------- equal contents
-def cell_digests(cells: Sequence[str], root: Path, files: Mapping[Path, tuple[int, str]]) -> list[str]:
-    """Of each cell of a manifest the hash of its content: of a file, of a folder's pictures, of a row of an
-    array.
+def cell_digests(cells: Iterable[str], root: Path, hash_of: Callable[[Path], str]) -> list[str]:
+    """The hash of each cell's content: of a file, of a folder's images, of a row of an array file.
 
-    `files`: see `sources.hashing.content_hashes`; rows of arrays are read from their memory-mapped file.
-    """
-    found = []
+    `hash_of`: the hash of a file's content."""
+    digests = []
     for cell in cells:
-        if split_cell(cell)[1] is not None:
-            row = np.ascontiguousarray(open_cell(cell, root))
-            head = f"{row.dtype.str}{row.shape}".encode()
-            found.append(hashlib.blake2b(head + row.tobytes(), digest_size=16).hexdigest())
+        if is_row(cell):
+            content = row_bytes(cell, root)
         else:
-            own = [files[path][1] for path in files_of(cell, root)]
-            found.append(
-                own[0]
-                if len(own) == 1
-                else hashlib.blake2b("".join(own).encode(), digest_size=16).hexdigest()
-            )
-    return found
-
-
-def files_of(cell: str, root: Path) -> list[Path]:
-    """The files of a cell: one, or the pictures in a folder."""
-    path = root / split_cell(cell)[0]
-    return [path / name for name in pictures_in(path)] if path.is_dir() else [path]
+            own = [hash_of(path) for path in files_of(cell, root)]
+            if len(own) == 1:
+                digests.append(own[0])
+                continue
+            content = "".join(own).encode()
+        digests.append(hashlib.blake2b(content, digest_size=16).hexdigest())
+    return digests
 
 
 def row_codes(table: pd.DataFrame) -> Codes:
@@ -87,11 +77,11 @@ def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dic
 
 def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
-    found = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
+    groups = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
     first = [
-        [{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in found[:FIRST]
+        [{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in groups[:FIRST]
     ]
-    return {"contents": len(found), "first": first}
+    return {"contents": len(groups), "first": first}
 
 
 def _repeated(code: Codes) -> list[Codes]:
@@ -109,87 +99,87 @@ def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str,
     }
 
 
-# --------------------------------------------------------------------------------------------- alike pictures
-def thumbnails(pictures: Array) -> npt.NDArray[np.float32]:
-    """uint8 `[n, C, H, W]` → `[n, 16, 18]`: means over areas of the middle channel (green, or grey), exact."""
-    plane = pictures[:, pictures.shape[1] // 2]
+# --------------------------------------------------------------------------------------------- similar images
+def thumbnails(images: Array) -> npt.NDArray[np.float32]:
+    """uint8 `[n, C, H, W]` → `[n, 16, 18]`: exact means over areas of the middle channel."""
+    plane = images[:, images.shape[1] // 2]
     for axis, n in ((1, THUMBNAIL[0]), (2, THUMBNAIL[1])):
         starts = np.arange(n) * plane.shape[axis] // n
         plane = np.add.reduceat(plane, starts, axis=axis, dtype=np.uint32)
-    heights, widths = (_areas(size, n) for size, n in zip(pictures.shape[2:], THUMBNAIL, strict=True))
+    heights, widths = (
+        np.maximum(np.diff(np.arange(n + 1) * size // n), 1)  # the pixels of each of n areas
+        for size, n in zip(images.shape[2:], THUMBNAIL, strict=True)
+    )
     means: npt.NDArray[np.float32] = (plane / (heights[:, None] * widths)).astype(np.float32)
     return means
 
 
-def _areas(size: int, n: int) -> Codes:
-    """How many of `size` pixels each of `n` areas has; at least one."""
-    return np.maximum(np.diff(np.arange(n + 1) * size // n), 1)
-
-
 def difference_hashes(small: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
-    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether each of 8 × 8 areas is darker than its right
-    neighbour."""
+    """Thumbnails `[n, 16, 18]` → `[n]`: 64 bits, whether an area is darker than its right neighbour."""
     areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
     bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
     return np.packbits(bits.reshape(len(small), 64), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
-def find_alike(pictures: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
-    """Pictures of val and test that nearly equal one of a split before theirs: the same one, saved or scaled
-    anew.
+def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+    """Images of val and test that nearly equal one of a split before theirs: saved or scaled anew.
 
-    `pictures`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle picture), memory-mapped;
-    `code` `[N]` as in `find_duplicates`: equal contents are told there. Nearly equal: difference hashes
-    within 8 of 64 bits, and thumbnails that correlate by 0.995 or more; the most similar earlier one is
-    named. More than 100,000 pictures: so many of them, evenly spaced, are compared."""
+    `images`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle frame), memory-mapped; `code`
+    `[N]` as in `find_duplicates`, where equal contents are listed. Nearly equal: difference hashes within
+    8 of 64 bits, and thumbnails that correlate by 0.995 or more; the most similar earlier one is named.
+    Of more than 100,000 images so many, evenly spaced, are compared.
+
+    Ours: scikit-learn's neighbours take 64 numbers an image, where the bits of one word are counted here."""
     rank = np.array([SPLITS.index(s) for s in split])
     rows = np.sort(np.unique(code * len(SPLITS) + rank, return_index=True)[1])
     total = len(rows)
-    if total > MOST:
-        rows = rows[np.linspace(0, total - 1, MOST).astype(np.int64)]
-    small = np.concatenate([thumbnails(_still(pictures, part)) for part in _parts(rows, 256)])
+    if total > MAX_IMAGES:
+        rows = rows[np.linspace(0, total - 1, MAX_IMAGES).astype(np.int64)]
+    small = np.concatenate([thumbnails(_still(images, part)) for part in _parts(rows, 256)])
     hashes = difference_hashes(small)
     plain = small.reshape(len(rows), -1)
     plain = plain - plain.mean(axis=1, keepdims=True)
     norm = np.sqrt((plain * plain).sum(axis=1))
     plain /= np.maximum(norm, 1e-6)[:, None]
 
-    found: list[tuple[int, int, float]] = []  # later, earlier, correlation
+    pairs: list[tuple[int, int, float]] = []  # later, earlier, correlation
     for later in range(1, len(SPLITS)):
         earlier = np.flatnonzero((rank[rows] < later) & (norm > 0))  # one colour resembles nothing
         own = np.flatnonzero((rank[rows] == later) & (norm > 0))
         for part in _parts(own, max(1, BLOCK // max(len(earlier), 1))):
             near = np.bitwise_count(hashes[part, None] ^ hashes[None, earlier]) <= BITS
             i, j = np.nonzero(near)
-            alike = _correlations(plain, part[i], earlier[j])
-            alike[code[rows[part[i]]] == code[rows[earlier[j]]]] = 0.0
+            correlation = _correlations(plain, part[i], earlier[j])
+            correlation[code[rows[part[i]]] == code[rows[earlier[j]]]] = 0.0
             best: dict[int, tuple[float, int]] = {}
-            for k in np.flatnonzero(alike >= SAME).tolist():
-                best[int(i[k])] = max(best.get(int(i[k]), (0.0, 0)), (float(alike[k]), -int(j[k])))
-            found += [(int(rows[part[a]]), int(rows[earlier[-b]]), r) for a, (r, b) in best.items()]
-    found.sort(key=lambda pair: (-round(pair[2], 4), pair[0]))
-    return {
-        "samples": len(found),
-        "compared": len(rows),
-        "of": total,
-        "first": [
-            {"sample": sample_ids[a], "split": split[a], "resembles": sample_ids[b], "of": split[b]}
-            | {"correlation": round(r, 4)}
-            for a, b, r in found[:FIRST]
-        ],
-    }
+            for k in np.flatnonzero(correlation >= SAME).tolist():
+                pair = (float(correlation[k]), -int(j[k]))
+                best[int(i[k])] = max(best.get(int(i[k]), (0.0, 0)), pair)
+            pairs += [(int(rows[part[a]]), int(rows[earlier[-b]]), r) for a, (r, b) in best.items()]
+    pairs.sort(key=lambda pair: (-round(pair[2], 4), pair[0]))
+    first = [
+        {
+            "sample": sample_ids[a],
+            "split": split[a],
+            "resembles": sample_ids[b],
+            "of": split[b],
+            "correlation": round(r, 4),
+        }
+        for a, b, r in pairs[:FIRST]
+    ]
+    return {"samples": len(pairs), "compared": len(rows), "of": total, "first": first}
 
 
-def _still(pictures: Array, rows: Codes) -> Array:
-    """`pictures[rows]` `[n, C, H, W]`; of clips the middle picture."""
-    return pictures[rows] if pictures.ndim == 4 else pictures[rows, :, pictures.shape[2] // 2]
+def _still(images: Array, rows: Codes) -> Array:
+    """`images[rows]` `[n, C, H, W]`; of clips the middle frame."""
+    return images[rows] if images.ndim == 4 else images[rows, :, images.shape[2] // 2]
 
 
 def _correlations(plain: npt.NDArray[np.float32], a: Codes, b: Codes) -> npt.NDArray[np.float32]:
     """The scalar products of rows `a` and `b` of `plain`, a bounded number at once."""
     parts = zip(_parts(a, 2**14), _parts(b, 2**14), strict=True)
-    found = [(plain[x] * plain[y]).sum(axis=1) for x, y in parts]
-    return np.concatenate(found) if found else np.zeros(0, np.float32)
+    products = [(plain[x] * plain[y]).sum(axis=1) for x, y in parts]
+    return np.concatenate(products) if products else np.zeros(0, np.float32)
 
 
 def _parts(values: Codes, size: int) -> Iterable[Codes]:

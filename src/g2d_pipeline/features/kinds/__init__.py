@@ -1,0 +1,30 @@
+"""The kinds of modality: one file each, found by name (`settings.kind`), entry point or dotted path."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import cast
+
+from g2d_pipeline.config.base import Strict
+from g2d_pipeline.features.kinds.base import ArraySpec, ColumnKind, FileKind, Findings, Kind
+from g2d_pipeline.plugins import find_class
+
+GROUP = "g2d_pipeline.kinds"
+
+__all__ = ["GROUP", "ArraySpec", "ColumnKind", "FileKind", "Findings", "Kind", "kind_of", "stored_kind"]
+
+
+def kind_of(settings: Strict) -> FileKind | ColumnKind:
+    """The kind of a modality with these feature settings. Raises ConfigError where there is no such kind."""
+    return _kind_class(str(settings.kind))(settings)  # type: ignore[attr-defined]
+
+
+def stored_kind(kind: str, settings: dict[str, object]) -> FileKind | ColumnKind:
+    """The kind of a stored modality, from `kind` and `settings` of its entry in `meta.json`."""
+    found = _kind_class(kind)
+    return found(found.settings_class.model_validate(settings))
+
+
+@cache
+def _kind_class(name: str) -> type[FileKind] | type[ColumnKind]:
+    return cast("type[FileKind] | type[ColumnKind]", find_class(name, Kind, __name__, GROUP))

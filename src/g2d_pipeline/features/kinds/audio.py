@@ -1,0 +1,314 @@
+"""A recording → a log-magnitude spectrogram, in the order of steps that `config.AudioFeatures` documents.
+
+soundfile decodes; what it does not know (videos, AAC, …) PyAV does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from g2d_pipeline.config import AudioFeatures
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.features.cells import read_row, split_cell
+from g2d_pipeline.features.containers import container_header, read_sound
+from g2d_pipeline.features.faults import MediaError, check_content, check_file
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
+
+FLOOR = 1e-7  # of a magnitude, before its logarithm
+STREAMED = 0x7FFFF000  # sizes from here on are written by programs that do not know the length of a stream
+MAX_TAPS = 2**27  # of a resampling filter: half a gigabyte
+UNKNOWN = {1, 4}  # libsndfile's errors: the format, or its encoding, is not recognised
+PLAIN = struct.Struct("<4sI8sIHHIIHH4sI")  # the usual 44 bytes before the samples of a WAV
+SIZES = re.compile(r"^\s*(data|FORM) : (\d+) \(should be (\d+)\)", re.M)  # in libsndfile's log of a header
+FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+BATCH = 32  # recordings in one STFT: bounds its memory
+TOLERANCE = 1e-3  # seconds: a smaller difference is none
+
+Wave = npt.NDArray[np.float32]
+
+
+class Audio(FileKind):
+    """Recordings, also the sound tracks of videos, as spectrograms `[1, F, T]`."""
+
+    settings: AudioFeatures
+    settings_class = AudioFeatures
+    plural = "recordings"
+    notes: ClassVar[dict[str, str]] = {"constant": "that are silent"}
+    keep_bytes = 2**17  # four seconds of speech
+    headers = True
+
+    def check(self, name: str, table: Any, sample_ids: Sequence[str]) -> None:
+        check_settings(self.settings, name)
+
+    def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
+        return ArraySpec(shape(self.settings), self.settings.dtype)
+
+    def reusable(self, spec: ArraySpec) -> bool:
+        return True
+
+    def decode(
+        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, findings: Findings
+    ) -> None:
+        items = iter(items)
+        while part := list(islice(items, BATCH)):
+            waves = torch.zeros(len(part), length(self.settings))
+            for (k, cell, content), row in zip(part, waves.numpy(), strict=True):
+                try:
+                    wave, rate = read_recording(cell, root, self.settings, content)
+                    if is_silent(wave, rate, self.settings):
+                        findings.notes["constant"][k] = 1
+                    put(wave, rate, self.settings, cell, row)
+                except MediaError as error:
+                    findings.faults[k] = error.reason
+            ready = finish(waves, self.settings, [cell for _, cell, _ in part])
+            values[[k for k, _, _ in part]] = spectrogram(ready, self.settings).numpy()
+
+    def header(self, path: Path) -> dict[str, float]:
+        try:
+            info = soundfile.info(path)
+        except soundfile.LibsndfileError:
+            return container_header(path)
+        return {"seconds": info.frames / info.samplerate}
+
+    def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
+        """How many recordings are `filled` or `cut` to the settings' seconds."""
+        lengths, kept = [h["seconds"] for h in headers if "seconds" in h], self.settings.seconds
+        return {
+            "filled": sum(s < kept - TOLERANCE for s in lengths),
+            "cut": sum(s > kept + TOLERANCE for s in lengths),
+        }
+
+
+def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
+    """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
+    half, key = settings.n_fft // 2, f"modalities.{name}"
+    if length(settings) <= half:
+        raise ConfigError(
+            f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {length(settings)} samples; "
+            f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
+        )
+    bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
+    if bank is not None and not bank.any(dim=0).all():
+        raise ConfigError(
+            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} "
+            f"({half + 1} frequencies): "
+            "some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
+            "spectrogram."
+        )
+
+
+def length(settings: AudioFeatures) -> int:
+    """T: the number of samples of every prepared recording."""
+    return settings.samples
+
+
+def shape(settings: AudioFeatures) -> tuple[int, int, int]:
+    """(1, F, frames) of the spectrogram of one recording."""
+    return 1, settings.n_mels or settings.n_fft // 2 + 1, settings.frames
+
+
+def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
+    """Decode a recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
+
+    Of a video, its first sound track. `content`: the file's bytes, where they have been read already. Raises
+    MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its
+    header promises more than it holds), without a sample, or holds values that are not finite."""
+    wave, rate = _read(path, content)
+    return torch.from_numpy(wave), rate
+
+
+def _read(path: Path, content: bytes | None) -> tuple[Wave, int]:
+    if content is not None and (plain := _plain_wav(content)) is not None:
+        return plain
+    wave, rate = _decode(path, content)
+    if not len(wave):
+        raise MediaError(path, "holds no sound: 0 samples")
+    _check_finite(wave, path)
+    return np.ascontiguousarray(wave), rate
+
+
+def _check_finite(wave: Wave, where: Path) -> None:
+    if bad := int(np.count_nonzero(~np.isfinite(wave))):
+        raise MediaError(where, f"holds {bad} samples that are not finite (NaN or infinite)")
+
+
+def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
+    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual
+    header; None for any other. Ours because soundfile takes twenty times as long for a short recording."""
+    if len(content) <= PLAIN.size:
+        return None
+    riff, size, fmt, *form, data, held = PLAIN.unpack_from(content)
+    rate = form[3]
+    if (riff, fmt, data) != (b"RIFF", b"WAVEfmt ", b"data") or form != [16, 1, 1, rate, 2 * rate, 2, 16]:
+        return None
+    if not rate or size != len(content) - 8 or held != len(content) - PLAIN.size or held % 2:
+        return None
+    return np.frombuffer(content, "<i2", offset=PLAIN.size) * np.float32(2**-15), rate
+
+
+def _decode(path: Path, content: bytes | None) -> tuple[Wave, int]:
+    if content is None:
+        check_file(path)
+    else:
+        check_content(path, content)
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_header(path, file.extra_info)
+            rate, frames = int(file.samplerate), int(file.frames)
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        if isinstance(error, soundfile.LibsndfileError) and error.code in UNKNOWN:
+            return read_sound(path)
+        reason = str(error).strip() or type(error).__name__
+        raise MediaError(path, f"can not be decoded ({reason})") from error
+    if len(samples) < 0.99 * frames:  # the header of an MP3 may only estimate its length
+        raise _truncated(path, frames, len(samples), "samples")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
+    return mono.astype(np.float32, copy=False), rate
+
+
+def _check_header(path: Path, log: str) -> None:
+    """Raise MediaError where libsndfile's log says that the header promises more than the file holds."""
+    for chunk, promised, held in SIZES.findall(log):
+        rest = 8 if chunk == "FORM" else 0
+        if int(held) < int(promised) and (rest or int(promised) < STREAMED):
+            raise _truncated(path, int(promised) + rest, int(held) + rest, "bytes")
+    if (count := FRAMES.search(log)) and int(count[1]) < int(count[2]):
+        raise _truncated(path, int(count[2]), int(count[1]), "samples")
+
+
+def _truncated(path: Path, promised: int, held: int, unit: str) -> MediaError:
+    return MediaError(path, f"is truncated: its header promises {promised} {unit}, it holds {held}")
+
+
+def read_recording(
+    cell: str, root: Path, settings: AudioFeatures, content: bytes | None = None
+) -> tuple[Wave, int]:
+    """As `read_audio`, for a cell of the manifest, as an array.
+
+    A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed
+    integers divided by their full scale."""
+    file, row = split_cell(cell)
+    if row is None:
+        return _read(root / file, content)
+    samples = read_row(root / file, row)
+    if samples.ndim != 1 or samples.dtype.kind not in "fi" or not len(samples):
+        what = f"{samples.dtype} {list(samples.shape)}"
+        raise MediaError(root / cell, f"is {what}, not a waveform [T] of floats or signed integers")
+    wave = samples.astype(np.float32)
+    if samples.dtype.kind == "i":
+        wave /= -float(np.iinfo(samples.dtype).min)
+    _check_finite(wave, root / cell)
+    return wave, settings.sample_rate
+
+
+def is_silent(wave: Tensor | Wave, rate: int, settings: AudioFeatures) -> bool:
+    """Whether the part of a decoded recording `[T]` that is kept is one constant."""
+    kept = wave[: max(1, round(settings.seconds * rate))]
+    return bool(kept.min() == kept.max())
+
+
+def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> Tensor:
+    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped,
+    peak-normalised, noisy.
+
+    The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw
+    root. Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from."""
+    waves = torch.zeros(1, length(settings))
+    put(wave.numpy(), rate, settings, key, waves[0].numpy())
+    return finish(waves, settings, [key])[0]
+
+
+def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) -> None:
+    """A decoded recording `[T']`, resampled, cut or repeated, into `into` `[T]`. Raises MediaError."""
+    if rate != settings.sample_rate:
+        wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
+    wave = wave[: len(into)]
+    if settings.fill == "repeat":
+        wave = np.tile(wave, math.ceil(len(into) / len(wave)))[: len(into)]
+    into[: len(wave)] = wave
+
+
+def finish(waves: Tensor, settings: AudioFeatures, keys: Sequence[str]) -> Tensor:
+    """`[B, T]` of filled recordings, clamped, peak-normalised, noisy; `keys` as in `prepare_wave`."""
+    if settings.clamp:
+        waves = waves.clamp(-1, 1)
+    if settings.peak_normalise:
+        peaks = waves.abs().amax(dim=1, keepdim=True)
+        waves = waves / torch.where(peaks > 0, peaks, 1)
+    if settings.noise > 0:
+        noise = np.stack([white_noise(settings.noise_seed, key, waves.shape[1]) for key in keys])
+        waves = waves + settings.noise * torch.from_numpy(noise)
+    return waves
+
+
+def resample(wave: Tensor, rate: int, to: int, key: str = "the recording") -> Tensor:
+    """Band-limited (windowed sinc, torchaudio's defaults): `[T]` at `rate` Hz → `[T·to/rate]`."""
+    if rate == to:
+        return wave
+    common = math.gcd(rate, to)
+    if (rate // common) * (to // common) > MAX_TAPS:
+        raise MediaError(
+            key, f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
+        )
+    resampled: Tensor = _resampler(rate, to)(wave)
+    return resampled
+
+
+@lru_cache(maxsize=8)
+def _resampler(rate: int, to: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate, to)
+
+
+def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Standard normal `[samples]` from a generator of its own, seeded by blake2b(seed, key)."""
+    digest = hashlib.blake2b(f"{seed}\0{key}".encode(errors="surrogateescape"), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(samples, dtype=np.float32)
+
+
+def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
+    """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]` as `shape` says; low frequencies first.
+
+    librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond
+    the ends, no scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to
+    half the sample rate, peak 1). Source: datasets.md §1.3."""
+    magnitude = torch.stft(
+        waves,
+        settings.n_fft,
+        settings.hop_length,
+        window=torch.hann_window(settings.n_fft, dtype=waves.dtype),
+        center=True,
+        pad_mode="reflect" if settings.padding == "reflect" else "constant",
+        return_complex=True,
+    ).abs()
+    if settings.n_mels:
+        bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate)
+        magnitude = bank.T.to(magnitude) @ magnitude
+    return magnitude.add_(FLOOR).log_().unsqueeze(1)
+
+
+@lru_cache(maxsize=8)
+def _mel_bank(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
+    """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `check_settings` refuses empty bands."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filterbank")
+        bank: Tensor = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
+        )
+    return bank

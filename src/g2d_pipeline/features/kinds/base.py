@@ -1,0 +1,222 @@
+"""What the writer of a store and the data report ask a kind of modality."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from g2d_pipeline.config import SPLITS
+from g2d_pipeline.config.base import Strict
+from g2d_pipeline.features.cells import files_of, is_row
+from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.statistics import channel_statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+Values = tuple[Array, dict[str, int]]  # of a cell, with note → count
+Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
+Item = tuple[int, str, bytes | None]  # position in the chunk, cell, the file's content where it has been read
+MAX_HEADERS = 2000  # files of a modality whose headers the data report reads
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """The shape of one sample, and the type of its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def exact(self) -> str:
+        """What the transforms return; float16 is rounded from it."""
+        return "float32" if self.dtype == "float16" else self.dtype
+
+
+@dataclass
+class Findings:
+    """What decoding notices: position → why a cell can not be used; note → position → count."""
+
+    faults: dict[int, str] = field(default_factory=dict)
+    notes: dict[str, dict[int, int]] = field(default_factory=dict)
+
+
+class Kind(ABC):
+    """One kind of modality with its settings. Subclass `FileKind` or `ColumnKind`."""
+
+    settings_class: ClassVar[type[Strict]]
+    images = False  # whether the stored bytes are images `[C, …, H, W]` that can nearly equal one another
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @property
+    def columns(self) -> list[str] | None:
+        """The manifest's columns; None: one, of any name."""
+        return None
+
+    def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
+        """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
+
+
+class ColumnKind(Kind):
+    """A kind whose values stand in the manifest itself."""
+
+    @property
+    @abstractmethod
+    def bytes_each(self) -> int:
+        """The room that a sample takes on the disk, about."""
+
+    def extra_files(self, name: str) -> list[str]:
+        """What `write` makes beside `<name>.npy`."""
+        return []
+
+    @abstractmethod
+    def write(
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
+    ) -> dict[str, Any]:
+        """Write `<name>.npy` `[N, …]`, adding to `notes`; returns the modality's entry in `meta.json`."""
+
+    @abstractmethod
+    def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
+        """What the data report says beyond `stored_facts`: `splits` (split → facts), …"""
+
+
+class FileKind(Kind):
+    """A kind whose cells point to files, or rows of array files, that are decoded."""
+
+    plural: ClassVar[str]  # "recordings", in messages
+    notes: ClassVar[dict[str, str]] = {
+        "constant": "that are zero throughout"
+    }  # note → words; {total}: counts
+    chunk = 256  # cells that are decoded and recorded at once
+    keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
+    folders = False  # whether a cell may be a folder of images
+    headers = False  # whether `header` reads something
+    decoded = ""  # of the file that is decoded into, where that is not what is stored: `<name>.<decoded>.npy`
+
+    @abstractmethod
+    def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
+        """The array that is decoded into, as far as settings and the first usable cell determine it."""
+
+    def check_spec(self, name: str, spec: ArraySpec) -> None:
+        """Raise ConfigError where the settings of modality `name` do not fit what its cells hold."""
+
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
+        """(a cell's values as `spec` says, its notes → count). Raises MediaError where it can not be used."""
+        raise NotImplementedError
+
+    def decode(
+        self, items: Iterable[Item], root: Path, spec: ArraySpec, values: Array, findings: Findings
+    ) -> None:
+        """Fill the rows of `values` `[n, *spec.shape]` that `items` name; bad cells are left as they are."""
+        for k, cell, content in items:
+            try:
+                values[k], notes = self.read(cell, root, spec, content)
+            except MediaError as error:
+                findings.faults[k] = error.reason
+                continue
+            if self.is_constant(values[k]):
+                notes["constant"] = 1
+            for note, count in notes.items():
+                findings.notes[note][k] = count
+
+    def findings(self) -> Findings:
+        """An empty record of what `decode` notices."""
+        return Findings(notes={note: {} for note in ("constant", *self.notes)})
+
+    def is_constant(self, values: Array) -> bool:
+        """Whether a decoded sample holds nothing."""
+        return not values.any()
+
+    def reusable(self, spec: ArraySpec) -> bool:
+        """Whether decoding costs so much more than reading that later stores copy what this one has."""
+        return False
+
+    def bytes_each(self, spec: ArraySpec) -> int:
+        """The room that a sample takes on the disk while the store is written."""
+        return spec.bytes
+
+    def transform(
+        self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
+    ) -> tuple[Array, dict[str, Any], Any]:
+        """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`.
+
+        Returns the array, statistics for `meta.json` and a `float16.Rounding` or None. `train` is of the
+        stored rows, `sample_ids` are of the decoded ones."""
+        raise NotImplementedError
+
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
+        """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""
+        return *channel_statistics(array, train, scale), {}
+
+    def header(self, path: Path) -> dict[str, float]:
+        """Seconds, width, height, … as a file's header tells; nothing where it is not understood."""
+        return {}
+
+    def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
+        """Further facts of a split: of its cells' `headers`, and its `rows` of the memory-mapped `array`."""
+        return {}
+
+    def facts(
+        self,
+        about: Mapping[str, Any],
+        cells: Sequence[str],
+        code: Rows,
+        split: Array,
+        root: Path,
+        size_of: Callable[[Path], int],
+        array: Array,
+    ) -> dict[str, Any]:
+        """What the data report says of the modality; `code` `[N]`: each sample's position in `cells`.
+
+        `splits`: split → samples, distinct cells, and as min, median, max `bytes` (of a folder all its
+        images) and what `header` returns; `headers`: how many were read, of how many, and how many were not
+        understood. Rows of array files have neither. `found`: what decoding found."""
+        held = [k for k, cell in enumerate(cells) if not is_row(cell)]
+        bytes_of = {k: float(sum(size_of(path) for path in files_of(cells[k], root))) for k in held}
+        read = held if self.headers else []
+        if len(read) > MAX_HEADERS:
+            read = [read[k] for k in np.linspace(0, len(read) - 1, MAX_HEADERS).astype(int).tolist()]
+        headers = {k: self.header(root / cells[k]) for k in read}
+        splits = {}
+        for name in SPLITS:
+            own = np.unique(code[split == name]).tolist()
+            known = [headers[k] for k in own if k in headers]
+            facts: dict[str, Any] = {"samples": int((split == name).sum()), "distinct": len(own)}
+            facts |= spread("bytes", [bytes_of[k] for k in own if k in bytes_of])
+            for key in ("seconds", "width", "height", "pictures"):
+                facts |= spread(key, [header[key] for header in known if key in header])
+            splits[name] = facts | self.split_facts(known, array, np.flatnonzero(split == name))
+        facts = {"splits": splits, "found": about.get("found", {})}
+        if read:
+            unknown = sum(not header for header in headers.values())
+            facts["headers"] = {"read": len(read), "of": len(held), "unknown": unknown}
+        return facts
+
+
+def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data report says of any stored modality: its kind, and what the store keeps of a sample."""
+    spec = ArraySpec(tuple(about["shape"]), about["dtype"])
+    stored = {"shape": list(spec.shape), "dtype": spec.dtype, "bytes": spec.bytes}
+    return {"kind": str(about["kind"]), "stored": stored}
+
+
+def spread(key: str, values: Sequence[float]) -> dict[str, dict[str, float]]:
+    """`{key: {min, median, max}}`, rounded to 4 decimals; nothing where there are no values."""
+    if not len(values):
+        return {}
+    numbers = {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+    return {key: {name: round(float(value), 4) for name, value in numbers.items()}}

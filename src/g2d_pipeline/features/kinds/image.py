@@ -1,0 +1,292 @@
+"""An image → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of
+degrading images: a share of their principal components."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PILImage
+from PIL import ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from g2d_pipeline.config import ImageFeatures
+from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
+from g2d_pipeline.features.faults import MediaError, check_content, check_file
+from g2d_pipeline.features.files import create
+from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
+from g2d_pipeline.files import release_pages
+
+ROUNDING = 1e-9  # of a cumulative share of variance
+
+
+class Image(FileKind):
+    """Images `[C, H, W]`: bytes, or floats."""
+
+    settings: ImageFeatures
+    settings_class = ImageFeatures
+    plural = "pictures"
+    notes: ClassVar[dict[str, str]] = {"constant": "that are of one colour"}
+    keep_bytes = 2**62  # one image at a time is in memory
+    headers = images = True
+
+    @property
+    def decoded(self) -> str:  # type: ignore[override]
+        return "pixels" if self.settings.pca_energy is not None else ""
+
+    def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
+        dtype = "uint8"
+        if _holds_floats(cells, root):
+            dtype = "float32" if self.decoded else self.settings.dtype  # rounded after the components
+        return ArraySpec((self.settings.channels, *self.settings.height_width), dtype)
+
+    def check_spec(self, name: str, spec: ArraySpec) -> None:
+        if self.settings.dtype != "float32" and not self.decoded and spec.dtype == "uint8":
+            raise ConfigError(
+                f"modalities.{name}.dtype={self.settings.dtype}: its pictures are bytes, which take less "
+                "room still. Leave dtype out; it is for floats (spectrograms, sequences, vectors, principal "
+                "components)."
+            )
+
+    def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
+        channels, size = self.settings.channels, self.settings.height_width
+        if spec.exact == "float32":
+            pixels = read_floats(cell, root, channels, size)
+        else:
+            pixels = read_image(cell, root, channels, size, content)
+        return resize(pixels, size).numpy(), {}
+
+    def is_constant(self, values: Array) -> bool:
+        return one_colour(values)
+
+    def reusable(self, spec: ArraySpec) -> bool:
+        return not self.decoded and spec.dtype == "uint8"
+
+    def bytes_each(self, spec: ArraySpec) -> int:
+        stored = np.dtype(self.settings.dtype).itemsize * int(np.prod(spec.shape)) if self.decoded else 0
+        return spec.bytes + stored
+
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
+        return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
+
+    def header(self, path: Path) -> dict[str, float]:
+        return image_header(path)
+
+    def transform(
+        self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
+    ) -> tuple[Array, dict[str, Any], Rounding | None]:
+        """Replace images by the share `pca_energy` of their principal components, fitted on train."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        full = 255 if decoded.dtype == np.uint8 else 1
+        energy = self.settings.pca_energy or 1.0
+        components = LowEnergy.fit(decoded[rows[train]].reshape(len(train), -1) / full, energy)
+        array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]))
+        errors = []
+        with threadpool_limits(1):
+            for start in range(0, len(rows), self.chunk):
+                part = decoded[rows[start : start + self.chunk]]
+                values: Array = components.apply(part.reshape(len(part), -1) / full).reshape(part.shape)
+                if self.settings.dtype == "float16":
+                    values, error = to_half(values)
+                    if len(over := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
+                        named = [f"sample {sample_ids[rows[start + k]]} {OVERFLOW}" for k in over.tolist()]
+                        headline = f"Pictures of {path.stem!r} can not be stored"
+                        raise data_error(headline, named, "set dtype to float32.")
+                    errors.append(np.stack([error[:, 0].max(axis=0), error[:, 1].sum(axis=0)]))
+                array[start : start + self.chunk] = values
+                release_pages(decoded)
+                release_pages(array)
+        array.flush()
+        numbers = len(rows) * int(np.prod(decoded.shape[2:]))
+        rounding = Rounding.of(np.stack(errors), numbers) if errors else None
+        return array, {"components": len(components.components), "energy": components.energy}, rounding
+
+
+def configured_normaliser(settings: Any) -> tuple[list[float], list[float], dict[str, Any]] | None:
+    """The settings' own `mean` and `std`, of images and videos; None: they are measured."""
+    return None if settings.mean is None else (list(settings.mean), list(settings.std), {})
+
+
+def one_colour(pixels: Array) -> bool:
+    """Whether each channel of `[C, …]` holds one value."""
+    channels = pixels.reshape(len(pixels), -1)
+    return bool((channels.min(axis=1) == channels.max(axis=1)).all())
+
+
+def image_header(path: Path) -> dict[str, float]:
+    """Width and height; nothing where the file is no image."""
+    try:
+        with PILImage.open(path) as image:
+            return {"width": float(image.width), "height": float(image.height)}
+    except OSError:
+        return {}
+
+
+def _holds_floats(cells: Sequence[str], root: Path) -> bool:
+    """Whether the first image that can be opened is a row of floats; a file is not."""
+    for cell in cells:
+        if not is_row(cell):
+            return False
+        try:
+            return open_cell(cell, root).dtype.kind == "f"
+        except MediaError:  # reported with its sample when it is decoded
+            continue
+    return False
+
+
+def read_image(
+    cell: str,
+    root: Path,
+    channels: Literal[1, 3],
+    height_width: tuple[int, int] | None = None,
+    content: bytes | None = None,
+) -> Tensor:
+    """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
+
+    Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte)
+    are converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`,
+    `[1|3, H, W]`, or flat: `[H · W]` of the given `height_width`. `content`: the file's bytes, where they
+    have been read already. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page,
+    no image, truncated, or perhaps a decompression bomb (above 179 megapixels, Pillow's limit)."""
+    file, row = split_cell(cell)
+    path = root / file
+    if row is None:
+        picture = _decode(path, content)
+    else:
+        picture = _from_array(_square(read_row(path, row), height_width), root / cell)
+    if picture.mode.startswith("I;16"):
+        picture = PILImage.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("I", "F"):
+        raise MediaError(
+            root / cell, f"has 32-bit pixels (mode {picture.mode}), whose range is unknown: save 8 bits"
+        )
+    pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
+    tensor = torch.from_numpy(pixels)
+    return tensor.permute(2, 0, 1).contiguous() if channels == 3 else tensor[None]
+
+
+def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int]) -> Tensor:
+    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H',
+    W']`.
+
+    The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no
+    floats, another number of channels, or values that are not finite."""
+    file, row = split_cell(cell)
+    if row is None:
+        raise MediaError(root / cell, "is a file, while the modality's first picture is a row of floats")
+    values = _square(read_row(root / file, row), height_width)
+    if values.dtype.kind != "f":
+        raise MediaError(root / cell, f"is {values.dtype}, while the modality's first picture holds floats")
+    if values.ndim == 3 and values.shape[2] == channels and values.shape[0] != channels:
+        values = values.transpose(2, 0, 1)
+    if values.ndim == 2:
+        values = values[None]
+    if values.ndim != 3 or len(values) != channels or 0 in values.shape:
+        raise MediaError(
+            root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats"
+        )
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(values, np.float32)
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
+        raise MediaError(
+            root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
+        )
+    return torch.from_numpy(values)
+
+
+def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.NDArray[Any]:
+    """A flat row of H · W values as `[H, W]`; any other as it is."""
+    flat = height_width is not None and row.shape == (height_width[0] * height_width[1],)
+    return row.reshape(height_width) if flat else row
+
+
+def _decode(path: Path, content: bytes | None) -> PILImage.Image:
+    if content is None:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            check_file(path)
+            raise
+    check_content(path, content)
+    try:
+        with PILImage.open(io.BytesIO(content)) as file:
+            return ImageOps.exif_transpose(file)
+    except PILImage.DecompressionBombError as error:
+        raise MediaError(path, f"is too large, perhaps a decompression bomb ({error})") from error
+    except UnidentifiedImageError as error:
+        raise MediaError(path, f"can not be decoded (cannot identify image file {str(path)!r})") from error
+    except Exception as error:  # decoders of broken files raise almost anything
+        what = "is truncated" if "truncated" in str(error) else "can not be decoded"
+        raise MediaError(path, f"{what} ({str(error) or type(error).__name__})") from error
+
+
+def _from_array(row: npt.NDArray[Any], where: Path) -> PILImage.Image:
+    if row.dtype != np.uint8:
+        raise MediaError(where, f"is {row.dtype}; pictures in array files are bytes (uint8, 0 to 255)")
+    if row.ndim == 3 and row.shape[0] in (1, 3) and row.shape[2] not in (1, 3):
+        row = row.transpose(1, 2, 0)
+    if row.ndim == 3 and row.shape[2] == 1:
+        row = row[..., 0]
+    if row.ndim not in (2, 3) or (row.ndim == 3 and row.shape[2] != 3) or 0 in row.shape:
+        raise MediaError(where, f"has shape {list(row.shape)}, not [H, W], [H, W, 1 or 3] or [1 or 3, H, W]")
+    return PILImage.fromarray(np.ascontiguousarray(row))
+
+
+def resize(image: Tensor, height_width: tuple[int, int]) -> Tensor:
+    """`[…, C, H', W']` → `[…, C, H, W]`, ignoring the aspect ratio (bilinear, antialiased)."""
+    if tuple(image.shape[-2:]) == height_width:
+        return image
+    resized: Tensor = transforms.resize(image, list(height_width), InterpolationMode.BILINEAR, antialias=True)
+    return resized
+
+
+@dataclass(frozen=True)
+class LowEnergy:
+    """The first principal components of the train pictures. `mean` `[P]`, `components` `[K, P]`, float64.
+
+    `energy`: the share of the train pictures' variance that the K components hold.
+    """
+
+    mean: npt.NDArray[np.float64]
+    components: npt.NDArray[np.float64]
+    energy: float
+
+    @classmethod
+    def fit(cls, train: npt.NDArray[np.floating[Any]], energy: float) -> Self:
+        """Fit on `[N, P]`: full SVD in float64, one thread, so that the bytes do not depend on the machine's
+        cores.
+
+        K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
+        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
+        """
+        from sklearn.decomposition import PCA
+        from threadpoolctl import threadpool_limits
+
+        train = np.asarray(train, np.float64)
+        if len(train) < 2 or (train == train[0]).all():
+            headline = f"The principal components of {len(train)} train pictures, all alike, do not exist"
+            raise data_error(headline, [], "look at the pictures of train, or leave pca_energy out.")
+        with threadpool_limits(1):
+            pca = PCA(svd_solver="full").fit(train)
+        cumulative = np.cumsum(pca.explained_variance_ratio_)
+        count = max(1, int(np.searchsorted(cumulative, energy + ROUNDING, side="right")))
+        return cls(pca.mean_, pca.components_[:count], float(cumulative[count - 1]))
+
+    def apply(self, images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """Project `[N, P]` onto the components, back to pixels; the train mean is subtracted and *not* added
+        back."""
+        centred = np.asarray(images, np.float64) - self.mean
+        return ((centred @ self.components.T) @ self.components).astype(np.float32)

@@ -1,0 +1,161 @@
+"""Texts → token ids, by a tokenizer that is learnt on the texts of train alone (byte-pair encoding)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from g2d_pipeline.config import SPLITS, TextFeatures
+from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.features.files import create
+from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows, spread
+from g2d_pipeline.files import content_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from tokenizers import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+PADDING, UNKNOWN = "[PAD]", "[UNK]"  # the ids 0 and 1
+MIN_COUNT = 2  # how often a pair is met in train before it becomes a token
+BATCH = 4096  # texts in one call: bounds its memory
+
+
+class Text(ColumnKind):
+    """Texts as token ids `[length]`."""
+
+    settings: TextFeatures
+    settings_class = TextFeatures
+
+    @property
+    def bytes_each(self) -> int:
+        return 4 * self.settings.length
+
+    def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:
+        check_texts(name, table.iloc[:, 0], sample_ids)
+
+    def extra_files(self, name: str) -> list[str]:
+        return [tokenizer_file(name)]
+
+    def write(
+        self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
+    ) -> dict[str, Any]:
+        """Write the token ids `[N, length]` (int32) and the tokenizer; notes cut and empty texts.
+
+        Raises DataError where there is no token in all of train."""
+        settings = self.settings
+        values = table.iloc[:, 0].astype(object).tolist()
+        tokenizer = train_tokenizer([values[row] for row in train.tolist()], settings)
+        entries = tokenizer.get_vocab_size()
+        if entries <= 2:
+            headline = f"The texts of modality {name!r} are empty in all of train"
+            raise data_error(headline, [], "fill them in the raw data, or leave the modality out.")
+        shape = (len(values), settings.length)
+        array = create(folder / f"{name}.npy", np.int32, shape)
+        cut = np.zeros(len(values), bool)
+        for start in range(0, len(values), BATCH):
+            encodings = tokenizer.encode_batch(values[start : start + BATCH])
+            part = slice(start, start + len(encodings))
+            array[part] = [encoding.ids for encoding in encodings]
+            cut[part] = [bool(encoding.overflowing) for encoding in encodings]
+        array.flush()
+        description = tokenizer.to_str(pretty=True) + "\n"
+        file = folder / tokenizer_file(name)
+        file.write_text(description, encoding="utf-8", newline="\n")
+        empty = array[:, 0] == 0
+        longer = f"longer than {settings.length} tokens, whose end is left out"
+        for rows, what in ((np.flatnonzero(cut), longer), (np.flatnonzero(empty), "empty")):
+            if len(rows):
+                few = ", ".join(ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+                notes.append(
+                    f"{name}: {len(rows)} of {len(values)} samples have texts that are {what}: {few}"
+                )
+                logger.warning(notes[-1])
+        tokens, unknown = int(np.count_nonzero(array)), int(np.count_nonzero(array == 1))
+        return {
+            "shape": [settings.length],
+            "dtype": "int32",
+            "normaliser": None,
+            "vocabulary": entries,
+            "tokenizer": {"file": file.name, "checksum": content_hash(file)},
+            "statistics": {
+                "cut": int(cut.sum()),
+                "empty": int(empty.sum()),
+                "unknown": unknown / max(tokens, 1),  # share of all tokens
+            },
+        }
+
+    def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
+        """By split the samples, min, median, max of the `characters`, and empty texts."""
+        lengths = table.iloc[:, 0].astype(str).str.len().to_numpy()
+        splits = {}
+        for name in SPLITS:
+            own = lengths[split == name]
+            facts = {"samples": len(own), "empty": int((own == 0).sum())}
+            splits[name] = facts | spread("characters", own.tolist())
+        return {"splits": splits, "found": about.get("found", {})}
+
+
+def tokenizer_file(modality: str) -> str:
+    """The file's name in the store; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has
+    them."""
+    return f"{modality}.tokenizer.json"
+
+
+def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
+    """A tokenizer with at most `vocabulary` tokens that pads and cuts to `length`; equal texts make equal
+    tokenizers.
+
+    Texts may hold `[PAD]` or any other such word: nothing in a text is taken for a special token. Where train
+    has more different characters than there is room for, the most frequent ones are kept."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    plain = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
+    forms: list[Any] = [normalizers.NFKC(), *([normalizers.Lowercase()] if settings.lowercase else [])]
+    plain.normalizer = normalizers.Sequence(forms)
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    room = settings.vocabulary - 2
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocabulary,
+        min_frequency=MIN_COUNT,
+        special_tokens=[PADDING, UNKNOWN],
+        initial_alphabet=_characters(plain, texts)[:room],
+        limit_alphabet=room,
+        show_progress=False,
+    )
+    plain.train_from_iterator(texts, trainer)
+    description = json.loads(plain.to_str())
+    description["added_tokens"] = []  # else a [PAD] that somebody wrote would be padding
+    tokenizer: Tokenizer = Tokenizer.from_str(json.dumps(description))
+    tokenizer.enable_padding(pad_id=0, pad_token=PADDING, length=settings.length)
+    tokenizer.enable_truncation(settings.length)
+    return tokenizer
+
+
+def _characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
+    """The characters of the normalised texts, the most frequent first; the trainer's own choice is not
+    repeatable."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))
+    return sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+
+
+def check_texts(name: str, texts: pd.Series[str], sample_ids: Sequence[str]) -> None:
+    """Raise DataError, naming samples and rows (0-based, of the manifest), where a text is missing; "" is a
+    text."""
+    values, missing = texts.astype(object).tolist(), texts.isna().tolist()
+    if wrong := [row for row, value in enumerate(values) if not isinstance(value, str)]:
+        reasons = {row: "there is none" if missing[row] else f"{values[row]!r} is none" for row in wrong}
+        named = [f"sample {sample_ids[row]} (row {row}): {what}" for row, what in reasons.items()]
+        headline = f"{len(wrong)} of {len(values)} texts of modality {name!r} are missing"
+        raise data_error(
+            headline, named, "write a text into these cells (an empty one is fine), or drop the rows."
+        )

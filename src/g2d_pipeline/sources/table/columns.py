@@ -1,0 +1,299 @@
+"""Columns of a user's table as numbers, targets, categories, dates, texts and ids.
+
+What can mean only one thing is read; the rest is refused with its row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.sources.cells import MARKS, clear_sentinel, parse_number
+from g2d_pipeline.sources.table.frame import RawTable, as_text
+from g2d_pipeline.sources.table.paths import fill
+
+WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
+MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
+LEAK = 0.999  # a feature that correlates with the target beyond that is probably the target
+TIME = r"(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?(?:Z|[+-]\d{2}:?\d{2}))?)?"
+YEAR_FIRST = rf"(?P<year>\d{{4}})(?P<sep>[-/.]?)(?P<month>\d{{1,2}})(?P=sep)(?P<day>\d{{1,2}}){TIME}"
+DAY_FIRST = rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}}){TIME}"
+EITHER = rf"(?P<one>\d{{1,2}})(?P<sep>[-/])(?P<two>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}"
+CLOCK = r"[T ](?!0?0:00(?::00(?:\.0+)?)?(?:\D|$))\d{1,2}:\d{2}"  # a time of day other than midnight
+NOTHING_TO_LEARN = "choose another column as `target`: there is nothing to learn."
+
+Floats = npt.NDArray[np.float64]
+Dates = npt.NDArray[np.datetime64]
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
+    """A column as floats `[N]`, NaN = missing; position → reason for cells that are no numbers.
+
+    A decimal comma is read where it can be nothing else, and -9999 is missing, both with a note."""
+    column = table[name]
+    faults: dict[int, str] = {}
+    if column.dtype.kind == "f":
+        values: Floats = column.to_numpy(np.float64).copy()
+    else:
+        missing = (column.isna() | column.eq("") | column.str.lower().isin(MARKS)).to_numpy(bool)
+        values = np.array(pd.to_numeric(column.mask(missing), errors="coerce"), np.float64)
+        failed = np.flatnonzero(np.isnan(values) & ~missing).tolist()
+        for i in failed:
+            try:
+                values[i] = parse_number(column.iloc[i])[0]
+            except ValueError as error:
+                faults[i] = str(error)
+        if commas := len(failed) - len(faults):
+            table.note(f"Column {name!r}: {commas} numbers have a decimal comma, and are read so.")
+    if count := clear_sentinel(values):
+        table.note(f"Column {name!r} holds {count} × -9999, read as missing.")
+    if count := int((values == -999).sum()):
+        remedy = "if that means missing, leave those cells blank."
+        table.note(f"Column {name!r} holds {count} × -999, read as numbers: {remedy}")
+    return values, faults
+
+
+def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
+    """The numbers of tabular modalities; DataError for columns of text or blanks, for cells that are no
+    numbers, and for infinities."""
+    features: dict[str, Floats] = {}
+    lines: list[str] = []
+    for name in names:
+        values, faults = read_numbers(table, name)
+        present = int((~table.missing(name)).sum())
+        if len(faults) > present / 2:
+            what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
+            shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
+            headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"
+            raise data_error(headline, [shown], f"list it under the modality's `{key}`, or leave it out.")
+        if not faults and np.isnan(values).all():
+            _refuse_blank(table, name, "columns")
+        faults |= dict.fromkeys(np.flatnonzero(np.isinf(values)).tolist(), "infinite")
+        lines += [f"{table.place(i, name)}: {reason}" for i, reason in faults.items()]
+        features[name] = values
+    if lines:
+        remedy = "write plain numbers with a decimal point; leave cells blank where they are unknown."
+        raise data_error(f"{table.file}: cells that are not numbers", lines, remedy)
+    return features
+
+
+def _refuse_blank(table: RawTable, name: str, key: str) -> None:
+    remedy = f"leave it out of `{key}`, or fill it."
+    raise data_error(f"{table.file}: column {name!r} is blank", [], remedy)
+
+
+# ----------------------------------------------------------------------------------------------------- target
+def read_target(table: RawTable, name: str, log: bool) -> Floats:
+    """A regression's target `[N]`, its natural logarithm where `log`; rows without one get a fault.
+
+    DataError where it is text, constant, or (`log`) not positive.
+    """
+    values, faults = read_numbers(table, name)
+    if len(faults) > int((~table.missing(name)).sum()) / 2:
+        remedy = "set `task: classification`, or another target."
+        raise data_error("The target of a regression is text", table.cells(faults, name), remedy)
+    for i, reason in faults.items():
+        table.faults.setdefault(i, f"column {name!r}: {reason}")
+    table.fault(np.isnan(values), f"no value in the target's column {name!r}")
+    table.fault(np.isinf(values), f"the target {name!r} is infinite")
+    good = np.delete(values, list(table.faults))
+    if len(good) > 1 and good.min() == good.max():
+        headline = f"{table.file}: the target {name!r} is {good[0]:g} in all {len(good)} rows"
+        raise data_error(headline, [], NOTHING_TO_LEARN)
+    if not log:
+        return values
+    if low := np.flatnonzero(values <= 0).tolist():
+        lines = [f"{table.place(i, name)}: {values[i]:g}" for i in low]
+        remedy = "remove these rows, or set `log_target: false`."
+        raise data_error("Targets of zero or below have no logarithm", lines, remedy)
+    return np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))
+
+
+def read_labels(
+    table: RawTable, name: str, classes: list[str] | None
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted,
+    numbers by value. DataError where there is one class only, where the target resembles a measurement, or
+    where labels are not among `classes`."""
+    labels = pd.Series(table.texts(name), dtype=object)
+    present = labels[labels != ""]
+    unique = set(present)
+    if all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in unique):
+        labels = labels.str.replace(WHOLE, r"\1", regex=True)
+        unique = set(labels) - {""}
+    numeric = _all_numbers(unique)
+    names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
+    if (numeric and any(not float(label).is_integer() for label in names)) or _too_many(names, len(present)):
+        headline = (
+            f"{table.file}: the target {name!r} has {len(names)} different values in {len(present)} rows"
+        )
+        remedy = "they look like no classes: set `task: regression`, or choose another column as `target`."
+        raise data_error(headline, [", ".join(names[:8]) + " …"], remedy)
+    if classes is not None:
+        if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
+            lines = [
+                f"{line}.{did_you_mean(labels[i], classes)}".rstrip(".")
+                for i, line in zip(unknown, table.cells(unknown, name, labels), strict=True)
+            ]
+            raise data_error(
+                "Labels that are not among `classes`", lines, f"correct them, or add to {classes}."
+            )
+    elif len(names) < 2:
+        value = repr(names[0]) if names else "blank"
+        headline = f"{table.file}: the target {name!r} is {value} in every row"
+        raise data_error(headline, [], NOTHING_TO_LEARN)
+    _note_similar(table, "Classes", names)
+    codes = {label: k for k, label in enumerate(classes or names)}
+    target = labels.map(codes).fillna(-1).to_numpy(np.int64)
+    table.fault(target < 0, f"no label in the target's column {name!r}")
+    return target, classes or names
+
+
+def _note_similar(table: RawTable, what: str, values: Sequence[str]) -> None:
+    """A note on values that differ in case or blanks only, if there are any."""
+    folded: dict[str, list[str]] = {}
+    for value in values:
+        folded.setdefault(" ".join(value.casefold().split()), []).append(value)
+    if similar := [" and ".join(map(repr, group)) for group in folded.values() if len(group) > 1]:
+        table.note(f"{what} that differ in case or blanks only: {'; '.join(similar)}. Are they one?")
+
+
+def _too_many(values: Sequence[str], rows: int) -> bool:
+    return len(values) > MANY and len(values) > rows / 2
+
+
+def _all_numbers(labels: Iterable[str]) -> bool:
+    try:
+        return all(np.isfinite(float(label)) for label in labels)
+    except ValueError:
+        return False
+
+
+# ------------------------------------------------------------------------------ categories, dates, texts, ids
+def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
+    """A column as categories `[N]`, null where missing. DataError where it is blank, or where its values are
+    names rather than categories."""
+    cells = pd.Series(table.texts(name), dtype="str").mask(table.missing(name))
+    categories, present = sorted(cells.dropna().unique()), int(cells.notna().sum())
+    if not present:
+        _refuse_blank(table, name, "categorical")
+    if _too_many(categories, present):
+        headline = f"{table.file}: column {name!r} has {len(categories)} different values in {present} rows"
+        remedy = (
+            "they look like no categories: leave it out of `categorical`; numbers are listed under `columns`."
+        )
+        raise data_error(headline, [", ".join(categories[:8]) + " …"], remedy)
+    _note_similar(table, f"Categories of {name!r}", categories)
+    return cells
+
+
+def holds_dates(table: RawTable, name: str) -> bool:
+    """Whether most of the cells that are there are dates."""
+    cells = pd.Series([cell for cell in table.texts(name) if cell], dtype=object)
+    forms = [cells.str.fullmatch(form) for form in (YEAR_FIRST, DAY_FIRST, EITHER)] if len(cells) else []
+    return bool(forms) and int(np.logical_or.reduce(forms).sum()) > len(cells) / 2
+
+
+def read_dates(table: RawTable, name: str) -> Dates:
+    """A column as days `[N]` (datetime64[ms]), NaT = missing; times of day and time zones are not used.
+
+    2024-05-01, 2024/5/1, 20240501 and 1.5.2024 are dates; of 01/05/2024 the column decides whether the month
+    comes first, where a number above 12 does. DataError, with rows, for cells that are no dates or could be
+    two."""
+    missing = table.missing(name)
+    cells = pd.Series(table.texts(name), dtype="str")
+    if missing.all():
+        _refuse_blank(table, name, "dates")
+    parts = cells.str.extract(f"^{YEAR_FIRST}$")[["year", "month", "day"]]
+    parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
+    year, month, day = (pd.to_numeric(parts[key]).fillna(0).to_numpy(np.int64) for key in parts)
+    months = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + (month - 1)
+    days = months.astype("datetime64[D]") + (day - 1)
+    valid = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
+    if wrong := np.flatnonzero(~valid & ~missing).tolist():
+        remedy = (
+            "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
+        )
+        raise data_error(f"{table.file}: cells that are not dates", table.cells(wrong, name, cells), remedy)
+    if clocks := int(cells.str.contains(CLOCK).sum()):
+        table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
+    dates: Dates = days.astype("datetime64[ms]")
+    dates[missing] = np.datetime64("NaT")
+    return dates
+
+
+def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd.DataFrame:
+    """The parts of cells such as 01/05/2024; DataError where the column does not tell whether the day or the
+    month is first."""
+    parts = cells.str.extract(f"^{EITHER}$")
+    rows = np.flatnonzero(parts["year"].notna()).tolist()
+    above = {part: bool(parts[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}
+    if rows and above["one"] == above["two"]:
+        headline = f"{table.file}: dates of which the day or the month may come first"
+        raise data_error(headline, table.cells(rows, name, cells), "write them as 2024-05-01.")
+    day, month = ("one", "two") if above["one"] else ("two", "one")
+    if rows:
+        order = "day" if above["one"] else "month"
+        table.note(f"Column {name!r}: of dates such as {cells.iloc[rows[0]]!r} the {order} comes first.")
+    return parts.rename(columns={day: "day", month: "month"})
+
+
+def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> npt.NDArray[np.object_]:
+    """The texts `[N]` of a column, or of a template of `columns`, as they stand.
+
+    A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
+    null, is no text: a fault. DataError where all are empty."""
+    cells = {name: as_text(table[name]) for name in columns}
+    filled = {name: column.fillna("").tolist() for name, column in cells.items()}
+    index = table.places["index"].tolist()
+    texts = fill(source, filled, index, blanks=True) if "{" in source else filled[source]
+    if not any(texts):
+        remedy = "leave the modality out, or fill the column."
+        raise data_error(f"{table.file}: {source!r} holds no text", [], remedy)
+    for name, column in cells.items():
+        table.fault(column.isna().to_numpy(bool), f"no text in column {name!r}")
+    return np.array(texts, object)
+
+
+def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
+    """The samples' ids `[N]`; DataError for blank and repeated ones, with their rows."""
+    ids = table.texts(name)
+    if blank := np.flatnonzero(ids == "").tolist():
+        lines = [table.place(i, name) for i in blank]
+        raise data_error("Rows without an id", lines, "fill these cells.")
+    double = table.places[pd.Index(ids).duplicated(keep=False)]
+    if len(double):
+        places = double["row"].astype(str) + (" of " + double["file"] if table.several else "")
+        rows = places.groupby(ids[double.index], sort=False).agg(", ".join)
+        lines = [f"{value!r} in rows {where}" for value, where in rows.items()]
+        headline = f"{table.file}: ids in column {name!r} that are not unique"
+        raise data_error(headline, lines, "rename or remove rows.")
+    return ids
+
+
+# ------------------------------------------------------------------------------------------------------ leaks
+def correlated(features: dict[str, Floats], target: Floats) -> list[str]:
+    """The columns whose correlation with the target exceeds 0.999, and how much it is."""
+    names = []
+    for name, values in features.items():
+        both = np.isfinite(values) & np.isfinite(target)
+        x, y = values[both], target[both]
+        if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
+            r = abs(float(np.corrcoef(x, y)[0, 1]))
+            if r > LEAK:
+                names.append(f"{name!r} (|r| = {r:.4f})")
+    return names
+
+
+def mirrors(categories: pd.Series[Any], target: npt.NDArray[np.int64]) -> bool:
+    """Whether each of several categories is one class, and each class one category; missing ones do not
+    count."""
+    present = categories.notna().to_numpy(bool)
+    pairs = set(zip(categories[present], target[present].tolist(), strict=True))
+    return 1 < len(pairs) == categories.nunique() == len({y for _, y in pairs}) < int(present.sum())

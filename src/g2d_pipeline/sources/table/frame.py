@@ -1,0 +1,170 @@
+"""A user's table as it was read: columns of text or numbers, and where each row stands in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.sources.cells import MISSING
+from g2d_pipeline.sources.faults import BadRow
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """`data` `[N, columns]` by unique, non-blank names: stripped text (dtype str; "" is a blank cell, null
+    one that the file says is absent), or float64 where the file has types.
+
+    `places` `[N]`: the `file` of each row, its `row` as the user counts (a header is row 1; a wholly empty
+    row counts, but is left out), and its `index` from 0 below the header. `bad`: rows that could not be
+    read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
+    was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
+    lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
+    once; `several`: whether rows are of several files."""
+
+    file: str
+    data: pd.DataFrame
+    places: pd.DataFrame
+    bad: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    hint: str = ""
+    long: list[tuple[str, str]] = field(default_factory=list)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
+    several: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return [str(name) for name in self.data]
+
+    def __getitem__(self, name: str) -> pd.Series[Any]:
+        return self.data[name]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def require(self, names: Iterable[str]) -> None:
+        """DataError where any of `names` is no column (the nearest is suggested) or one more than once."""
+        required = list(dict.fromkeys(names))
+        known = self.names
+        if missing := [name for name in required if name not in known]:
+            lines = [
+                f"{name!r} (not in {', '.join(self.lacking[name])})"
+                if name in self.lacking
+                else f"{name!r}.{did_you_mean(name, known)}".rstrip(".")
+                for name in missing
+            ]
+            remedy = "add or rename them there, or in the data set's parameters. The table has: "
+            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{', '.join(known)}.{self.hint}")
+        if double := [repr(name) for name in required if name in self.repeated]:
+            raise data_error(
+                f"{self.file} has columns more than once", double, "remove or rename the extra ones."
+            )
+
+    def refuse_long(self, texts: Collection[str]) -> None:
+        """DataError where a cell goes over many lines in a column that is not one of `texts`."""
+        if cells := [cell for name, cell in self.long if name not in texts]:
+            raise data_error(f"{self.file}: a quotation mark is not closed", cells, "close it, or remove it.")
+
+    def missing(self, name: str) -> npt.NDArray[np.bool_]:
+        """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case."""
+        column = self.data[name]
+        missing = column.isna().to_numpy(bool)
+        if column.dtype.kind != "f":
+            missing = missing | column.str.lower().isin(MISSING).to_numpy(bool)
+        return missing
+
+    def texts(self, name: str) -> npt.NDArray[np.object_]:
+        """The cells as text `[N]`, "" where they are missing; numbers as in a text table."""
+        cells: npt.NDArray[np.object_] = as_text(self.data[name]).to_numpy(object).copy()
+        cells[self.missing(name)] = ""
+        return cells
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def fault(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
+        """The rows of this mask `[N]` can not be used; an earlier reason stays."""
+        for i in np.flatnonzero(rows).tolist():
+            self.faults.setdefault(i, reason)
+
+    def bad_rows(self) -> list[BadRow]:
+        """Rows that could not be read, then rows with faults, by position."""
+        files, rows = self.places["file"].to_numpy(), self.places["row"].to_numpy()
+        return [*self.bad, *(BadRow(files[i], int(rows[i]), self.faults[i]) for i in sorted(self.faults))]
+
+    def row(self, i: int) -> str:
+        """Where a row stands, e.g. `train.csv, row 7`."""
+        return f"{self.places['file'].iloc[i]}, row {self.places['row'].iloc[i]}"
+
+    def place(self, i: int, name: str) -> str:
+        return f"{self.row(i)}, column {name!r}"
+
+    def cells(self, positions: Iterable[int], name: str, values: pd.Series[Any] | None = None) -> list[str]:
+        """Cells for messages, e.g. `a.csv, row 7, column 'size': 'big'`; `values`: what is shown of them."""
+        values = self.data[name] if values is None else values
+        return [f"{self.place(i, name)}: {values.iloc[i]!r}" for i in positions]
+
+    def take(self, positions: npt.NDArray[np.int64]) -> RawTable:
+        """These rows alone."""
+        data, places = (part.iloc[positions].reset_index(drop=True) for part in (self.data, self.places))
+        return replace(self, data=data, places=places)
+
+
+def make_table(
+    file: str, columns: Sequence[tuple[str, pd.Series[Any]]], rows: npt.NDArray[Any], first: int, **more: Any
+) -> RawTable:
+    """A table of (name, cells `[N]`); `rows` `[N]`: their numbers, `first`: that of the first below a header.
+
+    Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
+    """
+    names = [name for name, _ in columns if name]
+    data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
+    places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
+    repeated = frozenset(name for name in names if names.count(name) > 1)
+    return RawTable(file, data[list(dict.fromkeys(names))], places, repeated=repeated, **more)
+
+
+def stack(tables: Sequence[RawTable]) -> RawTable:
+    """The rows of all tables, one after another, with the columns that all of them have."""
+    names = dict.fromkeys(name for table in tables for name in table.names)
+    lacking = {n: files for n in names if (files := [t.file for t in tables if n not in t.data])}
+    shared = [name for name in names if name not in lacking]
+    mixed = [name for name in shared if len({table[name].dtype.kind for table in tables}) > 1]
+    parts = [table.data[shared].assign(**{name: as_text(table[name]) for name in mixed}) for table in tables]
+    return RawTable(
+        ", ".join(table.file for table in tables),
+        pd.concat(parts, ignore_index=True),
+        pd.concat([table.places for table in tables], ignore_index=True),
+        bad=[row for table in tables for row in table.bad],
+        notes=[note for table in tables for note in table.notes],
+        hint="".join(dict.fromkeys(table.hint for table in tables)),
+        long=[cell for table in tables for cell in table.long],
+        lacking=lacking,
+        repeated=frozenset().union(*(table.repeated for table in tables)),
+        several=True,
+    )
+
+
+def as_text(cells: pd.Series[Any] | Iterable[Any]) -> pd.Series[Any]:
+    """Cells of any type as a column of text: 3.0 → `3`, missing → null, dates in ISO, lists as `<list>`."""
+    if isinstance(cells, pd.Series) and isinstance(cells.dtype, pd.StringDtype):
+        return cells
+    return pd.Series([_text(cell) for cell in cells], dtype="str")
+
+
+def _text(cell: Any) -> str | None:
+    if isinstance(cell, list | dict):
+        return f"<{type(cell).__name__}>"
+    if cell is None or cell != cell:  # NaN, NaT
+        return None
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
+        return str(int(cell))
+    return str(cell).strip()

@@ -1,0 +1,132 @@
+"""Further tables that add columns to the rows with the same key, and rows that are no samples."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.cells import SENTINEL
+from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
+from g2d_pipeline.sources.table.frame import RawTable
+from g2d_pipeline.sources.table.reading import read_table, read_tables
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import Join, Table
+
+MEAN = re.compile(r"(.+)_mean([0-9]+)")  # `<column>_mean<days>`
+
+
+def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection[str]) -> RawTable:
+    """The rows of the `files` with the columns of the further tables `raw.join`, without the rows that are no
+    samples. `numbers`: the columns that modalities take as numbers.
+
+    A row whose key a further table lacks is one of `bad`. Raises DataError where a table can not be read,
+    where the keys of a further one are not unique, or where its numbers are none."""
+    table = read_tables(root, files, raw.names)
+    if isinstance(raw.table, str) and table.several:
+        table = replace(table, file=raw.table, notes=_common_notes(table, raw.table))
+    for join in raw.join:
+        table = _join(table, join, root, numbers)
+    return _labelled(table, raw.target) if raw.labelled_only else table
+
+
+def _common_notes(table: RawTable, pattern: str) -> list[str]:
+    """The notes on the files; what is true of each of them is said once."""
+    files = table.places["file"].unique().tolist()
+    rests = [note.removeprefix(files[0]) for note in table.notes if note.startswith(f"{files[0]}: ")]
+    common = [rest for rest in rests if all(file + rest in table.notes for file in files)]
+    repeated = {file + rest for file in files for rest in common}
+    return [*(pattern + rest for rest in common), *(note for note in table.notes if note not in repeated)]
+
+
+def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> RawTable:
+    ours, theirs = join.keys
+    other = read_table(root / join.table, join.table)
+    table.require([ours])
+    other.require([theirs])
+    table = replace(table, notes=[*table.notes, *other.notes])
+    other = replace(other, notes=table.notes)  # notes on either go into one list
+    left, right = _keys(table, other, ours, theirs)
+    columns = other.data.drop(columns=theirs)
+    features = read_features(other, [name for name in other.names if name in numbers and name != theirs])
+    means = _means(other, join, numbers, right)
+    columns = columns.assign(**features, **means)
+
+    position = right.get_indexer(left)
+    matched = np.flatnonzero(position >= 0)
+    kept = table.take(matched)
+    added = columns.iloc[position[matched]].reset_index(drop=True)
+    keys = table.texts(ours)
+    reason = f"{join.table} has no row of {ours}"
+    files, rows = table.places["file"], table.places["row"]
+    unmatched = np.flatnonzero(position < 0).tolist()
+    lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}") for i in unmatched]
+    double = kept.data.columns.intersection(added.columns)
+    return replace(
+        kept,
+        data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
+        bad=[*table.bad, *other.bad, *lost],
+        repeated=table.repeated | other.repeated | {*double},
+    )
+
+
+def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.Index, pd.Index]:
+    """The keys of all rows, here and there: days where both columns are dates, else text. DataError: see
+    `read_all`."""
+    if holds_dates(table, ours) and holds_dates(other, theirs):
+        left, right = pd.Index(read_dates(table, ours)), pd.Index(read_dates(other, theirs))
+    else:
+        left, right = (
+            index.where(index != "", None)
+            for index in (pd.Index(table.texts(ours)), pd.Index(other.texts(theirs)))
+        )
+    if right.hasnans:
+        blank = [other.place(i, theirs) for i in np.flatnonzero(right.isna()).tolist()]
+        remedy = "fill these cells, or remove the rows."
+        raise data_error("Rows without the key that joins the tables", blank, remedy)
+    if len(double := np.flatnonzero(right.duplicated(keep=False))):
+        headline = "Rows with the same key, one of which is to be joined"
+        raise data_error(headline, other.cells(double, theirs), "leave one row of each.")
+    return left, right
+
+
+def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index) -> dict[str, Floats]:
+    """The means over the last days that modalities use, each `[rows of other]`; blank cells do not count."""
+    matches = [
+        match
+        for name in sorted(numbers)
+        if (match := MEAN.fullmatch(name)) and int(match[2]) in join.means and match[1] in other.data
+    ]
+    if join.means and not isinstance(days, pd.DatetimeIndex):
+        headline = f"{join.table}: means over days are asked for, and the keys are no dates"
+        lines = [", ".join(map(repr, days[:3].tolist()))]
+        raise data_error(headline, lines, "join by a column of dates, or remove `means` under `join`.")
+    values = read_features(replace(other, notes=[]), list(dict.fromkeys(match[1] for match in matches)))
+    order = np.argsort(days.to_numpy(), kind="stable")
+    means: dict[str, Floats] = {}
+    for match in matches:
+        mean = pd.Series(values[match[1]][order], index=days[order])
+        means[match[0]] = np.empty(len(order))
+        means[match[0]][order] = mean.rolling(f"{match[2]}D", min_periods=1).mean().to_numpy()
+    return means
+
+
+def _labelled(table: RawTable, target: str) -> RawTable:
+    """The rows with a target; the others are counted in a note."""
+    table.require([target])
+    sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
+    labelled = np.flatnonzero(~(table.missing(target) | sentinel))
+    if not len(labelled) and len(table):
+        headline = f"{table.file}: the target {target!r} is blank in every row"
+        raise data_error(headline, [], "choose another `target`.")
+    if rest := len(table) - len(labelled):
+        table.note(f"{rest} of {len(table)} rows have no {target!r}, and are left out (labelled_only).")
+    return table.take(labelled)

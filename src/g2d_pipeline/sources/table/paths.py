@@ -1,0 +1,193 @@
+"""Paths in a user's table: which file a cell names, below one folder, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+from g2d_pipeline.errors import SHOWN, data_error, did_you_mean, media_fault
+from g2d_pipeline.features.cells import split_cell
+
+if TYPE_CHECKING:
+    from g2d_pipeline.sources.table.frame import RawTable
+
+FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def needed_columns(source: str) -> list[str]:
+    """The columns of the table that a column or template (`photos/{name}_{row}.jpg`) needs."""
+    return [f for f in FIELD.findall(source) if f not in ("row", "index")] if "{" in source else [source]
+
+
+def fill(
+    template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False
+) -> list[str]:
+    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are
+    columns. "" where a column that the template needs is blank; with `blanks` where all of them are."""
+    parts = FIELD.split(template)  # text, name, text, name, … text
+    names = parts[1::2]
+    filled = []
+    for i, number in enumerate(index):
+        values = {
+            name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names
+        }
+        full = (any if blanks else all)(values.values())
+        filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
+    return filled
+
+
+def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
+    """The cells of a column, or a template filled; "" where there is nothing. `start`: the folder where paths
+    start, below which each table's own folder comes first (None: it does not)."""
+    if "{" in source:
+        columns = {name: table.texts(name).tolist() for name in needed_columns(source)}
+        paths = fill(source, columns, table.places["index"].tolist())
+    else:
+        paths = table.texts(source).tolist()
+    if start is None:
+        return paths
+    folders = {
+        f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in table.places["file"].unique()
+    }
+    return [
+        path if not path or path.startswith("/") or "://" in path else posixpath.join(folders[file], path)
+        for path, file in zip(paths, table.places["file"], strict=True)
+    ]
+
+
+def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, list[str]], base: Path) -> None:
+    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault."""
+    if paths and not base.is_dir():
+        headline = f"There is no folder {os.fspath(base)!r} for the paths in {table.file}"
+        raise data_error(headline, [], "set `root` under `raw`.")
+    files = Files(base)
+    for name, cells in paths.items():
+        for i, cell in enumerate(cells):
+            if cell:
+                cells[i], fault = files.check(cell)
+            else:
+                fault = f"no file in column {sources[name]!r}"
+            if fault:
+                table.faults.setdefault(i, fault)
+
+
+def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
+    """The paths without ending, with the row's number where that repeats; without paths, the number alone.
+
+    Where there are several tables, the table's name is before the number.
+    """
+    rows = [
+        f"{file}:row{row}" if table.several else f"row{row}"
+        for file, row in zip(table.places["file"], table.places["row"], strict=True)
+    ]
+    if paths is None:
+        return rows
+    stems = [str(PurePosixPath(path).with_suffix("")) if path else "" for path in paths]
+    counts = Counter(stems)
+    return [s if s and counts[s] == 1 else f"{s}@{row}" for s, row in zip(stems, rows, strict=True)]
+
+
+class Files:
+    """The files below `root`, each folder listed once and each file opened once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.real = os.path.realpath(root)
+        self.folders: dict[str, dict[str, bool] | str] = {}
+        self.checked: dict[str, tuple[str, str | None]] = {}
+        self.hints = 0
+
+    def check(self, cell: str) -> tuple[str, str | None]:
+        """The cell with its path in plain form, and what is wrong with it, as far as its start tells."""
+        file, row = split_cell(cell)
+        if file not in self.checked:
+            self.checked[file] = self._check(file)
+        path, fault = self.checked[file]
+        return path if row is None else f"{path}#{row}", fault
+
+    def _check(self, file: str) -> tuple[str, str | None]:
+        if "://" in file:
+            return file, f"{file!r} is an address: download the file, and name it"
+        if PurePosixPath(file).is_absolute() or PureWindowsPath(file).is_absolute():
+            inside = file.startswith("/") and self._inside(file)
+            relative = PurePosixPath(os.path.relpath(os.path.realpath(file), self.real)) if inside else None
+            remedy = f"write it relative to {self.root}, " + (
+                f"here {relative}" if inside else "or set `root`"
+            )
+            return file, f"{file!r} is an absolute path: {remedy}"
+        path = posixpath.normpath(file)
+        if path == ".." or path.startswith("../"):
+            return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
+        folder, _, name = path.rpartition("/")
+        listing = self._listing(folder)
+        if isinstance(listing, str):
+            return file, listing
+        if name not in listing and ";" in path:
+            return file, f"{file!r} names several files: give each a column and a modality of its own"
+        if name not in listing:
+            return file, f"{file!r} is missing{self._spelling(path)}"
+        if listing[name] and not self._inside(path):
+            remedy = "copy the file, or set `root`"
+            return file, f"{file!r} is a symbolic link that leads out of {self.root}: {remedy}"
+        fault = media_fault(self.root / path)
+        if fault and (self.root / path).is_dir():  # a folder of images is a video
+            fault = None if self._names(path) else "is an empty folder"
+        return path, fault and f"{file!r} {fault}"
+
+    def _listing(self, folder: str) -> dict[str, bool] | str:
+        """What is in a folder, each with whether it is a symbolic link; a text: why it can not be used."""
+        if folder not in self.folders:
+            self.folders[folder] = self._list(folder)
+        return self.folders[folder]
+
+    def _list(self, folder: str) -> dict[str, bool] | str:
+        if not self._inside(folder):
+            return (
+                f"folder {folder!r} is a symbolic link that leads out of {self.root}: copy it, or set `root`"
+            )
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return {
+                    e.name: e.is_symlink()
+                    for e in entries
+                    if not e.name.startswith("._") and e.name != ".DS_Store"
+                }
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            return f"folder {folder!r} can not be read ({error.strerror})"
+
+    def _names(self, folder: str) -> Collection[str]:
+        listing = self._listing(folder)
+        return {} if isinstance(listing, str) else listing
+
+    def _inside(self, path: str) -> bool:
+        real = os.path.realpath(self.root / path)
+        return real == self.real or real.startswith(self.real.rstrip(os.sep) + os.sep)
+
+    def _spelling(self, path: str) -> str:
+        """The right spelling of a missing path, where one is near; the first few only."""
+        self.hints += 1
+        if self.hints > SHOWN:
+            return ""
+        slashed = path.replace("\\", "/")
+        folder, _, base = slashed.rpartition("/")
+        if slashed != path and base in self._names(folder):
+            return f"; it is there as {slashed!r} (slashes differ)"
+        right: list[str] = []
+        for part in slashed.split("/"):
+            names = self._names("/".join(right))
+            by_name = {n.strip().casefold(): n for n in names}
+            by_stem = {PurePosixPath(n).stem.casefold(): n for n in names}
+            match = part if part in names else by_name.get(part.strip().casefold())
+            if match is None and (match := by_stem.get(PurePosixPath(part).stem.casefold())) is not None:
+                return f"; it is there as {'/'.join([*right, match])!r} (the ending differs)"
+            if match is None:  # of numbered files any other is near: only folders are suggested
+                return f".{did_you_mean(part, names)}".rstrip(".") if len(right) < path.count("/") else ""
+            right.append(match)
+        return f"; it is there as {'/'.join(right)!r} (case or blanks differ)"

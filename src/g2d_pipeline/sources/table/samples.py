@@ -1,0 +1,152 @@
+"""The samples of a user's table: the values of its modalities, the target and the split of each row."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.sources.layout import Samples
+from g2d_pipeline.sources.table import columns
+from g2d_pipeline.sources.table import settings as chosen
+from g2d_pipeline.sources.table.files import Tables, find_tables, paths_start
+from g2d_pipeline.sources.table.frame import RawTable
+from g2d_pipeline.sources.table.join import read_all
+from g2d_pipeline.sources.table.paths import check_paths, needed_columns, path_ids, read_paths
+from g2d_pipeline.sources.table.splits import check_train, draw, fixed_split, read_groups
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config import IngestSettings, Table
+    from g2d_pipeline.sources.table import TableLayout
+
+
+def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
+    """See `TableLayout.read_samples`."""
+    raw = layout.raw
+    tables = find_tables(layout.root, raw)
+    chosen.check_settings(settings, raw, tables)
+    tabular = [
+        c for m, names in settings.columns.items() if chosen.kind_of(settings, m) == "tabular" for c in names
+    ]
+    tabular = list(dict.fromkeys(tabular))
+    numbers = [name for name in tabular if name not in {*settings.categorical, *settings.dates}]
+    table = read_all(layout.root, raw, tables, numbers)
+    table.require(chosen.own_columns(raw))
+    sources = chosen.find_columns(settings, raw, table)
+    needed = {modality: needed_columns(source) for modality, source in sources.items()}
+    required = [*tabular, *(name for names in needed.values() for name in names)]
+    table.require(required)
+    table.refuse_long(
+        [c for m, names in needed.items() if chosen.kind_of(settings, m) == "text" for c in names]
+    )
+    used = {*chosen.own_columns(raw), *required}
+    if unused := [name for name in table.names if name not in used]:
+        table.note(f"Columns of {table.file} that are not used: {', '.join(unused)}.")
+
+    rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
+    remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
+    total = len(table) + len(table.bad)
+    dropped = layout.drop_or_raise(table.bad_rows(), total, settings, "rows", remedy)
+    good = np.setdiff1d(np.arange(len(table)), list(table.faults))
+    if not len(good):
+        raise data_error(f"{table.file}: no row is left", [], f"{remedy}.")
+    samples = rows.iloc[good].reset_index(drop=True)
+    shares, groups = chosen.fractions(raw, tables), None
+    if shares is not None:
+        groups = read_groups(table, shares, good)
+        samples["split"] = draw(samples["target"].to_numpy(), shares, groups, table)
+    check_train(table, raw.target, good, samples, class_names)
+    if groups is not None:
+        samples["group"] = groups
+    elif raw.group is not None:
+        samples["group"] = table.texts(raw.group)[good]
+    media = [modality for modality in sources if chosen.kind_of(settings, modality) != "text"]
+    _note_findings(table, settings, raw, samples, media, numbers, class_names)
+    return Samples(
+        samples,
+        class_names,
+        dropped,
+        table.notes,
+        group_disjoint=groups is not None,
+        raw_dir=chosen.paths_dir(raw, tables),
+    )
+
+
+def _read_rows(
+    layout: TableLayout,
+    settings: IngestSettings,
+    table: RawTable,
+    sources: dict[str, str],
+    tables: Tables,
+    numbers: Sequence[str],
+) -> tuple[pd.DataFrame, Sequence[str]]:
+    """The manifest's columns of all rows (a split that is drawn: "") and the class names; rows that can not
+    be used get a fault in `table`."""
+    raw, class_names = layout.raw, list[str]()
+    target: Any
+    if settings.task == "regression":
+        target = columns.read_target(table, raw.target, raw.log_target)
+    else:
+        target, class_names = columns.read_labels(table, raw.target, raw.classes)
+    values: dict[str, Any] = {**columns.read_features(table, numbers)}
+    names = [c for m, columns in settings.columns.items() if m not in sources for c in columns]
+    values |= {name: columns.read_categories(table, name) for name in names if name in settings.categorical}
+    values |= {name: columns.read_dates(table, name) for name in names if name in settings.dates}
+    start = paths_start(raw, tables)
+    beside = raw.root is not None or all(posixpath.dirname(file) == start for file in tables)
+    paths = {}
+    for modality, source in sources.items():
+        if chosen.kind_of(settings, modality) == "text":
+            values[modality] = columns.read_texts(table, source, needed_columns(source))
+        else:
+            values[modality] = paths[modality] = read_paths(table, source, None if beside else start)
+    check_paths(table, sources, paths, layout.root / start)
+    ids = (
+        path_ids(table, next(iter(paths.values()), None))
+        if raw.id is None
+        else columns.read_ids(table, raw.id)
+    )
+    split = fixed_split(table, raw, tables)
+    rows = {"sample_id": ids, "split": "" if split is None else split, "target": target}
+    order = [column for columns in settings.columns.values() for column in columns]
+    return pd.DataFrame(
+        rows | {column: values[column] for column in order}, index=table.data.index
+    ), class_names
+
+
+def _note_findings(
+    table: RawTable,
+    settings: IngestSettings,
+    raw: Table,
+    samples: pd.DataFrame,
+    media: Sequence[str],
+    numbers: Sequence[str],
+    class_names: Sequence[str],
+) -> None:
+    """Notes on files in more than one split, on columns that may be the target, and on its logarithm."""
+    for name in media:
+        splits = samples.groupby(name)["split"].nunique()
+        if len(shared := splits.index[splits > 1]):
+            shown = ", ".join(map(str, shared[:SHOWN]))
+            table.note(f"{len(shared)} files of {name!r} are in more than one split, e.g. {shown}.")
+    target = samples["target"].to_numpy()
+    if class_names:
+        for name in settings.categorical:
+            if columns.mirrors(samples[name], target):
+                text = f"Each category of {name!r} is one class of the target {raw.target!r}."
+                table.note(f"Target leakage? {text}")
+    features = {name: samples[name].to_numpy() for name in numbers}
+    scales = [target.astype("float64"), *([np.exp(target)] if raw.log_target else [])]
+    leaks = list(dict.fromkeys(leak for scale in scales for leak in columns.correlated(features, scale)))
+    if leaks and len(class_names) in (0, 2):
+        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {', '.join(leaks)}.")
+    if raw.log_target:
+        unit = settings.target.unit
+        hint = f" Say so in the data set's parameters: `target: {{unit: ln {unit}}}`."
+        if {"ln", "log"} & {*unit.split()}:
+            hint = ""
+        table.note(f"The target is the natural logarithm of {raw.target!r}; so are its errors.{hint}")

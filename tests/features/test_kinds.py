@@ -1,0 +1,136 @@
+"""A kind of modality is one file: everything else asks it. And an image is read once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from g2d_pipeline.config import FeaturizeSettings, ImageFeatures, RunOptions
+from g2d_pipeline.data_report.report import describe_data
+from g2d_pipeline.errors import ConfigError, DataError
+from g2d_pipeline.features import open_store, write_store
+from g2d_pipeline.features.kinds import ColumnKind, FileKind, kind_of, stored_kind
+from g2d_pipeline.plugins import files
+
+MakeRaw = Callable[..., Any]
+KIND = '''
+"""The loudness of each tenth of a text file of numbers."""
+from typing import Literal
+
+import numpy as np
+
+from g2d_pipeline.config.base import Strict
+from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.kinds import ArraySpec, FileKind
+
+
+class LoudnessFeatures(Strict):
+    kind: Literal["loudness_kind.Loudness"] = "loudness_kind.Loudness"
+    parts: int = 10
+
+
+class Loudness(FileKind):
+    settings_class = LoudnessFeatures
+    plural = "loudnesses"
+    headers = True
+
+    def spec(self, cells, root):
+        return ArraySpec((1, self.settings.parts), "float32")
+
+    def read(self, cell, root, spec, content):
+        numbers = np.array((root / cell).read_text().split(), np.float32)
+        if len(numbers) < self.settings.parts:
+            raise MediaError(root / cell, f"has {len(numbers)} numbers, not {self.settings.parts}")
+        return [[np.abs(part).mean() for part in np.array_split(numbers, self.settings.parts)]], {}
+
+    def header(self, path):
+        return {"seconds": len(path.read_text().split()) / 100}
+'''
+
+
+@pytest.fixture
+def loudness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "loudness_kind.py").write_text(KIND)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import loudness_kind  # type: ignore[import-not-found]
+
+    yield loudness_kind
+    del sys.modules["loudness_kind"]
+
+
+def test_a_new_kind_is_one_file(make_raw: MakeRaw, tmp_path: Path, loudness: Any):
+    """Written, measured, noted, dropped and reported like any other."""
+    raw = make_raw(12, only=["image"])
+    for i in range(12):
+        (raw.root / f"{i}.txt").write_text(" ".join(["0" if i == 3 else str(i + 1)] * (5 if i == 4 else 200)))
+    raw.table["loud"] = [f"{i}.txt" for i in range(12)]
+    raw.modalities = {"loud": loudness.LoudnessFeatures()}
+    machine = RunOptions(device="cpu", progress=False, workers=1)
+    settings = FeaturizeSettings.model_construct(dataset="x", modalities=raw.modalities, machine=machine)
+    with pytest.raises(
+        DataError, match=r"(?s)1 of 12 loudnesses .*4\.txt \(sample s004\) has 5 numbers"
+    ) as error:
+        write_store(tmp_path / "store", raw.manifest, raw.root, settings)
+    assert "max_bad_fraction" in str(error.value)
+    settings = settings.model_copy(update={"max_bad_fraction": 0.1})
+    write_store(tmp_path / "store", raw.manifest, raw.root, settings)
+    store = open_store(tmp_path / "store")
+    about = store.meta["modalities"]["loud"]
+    assert store.arrays["loud"].shape == (11, 1, 10)
+    assert store.arrays["loud"][4:].mean(axis=(1, 2)).tolist() == [6, 7, 8, 9, 10, 11, 12]
+    assert about["normaliser"]["mean"] == [pytest.approx(np.mean([1, 2, 3, 0, 6, 7, 8]))]
+    assert any("s003" in note and "zero throughout" in note for note in store.meta["notes"])
+    assert [d["sample_id"] for d in store.meta["dropped"]] == ["s004"]
+    manifest = raw.manifest
+    manifest.meta.update(dropped=[], notes=[])
+    facts = describe_data(manifest, store, raw.root)["modalities"]["loud"]
+    assert facts["kind"] == "loudness_kind.Loudness"
+    assert facts["splits"]["test"]["seconds"] == {"min": 2.0, "median": 2.0, "max": 2.0}
+
+
+def test_every_kind_has_its_settings():
+    names = files("g2d_pipeline.features.kinds")
+    assert names == ["audio", "image", "sequence", "tabular", "text", "vector", "video"]
+    for name in names:
+        settings = {"columns": ["a"]} if name == "tabular" else {}
+        kind = stored_kind(name, json.loads(json.dumps(settings)))
+        assert isinstance(kind, FileKind | ColumnKind)
+        assert kind.settings.kind == name
+        assert type(kind_of(kind.settings)) is type(kind)
+
+
+def test_an_unknown_kind_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no kind 'imag'.*Did you mean '?image'?"):
+        stored_kind("imag", {})
+
+
+OPENED: Counter[str] = Counter()
+HOOKED: list[bool] = []
+
+
+def _count(event: str, args: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(args[0], str | Path) and str(args[0]).endswith(".png"):
+        OPENED[str(args[0])] += 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [ImageFeatures(size=[6]), ImageFeatures(size=[6], pca_energy=0.5)],
+    ids=["bytes", "components"],
+)
+def test_an_image_is_opened_twice_at_most(make_raw: MakeRaw, tmp_path: Path, settings: ImageFeatures):
+    """Once to find all bad files before any work, once for its hash and its pixels."""
+    raw = make_raw(12, image=settings, only=["image"])
+    if not HOOKED:  # a hook can not be removed; this one only counts
+        sys.addaudithook(_count)
+        HOOKED.append(True)
+    OPENED.clear()
+    raw.write(tmp_path / "store")
+    assert dict(OPENED) == {str(raw.png(i)): 2 for i in range(12)}
