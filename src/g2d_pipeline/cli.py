@@ -13,6 +13,7 @@ from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.io import DatasetError
 
 from g2d_pipeline.errors import G2DError, InterruptedRun
+from g2d_pipeline.progress import rich_logs
 
 for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
     os.environ.setdefault(variable, "1")
@@ -30,8 +31,6 @@ def run(**arguments: Any) -> Any:
     if callback is None:
         raise click.ClickException("this version of kedro has no run command")
     if sys.stdout.isatty():
-        from g2d_pipeline.progress import rich_logs  # rich takes a while to import
-
         rich_logs()
     debug = bool((arguments.get("params") or {}).get("debug"))
     with warnings.catch_warnings():

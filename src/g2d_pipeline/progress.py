@@ -9,13 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.file_proxy import FileProxy
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
+    from rich.text import Text
 
 logger = logging.getLogger(__name__)
 REDRAW = 0.5  # seconds between two drawings of a bar, at least
@@ -136,24 +135,30 @@ def duration(seconds: float) -> str:
 @cache
 def _console() -> Console:
     """The one console on stderr: bars that nest stay clear of one another only if they share it."""
+    from rich.console import Console
+
     return Console(stderr=True)
-
-
-class _Detail(ProgressColumn):
-    """A column that gives way to the others: its end is cut where the terminal is narrow."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["detail"], no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
 def _bar() -> Iterator[Progress]:
     """rich's Progress. Meanwhile log lines bound for the terminal are printed above it, not into it."""
+    from rich.file_proxy import FileProxy
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.text import Text
+
+    class Detail(ProgressColumn):
+        """A column that gives way to the others: its end is cut where the terminal is narrow."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["detail"], no_wrap=True, overflow="ellipsis")
+
     console = _console()
     texts = [
         TextColumn(f"{{task.{key}}}", markup=False) for key in ("description", "fields[place]", "fields[eta]")
     ]
-    columns = (*texts[:2], BarColumn(10), _Detail(), texts[2])
+    columns = (*texts[:2], BarColumn(10), Detail(), texts[2])
     with Progress(*columns, console=console, auto_refresh=False) as live, ExitStack() as restore:
         for handler in logging.getLogger().handlers if console.is_terminal else ():
             if isinstance(handler, RichHandler) and handler.console.is_terminal:
@@ -169,5 +174,7 @@ def _bar() -> Iterator[Progress]:
 
 def rich_logs() -> None:
     """Show log lines through rich, so that they stay clear of a live bar."""
+    from rich.logging import RichHandler
+
     handler = RichHandler(show_path=False, log_time_format="%H:%M:%S", omit_repeated_times=False)
     logging.getLogger().handlers = [handler]

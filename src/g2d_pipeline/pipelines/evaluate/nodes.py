@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.sources.manifest import Manifest
@@ -28,6 +26,8 @@ def evaluate_runs(
 
     @cache
     def make() -> Evaluation:
+        import pandas as pd
+
         from g2d_pipeline.evaluation import evaluate
 
         ranked = [(name.split("/")[0], run.info) for name, run in teachers.items()]
