@@ -30,9 +30,7 @@ EVERY = {
 LFS = "is a Git-LFS pointer, not the file itself (run `git lfs pull` in the copy)"
 CORRUPT = "can not be decoded: it fails after 28 frames (Invalid data found when processing input)"
 NAMED = {
-    ("video_samples", "3 pictures, spread"): {
-        "corrupted.mp4": CORRUPT
-    },
+    ("video_samples", "3 pictures, spread"): {"corrupted.mp4": CORRUPT},
     ("video_samples", "3 pictures, one a second"): {
         "bigbuckbunny_1s.webm": "is too short: it has 1 picture at one a second, 3 are asked for",
         "realshort.mp4": "is too short: it has 2 pictures at one a second, 3 are asked for",
