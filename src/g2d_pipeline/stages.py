@@ -161,11 +161,12 @@ class Plan:
             | {f"students/{name}": ("distill", name) for name in self._settings["distill"]},
         }.get(stage, {"features": ("featurize", "")})
         settings = self._settings[stage][run]
-        weights: dict[str, str] = {}
-        if isinstance(settings, TeacherRun | StudentRun):
-            modalities = [settings.modality] if isinstance(settings, TeacherRun) else list(settings.encoders)
-            files = {m: f for m, f in self.configuration.weights.items() if m in modalities}
-            weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
+        files: dict[str, Path] = {}
+        if isinstance(settings, TeacherRun):
+            files = {m: f for m, f in self.configuration.teacher_weights.items() if m == settings.modality}
+        elif isinstance(settings, StudentRun):
+            files = self.configuration.weights
+        weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
         if isinstance(settings, StudentRun) and settings.needs_teachers:
             names |= {f"teachers/{m}": ("teachers", f"{m}/seed{settings.seed}") for m in settings.encoders}
         return {name: self._content(*artefact) for name, artefact in names.items()} | weights
