@@ -86,7 +86,8 @@ def main() -> None:
         }
         rows.append(row)
         print(
-            f"{name:26} a save of {row['megabytes']} MB takes {row['save_ms']} ms; {row['saves_per_run']:.1f} saves a "
+            f"{name:26} a save of {row['megabytes']} MB takes {row['save_ms']} ms; "
+            f"{row['saves_per_run']:.1f} saves a "
             f"run of {epochs} epochs: {100 * statistics.median(shares):.2f} % of its time; "
             f"once in 10 minutes: {100 * seconds / 600:.3f} %"
         )

@@ -107,7 +107,8 @@ class Frames(nn.Module):
 
 
 def made_up(recipe: Recipe, n: int) -> Data:
-    """`n` training samples of noise; the targets are such that a teacher's bias alone decides how sure it is."""
+    """`n` training samples of noise; the targets are such that a teacher's bias alone decides how sure it
+    is."""
     rng = np.random.default_rng(0)
     inputs = {
         m: rng.normal(size=(n + 2, *of.shape)).astype(np.float32) for m, of in recipe.modalities.items()
@@ -152,7 +153,8 @@ def teacher_of(recipe: Recipe, data: Data, modality: str, sure: bool) -> Multimo
 
 @dataclass(frozen=True)
 class Costs:
-    """What one training costs: an epoch in which one modality learns, a joint epoch, and what is done `once`."""
+    """What one training costs: an epoch in which one modality learns, a joint epoch, and what is done
+    `once`."""
 
     phase: float
     joint: float

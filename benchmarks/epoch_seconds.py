@@ -42,7 +42,8 @@ def main() -> None:
     began = time.monotonic()
     rows = []
     print(
-        f"{'recipe':9} {'learns alone':13} {'phase':18} {'joint':18} whole; ours ÷ reference, median (lowest–highest)"
+        f"{'recipe':9} {'learns alone':13} {'phase':18} {'joint':18} whole; ours ÷ reference, median "
+        "(lowest–highest)"
     )
     for recipe in RECIPES:
         for row in measure(recipe, made_up(recipe, SAMPLES[recipe.name]), ROUNDS):

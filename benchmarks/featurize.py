@@ -56,9 +56,14 @@ ROWS = 1_000_000
 def manifest_of(table: pd.DataFrame, columns: dict[str, list[str]]) -> Manifest:
     counts = {s: int((table["split"] == s).sum()) for s in ("train", "val", "test")}
     meta = {
-        "dataset": "bench", "task": "classification", "class_names": list("0123456789"), "source": "raw",
-        "target": {"name": "digit", "unit": ""}, "counts": counts, "columns": columns,
-    }  # fmt: skip
+        "dataset": "bench",
+        "task": "classification",
+        "class_names": list("0123456789"),
+        "source": "raw",
+        "target": {"name": "digit", "unit": ""},
+        "counts": counts,
+        "columns": columns,
+    }
     return Manifest(table, meta)
 
 
@@ -174,16 +179,26 @@ def write_rows(folder: Path) -> None:
 
 def read_table(folder: Path) -> None:
     table = {
-        "layout": "table", "raw_dir": "raw", "target": "target", "id": "sample_id", "split": "split",
+        "layout": "table",
+        "raw_dir": "raw",
+        "target": "target",
+        "id": "sample_id",
+        "split": "split",
         "columns": {"image": "image"},
-    }  # fmt: skip
+    }
     settings = IngestSettings.model_validate(
         {
-            "dataset": "bench", "source": "raw", "task": "classification", "target": {"name": "digit"}, "raw": table,
-            "columns": {"image": ["image"], "table": list("abcd")}, "kinds": {"image": "image", "table": "tabular"},
-            "max_bad_fraction": 0.0, "options": MACHINE.model_dump(),
+            "dataset": "bench",
+            "source": "raw",
+            "task": "classification",
+            "target": {"name": "digit"},
+            "raw": table,
+            "columns": {"image": ["image"], "table": list("abcd")},
+            "kinds": {"image": "image", "table": "tabular"},
+            "max_bad_fraction": 0.0,
+            "options": MACHINE.model_dump(),
         }
-    )  # fmt: skip
+    )
     manifest = read_raw(settings, folder)
     assert len(manifest.table) == ROWS
 

@@ -188,9 +188,14 @@ def featurize(raw: Path, store: Path, table: pd.DataFrame) -> None:
     """What the pipeline's featurize stage does, in this process."""
     counts = {str(name): int(n) for name, n in table["split"].value_counts().items()}
     meta = {
-        "dataset": "made_up", "task": "classification", "class_names": [*"abcdef"], "target": {"name": "label"},
-        "source": "sample", "counts": counts, "columns": {"audio": ["audio"], "image": ["image"]},
-    }  # fmt: skip
+        "dataset": "made_up",
+        "task": "classification",
+        "class_names": [*"abcdef"],
+        "target": {"name": "label"},
+        "source": "sample",
+        "counts": counts,
+        "columns": {"audio": ["audio"], "image": ["image"]},
+    }
     settings = FeaturizeSettings(
         dataset="made_up",
         modalities={"audio": AUDIO, "image": IMAGE},

@@ -152,7 +152,8 @@ def list_accounts(data: Path) -> list[ListAccount]:
         lists = read_lists(data / "vggsound_meta", [name])
         labels = {clip.label for clip in lists.clips}
         told = [
-            f"{len(labels)} of the {len(class_names())} classes, {sum(',' in label for label in labels)} with a comma",
+            f"{len(labels)} of the {len(class_names())} classes, {sum(',' in label for label in labels)} "
+            "with a comma",
             f"{sum(clip.video.startswith('-') for clip in lists.clips)} ids begin with a dash",
             *map(str, lists.bad),
             *lists.notes,
@@ -201,16 +202,19 @@ def page(data: Path) -> str:
     lines = [
         "# Every real file, accounted for",
         "",
-        "Made by `python scripts/real_files.py` from the shared data (see the README in each folder there), with",
+        "Made by `python scripts/real_files.py` from the shared data (see the README in each folder there), "
+        "with",
         f"{libraries}.",
-        "Every file goes the way on which `featurize` sends it: samples in = samples through + samples named.",
+        "Every file goes the way on which `featurize` sends it: samples in = samples through + samples "
+        "named.",
         "",
         "| folder | files | way | in | through | named | silent or blank |",
         "|---|---|---|---|---|---|---|",
     ]
     for a in found:
         lines.append(
-            f"| {a.check.folder} | `{a.check.patterns}` | {a.way} | {a.given:,} | {a.through:,} | {len(a.named)} "
+            f"| {a.check.folder} | `{a.check.patterns}` | {a.way} | {a.given:,} | {a.through:,} | "
+            f"{len(a.named)} "
             f"| {len(a.constant)} |"
         )
     total = [sum(n) for n in zip(*((a.given, a.through, len(a.named)) for a in found), strict=True)]
@@ -237,7 +241,8 @@ def page(data: Path) -> str:
         "|---|---|---|---|",
         *(f"| {a.name} | {a.rows:,} | {a.read:,} | {'; '.join(a.told)} |" for a in lists),
         "",
-        "With these lists and one sound in the raw folder, `kedro run --params dataset=vggsound` (sound alone) says:",
+        "With these lists and one sound in the raw folder, `kedro run --params dataset=vggsound` (sound "
+        "alone) says:",
         "",
         "```text",
         missing_clips(data),
@@ -245,7 +250,8 @@ def page(data: Path) -> str:
         "",
         "## Files that are no samples",
         "",
-        "Tables, lists and labels, which data sets read, not modalities; and one archive of arrays (a modality takes",
+        "Tables, lists and labels, which data sets read, not modalities; and one archive of arrays (a "
+        "modality takes",
         "`.npy` files):",
         "",
         *(f"- {name}" for name in others if not name.endswith("README.md")),

@@ -67,7 +67,8 @@ AGAIN = "copy or download these files again"
 
 @dataclass
 class Own:
-    """A project whose `raw` folder holds eight samples, and the means to break it. Row 2 is the first sample."""
+    """A project whose `raw` folder holds eight samples, and the means to break it. Row 2 is the first
+    sample."""
 
     project: Path
     frame: pd.DataFrame = field(
@@ -274,7 +275,8 @@ def full_disk(own: Own) -> Iterator[None]:
 
 @contextmanager
 def another_user(own: Own) -> Iterator[None]:
-    """Without the rights of root, to whom nothing is forbidden, and with a folder that must not be written."""
+    """Without the rights of root, to whom nothing is forbidden, and with a folder that must not be
+    written."""
     (own.project / "closed").chmod(0o555)
     root = os.geteuid() == 0
     if root:
