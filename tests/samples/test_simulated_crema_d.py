@@ -42,7 +42,7 @@ def test_layout_and_counts(sample: Path) -> None:
     assert len(set(names)) == CLIPS
     assert names == sorted(p.stem for p in sample.glob("AudioWAV/*.wav"))
     assert names == sorted(p.stem for p in sample.glob("VideoFlash/*.flv"))
-    clips = [clip for name in names if (clip := Clip.of(name))]
+    clips = [clip for name in names if (clip := Clip.parse(name))]
     assert {clip.actor for clip in clips} == {str(1001 + k) for k in range(6)}
     assert {clip.level for clip in clips if clip.sentence == "IEO"} == {"XX", "LO", "MD", "HI"}
     assert all(EMOTIONS[clip.target] == dict(listed)[clip.name] for clip in clips)

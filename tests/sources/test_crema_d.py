@@ -463,7 +463,7 @@ def test_a_signature_follows_what_is_read(copy: Copy) -> None:
     st.sampled_from(["LO", "MD", "XX"]),
 )
 def test_a_name_tells_what_it_was_made_of(actor: int, sentence: str, emotion: str, level: str) -> None:
-    clip = Clip.of(f"{actor}_{sentence}_{emotion}_{level}")
+    clip = Clip.parse(f"{actor}_{sentence}_{emotion}_{level}")
     assert clip is not None
     assert (clip.actor, clip.sentence, EMOTIONS[clip.target], clip.level) == (
         str(actor),
@@ -486,12 +486,12 @@ def test_a_name_tells_what_it_was_made_of(actor: int, sentence: str, emotion: st
     ],
 )
 def test_names_that_are_no_clip_s(name: str) -> None:
-    assert Clip.of(name) is None
+    assert Clip.parse(name) is None
 
 
 @given(st.integers(3, 91), st.floats(0.01, 0.99), st.integers(0, 9))
 def test_speakers_fill_all_three_splits_and_cross_none(actors: int, val_fraction: float, seed: int) -> None:
-    clips = [clip for a in range(actors) for e in EMOTIONS if (clip := Clip.of(f"{1001 + a}_DFA_{e}_XX"))]
+    clips = [clip for a in range(actors) for e in EMOTIONS if (clip := Clip.parse(f"{1001 + a}_DFA_{e}_XX"))]
     rows = speakers(clips, val_fraction, seed, "here").rows
     found = {split: {r.clip.actor for r in rows if r.split == split} for split in ("train", "val", "test")}
     assert all(found.values())

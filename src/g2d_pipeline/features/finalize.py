@@ -79,10 +79,10 @@ def _rounding(folder: Path, media: Media, decoded: Array, present: Rows, cells: 
         return None
     numbers = int(np.prod(decoded.shape[2:]))
     if (file := folder / media.file("rounding")).exists():
-        return Rounding.of(mapped(file), cells * numbers)
+        return Rounding.from_errors(mapped(file), cells * numbers)
     records = mapped(folder / media.file("records"))[present]
     errors = np.stack([records["worst"], records["squares"]], axis=1)[:, :, None]
-    return Rounding.of(errors, len(present) * numbers)
+    return Rounding.from_errors(errors, len(present) * numbers)
 
 
 def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:

@@ -34,7 +34,7 @@ class Rounding:
     count: int
 
     @classmethod
-    def of(cls, errors: npt.NDArray[np.float64], count: int) -> Self:
+    def from_errors(cls, errors: npt.NDArray[np.float64], count: int) -> Self:
         """From `[units, 2, C]` as `to_half` gives them."""
         return cls(errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0), count)
 

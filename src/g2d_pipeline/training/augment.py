@@ -175,9 +175,9 @@ def crop_boxes(
         [max(1, round(width / nearest)) if nearest > whole else height,
          max(1, round(height * nearest)) if nearest < whole else width]
     )  # fmt: skip
-    found = fits.any(dim=1, keepdim=True)
-    box = torch.where(found, box, central)
-    return torch.cat([torch.where(found, place, (image - central) // 2), box], dim=1)
+    fitting = fits.any(dim=1, keepdim=True)
+    box = torch.where(fitting, box, central)
+    return torch.cat([torch.where(fitting, place, (image - central) // 2), box], dim=1)
 
 
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:

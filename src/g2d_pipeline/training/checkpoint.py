@@ -226,13 +226,13 @@ def check_file(file: Path) -> None:
                 f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
             )
         with safe_open(file, framework="pt") as content:
-            found = (content.metadata() or {}).get("g2d_checkpoint")
+            version = (content.metadata() or {}).get("g2d_checkpoint")
     except OSError as error:
         raise BrokenCheckpoint(f"it cannot be read ({error.strerror})") from error
     except SafetensorError as error:
         raise BrokenCheckpoint(f"it is not a safetensors file ({error})") from error
-    if found != FORMAT:
-        raise BrokenCheckpoint(f"its format is {found}, and this version of g2d_pipeline reads {FORMAT} only")
+    if version != FORMAT:
+        raise BrokenCheckpoint(f"its format is {version}, and this version of g2d_pipeline reads {FORMAT} only")
 
 
 def read_file(file: Path) -> dict[str, Any]:

@@ -138,10 +138,10 @@ def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
             layout = torch.channels_last if training.channels_last else torch.contiguous_format
             encoder.to(memory_format=layout)  # type: ignore[call-overload]
         if training.checkpoint_activations:
-            found = blocks(encoder)
-            if not found:
+            parts = blocks(encoder)
+            if not parts:
                 logger.info("checkpoint_activations: encoder %s has no blocks and keeps its activations", m)
-            for block in found:
+            for block in parts:
                 block.forward = MethodType(_recomputed, block)
         if training.compile:
             encoder.compile()

@@ -1,4 +1,4 @@
-"""The kinds of modality: one file each, found by name (`settings.kind`), entry point or dotted path."""
+"""The kinds of modality: one file each, kind_class by name (`settings.kind`), entry point or dotted path."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def kind_of(settings: Strict) -> FileKind | ColumnKind:
 
 def stored_kind(kind: str, settings: dict[str, object]) -> FileKind | ColumnKind:
     """The kind of a stored modality, from `kind` and `settings` of its entry in `meta.json`."""
-    found = _kind_class(kind)
-    return found(found.settings_class.model_validate(settings))
+    kind_class = _kind_class(kind)
+    return kind_class(kind_class.settings_class.model_validate(settings))
 
 
 @cache

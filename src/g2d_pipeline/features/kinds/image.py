@@ -109,7 +109,7 @@ class Image(FileKind):
                 release_pages(array)
         array.flush()
         numbers = len(rows) * int(np.prod(decoded.shape[2:]))
-        rounding = Rounding.of(np.stack(errors), numbers) if errors else None
+        rounding = Rounding.from_errors(np.stack(errors), numbers) if errors else None
         return array, {"components": len(components.components), "energy": components.energy}, rounding
 
 

@@ -100,7 +100,7 @@ def read_frames(path: Path, frames: int, pick: Pick) -> Tensor:
     `even`: those shown at the middles of `frames` equal stretches of the clip. `published`: of one picture
     each ⌊frame rate⌋ from the first on, those that the authors' code draws (datasets.md §1.3, §3.3).
 
-    Files are read from end to end, but decoded only from the key frame before a wanted picture to the next
+    Files are read from end to end, but decoded only from the key frame before a requested picture to the next
     one; all of it where that is not exact. Raises MediaError where a file is missing, empty, fake, truncated,
     has no video stream, no frame or damage in what is decoded, or where a clip has fewer pictures to choose
     from than `frames`."""
@@ -128,7 +128,7 @@ def published(count: int, frames: int) -> list[int]:
 
 
 def choose(path: Path, clip: Clip, frames: int, pick: Pick) -> list[int]:
-    """The positions of the wanted pictures in the clip."""
+    """The positions of the requested pictures in the clip."""
     count = len(clip.times)
     if not count:
         raise MediaError(path, "holds no picture: 0 frames")
@@ -264,7 +264,7 @@ def by_seek(
         needed |= set(range(first, last + 1))
     if len(needed) == len(starts):
         return None
-    wanted = {clip.times[position]: position for position in positions}
+    requested = {clip.times[position]: position for position in positions}
     images: dict[int, Tensor] = {}
     ends = [*starts[1:], len(clip.pts)]
     for number in sorted(needed):
@@ -273,11 +273,11 @@ def by_seek(
         until = next(n for n in range(number, len(starts) + 1) if n not in needed)
         try:
             for frame in _stretch(container, stream, clip, starts[number], ends[until - 1]):
-                if frame.pts in wanted:
-                    images[wanted[frame.pts]] = to_tensor(frame)
+                if frame.pts in requested:
+                    images[requested[frame.pts]] = to_tensor(frame)
         except (av.FFmpegError, _Surprise):  # decoding all of it will tell
             return None
-    return images if len(images) == len(wanted) else None
+    return images if len(images) == len(requested) else None
 
 
 class _Surprise(Exception):
@@ -313,7 +313,7 @@ def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor]
 
     Raises MediaError where decoding fails or a frame is damaged.
     """
-    wanted = set(positions)
+    requested = set(positions)
     images: dict[int, Tensor] = {}
     times: list[int | None] = []
     with opened(path) as container:
@@ -322,7 +322,7 @@ def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor]
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise MediaError(path, f"is damaged or truncated: frame {len(times)} can not be decoded")
-                if len(times) in wanted:
+                if len(times) in requested:
                     images[len(times)] = to_tensor(frame)
                 times.append(frame.pts)
         except av.FFmpegError as error:

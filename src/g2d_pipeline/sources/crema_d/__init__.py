@@ -123,7 +123,7 @@ class CremaDLayout(Layout[CremaD]):
         if self.raw.split == "published":
             return lists.published(self.root, self.files, self.raw.val_fraction, self.raw.seed)
         names = {name for files in media.values() for name in files.files}
-        named = [clip for name in names if (clip := clips.Clip.of(name))]
+        named = [clip for name in names if (clip := clips.Clip.parse(name))]
         return lists.speakers(named, self.raw.val_fraction, self.raw.seed, str(self.root))
 
     def _remedy(self, media: Mapping[str, clips.Media]) -> str:

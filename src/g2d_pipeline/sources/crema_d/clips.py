@@ -43,7 +43,7 @@ class Clip:
     target: int
 
     @classmethod
-    def of(cls, name: str) -> Clip | None:
+    def parse(cls, name: str) -> Clip | None:
         """None where the name is no clip's; an old name is read as today's."""
         name = OLD_NAMES.get(name, name)
         match = NAME.fullmatch(name)
@@ -113,7 +113,7 @@ def find_media(files: Sequence[str], root: Path, folder: str) -> Media | None:
     others, old = [], []
     for file, unit in zip(inside, units, strict=True):
         name = unit.rpartition("/")[2] if images else PurePosixPath(unit).stem
-        if (clip := Clip.of(name)) is None:
+        if (clip := Clip.parse(name)) is None:
             others.append(file)
             continue
         if name in OLD_NAMES:

@@ -137,7 +137,7 @@ def _shipped() -> list[Row]:
         return [
             Row(clip, "test" if split == "test" else "train")
             for name, split in lines
-            if (clip := Clip.of(name))
+            if (clip := Clip.parse(name))
         ]
 
 
@@ -145,7 +145,7 @@ def _read(root: Path, tables: Sequence[str]) -> Lists:
     lists = Lists([])
     for file, split in zip(tables, ("train", "test"), strict=True):
         for number, (name, label) in _cells(root, file):
-            clip = Clip.of(name)
+            clip = Clip.parse(name)
             if clip is not None and label == EMOTIONS[clip.target]:
                 lists.rows.append(Row(clip, "test" if split == "test" else "train", file, number))
                 continue

@@ -155,8 +155,8 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
 # ------------------------------------------------------------------------------------------------------ notes
 def _summary(lists: Lists, usable: Iterable[Clip], kinds: Counter[str]) -> list[str]:
     """The clips found of those listed, by split, and what the others lack."""
-    total, found = (Counter(clip.split for clip in clips) for clips in (lists.clips, usable))
-    counts = ", ".join(f"{split} {found[split]:,} of {total[split]:,}" for split in SPLITS)
+    total, present = (Counter(clip.split for clip in clips) for clips in (lists.clips, usable))
+    counts = ", ".join(f"{split} {present[split]:,} of {total[split]:,}" for split in SPLITS)
     lacking = [f"{kind} {count:,}" for kind, count in kinds.most_common()]
     if lists.bad:
         lacking.append(f"rows of the lists that can not be read {len(lists.bad):,}")
