@@ -232,7 +232,8 @@ def check_file(file: Path) -> None:
     except SafetensorError as error:
         raise BrokenCheckpoint(f"it is not a safetensors file ({error})") from error
     if version != FORMAT:
-        raise BrokenCheckpoint(f"its format is {version}, and this version of g2d_pipeline reads {FORMAT} only")
+        reason = f"its format is {version}, and this version of g2d_pipeline reads {FORMAT} only"
+        raise BrokenCheckpoint(reason)
 
 
 def read_file(file: Path) -> dict[str, Any]:
