@@ -100,22 +100,17 @@ class Plan:
         code from the same inputs and parameters, where there is one. Raises PendingInputError where an input
         is not made yet."""
         if (stage, run) not in self._cards:
-            settings = self._settings[stage][run]
+            c, settings = self.configuration, self._settings[stage][run]
+            parameters = settings.model_dump(mode="json", exclude=RUN_OPTIONS)
             content = {
                 "stage": stage,
                 "inputs": self._inputs(stage, run),
-                "parameters": {}
-                if stage == "data_report"
-                else settings.model_dump(mode="json", exclude=RUN_OPTIONS),
+                "parameters": {} if stage == "data_report" else parameters,
                 "code": self._code_of(stage, run),
             }
-            c = self.configuration
             about = {"dataset": c.run.dataset, "source": c.source, "device": c.run.device}
-            card = (
-                content
-                | about
-                | {"seed": getattr(settings, "seed", None), "fingerprint": fingerprint(content)}
-            )
+            seed = getattr(settings, "seed", None)
+            card = content | about | {"seed": seed, "fingerprint": fingerprint(content)}
             if c.run.code == "ignore":
                 card = self._any_code(card, run) or card | {"code_ignored": True}
             self._cards[stage, run] = card
