@@ -86,7 +86,7 @@ class Project:
             for layer in ("02_intermediate", "04_feature", "06_models", "08_reporting")
             for f in sorted((self.path / "data" / layer).rglob("*"))
             if f.is_file()
-            and f.name not in ("stage.json", "raw_hashes.json", ".gitkeep")
+            and f.name not in ("stage.json", "raw_hashes.json", "code_graph.json", ".gitkeep")
             and not f.name.endswith(".verified.json")
         }
 

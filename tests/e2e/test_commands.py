@@ -195,7 +195,10 @@ def test_code_reruns_what_it_changes_and_a_raw_file_everything(project: Project)
     raw = project.path / "data" / "01_raw" / "av_digits" / "digits.npy"
     bytes_before = raw.read_bytes()
     raw.write_bytes(bytes_before[:-1] + bytes([bytes_before[-1] ^ 1]))
+    made = cards()
     assert project.run("run").nodes == NODES
+    folders = {Path(card).parent.name.split("-")[0] for card in cards().keys() - made.keys()}
+    assert {"manifest", "features", "data", "seed0"} <= folders
     raw.write_bytes(bytes_before)
 
 

@@ -23,6 +23,7 @@ from g2d_pipeline.features.kinds import FileKind, audio, image
 from g2d_pipeline.features.media import Names
 from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
 from tests.features.watching import watch_decode
+from tests.plans import FixedPlan
 
 MakeRaw = Callable[..., Any]
 Contents = Callable[[Path], dict[str, str]]
@@ -295,10 +296,10 @@ def test_the_catalog_hands_over_the_finished_stores(
     def save(fingerprint: str, overwrite: bool = False) -> Path:
         manifest = raw.manifest
         manifest.meta["raw_dir"] = str(raw.root)
-        card = {"stage": "featurize", "fingerprint": fingerprint}
-        dataset = FeatureStoreDataset(str(tmp_path / f"store/features-{fingerprint}"), card, overwrite)
+        plan = FixedPlan(tmp_path / "store/features-{fingerprint}", fingerprint)
+        dataset = FeatureStoreDataset(plan.folders["featurize"], "featurize", plan, overwrite)
         dataset.save(featurize_modalities(manifest, raw.settings()))
-        return dataset.path
+        return plan.folder("featurize")
 
     whole = raw.table
     raw.table = whole.drop(index=NEW).reset_index(drop=True)

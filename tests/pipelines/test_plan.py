@@ -176,6 +176,16 @@ def test_what_made_the_same_content_again_leaves_the_rest_fresh(
     assert project.make(same=stages) == expected
 
 
+def test_a_changed_file_is_read_again_even_if_the_manifest_stays_the_same(tmp_path: Path) -> None:
+    project = Project(tmp_path / "data")
+    project.make(same=("ingest",))
+    assert project.make(same=("ingest",), raw="other") == ALL
+    project = Project(tmp_path / "equal features")
+    project.make(same=("ingest", "featurize", "data_report"))
+    reread = {"ingest", "featurize", "data_report"}
+    assert project.make(same=("ingest", "featurize", "data_report"), raw="other") == reread
+
+
 def test_code_ignore_keeps_what_other_code_made_and_marks_what_it_makes(
     project: Project, package: Path
 ) -> None:
