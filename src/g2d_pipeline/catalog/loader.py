@@ -25,6 +25,8 @@ from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import PACKAGE, Plan
 
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, reads ten times as fast
+
 
 class ProjectConfigLoader(OmegaConfigLoader):
     """See the module. `project` is the project's folder, where relative paths start."""
@@ -90,7 +92,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 for file in sorted(folder.glob(pattern)):
                     if file.suffix in (".yml", ".yaml"):
                         name = str(Path(Path(self.conf_source).name) / file.relative_to(self.conf_source))
-                        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+                        tree = yaml.load(file.read_bytes(), Loader=YAML)
                         origins.entries.extend((name, path) for path in _key_paths(tree))
         return origins
 
