@@ -109,7 +109,7 @@ def stored(folder: Path, augment: bool) -> Epoch:
     }
     device = torch.device("cpu")
     nothing = FeatureCache(
-        MultimodalModel({}, build_fusion("late", {}, 1)), data, device, (), None
+        MultimodalModel({}, build_fusion("late", {"image": 1}, 1)), data, device, (), None
     )  # no encoder is frozen
     loader = Loader(data, torch.from_numpy(data.target), {}, (), nothing, device, seed=0, workers=WORKERS)
 
