@@ -13,6 +13,7 @@ from kedro.framework.cli.utils import _split_params
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins
+from g2d_pipeline.hooks import ProjectHooks
 from g2d_pipeline.methods import available, load
 from g2d_pipeline.overrides import METHOD_KEYS
 from g2d_pipeline.resolve import Configuration, check_methods, resolve
@@ -427,3 +428,13 @@ def test_a_raw_folder_named_on_the_command_line_decides_whether_there_are_raw_da
     c = resolve(copy.deepcopy(FILES), {"dataset": "mis_me", **overrides}, note, ORIGINS)
     assert folders == ["elsewhere"]
     assert c.dataset.raw.raw_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("auto", "there are no raw data in"), ("sample", "source=sample asks")]
+)
+def test_why_a_sample_is_used_is_said(caplog: pytest.LogCaptureFixture, source: str, said: str) -> None:
+    with caplog.at_level("WARNING"):
+        ProjectHooks()._announce(configure(dataset="mis_me", source=source))
+    assert said in caplog.text
+    assert caplog.text.count("SAMPLE: ") == 1

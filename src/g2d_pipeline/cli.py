@@ -62,7 +62,34 @@ def _options() -> list[click.Parameter]:
     for option in options:
         if option.name == "only_missing_outputs":
             option.default = True
+        elif option.name == "params":
+            option.callback = _refuse_lost(option.callback)
     return options
+
+
+class LostParameter(click.ClickException):
+    """Of two parameters one would replace the other."""
+
+    exit_code = 2
+
+
+def _refuse_lost(parse: Any) -> Any:
+    """Kedro's callback for --params, refusing what it would lose: `fusion=film,fusion.width=8` keeps the
+    width alone."""
+
+    def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
+        items = [item.partition("=") for item in value.split(",")] if isinstance(value, str) else []
+        words = {key.strip(): word.strip() for key, _, word in items}
+        for key in words:
+            above = next((k for k in words if key.startswith(f"{k}.")), None)
+            if above is not None:
+                raise LostParameter(
+                    f"--params: {above}={words[above]} and {key}={words[key]}: one would replace the other. "
+                    f"Say {above}.name={words[above]} beside it."
+                )
+        return parse(context, option, value)
+
+    return callback
 
 
 cli.add_command(click.Command("run", callback=run, params=_options(), help=run.__doc__))

@@ -57,7 +57,9 @@ def list_keys(annotation: Any, value: Any, above: KeyPath = (), exists: bool = T
     models = [] if is_dict else _models(annotation)
     tag = next((t for t in TAGS if len(models) > 1 and t in models[0].model_fields), None)
     by_tag = {m.model_fields[tag].default: m for m in models} if tag else {}
-    owner = models[0] if len(models) == 1 else by_tag.get(str(tree.get(tag)))
+    name = tree.get(tag, by_tag)
+    plug_in = by_tag.get("") if isinstance(name, str) else None  # the class of all other names
+    owner = models[0] if len(models) == 1 else by_tag.get(str(name), plug_in)
     fields = owner.model_fields if owner is not None else {}
     siblings = {t: fields[t].default for t in TAGS if t in fields}
     for name in dict.fromkeys([*fields, *tree]):

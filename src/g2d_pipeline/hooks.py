@@ -112,12 +112,13 @@ class ProjectHooks:
         )
         if c.source == "sample":
             bundled = c.dataset.raw.layout == "av_digits"
-            absent = (
-                f"there are no raw data in {c.dataset.raw.raw_dir}, so a simulated sample stands in for them"
-            )
+            why = "the bundled sample is used" if bundled else "source=sample asks for the simulated sample"
+            if not bundled and c.run.source != "sample":
+                absent = f"there are no raw data in {c.dataset.raw.raw_dir}"
+                why = f"{absent}, so a simulated sample stands in for them"
             logger.warning(
                 "SAMPLE: %s. Every table, figure and artefact made from it is marked SAMPLE.%s",
-                "the bundled sample is used" if bundled else absent,
+                why,
                 SHRUNK if c.shrunk else "",
             )
         if c.run.code == "ignore":

@@ -106,11 +106,14 @@ class Draft:
         else:
             keys = list(list_keys(DatasetSettings, self.dataset))
         matches = [k for k in keys if k.path == path] or [k for k in keys if k.path[-len(path) :] == path]
+        if not matches and len(path) > 1:  # a plug-in takes any option
+            sections = [k.path for k in keys if k.path[-1] == "options"]
+            matches = [Key((*s, path[-1])) for s in sections if s[1 - len(path) :] == path[:-1]]
         matches = [k for k in matches if k.exists] or matches
         depth = min((len(k.path) for k in matches), default=0)
         matches = [k for k in matches if len(k.path) == depth]
-        sections = {k.path for k in matches}
-        names = [k for k in keys if k.choices and k.path[-1] == "name" and k.path[:-1] in sections]
+        found = {k.path for k in matches}
+        names = [k for k in keys if k.choices and k.path[-1] == "name" and k.path[:-1] in found]
         return names if isinstance(value, str) and names else matches
 
     def _remedy(self, path: KeyPath) -> str:

@@ -211,8 +211,7 @@ def resolve(
     shrunk = bool(simulated) and source == "sample"
     if shrunk:
         merge(tree, simulated)
-    if isinstance(tree.get("fusion"), str):  # a word for a section: its options can be given beside it
-        tree["fusion"] = {"name": tree["fusion"]}
+    _name_sections(tree)
     smp, teacher, changes = (tree.pop(key, None) or {} for key in ("smp", "teacher", "methods"))
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
@@ -242,8 +241,17 @@ def check_methods(configuration: Configuration) -> None:
     what is allowed."""
     from g2d_pipeline.methods import load
     from g2d_pipeline.methods.base import MethodContext
+    from g2d_pipeline.models.encoders import load_encoder
 
     d = configuration.dataset
+    for modality, s in d.modalities.items():
+        for name in {s.encoder.name, (s.teacher_encoder or s.encoder).name}:
+            try:
+                load_encoder(name)
+            except ConfigError as error:
+                where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
+                file = configuration.origins.find(where)
+                raise ConfigError(f"{file}: modality {modality}: {error}") from error
     for m in configuration.methods.values():
         method = load(m.algorithm)
         parameters = checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
@@ -261,6 +269,15 @@ def check_methods(configuration: Configuration) -> None:
             raise ConfigError(
                 f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line"
             )
+
+
+def _name_sections(tree: Tree) -> None:
+    """A word for a section becomes the section, so that its options can be given beside it."""
+    modalities = tree.get("modalities")
+    for section in [tree, *(modalities.values() if isinstance(modalities, dict) else [])]:
+        for key in ("fusion", "encoder", "teacher_encoder"):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = {"name": section[key]}
 
 
 def _section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:

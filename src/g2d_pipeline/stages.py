@@ -164,9 +164,9 @@ class Plan:
         weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
         if isinstance(settings, StudentRun) and settings.needs_teachers:
             names |= {f"teachers/{m}": ("teachers", f"{m}/seed{settings.seed}") for m in settings.encoders}
-        contents = {name: self._content(*artefact) for name, artefact in names.items()}
-        media = {"raw": self.raw} if stage in ("featurize", "data_report") else {}  # they read the files
-        return contents | media | weights
+        # The manifest names files; what is in them is the raw data's.
+        raw = {"raw": self.raw} if stage in ("featurize", "data_report") else {}
+        return {name: self._content(*artefact) for name, artefact in names.items()} | weights | raw
 
     def _content(self, stage: str, run: str) -> str:
         folder, expected = self.folder(stage, run), self.fingerprint(stage, run)

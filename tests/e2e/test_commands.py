@@ -218,6 +218,7 @@ def test_prod_refuses_samples(project: Project) -> None:
         ("alhpa=1", 2, ["unknown key 'alhpa'", "Did you mean 'alpha'?"]),
         ("alpha=-3", 2, ["alpha = -3", "greater than or equal to 0"]),
         ("tau=1/2/3", 2, ["2 modalities need 2"]),
+        ("fusion=film,fusion.width=8", 2, ["would replace the other", "Say fusion.name=film"]),
         ("datasets.av_digits.raw.raw_dir=pyproject.toml", 1, ["'pyproject.toml' is a file"]),
         (
             "dataset=spoken_mnist,datasets.spoken_mnist.raw.raw_dir=nowhere",

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from g2d_pipeline.config import ExternalEncoder
+from g2d_pipeline.config import ENCODER_GROUP, ENCODERS, FUSION_GROUP, EncoderSettings, ExternalEncoder
+from g2d_pipeline.config.external import ByName
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import build_encoder, build_fusion
 from g2d_pipeline.models.build import build_model
+from g2d_pipeline.plugins import files
 from g2d_pipeline.training import train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.test_resolve import configure
@@ -115,6 +118,35 @@ def test_a_word_is_enough_for_an_encoder_and_a_misspelt_one_is_named_with_the_ne
 def test_what_is_wrong_with_an_external_encoder_is_said(settings: dict, shape: tuple, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ConfigError, match=message):
         build_encoder(ExternalEncoder(**settings), shape)
+
+
+def test_a_file_of_ours_without_settings_is_a_plug_in_with_any_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert set(ByName(ENCODER_GROUP)._files()) == set(ENCODERS) == set(files("g2d_pipeline.models.encoders"))
+    assert ByName(FUSION_GROUP)._files() == files("g2d_pipeline.models.fusions")
+    adapter = TypeAdapter(EncoderSettings)
+    with pytest.raises(ValueError, match="allowed are"):
+        adapter.validate_python("in_a_file")
+    monkeypatch.setattr(ByName, "_files", lambda _: ["in_a_file"])
+    assert adapter.validate_python("in_a_file") == ExternalEncoder(name="in_a_file")
+
+
+def test_options_of_a_plug_in_are_given_on_the_command_line() -> None:
+    given = {"name": "one_layer", "options": {"width": 3}}
+    of = configure(modalities={"image": {"encoder": given}}).dataset.modalities["image"].encoder
+    assert of == ExternalEncoder(**given)
+    change = {"datasets.av_digits.modalities.image.encoder": "one_layer"}
+    assert configure(change, options={"width": 3}).dataset.modalities["image"].encoder == of
+    with pytest.raises(
+        ConfigError, match=r"unknown key.*encoder\.width.*Allowed: name, options, initialisation"
+    ):
+        configure({"datasets.av_digits.modalities.image.encoder": {"name": "one_layer", "width": 3}})
+
+
+def test_a_path_that_leads_to_no_encoder_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"modality image: There is no encoder 'lab\.one_lyer'"):
+        configure({"datasets.av_digits.modalities.image.encoder": "lab.one_lyer"})
 
 
 @pytest.mark.parametrize("name", ["product", "lab.product", "lab.product.Product"])

@@ -81,6 +81,12 @@ def test_a_raw_file_reruns_everything_and_going_back_nothing(project: Project) -
     assert project.make() == set()
 
 
+def test_a_file_with_other_content_is_decoded_anew_though_the_manifest_is_the_same(project: Project) -> None:
+    made = {"ingest", "featurize", "data_report"}
+    assert project.make(raw="a", same=("ingest", "featurize")) == ALL
+    assert project.make(raw="b", same=("ingest", "featurize")) >= made
+
+
 def test_another_alpha_leaves_the_baseline_fresh(project: Project) -> None:
     plan = project.plan(alpha=0.5)
     fresh = {run for run in plan.runs("distill") if plan.is_fresh("distill", run)}

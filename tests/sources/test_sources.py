@@ -16,6 +16,7 @@ from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.sources import ensure_sample, locate, read_raw, signature
 from g2d_pipeline.sources.hashing import hash_files
+from g2d_pipeline.sources.layout import MODULES
 from tests.sources.raw_folders import PROJECT, Copy
 
 SMALL = MISME(raw_dir="raw", sample_rows={"train": 6, "val": 3, "test": 3})
@@ -104,6 +105,28 @@ def test_a_failure_leaves_neither_a_half_sample_nor_a_mess(
     with pytest.raises(OSError, match="No space"):
         ensure_sample(SMALL, tmp_path / "raw/sample")
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_sample_without_a_file_of_its_layout_is_told_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import g2d_pipeline.sources.mis_me.simulated as simulation
+
+    monkeypatch.setattr(simulation, "make", lambda *_: None)
+    with pytest.raises(
+        DataError, match=r"(?s)no file that the layout reads.*mend make.*mis_me/simulated\.py"
+    ):
+        ensure_sample(SMALL, tmp_path / "raw/sample")
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_settings_without_a_layout_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "mis_me", "birds")
+    with pytest.raises(ConfigError, match=r"src/g2d_pipeline/sources/birds/__init__\.py is missing"):
+        locate(SMALL, "auto", tmp_path)
+    monkeypatch.setitem(MODULES, "mis_me", "cells")
+    with pytest.raises(ConfigError, match=r"cells\.py defines no class derived from Layout"):
+        locate(SMALL, "auto", tmp_path)
 
 
 def test_somebody_elses_folder_is_never_replaced(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
             c = self.configuration
             sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate)
             return {section.__name__: section().model_dump(mode="json") for section in sections}
+        if key == "catalog":
+            _ = self.plan  # now: the entries ask for it, and omegaconf wraps what goes wrong
         entries = super().__getitem__(key)
         if key == "catalog":
             paths = {

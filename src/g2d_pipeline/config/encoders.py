@@ -135,7 +135,8 @@ class Bag(_Encoder):
 
 
 class ExternalEncoder(_Encoder, External):
-    """An encoder of another package; its trunk's class is called with (shape, **options)."""
+    """An encoder without settings of its own, of ours or of another package; its trunk's class is called with
+    (shape, **options)."""
 
 
 EncoderSettings = Annotated[

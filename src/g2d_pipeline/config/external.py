@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler
@@ -13,7 +14,7 @@ from g2d_pipeline.errors import did_you_mean
 
 
 class External(Strict):
-    """A plug-in: an entry point's name, or the dotted path of a module or class.
+    """A plug-in: a file's or an entry point's name, or the dotted path of a module or class.
 
     `options`: the keyword arguments that its class is called with."""
 
@@ -29,7 +30,8 @@ def settings_by_name(union: Any) -> dict[str, Any]:
 class ByName:
     """Annotates a union of settings classes, the last one External: `name` says which one a section is.
 
-    A word stands for the section `{name: word}`. `group`: of entry points; `default`: the name where none is
+    A word stands for the section `{name: word}`. `group`: of entry points, and the folder of
+    `models` with our files; a file without a settings class is a plug-in. `default`: the name where none is
     given. Raises ValueError for a name that is nowhere, with the nearest one."""
 
     def __init__(self, group: str, default: str | None = None) -> None:
@@ -48,7 +50,8 @@ class ByName:
                     f"its name is missing: one of {', '.join(known)}, or the dotted path of a module"
                 )
             if isinstance(name, str) and name not in known and "." not in name:
-                names = [*known, *(e.name for e in entry_points(group=self.group))]
+                names = [*dict.fromkeys([*known, *self._files()])]
+                names += [] if name in names else [e.name for e in entry_points(group=self.group)]
                 if name not in names:
                     allowed = f"allowed are {', '.join(names)}, or the dotted path of a module"
                     hint = did_you_mean(name, names)
@@ -64,3 +67,8 @@ class ByName:
             {**choices, external.__name__: handler.generate_schema(external)}, tag
         )
         return core_schema.no_info_before_validator_function(section, union)
+
+    def _files(self) -> list[str]:
+        """The names of our files, as `plugins.files` has them: without importing them, or torch."""
+        folder = Path(__file__).parents[1] / "models" / self.group.rpartition(".")[2]
+        return sorted(f.stem for f in folder.glob("*.py") if f.stem != "base" and f.stem[0] != "_")

@@ -164,8 +164,21 @@ def layout_module(name: str) -> str:
 
 
 def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
-    """The layout that `raw` names, at `root`: the one class of its module that is a Layout."""
-    module = importlib.import_module(f"g2d_pipeline.{layout_module(raw.layout)}")
+    """The layout that `raw` names, at `root`: the one class of its module that is a Layout.
+
+    Raises ConfigError where there is no such folder, or no such class in its `__init__.py`."""
+    name = f"g2d_pipeline.{layout_module(raw.layout)}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise  # the folder is there, and what it imports is not
+        raise ConfigError(
+            f"layout {raw.layout} has settings, but no code: src/{name.replace('.', '/')}/__init__.py is "
+            "missing. See docs/own-data.md, “A layout of its own”."
+        ) from None
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    layout: type[Layout[Any]] = next(cls for cls in classes if issubclass(cls, Layout))
-    return layout(raw, root)
+    layouts: list[type[Layout[Any]]] = [cls for cls in classes if issubclass(cls, Layout)]
+    if not layouts:
+        raise ConfigError(f"{module.__file__} defines no class derived from Layout.")
+    return layouts[0](raw, root)
