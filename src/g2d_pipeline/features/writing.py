@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from g2d_pipeline import plugins
+from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.config import FeaturizeSettings
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.features import bad_samples
@@ -232,10 +234,12 @@ def code_digest() -> str:
 
 @cache
 def _code() -> list[str]:
-    """What computes the arrays: this package's files (as they are when first asked for), and the versions of
-    the libraries that decode and transform."""
-    sources = [content_hash(file) for file in sorted(Path(__file__).parent.rglob("*.py"))]
-    return sources + [version(library) for library in LIBRARIES]
+    """What computes the arrays: the code of the engine and of all kinds (as it is when first asked for; see
+    `code.py`), and the versions of the libraries that decode and transform."""
+    kinds = [f"features.kinds.{name}" for name in plugins.files("g2d_pipeline.features.kinds")]
+    graph = CodeGraph(Path(__file__).parents[1])
+    engine = graph.fingerprint(["features.chunks", "features.media", "features.finalize", *kinds])
+    return [engine, *map(version, LIBRARIES)]
 
 
 def _write_index(path: Path, table: pd.DataFrame) -> None:
