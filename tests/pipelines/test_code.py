@@ -126,6 +126,8 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
         file, caller = frame.f_code.co_filename, frame.f_back
         if caller is not None and caller.f_code.co_name == "<module>":
             return  # on import
+        if caller is not None and Path(caller.f_code.co_filename).name == "code.py":
+            return  # reading code, which counts for nothing (PRESENTATION)
         if event == "call" and file.startswith(f"{PACKAGE}{os.sep}") and file.endswith(".py"):  # no template
             codes.add((file, frame.f_code.co_firstlineno, frame.f_code.co_name))
 
