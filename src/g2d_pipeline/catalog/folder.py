@@ -12,15 +12,9 @@ from g2d_pipeline.cards import Clock, folder_content, whole_folder
 from g2d_pipeline.stages import Plan
 
 
-class FolderDataset(AbstractDataset[Any, Any]):
-    """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
-
-    `plan` knows the stage card that it must have. What is saved may be the artefact or a function that makes
-    it: then its time counts for the card. `overwrite`: counts as missing even if fresh (`--params
-    rebuild=true`). An artefact that turns out fresh when it is about to be saved (the stage left of it made
-    the same content again) is kept."""
-
-    keep_partial = False
+class StageDataset(AbstractDataset[Any, Any]):
+    """What a stage makes. `path`: a template of its folders; `plan`: which cards they must have; `overwrite`:
+    counts as missing even if fresh (`--params rebuild=true`)."""
 
     def __init__(
         self,
@@ -33,6 +27,23 @@ class FolderDataset(AbstractDataset[Any, Any]):
         self.path, self.stage, self.plan = path, stage, plan
         self.overwrite = overwrite
         self.metadata = metadata
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": self.path, "stage": self.stage}
+
+
+class FolderDataset(StageDataset):
+    """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
+
+    `plan` knows the stage card that it must have. What is saved may be the artefact or a function that makes
+    it: then its time counts for the card. `overwrite`: counts as missing even if fresh (`--params
+    rebuild=true`). An artefact that turns out fresh when it is about to be saved (the stage left of it made
+    the same content again) is kept."""
+
+    keep_partial = False
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         self.clock = Clock.start()
 
     def start_clock(self) -> None:
@@ -65,6 +76,3 @@ class FolderDataset(AbstractDataset[Any, Any]):
 
     def _exists(self) -> bool:
         return not self.overwrite and self.plan.is_fresh(self.stage)
-
-    def _describe(self) -> dict[str, Any]:
-        return {"path": self.path, "stage": self.stage}

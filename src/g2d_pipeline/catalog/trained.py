@@ -6,36 +6,22 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
 from g2d_pipeline.artefacts import CHECKPOINTS, Trained, TrainedFolder, write_trained
 from g2d_pipeline.cards import Clock, whole_folder
-from g2d_pipeline.stages import Plan
+from g2d_pipeline.catalog.folder import StageDataset
 
 logger = logging.getLogger(__name__)
 
 
-class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], dict[str, TrainedFolder]]):
+class TrainedSetDataset(StageDataset):
     """Run → trained model, each in the folder `path` (a template with `{run}` and `{fingerprint}`).
 
     Saved lazily, as Kedro's partitioned datasets are: run → a function that trains it, given the folder for
     its checkpoints. Fresh runs are skipped, each run is on disk before the next one starts, and a run begun
     by a killed process resumes from its last checkpoint. `plan` knows the stage card of each."""
-
-    def __init__(
-        self,
-        path: str,
-        stage: str,
-        plan: Plan,
-        overwrite: bool = False,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self.path, self.stage, self.plan = path, stage, plan
-        self.overwrite = overwrite
-        self.metadata = metadata
 
     def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
         for number, (run, train) in enumerate(data.items(), start=1):
@@ -59,9 +45,6 @@ class TrainedSetDataset(AbstractDataset[dict[str, Callable[[Path], Trained]], di
         return not self.overwrite and all(
             self.plan.is_fresh(self.stage, r) for r in self.plan.runs(self.stage)
         )
-
-    def _describe(self) -> dict[str, Any]:
-        return {"path": self.path, "stage": self.stage}
 
     def preview(self) -> TablePreview:
         """What each run is and how it was selected, for Kedro-Viz."""

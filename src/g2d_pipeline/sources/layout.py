@@ -8,6 +8,7 @@ functions or into the folder's other modules."""
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,7 +43,7 @@ class Samples:
     raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
 
 
-class Layout(Generic[R]):
+class Layout(ABC, Generic[R]):
     """One layout at one place: `raw` are its settings, `root` the folder of the data, which may be absent.
 
     Class attributes: `task`, the only one that the data have (None: any); `modalities` that the layout offers
@@ -61,23 +62,23 @@ class Layout(Generic[R]):
         self.raw, self.root = raw, root
 
     # ---------------------------------------------------------------------------------- hooks of each layout
+    @abstractmethod
     def expected(self) -> str:
         """Which files are expected and how to get them, for messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def raw_files(self) -> list[Path]:
         """Every file the manifest depends on, in a fixed order; empty where the data are not there."""
-        raise NotImplementedError
 
     def suggest(self) -> str:
         """A sentence on what may have been meant, where the raw files are not there."""
         return ""
 
+    @abstractmethod
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The samples; `columns`: modality → its column of paths, for those that are asked for.
 
         Raises DataError naming file, row and remedy; ConfigError where the settings ask what is not there."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------ done once for all layouts
     @cached_property
