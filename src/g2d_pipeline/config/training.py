@@ -97,13 +97,15 @@ class TrainingSettings(Strict):
     batches whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient.
     `ema`: decay of the average of the weights that is evaluated and kept instead of the weights.
     `early_stopping`: epochs without a better validation score after which training ends, counted in the last
-    phase only: SMP's phases are never cut. `selection`: `val` keeps the weights of the best validation epoch;
-    `last` the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number
-    made with it is labelled so. `precision`: of the encoders (fusion and losses are float32);
-    `channels_last`: memory format of convolutions; `compile`: encoders through torch.compile;
-    `checkpoint_activations`: encoders compute their activations again in the backward pass instead of keeping
-    them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented` batch (as published)
-    or its stored outputs on the `clean` samples are used."""
+    phase only: no other one is cut. `selection`: `val` keeps the weights of the best validation epoch; `last`
+    the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number made with
+    it is labelled so. `selection_metric`: what is best, for early stopping too (None: accuracy or RMSE); of
+    equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the last phase of SMP or
+    of a method with stages (see `Method.phase`), or of all phases. `precision`: of the encoders (fusion and
+    losses are float32); `channels_last`: memory format of convolutions; `compile`: encoders through
+    torch.compile; `checkpoint_activations`: encoders compute their activations again in the backward pass
+    instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented`
+    batch (as published) or its stored outputs on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
@@ -114,8 +116,17 @@ class TrainingSettings(Strict):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stopping: PositiveInt | None = None
     selection: Literal["val", "last", "test"] = "val"
+    selection_metric: Literal["accuracy", "rmse", "loss"] | None = None
+    select_in: Literal["last_phase", "all"] = "last_phase"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_activations: bool = False
     teacher_view: Literal["augmented", "clean"] = "augmented"
+
+
+def check_selection_metric(training: TrainingSettings, task: str) -> None:
+    """Raise ValueError where `selection_metric` is not one of the task's."""
+    metric, allowed = training.selection_metric, ("accuracy" if task == "classification" else "rmse", "loss")
+    if metric is not None and metric not in allowed:
+        raise ValueError(f"selection_metric = {metric!r}: of a {task} it is one of {', '.join(allowed)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from g2d_pipeline import __version__
 from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, RunOptions, SMPSettings, Strict, TrainingSettings
+from g2d_pipeline.config.training import check_selection_metric
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method, MethodContext
@@ -149,7 +150,10 @@ def describe_run(
         "fusion": fusion_name(architecture),
         "training": training.model_dump(mode="json"),
         "selection": training.selection,
+        "selection_metric": training.selection_metric or data.task.metric,
         "selected_epoch": result.selected_epoch,
+        "selected_phase": list(result.selected_phase),
+        "selection_epochs": list(result.selection_epochs),
         "version": __version__,
     }
 
@@ -177,6 +181,7 @@ def check_method(
         {} if isinstance(fusion, str) else fusion,
     )
     try:
+        check_selection_metric(training, context.task)
         method.check(context)
     except ValueError as error:
         raise ConfigError(f"method {name}: {error}") from error
