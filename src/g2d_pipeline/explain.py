@@ -77,10 +77,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins) -> Any:
-    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest."""
+def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins, task: str | None = None) -> Any:
+    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest.
+
+    `task`: of the dataset, for settings that depend on it."""
     try:
-        return TypeAdapter(annotation).validate_python(tree)
+        return TypeAdapter(annotation).validate_python(tree, context={"task": task})
     except ValidationError as error:
         lines = []
         for item in error.errors():

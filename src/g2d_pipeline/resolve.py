@@ -29,7 +29,6 @@ from g2d_pipeline.config import (
     TeachersSettings,
     TrainingSettings,
 )
-from g2d_pipeline.config.training import check_selection_metric
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
@@ -219,7 +218,7 @@ def resolve(
     draft.override(overrides)
     dataset = checked(DatasetSettings, tree, where, origins)
     teacher = merge(dataset.training.model_dump(), teacher)
-    teacher_training = _training(teacher, (*where, "teacher"), dataset, origins)
+    teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
     if draft.smp_keys and not any(m.smp for m in configured.values()):
         raise ConfigError(
@@ -325,18 +324,6 @@ def _method_tree(name: str, methods: Tree, changes: Tree, origins: Origins) -> T
     return merge(copy.deepcopy(section), changes.get(name) or {})
 
 
-def _training(
-    tree: Tree, where: tuple[str, ...], dataset: DatasetSettings, origins: Origins
-) -> TrainingSettings:
-    """The recipe of teachers or of a method, fit for the dataset's task."""
-    training: TrainingSettings = checked(TrainingSettings, tree, where, origins)
-    try:
-        check_selection_metric(training, dataset.task)
-    except ValueError as error:
-        raise ConfigError(f"{origins.find((*where, 'selection_metric'))}: {error}") from error
-    return training
-
-
 def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
     """A method's settings, its fusion and training the dataset's where it has none of its own."""
     origins, path = draft.origins, ("methods", name)
@@ -356,7 +343,7 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
         algorithm=name if own["algorithm"] is None else own["algorithm"],
         parameters=parameters,
         smp=None,
-        training=_training(training, (*draft.path, "training"), dataset, origins),
+        training=checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task),
         fusion=fusion,
         needs_teachers=checked(bool, needs_teachers, (*path, "needs_teachers"), origins),
     )

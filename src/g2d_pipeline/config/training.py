@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from g2d_pipeline.config.base import Counts, Strict
 
@@ -124,9 +133,12 @@ class TrainingSettings(Strict):
     checkpoint_activations: bool = False
     teacher_view: Literal["augmented", "clean"] = "augmented"
 
-
-def check_selection_metric(training: TrainingSettings, task: str) -> None:
-    """Raise ValueError where `selection_metric` is not one of the task's."""
-    metric, allowed = training.selection_metric, ("accuracy" if task == "classification" else "rmse", "loss")
-    if metric is not None and metric not in allowed:
-        raise ValueError(f"selection_metric = {metric!r}: of a {task} it is one of {', '.join(allowed)}")
+    @field_validator("selection_metric")
+    @classmethod
+    def _is_of_the_task(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        """Where the task is known: see `explain.checked`."""
+        task = (info.context or {}).get("task")
+        allowed = {"classification": ("accuracy", "loss"), "regression": ("rmse", "loss")}.get(str(task))
+        if metric is not None and allowed and metric not in allowed:
+            raise ValueError(f"a {task} is selected by {' or '.join(allowed)}")
+        return metric

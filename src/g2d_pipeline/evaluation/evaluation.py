@@ -15,12 +15,13 @@ from .records import Run, history_frame, modality_order
 from .report import build_report
 from .summary_json import metrics_summary
 from .tables import summarise, table_text
+from .warnings import selection_warnings
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report,
-    table."""
+    table (with the warnings below it)."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -57,11 +58,13 @@ def evaluate(
         source=source,
         unit=unit,
     )
+    warnings = selection_warnings(runs)
+    table = "\n".join([table_text(summary, unit), *(f"Warning: {line}\n" for line in warnings)])
     return Evaluation(
         metrics=metrics,
         summary=summary,
-        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings),
+        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings) | {"warnings": warnings},
         figures=figures,
         report=build_report(metrics, summary, figures, runs, manifest_meta, rankings, configuration, data),
-        table=table_text(summary, unit),
+        table=table,
     )

@@ -28,6 +28,7 @@ from .tables import (
     selection_note,
     summary_table,
 )
+from .warnings import selection_warnings
 
 DROPPED_SHOWN = 40
 CARDS_SHOWN = 6
@@ -66,11 +67,12 @@ def build_report(
         many_seeds=int(summary["n"].max()) > 1,
         protocol=protocol(runs),
         warn_selection=selection_note(metrics),
+        warnings=selection_warnings(runs),
         code_ignored=configuration.get("code") == "ignore",
         cards=cards(summary),
         main=table_cells(summary_table(summary), summary, unit),
         other=table_cells(summary_table(summary, other_metrics(summary)), summary, unit),
-        by_seed=table_cells(seed_table(metrics, split), summary, unit),
+        by_seed=with_epochs(table_cells(seed_table(metrics, split), summary, unit), runs),
         methods=method_rows(runs),
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
         dropped_more=max(0, len(dropped) - DROPPED_SHOWN),
@@ -87,19 +89,33 @@ def build_report(
 
 def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """How the evaluated epochs were chosen: a row a selection and metric, with the runs it holds for."""
-    names: dict[tuple[str, str], dict[str, None]] = {}  # the values: an ordered set
+    names: dict[tuple[str, str, str], dict[str, None]] = {}  # the values: an ordered set
     for run in ordered_runs(runs):
-        key = (str(run.info.get("selection", "val")), str(run.info.get("metric", "")))
+        info = run.info
+        words = SELECTIONS.get(selection := str(info.get("selection", "val")), selection)
+        if selection != "last" and info.get("selection_epochs", (1, 1))[0] > 1:
+            words += " of the last phase"
+        key = (selection, words, str(info.get("selection_metric", info.get("metric", ""))))
         names.setdefault(key, {})[row_label(run.method, run.modality)] = None
     return [
         {
             "selection": selection,
-            "words": SELECTIONS.get(selection, selection),
+            "words": words,
             "metric": metric_spec(metric).label,
             "who": "all runs" if len(names) == 1 else ", ".join(own),
         }
-        for (selection, metric), own in names.items()
+        for (selection, words, metric), own in names.items()
     ]
+
+
+def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """The table by seeds, its epochs with those that they were selected from: `"29 of 21–30"`."""
+    infos = {(row_label(run.method, run.modality), run.seed): run.info for run in runs}
+    for row in table["rows"]:
+        first, last = infos[row["label"], row["extra"][0]].get("selection_epochs", (1, 1))
+        if last > first > 1:
+            row["extra"][1] = f"{row['extra'][1]} of {first}–{last}"
+    return table
 
 
 def cards(summary: pd.DataFrame) -> list[dict[str, Any]]:

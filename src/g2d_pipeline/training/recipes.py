@@ -15,7 +15,6 @@ from torch import Tensor
 from g2d_pipeline import __version__
 from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, RunOptions, SMPSettings, Strict, TrainingSettings
-from g2d_pipeline.config.training import check_selection_metric
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method, MethodContext
@@ -84,7 +83,7 @@ def train_student(
         )
     options = options.updated(**changes)
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
-    training = TrainingSettings(**recipe)
+    training = TrainingSettings.model_validate(recipe, context={"task": data.task.to_json()["name"]})
     smp = SMPSettings(**smp) if isinstance(smp, dict) else smp
     outputs_of = {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()}
     algorithm = build_method(method, parameters or {})
@@ -181,7 +180,6 @@ def check_method(
         {} if isinstance(fusion, str) else fusion,
     )
     try:
-        check_selection_metric(training, context.task)
         method.check(context)
     except ValueError as error:
         raise ConfigError(f"method {name}: {error}") from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
-from g2d_pipeline.models import MultimodalModel, Output
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
@@ -189,7 +189,7 @@ class Trainer:
             seeded(self.seed, "dropout"),
             tf32_mode(self.training.precision, self.device),
             explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
-            explain_divergence(lambda: self.checkpointer.last),
+            explain_divergence(lambda: self.checkpointer.last, lambda: self._rests_on_statistics()),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
@@ -310,6 +310,13 @@ class Trainer:
         """The phase, of schedule and method together, of this epoch, and the last one of the run."""
         epoch, last = (self.method.phase(e, self.state) for e in (self.state.epoch, self.state.epochs))
         return self.schedule.phase + epoch - 1, self.schedule.final_phase + last - 1
+
+    def _rests_on_statistics(self) -> bool:
+        """Whether an encoder that does not learn in this phase is normalised by running statistics."""
+        suppressed = self.schedule.suppressed(self.state.active)
+        return self.schedule.norm == "frozen" and any(
+            depends_on_batch(self.model.encoders[m]) for m in suppressed
+        )
 
     def _settle_norm_stats(self) -> None:
         """Before the first batch: encoders that may rest before they have learnt need running statistics."""
