@@ -6,6 +6,7 @@ The sound track is decoded here; pictures are the business of `video.py`.
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 # Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of
 # the file.
 TELLING = {"mov", "matroska", "flv", "avi", "asf"}
+FROM_ZERO = {"matroska", "avi", "asf"}  # whose duration is the end, also where the first packet is later
 SHORT = 0.9  # of what a header promises: below, a file is truncated; its streams may end a little apart
 BARE = {"aac", "ac3", "eac3", "dts", "loas", "mp3"}  # frames alone: their duration is a guess, no promise
-XING = re.compile(rb"\xff[\xe0-\xff]..(?:(?:.{9}|.{17}|.{32})(?:Xing|Info)|.{32}VBRI)", re.S)
+XING = re.compile(rb"\xff[\xe0-\xff]..(?:(?:.{9}|.{17}|.{32})(?:Xing|Info)(.{4}).{4}(.{4})|.{32}VBRI)", re.S)
+ID3V1 = 128  # bytes of the tag at the end of an MP3
+STARTS = {"OGG": b"OggS\0\2", "FLAC": b"fLaC"}  # how each of several recordings begins
 XING_BYTES = 2881  # the longest frame of an MP3
 SKIPPED = 3  # packets: more than an encoder's delay and padding, which a decoder leaves out
 LATE = 0.045  # seconds that sound ahead of its picture is noticed from (ITU-R BT.1359)
@@ -96,9 +100,8 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
         if packet.size and packet.pts is not None:
             end = max(end, in_seconds(packet.pts + (packet.duration or 0), packet.time_base))
         yield packet
-    if container.duration and form(container) in TELLING:
-        start = 0 if form(container) == "matroska" else container.start_time or 0  # there it counts from 0
-        promised, held = container.duration / av.time_base, end - start / av.time_base
+    if form(container) in TELLING:
+        promised, held = _promised(container), end - (container.start_time or 0) / av.time_base
         rates = [float(s.average_rate) for s in container.streams.video if s.average_rate]
         if (
             held + 2 / min(rates, default=20.0) < SHORT * promised
@@ -106,6 +109,12 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
             raise MediaError(
                 path, f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s"
             )
+
+
+def _promised(container: InputContainer) -> float:
+    """The seconds that the header tells, from the first packet on; 0 where it does not."""
+    start = (container.start_time or 0) if form(container) in FROM_ZERO else 0
+    return max((container.duration or 0) - start, 0) / av.time_base
 
 
 def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
@@ -141,15 +150,14 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             raise MediaError(
                 path, f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
             ) from None
-        told = form(container) not in BARE
+        told = form(container) not in BARE | FROM_ZERO
         promised = in_seconds(stream.duration, stream.time_base) if told else 0.0
         late = _delay(container, start)
     if len(rates) > 1:
         raise MediaError(path, f"changes its sample rate: {', '.join(map(str, sorted(rates)))} Hz")
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     rate = rates.pop() if rates else stream.rate
-    if len(wave) < SHORT * promised * rate:
-        held = len(wave) / rate
+    if (held := len(wave) / rate) < SHORT * promised:
         raise MediaError(
             path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s"
         )
@@ -166,21 +174,34 @@ def _delay(container: InputContainer, start: float | None) -> float:
     return late if LATE <= late <= longest else 0.0
 
 
-def count_sound(path: Path) -> tuple[float, float, bool]:
-    """What the packets of an MP3 or Ogg file hold, which are read but not decoded.
+def tells_all(path: Path, form: str) -> tuple[bool, bool]:
+    """Whether a FLAC, OGG or MP3 file is one recording, not several that were joined, as a search of its
+    bytes tells at once; whether a header tells its length (not of an MP3 without Xing, Info or VBRI)."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if (mark := STARTS.get(form)) is not None:
+            return content.find(mark, content.find(mark) + 1) < 0, True
+        tag = content[:10]  # an ID3 tag tells its size in four times seven bits
+        start = 10 + int("".join(f"{byte:07b}" for byte in tag[6:]), 2) if tag[:3] == b"ID3" else 0
+        header = XING.search(content[start : start + 2 * XING_BYTES])
+        if header is None or header[2] is None:
+            return False, header is not None
+        rest = len(content) - start - header.start() - int.from_bytes(header[2], "big")
+        return header[1][-1] & 2 > 0 and rest in (0, ID3V1), True
 
-    Returns their seconds; those that decoding leaves out at most (the encoder's delay and padding); whether
-    a header tells the length (an MP3's Xing, Info or VBRI: a frame before the first one with sound)."""
-    with opened(path) as container:
-        stream = container.streams.audio[0]
-        held = [p for p in container.demux(stream) if p.size and 0 < (p.duration or 0) < 2**31]
-        seconds = [in_seconds(packet.duration, stream.time_base) for packet in held]
-        told = form(container) != "mp3"
-        if held and not told and (first := held[0].pos):
-            with path.open("rb") as file:
-                file.seek(max(first - XING_BYTES, 0))
-                told = XING.search(file.read(min(first, XING_BYTES))) is not None
-        return sum(seconds), SKIPPED * max(seconds, default=0.0) if told else 0.0, told
+
+def count_sound(path: Path) -> tuple[float, float]:
+    """(seconds of sound that the packets of a file hold, seconds of three of them): it is not decoded.
+
+    (0, 0) where it can not be opened, as an MP3 of one frame."""
+    try:
+        with opened(path) as container:
+            stream = container.streams.audio[0]
+            units = [p.duration or 0 for p in container.demux(stream) if p.size]
+            units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
+            most = SKIPPED * max(units, default=0)
+            return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
+    except MediaError:  # libsndfile has opened it
+        return 0.0, 0.0
 
 
 def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
@@ -200,8 +221,8 @@ def container_header(path: Path) -> dict[str, float]:
     """The seconds of a video and the size of its frames before rotation; nothing where unknown."""
     header: dict[str, float] = {}
     with opened(path) as container:
-        if container.duration:
-            header["seconds"] = container.duration / av.time_base
+        if form(container) not in BARE and (seconds := _promised(container)):
+            header["seconds"] = seconds
         for stream in container.streams.video[:1]:
             header |= {"width": float(stream.width), "height": float(stream.height)}
     return header

@@ -26,11 +26,12 @@ from torch import Tensor
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.containers import container_header, count_sound, read_sound
+from g2d_pipeline.features.containers import container_header, count_sound, read_sound, tells_all
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
+ENDLESS = 2**62  # samples
 STREAMED = 0x7FFFF000  # sizes from here on are written by programs that do not know the length of a stream
 MAX_TAPS = 2**27  # of a resampling filter: half a gigabyte
 UNKNOWN = {1, 4, 161}  # libsndfile's errors: the format, its encoding, or that of FLAC in Ogg
@@ -83,9 +84,7 @@ class Audio(FileKind):
             info = soundfile.info(path)
         except soundfile.LibsndfileError:
             return container_header(path)
-        held, left_out, told = count_sound(path) if _is_guess(info) else (0.0, 0.0, True)
-        seconds = _frames(info) / info.samplerate
-        return {"seconds": held if held > seconds + left_out or not told else seconds}
+        return {"seconds": _true_seconds(path, info)[0]}
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """How many recordings are `filled` or `cut` to the settings' seconds."""
@@ -178,12 +177,11 @@ def _decode(path: Path, content: bytes | None) -> tuple[Wave, int]:
         with file:
             _check_header(path, file.extra_info)
             rate, frames = int(file.samplerate), _frames(file)
-            samples = file.read(frames, dtype="float32", always_2d=True)
-        if _is_guess(file):
-            held, left_out, told = count_sound(path)
-            if held > len(samples) / rate + left_out + TOLERANCE:
+            seconds, known = _true_seconds(path, file)
+            if not known:
                 return read_sound(path)
-            frames = frames if told else len(samples)
+            frames = round(seconds * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
     if len(samples) < 0.99 * frames:
         raise _truncated(path, frames, len(samples), "samples")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
@@ -196,10 +194,21 @@ def _frames(info: Any) -> int:
     return min(int(info.frames), int(count[1])) if count else int(info.frames)
 
 
-def _is_guess(info: Any) -> bool:
-    """Whether the length that libsndfile tells may be wrong: it knows one file, or link, of joined ones, and
-    guesses that of an MP3 without a header of its own."""
-    return info.format == "OGG" or str(info.subtype).startswith("MPEG")
+def _true_seconds(path: Path, info: Any) -> tuple[float, bool]:
+    """(the length of a file that libsndfile has opened, whether libsndfile decodes all of it).
+
+    It knows one recording of several that were joined, and guesses the length of an MP3 without a header."""
+    seconds = _frames(info) / info.samplerate
+    form = "MP3" if str(info.subtype).startswith("MPEG") else info.format
+    if form not in ("MP3", "OGG", "FLAC"):
+        return seconds, True
+    whole, told = tells_all(path, form)
+    if whole and info.frames < ENDLESS:
+        return seconds, True
+    held, left_out = count_sound(path)
+    if info.frames >= ENDLESS or held > seconds + (left_out if told and form != "FLAC" else 0) + TOLERANCE:
+        return held, False
+    return (seconds if told or not held else held), True
 
 
 def _check_header(path: Path, log: str) -> None:

@@ -41,7 +41,7 @@ class Image(FileKind):
     plural = "pictures"
     notes: ClassVar[dict[str, str]] = {
         "constant": "that are of one colour",
-        "narrow": f"{NARROW}: give `value_range`, the lowest and the highest value",
+        "narrow": f"{NARROW}: give `value_range` (of grey ones, the lowest and the highest value)",
     }
     keep_bytes = 2**62  # one image at a time is in memory
     headers = images = True
@@ -234,7 +234,11 @@ def _decode(
             reason = f"can not be decoded (cannot identify image file {str(path)!r})"
             raise MediaError(path, reason) from error
         with file:
-            tags, of_16_bits = getattr(file, "tag_v2", {}), file.format == "PPM"
+            tags, of_16_bits, deep = (
+                getattr(file, "tag_v2", {}),
+                file.format == "PPM",
+                ";16" in str(file.tile),
+            )
             picture = ImageOps.exif_transpose(file)
         if picture.mode == "LAB":
             return picture.convert("RGB")  # there is no way to grey
@@ -245,6 +249,8 @@ def _decode(
             raise MediaError(path, f"{what}: give `value_range`, or save 8 bits")
         if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
             return _to_bytes(path, np.asarray(picture), tags, value_range, notes)
+        if deep and 0 < np.max(np.asarray(picture.convert("RGB"))) < FEW:  # Pillow has kept the high byte
+            notes["narrow"] = notes.get("narrow", 0) + 1
     return picture
 
 

@@ -232,6 +232,8 @@ def survey(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
             pts.append(packet.pts)
             key.append(packet.is_keyframe)
             last = packet.duration or last
+    if form(container) == "avi":  # pictures that are not there count, too
+        held = max((t for t in pts if t is not None), default=0) + last
     if held < stream.frames:
         raise MediaError(path, f"is truncated: its header promises {stream.frames} pictures, it holds {held}")
     rate = stream.average_rate or stream.guessed_rate
