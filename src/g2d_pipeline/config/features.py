@@ -97,12 +97,20 @@ class ImageFeatures(_Pictures):
     of principal components (fitted on train) whose cumulative variance stays at or below this share, at least
     one, and do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of
     [0, 1] pixels (or of the array's own, where it holds floats), one value a channel; left out: measured on
-    train. `dtype`: of floats; bytes stay bytes."""
+    train. `dtype`: of floats; bytes stay bytes. `value_range`: which values of grey files of 16 or 32 bits
+    become 0 and 255 (depth in millimetres, 12 bits in 16); left out: of 16 bits the high byte is kept."""
 
     kind: Literal["image"] = "image"
     channels: Literal[1, 3] = 3
     pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    value_range: Annotated[Numbers, Field(min_length=2, max_length=2)] | None = None
     dtype: Stored = "float32"
+
+    @model_validator(mode="after")
+    def _range_ascends(self) -> Self:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range {self.value_range} is not [lowest, highest]")
+        return self
 
 
 class TabularFeatures(Strict):
