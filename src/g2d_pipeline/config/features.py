@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -122,7 +123,7 @@ class TabularFeatures(Strict):
     def _columns_are_distinct(self) -> Self:
         if not self.all_columns:
             raise ValueError("name at least one column under `columns` (numbers), `categorical` or `dates`")
-        if double := sorted({c for c in self.all_columns if self.all_columns.count(c) > 1}):
+        if double := sorted(column for column, count in Counter(self.all_columns).items() if count > 1):
             raise ValueError(f"columns that are named more than once: {', '.join(double)}")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.errors import data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
@@ -51,8 +52,7 @@ class RawTable:
 
     def require(self, names: Iterable[str]) -> None:
         """DataError where any of `names` is no column (the nearest is suggested) or one more than once."""
-        required = list(dict.fromkeys(names))
-        known = self.names
+        required, known = list(dict.fromkeys(names)), dict.fromkeys(self.names)
         if missing := [name for name in required if name not in known]:
             lines = [
                 f"{name!r} (not in {', '.join(self.lacking[name])})"
@@ -61,7 +61,7 @@ class RawTable:
                 for name in missing
             ]
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
-            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{', '.join(known)}.{self.hint}")
+            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
             raise data_error(
                 f"{self.file} has columns more than once", double, "remove or rename the extra ones."
@@ -128,7 +128,7 @@ def make_table(
     names = [name for name, _ in columns if name]
     data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
-    repeated = frozenset(name for name in names if names.count(name) > 1)
+    repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
     return RawTable(file, data[list(dict.fromkeys(names))], places, repeated=repeated, **more)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.sources.layout import Samples
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
@@ -45,7 +45,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     )
     used = {*chosen.own_columns(raw), *required}
     if unused := [name for name in table.names if name not in used]:
-        table.note(f"Columns of {table.file} that are not used: {', '.join(unused)}.")
+        table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
 
     rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
@@ -143,7 +143,7 @@ def _note_findings(
     scales = [target.astype("float64"), *([np.exp(target)] if raw.log_target else [])]
     leaks = list(dict.fromkeys(leak for scale in scales for leak in columns.correlated(features, scale)))
     if leaks and len(class_names) in (0, 2):
-        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {', '.join(leaks)}.")
+        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {enumerated(leaks)}.")
     if raw.log_target:
         unit = settings.target.unit
         hint = f" Say so in the data set's parameters: `target: {{unit: ln {unit}}}`."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import SplitFractions
-from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
+from g2d_pipeline.errors import ConfigError, data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.table.files import Tables, paths_start
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
         if names is not None and len(set(names)) < len(names):
             yield f"raw.{key} holds a name twice: {names}."
     columns = [(modality, column) for modality, names in settings.columns.items() for column in names]
-    every = [column for _, column in columns]
-    if double := sorted({column for column in every if every.count(column) > 1}):
-        yield f"two modalities have the same column or name: {', '.join(double)}."
+    counts = Counter(column for _, column in columns)
+    if double := sorted(column for column, count in counts.items() if count > 1):
+        yield f"two modalities have the same column or name: {enumerated(double)}."
     uses = {raw.target: "the target", raw.id: "the id"}
     if isinstance(raw.split, str):
         uses[raw.split] = "the split"
@@ -126,7 +127,7 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
             f"say which one under raw: `columns: {{{missing}: <column>}}`; without that it is one of {names}."
         )
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
-        raise data_error(headline, [", ".join(known)], remedy + table.hint)
+        raise data_error(headline, [enumerated(known)], remedy + table.hint)
     return {name: columns[name] for name in kinds}
 
 
