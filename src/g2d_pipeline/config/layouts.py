@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
-from g2d_pipeline.config.base import SPLITS, Split, Strict, split_slashes
+from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, split_slashes
 
 
 class RawSettings(Strict):
@@ -214,12 +214,12 @@ class Table(RawSettings):
     table: TableFiles | None = None
     root: str | None = None
     columns: dict[str, str] = {}
-    target: str
-    id: str | None = None
+    target: ColumnName
+    id: ColumnName | None = None
     split: SplitSettings | None = None
     group: str | None = None
     classes: Annotated[list[str], Field(min_length=2)] | None = None
-    names: list[str] | None = None
+    names: list[ColumnName] | None = None
     log_target: bool = False
     join: list[Join] = []
     labelled_only: bool = False

@@ -91,7 +91,9 @@ def validate(manifest: Manifest) -> None:
         raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, REBUILD)
     names = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
     names += ["group"] if meta["group_disjoint"] else []
-    double = {c for c, count in Counter(names).items() if count > 1} | set(table.columns[table.columns.duplicated()])
+    double = {c for c, count in Counter(names).items() if count > 1} | set(
+        table.columns[table.columns.duplicated()]
+    )
     if double:
         headline = f"The manifest of {name!r} has columns of the same name"
         raise data_error(headline, sorted(double), "rename them.")

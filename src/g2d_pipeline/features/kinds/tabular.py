@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
+from g2d_pipeline.config.features import is_selector
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
@@ -32,6 +33,16 @@ class Tabular(ColumnKind):
     @property
     def columns(self) -> list[str]:
         return self.settings.all_columns
+
+    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> TabularFeatures:
+        """The settings with the columns that patterns have selected, each under the key of its type."""
+        s = self.settings
+        if list(columns) == s.all_columns or not any(map(is_selector, s.all_columns)):
+            return s
+        of_kind = {c: table[c].dtype.kind for c in columns}
+        return s.model_copy(
+            update={key: [c for c in columns if of_kind[c] in kinds] for key, (kinds, _) in DTYPES.items()}
+        )
 
     @property
     def bytes_each(self) -> int:

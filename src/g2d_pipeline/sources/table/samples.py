@@ -17,6 +17,7 @@ from g2d_pipeline.sources.table.files import Tables, find_tables, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
 from g2d_pipeline.sources.table.join import read_all
 from g2d_pipeline.sources.table.paths import check_paths, needed_columns, path_ids, read_paths
+from g2d_pipeline.sources.table.selection import select_columns
 from g2d_pipeline.sources.table.splits import check_train, draw, fixed_split, read_groups
 
 if TYPE_CHECKING:
@@ -29,15 +30,14 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     raw = layout.raw
     tables = find_tables(layout.root, raw)
     chosen.check_settings(settings, raw, tables)
-    tabular = [
-        c for m, names in settings.columns.items() if chosen.kind_of(settings, m) == "tabular" for c in names
-    ]
-    tabular = list(dict.fromkeys(tabular))
-    numbers = [name for name in tabular if name not in {*settings.categorical, *settings.dates}]
-    table = read_all(layout.root, raw, tables, numbers)
+    modalities = [m for m in settings.columns if chosen.kind_of(settings, m) == "tabular"]
+    table = read_all(layout.root, raw, tables, chosen.tabular_columns(settings, modalities)[1])
     table.require(chosen.own_columns(raw))
     sources = chosen.find_columns(settings, raw, table)
     needed = {modality: needed_columns(source) for modality, source in sources.items()}
+    uses = chosen.uses(raw) | {name: f"of {m!r}" for m, names in needed.items() for name in names}
+    settings = select_columns(settings, table, modalities, uses)
+    tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
     table.refuse_long(
@@ -73,6 +73,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         table.notes,
         group_disjoint=groups is not None,
         raw_dir=chosen.paths_dir(raw, tables),
+        columns=settings.columns,
     )
 
 
