@@ -182,16 +182,33 @@ class Join(Strict):
 
     `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
     `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
-    included; the key is a date."""
+    included; the key is a date.
+
+    `align: row` in place of `key`: row i of the further table, or of an array `.npy`, belongs to row i of the
+    table. `names`: its columns, where it has no header (left out, of an array: `<stem>_0`, `<stem>_1`, …)."""
 
     table: str
-    key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)]
+    key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)] | None = None
+    align: Literal["row"] | None = None
+    names: list[ColumnName] | None = None
     means: Annotated[list[Annotated[int, Field(ge=2)]], BeforeValidator(split_slashes)] = []
 
+    @model_validator(mode="after")
+    def _key_or_rows(self) -> Self:
+        if (self.key is None) == (self.align is None):
+            raise ValueError(
+                f"{self.table} needs `key: <column>`, or else `align: row`: which rows belong together"
+            )
+        if self.means and self.key is None:
+            raise ValueError("means over days need a key, which is a date")
+        return self
+
     @property
-    def keys(self) -> tuple[str, str]:
-        """The key's column here and in the further table."""
-        return (self.key, self.key) if isinstance(self.key, str) else next(iter(self.key.items()))
+    def keys(self) -> tuple[str, str] | None:
+        """The key's column here and in the further table; None: rows align."""
+        return (
+            (self.key, self.key) if isinstance(self.key, str) else next(iter((self.key or {}).items()), None)
+        )
 
 
 class Table(RawSettings):

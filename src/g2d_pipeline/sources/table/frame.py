@@ -26,7 +26,8 @@ class RawTable:
     read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
-    once; `several`: whether rows are of several files."""
+    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be used
+    or not."""
 
     file: str
     data: pd.DataFrame
@@ -39,6 +40,7 @@ class RawTable:
     lacking: dict[str, list[str]] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
     several: bool = False
+    lengths: dict[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -129,7 +131,9 @@ def make_table(
     data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
     repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
-    return RawTable(file, data[list(dict.fromkeys(names))], places, repeated=repeated, **more)
+    last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)
+    more |= {"repeated": repeated, "lengths": {file: int(last) - first + 1}}
+    return RawTable(file, data[list(dict.fromkeys(names))], places, **more)
 
 
 def stack(tables: Sequence[RawTable]) -> RawTable:
@@ -150,6 +154,7 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
         lacking=lacking,
         repeated=frozenset().union(*(table.repeated for table in tables)),
         several=True,
+        lengths={file: count for table in tables for file, count in table.lengths.items()},
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean, media_fault
-from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.features.cells import open_cell, split_cell
+from g2d_pipeline.features.faults import MediaError
 
 if TYPE_CHECKING:
     from g2d_pipeline.sources.table.frame import RawTable
@@ -74,6 +75,26 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
                 fault = f"no file in column {sources[name]!r}"
             if fault:
                 table.faults.setdefault(i, fault)
+
+
+def check_arrays(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
+    """DataError where a template numbers the rows of an array (`features.npy#{index}`) that is longer than
+    the table: the rows would not be those of the samples."""
+    if not source.endswith(".npy#{index}"):
+        return
+    rows = {
+        split_cell(cell)[0]: table.lengths[f] for cell, f in zip(cells, table.places["file"], strict=True)
+    }
+    for file, count in rows.items():
+        try:
+            array = open_cell(file, base)
+        except MediaError:  # told with its samples when it is decoded
+            continue
+        if array.ndim and len(array) > count:
+            headline = (
+                f"{file} has {len(array):,} rows, and {table.file} has {count:,}: they are of different data"
+            )
+            raise data_error(headline, [], "cut the array, or name its rows in a column (`features.npy#12`).")
 
 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:

@@ -16,7 +16,7 @@ from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
 from g2d_pipeline.sources.table.join import read_all
-from g2d_pipeline.sources.table.paths import check_paths, needed_columns, path_ids, read_paths
+from g2d_pipeline.sources.table.paths import check_arrays, check_paths, needed_columns, path_ids, read_paths
 from g2d_pipeline.sources.table.selection import select_columns
 from g2d_pipeline.sources.table.splits import check_train, draw, fixed_split, read_groups
 
@@ -106,6 +106,8 @@ def _read_rows(
         else:
             values[modality] = paths[modality] = read_paths(table, source, None if beside else start)
     check_paths(table, sources, paths, layout.root / start)
+    for modality, cells in paths.items():
+        check_arrays(table, sources[modality], cells, layout.root / start)
     ids = (
         path_ids(table, next(iter(paths.values()), None))
         if raw.id is None

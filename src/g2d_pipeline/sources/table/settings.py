@@ -88,7 +88,7 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
 def own_columns(raw: Table) -> list[str]:
     """The columns that `raw` itself names, but for those of modalities."""
     split = raw.split.group if isinstance(raw.split, SplitFractions) else raw.split
-    names = (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join))
+    names = (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
     return [name for name in names if name is not None]
 
 
