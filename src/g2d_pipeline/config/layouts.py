@@ -196,9 +196,7 @@ class Join(Strict):
     @model_validator(mode="after")
     def _key_or_rows(self) -> Self:
         if (self.key is None) == (self.align is None):
-            raise ValueError(
-                f"{self.table} needs `key: <column>`, or else `align: row`: which rows belong together"
-            )
+            raise ValueError(f"{self.table}: say which rows belong together, `key: <column>` or `align: row`")
         if self.means and self.key is None:
             raise ValueError("means over days need a key, which is a date")
         return self
@@ -206,9 +204,8 @@ class Join(Strict):
     @property
     def keys(self) -> tuple[str, str] | None:
         """The key's column here and in the further table; None: rows align."""
-        return (
-            (self.key, self.key) if isinstance(self.key, str) else next(iter((self.key or {}).items()), None)
-        )
+        key = {self.key: self.key} if isinstance(self.key, str) else self.key or {}
+        return next(iter(key.items()), None)
 
 
 class Table(RawSettings):

@@ -71,6 +71,10 @@ class Layout(ABC, Generic[R]):
     def raw_files(self) -> list[Path]:
         """Every file the manifest depends on, in a fixed order; empty where the data are not there."""
 
+    def named_files(self, settings: IngestSettings, cache: Path | None) -> list[Path]:
+        """Files beside `raw_files` that the manifest depends on, there or not. `cache`: of hashes."""
+        return []
+
     def suggest(self) -> str:
         """A sentence on what may have been meant, where the raw files are not there."""
         return ""

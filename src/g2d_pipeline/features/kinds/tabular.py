@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.config.features import is_selector
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
 
@@ -60,7 +60,7 @@ class Tabular(ColumnKind):
         array[:] = values
         array.flush()
         if statistics["constant"]:
-            notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
+            notes.append(f"{name}: constant in train: {enumerated(statistics['constant'])}.")
         width = values.shape[1]
         return {
             "shape": [width],
@@ -72,22 +72,21 @@ class Tabular(ColumnKind):
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.
 
-        `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in
-        train."""
+        `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
+        lack some; `constant`: columns constant in train."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
         own = {name: blank[split == name] for name in SPLITS}
         splits = {
             name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
             for name, b in own.items()
         }
-        missing = {
-            str(column): {name: int(b[:, f].sum()) for name, b in own.items()}
-            for f, column in enumerate(table)
-            if blank[:, f].any()
-        }
+        counts = blank.sum(axis=0)
+        most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
+        missing = {str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in own.items()} for f in most}
         constant = list(about.get("statistics", {}).get("constant", []))
         few = {"columns": len(constant), "first": constant[:10]}
-        return {"splits": splits, "missing": missing, "constant": few}
+        lack = {"missing": missing, "missing_in": int((counts > 0).sum())}
+        return {"splits": splits, **lack, "constant": few}
 
 
 def encode(

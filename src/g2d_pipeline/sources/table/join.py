@@ -64,7 +64,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         left, right = _keys(table, other, ours, theirs)
         columns = columns.drop(columns=theirs)
         keys, reason = table.texts(ours).tolist(), f"{join.table} has no row of {ours}"
-    features = read_features(other, [name for name in columns if name in numbers])
+    features = read_features(other, [str(name) for name in columns if name in numbers])
     means = _means(other, join, numbers, right)
     columns = columns.assign(**features, **means)
 

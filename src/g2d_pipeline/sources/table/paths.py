@@ -118,8 +118,8 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.real = os.path.realpath(root)
-        self.folders: dict[str, dict[str, bool] | str] = {}
+        self.starts = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100
+        self.folders: dict[str, dict[str, None] | str] = {}
         self.checked: dict[str, tuple[str, str | None]] = {}
         self.hints = 0
 
@@ -131,19 +131,33 @@ class Files:
         path, fault = self.checked[file]
         return path if row is None else f"{path}#{row}", fault
 
-    def _check(self, file: str) -> tuple[str, str | None]:
+    def plain(self, file: str) -> tuple[str, str | None]:
+        """A path relative to `root` in plain form, and why it is none: only what is declared is read.
+
+        Absolute paths into `root` are made relative. Symbolic links are followed wherever they lead: who put
+        them there has declared them."""
         if "://" in file:
             return file, f"{file!r} is an address: download the file, and name it"
-        if PurePosixPath(file).is_absolute() or PureWindowsPath(file).is_absolute():
-            inside = file.startswith("/") and self._inside(file)
-            relative = PurePosixPath(os.path.relpath(os.path.realpath(file), self.real)) if inside else None
-            remedy = f"write it relative to {self.root}, " + (
-                f"here {relative}" if inside else "or set `root`"
-            )
-            return file, f"{file!r} is an absolute path: {remedy}"
         path = posixpath.normpath(file)
+        if path.startswith("/"):
+            folder, name = posixpath.split(path)
+            path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
+        if path.startswith("/") or PureWindowsPath(path).is_absolute():
+            remedy = "set `root` to the folder where paths start"
+            return file, f"{file!r} is an absolute path that leads out of {self.root}: {remedy}"
         if path == ".." or path.startswith("../"):
             return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
+        return path, None
+
+    def _inside(self, path: str) -> str | None:
+        """An absolute path relative to `root`; None: it is not below it."""
+        starts = (f"{start.rstrip('/')}/" for start in self.starts)
+        return next((path.removeprefix(start) for start in starts if path.startswith(start)), None)
+
+    def _check(self, file: str) -> tuple[str, str | None]:
+        path, fault = self.plain(file)
+        if fault:
+            return path, fault
         folder, _, name = path.rpartition("/")
         listing = self._listing(folder)
         if isinstance(listing, str):
@@ -152,44 +166,26 @@ class Files:
             return file, f"{file!r} names several files: give each a column and a modality of its own"
         if name not in listing:
             return file, f"{file!r} is missing{self._spelling(path)}"
-        if listing[name] and not self._inside(path):
-            remedy = "copy the file, or set `root`"
-            return file, f"{file!r} is a symbolic link that leads out of {self.root}: {remedy}"
         fault = media_fault(self.root / path)
         if fault and (self.root / path).is_dir():  # a folder of images is a video
             fault = None if self._names(path) else "is an empty folder"
         return path, fault and f"{file!r} {fault}"
 
-    def _listing(self, folder: str) -> dict[str, bool] | str:
-        """What is in a folder, each with whether it is a symbolic link; a text: why it can not be used."""
+    def _listing(self, folder: str) -> dict[str, None] | str:
+        """The names in a folder; a text: why it can not be used."""
         if folder not in self.folders:
-            self.folders[folder] = self._list(folder)
+            try:
+                names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
+                self.folders[folder] = {n: None for n in names if not n.startswith("._") and n != ".DS_Store"}
+            except (FileNotFoundError, NotADirectoryError):
+                self.folders[folder] = {}
+            except OSError as error:
+                self.folders[folder] = f"folder {folder!r} can not be read ({error.strerror})"
         return self.folders[folder]
-
-    def _list(self, folder: str) -> dict[str, bool] | str:
-        if not self._inside(folder):
-            return (
-                f"folder {folder!r} is a symbolic link that leads out of {self.root}: copy it, or set `root`"
-            )
-        try:
-            with os.scandir(self.root / folder) as entries:
-                return {
-                    e.name: e.is_symlink()
-                    for e in entries
-                    if not e.name.startswith("._") and e.name != ".DS_Store"
-                }
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            return f"folder {folder!r} can not be read ({error.strerror})"
 
     def _names(self, folder: str) -> Collection[str]:
         listing = self._listing(folder)
         return {} if isinstance(listing, str) else listing
-
-    def _inside(self, path: str) -> bool:
-        real = os.path.realpath(self.root / path)
-        return real == self.real or real.startswith(self.real.rstrip(os.sep) + os.sep)
 
     def _spelling(self, path: str) -> str:
         """The right spelling of a missing path, where one is near; the first few only."""

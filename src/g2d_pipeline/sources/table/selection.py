@@ -48,7 +48,7 @@ def select_columns(
 
 
 def _by_key(settings: IngestSettings, entries: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
-    """The entries of a modality in parts, each with its key; an exclusion is of the key of what it follows."""
+    """The entries of a modality in parts, each with its key; an exclusion has that of what it follows."""
     keys = dict.fromkeys(settings.categorical, "categorical") | dict.fromkeys(settings.dates, "dates")
     parts: list[tuple[str, list[str]]] = []
     for entry in entries:
