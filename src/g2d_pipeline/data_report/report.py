@@ -129,7 +129,7 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         if own["affected"] > 1:
             most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
             more = ", …" if own["affected"] > NAMES else ""
-            what += f", in {own['with']:,} of {own['columns']:,} columns ({most}{more})"
+            what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
         add("outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"])
     for name, facts in report["modalities"].items():
         counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
