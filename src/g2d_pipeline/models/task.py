@@ -17,11 +17,15 @@ from g2d_pipeline.errors import DataError
 
 
 class Task(ABC):
-    """A kind of prediction. `outputs` is the width C of the logits."""
+    """A kind of prediction. `outputs` is the width C of the logits.
+
+    `heads_average`: whether the mean of heads that are each right is a better prediction (log-odds add up
+    evidence; the mean of a good and a poor number is a mediocre number)."""
 
     outputs: int
     metric: str  # the name of the selection metric
     higher_is_better: bool
+    heads_average: bool
 
     @abstractmethod
     def encode(self, target: Tensor) -> Tensor:
@@ -66,6 +70,7 @@ class Classification(Task):
     class_names: tuple[str, ...]
     metric = "accuracy"
     higher_is_better = True
+    heads_average = True
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
@@ -117,6 +122,7 @@ class Regression(Task):
     outputs = 1
     metric = "rmse"
     higher_is_better = False
+    heads_average = False
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits `[B, 1]` → scaled predictions `[B]`."""
