@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +44,21 @@ class Trained:
     history: pd.DataFrame
     predictions: pd.DataFrame
     outputs: dict[str, Tensor | npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """What stands in the place of a trained model whose training failed: its seed, and why, in one line."""
+
+    seed: int
+    reason: str
+
+    @classmethod
+    def of(cls, seed: int, error: Exception) -> FailedRun:
+        """The first line of the error's message, without the run's name, which is said beside it."""
+        line = next(iter(str(error).splitlines()), "")
+        reason = line.partition(f", seed {seed}: ")[2] or line
+        return cls(seed, reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}")
 
 
 def write_trained(folder: Path, trained: Trained) -> None:

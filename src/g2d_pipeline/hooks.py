@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
-from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError
+from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError, TrainingError
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
 
@@ -93,6 +93,18 @@ class ProjectHooks:
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = _relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
+        self._fail_for_runs(pipeline, catalog)
+
+    def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Raise TrainingError where the training of a run failed: everything else is made by now."""
+        sets = [catalog.get(name) for name in ("teachers", "students") if name in pipeline.all_outputs()]
+        if sets and (failures := sets[0].plan.failures):
+            total = sum(len(one.plan.runs(one.stage)) for one in sets)
+            names = ", ".join(f"{stage} {run}" for stage, run in failures)
+            raise TrainingError(
+                f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command tries "
+                "the failed ones again. The log above has reasons and remedies."
+            )
 
     @hook_impl
     def on_pipeline_error(self) -> None:

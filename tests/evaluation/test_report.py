@@ -152,7 +152,7 @@ def test_a_percentage_without_a_meaning_leaves_the_rest_standing(make_study):
         run.predictions.loc[run.predictions["sample_id"].str.endswith("-0"), "target"] = 0.0
     evaluation = study.evaluate()
     assert evaluation.summary.loc[evaluation.summary["metric"] == "mape", "mean"].isna().all()
-    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "R²"
+    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "RMSE (m³/m³)"
     assert all(row["mean"] is None for row in evaluation.metrics_json["summary"] if row["metric"] == "mape")
 
 
