@@ -102,8 +102,8 @@ class ProjectHooks:
             total = sum(len(one.plan.runs(one.stage)) for one in sets)
             names = ", ".join(f"{stage} {run}" for stage, run in failures)
             raise TrainingError(
-                f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command tries "
-                "the failed ones again. The log above has reasons and remedies."
+                f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command "
+                "tries the failed ones again. The log above has reasons and remedies."
             )
 
     @hook_impl
@@ -141,14 +141,18 @@ class ProjectHooks:
             logger.info(note)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and its warnings; at the end of a whole run, only where there are any."""
+        """Where the data report is and its warnings, the gravest in full; at the end of a whole run, only
+        where there are any."""
         entries = ("data_page", "data_report")
         if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
-        warnings = catalog.load("data_report")["summary"]
-        if warnings or "report" not in pipeline.all_outputs():
-            page = _relative(catalog.get("data_page").filepath, self.project)
-            click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
+        report = catalog.load("data_report")
+        if report["warnings"] or "report" not in pipeline.all_outputs():
+            page, summary = _relative(catalog.get("data_page").filepath, self.project), report["summary"]
+            click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
+            for warning in report["warnings"]:
+                if warning["grave"]:
+                    click.echo(f"  {warning['text']}")
 
     def _lock(self, data: Path) -> None:
         """One run at a time on a data folder. Raises LockedError, or DataError where it cannot be written."""
