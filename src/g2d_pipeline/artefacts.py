@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,7 @@ class FailedRun:
     @classmethod
     def of(cls, seed: int, error: Exception) -> FailedRun:
         """The first line of the error's message, without the run's name, which is said beside it."""
-        line = next(iter(str(error).splitlines()), "")
-        reason = line.partition(f", seed {seed}: ")[2] or line
+        reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
         return cls(seed, reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}")
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.data_report.page import data_context
 from g2d_pipeline.html import describe_dropped, figure_html, page_environment
 
@@ -164,7 +165,8 @@ def table_cells(
 
 
 def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row a method: fusion, parameters and schedule, as the first of its runs was trained."""
+    """A row a method: fusion, parameters and schedule, as the first of its runs was trained; of parameters
+    those that differ from the defaults."""
     first: dict[str, Run] = {}
     for run in ordered_runs(runs):
         if not run.is_teacher:
@@ -173,11 +175,20 @@ def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         {
             "method": method,
             "fusion": str(run.info.get("fusion") or "–"),
-            "parameters": describe(run.info.get("parameters")),
-            "smp": describe(run.info.get("smp")),
+            "parameters": describe(run.info.get("parameters_changed", run.info.get("parameters"))),
+            "smp": describe(schedule(run.info.get("smp"))),
         }
         for method, run in first.items()
     ]
+
+
+def schedule(smp: Any) -> Any:
+    """What of an SMP schedule says something: its phases, what ranks, and what differs from the defaults."""
+    if not isinstance(smp, Mapping):
+        return smp
+    defaults = SMPSettings().model_dump(mode="json") | {"tau": None, "confidence_on": None}
+    unused = () if smp.get("tau") == "auto" else ("auto_gap", "auto_patience")
+    return {key: value for key, value in smp.items() if key not in unused and value != defaults.get(key)}
 
 
 def describe(values: Any) -> str:
