@@ -58,7 +58,10 @@ class FailedRun:
     def of(cls, seed: int, error: Exception) -> FailedRun:
         """The first line of the error's message, without the run's name, which is said beside it."""
         reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
-        return cls(seed, reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}")
+        return cls(
+            seed,
+            reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}".rstrip(": "),
+        )
 
 
 def write_trained(folder: Path, trained: Trained) -> None:

@@ -57,8 +57,7 @@ HEADLINE_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro"),
     "regression": ("rmse", "r2", "mape"),
 }
-"""The metrics of the main table; the first one is drawn in the bars. One that is undefined throughout is left
-out."""
+"""The metrics of the main table; the first one is drawn in the bars. MAPE only where it is defined."""
 NEAR_ZERO = 0.01  # standard deviations of the targets: a target nearer to 0 makes percentages explode
 
 

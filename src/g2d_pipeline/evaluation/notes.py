@@ -22,17 +22,18 @@ def result_notes(runs: Sequence[Run], metrics: pd.DataFrame, counts: Mapping[str
 
 
 def _one_step(runs: Sequence[Run], train: int) -> Iterator[str]:
-    names: dict[int, dict[str, None]] = {}  # samples of a step → runs, in their order
-    for run in ordered_runs(runs):
-        training = run.info.get("training", {})
-        size = training.get("batch_size", 0)
-        step = size * training.get("accumulation", 1) if isinstance(size, int) else 0
-        if 0 < train <= step:
-            names.setdefault(step, {})[row_label(run.method, run.modality)] = None
-    for step, who in names.items():
+    labels = {row_label(run.method, run.modality): run.info.get("training", {}) for run in ordered_runs(runs)}
+    sizes = {
+        label: size * training.get("accumulation", 1)
+        for label, training in labels.items()
+        if isinstance(size := training.get("batch_size", 0), int)
+    }
+    for step in sorted({size for size in sizes.values() if 0 < train <= size}):
+        own = [label for label, size in sizes.items() if size == step]
+        who = "all runs" if len(own) == len(labels) else ", ".join(own)
         yield (
-            f"One step an epoch: a step of {step} samples holds all {train} of train ({', '.join(who)}). "
-            "A smaller batch_size takes more steps."
+            f"One step an epoch: a step of {step} samples holds all {train} of train ({who}). A smaller "
+            "batch_size takes more steps."
         )
 
 

@@ -95,15 +95,21 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None,
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
-    """The main table's metrics, by the task of the `metric` column: those that are a number somewhere."""
-    names = HEADLINE_METRICS[task_of(frame)]
-    known = set(frame.loc[frame["mean" if "mean" in frame else "value"].notna(), "metric"])
-    return [name for name in names if name in known] or list(names)
+    """The main table's metrics, by the task of the `metric` column; without MAPE where it is undefined
+    throughout."""
+    undefined = set(frame["metric"]) - finite_metrics(frame)
+    return [name for name in HEADLINE_METRICS[task_of(frame)] if name != "mape" or name not in undefined]
+
+
+def finite_metrics(frame: pd.DataFrame) -> set[str]:
+    """The metrics that are a number somewhere, in a summary (`mean`) or seed by seed (`value`)."""
+    return set(frame.loc[frame["mean" if "mean" in frame else "value"].notna(), "metric"])
 
 
 def main_metric(frame: pd.DataFrame) -> str:
-    """The first of the main table's metrics."""
-    return headline(frame)[0]
+    """The first of the task's metrics whose mean is a number somewhere in a summary."""
+    finite = finite_metrics(frame)
+    return next((n for n in [*headline(frame), *other_metrics(frame)] if n in finite), headline(frame)[0])
 
 
 def other_metrics(frame: pd.DataFrame) -> list[str]:
