@@ -33,6 +33,10 @@ class LockedError(G2DError):
     """Another run holds the data folder (exit status 1)."""
 
 
+class TrainingError(G2DError):
+    """The training of one run failed, by its own fault: other runs go on (exit status 1)."""
+
+
 class InterruptedRun(G2DError):
     """Ctrl-C or SIGTERM: training finished its batch and saved its state. Exit status: 128 + the signal, as
     usual."""
@@ -40,6 +44,13 @@ class InterruptedRun(G2DError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + number
+
+
+def is_failed_training(error: Exception) -> bool:
+    """Whether an error in the training of one run leaves other runs a chance: it diverged, did not fit into
+    memory, or its method failed on these data. What a user has to mend first (configuration, raw data, disk),
+    and an interruption, end them all."""
+    return isinstance(error, TrainingError) or not isinstance(error, G2DError | OSError)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
-from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError
+from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError, TrainingError
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
 
@@ -93,6 +93,18 @@ class ProjectHooks:
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = _relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
+        self._fail_for_runs(pipeline, catalog)
+
+    def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Raise TrainingError where the training of a run failed: everything else is made by now."""
+        sets = [catalog.get(name) for name in ("teachers", "students") if name in pipeline.all_outputs()]
+        if sets and (failures := sets[0].plan.failures):
+            total = sum(len(one.plan.runs(one.stage)) for one in sets)
+            names = ", ".join(f"{stage} {run}" for stage, run in failures)
+            raise TrainingError(
+                f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command "
+                "tries the failed ones again. The log above has reasons and remedies."
+            )
 
     @hook_impl
     def on_pipeline_error(self) -> None:
@@ -129,14 +141,18 @@ class ProjectHooks:
             logger.info(note)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and its warnings; at the end of a whole run, only where there are any."""
+        """Where the data report is and its warnings, the gravest in full; at the end of a whole run, only
+        where there are any."""
         entries = ("data_page", "data_report")
         if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
-        warnings = catalog.load("data_report")["summary"]
-        if warnings or "report" not in pipeline.all_outputs():
-            page = _relative(catalog.get("data_page").filepath, self.project)
-            click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
+        report = catalog.load("data_report")
+        if report["warnings"] or "report" not in pipeline.all_outputs():
+            page, summary = _relative(catalog.get("data_page").filepath, self.project), report["summary"]
+            click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
+            for warning in report["warnings"]:
+                if warning["grave"]:
+                    click.echo(f"  {warning['text']}")
 
     def _lock(self, data: Path) -> None:
         """One run at a time on a data folder. Raises LockedError, or DataError where it cannot be written."""

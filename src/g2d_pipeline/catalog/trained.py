@@ -9,9 +9,10 @@ from pathlib import Path
 
 from kedro_datasets._typing import TablePreview
 
-from g2d_pipeline.artefacts import CHECKPOINTS, Trained, TrainedFolder, write_trained
-from g2d_pipeline.cards import Clock, whole_folder
+from g2d_pipeline.artefacts import CHECKPOINTS, FailedRun, Trained, TrainedFolder, write_trained
+from g2d_pipeline.cards import Clock, partial_folder, whole_folder
 from g2d_pipeline.catalog.folder import StageDataset
+from g2d_pipeline.errors import TrainingError, is_failed_training
 
 logger = logging.getLogger(__name__)
 
@@ -25,21 +26,46 @@ class TrainedSetDataset(StageDataset):
 
     def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
         for number, (run, train) in enumerate(data.items(), start=1):
+            self.plan.failures.pop((self.stage, run), None)
             if not self.overwrite and self.plan.is_fresh(self.stage, run):
                 logger.info("%s %s (%d/%d) is fresh: skipped", self.stage, run, number, len(data))
                 continue
-            clock, card = Clock.start(), self.plan.card(self.stage, run)
             logger.info("%s %s (%d/%d)", self.stage, run, number, len(data))
-            keep = not self.overwrite
-            with whole_folder(self.plan.folder(self.stage, run), card, clock, keep_partial=keep) as partial:
-                write_trained(partial, train(partial))
-                shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+            try:
+                self._train(run, train)
+            except Exception as error:
+                if not is_failed_training(error):
+                    raise
+                self._note_failure(run, error)
         self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
-    def load(self) -> dict[str, TrainedFolder]:
-        runs = self.plan.runs(self.stage)
-        return {run: TrainedFolder(self.plan.require(self.stage, run)) for run in runs}
+    def _train(self, run: str, train: Callable[[Path], Trained]) -> None:
+        clock, card = Clock.start(), self.plan.card(self.stage, run)
+        keep = not self.overwrite
+        with whole_folder(self.plan.folder(self.stage, run), card, clock, keep_partial=keep) as partial:
+            write_trained(partial, train(partial))
+            shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+
+    def _note_failure(self, run: str, error: Exception) -> None:
+        """Log it, remember it for what is made from this run, and keep nothing of it but its checkpoints: the
+        next attempt goes on from there."""
+        failed = FailedRun.of(self.plan.card(self.stage, run)["seed"], error)
+        debug, said = self.plan.configuration.run.debug, isinstance(error, TrainingError)
+        words = str(error) if said else f"{failed.reason} (--params debug=true shows where)"
+        logger.error("%s %s failed: %s", self.stage, run, words, exc_info=debug)
+        self.plan.failures[self.stage, run] = failed
+        partial = partial_folder(self.plan.folder(self.stage, run))
+        if not (partial / CHECKPOINTS).is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def load(self) -> dict[str, TrainedFolder | FailedRun]:
+        """Every run; in the place of one that failed in this process, why."""
+        failures, stage = self.plan.failures, self.stage
+        return {
+            run: failures.get((stage, run)) or TrainedFolder(self.plan.require(stage, run))
+            for run in self.plan.runs(stage)
+        }
 
     def _exists(self) -> bool:
         return not self.overwrite and all(
@@ -49,5 +75,9 @@ class TrainedSetDataset(StageDataset):
     def preview(self) -> TablePreview:
         """What each run is and how it was selected, for Kedro-Viz."""
         columns = ["run", "algorithm", "seed", "metric", "selected_epoch", "selection"]
-        rows = [[run, *(model.info[c] for c in columns[1:])] for run, model in self.load().items()]
+        rows = [
+            [run, *(model.info[c] for c in columns[1:])]
+            for run, model in self.load().items()
+            if isinstance(model, TrainedFolder)
+        ]
         return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})

@@ -267,9 +267,9 @@ class TargetSettings(Strict):
     read.
 
     `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
-    definition); `identity`: the target is standardised on train and predicted as it is.
-    """
+    definition), so that no prediction leaves the range of train; `identity`: the target is standardised on
+    train and predicted as it is; `auto`: sigmoid where all train targets lie in [0, 1], else identity."""
 
     name: str = "label"
     unit: str = ""
-    output: Literal["sigmoid", "identity"] = "sigmoid"
+    output: Literal["auto", "sigmoid", "identity"] = "auto"

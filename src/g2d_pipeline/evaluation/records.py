@@ -43,6 +43,20 @@ class Run:
         return self.method == TEACHER
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A run that has no model: its training failed, for this reason (a line)."""
+
+    method: str
+    modality: str
+    seed: int
+    reason: str
+
+    @property
+    def label(self) -> str:
+        return f"{row_label(self.method, self.modality)}, seed {self.seed}"
+
+
 def row_label(method: str, modality: str) -> str:
     """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name
     otherwise."""

@@ -162,13 +162,16 @@ class Regression(Task):
                 "output": self.output, "logit_loss": self.logit_loss}  # fmt: skip
 
 
-def regression_task(target: dict[str, float], output: Literal["sigmoid", "identity"]) -> Regression:
+def regression_task(
+    target: dict[str, float], output: Literal["auto", "sigmoid", "identity"] = "auto"
+) -> Regression:
     """The regression whose scaling comes from the train statistics `{min, max, mean, std}` of the target.
 
-    Raises DataError (a ValueError) where the train target is constant: there is nothing to learn."""
+    `output`: see `TargetSettings`. Raises DataError (a ValueError) where the train target is constant: there
+    is nothing to learn."""
     if not target["max"] > target["min"]:
         raise DataError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
-    if output == "sigmoid":
+    if output == "sigmoid" or (output == "auto" and target["min"] >= 0 and target["max"] <= 1):
         return Regression(target["min"], target["max"] - target["min"], target["std"], "sigmoid")
     return Regression(target["mean"], target["std"], target["std"], "identity", "mse")
 

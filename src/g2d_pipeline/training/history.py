@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from g2d_pipeline.errors import G2DError
+from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.scoring import Scores
@@ -20,7 +20,7 @@ from g2d_pipeline.training.scoring import Scores
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
 
-class DivergenceError(G2DError):
+class DivergenceError(TrainingError):
     """A loss became NaN or infinite."""
 
 

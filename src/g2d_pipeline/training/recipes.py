@@ -104,6 +104,7 @@ def train_student(
     outputs, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
     result.model.cpu()
     info = {"algorithm": method, "parameters": algorithm.parameters.model_dump(mode="json"), "seed": seed}
+    info["parameters_changed"] = algorithm.parameters.model_dump(mode="json", exclude_defaults=True)
     info |= describe_run(data, architecture, training, smp, result)
     info["confidence"] = _mean_confidence(outputs, data, splits)
     return Trained(result.model, info, result.history, predictions, outputs)

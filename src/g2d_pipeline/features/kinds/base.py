@@ -118,6 +118,7 @@ class FileKind(Kind):
     chunk = 256  # cells that are decoded and recorded at once
     keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
     folders = False  # whether a cell may be a folder of images
+    masked = False  # whether the last channel of a sample says which of its steps are real
     headers = False  # whether `header` reads something
     decoded = ""  # of the file that is decoded into, where that is not what is stored: `<name>.<decoded>.npy`
 

@@ -73,7 +73,8 @@ class Tabular(ColumnKind):
         """By split the samples, missing values, and samples with one.
 
         `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
-        lack some; `constant`: columns constant in train."""
+        lack some; `constant`: columns constant in train, and how many samples of val and test differ from
+        them."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
         own = {name: blank[split == name] for name in SPLITS}
         splits = {
@@ -83,8 +84,9 @@ class Tabular(ColumnKind):
         counts = blank.sum(axis=0)
         most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
         missing = {str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in own.items()} for f in most}
-        constant = list(about.get("statistics", {}).get("constant", []))
-        few = {"columns": len(constant), "first": constant[:10]}
+        statistics = about.get("statistics", {})
+        constant = list(statistics.get("constant", []))
+        few = {"columns": len(constant), "first": constant[:10], "differing": statistics.get("differing", {})}
         lack = {"missing": missing, "missing_in": int((counts > 0).sum())}
         return {"splits": splits, **lack, "constant": few}
 
@@ -167,10 +169,11 @@ def standardise(
     """Values `[N, F]` (NaN = blank) → float32 `[N, F]`: blanks become the train mean, then (x − mean) / std
     of train.
 
-    `fit_on`: the rows of train. std is the population's; a constant column is divided by 1. Returns with it
-    the statistics, a value a column: `mean`, `std`, `blanks` (in all rows), and `constant` (names of such
-    columns). Raises DataError, naming columns and samples, where a column is blank throughout train or a
-    value is infinite."""
+    `fit_on`: the rows of train. std is the population's. A column that is constant in train carries nothing
+    that could be learnt, and is 0 everywhere. Returns with it the statistics, a value a column: `mean`,
+    `std`, `blanks` (in all rows), `constant` (names of such columns), and `differing` (of them: name → rows
+    whose value is another one). Raises DataError, naming columns and samples, where a column is blank
+    throughout train or a value is infinite."""
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 
@@ -188,8 +191,12 @@ def standardise(
     imputer = SimpleImputer(strategy="mean").fit(values[fit_on])
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])
+    # scikit-learn divides by 1 where the variance is rounding.
+    constant = np.flatnonzero((scaler.scale_ == 1) & (scaler.var_ != 1)).tolist()
+    differing = {columns[f]: int((~np.isclose(filled[:, f], scaler.mean_[f], 1e-9)).sum()) for f in constant}
     with np.errstate(over="ignore"):  # raised below, by name
         result = scaler.transform(filled).astype(np.float32)
+    result[:, constant] = 0
     if (broken := np.argwhere(~np.isfinite(result))).size:
         named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]
         raise data_error("Table values are too large to be standardised", named, "correct these cells.")
@@ -198,5 +205,6 @@ def standardise(
         "mean": scaler.mean_.tolist(),
         "std": scaler.scale_.tolist(),
         "blanks": blank.sum(axis=0).tolist(),
-        "constant": [columns[f] for f in range(len(columns)) if np.ptp(filled[fit_on, f]) == 0],
+        "constant": [columns[f] for f in constant],
+        "differing": {name: rows for name, rows in differing.items() if rows},
     }
