@@ -1,20 +1,22 @@
-"""Around a Kedro run: mistakes in one line, one run at a time, what is fresh is said, results are shown."""
+"""Around a Kedro run: mistakes in one line, what a node makes is locked, what is fresh is said, results are
+shown."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
-from filelock import FileLock, Timeout
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
-from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError
+from g2d_pipeline.errors import ConfigError, G2DError
+from g2d_pipeline.files import locked
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
 
@@ -41,7 +43,7 @@ class ProjectHooks:
     def __init__(self) -> None:
         self.configuration: Configuration | None = None
         self.project = Path()
-        self.lock: FileLock | None = None
+        self.locks: dict[str, ExitStack] = {}  # by node
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -62,7 +64,7 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Say what will be done; where there is work: check the methods and the data folder, and lock it."""
+        """Say what will be done; where students are missing, check the methods."""
         c = self.configuration
         if c is None:
             return
@@ -75,20 +77,28 @@ class ProjectHooks:
         if not missing:
             return
         self._announce(c)
-        self._lock(self.project / "data")
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:
-        """The clock of a stage card starts when its node starts."""
-        for name in node.outputs:
-            start = getattr(catalog.get(name), "start_clock", None)
-            if start is not None:
-                start()
+        """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
+        models, each is locked when its turn comes.)"""
+        datasets = [d for d in map(catalog.get, node.outputs) if hasattr(d, "start_clock")]
+        for d in datasets:
+            if node.name not in self.locks:
+                lock = locked(d.plan.folder(d.stage), d.plan.configuration.run.wait)
+                self.locks[node.name] = ExitStack()
+                self.locks[node.name].enter_context(lock)
+            d.start_clock()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Release the lock of the artefact, once it is whole."""
+        if dataset_name == node.outputs[-1] and node.name in self.locks:
+            self.locks.pop(node.name).close()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Release the lock; show the result table where the run goes as far as `evaluate`."""
-        self._release()
+        """Show the result table where the run goes as far as `evaluate`."""
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = _relative(catalog.get("report").filepath, self.project)
@@ -96,8 +106,9 @@ class ProjectHooks:
 
     @hook_impl
     def on_pipeline_error(self) -> None:
-        """Release the lock."""
-        self._release()
+        """Release the locks."""
+        while self.locks:
+            self.locks.popitem()[1].close()
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))
@@ -137,26 +148,6 @@ class ProjectHooks:
         if warnings or "report" not in pipeline.all_outputs():
             page = _relative(catalog.get("data_page").filepath, self.project)
             click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
-
-    def _lock(self, data: Path) -> None:
-        """One run at a time on a data folder. Raises LockedError, or DataError where it cannot be written."""
-        where = _relative(data, self.project)
-        try:
-            data.mkdir(exist_ok=True)
-            self.lock = FileLock(data / ".lock")
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"Another run is at work in {where}. Wait for it to end, or run in a copy of the "
-                "project. (The lock goes with the process: it needs no clean-up.)"
-            ) from None
-        except OSError as error:
-            raise DataError(f"The data folder {where} cannot be written: {error}") from error
-
-    def _release(self) -> None:
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
 
 
 def _relative(path: Path, project: Path) -> Path:

@@ -171,7 +171,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "wait", "debug", *RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kedro_datasets._typing import JSONPreview
 
-from g2d_pipeline.catalog.folder import FolderDataset
+from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.files import atomic_write, fingerprint
 
@@ -38,6 +38,7 @@ class FeatureStoreDataset(FolderDataset):
         verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
         return store
 
+    @when_made
     def preview(self) -> JSONPreview:
         """Shapes, dtypes and normalisers, for Kedro-Viz."""
         return JSONPreview(json.dumps(open_store(self.plan.require(self.stage)).meta["modalities"], indent=2))
