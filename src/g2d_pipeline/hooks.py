@@ -17,8 +17,10 @@ from kedro.pipeline.node import Node
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.errors import ConfigError, G2DError
 from g2d_pipeline.files import locked
+from g2d_pipeline.overrides import leaves
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
+from g2d_pipeline.stages import STAGES
 
 logger = logging.getLogger(__name__)
 SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
@@ -64,7 +66,7 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Say what will be done; where students are missing, check the methods."""
+        """Say what will be done; where there is work, check its inputs and the methods."""
         c = self.configuration
         if c is None:
             return
@@ -72,10 +74,11 @@ class ProjectHooks:
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
-        if "students" in pipeline.all_outputs() and not catalog.exists("students"):
-            check_methods(c)
         if not missing:
             return
+        _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
+        if "students" in pipeline.all_outputs() and not catalog.exists("students"):
+            check_methods(c)
         self._announce(c)
 
     @hook_impl
@@ -148,6 +151,26 @@ class ProjectHooks:
         if warnings or "report" not in pipeline.all_outputs():
             page = _relative(catalog.get("data_page").filepath, self.project)
             click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
+
+
+def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_params: dict[str, Any]) -> None:
+    """Raise ConfigError where a node that will run needs what is neither made nor made in this run."""
+    for node in nodes:
+        lacking = {
+            name: dataset.stage
+            for name in node.inputs
+            if name not in pipeline.all_outputs() and hasattr(dataset := catalog.get(name), "is_made")
+            if not dataset.is_made()
+        }
+        if lacking:
+            last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
+            words = [f"{'.'.join(k)}={v}" for k, v in leaves(run_params["runtime_params"])]
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": ",".join(words)}
+            command = " ".join(f"{option} {value}" for option, value in options.items() if value)
+            raise ConfigError(
+                f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "
+                f"kedro run {command} (or leave --nodes and the like out: then what is missing is made)."
+            )
 
 
 def _relative(path: Path, project: Path) -> Path:
