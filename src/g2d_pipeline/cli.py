@@ -112,8 +112,10 @@ def _check_selection(arguments: dict[str, Any]) -> None:
     try:
         chosen.filter(**{key: value or None for key, value in selected.items()})
     except ValueError:
-        given = ", ".join(f"{SELECTIONS[key]} {','.join(value)}" for key, value in selected.items() if value)
-        raise ConfigError(f"{given}: no node is all of this. Nodes: {', '.join(nodes)}.") from None
+        options = ", ".join(
+            f"{SELECTIONS[key]} {','.join(value)}" for key, value in selected.items() if value
+        )
+        raise ConfigError(f"{options}: no node is all of this. Nodes: {', '.join(nodes)}.") from None
 
 
 def _refuse_unknown(option: str, names: list[str], known: Collection[str], where: str = "") -> None:
