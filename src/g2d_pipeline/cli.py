@@ -49,7 +49,7 @@ def run(**arguments: Any) -> Any:
     # An error is said once, at the end, and without Kedro's advice on how to go on: the same command does.
     for name in ("kedro.runner", "kedro_viz.integrations.kedro"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("kedro.pipeline.node").addFilter(lambda record: record.levelno < logging.ERROR)
+    logging.getLogger("kedro.pipeline.node").addFilter(_is_no_error)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
@@ -72,6 +72,10 @@ def run(**arguments: Any) -> Any:
             hint = "" if isinstance(cause, G2DError) else " (--params debug=true shows where)"
             click.secho(f"Error: {cause}{hint}", fg="red", err=True)
             sys.exit(getattr(cause, "exit_status", 1))
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _check_selection(arguments: dict[str, Any]) -> None:
