@@ -45,5 +45,8 @@ class FixedPlan(Plan):
         self.folders = {"featurize": str(folder)}
         self._cards = {("featurize", ""): {"stage": "featurize", "fingerprint": fingerprint}}
 
+    def runs(self, stage: str) -> list[str]:
+        return [""]
+
     def refresh(self) -> None:
         """It stays as it is."""

@@ -86,7 +86,7 @@ def require_fresh(folder: Path, expected: str, what: str) -> None:
     if not is_fresh(folder, expected):
         raise DataError(
             f"{what}: {folder} does not hold the artefact {expected}. "
-            "Run again, or with --params rebuild=true."
+            "`kedro run` without --nodes and the like makes what is missing."
         )
 
 

@@ -30,7 +30,7 @@ class DataError(G2DError, ValueError):
 
 
 class LockedError(G2DError):
-    """Another run holds the data folder (exit status 1)."""
+    """Another run is making the same artefact (exit status 1)."""
 
 
 class TrainingError(G2DError):

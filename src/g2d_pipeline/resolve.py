@@ -171,7 +171,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "wait", "debug", *RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),
@@ -364,6 +364,12 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
     epochs = method.training.epochs
+    if modalities < 2:
+        file = draft.origins.find(("method",))
+        raise ConfigError(
+            f"{file}: method = {method.name!r} needs at least two modalities; dataset {draft.run.dataset} has "
+            "one. Say method=unimodal,compare= to train it alone."
+        )
     try:
         phases = smp.phases(modalities, epochs)
     except ValueError as error:

@@ -162,7 +162,7 @@ def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
         c.ingest(), c.featurize(), c.teachers(), c.distill(), c.evaluate(),
     )  # fmt: skip
     with recorded() as ran:
-        manifest = ingest_raw(ingest)
+        manifest = ingest_raw(ingest)()
         write_manifest(manifest, folder / "manifest")
     check("ingest", ran)
     (folder / "features").mkdir()

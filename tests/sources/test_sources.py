@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST
+from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST, Table
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.sources import ensure_sample, locate, read_raw, signature
@@ -195,7 +195,7 @@ def test_there_is_no_signature_of_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 1, "files": {"a": 1}}', b"\xff"]
+    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1, "files": {"a": 1}}', b"\xff"]
 )
 def test_a_broken_cache_is_made_anew_with_a_line(
     copy: MISMECopy, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -240,6 +240,27 @@ def test_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
     file.write_text("2")
     os.utime(file, ns=(stamp, stamp))  # the same size and, on a coarse clock, the same time stamp
     assert hash_files([file], tmp_path, "", cache) != first
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_other_content_of_the_same_size_and_time_is_seen(
+    tmp_path: Path, shared_data: Path, replace: bool
+) -> None:
+    """Corrected labels as from an archive with normalised times, `cp -p` or `rsync -t`."""
+    given = shared_data / "hard_inputs" / "26-same-size-same-time" / "raw"
+    raw, cache = Table(raw_dir="raw", table="m.csv", target="y"), tmp_path / "cache.json"
+    file, new = tmp_path / "raw" / "m.csv", tmp_path / "raw" / "m_new.csv"
+    file.parent.mkdir()
+    file.write_bytes((given / "m.csv").read_bytes())
+    new.write_bytes((given / "m_new.csv").read_bytes())
+    assert file.stat().st_size == new.stat().st_size
+    age(file.parent)
+    first = signature(raw, "raw", file.parent, cache)
+    assert signature(raw, "raw", file.parent, cache) == first
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    new.replace(file) if replace else file.write_bytes(new.read_bytes())
+    os.utime(file, ns=times)
+    assert signature(raw, "raw", file.parent, cache) != first
 
 
 def test_thousands_of_unchanged_files_cost_only_stat_calls(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,16 @@ from kedro.io import AbstractDataset
 
 from g2d_pipeline.cards import Clock, folder_content, whole_folder
 from g2d_pipeline.stages import Plan
+
+
+def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
+    """A preview for Kedro-Viz that is left out until there is something to show."""
+
+    @wraps(preview)
+    def shown(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return preview(self, *arguments, **keywords) if self.is_made() else None
+
+    return shown
 
 
 class StageDataset(AbstractDataset[Any, Any]):
@@ -31,14 +43,21 @@ class StageDataset(AbstractDataset[Any, Any]):
     def _describe(self) -> dict[str, Any]:
         return {"path": self.path, "stage": self.stage}
 
+    def is_made(self) -> bool:
+        """Whether all of it is there and fresh, to be made anew or not."""
+        return all(self.plan.is_fresh(self.stage, run) for run in self.plan.runs(self.stage))
+
+    def _exists(self) -> bool:
+        return not self.overwrite and self.is_made()
+
 
 class FolderDataset(StageDataset):
     """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
 
-    `plan` knows the stage card that it must have. What is saved may be the artefact or a function that makes
-    it: then its time counts for the card. `overwrite`: counts as missing even if fresh (`--params
-    rebuild=true`). An artefact that turns out fresh when it is about to be saved (the stage left of it made
-    the same content again) is kept."""
+    `plan` knows the stage card that it must have. What is saved is a function that makes it, so that its time
+    counts for the card. `overwrite`: counts as missing even if fresh (`--params rebuild=true`). An artefact
+    that turns out fresh when it is about to be saved (the stage left of it made the same content again, or
+    another run has made it) is kept."""
 
     keep_partial = False
 
@@ -73,6 +92,3 @@ class FolderDataset(StageDataset):
 
     def load(self) -> Any:
         return self.read(self.plan.require(self.stage))
-
-    def _exists(self) -> bool:
-        return not self.overwrite and self.plan.is_fresh(self.stage)

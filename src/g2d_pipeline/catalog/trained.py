@@ -11,8 +11,9 @@ from kedro_datasets._typing import TablePreview
 
 from g2d_pipeline.artefacts import CHECKPOINTS, FailedRun, Trained, TrainedFolder, write_trained
 from g2d_pipeline.cards import Clock, partial_folder, whole_folder
-from g2d_pipeline.catalog.folder import StageDataset
-from g2d_pipeline.errors import TrainingError, is_failed_training
+from g2d_pipeline.catalog.folder import StageDataset, when_made
+from g2d_pipeline.errors import LockedError, TrainingError, is_failed_training
+from g2d_pipeline.files import locked
 
 logger = logging.getLogger(__name__)
 
@@ -22,28 +23,47 @@ class TrainedSetDataset(StageDataset):
 
     Saved lazily, as Kedro's partitioned datasets are: run → a function that trains it, given the folder for
     its checkpoints. Fresh runs are skipped, each run is on disk before the next one starts, and a run begun
-    by a killed process resumes from its last checkpoint. `plan` knows the stage card of each."""
+    by a killed process resumes from its last checkpoint. What another process trains comes last: with
+    `wait=true` it is waited for and used. `plan` knows the stage card of each."""
 
     def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
-        for number, (run, train) in enumerate(data.items(), start=1):
-            self.plan.failures.pop((self.stage, run), None)
+        numbered, busy = list(enumerate(data.items(), start=1)), []
+        for number, (run, train) in numbered:
+            try:
+                self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait=False)
+            except LockedError:
+                busy.append((number, (run, train)))
+        for number, (run, train) in busy:
+            wait = self.plan.configuration.run.wait
+            self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait)
+        self.overwrite = False  # made anew in this run: from here on they are fresh
+        self.plan.refresh()
+
+    def _make(self, run: str, train: Callable[[Path], Trained], title: str, wait: bool) -> None:
+        folder = self.plan.folder(self.stage, run)
+        self.plan.failures.pop((self.stage, run), None)
+        if not self.overwrite and self.plan.is_fresh(self.stage, run):
+            logger.info("%s is fresh: skipped", title)
+            return
+        with locked(folder, wait):
             if not self.overwrite and self.plan.is_fresh(self.stage, run):
-                logger.info("%s %s (%d/%d) is fresh: skipped", self.stage, run, number, len(data))
-                continue
-            logger.info("%s %s (%d/%d)", self.stage, run, number, len(data))
+                logger.info("%s was made by another run", title)
+                return
+            logger.info(title)
             try:
                 self._train(run, train)
             except Exception as error:
                 if not is_failed_training(error):
                     raise
                 self._note_failure(run, error)
-        self.overwrite = False  # made anew in this run: from here on they are fresh
-        self.plan.refresh()
 
     def _train(self, run: str, train: Callable[[Path], Trained]) -> None:
-        clock, card = Clock.start(), self.plan.card(self.stage, run)
-        keep = not self.overwrite
-        with whole_folder(self.plan.folder(self.stage, run), card, clock, keep_partial=keep) as partial:
+        clock, card, folder = (
+            Clock.start(),
+            self.plan.card(self.stage, run),
+            self.plan.folder(self.stage, run),
+        )
+        with whole_folder(folder, card, clock, keep_partial=not self.overwrite) as partial:
             write_trained(partial, train(partial))
             shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
 
@@ -67,11 +87,7 @@ class TrainedSetDataset(StageDataset):
             for run in self.plan.runs(stage)
         }
 
-    def _exists(self) -> bool:
-        return not self.overwrite and all(
-            self.plan.is_fresh(self.stage, r) for r in self.plan.runs(self.stage)
-        )
-
+    @when_made
     def preview(self) -> TablePreview:
         """What each run is and how it was selected, for Kedro-Viz."""
         columns = ["run", "algorithm", "seed", "metric", "selected_epoch", "selection"]

@@ -19,7 +19,12 @@ UNDEFINED = {
 
 def result_notes(runs: Sequence[Run], metrics: pd.DataFrame, counts: Mapping[str, int]) -> list[str]:
     """Sentences on `runs` and their `metrics` (see `collect_metrics`); `counts`: split → samples."""
-    return [*selection_warnings(runs), *_one_step(runs, int(counts.get("train", 0))), *_undefined(metrics), *_bounded(runs)]
+    return [
+        *selection_warnings(runs),
+        *_one_step(runs, int(counts.get("train", 0))),
+        *_undefined(metrics),
+        *_bounded(runs),
+    ]
 
 
 def _one_step(runs: Sequence[Run], train: int) -> Iterator[str]:
