@@ -216,7 +216,7 @@ def resolve(
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
-    dataset = checked(DatasetSettings, tree, where, origins)
+    dataset = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
