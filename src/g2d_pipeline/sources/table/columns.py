@@ -42,7 +42,10 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
         values: Floats = column.to_numpy(np.float64).copy()
     else:
         values = np.array(pd.to_numeric(column, errors="coerce"), np.float64)
-        failed = _no_numbers(column[unread]) if (unread := np.isnan(values)).any() else []
+        failed: list[int] = []
+        if np.isnan(values).any():
+            missing = (column.isna() | column.eq("") | column.str.lower().isin(MARKS)).to_numpy(bool)
+            failed = np.flatnonzero(np.isnan(values) & ~missing).tolist()
         for i in failed:
             try:
                 values[i] = parse_number(column.iloc[i])[0]
@@ -56,12 +59,6 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
         remedy = "if that means missing, leave those cells blank."
         table.note(f"Column {name!r} holds {count} × -999, read as numbers: {remedy}")
     return values, faults
-
-
-def _no_numbers(cells: pd.Series[Any]) -> list[int]:
-    """The positions of those cells that are neither numbers nor missing."""
-    missing = cells.isna() | cells.eq("") | cells.str.lower().isin(MARKS)
-    return cells.index[~missing.to_numpy(bool)].tolist()
 
 
 def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
