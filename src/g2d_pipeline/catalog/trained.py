@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class TrainedSetDataset(StageDataset):
                 if not is_failed_training(error):
                     raise
                 self._note_failure(run, error)
+            if (self.stage, run) in self.plan.failures:
+                gc.collect()  # what it held, before the next run needs the room
         self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
