@@ -18,6 +18,14 @@ from g2d_pipeline.errors import TrainingError, is_failed_training
 logger = logging.getLogger(__name__)
 
 
+class FailedTraining(Exception):
+    """Around the error that ended the training of one run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class TrainedSetDataset(StageDataset):
     """Run → trained model, each in the folder `path` (a template with `{run}` and `{fingerprint}`).
 
@@ -34,10 +42,8 @@ class TrainedSetDataset(StageDataset):
             logger.info("%s %s (%d/%d)", self.stage, run, number, len(data))
             try:
                 self._train(run, train)
-            except Exception as error:
-                if not is_failed_training(error):
-                    raise
-                self._note_failure(run, error)
+            except FailedTraining as failed:
+                self._note_failure(run, failed.error)
             if (self.stage, run) in self.plan.failures:
                 gc.collect()  # what it held, before the next run needs the room
         self.overwrite = False  # made anew in this run: from here on they are fresh
@@ -47,7 +53,13 @@ class TrainedSetDataset(StageDataset):
         clock, card = Clock.start(), self.plan.card(self.stage, run)
         keep = not self.overwrite
         with whole_folder(self.plan.folder(self.stage, run), card, clock, keep_partial=keep) as partial:
-            write_trained(partial, train(partial))
+            try:
+                trained = train(partial)
+            except Exception as error:
+                if is_failed_training(error):
+                    raise FailedTraining(error) from error
+                raise
+            write_trained(partial, trained)
             shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
 
     def _note_failure(self, run: str, error: Exception) -> None:
