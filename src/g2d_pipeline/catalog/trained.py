@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,14 @@ from g2d_pipeline.errors import LockedError, TrainingError, is_failed_training
 from g2d_pipeline.files import locked
 
 logger = logging.getLogger(__name__)
+
+
+class FailedTraining(Exception):
+    """Around the error that ended the training of one run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class TrainedSetDataset(StageDataset):
@@ -52,19 +61,22 @@ class TrainedSetDataset(StageDataset):
             logger.info(title)
             try:
                 self._train(run, train)
-            except Exception as error:
-                if not is_failed_training(error):
-                    raise
-                self._note_failure(run, error)
+            except FailedTraining as failed:
+                self._note_failure(run, failed.error)
+            if (self.stage, run) in self.plan.failures:
+                gc.collect()  # what it held, before the next run needs the room
 
     def _train(self, run: str, train: Callable[[Path], Trained]) -> None:
-        clock, card, folder = (
-            Clock.start(),
-            self.plan.card(self.stage, run),
-            self.plan.folder(self.stage, run),
-        )
+        folder = self.plan.folder(self.stage, run)
+        clock, card = Clock.start(), self.plan.card(self.stage, run)
         with whole_folder(folder, card, clock, keep_partial=not self.overwrite) as partial:
-            write_trained(partial, train(partial))
+            try:
+                trained = train(partial)
+            except Exception as error:
+                if is_failed_training(error):
+                    raise FailedTraining(error) from error
+                raise
+            write_trained(partial, trained)
             shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
 
     def _note_failure(self, run: str, error: Exception) -> None:
