@@ -367,8 +367,8 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     if modalities < 2:
         file = draft.origins.find(("method",))
         raise ConfigError(
-            f"{file}: method = {method.name!r} needs at least two modalities; dataset {draft.run.dataset} has "
-            "one. Say method=unimodal,compare= to train it alone."
+            f"{file}: method = {method.name!r} needs at least two modalities; {draft.run.dataset} has one. "
+            "Say method=unimodal,compare= to train it alone."
         )
     try:
         phases = smp.phases(modalities, epochs)
