@@ -1,10 +1,13 @@
-"""One rule for the cells of all tables: what means a missing value, and what a number."""
+"""One rule for the cells of all tables: what means a missing value, what a number, and which letters are the
+same."""
 
 from __future__ import annotations
 
 import datetime
 import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -14,8 +17,14 @@ if TYPE_CHECKING:
 MISSING = {"", "nan", "na", "n/a", "#n/a", "null", "<na>"}  # mean missing in any cell, in any case
 MARKS = MISSING - {""} | {"none", "-"}  # and in a cell that should be a number
 SENTINEL = -9999.0  # means missing, as number and as text
-PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-COMMA = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]*),(?P<part>[0-9]+)")
+# decimal mark → a number written with it; the other mark may stand between thousands
+NUMBER = {
+    mark: re.compile(
+        rf"[+-]?(?:(?:[0-9]+(?:[{mark}]{digits})?|[{mark}][0-9]+)(?:[eE][+-]?[0-9]+)?"
+        rf"|(?P<thousands>[1-9][0-9]{{0,2}}(?:[{other}][0-9]{{3}})+(?:[{mark}][0-9]+)?))"
+    )
+    for mark, other, digits in ((".", ",", "[0-9]*"), (",", ".", "[0-9]+"))
+}
 
 
 def clear_sentinel(values: npt.NDArray[np.float64]) -> int:
@@ -25,12 +34,36 @@ def clear_sentinel(values: npt.NDArray[np.float64]) -> int:
     return int(marks.sum())
 
 
-def parse_number(cell: Any) -> tuple[float, Literal["number", "blank", "mark", "text"]]:
+def decimal_mark(texts: Iterable[str], separator: str | None) -> Literal["", ".", ",", "?"]:
+    """The decimal mark of a column's `texts`, which those show that are numbers with one mark only.
+
+    `separator`: of the file (semicolons say that commas are decimal); None: cells are typed, points decimal.
+    "": each cell says it; "?": it does not, and `1.234` may be either."""
+    counts: Counter[str] = Counter()
+    thousands = False  # commas are for thousands
+    for text in texts:
+        matches = {mark: match for mark, form in NUMBER.items() if (match := form.fullmatch(text))}
+        written = "," if "," in text else "." if "." in text else ""
+        counts["".join(matches) if len(matches) == 1 else f"either {written}"] += 1
+        thousands |= [*matches] == ["."] and bool(matches["."]["thousands"])
+    commas, points = counts[","], counts["."] + (counts["either ."] if separator is None else 0)
+    commas += counts["either ,"] if separator == ";" or commas else 0
+    if commas and not points:
+        return "," if commas >= counts["either ."] else "?"
+    if thousands and not commas:
+        return "."
+    return "?" if separator is not None and commas > points else ""
+
+
+def parse_number(
+    cell: Any, mark: Literal["", ".", ",", "?"] = ""
+) -> tuple[float, Literal["number", "blank", "mark", "text"]]:
     """A cell as a float (NaN: missing), and how it is written: `mark` is a sign for missing, `text` a number
     stored as text.
 
     Raises ValueError saying what the cell holds instead. `0,25` and `12,5` are decimal commas; `1,013` may be
-    a thousand or one point zero one three, and is refused."""
+    a thousand or one point zero one three, and is refused unless the decimal `mark` of the column is known; a
+    mark "?" refuses `1.234`, too."""
     if cell is None:
         return math.nan, "blank"
     if isinstance(cell, bool):
@@ -39,17 +72,17 @@ def parse_number(cell: Any) -> tuple[float, Literal["number", "blank", "mark", "
         return (math.nan, "mark") if cell == SENTINEL or not math.isfinite(cell) else (float(cell), "number")
     if isinstance(cell, datetime.date | datetime.time | datetime.timedelta):
         raise ValueError(f"a date or time ({cell}), not a number: the spreadsheet program has converted it")
-    text = str(cell).strip()
+    text = str(cell).strip().replace("\N{MINUS SIGN}", "-")
     if not text:
         return math.nan, "blank"
     if text.casefold() in MARKS:
         return math.nan, "mark"
-    if match := COMMA.fullmatch(text):
-        if len(match["part"]) == 3 and match["whole"].lstrip("0"):
-            raise ValueError(
-                f"text {text!r} may have a decimal comma or a comma for thousands: write a number"
-            )
-        text = text.replace(",", ".")
-    if not PLAIN.fullmatch(text) or not math.isfinite(float(text)):
+    forms = {point: match["thousands"] for point, form in NUMBER.items() if (match := form.fullmatch(text))}
+    if len(forms) == 2 and mark not in forms and ("," in text or (mark == "?" and "." in text)):
+        name = "comma" if "," in text else "point"
+        raise ValueError(f"text {text!r} may have a decimal {name} or a {name} for thousands: write a number")
+    point = mark if mark in forms else next((point for point, groups in forms.items() if not groups), "")
+    number = float(text.replace({".": ",", ",": "."}[point], "").replace(",", ".")) if point else math.inf
+    if not math.isfinite(number):
         raise ValueError(f"text {cell!r} is no number")
-    return (math.nan, "mark") if float(text) == SENTINEL else (float(text), "text")
+    return (math.nan, "mark") if number == SENTINEL else (number, "text")

@@ -25,8 +25,8 @@ MEAN = re.compile(r"(.+)_mean([0-9]+)")  # `<column>_mean<days>`
 
 
 def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection[str]) -> RawTable:
-    """The rows of the `files` with the columns of the further tables `raw.join`, without the rows that are no
-    samples. `numbers`: the columns that modalities take as numbers.
+    """The rows of the `files` with the columns of the further tables `raw.join`. `numbers`: the columns that
+    modalities take as numbers.
 
     A row whose key a further table lacks is one of `bad`. Raises DataError where a table can not be read,
     where the keys of a further one are not unique, or where its numbers are none."""
@@ -35,7 +35,7 @@ def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection
         table = replace(table, file=raw.table, notes=_common_notes(table, raw.table))
     for join in raw.join:
         table = _join(table, join, root, numbers)
-    return _labelled(table, raw.target) if raw.labelled_only else table
+    return table
 
 
 def _common_notes(table: RawTable, pattern: str) -> list[str]:
@@ -76,6 +76,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
         bad=[*table.bad, *other.bad, *lost],
         repeated=table.repeated | other.repeated | {*double},
+        separators=other.separators | table.separators,
     )
 
 
@@ -90,7 +91,7 @@ def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.
             for index in (pd.Index(table.texts(ours)), pd.Index(other.texts(theirs)))
         )
     if right.hasnans:
-        blank = [other.place(i, theirs) for i in np.flatnonzero(right.isna()).tolist()]
+        blank = other.cells(np.flatnonzero(right.isna()).tolist(), theirs)
         remedy = "fill these cells, or remove the rows."
         raise data_error("Rows without the key that joins the tables", blank, remedy)
     if len(double := np.flatnonzero(right.duplicated(keep=False))):
@@ -120,14 +121,18 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
     return means
 
 
-def _labelled(table: RawTable, target: str) -> RawTable:
-    """The rows with a target; the others are counted in a note."""
-    table.require([target])
+def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
+    """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
+    is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
-    labelled = np.flatnonzero(~(table.missing(target) | sentinel))
+    labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):
         headline = f"{table.file}: the target {target!r} is blank in every row"
         raise data_error(headline, [], "choose another `target`.")
     if rest := len(table) - len(labelled):
         table.note(f"{rest} of {len(table)} rows have no {target!r}, and are left out (labelled_only).")
+        for mark, rows in table.marks(target).items():
+            if classes is not None and mark not in classes:
+                text = f"{int(rows.sum())} of these rows hold {mark!r}, which means missing"
+                table.note(f"{text}; if it is a class, list all under `classes`.")
     return table.take(labelled)
