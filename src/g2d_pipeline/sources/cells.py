@@ -6,13 +6,12 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
 MISSING = {"", "nan", "na", "n/a", "#n/a", "null", "<na>"}  # mean missing in any cell, in any case
 MARKS = MISSING - {""} | {"none", "-"}  # and in a cell that should be a number
@@ -34,25 +33,24 @@ def clear_sentinel(values: npt.NDArray[np.float64]) -> int:
     return int(marks.sum())
 
 
-def decimal_mark(texts: Iterable[str], separator: str | None) -> Literal["", ".", ",", "?"]:
-    """The decimal mark of a column's `texts`, which those show that are numbers with one mark only.
+def decimal_mark(cells: pd.Series[Any], separator: str | None) -> Literal["", ".", ",", "?"]:
+    """The decimal mark of a column of text, as those cells have it that are numbers with one mark only.
 
     `separator`: of the file (semicolons say that commas are decimal); None: cells are typed, points decimal.
     "": each cell says it; "?": it does not, and `1.234` may be either."""
-    counts: Counter[str] = Counter()
-    thousands = False  # commas are for thousands
-    for text in texts:
-        matches = {mark: match for mark, form in NUMBER.items() if (match := form.fullmatch(text))}
-        written = "," if "," in text else "." if "." in text else ""
-        counts["".join(matches) if len(matches) == 1 else f"either {written}"] += 1
-        thousands |= [*matches] == ["."] and bool(matches["."]["thousands"])
-    commas, points = counts[","], counts["."] + (counts["either ."] if separator is None else 0)
-    commas += counts["either ,"] if separator == ";" or commas else 0
+    comma, point = (cells.str.fullmatch(NUMBER[mark].pattern) for mark in ",.")
+    with_comma, with_point = (cells.str.contains(mark, regex=False) for mark in ",.")
+    commas, points = int((comma & ~point).sum()), int((point & ~comma).sum())
+    either = int((comma & point & with_point).sum())
+    if separator == ";" or commas:
+        commas += int((comma & point & with_comma).sum())
+    if separator is None:
+        points, either = points + either, 0
     if commas and not points:
-        return "," if commas >= counts["either ."] else "?"
-    if thousands and not commas:
+        return "," if commas >= either else "?"
+    if not commas and (point & ~comma & with_comma).any():  # commas are for thousands
         return "."
-    return "?" if separator is not None and commas > points else ""
+    return "?" if commas > points and either else ""
 
 
 def parse_number(

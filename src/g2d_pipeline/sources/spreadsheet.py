@@ -15,6 +15,12 @@ from typing import Any
 
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
 
+# what zipfile, the XML parsers and openpyxl raise for workbooks that are none, damaged, or of other programs
+FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, SyntaxError, RuntimeError),
+    *(LookupError, ValueError, TypeError, AttributeError),
+)
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -90,13 +96,12 @@ def read_formulas(path: Path, file: str) -> dict[tuple[int, int], str]:
 def _open(path: Path, file: str, values: bool = True) -> Iterator[tuple[Any, str]]:
     """The first visible worksheet, and which others there are (""); cells are `values`, or formulas."""
     import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
 
     if fault := media_fault(path):
         raise data_error(f"{file}: {fault}", [], "replace the file by a whole copy.")
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=values)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+    except FAULTS as error:
         raise data_error(f"{file} is {_form(path)} ({error})", [], "save or download it as .xlsx.") from None
     with contextlib.closing(book):
         if not book.worksheets:
@@ -109,7 +114,7 @@ def _open(path: Path, file: str, values: bool = True) -> Iterator[tuple[Any, str
         try:
             sheet.reset_dimensions()  # some programs write wrong ones
             yield sheet, only if names else ""
-        except (zipfile.BadZipFile, KeyError, ValueError, SyntaxError, EOFError, zlib.error) as error:
+        except FAULTS as error:
             headline = f"{file} is a damaged workbook ({error})"
             raise data_error(headline, [], "replace the file by a whole copy.") from None
 

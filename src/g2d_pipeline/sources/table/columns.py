@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.errors import data_error, did_you_mean
-from g2d_pipeline.sources.cells import MARKS, clear_sentinel, decimal_mark, parse_number
+from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
 from g2d_pipeline.sources.table.frame import RawTable, as_text
 from g2d_pipeline.sources.table.paths import fill
 
@@ -45,10 +45,11 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
     if column.dtype.kind == "f":
         values: Floats = column.to_numpy(np.float64).copy()
     else:
-        missing = (column.isna() | column.eq("") | column.str.lower().isin(MARKS)).to_numpy(bool)
-        values = np.array(pd.to_numeric(column.mask(missing), errors="coerce"), np.float64)
-        if (np.isnan(values) & ~missing).any():
-            faults = _read_marks(table, name, values, missing)
+        values = np.array(pd.to_numeric(column, errors="coerce"), np.float64)
+        if np.isnan(values).any():
+            column = column[column.notna() & column.ne("") & ~column.str.lower().isin(MARKS)]
+        if np.isnan(values[column.index]).any():
+            faults = _read_marks(table, name, values, column)
         elif table.separators.get(name) == ";":
             _note_points(table, name)
     if count := clear_sentinel(values):
@@ -69,28 +70,32 @@ def _note_points(table: RawTable, name: str) -> None:
         table.note(f"{text}; remove the points if they are for thousands.")
 
 
-def _read_marks(table: RawTable, name: str, values: Floats, missing: npt.NDArray[np.bool_]) -> dict[int, str]:
-    """Read a column with cells that are not plain numbers into `values` `[N]`, NaN: not read yet; position →
-    reason for those that are none."""
-    column, separator = table[name], table.separators.get(name)
-    mark = decimal_mark(column[~missing], separator)
-    again = ~missing if mark in (",", "?") else np.isnan(values) & ~missing
-    faults: dict[int, str] = {}
-    commas, thousands = 0, list[str]()
-    for i in np.flatnonzero(again).tolist():
+def _read_marks(table: RawTable, name: str, values: Floats, cells: pd.Series[Any]) -> dict[int, str]:
+    """Read the `cells` of a column that are there, and not all plain numbers, into `values` `[N]`; position →
+    reason for those that are no numbers."""
+    mark = decimal_mark(cells, table.separators.get(name))
+    unread, commas, faults = cells[np.isnan(values[cells.index])], 0, dict[int, str]()
+    if mark in (",", "."):
+        other = {",": ".", ".": ","}[mark]
+        numbers = cells[cells.str.fullmatch(NUMBER[mark].pattern)]
+        plain = numbers.str.replace(other, "", regex=False).str.replace(",", ".", regex=False)
+        values[numbers.index] = pd.to_numeric(plain)
+        commas = int(numbers.str.contains(",", regex=False).sum()) if mark == "," else 0
+        if len(thousands := numbers[numbers.str.contains(other, regex=False)]):
+            example = f"{thousands.iloc[0]!r} is {values[thousands.index[0]]:g}"
+            text = f"Column {name!r}: {len(thousands)} numbers have marks for thousands, and are read so"
+            table.note(f"{text} ({example}).")
+        unread = unread.drop(numbers.index.intersection(unread.index))
+    elif mark == "?":
+        unread = cells[cells.str.contains(".", regex=False) | np.isnan(values[cells.index])]
+    for i, cell in zip(unread.index.tolist(), unread, strict=True):
         try:
-            values[i] = parse_number(column.iloc[i], mark)[0]
+            values[i] = parse_number(cell, mark)[0]
+            commas += "," in cell
         except ValueError as error:
-            faults[i] = str(error)
-            continue
-        commas += mark != "." and "," in column.iloc[i]
-        if {",": ".", ".": ","}.get(mark, "no") in column.iloc[i]:
-            thousands.append(f"{column.iloc[i]!r} is {values[i]:g}")
+            values[i], faults[i] = np.nan, str(error)
     if commas:
         table.note(f"Column {name!r}: {commas} numbers have a decimal comma, and are read so.")
-    if thousands:
-        text = f"Column {name!r}: {len(thousands)} numbers have marks for thousands, and are read so"
-        table.note(f"{text} ({thousands[0]}).")
     return faults
 
 
@@ -101,8 +106,11 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     lines: list[str] = []
     for name in names:
         values, faults = read_numbers(table, name)
-        present = int((~table.missing(name)).sum())
-        if len(faults) > present / 2:
+        if (
+            faults
+            and len(faults) > int((~table.missing(name)).sum()) / 2
+            and not _resemble_numbers(table, name)
+        ):
             what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
             shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
             headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"
@@ -116,6 +124,12 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
         remedy = "write plain numbers with a decimal point; leave cells blank where they are unknown."
         raise data_error(f"{table.file}: cells that are not numbers", lines, remedy)
     return features
+
+
+def _resemble_numbers(table: RawTable, name: str) -> bool:
+    """Whether most cells are no dates and start with a number, such as `5 kg`, `12%` and `1,013`."""
+    present = table[name][~table.missing(name)]
+    return not holds_dates(table, name) and present.str.match(r"\W*[0-9]").sum() > len(present) / 2
 
 
 def _refuse_blank(table: RawTable, name: str, key: str) -> None:

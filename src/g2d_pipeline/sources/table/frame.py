@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -17,7 +18,7 @@ from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
 UNREADABLE = ("<list>", "<dict>", "<bytes>")  # stand for cells that are neither text nor number
-CUT = r"[+-]?[0-9](?:\.[0-9]+)?[eE]\+?(?:1[5-9]|[2-9][0-9])"  # a long number as a spreadsheet writes it
+CUT = r"[+-]?[0-9](?:\.[0-9]+)?[eE]\+(?:1[5-9]|[2-9][0-9])"  # a long number as a spreadsheet writes it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RawTable:
             lines = [
                 f"{name!r} (not in {', '.join(self.lacking[name])})"
                 if name in self.lacking
-                else f"{name!r}.{did_you_mean(name, known)}".rstrip(".") + _other_form(name, known)
+                else f"{name!r}.{_other_form(name, known) or did_you_mean(name, known)}".rstrip(".")
                 for name in missing
             ]
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
@@ -142,23 +143,24 @@ class RawTable:
 
 def make_table(
     file: str,
-    columns: Sequence[tuple[str, pd.Series[Any]]],
+    names: Sequence[str],
+    data: pd.DataFrame,
     rows: npt.NDArray[Any],
     first: int,
     separator: str | None = None,
     **more: Any,
 ) -> RawTable:
-    """A table of (name, cells `[N]`); `rows` `[N]`: their numbers, `first`: that of the first below a header;
-    `separator`: of the cells, where the file is text.
+    """A table of the `names` of columns and their `data`; `rows` `[N]`: their numbers, `first`: that of the
+    first below a header; `separator`: of the cells, where the file is text.
 
     Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
     """
-    names = [name for name, _ in columns if name]
-    separators = dict.fromkeys(names, separator) if separator is not None else {}
-    data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
+    positions = {name: k for k, name in reversed([*enumerate(names)]) if name}
+    kept = sorted(positions, key=positions.__getitem__)
+    data = data.iloc[:, [positions[name] for name in kept]].set_axis(kept, axis=1)
+    separators = dict.fromkeys(kept, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
-    repeated = frozenset(name for name in names if names.count(name) > 1)
-    data = data[list(dict.fromkeys(names))]
+    repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
     return RawTable(file, data, places, repeated=repeated, separators=separators, **more)
 
 
@@ -214,6 +216,7 @@ def _text(cell: Any) -> str | None:
 
 
 def _other_form(name: str, known: Iterable[str]) -> str:
-    """What to say where a column has this name in another Unicode form."""
-    same = any(unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other) for other in known)
-    return " (the same letters in another Unicode form: copy the name from here)" if same else ""
+    """What to say where a column has this name in another Unicode form (NFC, NFD), or an empty string."""
+    forms = {unicodedata.normalize("NFC", other): other for other in known}
+    other = forms.get(unicodedata.normalize("NFC", name), "")
+    return other and f" Copy {other!r} from here: its letters have another Unicode form."

@@ -69,7 +69,10 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     reason = f"{join.table} has no row of {ours}"
     files, rows = table.places["file"], table.places["row"]
     unmatched = np.flatnonzero(position < 0).tolist()
-    lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}") for i in unmatched]
+    numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks the zeros of a text here
+    near = {i: numbers_of.get(keys[i].lstrip("0")) for i in unmatched if keys[i]}
+    hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
+    lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hints.get(i, '')}") for i in unmatched]
     double = kept.data.columns.intersection(added.columns)
     return replace(
         kept,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -121,6 +122,7 @@ class Files:
             )
             return file, f"{file!r} is an absolute path: {remedy}"
         path = posixpath.normpath(file)
+        path = path if path.isascii() else self._spell(path)
         if path == ".." or path.startswith("../"):
             return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
         folder, _, name = path.rpartition("/")
@@ -169,6 +171,15 @@ class Files:
     def _inside(self, path: str) -> bool:
         real = os.path.realpath(self.root / path)
         return real == self.real or real.startswith(self.real.rstrip(os.sep) + os.sep)
+
+    def _spell(self, path: str) -> str:
+        """The path as the disk spells it: letters may be composed there, or not (Unicode NFC and NFD)."""
+        right: list[str] = []
+        for part in path.split("/"):
+            names = self._names("/".join(right))
+            forms = {unicodedata.normalize("NFC", name): name for name in names}
+            right.append(part if part in names else forms.get(unicodedata.normalize("NFC", part), part))
+        return "/".join(right)
 
     def _spelling(self, path: str) -> str:
         """The right spelling of a missing path, where one is near; the first few only."""

@@ -12,19 +12,25 @@ MOST = 0.9  # of the lines
 
 def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
     """The text of a table of `width` columns, and whether quotation marks in it are around cells; else they
-    are characters. A backslash before one within a cell is replaced by a second one.
+    are characters. A backslash before one within a cell is replaced by a second one, blanks before a quoted
+    cell are left out.
 
     They are characters where they are wrong, or hold line ends, and lines are rows without them. `notes`
     tells what is not the standard. DataError, with the row, where one is not closed or not doubled."""
     if '"' not in text:
         return text, True
-    long, wrong = _find(text, separator)
+    start, end = rf"(?<![^{separator}\r\n])", rf"(?= *(?:[{separator}\r\n]|\Z))"
+    if f'{separator} "' in text:
+        text = re.sub(rf'{start} *("[^"]*+(?:""[^"]*+)*+"){end}', r"\1", text)
+    long, wrong = _find(text, start, end)
     if wrong and '\\"' in text:
-        form = rf'(?<![^{separator}\r\n])"(?:[^"\\]|\\.|"")*+"(?= *(?:[{separator}\r\n]|\Z))'
-        doubled = re.sub(form, lambda cell: cell[0].replace('\\"', '""'), text, flags=re.DOTALL)
-        if _find(doubled, separator)[1] is None:
+        escaped = rf'{start}"(?:[^"\\]|\\.|"")*+"{end}'
+        doubled = re.sub(escaped, lambda cell: cell[0].replace('\\"', '""'), text, flags=re.DOTALL)
+        if _find(doubled, start, end)[1] is None:
             notes.append(f"{file}: quotation marks after a backslash are read as characters of the cell.")
             return doubled, True
+    if not (wrong or long):
+        return text, True
     rows = [line.count(separator) == width - 1 for line in LINE_END.split(text) if line]
     if (wrong and sum(rows) > MOST * len(rows)) or (long and all(rows) and width > 1):
         row = _lines(text[: (wrong or long[0]).start()]) + 1
@@ -37,16 +43,17 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
         if wrong.end() == len(text):
             line = f"row {row} goes over {_lines(wrong[0].rstrip())} lines"
             raise data_error(f"{file}: a quotation mark is not closed", [line], "close it, or remove it.")
-        near = text[wrong.start() : wrong.end() + 12].partition("\n")[0]
-        headline = f"{file}: a quotation mark within a quoted cell is not doubled"
-        raise data_error(headline, [f"row {row}, near {near[-40:]!r}"], "double it, or remove it.")
-    whole = [cell for cell in long if _holds_rows(text, cell, separator, width)]
-    if whole:
-        row = _lines(text[: whole[0].start()]) + 1
-        notes.append(
-            f"{file}: {len(whole)} quoted cells hold line ends, and each of their lines has {width} cells "
-            f"(line {row}): is a quotation mark not closed?"
+        line = f"row {row}, near {text[wrong.start() : wrong.end() + 12][:40]!r}"
+        headline = f"{file}: a quotation mark is not closed, or one within a cell is not doubled"
+        raise data_error(headline, [line], "close it, double it, or remove it.")
+    if whole := [cell for cell in long if _holds_rows(text, cell, separator, width)]:
+        headline = (
+            f"{file}: {len(whole)} quoted cells hold line ends, and each of their lines has {width} cells"
         )
+        line = f"line {_lines(text[: whole[0].start()]) + 1}"
+        if separator == "\t":  # which texts do not hold
+            raise data_error(headline, [line], "close the quotation marks, or remove them.")
+        notes.append(f"{headline} ({line}): is a quotation mark not closed?")
     return text, True
 
 
@@ -56,12 +63,10 @@ def unquote(cell: str) -> str:
     return cell[1:-1].replace('""', '"').strip() if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
-def _find(text: str, separator: str) -> tuple[list[re.Match[str]], re.Match[str] | None]:
-    """The quoted cells that hold line ends, and the first one that does not end at its second quotation
-    mark."""
-    form = rf'(?<![^{separator}\r\n])"[^"]*+(?:""[^"]*+)*+(?P<end>"(?= *(?:[{separator}\r\n]|\Z)))?'
+def _find(text: str, start: str, end: str) -> tuple[list[re.Match[str]], re.Match[str] | None]:
+    """The quoted cells that hold line ends, and the first one that does not end where it should."""
     long: list[re.Match[str]] = []
-    for cell in re.finditer(form, text):
+    for cell in re.finditer(rf'{start}"[^"]*+(?:""[^"]*+)*+(?P<end>"{end})?', text):
         if cell["end"] is None:
             return long, cell
         if LINE_END.search(cell[0]):

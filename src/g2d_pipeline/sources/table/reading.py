@@ -33,9 +33,16 @@ LINES = 50  # in one cell: a quotation mark has swallowed them
 
 
 def read_tables(root: Path, files: Iterable[str], names: Sequence[str] | None = None) -> RawTable:
-    """All rows of the files, one below the other; of several files those columns that all have."""
+    """All rows of the files, one below the other; of several files those columns that all have.
+
+    Raises what `read_table` raises, and DataError where no row can be read."""
     tables = [read_table(root / file, file, names) for file in files]
-    return tables[0] if len(tables) == 1 else stack(tables)
+    table = tables[0] if len(tables) == 1 else stack(tables)
+    if table.bad and not len(table):
+        headline = f"{table.file}: {len(table.bad)} of {len(table.bad)} rows can not be used"
+        remedy = "correct the table" + (", or `names` under `raw`." if names is not None else ".")
+        raise data_error(headline, table.bad, remedy)
+    return table
 
 
 def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
@@ -113,18 +120,21 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
     rows = np.setdiff1d(rows, [row.row or 0 for row in bad])
     skip = 0 if named else 1
     cells, rows = cells.iloc[skip:], rows[skip:]
-    full = (cells != "").any(axis=1).to_numpy(bool)
+    full = np.zeros(len(rows), bool)
+    for k in cells:
+        if full.all():
+            break
+        full |= cells[k].ne("").to_numpy(bool)
     if not full.all():
         notes.append(_empty(file, rows[~full].tolist()))
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
-    columns = [(name, cells[k]) for k, name in enumerate(headers)]
     long = [
-        (name, f"row {rows[i]}, column {name!r}, goes over {column[i].count(chr(10))} lines")
-        for name, column in columns
-        for i in np.flatnonzero((column.str.count("\n") > LINES).to_numpy(bool)).tolist()
+        (name, f"row {rows[i]}, column {name!r}, goes over {cells[k][i].count(chr(10))} lines")
+        for k, name in enumerate(headers if '"' in text else [])
+        for i in np.flatnonzero((cells[k].str.count("\n") > LINES).to_numpy(bool)).tolist()
     ]
-    return make_table(file, columns, rows, 1 + skip, separator, bad=bad, notes=notes, long=long)
+    return make_table(file, headers, cells, rows, 1 + skip, separator, bad=bad, notes=notes, long=long)
 
 
 def _header(text: str, file: str, separator: str) -> list[str]:
@@ -171,10 +181,12 @@ def _parse(
     except pa.ArrowInvalid as error:
         remedy = "look for a quotation mark that is not closed, or replace the file by a whole copy."
         raise data_error(f"{file} is no table of cells ({error})", [], remedy) from None
-    columns = {k: _strings(column) for k, column in enumerate(parsed.columns)}
+    cells = pa.table(list(map(pc.utf8_trim_whitespace, parsed.columns)), names=keys).to_pandas()
+    if not text.isascii():
+        cells = cells.apply(_compose)
     if not quoting:
-        columns = {k: column.map(unquote).astype("str") for k, column in columns.items()}
-    return pd.DataFrame(columns), bad
+        cells = cells.map(unquote)
+    return cells.astype("str").set_axis(range(width), axis=1), bad
 
 
 def _jsonl(path: Path, file: str) -> RawTable:
@@ -196,9 +208,8 @@ def _jsonl(path: Path, file: str) -> RawTable:
         records.append({key.strip(): value for key, value in record.items()})
         rows.append(number)
     data = pd.DataFrame(records, dtype=object)  # as they are: an integer beside a null stays one
-    return make_table(
-        file, [(str(key), as_text(data[key])) for key in data], np.array(rows, np.int64), 1, bad=bad
-    )
+    names, data = [str(key) for key in data], data.apply(as_text)
+    return make_table(file, names, data, np.array(rows, np.int64), 1, bad=bad)
 
 
 # ------------------------------------------------------------------------------------------ tables with types
@@ -208,11 +219,9 @@ def _parquet(path: Path, file: str) -> RawTable:
         table = pa.parquet.ParquetFile(path).read()
     except (pa.ArrowException, ValueError) as error:
         raise data_error(f"{file} is no parquet table ({error})", [], WHOLE_COPY) from None
-    columns = [
-        (str(name).strip(), _column(values))
-        for name, values in zip(table.column_names, table.columns, strict=True)
-    ]
-    return make_table(file, columns, np.arange(1, table.num_rows + 1), 1)
+    names = [str(name).strip() for name in table.column_names]
+    data = pd.DataFrame({k: _column(values) for k, values in enumerate(table.columns)})
+    return make_table(file, names, data, np.arange(1, table.num_rows + 1), 1)
 
 
 def _column(values: pa.ChunkedArray | pa.Array) -> pd.Series[Any]:
@@ -222,12 +231,14 @@ def _column(values: pa.ChunkedArray | pa.Array) -> pd.Series[Any]:
         exact = all(abs(value or 0) <= 2**53 for value in pc.min_max(values).as_py().values())
     if exact or pa.types.is_floating(kind):
         return pd.Series(values.to_pandas(), dtype="float64")
-    return _strings(values) if pa.types.is_string(kind) else as_text(values.to_pylist())
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _compose(pd.Series(pc.utf8_trim_whitespace(values).to_pandas(), dtype="str"))
+    return as_text(values.to_pylist())
 
 
-def _strings(values: pa.ChunkedArray | pa.Array) -> pd.Series[Any]:
-    """Stripped, in Unicode NFC."""
-    return pd.Series(pc.utf8_normalize(pc.utf8_trim_whitespace(values), "NFC").to_pandas(), dtype="str")
+def _compose(cells: pd.Series[Any]) -> pd.Series[Any]:
+    """The text in Unicode NFC."""
+    return cells if cells.str.isascii().all() else cells.str.normalize("NFC")
 
 
 def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
@@ -246,8 +257,8 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
         headline = f"{file} has {array.shape[1]} columns and `names` gives {count}"
         raise data_error(headline, [], "name each of them under `names`.")
     array = array.astype(np.float64) if array.dtype.kind == "b" else array
-    columns = [(name, _column(pa.array(array[:, k]))) for k, name in enumerate(names)]
-    return make_table(file, columns, np.arange(len(array)), 0)
+    data = pd.DataFrame({k: _column(pa.array(column)) for k, column in enumerate(array.T)})
+    return make_table(file, names, data, np.arange(len(array)), 0)
 
 
 def _xlsx(path: Path, file: str) -> RawTable:
@@ -255,11 +266,9 @@ def _xlsx(path: Path, file: str) -> RawTable:
     computed."""
     sheet = read_sheet(path, file, [])
     rows = np.array([row for row, _ in sheet.rows], np.int64)
-    columns = [
-        (name, as_text(cells[k] for _, cells in sheet.rows).fillna(""))
-        for k, name in enumerate(sheet.headers)
-    ]
-    blank = {(int(rows[i]), k) for k, (_, c) in enumerate(columns) for i in np.flatnonzero(c.eq("")).tolist()}
+    width = len(sheet.headers)
+    data = pd.DataFrame({k: as_text(cells[k] for _, cells in sheet.rows).fillna("") for k in range(width)})
+    blank = {(int(rows[i]), int(k)) for i, k in np.argwhere((data == "").to_numpy(bool))}
     formulas = read_formulas(path, file) if blank else {}
     if uncomputed := [
         f"{file}, row {r}, column {sheet.headers[k]!r}: {formulas[r, k]}"
@@ -268,7 +277,7 @@ def _xlsx(path: Path, file: str) -> RawTable:
         remedy = "open and save the workbook in a spreadsheet program, or paste the values over the formulas."
         raise data_error(f"{file} holds formulas without a value", uncomputed, remedy)
     notes = sheet.notes + ([_empty(file, sheet.empty_rows)] if sheet.empty_rows else [])
-    return make_table(file, columns, rows, 2, notes=notes, hint=sheet.hint)
+    return make_table(file, sheet.headers, data, rows, 2, notes=notes, hint=sheet.hint)
 
 
 def _empty(file: str, rows: Collection[int]) -> str:
