@@ -106,11 +106,7 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     lines: list[str] = []
     for name in names:
         values, faults = read_numbers(table, name)
-        if (
-            faults
-            and len(faults) > int((~table.missing(name)).sum()) / 2
-            and not _resemble_numbers(table, name)
-        ):
+        if faults and _holds_text(table, name, faults):
             what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
             shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
             headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"
@@ -126,10 +122,11 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     return features
 
 
-def _resemble_numbers(table: RawTable, name: str) -> bool:
-    """Whether most cells are no dates and start with a number, such as `5 kg`, `12%` and `1,013`."""
+def _holds_text(table: RawTable, name: str, faults: dict[int, str]) -> bool:
+    """Whether most cells are no numbers, nor start with one as `5 kg`, `12%` and `1,013` do; or are dates."""
     present = table[name][~table.missing(name)]
-    return not holds_dates(table, name) and present.str.match(r"\W*[0-9]").sum() > len(present) / 2
+    numbers = int(present.str.match(r"\W*[0-9]").sum())
+    return len(faults) > len(present) / 2 and (numbers <= len(present) / 2 or holds_dates(table, name))
 
 
 def _refuse_blank(table: RawTable, name: str, key: str) -> None:

@@ -20,9 +20,11 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
     if '"' not in text:
         return text, True
     start, end = rf"(?<![^{separator}\r\n])", rf"(?= *(?:[{separator}\r\n]|\Z))"
-    if f'{separator} "' in text:
-        text = re.sub(rf'{start} *("[^"]*+(?:""[^"]*+)*+"){end}', r"\1", text)
     long, wrong = _find(text, start, end)
+    if f'{separator} "' in text:
+        stripped = re.sub(rf'{start} *("[^"]*+(?:""[^"]*+)*+"){end}', r"\1", text)
+        if (faults := _find(stripped, start, end))[1] is None:
+            text, (long, wrong) = stripped, faults
     if wrong and '\\"' in text:
         escaped = rf'{start}"(?:[^"\\]|\\.|"")*+"{end}'
         doubled = re.sub(escaped, lambda cell: cell[0].replace('\\"', '""'), text, flags=re.DOTALL)
