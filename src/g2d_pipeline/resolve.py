@@ -204,6 +204,7 @@ def resolve(
         )
     where = ("datasets", run.dataset)
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
+    _name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
     raw = merge(raw, _raw_overrides(overrides)) if isinstance(raw, dict) else raw
     source, root = locate(checked(LayoutSettings, raw, (*where, "raw"), origins), run.source)
@@ -273,7 +274,9 @@ def check_methods(configuration: Configuration) -> None:
 
 def _name_sections(tree: Tree) -> None:
     """A word for a section becomes the section, so that its options can be given beside it."""
-    modalities = tree.get("modalities")
+    modalities, raw = tree.get("modalities"), tree.get("raw")
+    if isinstance(raw, dict) and raw.get("layout") == "table" and isinstance(raw.get("split"), str):
+        raw["split"] = {"column": raw["split"]}
     for section in [tree, *(modalities.values() if isinstance(modalities, dict) else [])]:
         for key in ("fusion", "encoder", "teacher_encoder"):
             if isinstance(section, dict) and isinstance(section.get(key), str):

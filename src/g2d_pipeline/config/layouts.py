@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -103,40 +104,75 @@ class URFunny(RawSettings):
     seed: NonNegativeInt = 0
 
 
+class HeldOut(Strict):
+    """The samples of these groups: values of the split's column `group`, or what `group_pattern` finds."""
+
+    group: Annotated[
+        list[str],
+        BeforeValidator(lambda value: [str(name) for name in split_slashes(value)]),
+        Field(min_length=1),
+    ]
+
+
+Part = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("share")] | Annotated[HeldOut, Tag("HeldOut")],
+    Discriminator(lambda value: "HeldOut" if isinstance(value, dict | HeldOut) else "share"),
+]
+
+
 class SplitFractions(Strict):
-    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses
-    splits.
+    """A split that is drawn, or that `column` says, or of both: where a column (or files) says what train and
+    test are, `val` is drawn from train.
 
-    `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the `K` of
-    `K12`."""
+    `val`, `test`: shares of the rows (left out: 0.1 and 0.2), or the groups that they are, as
+    `{group: [a, b]}`. A share beside what is named is one of the other rows. `group` (a column) never crosses
+    splits. `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the
+    `K` of `K12`."""
 
-    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    column: str | None = None
+    val: Part | None = None
+    test: Part | None = None
     stratify: bool = True
     group: str | None = None
     group_pattern: str | None = None
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _pattern_is_one(self) -> Self:
-        if self.group_pattern is None:
-            return self
-        if self.group is None:
-            raise ValueError("group_pattern needs group: the column in whose cells it is looked for")
-        try:
-            re.compile(self.group_pattern)
-        except re.error as error:
-            raise ValueError(f"group_pattern is no regular expression: {error}") from None
+    def _is_consistent(self) -> Self:
+        for problem in self._contradictions():
+            raise ValueError(problem)
         return self
 
-
-def _column_or_fractions(value: Any) -> str:
-    return "str" if isinstance(value, str) else "SplitFractions"
+    def _contradictions(self) -> Iterator[str]:
+        named = {
+            name: part.group for name in ("val", "test") if isinstance(part := getattr(self, name), HeldOut)
+        }
+        if self.group is None:
+            if self.group_pattern is not None:
+                yield "group_pattern needs group: the column in whose cells it is looked for"
+            for name in named:
+                yield f"{name}.group names groups: say `group: <column>`, too, whose values they are"
+        if both := set(named.get("val", ())) & set(named.get("test", ())):
+            yield f"group {', '.join(sorted(both))} is named for both val and test"
+        if self.column is not None:
+            if self.test is not None:
+                yield (
+                    f"column {self.column!r} says what test is: remove test; or remove column, to have val "
+                    "and test drawn anew"
+                )
+            if self.val is None and self.group is not None:
+                yield (
+                    f"nothing is drawn where column {self.column!r} says it all: give val, a share of train, "
+                    "or move group out of split, for the data report"
+                )
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            yield f"group_pattern is no regular expression: {error}"
 
 
 SplitSettings = Annotated[
-    Annotated[str, Tag("str")] | Annotated[SplitFractions, Tag("SplitFractions")],
-    Discriminator(_column_or_fractions),
+    SplitFractions, BeforeValidator(lambda value: {"column": value} if isinstance(value, str) else value)
 ]
 
 
@@ -202,13 +238,13 @@ class Table(RawSettings):
     `metadata.csv` in folders `train`, `val` and `test`. `root`: where paths start (left out: the table's
     folder). `columns`: modality → its column of paths or text, or a template such as `images/{row}_front.jpg`
     of the row's number (`{row}` from 1, `{index}` from 0) and columns (`{name}`); tabular modalities have
-    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or fractions (left out:
-    the defaults, unless there is a table for each split). `classes`: the class names in order (left out:
-    sorted). `names`: the columns of a text table without a header. `log_target`: the natural logarithm of the
-    target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below the other.
-    `join`: further tables that add columns. `labelled_only`: rows without a target are no samples, which are
-    left out and counted, rather than faults. `group`: a column that says who or where a sample is of, where
-    the split is given: the data report tells which of its values are in several splits."""
+    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or how the split is
+    drawn (left out: the defaults, unless there is a table for each split). `classes`: the class names in
+    order (left out: sorted). `names`: the columns of a text table without a header. `log_target`: the natural
+    logarithm of the target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below
+    the other. `join`: further tables that add columns. `labelled_only`: rows without a target are no samples,
+    which are left out and counted, rather than faults. `group`: a column that says who or where a sample is
+    of, where the split is given: the data report tells which of its values are in several splits."""
 
     layout: Literal["table"] = "table"
     table: TableFiles | None = None
@@ -227,17 +263,21 @@ class Table(RawSettings):
     @model_validator(mode="after")
     def _one_split(self) -> Self:
         if isinstance(self.table, dict):
-            if missing := [s for s in SPLITS if s not in self.table]:
+            missing = [s for s in SPLITS if s not in self.table]
+            if missing == ["val"] and self.split is not None and self.split.val is not None:
+                missing = []
+            if missing:
                 raise ValueError(
                     f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
+                    + "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
                 )
-            if len(set(self.table.values())) < len(SPLITS):
+            if len(set(self.table.values())) < len(self.table):
                 raise ValueError("table names the same file for two splits: each needs one of its own")
-            if self.split is not None:
+            if self.split is not None and len(self.table) == len(SPLITS):
                 raise ValueError(
                     "there is a table for each split: remove `split`, or put all rows into one table"
                 )
-        if self.group is not None and isinstance(self.split, SplitFractions) and self.split.group is not None:
+        if self.group is not None and self.split is not None and self.split.group is not None:
             raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
         return self
 

@@ -112,7 +112,12 @@ def read_raw(settings: IngestSettings, project: Path) -> Manifest:
         ensure_sample(settings.raw, root)
     manifest = find_layout(settings.raw, root).read(settings)
     for note in manifest.meta["notes"]:
-        logger.info("%s: %s", settings.dataset, note)
+        logger.log(
+            logging.WARNING if note.startswith("Warning: ") else logging.INFO,
+            "%s: %s",
+            settings.dataset,
+            note,
+        )
     if dropped := manifest.meta["dropped"]:
         logger.warning(
             "%s: %d samples are dropped; manifest.json lists them.", settings.dataset, len(dropped)
