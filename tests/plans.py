@@ -18,6 +18,7 @@ def plan_of(
     cache: Path | None = None,
 ) -> Plan:
     folders = {stage: str(folder / stage / "{run}-{fingerprint}") for stage in STAGES}
+    folders |= {stage: str(folder / stage / "{fingerprint}") for stage in ("ingest", "featurize")}
     return Plan(configuration, raw, CodeGraph(package, cache), folders)
 
 
@@ -44,6 +45,9 @@ class FixedPlan(Plan):
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folders = {"featurize": str(folder)}
         self._cards = {("featurize", ""): {"stage": "featurize", "fingerprint": fingerprint}}
+
+    def runs(self, stage: str) -> list[str]:
+        return [""]
 
     def refresh(self) -> None:
         """It stays as it is."""

@@ -137,6 +137,17 @@ class Draft:
         )
 
 
+def name_sections(tree: Tree) -> None:
+    """A word for a section becomes the section, so that its options can be given beside it."""
+    modalities, raw = tree.get("modalities"), tree.get("raw")
+    if isinstance(raw, dict) and raw.get("layout") == "table" and isinstance(raw.get("split"), str):
+        raw["split"] = {"column": raw["split"]}
+    for section in [tree, *(modalities.values() if isinstance(modalities, dict) else [])]:
+        for key in ("fusion", "encoder", "teacher_encoder"):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = {"name": section[key]}
+
+
 def _is_parameter(path: KeyPath, method: Tree) -> bool:
     """Whether a key is a method's parameter, or below one that is a section (`rates.audio`)."""
     section = len(path) == 1 or isinstance(method.get(path[0]), Mapping)

@@ -19,7 +19,7 @@ from g2d_pipeline.config import IngestSettings, Table, TargetSettings
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.resolve import resolve
-from g2d_pipeline.sources import locate, read_raw, signature
+from g2d_pipeline.sources import locate, read_raw, signature, with_folds
 from g2d_pipeline.sources.manifest import Manifest
 from tests.sources.raw_folders import OPTIONS
 
@@ -145,13 +145,36 @@ def test_an_official_test_split_with_val_drawn_from_train(own: Own, group: str |
     assert any("val is drawn from the official train rows" in note for note in manifest.meta["notes"])
 
 
+def test_one_group_at_a_time_is_left_out(own: Own) -> None:
+    own.frame.loc[3, ["place", "label"]] = ["p9", ""]  # one row, and it has no label
+    own.save()
+    raw = own.settings({"split": {"folds": "leave_one_out", "group": "place"}}).raw
+    assert with_folds(raw, own.root).split.folds == 9
+    labelled = raw.model_copy(update={"labelled_only": True})
+    counted = with_folds(labelled, own.root)
+    ends = counted.repeats(seed=5)
+    assert list(ends) == [f"fold{i}/seed5" for i in range(1, 9)]
+    tested = []
+    for _, one in ends.values():
+        manifest = own.read(one.model_dump())
+        tested.append(set(manifest.table.loc[manifest.table["split"] == "test", "group"]))
+    assert tested == [{f"p{i}"} for i in range(8)]
+    assert "Test is 'place' p7." in " ".join(manifest.meta["notes"])
+    with pytest.raises(DataError, match=r"split\.folds = 9, and there are 8 values of 'place'"):
+        own.read({"split": {"folds": 9, "group": "place"}}, max_bad_fraction=0.1)
+    own.frame["place"] = ["p0", "p1"] * 20
+    own.save()
+    with pytest.raises(DataError, match=r"leave_one_out: metadata.csv has 2 groups in 'place'"):
+        with_folds(raw, own.root)
+
+
 def test_named_groups_are_val_and_test(own: Own) -> None:
     manifest = own.read(
         {"split": {"group": "place", "test": {"group": ["p1", "p2"]}, "val": {"group": ["p7"]}}}
     )
     expected = {"p1": "test", "p2": "test", "p7": "val"}
     assert manifest.table["split"].tolist() == [expected.get(p, "train") for p in own.frame["place"]]
-    assert any("test is 'place' p1, p2." in note for note in manifest.meta["notes"])
+    assert any("Test is 'place' p1, p2." in note for note in manifest.meta["notes"])
 
 
 @pytest.mark.parametrize(

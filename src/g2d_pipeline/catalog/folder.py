@@ -1,8 +1,10 @@
-"""The base of our datasets: a folder with a stage card, written beside its place and renamed into it."""
+"""The base of our datasets: folders with a stage card, written beside their place and renamed into it."""
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from kedro.io import AbstractDataset
 
 from g2d_pipeline.cards import Clock, folder_content, whole_folder
 from g2d_pipeline.stages import Plan
+
+logger = logging.getLogger(__name__)
 
 
 class StageDataset(AbstractDataset[Any, Any]):
@@ -33,46 +37,46 @@ class StageDataset(AbstractDataset[Any, Any]):
 
 
 class FolderDataset(StageDataset):
-    """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
+    """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
+    files and `stage.json`.
 
-    `plan` knows the stage card that it must have. What is saved may be the artefact or a function that makes
-    it: then its time counts for the card. `overwrite`: counts as missing even if fresh (`--params
-    rebuild=true`). An artefact that turns out fresh when it is about to be saved (the stage left of it made
-    the same content again) is kept."""
+    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`. Fresh runs
+    are skipped, and each is on disk before the next one starts. `plan` knows the stage card of each.
+    `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh when it is
+    about to be made (the stage left of it made the same content again) is kept."""
 
     keep_partial = False
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.clock = Clock.start()
-
-    def start_clock(self) -> None:
-        """Called when the node that makes this artefact starts."""
-        self.clock = Clock.start()
-
     @abstractmethod
-    def write(self, folder: Path, data: Any) -> None:
-        """Write the artefact's files into `folder`."""
+    def write(self, folder: Path, make: Any, run: str) -> None:
+        """Write a run's files into `folder`."""
 
     @abstractmethod
     def read(self, folder: Path) -> Any:
-        """Read the artefact from `folder`."""
+        """Read a run's artefact from `folder`."""
 
     def content(self, folder: Path) -> str:
         """The hash of what stages to the right depend on."""
         return folder_content(folder)
 
-    def save(self, data: Any) -> None:
-        if self._exists():
-            return
-        folder, card = self.plan.folder(self.stage), self.plan.card(self.stage)
-        with whole_folder(folder, card, self.clock, self.keep_partial, self.content) as partial:
-            self.write(partial, data)
-        self.overwrite = False  # made anew in this run: from here on it is fresh
+    def save(self, data: Mapping[str, Any]) -> None:
+        for number, (run, make) in enumerate(data.items(), start=1):
+            fresh = not self.overwrite and self.plan.is_fresh(self.stage, run)
+            if run:
+                state = " is fresh: skipped" if fresh else ""
+                logger.info("%s %s (%d/%d)%s", self.stage, run, number, len(data), state)
+            if fresh:
+                continue
+            clock, card = Clock.start(), self.plan.card(self.stage, run)
+            folder = self.plan.folder(self.stage, run)
+            with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
+                self.write(partial, make, run)
+        self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
-    def load(self) -> Any:
-        return self.read(self.plan.require(self.stage))
+    def load(self) -> dict[str, Any]:
+        return {run: self.read(self.plan.require(self.stage, run)) for run in self.plan.runs(self.stage)}
 
     def _exists(self) -> bool:
-        return not self.overwrite and self.plan.is_fresh(self.stage)
+        runs = self.plan.runs(self.stage)
+        return not self.overwrite and all(self.plan.is_fresh(self.stage, run) for run in runs)

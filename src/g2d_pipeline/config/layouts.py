@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,11 @@ class RawSettings(Strict):
 
     layout: str
     raw_dir: str
+
+    def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
+        """What is trained with a seed: how the runs' names end (`seed0`; `fold2/seed0`) → the name of the
+        split ("": there is one for all; `fold2`) and these settings of that split alone."""
+        return {f"seed{seed}": ("", self)}
 
 
 class AVDigits(RawSettings):
@@ -120,6 +126,14 @@ Part = Annotated[
 ]
 
 
+def _number_of_folds(value: Any) -> Any:
+    if value in (None, "leave_one_out"):
+        return value
+    if not str(value).isdecimal() or int(value) < 2:
+        raise ValueError("say how many, 2 or more, or leave_one_out")
+    return int(value)
+
+
 class SplitFractions(Strict):
     """A split that is drawn, or that `column` says, or of both: where a column (or files) says what train and
     test are, `val` is drawn from train.
@@ -127,7 +141,9 @@ class SplitFractions(Strict):
     `val`, `test`: shares of the rows (left out: 0.1 and 0.2), or the groups that they are, as
     `{group: [a, b]}`. A share beside what is named is one of the other rows. `group` (a column) never crosses
     splits. `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the
-    `K` of `K12`."""
+    `K` of `K12`. `folds`: cross-validation; each sample, or group, is test in one of so many splits (as many
+    as groups: `leave_one_out`), or of `fold` (from 1) alone. `per_seed`: each seed of the run, which is added
+    to `seed`, draws a split of its own."""
 
     column: str | None = None
     val: Part | None = None
@@ -136,10 +152,13 @@ class SplitFractions(Strict):
     group: str | None = None
     group_pattern: str | None = None
     seed: NonNegativeInt = 0
+    folds: Annotated[int | str | None, BeforeValidator(_number_of_folds)] = None
+    fold: PositiveInt | None = None
+    per_seed: bool = False
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        for problem in self._contradictions():
+        for problem in chain(self._contradictions_of_folds(), self._contradictions()):
             raise ValueError(problem)
         return self
 
@@ -165,10 +184,35 @@ class SplitFractions(Strict):
                     f"nothing is drawn where column {self.column!r} says it all: give val, a share of train, "
                     "or move group out of split, for the data report"
                 )
+        if self.per_seed and (len(named) == 2 or (self.column is not None and self.val is None)):
+            yield "per_seed draws a split for each seed, and nothing is drawn here: remove it"
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:
             yield f"group_pattern is no regular expression: {error}"
+
+    def _contradictions_of_folds(self) -> Iterator[str]:
+        if self.folds is None:
+            if self.fold is not None:
+                yield "fold is one of folds: say how many, too, `folds: 5`"
+            return
+        if self.column is not None:
+            yield f"folds draws test, and column {self.column!r} says what test is: remove one of the two"
+        if self.test is not None or isinstance(self.val, HeldOut):
+            key = "test" if self.test is not None else "val.group"
+            yield f"folds tests each sample once: remove {key} (val may be a share of the rest)"
+        if self.folds == "leave_one_out" and self.group is None:
+            yield "folds = leave_one_out leaves out one group at a time: say `group: <column>`, too"
+        if self.fold is not None and isinstance(self.folds, int) and self.fold > self.folds:
+            yield f"fold = {self.fold}: there are {self.folds}"
+
+    def each(self, seed: int) -> Iterator[tuple[str, Self]]:
+        """The name of each split that is drawn for a seed of the run, and the settings that draw it."""
+        folds = [self.fold] if self.fold or not isinstance(self.folds, int) else range(1, self.folds + 1)
+        for fold in folds:
+            names = [f"fold{fold}"] * (fold is not None) + [f"seed{seed}"] * self.per_seed
+            seeds = {"seed": self.seed + seed} if self.per_seed else {}
+            yield "/".join(names), self.model_copy(update={"fold": fold, **seeds})
 
 
 SplitSettings = Annotated[
@@ -280,6 +324,17 @@ class Table(RawSettings):
         if self.group is not None and self.split is not None and self.split.group is not None:
             raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
         return self
+
+    def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
+        if self.split is None:
+            return super().repeats(seed)
+        return {
+            name if self.split.per_seed else f"{name}/seed{seed}".lstrip("/"): (
+                name,
+                self.model_copy(update={"split": split}),
+            )
+            for name, split in self.split.each(seed)
+        }
 
 
 LayoutSettings = Annotated[

@@ -130,6 +130,28 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return warnings
 
 
+def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Split → its report → the first report, with the warnings of all: where their counts differ, the lowest
+    and the highest. Of several splits, `draws` (name → samples of train, val and test) and a note are
+    added."""
+    first = next(iter(reports.values()))
+    if len(reports) == 1:
+        return first
+    by_text: dict[str, list[dict[str, Any]]] = {}
+    for warning in (w for report in reports.values() for w in report["warnings"]):
+        by_text.setdefault(warning["text"].rpartition(": ")[0], []).append(warning)
+    warnings = []
+    for what, same in by_text.items():
+        counts = [w["count"] for w in same] + [0] * (len(reports) - len(same))
+        low, high = min(counts), max(counts)
+        text = f"{what}: {high:,}" if low == high else f"{what}: {low:,} to {high:,}, by split"
+        warnings.append({"kind": same[0]["kind"], "count": high, "text": text})
+    draws = {name: {s: n["samples"] for s, n in of["splits"].items()} for name, of in reports.items()}
+    note = f"Of {len(reports)} splits: warnings are of all, tables of the first ({next(iter(reports))})."
+    more = {"draws": draws, "warnings": warnings, "summary": in_one_line(warnings)}
+    return first | more | {"notes": [note, *dict.fromkeys(n for of in reports.values() for n in of["notes"])]}
+
+
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
     """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without
     any."""

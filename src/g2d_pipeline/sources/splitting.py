@@ -3,6 +3,7 @@ leakage."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ def draw_split(
     (scikit-learn's group splitters count groups, not samples: hence our own). Where that leaves a split
     empty, it gets the smallest group.
 
+    Of `folds`, test is the one that `fold` names (the first); the folds of one seed part the samples.
+
     Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups,
     or no sample has a group that is named."""
     split = (
@@ -53,7 +56,9 @@ def draw_split(
             shares[name] = part
         else:
             split[_named(name, part.group, groups, split)] = name
-    if official is not None:
+    if fractions.folds is not None:
+        split[_fold(target, fractions, groups)] = "test"
+    if official is not None or fractions.folds is not None:
         shares.pop("test", None)
     if sum(shares.values()) >= 1:
         listed = " and ".join(f"{name} ({share:g})" for name, share in shares.items())
@@ -61,6 +66,34 @@ def draw_split(
     rest = np.flatnonzero(split == "")
     split[rest] = _draw(target[rest], shares, fractions, None if groups is None else groups[rest])
     return split
+
+
+def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Codes:
+    """The samples of one fold by scikit-learn's splitters: of groups whole ones, of strata as even shares as
+    can be. DataError for more folds than samples or groups."""
+    from sklearn import model_selection as of
+
+    folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
+    if not isinstance(folds, int) or folds > n:
+        what = "samples" if groups is None else f"values of {fractions.group!r} in rows that can be used"
+        remedy = "lower folds under `split`, or mend the rows that can not be used."
+        raise data_error(f"split.folds = {folds}, and there are {n} {what}", [], remedy)
+    strata = _strata(target) if fractions.stratify else np.zeros(len(target), np.int64)
+    options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": fractions.seed}
+    stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
+    splitters: list[Any] = [of.KFold(**options)]
+    if groups is not None:
+        splitters = [of.LeaveOneGroupOut() if folds == n else of.GroupKFold(**options)]
+        stratified = stratified and folds < n
+    if stratified:
+        splitters.insert(0, (of.StratifiedKFold if groups is None else of.StratifiedGroupKFold)(**options))
+    for splitter in splitters:  # a stratified one of few groups may leave a fold empty: then the next
+        with warnings.catch_warnings():  # a class of fewer samples than folds is in some of them only
+            warnings.simplefilter("ignore", UserWarning)
+            tests: list[Codes] = [test for _, test in splitter.split(target, strata, groups)]
+        if all(len(test) for test in tests):
+            break
+    return tests[(fractions.fold or 1) - 1]
 
 
 def _named(

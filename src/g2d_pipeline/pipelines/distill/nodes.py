@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from g2d_pipeline.features.store import FeatureStore
 
 
 def train_students(
-    features: FeatureStore, teachers: dict[str, TrainedFolder], settings: DistillSettings
+    features: dict[str, FeatureStore], teachers: dict[str, TrainedFolder], settings: DistillSettings
 ) -> dict[str, Callable[[Path], Trained]]:
     """Run → what trains its student, given a folder; the catalog skips the fresh ones."""
     return {name: partial(_train, name, features, teachers, settings) for name in settings.runs}
@@ -20,25 +21,26 @@ def train_students(
 
 def _train(
     name: str,
-    features: FeatureStore,
+    features: dict[str, FeatureStore],
     teachers: dict[str, TrainedFolder],
     settings: DistillSettings,
     folder: Path,
 ) -> Trained:
     from g2d_pipeline.training import Data, train_student
 
-    run = settings.runs[name]
+    run, repeat = settings.runs[name], name.partition("/")[2]
+    which = re.sub("([a-z]+)", r"\1 ", repeat).replace("/", ", ")  # fold 2, seed 0
     return train_student(
-        Data.from_store(features, run.target, run.augment),
+        Data.from_store(features[run.split], run.target, run.augment),
         run.encoders,
-        {m: teachers[f"{m}/seed{run.seed}"] for m in run.encoders} if run.needs_teachers else {},
+        {m: teachers[f"{m}/{repeat}"] for m in run.encoders} if run.needs_teachers else {},
         method=run.algorithm,
         parameters=run.parameters,
         smp=run.smp,
         fusion=run.fusion,
         training=run.training,
         seed=run.seed,
-        description=f"{run.method}, seed {run.seed}",
+        description=f"{run.method}, {which}",
         weights=settings.weights,
         options=settings.options.updated(folder=folder),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_runs(
-    manifest: Manifest,
+    manifests: dict[str, Manifest],
     data: dict[str, Any],
     teachers: dict[str, TrainedFolder],
     students: dict[str, TrainedFolder],
@@ -30,22 +31,22 @@ def evaluate_runs(
 
         from g2d_pipeline.evaluation import evaluate
 
-        ranked = [(name.split("/")[0], run.info) for name, run in teachers.items()]
+        ranked = [(*_parts(name), run.info) for name, run in teachers.items()]
         rankings = pd.DataFrame(
             [
-                {
+                ({"fold": fold} if fold else {})
+                | {
                     "seed": info["seed"],
                     "confidence_on": split,
                     "modality": m,
                     "confidence": info["confidence"][split][m],
                 }
-                for m, info in ranked
+                for m, fold, info in ranked
                 for split in ("train", "val")
             ]
         )
-        return evaluate(
-            _runs(teachers, students), _meta(manifest, data), rankings, settings.configuration, data
-        )
+        meta = _meta(list(manifests.values()), data)
+        return evaluate(_runs(teachers, students), meta, rankings, settings.configuration, data)
 
     return (
         lambda: make().metrics,
@@ -60,19 +61,31 @@ def evaluate_runs(
 def _runs(teachers: dict[str, TrainedFolder], students: dict[str, TrainedFolder]) -> list[Run]:
     from g2d_pipeline.evaluation import TEACHER, Run
 
-    named = [(TEACHER, name.split("/")[0], run) for name, run in teachers.items()]
-    named += [(name.split("/")[0], "", run) for name, run in students.items()]
+    named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
+    named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
     return [
-        Run(method, m, run.info["seed"], run.history, run.predictions, run.info) for method, m, run in named
+        Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold)
+        for method, m, fold, run in named
     ]
 
 
-def _meta(manifest: Manifest, data: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's, with the samples that featurize has left."""
+def _parts(name: str) -> tuple[str, int]:
+    """`g2d/fold2/seed0` → what is trained, and its fold (0: there are none)."""
+    first, *_ = name.split("/")
+    fold = re.search(r"/fold([0-9]+)/", name)
+    return first, int(fold[1]) if fold else 0
+
+
+def _meta(manifests: list[Manifest], data: dict[str, Any]) -> dict[str, Any]:
+    """The first manifest's, with the notes of all and the samples that featurize has left; `draws`: those of
+    each split, if there are several."""
+    manifest = manifests[0]
     target = manifest.meta.get("target") or {}
     return manifest.meta | {
         "target_name": target.get("name", ""),
         "target_unit": target.get("unit", ""),
         "counts": {split: facts["samples"] for split, facts in data["splits"].items()},
+        "notes": list(dict.fromkeys(note for m in manifests for note in m.meta["notes"])),
+        "draws": data.get("draws", {}),
         "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
     }

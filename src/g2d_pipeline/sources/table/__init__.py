@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config.layouts import Table
+from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.faults import list_files
 from g2d_pipeline.sources.layout import Layout
 from g2d_pipeline.sources.table.files import find_tables, paths_start, suggest
@@ -44,6 +45,25 @@ class TableLayout(Layout[Table]):
         media = (base / file for file in list_files(base) if not file.lower().endswith(PAPERS))
         joined = (file for join in self.raw.join if (file := self.root / join.table).is_file())
         return sorted({*media, *(self.root / file for file in tables), *joined})
+
+    def with_folds(self) -> Table:
+        """The settings with the number of folds, where one group of the table at a time is left out."""
+        raw = self.raw
+        if raw.split is None or raw.split.folds != "leave_one_out":
+            return raw
+        from g2d_pipeline.sources.table.join import read_all
+        from g2d_pipeline.sources.table.splits import group_cells
+
+        table = read_all(self.root, raw, find_tables(self.root, raw), [])
+        table.require([str(raw.split.group)])
+        names = set(group_cells(table, raw.split)) - {""}
+        if len(names) < 3:
+            headline = (
+                f"split.folds = leave_one_out: {table.file} has {len(names)} groups in {raw.split.group!r}"
+            )
+            raise data_error(headline, map(repr, sorted(names)), "train, val and test need one each.")
+        split = raw.split.model_copy(update={"folds": len(names)})
+        return raw.model_copy(update={"split": split})
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.

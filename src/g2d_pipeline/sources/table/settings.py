@@ -48,9 +48,9 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
                 f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove "
                 "`split`, or name one table of all rows under `table`."
             )
-        if raw.split.column is not None or raw.split.test is not None:
+        if any(x is not None for x in (raw.split.column, raw.split.test, raw.split.folds)):
             yield (
-                f"{' and '.join(tables)} say what train and test are: remove column and test under "
+                f"{' and '.join(tables)} say what train and test are: remove column, test and folds under "
                 "raw.split; val is drawn from train."
             )
     known = ", ".join(settings.columns)

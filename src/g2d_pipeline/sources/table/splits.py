@@ -12,7 +12,7 @@ import pandas as pd
 
 from g2d_pipeline.config.base import SPLITS
 from g2d_pipeline.config.layouts import SPLIT_WORDS, HeldOut
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.errors import SHOWN, data_error, did_you_mean
 from g2d_pipeline.sources.splitting import draw_split
 from g2d_pipeline.sources.table.files import Tables
 from g2d_pipeline.sources.table.frame import RawTable
@@ -80,16 +80,23 @@ def read_groups(
     """The group of each row at `positions`; None: the split has none. DataError for blanks."""
     if shares.group is None:
         return None
-    groups = table.texts(shares.group)[positions]
+    groups = group_cells(table, shares)[positions]
     remedy = "fill these cells; a sample of no group gets a name of its own."
     if shares.group_pattern is not None:
-        matches = [re.search(shares.group_pattern, cell) for cell in groups]
-        groups = np.array([match[0] if match else "" for match in matches], object)
         remedy += f" The group is what group_pattern = {shares.group_pattern!r} finds in them."
     if blank := positions[groups == ""].tolist():
         lines = [table.place(i, shares.group) for i in blank]
         raise data_error("Rows without a group", lines, remedy)
     return groups
+
+
+def group_cells(table: RawTable, shares: SplitFractions) -> npt.NDArray[np.object_]:
+    """The group of each row `[N]` of the table; "" where it has none."""
+    cells = table.texts(str(shares.group))
+    if shares.group_pattern is None:
+        return cells
+    matches = [re.search(shares.group_pattern, cell) for cell in cells]
+    return np.array([match[0] if match else "" for match in matches], object)
 
 
 def draw(
@@ -108,10 +115,15 @@ def draw(
     parts = "them" if not is_official else "train and val"
     by = f", no {shares.group!r} in two of {parts}" if groups is not None else ""
     what = "val is drawn from the official train rows" if is_official else "The split is drawn"
+    held_out = {name: part.group for name in SPLITS[1:] if isinstance(part := getattr(shares, name), HeldOut)}
+    if shares.folds is not None:
+        what = f"Fold {shares.fold or 1} of {shares.folds} is drawn"
+        if groups is not None:
+            held_out["test"] = sorted(set(groups[split == "test"]))
     named = [
-        f" {name} is {shares.group!r} {', '.join(part.group)}."
-        for name in ("val", "test")
-        if isinstance(part := getattr(shares, name), HeldOut)
+        f" {name.capitalize()} is {shares.group!r} {', '.join(names[:SHOWN])}"
+        + (f" and {len(names) - SHOWN} more." if len(names) > SHOWN else ".")
+        for name, names in held_out.items()
     ]
     table.note(
         f"{what} (seed {shares.seed}{by}): {counts}.{''.join(named)} It follows the order of the rows."
