@@ -23,14 +23,13 @@ import openpyxl
 import pandas as pd
 import pytest
 import soundfile
-from filelock import FileLock
 from PIL import Image
 
 from g2d_pipeline.data_report.report import describe_data, list_warnings
 from g2d_pipeline.errors import G2DError
 from g2d_pipeline.features import FeatureStore, open_store, write_store
 from g2d_pipeline.features import files as store_files
-from g2d_pipeline.hooks import ProjectHooks
+from g2d_pipeline.files import locked
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, read_raw
 from g2d_pipeline.sources.manifest import Manifest
@@ -290,12 +289,10 @@ def another_user(own: Own) -> Iterator[None]:
 
 @contextmanager
 def another_run(own: Own) -> Iterator[None]:
-    """What a Kedro run does before its first node, while another run is at it."""
-    (own.project / "data").mkdir()
-    with FileLock(own.project / "data/.lock"):
-        hooks = ProjectHooks()
-        hooks.project = own.project
-        hooks._lock(own.project / "data")
+    """What a Kedro run does before a node, while another run is making the same."""
+    with locked(own.project / "data/features-1"):
+        with locked(own.project / "data/features-1"):
+            pass
         yield
 
 
@@ -696,9 +693,9 @@ TOLD = [
     Told(
         "two runs at once",
         nothing,
-        "in data",
-        "Another run is at work",
-        "Wait for it to end, or run in a copy",
+        "data/features-1",
+        "Another run (process",
+        "--params wait=true",
         around=another_run,
     ),
 ]

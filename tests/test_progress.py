@@ -87,18 +87,18 @@ def test_a_resumed_run_says_the_rest_and_its_eta_is_that_of_this_process(epochs,
         clock = Clock(patch)
         patch.setattr(progress.logger, "info", lambda text, *args: lines.append(text % args))
         with track_epochs("x", epochs, batches, done=position) as shown:
-            run(shown, epochs, batches, position, clock, 1.0, lambda: called.append(1) or TERMS)  # type: ignore[func-returns-value]
+            run(shown, epochs, batches, position, clock, 5.0, lambda: called.append(1) or TERMS)  # type: ignore[func-returns-value]
     tenths = {n * 10 // (epochs * batches) for n in range(position, epochs * batches + 1)} - {
         position * 10 // (epochs * batches)
     }
     assert len(lines) == len(called) == len(tenths)
     assert lines[-1].startswith(f"x: epoch {epochs}/{epochs}, {PHASE}, task 0.512")
-    assert lines[-1].endswith("10 samples/s, ETA 0 s")
+    assert lines[-1].endswith("2.0 samples/s, ETA 0 s")
     for line, tenth in zip(lines, sorted(tenths), strict=True):
         first = next(
             n for n in range(position, epochs * batches + 1) if n * 10 // (epochs * batches) == tenth
         )
-        assert line.endswith(f", ETA {duration(epochs * batches - first)}")
+        assert line.endswith(f", ETA {duration(5 * (epochs * batches - first))}")
 
 
 def test_samples_are_counted_in_lines_at_each_tenth(caplog, clock):
@@ -106,12 +106,23 @@ def test_samples_are_counted_in_lines_at_each_tenth(caplog, clock):
     for mode in ("auto", False):
         with track("featurize audio", 20, mode) as advance:
             for _ in range(20):
-                clock.now += 1.0
+                clock.now += 4.0
                 advance()
     lines = logged(caplog)
     assert len(lines) == 10
-    assert lines[0] == "featurize audio: 2/20, 1.0 samples/s, ETA 18 s"
-    assert lines[-1] == "featurize audio: 20/20, 1.0 samples/s, ETA 0 s"
+    assert lines[0] == "featurize audio: 2/20, 0.2 samples/s, ETA 72 s"
+    assert lines[-1] == "featurize audio: 20/20, 0.2 samples/s, ETA 0 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"),  # of a batch; after which of ten lines come
+    [(0.0, []), (0.4, []), (0.6, [9, 10]), (1.0, [5, 10]), (2.0, [3, 6, 9, 10]), (5.0, list(range(1, 11)))],
+)
+def test_lines_come_every_few_seconds_at_most_but_the_last(caplog, clock, seconds, batches):
+    caplog.set_level(logging.INFO)
+    with track_epochs("joint", epochs=10, batches=1) as shown:
+        run(shown, 10, 1, clock=clock, seconds=seconds)
+    assert [int(re.search(r"epoch (\d+)/10", line)[1]) for line in logged(caplog)] == batches
 
 
 def test_speed_leaves_scoring_out_and_eta_has_it(caplog, clock):
@@ -360,7 +371,8 @@ def test_bars_that_nest_stay_apart():
 
 def test_ci_in_a_terminal_gives_plain_lines():
     lines = in_terminal(
-        "logging.basicConfig(level='INFO', format='%(message)s')\n" + textwrap.dedent(RUN),
+        "progress.QUIET = 0\nlogging.basicConfig(level='INFO', format='%(message)s')\n"
+        + textwrap.dedent(RUN),
         columns=160,
         CI="1",
     )

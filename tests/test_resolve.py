@@ -289,6 +289,7 @@ P = "--params"
 AV = "conf/base/parameters_av_digits.yml"
 OTHER = {"datasets.av_digits.modalities.image.teacher_encoder": {"name": "resnet18", "weights": "x.pth"}}
 TWO = "datasets.av_digits.modalities.left"
+NEW = "datasets.av_digits.modalities.new"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ TWO = "datasets.av_digits.modalities.left"
         ({}, {"alpha": float("nan")}, [P, "alpha = nan", "finite"]),
         ({}, {"temperature": 0}, [P, "temperature = 0", "greater than 0"]),
         ({}, {"epochs": 0}, [P, "training.epochs = 0", "greater than 0"]),
-        ({}, {"epochs": "many"}, [P, "training.epochs = 'many'", "integer"]),
+        ({}, {"epochs": "many"}, [P, "training.epochs = 'many'", "whole number"]),
         ({}, {"n_fft": 128}, [AV, "hop_length (256)", "n_fft (128)"]),
         ({}, {"batch_size": 1}, [P, "training.batch_size = 1", "from 2 on"]),
         ({}, {"tau": "1/2/3"}, [P, "tau = 1/2/3", "2 modalities need 2"]),
@@ -371,7 +372,7 @@ TWO = "datasets.av_digits.modalities.left"
         (
             {"datasets.av_digits.modalities.audio.kind": "sound"},
             {},
-            [AV, "modalities.audio", "sound", "'audio'"],
+            [AV, "modalities.audio.kind = 'sound' is unknown", "Allowed: audio, image"],
         ),
         (
             {"datasets.av_digits.task": "regresion"},
@@ -396,6 +397,16 @@ TWO = "datasets.av_digits.modalities.left"
         ),
         ({}, {"methods": {"g2d": 3}}, [P, "methods.g2d = 3", "a section, not one value"]),
         ({}, {"datasets": {"av_digits": 3}}, [P, "datasets.av_digits = 3", "a section, not one value"]),
+        ({NEW: {}}, {}, [AV, "modalities.new.kind is missing", "Allowed: audio, image, tabular"]),
+        ({NEW: None}, {}, [AV, "modalities.new is empty"]),
+        ({NEW: {"kind": "tabular", "columns": {"a": 1}}}, {}, [AV, "modalities.new.columns.0", "text"]),
+        ({"datasets.av_digits": None}, {}, [AV, "datasets.av_digits is empty"]),
+        ({"datasets.av_digits.raw": {}}, {}, [AV, "raw.layout is missing", "Allowed: av_digits"]),
+        ({"datasets.av_digits.modalities": {}}, {}, [AV, "modalities", "needs 1", "has 0"]),
+        ({}, {"seeds": None}, [P, "seeds", "needs 1", "has 0"]),
+        ({}, {"epochs": None}, [P, "training.epochs is empty"]),
+        ({}, {"lr": "high"}, [P, "training.optimizer.lr = 'high'", "a number"]),
+        ({}, {"teacher_encoder": {"name": "mlp"}}, [P, "ambiguous", "image.teacher_encoder.name"]),
         ({}, {"size": "0"}, [P, "modalities.image.size.0 = '0'", "greater than 0"]),
         ({}, {"size": 0}, [P, "modalities.image.size.0 = 0", "greater than 0"]),
         (OTHER, {}, [AV, "image.teacher_encoder.weights = 'x.pth'", "the file", "is missing"]),
@@ -415,9 +426,20 @@ def test_mistakes_are_told_with_file_key_value_and_remedy(
     assert error.value.exit_status == 2
 
 
+def test_nothing_to_compare_with() -> None:
+    assert list(configure(compare=None).methods) == ["g2d"]
+
+
+def test_a_teacher_encoder_that_the_file_does_not_have() -> None:
+    encoder = {"name": "small_cnn", "widths": "4/8"}
+    modality = configure(modalities={"image": {"teacher_encoder": encoder}}).dataset.modalities["image"]
+    assert modality.teacher_encoder is not None
+    assert modality.teacher_encoder.model_dump()["widths"] == [4, 8]
+
+
 def test_smp_needs_two_modalities() -> None:
     one = {k: v for k, v in FILES["datasets"]["av_digits"]["modalities"].items() if k == "audio"}
-    with pytest.raises(ConfigError, match="at least two modalities"):
+    with pytest.raises(ConfigError, match=r"at least two modalities.*method=unimodal,compare="):
         configure({"datasets.av_digits.modalities": one})
 
 

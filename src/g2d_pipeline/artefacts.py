@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,23 @@ class Trained:
     history: pd.DataFrame
     predictions: pd.DataFrame
     outputs: dict[str, Tensor | npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """What stands in the place of a trained model whose training failed: its seed, and why, in one line."""
+
+    seed: int
+    reason: str
+
+    @classmethod
+    def of(cls, seed: int, error: Exception) -> FailedRun:
+        """The first line of the error's message, without the run's name, which is said beside it."""
+        reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
+        return cls(
+            seed,
+            reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}".rstrip(": "),
+        )
 
 
 def write_trained(folder: Path, trained: Trained) -> None:

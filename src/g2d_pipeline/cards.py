@@ -86,8 +86,13 @@ def require_fresh(folder: Path, expected: str, what: str) -> None:
     if not is_fresh(folder, expected):
         raise DataError(
             f"{what}: {folder} does not hold the artefact {expected}. "
-            "Run again, or with --params rebuild=true."
+            "`kedro run` without --nodes and the like makes what is missing."
         )
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where the artefact `folder` is written before it is whole."""
+    return folder.with_name(folder.name + ".partial")
 
 
 @contextmanager
@@ -103,7 +108,7 @@ def whole_folder(
     Yields a private folder beside the final one; when the block succeeds, the stage card is added, with the
     hash of what `content` reads, and the folder renamed into place. `keep_partial`: what a killed run left
     there stays, for a writer that resumes from it."""
-    partial = folder.with_name(folder.name + ".partial")
+    partial = partial_folder(folder)
     if not keep_partial:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)

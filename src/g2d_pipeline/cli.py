@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.io import DatasetError
+from kedro.pipeline import Pipeline
+from kedro.utils import load_obj
 
-from g2d_pipeline.errors import G2DError, InterruptedRun
+from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean
 from g2d_pipeline.progress import rich_logs
+
+SELECTIONS = {
+    "node_names": "--nodes",
+    "from_nodes": "--from-nodes",
+    "to_nodes": "--to-nodes",
+    "tags": "--tags",
+    "from_inputs": "--from-inputs",
+    "to_outputs": "--to-outputs",
+}  # Kedro's arguments that choose nodes, as they are typed
 
 for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
     os.environ.setdefault(variable, "1")
@@ -33,9 +46,14 @@ def run(**arguments: Any) -> Any:
     if sys.stdout.isatty():
         rich_logs()
     debug = bool((arguments.get("params") or {}).get("debug"))
+    # An error is said once, at the end, and without Kedro's advice on how to go on: the same command does.
+    for name in ("kedro.runner", "kedro_viz.integrations.kedro"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("kedro.pipeline.node").addFilter(_is_no_error)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
+            _check_selection(arguments)
             return callback(**arguments)
         except KeyboardInterrupt:
             click.secho(
@@ -56,6 +74,63 @@ def run(**arguments: Any) -> Any:
             sys.exit(getattr(cause, "exit_status", 1))
 
 
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+def _check_selection(arguments: dict[str, Any]) -> None:
+    """Raise ConfigError for pipelines, nodes, tags, data sets and runners that do not exist."""
+    if runner := arguments.get("runner"):
+        try:
+            load_obj(runner, "kedro.runner")
+        except (AttributeError, ImportError, ValueError) as error:
+            raise ConfigError(
+                f"--runner {runner}: {error}. Known: SequentialRunner, ThreadRunner, ParallelRunner."
+            ) from error
+    if arguments.get("namespaces"):
+        raise ConfigError("--namespaces: no node has a namespace. Choose by --pipeline, --nodes or --tags.")
+    if arguments.get("load_versions"):
+        raise ConfigError(
+            "--load-versions: no data set is versioned. What is used follows from the parameters: "
+            "say those that it was made with."
+        )
+    selected = {key: list(arguments.get(key) or ()) for key in SELECTIONS}
+    names = [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
+    if not names and not any(selected.values()):
+        return
+    from g2d_pipeline.pipeline_registry import register_pipelines
+
+    pipelines = register_pipelines()
+    _refuse_unknown("--pipeline", names, pipelines)
+    chosen = sum((pipelines[name] for name in names or ["__default__"]), Pipeline([]))
+    nodes = [node.name for node in chosen.nodes]
+    data = sorted(name for name in chosen.datasets() if not name.startswith("params:"))
+    known = {
+        "tags": sorted({t for n in chosen.nodes for t in n.tags}),
+        "from_inputs": data,
+        "to_outputs": data,
+    }
+    where = f"pipeline {' + '.join(names)} has: " if names else ""
+    for key, option in SELECTIONS.items():
+        _refuse_unknown(option, selected[key], known.get(key, nodes), where)
+    try:
+        chosen.filter(**{key: value or None for key, value in selected.items()})
+    except ValueError:
+        options = ", ".join(
+            f"{SELECTIONS[key]} {','.join(value)}" for key, value in selected.items() if value
+        )
+        raise ConfigError(f"{options}: no node is all of this. Nodes: {', '.join(nodes)}.") from None
+
+
+def _refuse_unknown(option: str, names: list[str], known: Collection[str], where: str = "") -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{option} {name}: there is none of this name.{did_you_mean(name, known)} "
+                f"Known: {where}{', '.join(known)}."
+            )
+
+
 def _options() -> list[click.Parameter]:
     """Kedro's options, with `--only-missing-outputs` on by default."""
     options = list(kedro_run.params)
@@ -63,28 +138,34 @@ def _options() -> list[click.Parameter]:
         if option.name == "only_missing_outputs":
             option.default = True
         elif option.name == "params":
-            option.callback = _refuse_lost(option.callback)
+            option.callback = _checked_params(option.callback)
     return options
 
 
-class LostParameter(click.ClickException):
-    """Of two parameters one would replace the other."""
+class ParameterMistake(click.ClickException):
+    """A parameter that says nothing, or that another one would replace."""
 
     exit_code = 2
 
 
-def _refuse_lost(parse: Any) -> Any:
-    """Kedro's callback for --params, refusing what it would lose: `fusion=film,fusion.width=8` keeps the
-    width alone."""
+def _checked_params(parse: Any) -> Any:
+    """Kedro's callback for --params, refusing what is not key=value, and what it would lose:
+    `fusion=film,fusion.width=8` keeps the width alone."""
 
     def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
         items = [item.partition("=") for item in value.split(",")] if isinstance(value, str) else []
         words = {key.strip(): word.strip() for key, _, word in items}
+        for key, equals, _ in items:
+            if key.strip() and not equals:
+                raise ParameterMistake(
+                    f"--params: '{key.strip()}' has no '='. Items are key=value, with commas between them; "
+                    "the values of a list have slashes between them, such as seeds=1/2/3."
+                )
         for key in words:
             above = next((k for k in words if key.startswith(f"{k}.")), None)
             if above is not None:
                 tag = "column" if above.rpartition(".")[2] == "split" else "name"
-                raise LostParameter(
+                raise ParameterMistake(
                     f"--params: {above}={words[above]} and {key}={words[key]}: one would replace the other. "
                     f"Say {above}.{tag}={words[above]} beside it."
                 )

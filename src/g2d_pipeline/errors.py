@@ -30,7 +30,11 @@ class DataError(G2DError, ValueError):
 
 
 class LockedError(G2DError):
-    """Another run holds the data folder (exit status 1)."""
+    """Another run is making the same artefact (exit status 1)."""
+
+
+class TrainingError(G2DError):
+    """The training of one run failed, by its own fault: other runs go on (exit status 1)."""
 
 
 class InterruptedRun(G2DError):
@@ -40,6 +44,13 @@ class InterruptedRun(G2DError):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.exit_status = 128 + number
+
+
+def is_failed_training(error: Exception) -> bool:
+    """Whether an error in the training of one run leaves other runs a chance: it diverged, did not fit into
+    memory, or its method failed on these data. What a user has to mend first (configuration, raw data, disk),
+    and an interruption, end them all."""
+    return isinstance(error, TrainingError) or not isinstance(error, G2DError | OSError)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -52,6 +63,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1)
     near = plain.get(RENAMED.get(word, word.strip().casefold())) or next(iter(close), None)
     return f" Did you mean '{near}'?" if near is not None else ""
+
+
+def enumerated(names: Iterable[str], most: int = 30) -> str:
+    """Names for a message, one after the other; of more than `most` the first and how many there are."""
+    every = list(names)
+    more = f", … ({len(every):,} in all)" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
 
 
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:

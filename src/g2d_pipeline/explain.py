@@ -13,6 +13,12 @@ from g2d_pipeline.errors import ConfigError, did_you_mean
 
 KeyPath = tuple[str, ...]
 COMMAND_LINE = "--params"
+WORDS = {
+    "string": "it should be text",
+    "int": "it should be a whole number",
+    "float": "it should be a number",
+    "list": "it should be a list, such as [1, 2], or 1/2 in --params",
+}  # by the type that a value should have
 TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
 
@@ -62,9 +68,9 @@ def list_keys(annotation: Any, value: Any, above: KeyPath = (), exists: bool = T
     owner = models[0] if len(models) == 1 else by_tag.get(str(name), plug_in)
     fields = owner.model_fields if owner is not None else {}
     siblings = {t: fields[t].default for t in TAGS if t in fields}
-    for name in dict.fromkeys([*fields, *tree]):
+    for name in dict.fromkeys([*fields, *([tag] if tag and owner is None else ()), *tree]):
         yield Key((*above, name), name in fields, exists, by_tag if name == tag else {}, siblings)
-        below = tree[name] if name in tree else fields[name].default
+        below = tree[name] if name in tree else fields[name].default if name in fields else None
         inner = fields[name].annotation if name in fields else get_args(annotation)[1] if is_dict else None
         below = below.model_dump() if isinstance(below, BaseModel) else below
         yield from list_keys(inner, below, (*above, name), exists and below is not None)
@@ -77,10 +83,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins) -> Any:
-    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest."""
+def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins, task: str | None = None) -> Any:
+    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest.
+
+    `task`: of the dataset, for settings that depend on it."""
     try:
-        return TypeAdapter(annotation).validate_python(tree)
+        return TypeAdapter(annotation).validate_python(tree, context={"task": task})
     except ValidationError as error:
         lines = []
         for item in error.errors():
@@ -97,16 +105,23 @@ def _without_tags(item: Any, tree: Any) -> KeyPath:
     for i, part in enumerate(loc):
         missing = item["type"] == "missing" and i == len(loc) - 1
         tags = [tree.get(t) for t in TAGS] if isinstance(tree, Mapping) and not is_tag else []
-        inside = isinstance(part, int) or (isinstance(tree, Mapping) and part in tree)
+        inside = isinstance(part, int) or _holds(tree, part)
         is_tag = not missing and (part in tags or not inside)
         if not is_tag:
             path.append(str(part))
-            tree = tree[part] if isinstance(tree, Mapping | list) and not missing else None
+            tree = tree[part] if _holds(tree, part) else None
     return tuple(path)
+
+
+def _holds(tree: Any, part: Any) -> bool:
+    if isinstance(tree, list):
+        return isinstance(part, int) and part < len(tree)
+    return isinstance(tree, Mapping) and part in tree
 
 
 def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> str:
     value, context = item["input"], item.get("ctx", {})
+    kind, _, fault = item["type"].partition("_")
     match item["type"]:
         case "extra_forbidden":
             keys = [k for k in list_keys(annotation, tree) if k.is_field and k.path[:-1] == path[:-1]]
@@ -117,16 +132,31 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
             return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
         case "missing":
             return f"'{key}' is missing"
+        case "union_tag_not_found" | "union_tag_invalid":
+            tag = context["discriminator"].strip("'")
+            choices = next(k.choices for k in list_keys(annotation, tree) if k.path == (*path, tag))
+            word = value.get(tag) if isinstance(value, Mapping) else None
+            state = "is missing" if word is None else f"= {short(word)} is unknown"
+            hint = did_you_mean(str(word), choices)
+            return f"{key}.{tag} {state}.{hint} Allowed: {', '.join(filter(None, choices))}"
+        case "too_short":
+            return (
+                f"{key} = {short(value)}: it needs {context['min_length']} values or more, "
+                f"and has {context['actual_length']}"
+            )
+        case _ if value is None:
+            return f"{key} is empty: give it a value (a section: its keys, indented below it), or remove it"
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"{key} = {short(value)}: it is a section, not one value: say {key}.<key>=…"
         case "bool_parsing" | "bool_type":
             return f"{key} = {short(value)}: say true or false"
-    message, hint = item["msg"].removeprefix("Value error, "), ""
-    if item["type"] in ("literal_error", "union_tag_invalid") and isinstance(value, str | dict):
-        word = value if isinstance(value, str) else str(context.get("tag", ""))
-        expected = str(context.get("expected") or context.get("expected_tags") or "")
-        words = [w.strip(" '\"") for w in expected.replace(" or ", ", ").split(",")]
-        hint = did_you_mean(word, words)
+    message, hint = item["msg"].removeprefix("Value error, ").replace("Input should", "It should"), ""
+    message = message.replace("String should", "It should")
+    if kind in WORDS and fault in ("type", "parsing", "from_float"):
+        message = WORDS[kind]
+    if item["type"] == "literal_error" and isinstance(value, str):
+        words = [w.strip(" '\"") for w in str(context.get("expected")).replace(" or ", ", ").split(",")]
+        hint = did_you_mean(value, words)
     return f"{key} = {short(value)}: {message[:1].lower() + message[1:]}{hint and '.' + hint}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import mmap
 import os
 import shutil
@@ -14,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import DataError, LockedError
+
+logger = logging.getLogger(__name__)
 
 RESIDENT = 8 * 2**20  # bytes of an array whose pages may stay resident
 
@@ -56,6 +59,47 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of what is made at `path`: a file beside it, which counts only while its process lives.
+
+    Where another process has it: `wait` until that has ended, with a line that says for whom, or raise
+    LockedError. Raises DataError where the folder cannot be written."""
+    from filelock import FileLock, Timeout  # dear to import, for a run with nothing to do
+
+    file = path.with_name(f"{path.name}.lock")
+    lock = FileLock(file, poll_interval=0.2)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            holder = f"Another run ({_text(file) or 'of an unknown process'}) is making {shown}"
+            if not wait:
+                raise LockedError(
+                    f"{holder}. Say --params wait=true to wait for it and use what it makes."
+                ) from None
+            logger.warning("%s: waiting for it to end …", holder)
+            lock.acquire()
+        with contextlib.suppress(PermissionError):  # Windows: a locked file is not written
+            file.write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", "utf-8")
+    except OSError as error:
+        raise DataError(f"The folder {shown.parent} cannot be written: {error}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # while it is held: who waits then opens a new one
+            file.unlink()
+        lock.release()
+
+
+def _text(file: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return file.read_text("utf-8")
+    return ""
 
 
 def content_hash(file: Path, digest_size: int = 16) -> str:

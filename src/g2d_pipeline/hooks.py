@@ -1,22 +1,26 @@
-"""Around a Kedro run: mistakes in one line, one run at a time, what is fresh is said, results are shown."""
+"""Around a Kedro run: mistakes in one line, what a node makes is locked, what is fresh is said, results are
+shown."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
-from filelock import FileLock, Timeout
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
-from g2d_pipeline.errors import ConfigError, DataError, G2DError, LockedError
+from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
+from g2d_pipeline.files import locked
+from g2d_pipeline.overrides import leaves
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
+from g2d_pipeline.stages import STAGES
 
 logger = logging.getLogger(__name__)
 SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
@@ -41,7 +45,7 @@ class ProjectHooks:
     def __init__(self) -> None:
         self.configuration: Configuration | None = None
         self.project = Path()
-        self.lock: FileLock | None = None
+        self.locks: dict[str, ExitStack] = {}  # by node
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -62,7 +66,7 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Say what will be done; where there is work: check the methods and the data folder, and lock it."""
+        """Say what will be done; where there is work, check its inputs and the methods."""
         c = self.configuration
         if c is None:
             return
@@ -70,34 +74,56 @@ class ProjectHooks:
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
-        if "students" in pipeline.all_outputs() and not catalog.exists("students"):
-            check_methods(c)
         if not missing:
             return
+        _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
+        if "students" in pipeline.all_outputs() and not catalog.exists("students"):
+            check_methods(c)
         self._announce(c)
-        self._lock(self.project / "data")
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:
-        """The clock of a stage card starts when its node starts."""
-        for name in node.outputs:
-            start = getattr(catalog.get(name), "start_clock", None)
-            if start is not None:
-                start()
+        """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
+        models, each is locked when its turn comes.)"""
+        datasets = [d for d in map(catalog.get, node.outputs) if hasattr(d, "start_clock")]
+        for d in datasets:
+            if node.name not in self.locks:
+                lock = locked(d.plan.folder(d.stage), d.plan.configuration.run.wait)
+                self.locks[node.name] = ExitStack()
+                self.locks[node.name].enter_context(lock)
+            d.start_clock()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Release the lock of the artefact, once it is whole."""
+        if dataset_name == node.outputs[-1] and node.name in self.locks:
+            self.locks.pop(node.name).close()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Release the lock; show the result table where the run goes as far as `evaluate`."""
-        self._release()
+        """Show the result table where the run goes as far as `evaluate`."""
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = _relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
+        self._fail_for_runs(pipeline, catalog)
+
+    def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Raise TrainingError where the training of a run failed: everything else is made by now."""
+        sets = [catalog.get(name) for name in ("teachers", "students") if name in pipeline.all_outputs()]
+        if sets and (failures := sets[0].plan.failures):
+            total = sum(len(one.plan.runs(one.stage)) for one in sets)
+            names = ", ".join(f"{stage} {run}" for stage, run in failures)
+            raise TrainingError(
+                f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command "
+                "tries the failed ones again. The log above has reasons and remedies."
+            )
 
     @hook_impl
     def on_pipeline_error(self) -> None:
-        """Release the lock."""
-        self._release()
+        """Release the locks."""
+        while self.locks:
+            self.locks.popitem()[1].close()
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))
@@ -131,34 +157,38 @@ class ProjectHooks:
             logger.info(note)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and its warnings; at the end of a whole run, only where there are any."""
+        """Where the data report is and its warnings, the gravest in full; at the end of a whole run, only
+        where there are any."""
         entries = ("data_page", "data_report")
         if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
-        warnings = catalog.load("data_report")["summary"]
-        if warnings or "report" not in pipeline.all_outputs():
-            page = _relative(catalog.get("data_page").filepath, self.project)
-            click.echo(f"\nData: {page}{f' ({warnings})' if warnings else ''}")
+        report = catalog.load("data_report")
+        if report["warnings"] or "report" not in pipeline.all_outputs():
+            page, summary = _relative(catalog.get("data_page").filepath, self.project), report["summary"]
+            click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
+            for warning in report["warnings"]:
+                if warning["grave"]:
+                    click.echo(f"  {warning['text']}")
 
-    def _lock(self, data: Path) -> None:
-        """One run at a time on a data folder. Raises LockedError, or DataError where it cannot be written."""
-        where = _relative(data, self.project)
-        try:
-            data.mkdir(exist_ok=True)
-            self.lock = FileLock(data / ".lock")
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise LockedError(
-                f"Another run is at work in {where}. Wait for it to end, or run in a copy of the "
-                "project. (The lock goes with the process: it needs no clean-up.)"
-            ) from None
-        except OSError as error:
-            raise DataError(f"The data folder {where} cannot be written: {error}") from error
 
-    def _release(self) -> None:
-        if self.lock is not None:
-            self.lock.release()
-            self.lock = None
+def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_params: dict[str, Any]) -> None:
+    """Raise ConfigError where a node that will run needs what is neither made nor made in this run."""
+    for node in nodes:
+        lacking = {
+            name: dataset.stage
+            for name in node.inputs
+            if name not in pipeline.all_outputs() and hasattr(dataset := catalog.get(name), "is_made")
+            if not dataset.is_made()
+        }
+        if lacking:
+            last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
+            words = [f"{'.'.join(k)}={v}" for k, v in leaves(run_params["runtime_params"])]
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": ",".join(words)}
+            command = " ".join(f"{option} {value}" for option, value in options.items() if value)
+            raise ConfigError(
+                f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "
+                f"kedro run {command} (or leave --nodes and the like out: then what is missing is made)."
+            )
 
 
 def _relative(path: Path, project: Path) -> Path:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 REDRAW = 0.5  # seconds between two drawings of a bar, at least
+QUIET = 5.0  # seconds without a log line, at least, from the start of a run on
 Mode = Literal["auto"] | bool
 
 
@@ -44,7 +45,8 @@ def track_epochs(
 
     In a terminal: a bar for the current epoch, drawn at most twice a second. With `auto` elsewhere: a log
     line at each tenth of the run (at the end of the epoch, with its scores, where its last batch reaches the
-    tenth). `mode=False`: nothing."""
+    tenth), but none within five seconds of the start or of the one before, unless it is the last.
+    `mode=False`: nothing."""
     with _bar() if is_live(mode) else nullcontext() as live:
         yield EpochProgress(description, epochs, batches, done, live, silent=mode is False)
 
@@ -71,7 +73,9 @@ class EpochProgress:
         """An epoch begins, counted from 1; `batch`: those of it that an interrupted run has done."""
         self.epoch, self.phase, self.batch, self.terms = epoch, phase, batch, {}
         self.mark = time.monotonic()
-        self.began = self.mark if self.began is None else self.began
+        if self.began is None:
+            self.began = self.mark
+            self.drawn = self.mark if self.live is None else self.drawn
         if self.live and self._due():
             self._show()
 
@@ -99,9 +103,11 @@ class EpochProgress:
         return min((self.epoch - 1) * self.batches + self.batch, self.total)
 
     def _due(self) -> bool:
-        if self.live is None:
-            return self._position() * 10 // self.total > self.tenths
-        return time.monotonic() - self.drawn >= REDRAW or self._position() == self.total
+        now, done = time.monotonic(), self._position() == self.total
+        if self.live is not None:
+            return now - self.drawn >= REDRAW or done
+        since = self.began if done and self.began is not None else self.drawn
+        return self._position() * 10 // self.total > self.tenths and now - since >= QUIET
 
     def _show(self) -> None:
         place, eta = (

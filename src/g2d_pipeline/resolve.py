@@ -33,7 +33,7 @@ from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
-from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, leaves, merge, name_sections
+from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
 from g2d_pipeline.sources import with_folds
 
 
@@ -182,7 +182,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "debug", *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={"rebuild", "wait", "debug", *RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),
@@ -205,7 +205,7 @@ def resolve(
     `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
     files, overrides = copy.deepcopy(files), dict(overrides)
-    datasets, methods = (_section(name, files, overrides, origins) for name in ("datasets", "methods"))
+    datasets, methods = (section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
     if run.dataset not in datasets:
         raise ConfigError(
@@ -217,7 +217,7 @@ def resolve(
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
-    raw = merge(raw, _raw_overrides(overrides)) if isinstance(raw, dict) else raw
+    raw = merge(raw, raw_overrides(overrides)) if isinstance(raw, dict) else raw
     source, root = locate(checked(LayoutSettings, raw, (*where, "raw"), origins), run.source)
     simulated = tree.pop("sample", None)
     shrunk = bool(simulated) and source == "sample"
@@ -231,7 +231,7 @@ def resolve(
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins)
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
     teacher = merge(dataset.training.model_dump(), teacher)
-    teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins)
+    teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
     if draft.smp_keys and not any(m.smp for m in configured.values()):
         raise ConfigError(
@@ -284,24 +284,6 @@ def check_methods(configuration: Configuration) -> None:
             )
 
 
-def _section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
-    """The section `datasets` or `methods` of the files with what `--params` says of it."""
-    changes = overrides.pop(name, {})
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
-    for path, _ in leaves(changes):
-        origins.note(name, *path)
-    return merge(files.pop(name, {}), changes)
-
-
-def _raw_overrides(overrides: Tree) -> Tree:
-    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
-    raw = overrides.get("raw")
-    return {key: overrides[key] for key in ("raw_dir",) if key in overrides} | (
-        raw if isinstance(raw, dict) else {}
-    )
-
-
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
     """The top level: `seed=3` is short for `seeds=3`; what is no top-level key stays in `overrides`."""
     for tree, file in ((overrides, COMMAND_LINE), (files, "parameters.yml")):
@@ -347,7 +329,7 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
         algorithm=name if own["algorithm"] is None else own["algorithm"],
         parameters=parameters,
         smp=None,
-        training=checked(TrainingSettings, training, (*draft.path, "training"), origins),
+        training=checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task),
         fusion=fusion,
         needs_teachers=checked(bool, needs_teachers, (*path, "needs_teachers"), origins),
     )
@@ -368,6 +350,12 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
     epochs = method.training.epochs
+    if modalities < 2:
+        file = draft.origins.find(("method",))
+        raise ConfigError(
+            f"{file}: method = {method.name!r} needs at least two modalities; dataset {draft.run.dataset} has "
+            "one. Say method=unimodal,compare= to train it alone."
+        )
     try:
         phases = smp.phases(modalities, epochs)
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from g2d_pipeline.artefacts import FailedRun
 from g2d_pipeline.cards import CARD, is_fresh, read_card, require_fresh
 from g2d_pipeline.code import CodeGraph, external_fingerprint
 from g2d_pipeline.config import StudentRun, TeacherRun
@@ -57,13 +58,15 @@ class Plan:
     and featurize are the splits).
 
     `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
-    `{fingerprint}` in it; what the catalog says. `graph`: the code of the package.
+    `{fingerprint}` in it; what the catalog says. `graph`: the code of the package. `failures`: (stage, run) →
+    why its training failed; what is made from it counts the reason as its content.
     """
 
     configuration: Configuration
     raw: str
     graph: CodeGraph
     folders: dict[str, str] = field(default_factory=dict)
+    failures: dict[tuple[str, str], FailedRun] = field(default_factory=dict)  # of this process
     _cards: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _code: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -181,6 +184,8 @@ class Plan:
         return {name: self._content(*artefact) for name, artefact in names.items()} | weights | raw
 
     def _content(self, stage: str, run: str) -> str:
+        if failed := self.failures.get((stage, run)):
+            return f"failed: {failed.reason}"
         folder, expected = self.folder(stage, run), self.fingerprint(stage, run)
         card = read_card(folder)
         if card is None or card.get("fingerprint") != expected:

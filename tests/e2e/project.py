@@ -87,7 +87,7 @@ class Project:
             for f in sorted((self.path / "data" / layer).rglob("*"))
             if f.is_file()
             and f.name not in ("stage.json", "raw_hashes.json", "code_graph.json", ".gitkeep")
-            and not f.name.endswith(".verified.json")
+            and not f.name.endswith((".verified.json", ".lock"))
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -240,21 +241,34 @@ def test_debug_shows_the_traceback(project: Project) -> None:
     assert "Traceback" in project.run("run", "--params", "alhpa=1,debug=true").output
 
 
-def test_two_runs_at_once_are_told(project: Project) -> None:
-    slow = project.start("run", "--params", "seed=7,epochs=60,tau=1")
-    try:
-        assert slow.stdout is not None
-        for line in slow.stdout:
-            if "Running node" in line:
-                break
-        second = project.run("run", "--params", "seed=8")
-        assert second.status == 1
-        assert "Another run is at work in data" in second.output
-        assert "Traceback" not in second.output
-    finally:
-        slow.kill()
-        slow.wait()
-    assert project.run("run", "--pipeline", "ingest").status == 0
+def test_two_runs_at_once_share_what_both_need_and_do_the_rest_side_by_side(project: Project) -> None:
+    """The one that waits goes on when the other is killed, from its last checkpoint."""
+    same = "seed=7,epochs=20,tau=1"
+    slow = project.start("run", "--pipeline", "teachers", "--params", same)
+    assert slow.stdout is not None
+    for line in slow.stdout:
+        if "teachers audio/seed7" in line:
+            break
+    waiting = project.start("run", "--pipeline", "teachers", "--params", f"{same},wait=true")
+    other = project.run("run", "--pipeline", "teachers", "--params", "seed=8,epochs=1")
+    assert (other.status, other.nodes) == (0, ["train_teachers"]), other.output
+    os.kill(slow.pid, signal.SIGSTOP)  # so that it is still at it
+    refused = project.run("run", "--pipeline", "teachers", "--params", same)
+    os.kill(slow.pid, signal.SIGKILL)
+    slow.wait()
+    assert refused.status == 1, refused.output
+    message = refused.output.splitlines()[-1]
+    assert re.match(
+        r"Error: Another run \(process \d+, since .*\) is making data/06_models/av_digits/", message
+    )
+    assert "--params wait=true" in message
+    output = waiting.communicate(timeout=300)[0]
+    assert waiting.returncode == 0, output
+    assert re.search(rf"Another run \(process {slow.pid}, since .*\) .*/audio/seed7-\w+: waiting", output), (
+        output
+    )
+    assert project.run("run", "--pipeline", "teachers", "--params", same).nodes == []
+    assert not list(project.path.glob("data/**/*.lock"))
 
 
 def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import plotly.graph_objects as go
 import pytest
 
@@ -14,7 +16,7 @@ from g2d_pipeline.evaluation import (
     summarise,
     summary_bars,
 )
-from g2d_pipeline.evaluation.plots import part_colours
+from g2d_pipeline.evaluation.plots import LETTER, PANEL_WIDTH, part_colours
 from g2d_pipeline.html import INK
 
 THREE = ("audio", "image", "text")
@@ -121,3 +123,21 @@ def test_bars_show_percent_and_another_metric_on_request(make_study):
 def test_markup_in_a_name_is_shown_as_it_is(evaluated):
     figures = evaluated(("<b>loud</b>", "image")).figures
     assert traces(figures["metric_curves"], "&lt;b&gt;loud&lt;/b&gt;")
+
+
+@pytest.mark.parametrize("epochs", [4, 8, 40])
+@pytest.mark.parametrize("methods", [("g2d",), ("joint", "g2d")])
+def test_labels_of_phases_do_not_overlap(evaluated, methods, epochs: int):
+    """Two labels of a panel stand in different rows, or start further apart than the first is long."""
+    figure = evaluated(("weather_station", "image", "text"), methods=methods, epochs=epochs).figures[
+        "metric_curves"
+    ]
+    notes = [n for n in figure.layout.annotations if not n.text.startswith("<b>")]
+    assert notes
+    for panel in {n.xref for n in notes}:
+        own = [n for n in notes if n.xref == panel]
+        pixels = PANEL_WIDTH / len(set(t.xaxis for t in figure.data)) / (epochs - 1)
+        for a, b in itertools.combinations(own, 2):
+            assert a.yshift != b.yshift or abs(b.x - a.x) * pixels >= LETTER * len(a.text)
+        heading = next(n for n in figure.layout.annotations if n.text == "<b>g2d</b>")
+        assert heading.yshift >= max(n.yshift for n in own) + 15

@@ -65,9 +65,22 @@ def test_classification_ignores_the_order_of_samples(pairs: list[tuple[int, int]
     assert first["accuracy"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
 
 
-def test_numbers_without_a_meaning_are_nan():
-    assert math.isnan(evaluate_predictions(frame([0.0, 1.0], [0.1, 1.0]), "regression")["mape"])
-    assert math.isnan(evaluate_predictions(frame([1.0], [1.0]), "regression")["r2"])
+@pytest.mark.parametrize(
+    ("target", "undefined"),
+    [
+        ([0.0, 1.0], {"mape"}),
+        ([1.0], {"r2"}),
+        ([5.0] * 3, {"r2"}),
+        ([0.0] * 3, {"r2", "mape"}),
+        ([-1.0, 0.004, 1.0], {"mape"}),  # nearer to 0 than 1 % of the standard deviation
+        ([-1.0, 0.02, 1.0], set()),
+        ([100.0, 101.0], set()),
+    ],
+)
+def test_numbers_without_a_meaning_are_nan(target: list[float], undefined: set[str]):
+    values = evaluate_predictions(frame(target, [t + 0.1 for t in target]), "regression")
+    assert {name for name, value in values.items() if math.isnan(value)} == undefined
+    assert list(values)[0] == "rmse"
 
 
 def test_a_zero_confidence_keeps_the_likelihood_finite():

@@ -10,7 +10,16 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from g2d_pipeline.evaluation import collect_metrics, ranking_disagreements, summarise, table_text
+from g2d_pipeline.config import SMPSettings
+from g2d_pipeline.evaluation import (
+    Failure,
+    collect_metrics,
+    evaluate,
+    ranking_disagreements,
+    summarise,
+    table_text,
+)
+from g2d_pipeline.evaluation.report import CARDS_SHOWN, cards, method_rows
 
 EVIL = "<script>alert('x')</script>"
 
@@ -152,7 +161,7 @@ def test_a_percentage_without_a_meaning_leaves_the_rest_standing(make_study):
         run.predictions.loc[run.predictions["sample_id"].str.endswith("-0"), "target"] = 0.0
     evaluation = study.evaluate()
     assert evaluation.summary.loc[evaluation.summary["metric"] == "mape", "mean"].isna().all()
-    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "R²"
+    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "RMSE (m³/m³)"
     assert all(row["mean"] is None for row in evaluation.metrics_json["summary"] if row["metric"] == "mape")
 
 
@@ -166,3 +175,67 @@ def test_an_unknown_source_is_refused(make_study):
     study = make_study(seeds=(0,), source="simulated")
     with pytest.raises(ValueError, match="expected 'raw' or 'sample'"):
         study.evaluate()
+
+
+def test_failed_runs_and_notes_are_in_report_table_and_json(make_study):
+    study = make_study(methods=("joint",), seeds=(0,))
+    failures = [Failure("g2d", "", 0, f"loss {EVIL}"), Failure("unimodal", "audio", 1, "no memory")]
+    for run in study.runs:
+        run.info["training"] = {"batch_size": 900, "accumulation": 1}
+    evaluation = evaluate(
+        study.runs, study.meta, study.rankings, study.configuration | {"method": "g2d"}, None, failures
+    )
+    page = visible(evaluation.report)
+    for text in (page, evaluation.table):
+        assert "g2d (0 of 1 seeds)" in text
+        assert "unimodal · audio (1 of 2 seeds)" in text
+        assert "One step an epoch: a step of 900 samples holds all 800 of train (all runs)" in text
+    assert "failed-runs" in page
+    assert EVIL not in page
+    assert "Failed: unimodal · audio, seed 1: no memory" in evaluation.table
+    assert evaluation.metrics_json["failed"][1] == {
+        "method": "unimodal",
+        "modality": "audio",
+        "seed": 1,
+        "reason": "no memory",
+    }
+    assert len(evaluation.metrics_json["notes"]) == 1
+    assert [card["value"] for card in cards(evaluation.summary, "g2d", failures)][-1] == "failed"
+
+
+@pytest.mark.parametrize("own", ["m0", "m8"])
+def test_the_runs_own_method_has_a_card(make_study, own: str):
+    study = make_study(methods=[f"m{i}" for i in range(9)], seeds=(0,))
+    shown = cards(summarise(collect_metrics(study.runs, "d", "raw")), own)
+    assert len(shown) == CARDS_SHOWN
+    labels = [card["label"] for card in shown]
+    assert own in labels
+    assert labels[0].startswith("best teacher")
+    assert labels[1:5] == [m for m in ("m0", "m1", "m2", "m3", "m4") if m != own or own == "m0"][:4]
+
+
+def test_the_raw_folder_is_named(make_study):
+    study = make_study()
+    study.meta["raw_dir"] = "data/01_raw/birds"
+    assert "Raw data, from <code>data/01_raw/birds</code>." in study.page()
+
+
+def test_defaults_and_what_is_not_used_are_not_listed(make_study):
+    study = make_study(methods=("g2d",))
+    smp = SMPSettings(tau=[8, 22], suppressed_norm="batch").model_dump(mode="json")
+    for run in study.runs:
+        run.info["parameters_changed"] = {"beta": 0.5}
+        run.info["smp"] = run.info["smp"] and smp | {"phases": [8, 22]}
+    (row,) = method_rows(study.runs)
+    assert row["parameters"] == "beta = 0.5"
+    assert row["smp"] == "tau = 8/22, confidence_on = train, suppressed_norm = batch, phases = 8/22"
+
+
+def test_a_bounded_output_says_which_targets_it_can_not_reach(make_study):
+    study = make_study(task="regression", seeds=(0,))
+    for run in study.runs:
+        run.info["architecture"] = {"task": {"output": "sigmoid", "offset": 0.1, "scale": 0.2}}
+    own = study.runs[0].predictions.query("split == 'test'")["target"]
+    beyond = int(((own < 0.1) | (own > 0.3)).sum())
+    (note,) = study.evaluate().metrics_json["notes"]
+    assert f"0.1 to 0.3: {beyond} of 200 test targets lie outside" in note

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from g2d_pipeline.evaluation import (
+    Failure,
     collect_metrics,
     render_table,
     seed_table,
@@ -19,7 +20,7 @@ from g2d_pipeline.evaluation import (
     summary_table,
     table_text,
 )
-from g2d_pipeline.evaluation.tables import ABSENT, best_methods, format_value, table_title
+from g2d_pipeline.evaluation.tables import ABSENT, FAILED, best_methods, format_value, table_title
 
 
 def metrics_of(values: dict[str, list[float]], metric: str = "accuracy", **columns: object) -> pd.DataFrame:
@@ -167,3 +168,30 @@ def test_seed_by_seed(make_study):
     assert len(wide) == 4 * 2
     assert ("g2d", "", 7, 23) in wide.index  # the made-up selected epoch is 30 − seed
     assert "±" not in "".join(wide.to_numpy().ravel())
+
+
+LOST = [Failure("g2d", "", 2, "it diverged"), Failure("umt", "", 0, "no memory"), Failure("umt", "", 1, "x")]
+
+
+def test_failed_runs_are_in_the_table_and_what_is_left_of_a_method_wins_nothing():
+    summary = summarise(metrics_of({"joint": [0.5, 0.5, 0.5], "ogm": [0.6, 0.6, 0.6], "g2d": [0.9, 0.9]}))
+    assert best_methods(summary) == {"accuracy": ["ogm"]}
+    wide = summary_table(summary, ["accuracy"], LOST)
+    assert wide["accuracy", "multi"].tolist() == ["50.0 ± 0.0", "60.0 ± 0.0", "90.0 ± 0.0", FAILED]
+    text = table_text(summary, "", ["accuracy"], LOST, ["A note."])
+    rows = {line.strip().split("  ")[0] for line in text.splitlines()}
+    assert {"joint", "ogm", "g2d (2 of 3 seeds)", "umt (0 of 2 seeds)"} <= rows
+    assert text.splitlines()[-4:] == [
+        "Failed: g2d, seed 2: it diverged",
+        "Failed: umt, seed 0: no memory",
+        "Failed: umt, seed 1: x",
+        "A note.",
+    ]
+
+
+def test_rmse_leads_and_mape_is_shown_where_it_is_defined(make_study):
+    study = make_study(task="regression")
+    summary = summarise(collect_metrics(study.runs, "d", "raw"))
+    assert list(summary_table(summary).columns.unique("metric")) == ["rmse", "r2", "mape"]
+    summary.loc[summary["metric"] == "mape", "mean"] = math.nan
+    assert list(summary_table(summary).columns.unique("metric")) == ["rmse", "r2"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,7 +17,8 @@ from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds.sequence import read_sequence
 from g2d_pipeline.features.kinds.vector import read_vector, width
-from g2d_pipeline.features.statistics import feature_statistics
+from g2d_pipeline.features.statistics import NO_INFORMATION, differing_rows, feature_statistics
+from g2d_pipeline.models.encoders.base import Normaliser
 
 ROWS = hnp.arrays(
     np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-9, 9, width=32)
@@ -213,16 +215,22 @@ def test_statistics_are_those_of_the_real_steps(lengths: list[int], centre: floa
     mean, std, _ = feature_statistics(array, np.arange(len(lengths)), masked=True)
     steps = np.concatenate(real, axis=1).astype(np.float64)
     expected = np.std(steps, axis=1)
-    expected[expected <= 1e-12 * np.abs(steps.mean(axis=1))] = 1
+    expected[expected <= 1e-12 * np.abs(steps.mean(axis=1))] = NO_INFORMATION
     np.testing.assert_allclose(mean[:3], steps.mean(axis=1), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(std[:3], expected, rtol=1e-6)
     assert (mean[3], std[3]) == (0, 1)
 
 
-def test_constant_features_are_divided_by_one():
+def test_constant_features_carry_nothing_whatever_they_are_outside_train():
     array = np.full((50, 3), 0.1, np.float32)
     array[:, 1] = np.arange(50) * 1e-9
     mean, std, constant = feature_statistics(array, np.arange(50), masked=False)
-    assert (std[0], std[2], constant) == (1, 1, 2)
+    assert (std[0], std[2], constant) == (NO_INFORMATION, NO_INFORMATION, 2)
     assert std[1] == pytest.approx(1e-9 * np.std(np.arange(50)))
     assert mean[0] == pytest.approx(0.1)
+    seen = Normaliser(1.0, mean, std)(torch.tensor([[1e12, 0.0, -5.0]]))
+    assert seen[0, [0, 2]].abs().max() < 1e-20
+    split = np.array(["train"] * 40 + ["val"] * 5 + ["test"] * 5)
+    array[45:, 0], array[41, 2] = 1e12, 7
+    about = {"scale": 1.0, "mean": mean, "std": std}
+    assert differing_rows(array, about, split, masked=False) == {"0": 5, "2": 1}

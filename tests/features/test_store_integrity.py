@@ -1,4 +1,4 @@
-"""A store is whole or not there: full disks, forbidden folders, other settings, two runs at once."""
+"""A store is whole or not there: full disks, forbidden folders, other settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
 from kedro.io import DatasetError
 
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.catalog.features import FeatureStoreDataset, verify_once
-from g2d_pipeline.errors import DataError, LockedError
+from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import files, media, open_store
 from g2d_pipeline.features import store as store_module
 from g2d_pipeline.files import atomic_write
-from g2d_pipeline.hooks import ProjectHooks
 from tests.plans import FixedPlan
 
 MakeRaw = Callable[..., Any]
@@ -178,7 +176,7 @@ def test_a_folder_that_must_not_be_written(make_raw: MakeRaw, elsewhere: Path):
     assert list((elsewhere / "closed").iterdir()) == []
 
 
-# ----------------------------------------------------------------------------------- other settings, two runs
+# ----------------------------------------------------------------------------------- --- other settings
 def test_a_store_of_other_settings_is_never_read(make_raw: MakeRaw, tmp_path: Path):
     raw = make_raw(8, only=["table"])
     folder = raw.write(tmp_path / "features-new")
@@ -200,12 +198,3 @@ def test_the_files_that_can_be_copied_from_are_verified_too(make_raw: MakeRaw, t
     (store.path / "image.cells.npy").unlink()
     with pytest.raises(DataError, match=r"image.cells.npy is missing"):
         open_store(store.path)
-
-
-def test_two_runs_at_once(tmp_path: Path):
-    with FileLock(tmp_path / ".lock"):
-        hooks = ProjectHooks()
-        with pytest.raises(LockedError, match="Another run is at work in"):
-            hooks._lock(tmp_path)
-    hooks._lock(tmp_path)  # it goes with the run
-    hooks._release()

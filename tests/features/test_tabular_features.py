@@ -16,7 +16,7 @@ from g2d_pipeline.config import TabularFeatures
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store
 from g2d_pipeline.features.kinds.tabular import encode, standardise, year_and_season
-from g2d_pipeline.features.statistics import channel_statistics
+from g2d_pipeline.features.statistics import NO_INFORMATION, channel_statistics
 
 NAN = np.nan
 IDS = [f"s{i}" for i in range(20)]
@@ -38,6 +38,15 @@ def test_a_hand_made_table():
     assert statistics["std"] == pytest.approx([root, 1.0, np.sqrt(8 / 3)])
     assert statistics["blanks"] == [1, 1, 2]
     assert statistics["constant"] == ["b"]
+    assert statistics["differing"] == {}
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-17])
+def test_a_column_constant_in_train_is_nothing_to_the_model(rounding: float):
+    values = np.array([[0.1, 1.0], [0.1 + rounding, 2.0], [0.1, 3.0], [1e12, 4.0], [0.1, 5.0], [-3.0, NAN]])
+    found, statistics = standardise(values, np.arange(3), ["x", "y"], IDS)
+    assert not found[:, 0].any()
+    assert (statistics["constant"], statistics["differing"]) == (["x"], {"x": 2})
 
 
 def test_bad_columns_are_told():
@@ -189,4 +198,6 @@ def test_statistics_in_one_pass(array: np.ndarray, chunk: int, offset: float):
     mean, std = channel_statistics(shifted, rows, 0.5, chunk)
     over = (0, *range(2, array.ndim))
     assert np.allclose(mean, 0.5 * shifted[rows].mean(axis=over), atol=1e-9, rtol=1e-12)
-    assert np.allclose(std, np.maximum(0.5 * shifted[rows].std(axis=over), 1e-6), atol=1e-8)
+    expected = 0.5 * shifted[rows].std(axis=over)
+    constant = expected <= np.maximum(1e-30, 1e-12 * np.abs(mean))
+    assert np.allclose(std, np.where(constant, NO_INFORMATION, np.maximum(expected, 1e-6)), atol=1e-8)

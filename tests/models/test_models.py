@@ -33,6 +33,19 @@ def test_parameter_counts_are_the_published_ones(settings, shape, parameters, wi
     assert encoder(torch.randn(2, *shape)).shape == (2, width)
 
 
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("batch", torch.nn.BatchNorm1d), ("layer", torch.nn.LayerNorm), ("none", None)]
+)
+def test_the_norm_of_an_mlp_is_a_setting(norm: str, kind: type | None) -> None:
+    settings = MLP(widths=[6, 4], dropout=[], norm=norm)
+    parts = list(build_encoder(settings, (8,)).trunk.children())
+    assert [type(p) for p in parts if not isinstance(p, torch.nn.Linear | torch.nn.ReLU)] == [
+        kind
+    ] * 2 * bool(kind)
+    assert [p.out_features for p in parts if isinstance(p, torch.nn.Linear)] == [6, 4]
+    assert MLP() == MLP(norm="batch")  # as published
+
+
 PAIRS = {  # dataset → channels of its two ResNet-18, classes
     "crema_d": (1, 3, 6),
     "av_mnist": (1, 1, 10),

@@ -132,3 +132,21 @@ def test_tasks_survive_json() -> None:
 def test_a_constant_target_is_refused() -> None:
     with pytest.raises(ValueError, match="constant"):
         regression_task({"min": 1, "max": 1, "mean": 1, "std": 0}, "sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "output", "expected"),
+    [
+        (0.0, 1.0, "auto", "sigmoid"),
+        (0.05, 0.45, "auto", "sigmoid"),
+        (-0.1, 0.9, "auto", "identity"),
+        (0.0, 1.5, "auto", "identity"),
+        (0.0, 1.5, "sigmoid", "sigmoid"),
+        (0.0, 1.0, "identity", "identity"),
+    ],
+)
+def test_the_output_follows_the_train_target_unless_it_is_said(low, high, output, expected) -> None:
+    statistics = {"min": low, "max": high, "mean": (low + high) / 2, "std": (high - low) / 3}
+    task = regression_task(statistics, output)
+    assert task.output == expected
+    assert task == regression_task(statistics, expected)

@@ -10,7 +10,7 @@ import pytest
 
 from g2d_pipeline.config import SpokenMNIST
 from g2d_pipeline.sources.mis_me import simulated as simulation
-from tests.sources.raw_folders import Copy, write_idx
+from tests.sources.raw_folders import MISMECopy, write_idx
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,9 @@ def whole_mis_me(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(whole_mis_me: Path, tmp_path: Path) -> Copy:
+def copy(whole_mis_me: Path, tmp_path: Path) -> MISMECopy:
     shutil.copytree(whole_mis_me, tmp_path / "raw")
-    return Copy(tmp_path)
+    return MISMECopy(tmp_path)
 
 
 @pytest.fixture

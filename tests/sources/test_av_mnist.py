@@ -29,6 +29,7 @@ from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.av_mnist import ARRAYS, folder_of
 from g2d_pipeline.sources.av_mnist import simulated as simulation
 from g2d_pipeline.sources.manifest import Manifest
+from tests.sources.raw_folders import ingest_settings
 
 TRAIN, TEST, VAL = 300, 40, 60
 RAW = AVMNIST(raw_dir="raw", val_rows=VAL, sample_rows={"train": 80, "val": 10, "test": 10})
@@ -36,17 +37,7 @@ NAMES = sorted(ARRAYS.values())
 
 
 def settings(**changes: Any) -> IngestSettings:
-    fields: dict[str, Any] = {
-        "dataset": "av_mnist",
-        "source": "raw",
-        "task": "classification",
-        "target": TargetSettings(name="digit"),
-        "raw": RAW,
-        "columns": {"audio": ["audio"], "image": ["image"]},
-        "max_bad_fraction": 0.0,
-        "options": RunOptions(device="cpu", progress=False),
-    }
-    return IngestSettings(**fields | changes)
+    return ingest_settings(RAW, ["audio", "image"], **{"target": TargetSettings(name="digit")} | changes)
 
 
 @pytest.fixture(scope="module")

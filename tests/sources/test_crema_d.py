@@ -21,9 +21,9 @@ from g2d_pipeline.sources.crema_d import CremaDLayout
 from g2d_pipeline.sources.crema_d import simulated as simulation
 from g2d_pipeline.sources.crema_d.clips import BROKEN_VIDEO, EMOTIONS, SENTENCES, Clip
 from g2d_pipeline.sources.crema_d.lists import PUBLISHED, digest, published, speakers
-from tests.sources.crema_d_copies import (
+from tests.sources.raw_folders import (
     POINTER,
-    Copy,
+    CremaDCopy,
     all_but,
     broken_picture,
     byte_order_mark,
@@ -51,13 +51,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Copy:
+def copy(whole: Path, tmp_path: Path) -> CremaDCopy:
     shutil.copytree(whole, tmp_path / "raw")
-    return Copy(tmp_path)
+    return CremaDCopy(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- whole copies
-def test_a_whole_copy_gives_the_lists_splits_and_the_labels_of_the_names(copy: Copy) -> None:
+def test_a_whole_copy_gives_the_lists_splits_and_the_labels_of_the_names(copy: CremaDCopy) -> None:
     manifest = read_raw(copy.settings(), copy.project)
     table, meta = manifest.table, manifest.meta
     assert meta["counts"] == {"train": 24, "val": 6, "test": 6}
@@ -79,7 +79,7 @@ def test_a_whole_copy_gives_the_lists_splits_and_the_labels_of_the_names(copy: C
     )
 
 
-def test_no_actor_is_in_two_splits_where_speakers_are_asked_for(copy: Copy) -> None:
+def test_no_actor_is_in_two_splits_where_speakers_are_asked_for(copy: CremaDCopy) -> None:
     manifest = read_raw(copy.settings(split="speakers"), copy.project)
     assert manifest.meta["group_disjoint"]
     assert manifest.meta["counts"] == {"train": 24, "val": 6, "test": 6}
@@ -88,7 +88,7 @@ def test_no_actor_is_in_two_splits_where_speakers_are_asked_for(copy: Copy) -> N
     assert any("no actor in two splits (4 / 1 / 1 actors)" in n for n in again.meta["notes"])
 
 
-def test_pictures_are_read_instead_of_films_and_their_folder_is_the_cell(copy: Copy) -> None:
+def test_pictures_are_read_instead_of_films_and_their_folder_is_the_cell(copy: CremaDCopy) -> None:
     copy.pictures()
     (copy.root / "Image-01-FPS/1001_IEO_NEU_XX/.DS_Store").write_bytes(b"litter")
     manifest = read_raw(copy.settings(), copy.project)
@@ -100,7 +100,7 @@ def test_pictures_are_read_instead_of_films_and_their_folder_is_the_cell(copy: C
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_one_modality_alone(copy: Copy, modality: str) -> None:
+def test_one_modality_alone(copy: CremaDCopy, modality: str) -> None:
     shutil.rmtree(copy.root / ("VideoFlash" if modality == "audio" else "AudioWAV"))
     table = read_raw(copy.settings(columns={modality: [modality]}), copy.project).table
     assert list(table.columns) == ["sample_id", "split", "target", modality, "group", "sentence", "level"]
@@ -154,7 +154,7 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     clips, pointers = shared_data / "cremad_clips", shared_data / "cremad_meta/lfs_pointers"
     if not clips.is_dir() or not pointers.is_dir():
         pytest.skip(f"no cremad_clips in {shared_data}")
-    sound = Copy(tmp_path).settings(columns={"audio": ["audio"]}, raw_dir=str(clips))
+    sound = CremaDCopy(tmp_path).settings(columns={"audio": ["audio"]}, raw_dir=str(clips))
     files = CremaDLayout(sound.raw, clips).raw_files()
     assert [f.stem for f in files] == [
         "1001_DFA_ANG_XX",
@@ -175,7 +175,9 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
     for file in files:
         for actor in ("1001", "1002", "1003"):
             shutil.copy(file, tmp_path / f"raw/AudioWAV/{actor}{file.name[4:]}")
-    table = read_raw(Copy(tmp_path).settings(columns={"audio": ["audio"]}, split="speakers"), tmp_path).table
+    table = read_raw(
+        CremaDCopy(tmp_path).settings(columns={"audio": ["audio"]}, split="speakers"), tmp_path
+    ).table
     assert len(table) == 21
     assert table.groupby("split")["target"].nunique().to_dict() == {"train": 6, "val": 6, "test": 6}
 
@@ -234,7 +236,7 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     ],
 )
 def test_what_can_be_read_is_read_and_noted(
-    copy: Copy, damage: Callable[[Copy], object], note: str | None
+    copy: CremaDCopy, damage: Callable[[CremaDCopy], object], note: str | None
 ) -> None:
     damage(copy)
     manifest = read_raw(copy.settings(), copy.project)
@@ -245,7 +247,7 @@ def test_what_can_be_read_is_read_and_noted(
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN_VIDEO))
-def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Copy, name: str) -> None:
+def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: CremaDCopy, name: str) -> None:
     to_known(name)(copy)
     copy.film(name).write_bytes(b"")
     manifest = read_raw(copy.settings(), copy.project)
@@ -396,7 +398,9 @@ def test_clips_known_to_be_broken_are_left_out_and_counted_unless_kept(copy: Cop
         (all_but("FEA"), ["fewer than two clips in train", "FEA: 0 clips"]),
     ],
 )
-def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], object], said: list[str]) -> None:
+def test_what_can_not_be_read_is_told(
+    copy: CremaDCopy, damage: Callable[[CremaDCopy], object], said: list[str]
+) -> None:
     damage(copy)
     with pytest.raises(DataError) as caught:
         read_raw(copy.settings(), copy.project)
@@ -404,7 +408,7 @@ def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], objec
         assert words in str(caught.value)
 
 
-def test_bad_clips_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy) -> None:
+def test_bad_clips_are_dropped_up_to_the_fraction_allowed_and_listed(copy: CremaDCopy) -> None:
     gone = copy.names("test")[0]
     copy.film(gone).unlink()
     copy.wav(copy.names("train")[0]).write_bytes(POINTER)
@@ -420,7 +424,7 @@ def test_bad_clips_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy)
     assert any("1 test clips are dropped" in n for n in notes)
 
 
-def test_what_is_missing_changes_nobody_else_s_split(copy: Copy) -> None:
+def test_what_is_missing_changes_nobody_else_s_split(copy: CremaDCopy) -> None:
     before = read_raw(copy.settings(), copy.project).table.set_index("sample_id")["split"]
     for name in before[before == "val"].index[:2]:
         copy.wav(name).unlink()
@@ -439,13 +443,13 @@ def test_what_is_missing_changes_nobody_else_s_split(copy: Copy) -> None:
     ],
 )
 def test_settings_that_the_layout_can_not_serve_are_refused(
-    copy: Copy, changes: dict[str, Any], said: str
+    copy: CremaDCopy, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         read_raw(copy.settings(**changes), copy.project)
 
 
-def test_a_signature_follows_what_is_read(copy: Copy) -> None:
+def test_a_signature_follows_what_is_read(copy: CremaDCopy) -> None:
     raw = copy.settings().raw
     key = signature(raw, "raw", copy.root)
     (copy.root / "processedResults/summaryTable.csv").write_bytes(b"")

@@ -15,10 +15,10 @@ from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.cells import parse_number
 from g2d_pipeline.sources.mis_me.simulated import HEADER
-from tests.sources.raw_folders import WEATHER, Copy
+from tests.sources.raw_folders import WEATHER, MISMECopy
 
 
-def test_a_whole_copy_keeps_order_columns_and_values(copy: Copy) -> None:
+def test_a_whole_copy_keeps_order_columns_and_values(copy: MISMECopy) -> None:
     manifest = read_raw(copy.settings(), copy.project)
     table, meta = manifest.table, manifest.meta
     assert meta["counts"] == {"train": 24, "val": 6, "test": 9}
@@ -37,7 +37,7 @@ def test_a_whole_copy_keeps_order_columns_and_values(copy: Copy) -> None:
     assert meta["target"]["std"] == pytest.approx(table["target"][:24].std(ddof=0))
 
 
-def test_the_station_of_test_pictures_comes_from_the_station_files(copy: Copy) -> None:
+def test_the_station_of_test_pictures_comes_from_the_station_files(copy: MISMECopy) -> None:
     table = read_raw(copy.settings(), copy.project).table
     test = table[table["split"] == "test"]
     assert (test["station"] == test["sample_id"].str[:5]).all()
@@ -47,7 +47,7 @@ def test_the_station_of_test_pictures_comes_from_the_station_files(copy: Copy) -
     assert "station" not in read_raw(copy.settings(), copy.project).table
 
 
-def test_a_copy_nested_deeper_and_a_lock_file_do_no_harm(copy: Copy) -> None:
+def test_a_copy_nested_deeper_and_a_lock_file_do_no_harm(copy: MISMECopy) -> None:
     inner = copy.project / "inner"
     copy.root.rename(inner)
     copy.root.mkdir()
@@ -62,7 +62,7 @@ def test_a_copy_nested_deeper_and_a_lock_file_do_no_harm(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("columns", [{"image": ["image"]}, {"tabular": WEATHER[:3]}])
-def test_one_modality_alone(copy: Copy, columns: dict[str, list[str]]) -> None:
+def test_one_modality_alone(copy: MISMECopy, columns: dict[str, list[str]]) -> None:
     if "image" not in columns:
         shutil.rmtree(copy.images)
     table = read_raw(copy.settings(columns=columns), copy.project).table
@@ -153,7 +153,7 @@ def trailing_empty(sheet: Any) -> None:
     ],
 )
 def test_what_can_be_read_is_read_and_noted(
-    copy: Copy, damage: Callable[[Copy], object], note: str | None
+    copy: MISMECopy, damage: Callable[[MISMECopy], object], note: str | None
 ) -> None:
     damage(copy)
     manifest = read_raw(copy.settings(), copy.project)
@@ -176,7 +176,7 @@ def clear(column: str) -> Callable[[Any], None]:
     return change
 
 
-def v1(copy: Copy) -> None:
+def v1(copy: MISMECopy) -> None:
     for split in ("train", "val", "test"):
         copy.edit(split, lambda sheet: sheet.delete_cols(5, 8))
 
@@ -185,11 +185,11 @@ def rename(column: str, new: object) -> Callable[[Any], None]:
     return lambda sheet: setattr(sheet.cell(1, HEADER.index(column) + 1), "value", new)
 
 
-def first_image(copy: Copy) -> Any:
+def first_image(copy: MISMECopy) -> Any:
     return copy.images / copy.get("train", 2, "image")
 
 
-def change_name(change: Callable[[str], str]) -> Callable[[Copy], None]:
+def change_name(change: Callable[[str], str]) -> Callable[[MISMECopy], None]:
     return lambda copy: copy.put("train", 2, "image", change(copy.get("train", 2, "image")))
 
 
@@ -269,7 +269,9 @@ TRAIN = "labels/classification/combined_only_train_set.xlsx"
         ),
     ],
 )
-def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], object], said: list[str]) -> None:
+def test_what_can_not_be_read_is_told(
+    copy: MISMECopy, damage: Callable[[MISMECopy], object], said: list[str]
+) -> None:
     damage(copy)
     with pytest.raises(DataError) as caught:
         read_raw(copy.settings(), copy.project)
@@ -277,7 +279,7 @@ def test_what_can_not_be_read_is_told(copy: Copy, damage: Callable[[Copy], objec
         assert words in str(caught.value)
 
 
-def test_bad_rows_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy) -> None:
+def test_bad_rows_are_dropped_up_to_the_fraction_allowed_and_listed(copy: MISMECopy) -> None:
     first_image(copy).unlink()
     copy.put("test", 4, "vwc", None)
     with pytest.raises(
@@ -292,14 +294,14 @@ def test_bad_rows_are_dropped_up_to_the_fraction_allowed_and_listed(copy: Copy) 
     ]
 
 
-def test_many_lost_pictures_are_counted_and_only_five_are_listed(copy: Copy) -> None:
+def test_many_lost_pictures_are_counted_and_only_five_are_listed(copy: MISMECopy) -> None:
     for file in copy.images.glob("*_train_*"):
         file.unlink()
     with pytest.raises(DataError, match=r"(?s)24 of 39 rows.*and 19 more, 24 in all.*max_bad_fraction"):
         read_raw(copy.settings(), copy.project)
 
 
-def test_a_broken_station_file_is_noted(copy: Copy) -> None:
+def test_a_broken_station_file_is_noted(copy: MISMECopy) -> None:
     (copy.root / "labels/classification/OK001_only_test_set.xlsx").write_bytes(b"")
     notes = read_raw(copy.settings(), copy.project).meta["notes"]
     assert any("Station OK001 is left out" in n for n in notes)
@@ -317,7 +319,7 @@ def test_a_broken_station_file_is_noted(copy: Copy) -> None:
     ],
 )
 def test_settings_that_the_layout_can_not_serve_are_refused(
-    copy: Copy, changes: dict[str, Any], said: str
+    copy: MISMECopy, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         read_raw(copy.settings(**changes), copy.project)

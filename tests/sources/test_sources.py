@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST
+from g2d_pipeline.config import MISME, AVDigits, SpokenMNIST, Table
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.sources import ensure_sample, locate, read_raw, signature
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.layout import MODULES
-from tests.sources.raw_folders import PROJECT, Copy
+from tests.sources.raw_folders import PROJECT, MISMECopy
 
 SMALL = MISME(raw_dir="raw", sample_rows={"train": 6, "val": 3, "test": 3})
 
 
 # ----------------------------------------------------------------------------------------------------- locate
-def test_auto_prefers_raw_and_falls_back_on_the_sample(copy: Copy, tmp_path: Path) -> None:
+def test_auto_prefers_raw_and_falls_back_on_the_sample(copy: MISMECopy, tmp_path: Path) -> None:
     assert locate(SMALL, "auto", tmp_path) == ("raw", tmp_path / "raw")
     assert locate(SMALL, "sample", tmp_path) == ("sample", tmp_path / "raw/sample")
     ensure_sample(SMALL, tmp_path / "raw/sample")
@@ -39,7 +39,7 @@ def test_a_sample_is_never_taken_for_raw_data(tmp_path: Path) -> None:
         locate(SMALL, "raw", tmp_path)
 
 
-def test_an_absolute_raw_dir_is_taken_as_it_is(copy: Copy) -> None:
+def test_an_absolute_raw_dir_is_taken_as_it_is(copy: MISMECopy) -> None:
     assert locate(MISME(raw_dir=str(copy.root)), "auto", Path("/nowhere")) == ("raw", copy.root)
 
 
@@ -157,7 +157,7 @@ def age(folder: Path, seconds: float = 3600) -> None:
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_signature_changes_with_any_byte_and_not_with_time(
-    copy: Copy, tmp_path: Path, cached: bool
+    copy: MISMECopy, tmp_path: Path, cached: bool
 ) -> None:
     cache = tmp_path / "cache.json" if cached else None
     age(copy.root)
@@ -175,14 +175,14 @@ def test_a_signature_changes_with_any_byte_and_not_with_time(
     assert signature(SMALL, "raw", copy.root, cache) != first
 
 
-def test_a_signature_does_not_depend_on_the_place(copy: Copy, tmp_path: Path) -> None:
+def test_a_signature_does_not_depend_on_the_place(copy: MISMECopy, tmp_path: Path) -> None:
     first = signature(SMALL, "raw", copy.root)
     assert first != signature(SMALL, "sample", copy.root)
     copy.root.rename(tmp_path / "elsewhere")
     assert signature(SMALL, "raw", tmp_path / "elsewhere") == first
 
 
-def test_files_that_do_not_matter_do_not_change_a_signature(copy: Copy) -> None:
+def test_files_that_do_not_matter_do_not_change_a_signature(copy: MISMECopy) -> None:
     first = signature(SMALL, "raw", copy.root)
     (copy.root / "notes.txt").write_text("x")
     (copy.root / ".DS_Store").write_text("x")
@@ -195,10 +195,10 @@ def test_there_is_no_signature_of_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1}', b'{"version": 1, "files": {"a": 1}}', b"\xff"]
+    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1, "files": {"a": 1}}', b"\xff"]
 )
 def test_a_broken_cache_is_made_anew_with_a_line(
-    copy: Copy, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    copy: MISMECopy, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     age(copy.root)
     cache = tmp_path / "cache.json"
@@ -211,7 +211,7 @@ def test_a_broken_cache_is_made_anew_with_a_line(
     assert cache.read_bytes() == good
 
 
-def test_a_cache_that_can_not_be_written_is_done_without(copy: Copy, tmp_path: Path) -> None:
+def test_a_cache_that_can_not_be_written_is_done_without(copy: MISMECopy, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     first = signature(SMALL, "raw", copy.root)
     assert signature(SMALL, "raw", copy.root, tmp_path / "file" / "cache.json") == first
@@ -242,6 +242,27 @@ def test_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
     assert hash_files([file], tmp_path, "", cache) != first
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_other_content_of_the_same_size_and_time_is_seen(
+    tmp_path: Path, shared_data: Path, replace: bool
+) -> None:
+    """Corrected labels as from an archive with normalised times, `cp -p` or `rsync -t`."""
+    given = shared_data / "hard_inputs" / "26-same-size-same-time" / "raw"
+    raw, cache = Table(raw_dir="raw", table="m.csv", target="y"), tmp_path / "cache.json"
+    file, new = tmp_path / "raw" / "m.csv", tmp_path / "raw" / "m_new.csv"
+    file.parent.mkdir()
+    file.write_bytes((given / "m.csv").read_bytes())
+    new.write_bytes((given / "m_new.csv").read_bytes())
+    assert file.stat().st_size == new.stat().st_size
+    age(file.parent)
+    first = signature(raw, "raw", file.parent, cache)
+    assert signature(raw, "raw", file.parent, cache) == first
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    new.replace(file) if replace else file.write_bytes(new.read_bytes())
+    os.utime(file, ns=times)
+    assert signature(raw, "raw", file.parent, cache) != first
+
+
 def test_thousands_of_unchanged_files_cost_only_stat_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +285,7 @@ def test_thousands_of_unchanged_files_cost_only_stat_calls(
 
 
 def test_the_raw_tree_is_listed_once_a_run_and_anew_when_it_changes(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch
+    copy: MISMECopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in [copy.root, *(p for p in copy.root.rglob("*") if p.is_dir())]:
         os.utime(folder, (time.time() - 3600,) * 2)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, URFunny
+from g2d_pipeline.config import IngestSettings, URFunny
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.sources import locate, read_raw, signature
 from g2d_pipeline.sources.layout import find_layout
 from g2d_pipeline.sources.manifest import Manifest
 from g2d_pipeline.sources.ur_funny import readers
+from tests.sources.raw_folders import RawCopy, ingest_settings
 
 MODALITIES = ("audio", "visual", "text")
 FOLDS = {"train": [10, 11, 12, 13, 14, 15], "dev": [20, 21], "test": [30, 31]}
@@ -26,16 +27,11 @@ IDS = [i for ids in FOLDS.values() for i in ids]
 
 
 @dataclass
-class Copy:
+class Copy(RawCopy):
     """A raw folder `project / raw`, and what its pickles hold, to be changed before `read`."""
 
-    project: Path
     files: dict[str, Any]
     context: bool = False
-
-    @property
-    def root(self) -> Path:
-        return self.project / "raw"
 
     def write(self) -> None:
         self.root.mkdir(exist_ok=True)
@@ -43,17 +39,7 @@ class Copy:
             (self.root / f"{name}.pkl").write_bytes(pickle.dumps(content, 4))
 
     def settings(self, **changes: Any) -> IngestSettings:
-        fields: dict[str, Any] = {
-            "dataset": "ur_funny",
-            "source": "raw",
-            "task": "classification",
-            "target": TargetSettings(),
-            "raw": URFunny(raw_dir="raw", context=self.context),
-            "columns": {modality: [modality] for modality in MODALITIES},
-            "max_bad_fraction": 0.0,
-            "options": RunOptions(device="cpu", progress=False),
-        }
-        return IngestSettings(**fields | changes)
+        return ingest_settings(URFunny(raw_dir="raw", context=self.context), MODALITIES, **changes)
 
     def read(self, **changes: Any) -> Manifest:
         self.write()

@@ -6,9 +6,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import IngestSettings, RunOptions, TargetSettings, VGGSound
+from g2d_pipeline.config import IngestSettings, TargetSettings, VGGSound
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.manifest import Manifest
+from tests.sources.raw_folders import ingest_settings
 
 RAW = VGGSound(raw_dir="raw", val_fraction=0.2, sample_clips=60)
 BOTH = {"audio": ["audio"], "visual": ["visual"]}
@@ -17,17 +18,13 @@ A, B = "---g-f_I2yQ", "ab_000012_Z"
 
 
 def settings(**changes: Any) -> IngestSettings:
-    fields: dict[str, Any] = {
-        "dataset": "vggsound",
-        "source": "raw",
-        "task": "classification",
+    fields = {
         "target": TargetSettings(name="sound"),
+        "max_bad_fraction": 0.3,
         "raw": RAW,
         "columns": BOTH,
-        "max_bad_fraction": 0.3,
-        "options": RunOptions(device="cpu", progress=False),
-    }
-    return IngestSettings(**fields | changes)
+    } | changes
+    return ingest_settings(fields.pop("raw"), fields.pop("columns"), **fields)
 
 
 def read(folder: Path, **changes: Any) -> Manifest:

@@ -116,7 +116,7 @@ def test_early_stopping_never_cuts_a_phase_of_one_modality() -> None:
         data,
         dict.fromkeys("ab", TINY),
         teachers_of(data),
-        smp={"tau": [8]},
+        smp={"tau": [8], "suppressed_norm": "batch"},
         training=training,
         progress=False,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kedro_datasets._typing import JSONPreview
 
-from g2d_pipeline.catalog.folder import FolderDataset
+from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.files import atomic_write, fingerprint
 
@@ -41,6 +41,7 @@ class FeatureStoreDataset(FolderDataset):
         verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
         return store
 
+    @when_made
     def preview(self) -> JSONPreview:
         """Shapes, dtypes and normalisers of the first, for Kedro-Viz."""
         first = self.plan.require(self.stage, self.plan.runs(self.stage)[0])
@@ -48,12 +49,12 @@ class FeatureStoreDataset(FolderDataset):
 
 
 def verify_once(store: FeatureStore, note: Path) -> None:
-    """`store.verify()`, unless `note` says that these very files (size, time, inode) have passed it.
+    """`store.verify()`, unless `note` says that these very files (size, times, inode) have passed it.
 
     What changes without a new time (a disk that forgets) is seen by `store.verify()` alone. A note that can
     not be written is done without."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
-    state = {name: [of.st_size, of.st_mtime_ns, of.st_ino] for name, of in stats.items()}
+    state = {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
     with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off: read again
         if json.loads(note.read_bytes()) == state:
             return

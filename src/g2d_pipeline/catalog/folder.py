@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from kedro.io import AbstractDataset
 
 from g2d_pipeline.cards import Clock, folder_content, whole_folder
+from g2d_pipeline.errors import LockedError
+from g2d_pipeline.files import locked
 from g2d_pipeline.stages import Plan
 
 logger = logging.getLogger(__name__)
+
+
+def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
+    """A preview for Kedro-Viz that is left out until there is something to show."""
+
+    @wraps(preview)
+    def shown(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return preview(self, *arguments, **keywords) if self.is_made() else None
+
+    return shown
 
 
 class StageDataset(AbstractDataset[Any, Any]):
@@ -35,15 +49,23 @@ class StageDataset(AbstractDataset[Any, Any]):
     def _describe(self) -> dict[str, Any]:
         return {"path": self.path, "stage": self.stage}
 
+    def is_made(self) -> bool:
+        """Whether all of it is there and fresh, to be made anew or not."""
+        return all(self.plan.is_fresh(self.stage, run) for run in self.plan.runs(self.stage))
+
+    def _exists(self) -> bool:
+        return not self.overwrite and self.is_made()
+
 
 class FolderDataset(StageDataset):
     """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
     files and `stage.json`.
 
-    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`. Fresh runs
-    are skipped, and each is on disk before the next one starts. `plan` knows the stage card of each.
-    `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh when it is
-    about to be made (the stage left of it made the same content again) is kept."""
+    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
+    time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what
+    another process makes comes last: with `wait=true` it is waited for and used. `plan` knows the stage card
+    of each. `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh
+    when it is about to be made (the stage left of it made the same content again) is kept."""
 
     keep_partial = False
 
@@ -60,23 +82,35 @@ class FolderDataset(StageDataset):
         return folder_content(folder)
 
     def save(self, data: Mapping[str, Any]) -> None:
+        busy = []
         for number, (run, make) in enumerate(data.items(), start=1):
-            fresh = not self.overwrite and self.plan.is_fresh(self.stage, run)
-            if run:
-                state = " is fresh: skipped" if fresh else ""
-                logger.info("%s %s (%d/%d)%s", self.stage, run, number, len(data), state)
-            if fresh:
-                continue
-            clock, card = Clock.start(), self.plan.card(self.stage, run)
-            folder = self.plan.folder(self.stage, run)
-            with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
-                self.write(partial, make, run)
+            title = f"{self.stage} {run} ({number}/{len(data)})" if run else ""
+            try:
+                self._save_run(run, make, title, wait=False)
+            except LockedError:
+                busy.append((run, make, title))
+        for one in busy:
+            self._save_run(*one, wait=self.plan.configuration.run.wait)
         self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
+    def _save_run(self, run: str, make: Any, title: str, wait: bool) -> None:
+        with locked(self.plan.folder(self.stage, run), wait) if not self._is_fresh(run) else nullcontext():
+            fresh = self._is_fresh(run)  # now: another process may have made it
+            if title:
+                logger.info("%s%s", title, " is fresh: skipped" if fresh else "")
+            if not fresh:
+                self.make_run(run, make)
+
+    def _is_fresh(self, run: str) -> bool:
+        return not self.overwrite and self.plan.is_fresh(self.stage, run)
+
+    def make_run(self, run: str, make: Any) -> None:
+        """Write the artefact of a run, whole or not at all."""
+        clock, card = Clock.start(), self.plan.card(self.stage, run)
+        folder = self.plan.folder(self.stage, run)
+        with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
+            self.write(partial, make, run)
+
     def load(self) -> dict[str, Any]:
         return {run: self.read(self.plan.require(self.stage, run)) for run in self.plan.runs(self.stage)}
-
-    def _exists(self) -> bool:
-        runs = self.plan.runs(self.stage)
-        return not self.overwrite and all(self.plan.is_fresh(self.stage, run) for run in runs)

@@ -8,31 +8,32 @@ fresh). All of it is worked out once, on first use, with hooks or without (`kedr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from g2d_pipeline.catalog.parameters import merge_files
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.errors import DataError
-from g2d_pipeline.explain import KeyPath, Origins
+from g2d_pipeline.errors import ConfigError, DataError, did_you_mean
 from g2d_pipeline.resolve import Configuration, resolve
 from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import PACKAGE, Plan
 
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, reads ten times as fast
+os.environ.setdefault("OMEGACONF_MAX_YAML_EXPANDED_NODES", "1000000")  # a list may name 10,000 columns
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
     """See the module. `project` is the project's folder, where relative paths start."""
 
-    def __init__(self, conf_source: str | Path, *args: Any, **kwargs: Any) -> None:
-        super().__init__(conf_source, *args, **kwargs)
+    def __init__(self, conf_source: str | Path, env: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(conf_source, env, *args, **kwargs)
         self.project = Path(conf_source).resolve().parent
         resolvers: dict[str, Callable[..., Any]] = {
             "oc.env": lambda name, default=None: os.environ.get(name, default),
@@ -42,6 +43,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         }
         for name, resolver in resolvers.items():
             OmegaConf.register_resolver(name, resolver, replace=True)
+        if env is None and not self._fs.isdir(self._get_conf_env_path(self.default_run_env)):
+            self.default_run_env = self.base_env  # conf/local may be absent
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key == "parameters" and key not in self:
@@ -50,7 +53,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
             return {section.__name__: section().model_dump(mode="json") for section in sections}
         if key == "catalog":
             _ = self.plan  # now: the entries ask for it, and omegaconf wraps what goes wrong
-        entries = super().__getitem__(key)
+        try:
+            entries = super().__getitem__(key)
+        except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            folder = Path(str(self.conf_source)).name
+            raise ConfigError(f"{key} files in {folder}: {' '.join(str(error).split())}") from error
         if key == "catalog":
             paths = {
                 e["stage"]: e.get("path") or Path(e["filepath"]).parent
@@ -63,13 +70,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
     @cached_property
     def configuration(self) -> Configuration:
         """The resolved and validated configuration. Raises ConfigError or DataError (no raw data)."""
-        given, self.runtime_params = self.runtime_params or {}, {}
-        try:
-            files = super().__getitem__("parameters")
-        finally:
-            self.runtime_params = given
-        where = self.project
-        return resolve(files, given, lambda raw, wanted: locate(raw, wanted, where), self._origins(), where)
+        where, overrides = self.project, self.runtime_params or {}
+        environments = dict.fromkeys([self.base_env, self.env or self.default_run_env])
+        files, origins = merge_files([self._files(name) for name in environments], overrides)
+        return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, where), origins, where)
 
     @cached_property
     def plan(self) -> Plan:
@@ -77,7 +81,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         c = self.configuration
         cache = cache_file(self.project, c.run.dataset)
         try:
-            raw = signature(c.dataset.raw, c.source, c.root, cache)
+            raw = signature(c.dataset.raw, c.source, c.root, cache, c.ingest())
         except DataError:
             if c.source == "raw" or c.root.exists():
                 raise
@@ -85,22 +89,23 @@ class ProjectConfigLoader(OmegaConfigLoader):
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
         return Plan(c, raw, graph)
 
-    def _origins(self) -> Origins:
-        """Which file wrote which key, for messages. Files of the run's environment win."""
-        origins = Origins()
-        for environment in dict.fromkeys([self.base_env, self.env or self.default_run_env]):
-            folder = Path(self.conf_source) / environment
-            for pattern in self.config_patterns["parameters"]:
-                for file in sorted(folder.glob(pattern)):
-                    if file.suffix in (".yml", ".yaml"):
-                        name = str(Path(Path(self.conf_source).name) / file.relative_to(self.conf_source))
-                        tree = yaml.load(file.read_bytes(), Loader=YAML)
-                        origins.entries.extend((name, path) for path in _key_paths(tree))
-        return origins
-
-
-def _key_paths(tree: Any, prefix: KeyPath = ()) -> Iterator[KeyPath]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield (*prefix, str(key))
-            yield from _key_paths(value, (*prefix, str(key)))
+    def _files(self, environment: str) -> dict[str, bytes]:
+        """The parameter files of an environment: the name to show → the content. Raises ConfigError where
+        there is no such environment."""
+        folder = self._get_conf_env_path(environment)
+        root = str(Path(folder).parent)
+        if not self._fs.isdir(root):
+            raise ConfigError(
+                f"There is no folder of settings {root}. Run in the project's folder, or say --conf-source "
+                "with the folder, or with the conf-….tar.gz that `kedro package` makes."
+            )
+        if not self._fs.isdir(folder):
+            names = sorted(Path(f).name for f in self._fs.ls(root, detail=False) if self._fs.isdir(f))
+            raise ConfigError(
+                f"--env {environment}: there is no folder {folder}.{did_you_mean(environment, names)} "
+                f"Known: {', '.join(names)}."
+            )
+        found = {f for p in self.config_patterns["parameters"] for f in self._fs.glob(f"{folder}/{p}")}
+        files = (Path(f) for f in sorted(found) if Path(f).suffix in (".yml", ".yaml", ".json"))
+        shown = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
+        return {name: self._fs.cat_file(file.as_posix()) for file, name in shown.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kedro_datasets._typing import TablePreview
 
-from g2d_pipeline.catalog.folder import FolderDataset
+from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifest
 
 
@@ -20,6 +20,7 @@ class ManifestDataset(FolderDataset):
     def read(self, folder: Path) -> Manifest:
         return read_manifest(folder)
 
+    @when_made
     def preview(self, nrows: int = 5) -> TablePreview:
         """The first rows of the first, for Kedro-Viz."""
         table = next(iter(self.load().values())).table.head(nrows)

@@ -9,6 +9,7 @@ from typing import Any
 from kedro_datasets import json, pandas, plotly, text
 
 from g2d_pipeline.cards import Clock, write_card
+from g2d_pipeline.catalog.folder import when_made
 from g2d_pipeline.files import atomic_write, content_hash
 from g2d_pipeline.stages import Plan
 
@@ -51,29 +52,39 @@ class StageFile:
         with atomic_write(self.filepath) as path:
             self._filepath = PurePosixPath(path)
             super().save(data())  # type: ignore[misc]
+            self._filepath = PurePosixPath(self.template)
         if self.last:
             write_card(self.filepath.parent, card, self.clock, content_hash(self.filepath))
             self.plan.refresh()
         self.overwrite = False
 
-    def load(self) -> Any:
-        self._filepath = PurePosixPath(self.filepath)
-        return super().load()  # type: ignore[misc]
+    def _get_load_path(self) -> PurePosixPath:
+        return PurePosixPath(self.filepath)
+
+    def is_made(self) -> bool:
+        """Whether it is there and fresh, to be made anew or not."""
+        return self.plan.is_fresh(self.stage) and self.filepath.is_file()
 
     def _exists(self) -> bool:
-        return not self.overwrite and self.plan.is_fresh(self.stage) and self.filepath.is_file()
+        return not self.overwrite and self.is_made()
 
 
 class ParquetDataset(StageFile, pandas.ParquetDataset):
     """A table."""
 
+    preview = when_made(pandas.ParquetDataset.preview)
+
 
 class JSONDataset(StageFile, json.JSONDataset):
     """Plain data."""
 
+    preview = when_made(json.JSONDataset.preview)
+
 
 class FigureDataset(StageFile, plotly.JSONDataset):
     """A plotly figure."""
+
+    preview = when_made(plotly.JSONDataset.preview)
 
 
 class TextDataset(StageFile, text.TextDataset):

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kedro_datasets._typing import TablePreview
 
-from g2d_pipeline.artefacts import CHECKPOINTS, Trained, TrainedFolder, write_trained
-from g2d_pipeline.catalog.folder import FolderDataset
+from g2d_pipeline.artefacts import CHECKPOINTS, FailedRun, Trained, TrainedFolder, write_trained
+from g2d_pipeline.cards import partial_folder
+from g2d_pipeline.catalog.folder import FolderDataset, when_made
+from g2d_pipeline.errors import TrainingError, is_failed_training
+
+logger = logging.getLogger(__name__)
 
 
 class TrainedSetDataset(FolderDataset):
     """Run → trained model. What is saved is a function that trains it, given the folder for its checkpoints:
-    a run begun by a killed process resumes from its last one."""
+    a run begun by a killed process resumes from its last one. A run whose training failed is left out, and
+    noted in the plan."""
 
     @property
     def keep_partial(self) -> bool:  # type: ignore[override]
         return not self.overwrite
+
+    def save(self, data: Mapping[str, Any]) -> None:
+        for run in data:
+            self.plan.failures.pop((self.stage, run), None)
+        super().save(data)
+
+    def make_run(self, run: str, make: Callable[[Path], Trained]) -> None:
+        try:
+            super().make_run(run, make)
+        except Exception as error:
+            if not is_failed_training(error):
+                raise
+            self._note_failure(run, error)
 
     def write(self, folder: Path, make: Callable[[Path], Trained], run: str) -> None:
         write_trained(folder, make(folder))
@@ -27,8 +47,33 @@ class TrainedSetDataset(FolderDataset):
     def read(self, folder: Path) -> TrainedFolder:
         return TrainedFolder(folder)
 
+    def _note_failure(self, run: str, error: Exception) -> None:
+        """Log it, remember it for what is made from this run, and keep nothing of it but its checkpoints: the
+        next attempt goes on from there."""
+        failed = FailedRun.of(self.plan.card(self.stage, run)["seed"], error)
+        debug, said = self.plan.configuration.run.debug, isinstance(error, TrainingError)
+        words = str(error) if said else f"{failed.reason} (--params debug=true shows where)"
+        logger.error("%s %s failed: %s", self.stage, run, words, exc_info=debug)
+        self.plan.failures[self.stage, run] = failed
+        partial = partial_folder(self.plan.folder(self.stage, run))
+        if not (partial / CHECKPOINTS).is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def load(self) -> dict[str, TrainedFolder | FailedRun]:
+        """Every run; in the place of one that failed in this process, why."""
+        failures, stage = self.plan.failures, self.stage
+        return {
+            run: failures.get((stage, run)) or TrainedFolder(self.plan.require(stage, run))
+            for run in self.plan.runs(stage)
+        }
+
+    @when_made
     def preview(self) -> TablePreview:
         """What each run is and how it was selected, for Kedro-Viz."""
         columns = ["run", "algorithm", "seed", "metric", "selected_epoch", "selection"]
-        rows = [[run, *(model.info[c] for c in columns[1:])] for run, model in self.load().items()]
+        rows = [
+            [run, *(model.info[c] for c in columns[1:])]
+            for run, model in self.load().items()
+            if isinstance(model, TrainedFolder)
+        ]
         return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})

@@ -13,16 +13,26 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def split_slashes(value: Any) -> Any:
-    """`8/16` → `["8", "16"]`, a single value → a list of one: Kedro's `--params` cannot carry commas."""
+    """`8/16` → `["8", "16"]`, a single value → a list of one, nothing → an empty one: Kedro's `--params`
+    cannot carry commas."""
     if isinstance(value, str):
         return [part.strip() for part in value.split("/")]
-    return value if isinstance(value, list | tuple) else [value]
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 Names = Annotated[list[str], BeforeValidator(split_slashes)]
 Counts = Annotated[list[PositiveInt], BeforeValidator(split_slashes)]
 Seeds = Annotated[list[NonNegativeInt], BeforeValidator(split_slashes), Field(min_length=1)]
 Numbers = Annotated[list[float], BeforeValidator(split_slashes)]
+
+
+def number_as_name(value: Any) -> Any:
+    """454 → "454": YAML reads a column's name that is a number as one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ColumnName = Annotated[str, BeforeValidator(number_as_name)]
+ColumnNames = Annotated[list[ColumnName], BeforeValidator(split_slashes)]
 
 
 class Strict(BaseModel):

@@ -83,12 +83,15 @@ class MobileNetV2(_Pretrained):
 
 
 class MLP(_Encoder):
-    """Linear, batch norm, ReLU (and dropout where given) a width; the default is MIS-ME's table network
-    (§5.3)."""
+    """Linear, `norm`, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3).
+
+    `norm`: `batch`: batch norm, `layer`: layer norm, which knows no batch (for small batches, and where
+    statistics of train do not hold elsewhere), `none`."""
 
     name: Literal["mlp"] = "mlp"
     widths: Counts = [256, 128, 64, 32, 16]
     dropout: Numbers = [0.3, 0.2, 0.1]
+    norm: Literal["batch", "layer", "none"] = "batch"
 
     @model_validator(mode="after")
     def _dropout_fits(self) -> Self:

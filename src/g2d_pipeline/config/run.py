@@ -65,6 +65,7 @@ class RunSettings(Strict):
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
     rebuild: bool = False
+    wait: bool = False  # for another run that is making the same artefact
     code: Literal["check", "ignore"] = "check"  # ignore: what other versions of the code made stays fresh
     debug: bool = False
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from g2d_pipeline.config.base import Counts, Strict
 
@@ -97,13 +106,15 @@ class TrainingSettings(Strict):
     batches whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient.
     `ema`: decay of the average of the weights that is evaluated and kept instead of the weights.
     `early_stopping`: epochs without a better validation score after which training ends, counted in the last
-    phase only: SMP's phases are never cut. `selection`: `val` keeps the weights of the best validation epoch;
-    `last` the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number
-    made with it is labelled so. `precision`: of the encoders (fusion and losses are float32);
-    `channels_last`: memory format of convolutions; `compile`: encoders through torch.compile;
-    `checkpoint_activations`: encoders compute their activations again in the backward pass instead of keeping
-    them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented` batch (as published)
-    or its stored outputs on the `clean` samples are used."""
+    phase only: no other one is cut. `selection`: `val` keeps the weights of the best validation epoch; `last`
+    the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number made with
+    it is labelled so. `selection_metric`: what is best, for early stopping too (None: accuracy or RMSE); of
+    equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the last phase of SMP or
+    of a method with stages (see `Method.phase`), or of all phases. `precision`: of the encoders (fusion and
+    losses are float32); `channels_last`: memory format of convolutions; `compile`: encoders through
+    torch.compile; `checkpoint_activations`: encoders compute their activations again in the backward pass
+    instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented`
+    batch (as published) or its stored outputs on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
@@ -114,8 +125,20 @@ class TrainingSettings(Strict):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stopping: PositiveInt | None = None
     selection: Literal["val", "last", "test"] = "val"
+    selection_metric: Literal["accuracy", "rmse", "loss"] | None = None
+    select_in: Literal["last_phase", "all"] = "last_phase"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_activations: bool = False
     teacher_view: Literal["augmented", "clean"] = "augmented"
+
+    @field_validator("selection_metric")
+    @classmethod
+    def _is_of_the_task(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        """Where the task is known: see `explain.checked`."""
+        task = (info.context or {}).get("task")
+        allowed = {"classification": ("accuracy", "loss"), "regression": ("rmse", "loss")}.get(str(task))
+        if metric is not None and allowed and metric not in allowed:
+            raise ValueError(f"a {task} is selected by {' or '.join(allowed)}")
+        return metric

@@ -5,7 +5,7 @@ again. The same data give the same report, which is plain: dictionaries, lists, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.data_report.duplicates import (
     FIRST,
+    NAMES,
     cell_digests,
     find_conflicts,
     find_duplicates,
@@ -22,10 +23,12 @@ from g2d_pipeline.data_report.duplicates import (
     merge_codes,
     row_codes,
 )
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.data_report.leaks import suspected_leaks
+from g2d_pipeline.errors import SHOWN, DataError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.kinds import FileKind, stored_kind
 from g2d_pipeline.features.kinds.base import stored_facts
+from g2d_pipeline.features.statistics import differing_rows
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
@@ -49,9 +52,10 @@ def describe_data(
     `hashes`: the cache of content hashes (`sources.hashing`). Keys: `dataset`, `source`, `task`, `target`,
     `splits`, `histogram` (of a regression), `modalities` (facts, `duplicates`, and of pictures `alike`),
     `duplicates` (samples equal in every modality), `conflicts` (those whose targets differ), `groups`,
-    `outliers`, `dropped`, `notes`, `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists
-    hold the first ten, beside a count of all. Raises DataError where a raw file has gone, or the store is of
-    another manifest."""
+    `outliers` (of each modality and the target: values, columns, the ten columns with most), `leaks` (columns
+    that predict the target alone), `dropped`, `notes`, `warnings` [{kind, count, text, grave}], `summary` (of
+    them, in a line). Lists hold the first ten, beside a count of all. Raises DataError where a raw file has
+    gone, or the store is of another manifest."""
     meta, table = manifest.meta, _stored_rows(manifest.table, store)
     split, target = table["split"].to_numpy(object), table["target"].to_numpy()
     sample_ids = table["sample_id"].astype(str).tolist()
@@ -82,7 +86,14 @@ def describe_data(
         "duplicates": find_duplicates(whole, split, sample_ids),
         "conflicts": find_conflicts(whole, target, sample_ids),
         "groups": _groups(table, split),
-        "outliers": _outliers(table, _numeric(table, store, meta), split, sample_ids),
+        "outliers": [
+            {"of": name, "columns": len(columns)} | facts
+            for name, columns in _numeric(table, store, meta).items()
+            if (facts := _worst(_outliers(table, columns, split, sample_ids)))
+        ],
+        "leaks": suspected_leaks(
+            table, _of_tables(table, store), target, split == "train", len(meta["class_names"])
+        ),
         "dropped": {
             "samples": len(dropped),
             "first": dropped[:FIRST],
@@ -97,13 +108,14 @@ def describe_data(
 
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What should make one suspicious, in a fixed order: kind, count, and a sentence."""
+    """What should make one suspicious, in a fixed order: kind, count, and a sentence. Those that are `grave`
+    are shown in full at the end of a run."""
     warnings: list[dict[str, Any]] = []
 
-    def add(kind: str, count: int, what: str, where: str = "") -> None:
+    def add(kind: str, count: int, what: str, where: str = "", grave: bool = False) -> None:
         if count:
-            sentence = f"{f'{where}: ' if where else ''}{what}: {count:,}"
-            warnings.append({"kind": kind, "count": count, "text": sentence})
+            sentence = f"{f'{where}: ' if where else ''}{what}{'' if grave else f': {count:,}'}"
+            warnings.append({"kind": kind, "count": count, "text": sentence, "grave": grave})
 
     if len(report["modalities"]) > 1:
         what = "samples of val and test that equal one of an earlier split in every modality"
@@ -118,16 +130,49 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if groups := report["groups"]:
         what = f"of {groups['groups']:,} values those in several splits"
         add("groups in several splits", groups["crossing"], what, groups["column"])
-    for column in report["outliers"]:
-        what = f"values more than {column['limit']:g} robust standard deviations from the median"
-        add("outliers", column["count"], what, column["column"])
+    for own in report["outliers"]:
+        what = f"values more than {OUTLIER:g} robust standard deviations from the median"
+        if own["affected"] > 1:
+            most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
+            more = ", …" if own["affected"] > NAMES else ""
+            what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
+        add("outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"])
     for name, facts in report["modalities"].items():
         counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
         add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
         what = "samples with values that are not finite, stored as 0"
         add("not finite", counts.get("replaced", 0), what, name)
     add("dropped", report["dropped"]["samples"], "samples that were dropped")
+    for kind, count, what, where in _grave(report):
+        add(kind, count, what, where, grave=True)
     return warnings
+
+
+def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
+    """Kind, count, sentence and modality of what may make every number meaningless."""
+    for name, facts in report["modalities"].items():
+        differing = facts.get("constant", {}).get("differing", {})
+        named = _enumerate(f"{column!r} ({rows:,} samples)" for column, rows in differing.items())
+        what = f"constant in train, so 0 for the model everywhere, but val and test differ: {named}"
+        yield "constant in train", len(differing), what, name
+    for split, facts in report["splits"].items():
+        absent = [name for name, count in facts.get("classes", {}).items() if not count]
+        yield (
+            "absent classes",
+            len(absent),
+            f"classes without a sample: {_enumerate(map(repr, absent))}",
+            split,
+        )
+    measured = (f"{of['column']!r} ({of['measure']} {of['score']:.3f})" for of in report["leaks"])
+    what = f"target leakage? Columns that predict the target by themselves: {_enumerate(measured)}"
+    yield "suspected leaks", len(report["leaks"]), what, ""
+
+
+def _enumerate(names: Iterable[str]) -> str:
+    """The first five, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - SHOWN:,} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more
 
 
 def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -137,15 +182,15 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(reports.values()))
     if len(reports) == 1:
         return first
-    by_text: dict[str, list[dict[str, Any]]] = {}
+    by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for warning in (w for report in reports.values() for w in report["warnings"]):
-        by_text.setdefault(warning["text"].rpartition(": ")[0], []).append(warning)
+        by_key.setdefault((warning["kind"], warning["text"].partition(": ")[0]), []).append(warning)
     warnings = []
-    for what, same in by_text.items():
-        counts = [w["count"] for w in same] + [0] * (len(reports) - len(same))
-        low, high = min(counts), max(counts)
-        text = f"{what}: {high:,}" if low == high else f"{what}: {low:,} to {high:,}, by split"
-        warnings.append({"kind": same[0]["kind"], "count": high, "text": text})
+    for same in by_key.values():
+        worst = max(same, key=lambda warning: int(warning["count"]))
+        low, high = min(w["count"] for w in same) if len(same) == len(reports) else 0, worst["count"]
+        text = worst["text"] + (f" ({low:,} to {high:,}, by split)" if low < high else "")
+        warnings.append(worst | {"text": text})
     draws = {name: {s: n["samples"] for s, n in of["splits"].items()} for name, of in reports.items()}
     note = f"Of {len(reports)} splits: warnings are of all, tables of the first ({next(iter(reports))})."
     more = {"draws": draws, "warnings": warnings, "summary": in_one_line(warnings)}
@@ -191,15 +236,23 @@ def _describe_files(
     files = content_hashes((path for cell in whole for path in files_of(cell, root)), hashes)
     about, array = store.meta["modalities"][name], store.arrays[name]
     facts = kind.facts(about, cells, code, split, root, lambda path: files[path][0], array)
+    facts["constant"] = {"differing": differing_rows(array, about["normaliser"], split, kind.masked)}
     digests = cell_digests(cells, root, lambda path: files[path][1])
     return facts, pd.factorize(np.array(digests, object))[0].astype(np.int64)[code]
 
 
-def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> list[str]:
-    """The columns that may have outliers: numbers of tabular modalities, and a regression's target."""
-    named = [c for about in store.meta["modalities"].values() for c in about["settings"].get("columns", [])]
-    columns = [c for c in named if c in table and table[c].dtype.kind in "fiu"]
-    return columns + ["target"] * (meta["task"] == "regression")
+def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The columns that may have outliers: numbers of each tabular modality, and a regression's target."""
+    named = {m: about["settings"].get("columns", []) for m, about in store.meta["modalities"].items()}
+    columns = {m: [c for c in own if c in table and table[c].dtype.kind in "fiu"] for m, own in named.items()}
+    return columns | ({"target": ["target"]} if meta["task"] == "regression" else {})
+
+
+def _of_tables(table: pd.DataFrame, store: FeatureStore) -> list[str]:
+    """The columns of tabular modalities that hold numbers or categories."""
+    settings = [about["settings"] for about in store.meta["modalities"].values()]
+    named = [c for of in settings for key in ("columns", "categorical") for c in of.get(key) or []]
+    return [c for c in dict.fromkeys(named) if c in table]
 
 
 def _splits(split: Array, target: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -239,6 +292,13 @@ def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
         for group, row in crossing.head(FIRST).iterrows()
     ]
     return {"column": column, "groups": len(counts), "crossing": len(crossing), "first": first}
+
+
+def _worst(outliers: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many columns have outliers and how many they have, with the ten that have most."""
+    first = sorted(outliers, key=lambda column: -column["count"])[:FIRST]
+    count = sum(column["count"] for column in outliers)
+    return {"affected": len(outliers), "count": count, "first": first} if outliers else {}
 
 
 def _outliers(

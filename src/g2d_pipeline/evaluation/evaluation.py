@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from .figures import make_figures
 from .metrics import collect_metrics
-from .records import Run, history_frame, modality_order
+from .notes import result_notes
+from .records import Failure, Run, history_frame, modality_order
 from .report import build_report
 from .summary_json import metrics_summary
 from .tables import summarise, table_text
@@ -20,7 +21,7 @@ from .tables import summarise, table_text
 @dataclass(frozen=True)
 class Evaluation:
     """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report,
-    table."""
+    table (with the notes below it)."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -36,10 +37,12 @@ def evaluate(
     rankings: pd.DataFrame,
     configuration: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    failures: Sequence[Failure] = (),
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
-    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`. Raises ValueError where runs
+    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
+    not there because their training failed. Raises ValueError where runs
     are missing, come twice, differ in task, or their predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
@@ -47,6 +50,7 @@ def evaluate(
     unit = str(manifest_meta.get("target_unit") or "")
     metrics = collect_metrics(runs, dataset, source)
     summary = summarise(metrics, "test")
+    notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     first = next((run for run in runs if not run.is_teacher), runs[0])
     figures = make_figures(
         history_frame(runs),
@@ -60,8 +64,10 @@ def evaluate(
     return Evaluation(
         metrics=metrics,
         summary=summary,
-        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings),
+        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes),
         figures=figures,
-        report=build_report(metrics, summary, figures, runs, manifest_meta, rankings, configuration, data),
-        table=table_text(summary, unit),
+        report=build_report(
+            metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
+        ),
+        table=table_text(summary, unit, None, failures, notes),
     )

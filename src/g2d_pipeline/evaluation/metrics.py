@@ -51,13 +51,14 @@ nats."""
 
 TASK_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro", "nll"),
-    "regression": ("mape", "r2", "rmse", "mae"),
+    "regression": ("rmse", "r2", "mape", "mae"),
 }
 HEADLINE_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro"),
-    "regression": ("mape", "r2"),
+    "regression": ("rmse", "r2", "mape"),
 }
-"""The metrics of the main table; the first one is drawn in the bars."""
+"""The metrics of the main table; the first one is drawn in the bars. MAPE only where it is defined."""
+NEAR_ZERO = 0.01  # standard deviations of the targets: a target nearer to 0 makes percentages explode
 
 
 def metric_spec(name: str) -> Metric:
@@ -78,9 +79,9 @@ def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
     for classification `confidence`, the probability of the true class.
 
     Classification: `accuracy` and `f1_macro` (over the classes that occur) as fractions, `nll` = mean of
-    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `mape` in
-    percent (NaN where a target is 0: the percentage has no meaning), `r2` (NaN for fewer than two samples),
-    `rmse` and `mae` in the target's unit.
+    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `rmse` and
+    `mae` in the target's unit, `r2` (NaN where the targets do not vary), and `mape` in percent (NaN where a
+    target lies within 1 % of the targets' standard deviation of 0: the percentage has no meaning).
 
     Raises ValueError for an unknown task, an empty frame, a missing column, a NaN or infinite value, a class
     that is not a whole number, or a confidence outside [0, 1]."""
@@ -120,11 +121,12 @@ def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.n
 
 
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-    percentage = sk.mean_absolute_percentage_error(target, prediction) if (target != 0).all() else np.nan
+    apart = bool((np.abs(target) > NEAR_ZERO * target.std()).all())
+    percentage = sk.mean_absolute_percentage_error(target, prediction) if apart else np.nan
     return {
-        "mape": 100.0 * float(percentage),
-        "r2": float(sk.r2_score(target, prediction)) if len(target) > 1 else float("nan"),
         "rmse": float(np.sqrt(sk.mean_squared_error(target, prediction))),
+        "r2": float(sk.r2_score(target, prediction)) if np.ptp(target) > 0 else float("nan"),
+        "mape": 100.0 * float(percentage),
         "mae": float(sk.mean_absolute_error(target, prediction)),
     }
 

@@ -3,6 +3,7 @@ marks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from g2d_pipeline.html import GREY, INK, PALETTE, TEMPLATE, text
 from .records import MULTI, TEACHER, repeat_columns
 
 COLUMNS = 3
+PANEL_WIDTH = 900  # pixels that the panels of a row have, about, in a narrow window
+LETTER = 6.5  # pixels, about, of a letter of the labels above a panel
 
 
 def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> dict[str, object]:
@@ -74,13 +77,13 @@ def panel_figure(
         panel = Panel(name, history[history["method"] == name], index // columns + 1, index % columns + 1)
         panels.append(panel)
         heading = "teachers alone" if panel.is_teachers else text(name)
-        _note(figure, panel, f"<b>{heading}</b>", size=13, shift=20 if phases else 4)
+        _note(figure, panel, f"<b>{heading}</b>", size=13, shift=34 if phases else 4)
         last = index + columns >= len(names)
         figure.update_xaxes(
             title_text="epoch" if last else None, showticklabels=True, row=panel.row, col=panel.col
         )
         if phases and not panel.is_teachers:
-            _mark_phases(figure, panel, phases)
+            _mark_phases(figure, panel, phases, PANEL_WIDTH / columns)
     figure.update_yaxes(title_text=y_title, col=1)
     figure.update_layout(template=TEMPLATE, title=title, height=height)
     return figure, panels
@@ -106,13 +109,15 @@ def _note(
     )
 
 
-def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> None:
+def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str], width: float) -> None:
     """A vertical line where a phase begins, and above it who learns (all, one modality, or the phase's
-    number)."""
+    number), in the lower of two rows with room for it; in neither where labels are too close. `width`: of the
+    panel, in pixels."""
     frame = panel.history
     if frame["phase"].nunique() < 2:
         return
-    first = int(frame["epoch"].min())
+    first, last = int(frame["epoch"].min()), int(frame["epoch"].max())
+    ends = [-math.inf, -math.inf]  # of the words in the two rows, in pixels
     for start in sorted({int(e) for e in frame.groupby([*repeat_columns(frame), "phase"])["epoch"].min()}):
         numbers = sorted({int(p) for p in frame.loc[frame["epoch"] == start, "phase"]})
         learning = {frozenset(str(s).split("+")) for s in frame.loc[frame["phase"].isin(numbers), "learning"]}
@@ -133,7 +138,11 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str]) -> 
                 row=panel.row,
                 col=panel.col,
             )
-        _note(figure, panel, text(words), size=11, shift=3, x=at)
+        left = (at - first) / max(last - first, 1) * width
+        row = next((row for row, end in enumerate(ends) if left >= end), None)
+        if row is not None:
+            ends[row] = left + LETTER * (len(words) + 1)
+            _note(figure, panel, text(words), size=11, shift=3 + 15 * row, x=at)
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:

@@ -54,6 +54,22 @@ class Run:
         return self.method == TEACHER
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A run that has no model: its training failed, for this reason (a line)."""
+
+    method: str
+    modality: str
+    seed: int
+    reason: str
+    fold: int = 0
+
+    @property
+    def label(self) -> str:
+        fold = f"fold {self.fold}, " if self.fold else ""
+        return f"{row_label(self.method, self.modality)}, {fold}seed {self.seed}"
+
+
 def repeat_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that tell apart the runs of one method: `seed`, and before it `fold` where there is one."""
     return [column for column in ("fold", "seed") if column in frame]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,18 +12,21 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.data_report.page import data_context
 from g2d_pipeline.html import describe_dropped, figure_html, page_environment
 
 from .metrics import metric_spec
-from .records import MULTI, SELECTIONS, TEACHER, Run, modality_order, ordered_runs, row_label
+from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
 from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
 from .tables import (
+    FAILED,
     best_methods,
     decimals,
     format_value,
     main_metric,
     other_metrics,
+    row_labels,
     seed_table,
     seeds_note,
     selection_note,
@@ -42,13 +46,16 @@ def build_report(
     rankings: pd.DataFrame,
     configuration: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
+    failures: Sequence[Failure] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
 
     `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this
     order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
     `source`, `dropped`, `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved;
-    `data`: see `data_report.report.describe_data`. All text from data is escaped."""
+    `data`: see `data_report.report.describe_data`; `failures`: runs without a model; `notes`: see
+    `result_notes`. All text from data is escaped."""
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])
@@ -68,10 +75,12 @@ def build_report(
         protocol=protocol(runs),
         warn_selection=selection_note(metrics),
         code_ignored=configuration.get("code") == "ignore",
-        cards=cards(summary),
-        main=table_cells(summary_table(summary), summary, unit),
-        other=table_cells(summary_table(summary, other_metrics(summary)), summary, unit),
-        by_seed=table_cells(seed_table(metrics, split), summary, unit),
+        failures=failures,
+        notes=notes,
+        cards=cards(summary, str(configuration.get("method", "")), failures),
+        main=table_cells(summary_table(summary, None, failures), summary, unit, failures),
+        other=table_cells(summary_table(summary, other_metrics(summary), failures), summary, unit, failures),
+        by_seed=with_epochs(table_cells(seed_table(metrics, split), summary, unit), runs),
         methods=method_rows(runs),
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
         dropped_more=max(0, len(dropped) - DROPPED_SHOWN),
@@ -88,45 +97,67 @@ def build_report(
 
 def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """How the evaluated epochs were chosen: a row a selection and metric, with the runs it holds for."""
-    names: dict[tuple[str, str], dict[str, None]] = {}  # the values: an ordered set
+    names: dict[tuple[str, str, str], dict[str, None]] = {}  # the values: an ordered set
     for run in ordered_runs(runs):
-        key = (str(run.info.get("selection", "val")), str(run.info.get("metric", "")))
+        info = run.info
+        words = SELECTIONS.get(selection := str(info.get("selection", "val")), selection)
+        if selection != "last" and info.get("selection_epochs", (1, 1))[0] > 1:
+            words += " of the last phase"
+        key = (selection, words, str(info.get("selection_metric", info.get("metric", ""))))
         names.setdefault(key, {})[row_label(run.method, run.modality)] = None
     return [
         {
             "selection": selection,
-            "words": SELECTIONS.get(selection, selection),
+            "words": words,
             "metric": metric_spec(metric).label,
             "who": "all runs" if len(names) == 1 else ", ".join(own),
         }
-        for (selection, metric), own in names.items()
+        for (selection, words, metric), own in names.items()
     ]
 
 
-def cards(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """The first thing seen: the best teacher and each method, by `main_metric`."""
+def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """The table by seeds, its epochs with those that they were selected from: `"29 of 21–30"`."""
+    infos = {(row_label(run.method, run.modality), run.seed): run.info for run in runs}
+    for row in table["rows"]:
+        first, last = infos[row["label"], row["extra"][0]].get("selection_epochs", (1, 1))
+        if last > first > 1:
+            row["extra"][1] = f"{row['extra'][1]} of {first}–{last}"
+    return table
+
+
+def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
+    """The first thing seen: the best teacher and each method, by `main_metric`; of more than fit, the run's
+    own `method` and the first ones."""
     name = main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
     digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
     teachers = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").head(1)
     students = own[(own["method"] != TEACHER) & (own["part"] == MULTI)]
+    beside = students[students["method"] != method].head(CARDS_SHOWN - len(teachers) - 1)["method"]
+    students = students[students["method"].isin([*beside, method])]
+    chosen = pd.concat([teachers, students]).to_dict(orient="records")
+    if method not in set(students["method"]) and method in {failure.method for failure in failures}:
+        chosen.append({"method": method, "mean": math.nan, "std": math.nan, "n": 0})
     return [
         {
             "label": f"best teacher · {row['modality']}" if row["method"] == TEACHER else row["method"],
-            "value": format_value(name, row["mean"], digits=digits),
+            "value": format_value(name, row["mean"], digits=digits) if row["n"] else FAILED,
             "spread": format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
             "best": row["method"] in best,
         }
-        for row in pd.concat([teachers, students]).head(CARDS_SHOWN).to_dict(orient="records")
+        for row in chosen
     ]
 
 
-def table_cells(wide: pd.DataFrame, summary: pd.DataFrame, unit: str) -> dict[str, Any]:
+def table_cells(
+    wide: pd.DataFrame, summary: pd.DataFrame, unit: str, failures: Sequence[Failure] = ()
+) -> dict[str, Any]:
     """A wide table for the template: `groups` (metric titles), `parts` and `rows` (label, extra, cells)."""
-    best, rows = best_methods(summary), []
+    best, rows, labels = best_methods(summary), [], row_labels(summary, failures)
     index: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
     for (method, modality, *extra), texts in zip(index, wide.to_numpy(), strict=True):
@@ -138,7 +169,7 @@ def table_cells(wide: pd.DataFrame, summary: pd.DataFrame, unit: str) -> dict[st
             }
             for (name, part), text in zip(columns, texts, strict=True)
         ]
-        label = row_label(method, modality)
+        label = labels[method, modality]
         rows.append({"label": label, "teacher": method == TEACHER, "extra": extra, "cells": cells})
     return {
         "groups": [metric_spec(name).title(unit) for name in wide.columns.unique("metric")],
@@ -149,7 +180,8 @@ def table_cells(wide: pd.DataFrame, summary: pd.DataFrame, unit: str) -> dict[st
 
 
 def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row a method: fusion, parameters and schedule, as the first of its runs was trained."""
+    """A row a method: fusion, parameters and schedule, as the first of its runs was trained; of parameters
+    those that differ from the defaults."""
     first: dict[str, Run] = {}
     for run in ordered_runs(runs):
         if not run.is_teacher:
@@ -158,11 +190,20 @@ def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         {
             "method": method,
             "fusion": str(run.info.get("fusion") or "–"),
-            "parameters": describe(run.info.get("parameters")),
-            "smp": describe(run.info.get("smp")),
+            "parameters": describe(run.info.get("parameters_changed", run.info.get("parameters"))),
+            "smp": describe(schedule(run.info.get("smp"))),
         }
         for method, run in first.items()
     ]
+
+
+def schedule(smp: Any) -> Any:
+    """What of an SMP schedule says something: its phases, what ranks, and what differs from the defaults."""
+    if not isinstance(smp, Mapping):
+        return smp
+    defaults = SMPSettings().model_dump(mode="json") | {"tau": None, "confidence_on": None}
+    unused = () if smp.get("tau") == "auto" else ("auto_gap", "auto_patience")
+    return {key: value for key, value in smp.items() if key not in unused and value != defaults.get(key)}
 
 
 def describe(values: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from .records import repeat_columns
+from .records import Failure, repeat_columns
 from .tables import selection_note
 
 RANKING_COLUMNS = ("seed", "confidence_on", "modality", "confidence")
@@ -29,13 +30,19 @@ def plain(value: Any) -> Any:
 
 
 def metrics_summary(
-    metrics: pd.DataFrame, summary: pd.DataFrame, manifest_meta: Mapping[str, Any], rankings: pd.DataFrame
+    metrics: pd.DataFrame,
+    summary: pd.DataFrame,
+    manifest_meta: Mapping[str, Any],
+    rankings: pd.DataFrame,
+    failures: Sequence[Failure] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Every number of a run and over seeds, JSON-able; values as stored (see `metrics.METRICS`), NaN as None.
 
     Keys: `dataset`, `source`, `task`, `target`, `counts`, `dropped` (how many), `selection` (a note where an
     epoch was not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`),
-    `summary` (rows of `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and
+    `failed` (runs without a model: method, modality, seed, reason), `notes` (see `result_notes`), `summary`
+    (rows of `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and
     `ranking_disagreements` (seeds); of several splits `draws` (the counts of each) and every run's `fold`."""
     runs = []
     keys = ["method", "modality", *repeat_columns(metrics), "selection", "selected_epoch"]
@@ -56,6 +63,8 @@ def metrics_summary(
             "dropped": len(manifest_meta.get("dropped", [])),
             "selection": selection_note(metrics),
             "runs": runs,
+            "failed": [{k: v for k, v in asdict(f).items() if k != "fold" or v} for f in failures],
+            "notes": notes,
             "summary": rows,
             "rankings": ranking_record(rankings),
             "ranking_disagreements": ranking_disagreements(rankings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec, task_of
-from .records import MULTI, SELECTIONS, TEACHER, repeat_columns, repeats_note, row_label
+from .records import MULTI, SELECTIONS, TEACHER, Failure, repeat_columns, repeats_note, row_label
 
 ABSENT = "–"
 """What stands where there is no number."""
+FAILED = "failed"
+"""What stands where every run of a method or teacher failed."""
 
 SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "metric"]
 
@@ -96,28 +99,43 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None,
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
-    """The main table's metrics, by the task of the `metric` column."""
-    return list(HEADLINE_METRICS[task_of(frame)])
+    """The main table's metrics, by the task of the `metric` column; without MAPE where it is undefined
+    throughout."""
+    undefined = set(frame["metric"]) - finite_metrics(frame)
+    return [name for name in HEADLINE_METRICS[task_of(frame)] if name != "mape" or name not in undefined]
+
+
+def finite_metrics(frame: pd.DataFrame) -> set[str]:
+    """The metrics that are a number somewhere, in a summary (`mean`) or seed by seed (`value`)."""
+    return set(frame.loc[frame["mean" if "mean" in frame else "value"].notna(), "metric"])
 
 
 def main_metric(frame: pd.DataFrame) -> str:
     """The first of the task's metrics whose mean is a number somewhere in a summary."""
-    finite = set(frame.loc[frame["mean"].notna(), "metric"])
+    finite = finite_metrics(frame)
     return next((n for n in [*headline(frame), *other_metrics(frame)] if n in finite), headline(frame)[0])
 
 
 def other_metrics(frame: pd.DataFrame) -> list[str]:
     """The metrics that the main table leaves out."""
-    task = task_of(frame)
-    return [name for name in TASK_METRICS[task] if name not in HEADLINE_METRICS[task]]
+    main = headline(frame)
+    return [name for name in TASK_METRICS[task_of(frame)] if name not in main]
 
 
-def summary_table(summary: pd.DataFrame, metric_names: Sequence[str] | None = None) -> pd.DataFrame:
+def summary_table(
+    summary: pd.DataFrame, metric_names: Sequence[str] | None = None, failures: Sequence[Failure] = ()
+) -> pd.DataFrame:
     """Wide text: index (method, modality), columns (metric, part), cells like `"71.3 ± 1.2"` or `"–"`.
 
     `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE
-    are in percent; RMSE and MAE in the target's unit."""
-    return _wide(summary, ["method", "modality"], metric_names, "mean")
+    are in percent; RMSE and MAE in the target's unit. A method or teacher of which all runs are among
+    `failures` has a row at the end that says so."""
+    wide = _wide(summary, ["method", "modality"], metric_names, "mean")
+    missing = [key for key in row_labels(summary, failures) if key not in wide.index]
+    parts = wide.columns.get_level_values("part")
+    cells = [[FAILED if part == (m or MULTI) else ABSENT for part in parts] for _, m in missing]
+    index = pd.MultiIndex.from_tuples(missing, names=wide.index.names) if missing else wide.index[:0]
+    return pd.concat([wide, pd.DataFrame(cells, index=index, columns=wide.columns, dtype=object)])
 
 
 def seed_table(
@@ -131,9 +149,10 @@ def seed_table(
 
 def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
     """Metric → the method(s) with the best multimodal mean; empty where fewer than two methods can be
-    compared."""
+    compared. A method of which runs failed is compared with none: the mean of what is left flatters it."""
     best: dict[str, list[str]] = {}
     students = summary[(summary["part"] == MULTI) & (summary["method"] != TEACHER) & summary["mean"].notna()]
+    students = students[students["n"] == students["n"].max()]
     for name, group in students.groupby("metric", sort=False):
         top = group["mean"].max() if metric_spec(str(name)).higher_is_better else group["mean"].min()
         chosen = group.loc[np.isclose(group["mean"], top, rtol=1e-12, atol=0.0), "method"]
@@ -157,6 +176,18 @@ def seeds_note(summary: pd.DataFrame) -> str:
     return f"{low}–{high} runs of {folds} folds" if folds else f"{low}–{high} seeds"
 
 
+def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[tuple[str, str], str]:
+    """(method, modality) → what its row is called: where runs failed, with how many of its seeds are there.
+    Those without any come last."""
+    lost = Counter((failure.method, failure.modality) for failure in failures)
+    left: dict[Any, int] = summary.groupby(["method", "modality"], sort=False)["n"].max().to_dict()
+    labels = {(method, m): row_label(method, m) for method, m in [*left, *lost]}
+    runs = "folds and seeds" if "folds" in summary else "seeds"
+    for key, n in lost.items():
+        labels[key] += f" ({left.get(key, 0)} of {left.get(key, 0) + n} {runs})"
+    return labels
+
+
 def table_title(summary: pd.DataFrame) -> str:
     """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it the selection where it was not
     validation."""
@@ -168,13 +199,19 @@ def table_title(summary: pd.DataFrame) -> str:
     return "\n".join(filter(None, [line, selection_note(summary)]))
 
 
-def render_table(summary: pd.DataFrame, unit: str = "", metric_names: Sequence[str] | None = None) -> Table:
+def render_table(
+    summary: pd.DataFrame,
+    unit: str = "",
+    metric_names: Sequence[str] | None = None,
+    failures: Sequence[Failure] = (),
+) -> Table:
     """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
     modalities.
 
     ★ marks the best multimodal value. `unit` is the target's, `metric_names` as in `summary_table`.
     """
-    wide, best = summary_table(summary, metric_names), best_methods(summary)
+    wide, best = summary_table(summary, metric_names, failures), best_methods(summary)
+    labels = row_labels(summary, failures)
     names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
     loud = summary["source"].iloc[0] == "sample"
     table = Table(
@@ -195,15 +232,24 @@ def render_table(summary: pd.DataFrame, unit: str = "", metric_names: Sequence[s
             for part, cell in zip(parts, cells, strict=True):
                 winner = part == MULTI and method in best.get(name, [])
                 texts.append(Text(f"★ {cell}" if winner else cell, style="bold green" if winner else ""))
-            table.add_row(Text(row_label(method, modality)), *texts)
+            table.add_row(Text(labels[method, modality]), *texts)
         table.add_section()
     return table
 
 
-def table_text(summary: pd.DataFrame, unit: str = "", metric_names: Sequence[str] | None = None) -> str:
-    """`render_table` as plain text, for logs and files; as wide as it needs to be."""
-    table = render_table(summary, unit, metric_names)
+def table_text(
+    summary: pd.DataFrame,
+    unit: str = "",
+    metric_names: Sequence[str] | None = None,
+    failures: Sequence[Failure] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """`render_table` as plain text, for logs and files; as wide as it needs to be. Below it, a line each, the
+    runs that failed, and `notes`."""
+    table = render_table(summary, unit, metric_names, failures)
     console = Console(file=io.StringIO(), width=240, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+    lines = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    below = [*(f"Failed: {failure.label}: {failure.reason}" for failure in failures), *notes]
+    return "\n".join([lines, *(["", *below] if below else [])]) + "\n"

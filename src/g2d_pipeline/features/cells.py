@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features.faults import MediaError, check_file
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.files import content_hash, release_pages
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
@@ -153,7 +152,7 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
 def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
     """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad
     words."""
-    try:
+    with decoding(path, "is not a .npy array"):
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = (
@@ -170,10 +169,6 @@ def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
                 path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
             )
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except MediaError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise MediaError(path, f"is not a .npy array ({error})") from error
     return array
 
 
@@ -181,10 +176,8 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with decoding(path, "is no parquet table"):
         table = pq.ParquetFile(path).read()
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise MediaError(path, f"is no parquet table ({error})") from error
     kinds = {f.name: f.type for f in table.schema}
     if other := [
         f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))
@@ -200,23 +193,16 @@ def read_idx(path: Path, dimensions: int | None = None) -> npt.NDArray[np.uint8]
     """A gzipped array of MNIST's format: two zero bytes, the type (8: bytes), the number of dimensions, their
     big-endian sizes. Raises MediaError for another file, or for another number of `dimensions`."""
     check_file(path)
-    try:
-        with gzip.open(path) as file:
-            head = file.read(4)
-            if len(head) < 4 or head[:3] != b"\0\0\x08" or not head[3]:
-                start = head.hex(" ") or "nothing"
-                raise MediaError(path, f"is no IDX array of bytes: it starts with {start}")
-            if head[3] != (dimensions or head[3]):
-                reason = (
-                    f"is an IDX array of {head[3]} dimensions, not {dimensions}: are two files exchanged?"
-                )
-                raise MediaError(path, reason)
-            shape = tuple(int(n) for n in np.frombuffer(file.read(4 * head[3]), ">u4"))
-            content = file.read(math.prod(shape))
-    except MediaError:
-        raise
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise MediaError(path, f"is truncated or not gzip ({error})") from error
+    with decoding(path, "is truncated or not gzip"), gzip.open(path) as file:
+        head = file.read(4)
+        if len(head) < 4 or head[:3] != b"\0\0\x08" or not head[3]:
+            start = head.hex(" ") or "nothing"
+            raise MediaError(path, f"is no IDX array of bytes: it starts with {start}")
+        if head[3] != (dimensions or head[3]):
+            reason = f"is an IDX array of {head[3]} dimensions, not {dimensions}: are two files exchanged?"
+            raise MediaError(path, reason)
+        shape = tuple(int(n) for n in np.frombuffer(file.read(4 * head[3]), ">u4"))
+        content = file.read(math.prod(shape))
     if len(shape) != head[3] or len(content) != math.prod(shape):
         reason = f"is truncated: its header {shape} promises more than its {len(content)} bytes"
         raise MediaError(path, reason)

@@ -17,7 +17,7 @@ from g2d_pipeline.features.chunk_journal import Notes
 from g2d_pipeline.features.files import mapped
 from g2d_pipeline.features.float16 import OVERFLOW, to_half
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
-from g2d_pipeline.features.reuse import RECORD, ReusableStore
+from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def run(job: Job) -> Done:
     copied = np.array(list(rows), np.int64)
     if len(copied):
         values[copied] = mapped(job.known.array)[list(rows.values())]  # type: ignore[union-attr]
-        findings.notes["constant"] |= dict.fromkeys(copied[records["constant"][copied] == 1].tolist(), 1)
-    records["constant"][list(findings.notes["constant"])] = 1
+    for note, counts in ((n, findings.notes[n]) for n in NOTES if n in findings.notes):
+        counts |= {k: int(records[note][k]) for k in rows if records[note][k]}
+        records[note][list(counts)] = list(counts.values())
     if errors is not None and job.records is not None:
         records["worst"][decoded], records["squares"][decoded] = errors[:, 0, 0], errors[:, 1, 0]
     records["key"][list(findings.faults)] = b""

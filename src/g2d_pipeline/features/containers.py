@@ -6,8 +6,11 @@ The sound track is decoded here; pictures are the business of `video.py`.
 
 from __future__ import annotations
 
+import mmap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.stream import Disposition
 
-from g2d_pipeline.features.faults import MediaError, check_file
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,7 +31,15 @@ if TYPE_CHECKING:
 # Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of
 # the file.
 TELLING = {"mov", "matroska", "flv", "avi", "asf"}
+FROM_ZERO = {"matroska", "avi", "asf"}  # whose duration is the end, also where the first packet is later
 SHORT = 0.9  # of what a header promises: below, a file is truncated; its streams may end a little apart
+BARE = {"aac", "ac3", "eac3", "dts", "loas", "mp3"}  # frames alone: their duration is a guess, no promise
+XING = re.compile(rb"\xff[\xe0-\xff]..(?:(?:.{9}|.{17}|.{32})(?:Xing|Info)(.{4}).{4}(.{4})|.{32}VBRI)", re.S)
+ID3V1 = 128  # bytes of the tag at the end of an MP3
+STARTS = {"OGG": b"OggS\0\2", "FLAC": b"fLaC"}  # how each of several recordings begins
+XING_BYTES = 2881  # the longest frame of an MP3
+SKIPPED = 3  # packets: more than an encoder's delay and padding, which a decoder leaves out
+LATE = 0.045  # seconds that sound ahead of its picture is noticed from (ITU-R BT.1359)
 
 
 @contextmanager
@@ -38,19 +49,23 @@ def opened(path: Path) -> Iterator[InputContainer]:
     Only this file is opened, whatever it says: a play list does not reach the network.
     """
     check_file(path)
-    try:
-        with av.open(
-            str(path.absolute()), "r", metadata_errors="replace", options={"protocol_whitelist": "file"}
-        ) as container:
-            if not len(container.streams):
-                raise MediaError(path, "is truncated or damaged: it holds neither pictures nor sound")
-            yield container
-    except av.FFmpegError as error:
-        raise MediaError(path, f"can not be decoded ({cause(error)})") from error
+    options = {"protocol_whitelist": "file"}
+    with (
+        decoding(path),
+        av.open(str(path.absolute()), "r", metadata_errors="replace", options=options) as container,
+    ):
+        if not len(container.streams):
+            raise MediaError(path, "is truncated or damaged: it holds neither pictures nor sound")
+        yield container
 
 
 def cause(error: av.FFmpegError) -> str:
     return error.strerror or type(error).__name__
+
+
+def in_seconds(units: int | None, base: Fraction | None) -> float:
+    """So many units of a time base; 0 where either is not told."""
+    return float(units * base) if units and base else 0.0
 
 
 def form(container: InputContainer) -> str:
@@ -61,13 +76,18 @@ def form(container: InputContainer) -> str:
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The first stream of pictures that is no cover; decoded on one thread, so that any machine gives equal
     bytes."""
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = _pictures(container)
     if not streams:
         raise MediaError(path, "has no video stream")
     if not streams[0].codec_context:
         raise MediaError(path, "has pictures in a format that is not known")
     streams[0].codec_context.thread_count = 1
     return streams[0]
+
+
+def _pictures(container: InputContainer) -> list[VideoStream]:
+    """Its streams of pictures that are no covers."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
@@ -77,11 +97,11 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     promises."""
     end = 0.0
     for packet in container.demux():
-        if packet.size and packet.pts is not None and packet.time_base:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.size and packet.pts is not None:
+            end = max(end, in_seconds(packet.pts + (packet.duration or 0), packet.time_base))
         yield packet
-    if container.duration and form(container) in TELLING:
-        promised, held = container.duration / av.time_base, end - (container.start_time or 0) / av.time_base
+    if form(container) in TELLING:
+        promised, held = _promised(container), end - (container.start_time or 0) / av.time_base
         rates = [float(s.average_rate) for s in container.streams.video if s.average_rate]
         if (
             held + 2 / min(rates, default=20.0) < SHORT * promised
@@ -91,11 +111,18 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
             )
 
 
+def _promised(container: InputContainer) -> float:
+    """The seconds that the header tells, from the first packet on; 0 where it does not."""
+    start = (container.start_time or 0) if form(container) in FROM_ZERO else 0
+    return max((container.duration or 0) - start, 0) / av.time_base
+
+
 def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     """The whole first sound track: (`[T]`, the mean of its channels, full scale = 1; samples per second).
 
-    Raises MediaError where there is none, where it ends before 90 % of its promised length, or where it can
-    not be decoded to its end."""
+    Where it starts later than the pictures (by 45 ms or more), silence comes before it, so that it keeps
+    step with them. Tags between MP3 files that were joined are skipped. Raises MediaError where there is
+    none, where it ends before 90 % of its promised length, or where it can not be decoded to its end."""
     with opened(path) as container:
         if form(container) == "image2" or form(container).endswith("_pipe"):
             raise MediaError(path, "can not be decoded: it is a picture")
@@ -106,12 +133,16 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             raise MediaError(path, "has sound in a format that is not known")
         parts: list[npt.NDArray[np.float32]] = []
         rates: set[int] = set()
+        start, joined = None, form(container) == "mp3"
         try:
             for packet in packets(container, path):
                 if packet.stream_index != stream.index:
                     continue
+                if joined and bytes(packet)[:3] in (b"ID3", b"TAG"):
+                    continue
                 for frame in packet.decode():
                     if isinstance(frame, AudioFrame):
+                        start = frame.time if not parts else start
                         parts.append(_mono(frame))
                         rates.add(frame.sample_rate)
         except av.FFmpegError as error:
@@ -119,17 +150,58 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             raise MediaError(
                 path, f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
             ) from None
-        promised = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        told = form(container) not in BARE | FROM_ZERO
+        promised = in_seconds(stream.duration, stream.time_base) if told else 0.0
+        late = _delay(container, start)
     if len(rates) > 1:
         raise MediaError(path, f"changes its sample rate: {', '.join(map(str, sorted(rates)))} Hz")
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     rate = rates.pop() if rates else stream.rate
-    if len(wave) < SHORT * promised * rate:
-        held = len(wave) / rate
+    if (held := len(wave) / rate) < SHORT * promised:
         raise MediaError(
             path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s"
         )
+    if late:
+        wave = np.concatenate([np.zeros(round(late * rate), np.float32), wave])
     return wave, rate
+
+
+def _delay(container: InputContainer, start: float | None) -> float:
+    """Seconds by which sound that starts at `start` follows the first picture; 0 where it is not noticed."""
+    starts = [in_seconds(s.start_time, s.time_base) for s in _pictures(container)]
+    late = 0.0 if start is None or not starts else start - starts[0]
+    longest = (container.duration or 600 * av.time_base) / av.time_base  # later, its times are wrong
+    return late if LATE <= late <= longest else 0.0
+
+
+def tells_all(path: Path, form: str) -> tuple[bool, bool]:
+    """Whether a FLAC, OGG or MP3 file is one recording, not several that were joined, as a search of its
+    bytes tells at once; whether a header tells its length (not of an MP3 without Xing, Info or VBRI)."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if (mark := STARTS.get(form)) is not None:
+            return content.find(mark, content.find(mark) + 1) < 0, True
+        tag = content[:10]  # an ID3 tag tells its size in four times seven bits
+        start = 10 + int("".join(f"{byte:07b}" for byte in tag[6:]), 2) if tag[:3] == b"ID3" else 0
+        header = XING.search(content[start : start + 2 * XING_BYTES])
+        if header is None or header[2] is None:
+            return False, header is not None
+        rest = len(content) - start - header.start() - int.from_bytes(header[2], "big")
+        return header[1][-1] & 2 > 0 and rest in (0, ID3V1), True
+
+
+def count_sound(path: Path) -> tuple[float, float]:
+    """(seconds of sound that the packets of a file hold, seconds of three of them): it is not decoded.
+
+    (0, 0) where it can not be opened, as an MP3 of one frame."""
+    try:
+        with opened(path) as container:
+            stream = container.streams.audio[0]
+            units = [p.duration or 0 for p in container.demux(stream) if p.size]
+            units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
+            most = SKIPPED * max(units, default=0)
+            return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
+    except MediaError:  # libsndfile has opened it
+        return 0.0, 0.0
 
 
 def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
@@ -148,12 +220,9 @@ def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
 def container_header(path: Path) -> dict[str, float]:
     """The seconds of a video and the size of its frames before rotation; nothing where unknown."""
     header: dict[str, float] = {}
-    try:
-        with opened(path) as container:
-            if container.duration:
-                header["seconds"] = container.duration / av.time_base
-            for stream in container.streams.video[:1]:
-                header |= {"width": float(stream.width), "height": float(stream.height)}
-    except MediaError:
-        return {}
+    with opened(path) as container:
+        if form(container) not in BARE and (seconds := _promised(container)):
+            header["seconds"] = seconds
+        for stream in container.streams.video[:1]:
+            header |= {"width": float(stream.width), "height": float(stream.height)}
     return header

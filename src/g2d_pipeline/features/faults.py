@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from g2d_pipeline.errors import DataError, content_fault, media_fault
+from g2d_pipeline.errors import DataError, G2DError, content_fault, media_fault
 
 
 class MediaError(DataError):
@@ -19,6 +21,23 @@ class MediaError(DataError):
     def __reduce__(self) -> tuple[type[MediaError], tuple[Path | str, str]]:
         """Sent to another process, it is made anew."""
         return type(self), (self.file, self.reason)
+
+
+@contextmanager
+def decoding(path: Path | str, failed: str = "can not be decoded") -> Iterator[None]:
+    """Whatever is raised inside, but for errors of ours, becomes a MediaError of this file, and its cause.
+
+    Libraries raise almost anything for a broken file: SyntaxError, struct.error, MemoryError for a size that
+    its header makes up, … The reason is `failed`, the type of the error, and what it says."""
+    try:
+        yield
+    except G2DError:
+        raise
+    except Exception as error:
+        said = " ".join(str(getattr(error, "strerror", None) or error).split())
+        what = "is truncated" if "truncated" in said else failed
+        reason = f"{what} ({type(error).__name__}{': ' * bool(said)}{said})"
+        raise MediaError(path, reason) from error
 
 
 def check_file(path: Path | str) -> None:

@@ -23,9 +23,10 @@ from g2d_pipeline.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-# What is kept of a cell: its key; whether it is silent or of one colour; the largest rounding error of its
-# stored numbers, and the sum of their squares (0 where nothing is rounded).
-RECORD = np.dtype([("key", "S32"), ("constant", "u1"), ("worst", "<f8"), ("squares", "<f8")])
+# What is kept of a cell: its key; the counts of its notes (of each kind that is `reusable`); the largest
+# rounding error of its stored numbers, and the sum of their squares (0 where nothing is rounded).
+NOTES = ("constant", "narrow")
+RECORD = np.dtype([("key", "S32"), *((n, "<u4") for n in NOTES), ("worst", "<f8"), ("squares", "<f8")])
 # The same in a store, sorted by key, with a row of the array that holds the cell.
 CELL = np.dtype([*RECORD.descr, ("row", "<i8")])
 

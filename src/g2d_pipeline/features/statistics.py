@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from g2d_pipeline.files import release_pages
 
 STD_FLOOR = 1e-6
 CONSTANT, TINY = 1e-12, 1e-30  # a std below this share of the mean is rounding; one below TINY is no divisor
+NO_INFORMATION = float(np.finfo(np.float32).max)  # the std of a constant: what is divided by it is 0
 
 
 def channel_statistics(
@@ -20,10 +22,11 @@ def channel_statistics(
     """(mean `[C]`, std `[C]`) of scale · `array[rows]`, array `[N, C, …]`, over all but the channel axis.
 
     float64; the chunks' means and squared deviations are merged by the rule of Chan, Golub and LeVeque
-    (1983), which does not cancel. Population std, at least 1e-6. `rows` must not be empty. `chunk`: samples
-    at once, by default as many as fill 4 MB."""
+    (1983), which does not cancel. Population std, at least 1e-6; `NO_INFORMATION` of a constant channel.
+    `rows` must not be empty. `chunk`: samples at once, by default as many as fill 4 MB."""
     mean, std = _moments(array, rows, scale, chunk, masked=False)
-    return mean.tolist(), np.maximum(std, STD_FLOOR).tolist()
+    floored = np.where(_is_constant(mean, std), NO_INFORMATION, np.maximum(std, STD_FLOOR))
+    return mean.tolist(), floored.tolist()
 
 
 def feature_statistics(
@@ -32,14 +35,36 @@ def feature_statistics(
     """(mean `[C]`, std `[C]`, how many are constant) of `array[rows]`, features of any magnitude.
 
     `masked`: array `[N, C, T]`, of which only the steps count whose last channel is 1; that channel is a mask
-    and has mean 0 and std 1, so that it stays as it is. A constant feature has std 1, as scikit-learn's
-    scaler does it: a value that differs from it outside train would become a million otherwise."""
+    and has mean 0 and std 1, so that it stays as it is. A constant feature has std `NO_INFORMATION`, so that
+    a model gets 0, whatever its value is outside train."""
     mean, std = _moments(array, rows, 1.0, None, masked)
-    constant = std <= np.maximum(TINY, CONSTANT * np.abs(mean))
-    std[constant] = 1.0
+    constant = _is_constant(mean, std)
+    std[constant] = NO_INFORMATION
     if masked:
-        mean[-1] = 0.0
+        mean[-1], std[-1] = 0.0, 1.0
     return mean.tolist(), std.tolist(), int(constant.sum()) - masked
+
+
+def _is_constant(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.asarray(std <= np.maximum(TINY, CONSTANT * np.abs(mean)))
+
+
+def differing_rows(
+    array: npt.NDArray[Any], normaliser: Mapping[str, Any] | None, split: npt.NDArray[Any], masked: bool
+) -> dict[str, int]:
+    """Channel (its number) → samples outside train with another value, of the channels that are constant in
+    train and not elsewhere. `array` `[N, C, …]`, `split` `[N]`; `masked`: see `feature_statistics`."""
+    std = np.asarray(normaliser["std"] if normaliser else [])
+    if normaliser is None or not len(constant := np.flatnonzero(std >= NO_INFORMATION)):
+        return {}
+    mean = np.asarray(normaliser["mean"])[constant].reshape(1, -1, 1)
+    counts = np.zeros(len(constant), np.int64)
+    for row in np.flatnonzero(split != "train").tolist():
+        values = np.asarray(array[row : row + 1], np.float64)[:, constant].reshape(1, len(constant), -1)
+        others = ~np.isclose(normaliser["scale"] * values, mean, 1e-6, 1e-9)
+        counts += (others & (array[row, -1] == 1) if masked else others).any(axis=2)[0]
+        release_pages(array)
+    return {str(c): n for c, n in zip(constant.tolist(), counts.tolist(), strict=True) if n}
 
 
 def _moments(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -17,11 +17,21 @@ MULTI = "multi"  # the multimodal prediction, as in the history
 class UnimodalHeads(nn.Module):
     """u^m `[B, C]`: by the fusion's own head of m where it has one, else by a linear head made here.
 
-    Made in `on_fit_start` as an attribute of the method, it is trained, saved and moved like the model."""
+    `modalities`: those that need one (None: all); `own=False`: made here for all of them, the fusion's own
+    heads are not used. Made in `on_fit_start` as an attribute of the method, it is trained, checkpointed and
+    moved like the model, and not part of the model that is saved."""
 
-    def __init__(self, model: MultimodalModel, outputs: int) -> None:
+    def __init__(
+        self,
+        model: MultimodalModel,
+        outputs: int,
+        modalities: Collection[str] | None = None,
+        own: bool | None = None,
+    ) -> None:
         super().__init__()
-        widths = {} if model.fusion.heads_of_its_own else model.fusion.widths
+        own = model.fusion.heads_of_its_own if own is None else own
+        needed = () if own else model.modalities if modalities is None else modalities
+        widths = {m: model.fusion.widths[m] for m in needed}
         self.heads = initialise(nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in widths.items()}))
 
     def logits(self, model: MultimodalModel, features: dict[str, Tensor], modality: str) -> Tensor:

@@ -205,6 +205,12 @@ class Method:
         rows."""
         return epochs
 
+    def phase(self, epoch: int, state: State) -> int:
+        """The phase of the method (from 1, never falling) that `epoch` (from 1) ends in: a model of an
+        earlier one than that of the last epoch is not finished, and not selected (`select_in`). By default
+        the epochs before a `start_epoch`, in which a method does not act yet, are the first of two."""
+        return 1 + (epoch >= getattr(self.parameters, "start_epoch", 1) > 1)
+
     def on_fit_start(self, state: State) -> None:
         """Called once, before `parameter_groups`: make modules of its own here (torch's generator is
         seeded)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from typing import Annotated, Literal
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
+from g2d_pipeline.methods._heads import UnimodalHeads
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, TeacherView
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
 
@@ -45,6 +47,7 @@ class G2DParameters(MethodParameters):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     feature_loss: FeatureLoss = "mse"
     reduction: Literal["mean", "sum"] = "mean"
+    logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
     modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     projection: bool = False
 
@@ -54,7 +57,18 @@ class G2DParameters(MethodParameters):
 
 
 class G2D(Method):
-    """Task loss + α·feature distillation + β·logit distillation; a term with weight 0 is not computed."""
+    """Task loss + α·feature distillation + β·logit distillation; a term with weight 0 is not computed.
+
+    `logits`, which of the student's are drawn to a teacher's (ours but for the first):
+
+    - `multimodal`: the fused logits l_s to each teacher (Eq. 3).
+    - `modality`: u_s^m, what the student says from modality m alone, to teacher m. u_s^m comes from the
+      fusion's own head of m in a classification, where a head that is right by itself makes their mean right;
+      else (a regression, whose mean of a good and a poor prediction is a mediocre one; a fusion without heads
+      of its own) from an auxiliary linear head on f_s^m, trained beside the fusion and left behind.
+    - `ensemble`: l_s to the w-weighted mean of the teachers' logits: one term, Σ_m w_m is divided out.
+
+    With one modality of a classification and late fusion the three are one."""
 
     Parameters = G2DParameters
     needs_teachers = True
@@ -65,12 +79,16 @@ class G2D(Method):
     by_modality = ("modality_weights",)
 
     def on_fit_start(self, state: State) -> None:
-        p, layers = self.parameters, {}
-        for m in state.model.modalities if p.projection and p.alpha > 0 else ():
-            ours, theirs = state.model.fusion.widths[m], int(state.teachers[m].feature.shape[1])
+        p, layers, model = self.parameters, {}, state.model
+        for m in model.modalities if p.projection and p.alpha > 0 else ():
+            ours, theirs = model.fusion.widths[m], int(state.teachers[m].feature.shape[1])
             if ours != theirs and p.weight(m) > 0:
                 layers[m] = nn.Linear(ours, theirs)
         self.projections = initialise(nn.ModuleDict(layers))
+        if p.logits == "modality" and p.beta > 0:
+            learning = [m for m in model.modalities if p.weight(m) > 0]
+            own = state.task.heads_average and model.fusion.heads_of_its_own
+            self.heads = UnimodalHeads(model, state.task.outputs, learning, own)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
@@ -85,8 +103,22 @@ class G2D(Method):
             terms["feature_distillation"] = p.alpha * reduce(add, features)
         if p.beta > 0 and views:
             logits = [
-                p.weight(m) * logit_distillation(state.task, output.logits, v.logits, p.temperature)
-                for m, v in views.items()
+                weight * logit_distillation(state.task, student, teacher, p.temperature)
+                for weight, student, teacher in self._logits(output, views, state)
             ]
             terms["logit_distillation"] = p.beta * reduce(add, logits)
         return terms
+
+    def _logits(
+        self, output: Output, views: dict[str, TeacherView], state: State
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Weight, student's and teacher's logits `[B, C]` of each term of the logit distillation."""
+        p = self.parameters
+        if p.logits == "ensemble":
+            total = sum(p.weight(m) for m in views)
+            yield 1.0, output.logits, reduce(add, (p.weight(m) / total * v.logits for m, v in views.items()))
+            return
+        for m, v in views.items():
+            own = p.logits == "modality"
+            student = self.heads.logits(state.model, output.features, m) if own else output.logits
+            yield p.weight(m), student, v.logits

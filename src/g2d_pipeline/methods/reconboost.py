@@ -99,6 +99,12 @@ class ReconBoost(Method):
             note = f"takes {needed} epochs, not {state.epochs}: say epochs={needed} or a smaller stage_epochs"
             logger.warning("reconboost: a stage of each of the %d modalities %s", k, note)
 
+    def phase(self, epoch: int, state: State) -> int:
+        """One more than the modalities that have had their first stage: finished once all have."""
+        p, k = self.parameters, len(state.model.modalities)
+        rounds = (epoch + p.rectification_epochs) // (p.stage_epochs + p.rectification_epochs)
+        return 1 + min(rounds, k)
+
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters
         self.stage, self.done = place(state.epoch, p.stage_epochs, p.rectification_epochs)

@@ -93,6 +93,11 @@ class Relearning(Method):
     def _due(self) -> bool:
         return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
 
+    def phase(self, epoch: int, state: State) -> int:
+        """One more than the re-initialisations before the epoch: finished after the last one."""
+        p = self.parameters
+        return 1 + min(p.reinit_num if p.gap_scale > 0 else 0, (epoch - 1) // p.reinit_epoch)
+
     def on_epoch_start(self, state: State) -> None:
         self.learnt = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -60,7 +60,7 @@ class MultimodalModel(nn.Module):
         if self.exchange is not None:
             if known or suppressed:
                 raise ValueError("encoders with an exchange run together: none can rest or be suppressed")
-            with _autocast(next(iter(inputs.values())), dtype):
+            with autocast(next(iter(inputs.values())), dtype):
                 encoded = self.exchange(self.encoders, inputs)
             encoded = {m: feature.float() for m, feature in encoded.items()}
             return Output(encoded, self.fusion(encoded))
@@ -68,7 +68,7 @@ class MultimodalModel(nn.Module):
             if m in known:
                 encoded[m] = known[m]
                 continue
-            with _autocast(inputs[m], dtype):
+            with autocast(inputs[m], dtype):
                 if m in suppressed:
                     with torch.no_grad(), preserve_norm_stats(encoder, suppressed_norm):
                         feature = encoder(inputs[m]).float()
@@ -84,7 +84,7 @@ class MultimodalModel(nn.Module):
         return self.fusion.unimodal_logits(features, modality)
 
 
-def _autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+def autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext()
 
 
@@ -133,3 +133,35 @@ def preserve_norm_stats(encoder: nn.Module, norm: str) -> Iterator[None]:
             encoder.train(was_training)
         for part in tracking:
             part.track_running_stats = True
+
+
+@torch.no_grad()
+def settle_norm_stats(
+    encoder: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Compute running statistics that were never computed (mean 0, variance 1): their average over `batches`.
+
+    They are those of the encoder as it is, each batch normalised by itself as in training, without dropout.
+    Batch norm with statistics (trained or pretrained), weights and random streams stay; without any that
+    lacks them, no batch is read. `dtype`: see `MultimodalModel.forward`."""
+    norms = (part for part in encoder.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+    fresh = {norm: norm.momentum for norm in norms if _never_updated(norm)}
+    if not fresh:
+        return
+    was_training = encoder.training
+    encoder.eval()
+    for norm in fresh:
+        norm.train()
+        norm.momentum = None  # torch's cumulative average
+    for x in batches:
+        with autocast(x, dtype):
+            encoder(x)
+    for norm, momentum in fresh.items():
+        norm.momentum = momentum
+    encoder.train(was_training)
+
+
+def _never_updated(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """Files of old torch versions lack `num_batches_tracked`, so that it is 0 for pretrained ones, too."""
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())

@@ -17,11 +17,15 @@ from g2d_pipeline.errors import DataError
 
 
 class Task(ABC):
-    """A kind of prediction. `outputs` is the width C of the logits."""
+    """A kind of prediction. `outputs` is the width C of the logits.
+
+    `heads_average`: whether the mean of heads that are each right is a better prediction (log-odds add up
+    evidence; the mean of a good and a poor number is a mediocre number)."""
 
     outputs: int
     metric: str  # the name of the selection metric
     higher_is_better: bool
+    heads_average: bool
 
     @abstractmethod
     def encode(self, target: Tensor) -> Tensor:
@@ -66,6 +70,7 @@ class Classification(Task):
     class_names: tuple[str, ...]
     metric = "accuracy"
     higher_is_better = True
+    heads_average = True
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
@@ -117,6 +122,7 @@ class Regression(Task):
     outputs = 1
     metric = "rmse"
     higher_is_better = False
+    heads_average = False
 
     def activate(self, logits: Tensor) -> Tensor:
         """Logits `[B, 1]` → scaled predictions `[B]`."""
@@ -156,13 +162,16 @@ class Regression(Task):
                 "output": self.output, "logit_loss": self.logit_loss}  # fmt: skip
 
 
-def regression_task(target: dict[str, float], output: Literal["sigmoid", "identity"]) -> Regression:
+def regression_task(
+    target: dict[str, float], output: Literal["auto", "sigmoid", "identity"] = "auto"
+) -> Regression:
     """The regression whose scaling comes from the train statistics `{min, max, mean, std}` of the target.
 
-    Raises DataError (a ValueError) where the train target is constant: there is nothing to learn."""
+    `output`: see `TargetSettings`. Raises DataError (a ValueError) where the train target is constant: there
+    is nothing to learn."""
     if not target["max"] > target["min"]:
         raise DataError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
-    if output == "sigmoid":
+    if output == "sigmoid" or (output == "auto" and target["min"] >= 0 and target["max"] <= 1):
         return Regression(target["min"], target["max"] - target["min"], target["std"], "sigmoid")
     return Regression(target["mean"], target["std"], target["std"], "identity", "mse")
 

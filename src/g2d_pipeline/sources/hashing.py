@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_write, content_hash
@@ -16,17 +18,17 @@ from g2d_pipeline.sources.faults import RACY_NS
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-Entry = list[int | str]  # size, mtime_ns, hash
+VERSION = 2
+Entry = list[int | str]  # size, mtime_ns, ctime_ns, inode, hash
 
 
 def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | None) -> str:
     """blake2b (32 hex digits) over `header` and each file's path relative to `root` and content, in the given
     order.
 
-    `cache`: a JSON file of hashes keyed by absolute path, valid while size and mtime_ns are the same. A
-    broken cache is rebuilt, one that can not be written is done without; either is logged. DataError where a
-    file can not be read."""
+    `cache`: a JSON file of hashes keyed by absolute path, valid while size, times and inode are the same (a
+    copy can set mtime, but not ctime). A broken cache is rebuilt, one that can not be written is done
+    without; either is logged. DataError where a file can not be read."""
     known = _read(cache) if cache is not None else {}
     # strings rather than paths: thousands of files in milliseconds
     base = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
@@ -40,10 +42,10 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
         changed = changed or entry is not known.get(key)
         if now - int(entry[1]) > RACY_NS:
             mine[key] = entry
-        total.update(f"\0{key.removeprefix(base)}\0{entry[2]}".encode(errors="surrogateescape"))
-    others = {key: entry for key, entry in known.items() if not key.startswith(base)}
+        total.update(f"\0{key.removeprefix(base)}\0{entry[-1]}".encode(errors="surrogateescape"))
+    others = {key: entry for key, entry in known.items() if not key.startswith(base) and key not in mine}
     if cache is not None and (changed or len(mine) + len(others) != len(known)):
-        _write(cache, others | mine)
+        _write(cache, {"version": VERSION, "files": others | mine})
     return total.hexdigest()
 
 
@@ -62,18 +64,30 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     for path in files:
         key = os.path.abspath(path)  # noqa: PTH100
         entries[path] = _entry(path, key, known.get(key))
-    return {path: (int(size), str(digest)) for path, (size, _, digest) in entries.items()}
+    return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries.items()}
+
+
+def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> list[str]:
+    """What `make` returns, or what `file` keeps of it for the same `key`."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        content = json.loads(file.read_bytes()) if file is not None else {}
+        if content["key"] == key:
+            return list(content["names"])
+    names = make()
+    if file is not None:
+        _write(file, {"key": key, "names": names})
+    return names
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its size, time and hash as they are now."""
+    """What is known of a file, where it has not changed; else its size, times, inode and hash as they are
+    now."""
     try:
         stat = os.stat(key)  # noqa: PTH116
     except OSError as error:
         raise DataError(f"{path} can not be read ({error.strerror}).") from None
-    if known is not None and known[0] == stat.st_size and known[1] == stat.st_mtime_ns:
-        return known
-    return [stat.st_size, stat.st_mtime_ns, content_hash(path)]
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return known if known is not None and known[:-1] == state else [*state, content_hash(path)]
 
 
 def _read(cache: Path) -> dict[str, Entry]:
@@ -82,7 +96,7 @@ def _read(cache: Path) -> dict[str, Entry]:
         if content["version"] != VERSION:
             return {}
         files = content["files"]
-        if all(isinstance(e, list) and len(e) == 3 and isinstance(e[2], str) for e in files.values()):
+        if all(isinstance(e, list) and len(e) == 5 and isinstance(e[-1], str) for e in files.values()):
             return dict(files)
     except FileNotFoundError:
         return {}
@@ -92,11 +106,12 @@ def _read(cache: Path) -> dict[str, Entry]:
     return {}
 
 
-def _write(cache: Path, files: dict[str, Entry]) -> None:
+def _write(cache: Path, content: dict[str, Any]) -> None:
     try:
         for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
-            leftover.unlink(missing_ok=True)
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink(missing_ok=True)
         with atomic_write(cache) as path:
-            path.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
+            path.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         logger.warning("The cache of file hashes %s can not be written: %s.", cache, error.strerror)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import TrainingSettings
-from g2d_pipeline.errors import G2DError
+from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.data import Data, take
 from g2d_pipeline.training.precision import autocast_dtype
@@ -36,7 +36,7 @@ MESSAGES = (
 Attempt = Callable[[int], None]  # raises an out-of-memory error where a batch of this size does not fit
 
 
-class CapacityError(G2DError):
+class CapacityError(TrainingError):
     """A batch does not fit into memory."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ class Data:
         split: Sequence[str] | npt.NDArray[np.str_],
         task: str = "classification",
         class_names: Sequence[str] | None = None,
-        output: str = "sigmoid",
+        output: Literal["auto", "sigmoid", "identity"] = "auto",
         augment: Mapping[str, AugmentSettings | None] | None = None,
         vocabulary: Mapping[str, int] | None = None,
     ) -> Data:
@@ -110,7 +110,7 @@ class Data:
                 raise ValueError(f"the target is not finite in rows {bad[:5].tolist()}")
             train = labels[rows["train"]]
             statistics = {name: float(getattr(train, name)()) for name in ("min", "max", "mean", "std")}
-            built = regression_task(statistics, "identity" if output == "identity" else "sigmoid")
+            built = regression_task(statistics, output)
         ids = np.array([str(i) for i in range(len(labels))])
         none = dict.fromkeys(arrays)
         return cls(arrays, labels, rows, built, none, ids, dict(augment or {}), dict(vocabulary or {}))

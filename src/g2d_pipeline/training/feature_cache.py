@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Collection, Iterable
-from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.models.multimodal import autocast
 from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, release, take
 
 CHUNK = 256  # samples of one forward over a split
@@ -98,7 +98,7 @@ class FeatureCache:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             x = gather(self.data, chunk, self.device, [modality])[modality]
-            with torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext():
+            with autocast(x, self.dtype):
                 features = encoder(x)
             self.keep(modality, chunk, features)
         encoder.train(was_training)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from g2d_pipeline.errors import G2DError
+from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.scoring import Scores
@@ -20,7 +20,7 @@ from g2d_pipeline.training.scoring import Scores
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
 
-class DivergenceError(G2DError):
+class DivergenceError(TrainingError):
     """A loss became NaN or infinite."""
 
 
@@ -161,14 +161,20 @@ class History:
 
 
 @contextmanager
-def explain_divergence(last_checkpoint: Callable[[], Path | None]) -> Iterator[None]:
-    """Add to a DivergenceError inside what can be done about it; `last_checkpoint()`: its path or None."""
+def explain_divergence(
+    last_checkpoint: Callable[[], Path | None], rests_on_statistics: Callable[[], bool]
+) -> Iterator[None]:
+    """Add to a DivergenceError inside what can be done about it, the likeliest remedy first.
+
+    `last_checkpoint()`: its path or None; `rests_on_statistics()`: whether an encoder was suppressed whose
+    batch norm goes by running statistics."""
     try:
         yield
     except DivergenceError as error:
+        by_batch = "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            "Remedies: a smaller learning rate (--params lr=…), a warm-up (lr_schedule.warmup=5), "
-            "clip_norm=1, smaller alpha and beta, suppressed_norm=batch (SMP, deep encoders: statistics "
-            "settle slowly), or a look at the features for extreme values."
+            f"Remedies, the likeliest first: {by_batch if rests_on_statistics() else ''}a smaller learning "
+            "rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
+            "a look at the features for extreme values."
         ) from None

@@ -83,7 +83,7 @@ def train_student(
         )
     options = options.updated(**changes)
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
-    training = TrainingSettings(**recipe)
+    training = TrainingSettings.model_validate(recipe, context={"task": data.task.to_json()["name"]})
     smp = SMPSettings(**smp) if isinstance(smp, dict) else smp
     outputs_of = {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()}
     algorithm = build_method(method, parameters or {})
@@ -104,6 +104,7 @@ def train_student(
     outputs, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
     result.model.cpu()
     info = {"algorithm": method, "parameters": algorithm.parameters.model_dump(mode="json"), "seed": seed}
+    info["parameters_changed"] = algorithm.parameters.model_dump(mode="json", exclude_defaults=True)
     info |= describe_run(data, architecture, training, smp, result)
     info["confidence"] = _mean_confidence(outputs, data, splits)
     return Trained(result.model, info, result.history, predictions, outputs)
@@ -149,7 +150,10 @@ def describe_run(
         "fusion": fusion_name(architecture),
         "training": training.model_dump(mode="json"),
         "selection": training.selection,
+        "selection_metric": training.selection_metric or data.task.metric,
         "selected_epoch": result.selected_epoch,
+        "selected_phase": list(result.selected_phase),
+        "selection_epochs": list(result.selection_epochs),
         "version": __version__,
     }
 

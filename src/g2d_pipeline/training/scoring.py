@@ -6,20 +6,21 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Data, gather, take
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 
 Scores = dict[str, dict[str, float]]  # split → part → value
-Key = tuple[float, float]  # larger is better: by the metric, then by the task loss
+Key = tuple[float, float]  # larger is better: by the selection metric, then by the task loss
 WORST: Key = (-math.inf, -math.inf)
 
 
@@ -79,29 +80,40 @@ def score_split(
     return Validation(whole, expected, scores | {"loss": float(data.task.loss(whole["multi"], expected))})
 
 
-def score_key(task: Task, scores: dict[str, float]) -> Key:
-    """The first value of `scores` is "multi", or a teacher's one modality."""
-    return (1 if task.higher_is_better else -1) * next(iter(scores.values())), -scores["loss"]
+def score_key(task: Task, scores: dict[str, float], metric: str | None = None) -> Key:
+    """The first value of `scores` is "multi", or a teacher's one modality. `metric`: `selection_metric`."""
+    sign = 1 if task.higher_is_better else -1
+    first = -scores["loss"] if metric == "loss" else sign * next(iter(scores.values()))
+    return first, -scores["loss"]
 
 
 class ModelSelector:
-    """Keeps weights and method state of the best epoch; of equal ones, the earlier."""
+    """Keeps weights and method state of the best epoch of the last phase so far (`select_in: all`: of all).
 
-    def __init__(self, task: Task, selection: Literal["val", "last", "test"]) -> None:
-        self.task, self.selection = task, selection
-        self.epoch = 0
+    Of epochs with the same selection metric, the one of the lowest task loss; of equal ones, the earlier.
+    `phase`: of the selected `epoch`; `first`: the first epoch of those that it was selected from."""
+
+    def __init__(self, task: Task, training: TrainingSettings) -> None:
+        self.task, self.training = task, training
+        self.epoch = self.phase = 0
+        self.first = 1
         self.key = WORST
         self.weights: dict[str, Tensor] | None = None
         self.method: dict[str, Any] = {}
 
-    def update(self, epoch: int, scores: Scores, model: MultimodalModel, method: Method) -> None:
-        """Keep this epoch's weights if they are the best so far."""
-        if self.selection == "last":
-            self.epoch = epoch
+    def update(self, epoch: int, phase: int, scores: Scores, model: MultimodalModel, method: Method) -> None:
+        """Keep this epoch's weights if they are the best so far; the phases, from 1, never fall."""
+        selection = self.training.selection
+        if selection == "last":
+            self.epoch = self.first = epoch
+            self.phase = phase
             return
-        key = score_key(self.task, scores[self.selection])
-        if self.weights is None or key > self.key:
-            self.key, self.epoch = key, epoch
+        begins = phase > self.phase and self.training.select_in == "last_phase"
+        if begins:
+            self.first = epoch
+        key = score_key(self.task, scores[selection], self.training.selection_metric)
+        if self.weights is None or begins or key > self.key:
+            self.key, self.epoch, self.phase = key, epoch, phase
             self.weights = copy.deepcopy(model.state_dict())
             self.method = copy.deepcopy(method.state_dict())
 
@@ -114,30 +126,33 @@ class ModelSelector:
             model.load_state_dict(last.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("task", "selection")}
+        return {name: value for name, value in vars(self).items() if name not in ("task", "training")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
 
 class EarlyStopping:
-    """Counts the epochs without a better validation score; `patience` of them end training (None: never)."""
+    """Counts the epochs without a better validation score; `patience` of them end training (None: never).
 
-    def __init__(self, task: Task, patience: int | None) -> None:
-        self.task, self.patience = task, patience
+    Better is what `ModelSelector` takes for better."""
+
+    def __init__(self, task: Task, training: TrainingSettings) -> None:
+        self.task, self.training = task, training
         self.epochs = 0
         self.key = WORST
 
     def update(self, scores: dict[str, float], counts: bool) -> None:
         """After an epoch; it is left out unless it `counts`."""
         if counts:
-            key = score_key(self.task, scores)
+            key = score_key(self.task, scores, self.training.selection_metric)
             self.epochs = 0 if key > self.key else self.epochs + 1
             self.key = max(self.key, key)
 
     @property
     def reached(self) -> bool:
-        return self.patience is not None and self.epochs >= self.patience
+        patience = self.training.early_stopping
+        return patience is not None and self.epochs >= patience
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "key": self.key}

@@ -59,7 +59,10 @@ class JointSchedule:
     watches = False
     norm = "batch"
     phase = 1
+    final_phase = 1  # the last one that has epochs
     in_last_phase = True
+    rest_untrained: tuple[str, ...] = ()  # modalities that may be suppressed, and normalise by running
+    # statistics, before their encoders have learnt
 
     def __init__(self, modalities: Sequence[str]) -> None:
         self.modalities = tuple(modalities)
@@ -137,6 +140,7 @@ class SMP(JointSchedule):
         super().__init__(modalities)
         self.settings = settings
         self.phases = settings.phases(len(self.modalities), epochs)
+        self.final_phase = max(j for j, count in enumerate(self.phases, 1) if count)
         self.confidence = train_confidence
         self.known = known
         self.partial = settings.suppression == "partial"
@@ -156,6 +160,13 @@ class SMP(JointSchedule):
     @property
     def in_last_phase(self) -> bool:  # type: ignore[override]
         return self.phase == len(self.phases)
+
+    @property
+    def rest_untrained(self) -> tuple[str, ...]:  # type: ignore[override]
+        if self.norm != "frozen" or self.partial or self.conv_only or not any(self.phases[:-1]):
+            return ()
+        first = self.modalities[self.ranking[phase_of(1, self.phases) - 1]]
+        return tuple(m for m in self.modalities if self._by_batch or m != first)
 
     @property
     def needs_batch_confidence(self) -> bool:  # type: ignore[override]

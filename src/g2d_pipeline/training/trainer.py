@@ -7,23 +7,26 @@ What is not computed: the backward pass of suppressed encoders, the forward pass
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
-from g2d_pipeline.models import MultimodalModel, Output
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
+from g2d_pipeline.models.multimodal import settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
-from g2d_pipeline.training.data import Data, batches_of, epoch_rows
+from g2d_pipeline.training.data import Data, batches_of, epoch_rows, gather
 from g2d_pipeline.training.data_access import attach_data_access
-from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, Rows
 from g2d_pipeline.training.logs import open_logs
@@ -53,6 +56,7 @@ from g2d_pipeline.training.teachers import TeacherOutputs, online_teachers
 logger = logging.getLogger(__name__)
 
 LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
+SETTLING = 16 * CHUNK  # train samples, at most, from which running statistics of batch norm are computed
 # The attributes of a Trainer with a state that checkpoints hold.
 PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
          "history", "selector", "early_stopping", "random")  # fmt: skip
@@ -61,11 +65,14 @@ PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "ave
 @dataclass(frozen=True)
 class FitResult:
     """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was
-    selected."""
+    selected. `selected_phase`: the phase that it lies in, and the last one, from 1; `selection_epochs`: the
+    first and the last of the epochs that it was selected from."""
 
     model: MultimodalModel
     history: pd.DataFrame
     selected_epoch: int
+    selected_phase: tuple[int, int]
+    selection_epochs: tuple[int, int]
 
 
 def fit(
@@ -136,8 +143,8 @@ class Trainer:
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers
         )
         self.history = History(model, description)
-        self.selector = ModelSelector(data.task, training.selection)
-        self.early_stopping = EarlyStopping(data.task, training.early_stopping)
+        self.selector = ModelSelector(data.task, training)
+        self.early_stopping = EarlyStopping(data.task, training)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
         self.random = TorchGenerators()
         self.checkpointer = NoCheckpointer()
@@ -170,7 +177,9 @@ class Trainer:
         self.selector.restore(self.model, self.method, last=self.average.module)
         self.schedule.release(self.model)
         unprepare(self.model)
-        return FitResult(self.model.cpu().eval(), self.history.frame(), self.selector.epoch)
+        chosen, history = self.selector, self.history.frame()
+        phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -180,13 +189,15 @@ class Trainer:
             seeded(self.seed, "dropout"),
             tf32_mode(self.training.precision, self.device),
             explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
-            explain_divergence(lambda: self.checkpointer.last),
+            explain_divergence(lambda: self.checkpointer.last, lambda: self._rests_on_statistics()),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self.state.batch_size = self.loop.batch_size
             steps = len(list(batches_of(self.data.rows["train"], self.loop.batch_size)))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
+            if not done:
+                self._settle_norm_stats()
             if self.schedule.needs_start:
                 self.schedule.end_epoch(self._confidences(self._score("val")))
             epochs, progress = self.state.epochs, self.options.progress
@@ -273,8 +284,9 @@ class Trainer:
         scores = {"val": val.scores, "test": test.scores}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
         self.log(self.history.epochs)
-        self.selector.update(epoch, scores, self.average.module, self.method)
-        self.early_stopping.update(val.scores, counts=schedule.in_last_phase)
+        phase, last = self._phase()
+        self.selector.update(epoch, phase, scores, self.average.module, self.method)
+        self.early_stopping.update(val.scores, counts=phase == last)
         self.learning_rate.step(val.scores["loss"])
         self.method.on_validation(val, state)
         if schedule.watches:
@@ -293,6 +305,28 @@ class Trainer:
         if self.state.stop:
             logger.info("%s: the method ended training after epoch %d of %d", *where)
         return self.early_stopping.reached or self.state.stop
+
+    def _phase(self) -> tuple[int, int]:
+        """The phase, of schedule and method together, of this epoch, and the last one of the run."""
+        epoch, last = (self.method.phase(e, self.state) for e in (self.state.epoch, self.state.epochs))
+        return self.schedule.phase + epoch - 1, self.schedule.final_phase + last - 1
+
+    def _rests_on_statistics(self) -> bool:
+        """Whether an encoder that does not learn in this phase is normalised by running statistics."""
+        suppressed = self.schedule.suppressed(self.state.active)
+        return self.schedule.norm == "frozen" and any(
+            depends_on_batch(self.model.encoders[m]) for m in suppressed
+        )
+
+    def _settle_norm_stats(self) -> None:
+        """Before the first batch: encoders that may rest before they have learnt need running statistics."""
+        rows = epoch_rows(self.data.rows["train"], self.seed, 0)[:SETTLING]
+        parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
+        for m in self.schedule.rest_untrained:
+            batches = (gather(self.data, some, self.device, [m])[m] for some in parts)
+            settle_norm_stats(self.model.encoders[m], batches, self.dtype)
+        if self.average.module is not self.model:
+            self.average.module.load_state_dict(self.model.state_dict())
 
     def _score(self, split: str) -> Validation:
         model = self.average.module

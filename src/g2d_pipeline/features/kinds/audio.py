@@ -26,17 +26,19 @@ from torch import Tensor
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.containers import container_header, read_sound
-from g2d_pipeline.features.faults import MediaError, check_content, check_file
+from g2d_pipeline.features.containers import container_header, count_sound, read_sound, tells_all
+from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
+ENDLESS = 2**62  # samples
 STREAMED = 0x7FFFF000  # sizes from here on are written by programs that do not know the length of a stream
 MAX_TAPS = 2**27  # of a resampling filter: half a gigabyte
-UNKNOWN = {1, 4}  # libsndfile's errors: the format, or its encoding, is not recognised
+UNKNOWN = {1, 4, 161}  # libsndfile's errors: the format, its encoding, or that of FLAC in Ogg
 PLAIN = struct.Struct("<4sI8sIHHIIHH4sI")  # the usual 44 bytes before the samples of a WAV
 SIZES = re.compile(r"^\s*(data|FORM) : (\d+) \(should be (\d+)\)", re.M)  # in libsndfile's log of a header
 FRAMES = re.compile(r"Calculated frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+FACT = re.compile(r"^fact : 4\n  frames  : (\d+)", re.M)
 BATCH = 32  # recordings in one STFT: bounds its memory
 TOLERANCE = 1e-3  # seconds: a smaller difference is none
 
@@ -69,13 +71,11 @@ class Audio(FileKind):
         while part := list(islice(items, BATCH)):
             waves = torch.zeros(len(part), length(self.settings))
             for (k, cell, content), row in zip(part, waves.numpy(), strict=True):
-                try:
+                with findings.decoding(k, root / cell):
                     wave, rate = read_recording(cell, root, self.settings, content)
                     if is_silent(wave, rate, self.settings):
                         findings.notes["constant"][k] = 1
                     put(wave, rate, self.settings, cell, row)
-                except MediaError as error:
-                    findings.faults[k] = error.reason
             ready = finish(waves, self.settings, [cell for _, cell, _ in part])
             values[[k for k, _, _ in part]] = spectrogram(ready, self.settings).numpy()
 
@@ -84,7 +84,7 @@ class Audio(FileKind):
             info = soundfile.info(path)
         except soundfile.LibsndfileError:
             return container_header(path)
-        return {"seconds": info.frames / info.samplerate}
+        return {"seconds": _true_seconds(path, info)[0]}
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """How many recordings are `filled` or `cut` to the settings' seconds."""
@@ -167,20 +167,48 @@ def _decode(path: Path, content: bytes | None) -> tuple[Wave, int]:
         check_file(path)
     else:
         check_content(path, content)
-    try:
-        with soundfile.SoundFile(path) as file:
+    with decoding(path):
+        try:
+            file = soundfile.SoundFile(path)
+        except soundfile.LibsndfileError as error:
+            if error.code in UNKNOWN:
+                return read_sound(path)
+            raise
+        with file:
             _check_header(path, file.extra_info)
-            rate, frames = int(file.samplerate), int(file.frames)
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        if isinstance(error, soundfile.LibsndfileError) and error.code in UNKNOWN:
-            return read_sound(path)
-        reason = str(error).strip() or type(error).__name__
-        raise MediaError(path, f"can not be decoded ({reason})") from error
-    if len(samples) < 0.99 * frames:  # the header of an MP3 may only estimate its length
+            rate, frames = int(file.samplerate), _frames(file)
+            seconds, known = _true_seconds(path, file)
+            if not known:
+                return read_sound(path)
+            frames = round(seconds * rate)
+            samples = file.read(frames, dtype="float32", always_2d=True)
+    if len(samples) < 0.99 * frames:
         raise _truncated(path, frames, len(samples), "samples")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
     return mono.astype(np.float32, copy=False), rate
+
+
+def _frames(info: Any) -> int:
+    """Of a file that libsndfile has opened; what fills up the last block of GSM is none."""
+    count = FACT.search(info.extra_info) if info.subtype == "GSM610" else None
+    return min(int(info.frames), int(count[1])) if count else int(info.frames)
+
+
+def _true_seconds(path: Path, info: Any) -> tuple[float, bool]:
+    """(the length of a file that libsndfile has opened, whether libsndfile decodes all of it).
+
+    It knows one recording of several that were joined, and guesses the length of an MP3 without a header."""
+    seconds = _frames(info) / info.samplerate
+    form = "MP3" if str(info.subtype).startswith("MPEG") else info.format
+    if form not in ("MP3", "OGG", "FLAC"):
+        return seconds, True
+    whole, told = tells_all(path, form)
+    if whole and info.frames < ENDLESS:
+        return seconds, True
+    held, left_out = count_sound(path)
+    if info.frames >= ENDLESS or held > seconds + (left_out if told and form != "FLAC" else 0) + TOLERANCE:
+        return held, False
+    return (seconds if told or not held else held), True
 
 
 def _check_header(path: Path, log: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import files_of, is_row
-from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.statistics import channel_statistics
 
 if TYPE_CHECKING:
@@ -52,6 +53,15 @@ class Findings:
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[str, dict[int, int]] = field(default_factory=dict)
 
+    @contextmanager
+    def decoding(self, k: int, cell: Path) -> Iterator[None]:
+        """Inside, the file of cell k is decoded: whatever a library raises is why it can not be used."""
+        try:
+            with decoding(cell):
+                yield
+        except MediaError as error:
+            self.faults[k] = error.reason
+
 
 class Kind(ABC):
     """One kind of modality with its settings. Subclass `FileKind` or `ColumnKind`."""
@@ -66,6 +76,10 @@ class Kind(ABC):
     def columns(self) -> list[str] | None:
         """The manifest's columns; None: one, of any name."""
         return None
+
+    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> Any:
+        """The settings, with what the manifest's `columns` of the modality decide."""
+        return self.settings
 
     def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
         """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
@@ -104,6 +118,7 @@ class FileKind(Kind):
     chunk = 256  # cells that are decoded and recorded at once
     keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
     folders = False  # whether a cell may be a folder of images
+    masked = False  # whether the last channel of a sample says which of its steps are real
     headers = False  # whether `header` reads something
     decoded = ""  # of the file that is decoded into, where that is not what is stored: `<name>.<decoded>.npy`
 
@@ -123,15 +138,12 @@ class FileKind(Kind):
     ) -> None:
         """Fill the rows of `values` `[n, *spec.shape]` that `items` name; bad cells are left as they are."""
         for k, cell, content in items:
-            try:
+            with findings.decoding(k, root / cell):
                 values[k], notes = self.read(cell, root, spec, content)
-            except MediaError as error:
-                findings.faults[k] = error.reason
-                continue
-            if self.is_constant(values[k]):
-                notes["constant"] = 1
-            for note, count in notes.items():
-                findings.notes[note][k] = count
+                if self.is_constant(values[k]):
+                    notes["constant"] = 1
+                for note, count in notes.items():
+                    findings.notes[note][k] = count
 
     def findings(self) -> Findings:
         """An empty record of what `decode` notices."""
@@ -163,8 +175,15 @@ class FileKind(Kind):
         return *channel_statistics(array, train, scale), {}
 
     def header(self, path: Path) -> dict[str, float]:
-        """Seconds, width, height, … as a file's header tells; nothing where it is not understood."""
+        """Seconds, width, height, … as a file's header tells. Raises anything where it is not understood."""
         return {}
+
+    def _header(self, path: Path) -> dict[str, float]:
+        try:
+            with decoding(path):
+                return self.header(path)
+        except MediaError:  # counted as unknown
+            return {}
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """Further facts of a split: of its cells' `headers`, and its `rows` of the memory-mapped `array`."""
@@ -190,7 +209,7 @@ class FileKind(Kind):
         read = held if self.headers else []
         if len(read) > MAX_HEADERS:
             read = [read[k] for k in np.linspace(0, len(read) - 1, MAX_HEADERS).astype(int).tolist()]
-        headers = {k: self.header(root / cells[k]) for k in read}
+        headers = {k: self._header(root / cells[k]) for k in read}
         splits = {}
         for name in SPLITS:
             own = np.unique(code[split == name]).tolist()

@@ -4,7 +4,7 @@ degrading images: a share of their principal components."""
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,13 +21,16 @@ from torchvision.transforms.v2 import functional as transforms
 from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
-from g2d_pipeline.features.faults import MediaError, check_content, check_file
+from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.files import release_pages
 
 ROUNDING = 1e-9  # of a cumulative share of variance
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF; the second is 0 where white is zero
+FEW = 64  # values of the high byte, of at least four times as many: most of a picture is lost
+NARROW = "of 16 bits of which the high byte, which is kept, has few values"
 
 
 class Image(FileKind):
@@ -36,7 +39,10 @@ class Image(FileKind):
     settings: ImageFeatures
     settings_class = ImageFeatures
     plural = "pictures"
-    notes: ClassVar[dict[str, str]] = {"constant": "that are of one colour"}
+    notes: ClassVar[dict[str, str]] = {
+        "constant": "that are of one colour",
+        "narrow": f"{NARROW}: give `value_range` (of grey ones, the lowest and the highest value)",
+    }
     keep_bytes = 2**62  # one image at a time is in memory
     headers = images = True
 
@@ -59,12 +65,12 @@ class Image(FileKind):
             )
 
     def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
-        channels, size = self.settings.channels, self.settings.height_width
+        channels, size, notes = self.settings.channels, self.settings.height_width, dict[str, int]()
         if spec.exact == "float32":
             pixels = read_floats(cell, root, channels, size)
         else:
-            pixels = read_image(cell, root, channels, size, content)
-        return resize(pixels, size).numpy(), {}
+            pixels = read_image(cell, root, channels, size, content, self.settings.value_range, notes)
+        return resize(pixels, size).numpy(), notes
 
     def is_constant(self, values: Array) -> bool:
         return one_colour(values)
@@ -125,12 +131,9 @@ def one_colour(pixels: Array) -> bool:
 
 
 def image_header(path: Path) -> dict[str, float]:
-    """Width and height; nothing where the file is no image."""
-    try:
-        with PILImage.open(path) as image:
-            return {"width": float(image.width), "height": float(image.height)}
-    except OSError:
-        return {}
+    """Width and height."""
+    with PILImage.open(path) as image:
+        return {"width": float(image.width), "height": float(image.height)}
 
 
 def _holds_floats(cells: Sequence[str], root: Path) -> bool:
@@ -151,28 +154,26 @@ def read_image(
     channels: Literal[1, 3],
     height_width: tuple[int, int] | None = None,
     content: bytes | None = None,
+    value_range: Sequence[float] | None = None,
+    notes: dict[str, int] | None = None,
 ) -> Tensor:
     """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
 
-    Turned upright as its EXIF says; CMYK, palette, alpha (which is left out) and 16-bit grey (its high byte)
-    are converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`,
+    Turned upright as its EXIF says; CMYK, palette, CIELAB, alpha (which is left out) and 16-bit grey are
+    converted; of several frames the first. A row of an array file is uint8 `[H, W]`, `[H, W, 1|3]`,
     `[1|3, H, W]`, or flat: `[H · W]` of the given `height_width`. `content`: the file's bytes, where they
-    have been read already. Raises MediaError where the file is missing, empty, a Git-LFS pointer, a web page,
-    no image, truncated, or perhaps a decompression bomb (above 179 megapixels, Pillow's limit)."""
+    have been read already.
+
+    `value_range`: which values of 16- and 32-bit grey become 0 and 255; None: the high byte of 16 bits is
+    kept, and `narrow` is added to `notes` where that has few values. Raises MediaError where the file is
+    missing, empty, a Git-LFS pointer, a web page, no image, truncated, perhaps a decompression bomb (above
+    179 megapixels, Pillow's limit), or of 32 bits whose range is not known."""
     file, row = split_cell(cell)
     path = root / file
     if row is None:
-        picture = _decode(path, content)
+        picture = _decode(path, content, value_range, {} if notes is None else notes)
     else:
         picture = _from_array(_square(read_row(path, row), height_width), root / cell)
-    if picture.mode.startswith("I;16"):
-        picture = PILImage.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode in ("I", "F"):
-        raise MediaError(
-            root / cell, f"has 32-bit pixels (mode {picture.mode}), whose range is unknown: save 8 bits"
-        )
     pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
     tensor = torch.from_numpy(pixels)
     return tensor.permute(2, 0, 1).contiguous() if channels == 3 else tensor[None]
@@ -213,7 +214,10 @@ def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.
     return row.reshape(height_width) if flat else row
 
 
-def _decode(path: Path, content: bytes | None) -> PILImage.Image:
+def _decode(
+    path: Path, content: bytes | None, value_range: Sequence[float] | None, notes: dict[str, int]
+) -> PILImage.Image:
+    """Upright, in a mode that can be converted to RGB and to grey."""
     if content is None:
         try:
             content = path.read_bytes()
@@ -221,16 +225,56 @@ def _decode(path: Path, content: bytes | None) -> PILImage.Image:
             check_file(path)
             raise
     check_content(path, content)
-    try:
-        with PILImage.open(io.BytesIO(content)) as file:
-            return ImageOps.exif_transpose(file)
-    except PILImage.DecompressionBombError as error:
-        raise MediaError(path, f"is too large, perhaps a decompression bomb ({error})") from error
-    except UnidentifiedImageError as error:
-        raise MediaError(path, f"can not be decoded (cannot identify image file {str(path)!r})") from error
-    except Exception as error:  # decoders of broken files raise almost anything
-        what = "is truncated" if "truncated" in str(error) else "can not be decoded"
-        raise MediaError(path, f"{what} ({str(error) or type(error).__name__})") from error
+    with decoding(path):
+        try:
+            file = PILImage.open(io.BytesIO(content))
+        except PILImage.DecompressionBombError as error:
+            raise MediaError(path, f"is too large, perhaps a decompression bomb ({error})") from error
+        except UnidentifiedImageError as error:
+            reason = f"can not be decoded (cannot identify image file {str(path)!r})"
+            raise MediaError(path, reason) from error
+        with file:
+            tags, of_16_bits, deep = (
+                getattr(file, "tag_v2", {}),
+                file.format == "PPM",
+                ";16" in str(file.tile),
+            )
+            picture = ImageOps.exif_transpose(file)
+        if picture.mode == "LAB":
+            return picture.convert("RGB")  # there is no way to grey
+        if picture.mode == "P" and "transparency" in picture.info:
+            return picture.convert("RGBA")
+        if picture.mode in ("I", "F") and value_range is None and not of_16_bits:
+            what = f"has 32-bit pixels (mode {picture.mode}), whose range is unknown"
+            raise MediaError(path, f"{what}: give `value_range`, or save 8 bits")
+        if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+            return _to_bytes(path, np.asarray(picture), tags, value_range, notes)
+        if deep and 0 < np.max(np.asarray(picture.convert("RGB"))) < FEW:  # Pillow has kept the high byte
+            notes["narrow"] = notes.get("narrow", 0) + 1
+    return picture
+
+
+def _to_bytes(
+    path: Path,
+    values: npt.NDArray[Any],
+    tags: Mapping[int, Any],
+    value_range: Sequence[float] | None,
+    notes: dict[str, int],
+) -> PILImage.Image:
+    """Grey of more than 8 bits, of a TIFF with `tags`, as 8 bits; see `read_image`."""
+    if value_range is None:
+        pixels = (values.astype(np.uint16) >> tags.get(BITS, (16,))[0] - 8).astype(np.uint8)
+        kept, held = len(np.unique(pixels)), np.count_nonzero(np.bincount(values.ravel()))
+        if kept <= FEW and held >= 4 * kept:
+            notes["narrow"] = notes.get("narrow", 0) + 1
+    elif bad := int(np.count_nonzero(~np.isfinite(values))):
+        raise MediaError(path, f"has {bad} pixels that are not finite")
+    else:
+        low, high = value_range
+        pixels = np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
+        pixels = pixels.astype(np.uint8)
+    inverted = tags.get(PHOTOMETRIC) == 0  # white is zero; Pillow minds it in 8 bits only
+    return PILImage.fromarray(255 - pixels if inverted else pixels)
 
 
 def _from_array(row: npt.NDArray[Any], where: Path) -> PILImage.Image:

@@ -22,6 +22,7 @@ class Sequence(FileKind):
     settings: SequenceFeatures
     settings_class = SequenceFeatures
     plural = "sequences"
+    masked = True
     notes: ClassVar[dict[str, str]] = {
         **FileKind.notes,
         "replaced": "with values that are not finite, stored as 0 ({total} in all)",

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.config.features import is_selector
+from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
 
@@ -33,6 +34,16 @@ class Tabular(ColumnKind):
     def columns(self) -> list[str]:
         return self.settings.all_columns
 
+    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> TabularFeatures:
+        """The settings with the columns that patterns have selected, each under the key of its type."""
+        s = self.settings
+        if list(columns) == s.all_columns or not any(map(is_selector, s.all_columns)):
+            return s
+        of_kind = {c: table[c].dtype.kind for c in columns}
+        return s.model_copy(
+            update={key: [c for c in columns if of_kind[c] in kinds] for key, (kinds, _) in DTYPES.items()}
+        )
+
     @property
     def bytes_each(self) -> int:
         return 4 * (
@@ -49,7 +60,7 @@ class Tabular(ColumnKind):
         array[:] = values
         array.flush()
         if statistics["constant"]:
-            notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
+            notes.append(f"{name}: constant in train: {enumerated(statistics['constant'])}.")
         width = values.shape[1]
         return {
             "shape": [width],
@@ -61,22 +72,23 @@ class Tabular(ColumnKind):
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.
 
-        `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in
-        train."""
+        `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
+        lack some; `constant`: columns constant in train, and how many samples of val and test differ from
+        them."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
         own = {name: blank[split == name] for name in SPLITS}
         splits = {
             name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
             for name, b in own.items()
         }
-        missing = {
-            str(column): {name: int(b[:, f].sum()) for name, b in own.items()}
-            for f, column in enumerate(table)
-            if blank[:, f].any()
-        }
-        constant = list(about.get("statistics", {}).get("constant", []))
-        few = {"columns": len(constant), "first": constant[:10]}
-        return {"splits": splits, "missing": missing, "constant": few}
+        counts = blank.sum(axis=0)
+        most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
+        missing = {str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in own.items()} for f in most}
+        statistics = about.get("statistics", {})
+        constant = list(statistics.get("constant", []))
+        few = {"columns": len(constant), "first": constant[:10], "differing": statistics.get("differing", {})}
+        lack = {"missing": missing, "missing_in": int((counts > 0).sum())}
+        return {"splits": splits, **lack, "constant": few}
 
 
 def encode(
@@ -157,10 +169,11 @@ def standardise(
     """Values `[N, F]` (NaN = blank) → float32 `[N, F]`: blanks become the train mean, then (x − mean) / std
     of train.
 
-    `fit_on`: the rows of train. std is the population's; a constant column is divided by 1. Returns with it
-    the statistics, a value a column: `mean`, `std`, `blanks` (in all rows), and `constant` (names of such
-    columns). Raises DataError, naming columns and samples, where a column is blank throughout train or a
-    value is infinite."""
+    `fit_on`: the rows of train. std is the population's. A column that is constant in train carries nothing
+    that could be learnt, and is 0 everywhere. Returns with it the statistics, a value a column: `mean`,
+    `std`, `blanks` (in all rows), `constant` (names of such columns), and `differing` (of them: name → rows
+    whose value is another one). Raises DataError, naming columns and samples, where a column is blank
+    throughout train or a value is infinite."""
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 
@@ -178,8 +191,12 @@ def standardise(
     imputer = SimpleImputer(strategy="mean").fit(values[fit_on])
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])
+    # scikit-learn divides by 1 where the variance is rounding.
+    constant = np.flatnonzero((scaler.scale_ == 1) & (scaler.var_ != 1)).tolist()
+    differing = {columns[f]: int((~np.isclose(filled[:, f], scaler.mean_[f], 1e-9)).sum()) for f in constant}
     with np.errstate(over="ignore"):  # raised below, by name
         result = scaler.transform(filled).astype(np.float32)
+    result[:, constant] = 0
     if (broken := np.argwhere(~np.isfinite(result))).size:
         named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]
         raise data_error("Table values are too large to be standardised", named, "correct these cells.")
@@ -188,5 +205,6 @@ def standardise(
         "mean": scaler.mean_.tolist(),
         "std": scaler.scale_.tolist(),
         "blanks": blank.sum(axis=0).tolist(),
-        "constant": [columns[f] for f in range(len(columns)) if np.ptp(filled[fit_on, f]) == 0],
+        "constant": [columns[f] for f in constant],
+        "differing": {name: rows for name, rows in differing.items() if rows},
     }

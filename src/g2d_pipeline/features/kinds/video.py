@@ -30,6 +30,7 @@ from g2d_pipeline.features.containers import (
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.features.kinds.image import (
+    NARROW,
     configured_normaliser,
     image_header,
     one_colour,
@@ -67,7 +68,10 @@ class Video(FileKind):
     settings: VideoFeatures
     settings_class = VideoFeatures
     plural = "clips"
-    notes: ClassVar[dict[str, str]] = {"constant": "that are of one colour"}
+    notes: ClassVar[dict[str, str]] = {
+        "constant": "that are of one colour",
+        "narrow": f"with pictures {NARROW}: save 8 bits ({{total}} pictures in all)",
+    }
     chunk = 32  # clips are larger than recordings and images, and take longer
     folders = headers = images = True
 
@@ -75,8 +79,9 @@ class Video(FileKind):
         return ArraySpec((3, self.settings.frames, *self.settings.height_width), "uint8")
 
     def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
-        frames = read_frames(root / cell, self.settings.frames, self.settings.pick)
-        return resize(frames, self.settings.height_width).permute(1, 0, 2, 3).numpy(), {}
+        notes: dict[str, int] = {}
+        frames = read_frames(root / cell, self.settings.frames, self.settings.pick, notes)
+        return resize(frames, self.settings.height_width).permute(1, 0, 2, 3).numpy(), notes
 
     def is_constant(self, values: Array) -> bool:
         return one_colour(values)
@@ -94,7 +99,7 @@ class Video(FileKind):
         return {"pictures": float(len(files))} | (image_header(files[0]) if files else {})
 
 
-def read_frames(path: Path, frames: int, pick: Pick) -> Tensor:
+def read_frames(path: Path, frames: int, pick: Pick, notes: dict[str, int] | None = None) -> Tensor:
     """`frames` pictures of a clip, upright, in the order of `pick`: uint8 `[T, 3, H, W]`, RGB.
 
     `even`: those shown at the middles of `frames` equal stretches of the clip. `published`: of one picture
@@ -103,8 +108,8 @@ def read_frames(path: Path, frames: int, pick: Pick) -> Tensor:
     Files are read from end to end, but decoded only from the key frame before a requested picture to the next
     one; all of it where that is not exact. Raises MediaError where a file is missing, empty, fake, truncated,
     has no video stream, no frame or damage in what is decoded, or where a clip has fewer pictures to choose
-    from than `frames`."""
-    pictures = _from_folder(path, frames, pick) if path.is_dir() else _from_file(path, frames, pick)
+    from than `frames`. `notes`: as of `read_image`, of a folder."""
+    pictures = _from_folder(path, frames, pick, notes) if path.is_dir() else _from_file(path, frames, pick)
     if len(sizes := {f"{p.shape[2]}×{p.shape[1]}" for p in pictures}) > 1:
         raise MediaError(path, f"has pictures of different sizes ({', '.join(sorted(sizes))})")
     return torch.stack(pictures)
@@ -160,7 +165,7 @@ def _enough(path: Path, count: int, how: str, frames: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- folders
-def _from_folder(folder: Path, frames: int, pick: Pick) -> list[Tensor]:
+def _from_folder(folder: Path, frames: int, pick: Pick, notes: dict[str, int] | None) -> list[Tensor]:
     names = images_in(folder)
     if not names:
         raise MediaError(folder, "is a folder without pictures")
@@ -170,7 +175,7 @@ def _from_folder(folder: Path, frames: int, pick: Pick) -> list[Tensor]:
     images = []
     for name in (names[position] for position in positions):
         try:
-            images.append(read_image(name, folder, 3))
+            images.append(read_image(name, folder, 3, notes=notes))
         except MediaError as error:
             raise MediaError(folder, f"has a picture {name} that {error.reason}") from error
     return images
@@ -227,6 +232,8 @@ def survey(container: InputContainer, stream: VideoStream, path: Path) -> Clip:
             pts.append(packet.pts)
             key.append(packet.is_keyframe)
             last = packet.duration or last
+    if form(container) == "avi":  # pictures that are not there count, too
+        held = max((t for t in pts if t is not None), default=0) + last
     if held < stream.frames:
         raise MediaError(path, f"is truncated: its header promises {stream.frames} pictures, it holds {held}")
     rate = stream.average_rate or stream.guessed_rate
@@ -334,5 +341,10 @@ def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor]
 def to_tensor(frame: VideoFrame) -> Tensor:
     """RGB bytes `[3, H, W]`, turned as the container says."""
     pixels = frame.to_ndarray(format="rgb24")
-    upright = np.rot90(pixels, round(frame.rotation / 90) % 4)
-    return torch.from_numpy(np.ascontiguousarray(upright.transpose(2, 0, 1)))
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is not None:
+        numbers = np.frombuffer(matrix, np.int32).tolist()  # type: ignore[call-overload]
+        right, down, x, y = (numbers[i] for i in (0, 1, 3, 4))  # where the axes of a row and a column go
+        if abs(down) > abs(right):
+            pixels, right, y = pixels.transpose(1, 0, 2), x, down
+        pixels = pixels[:: -1 if y < 0 else 1, :: -1 if right < 0 else 1]
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from g2d_pipeline.artefacts import Trained, TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, Trained, TrainedFolder
 from g2d_pipeline.config import DistillSettings
+from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.features.store import FeatureStore
 
 
 def train_students(
-    features: dict[str, FeatureStore], teachers: dict[str, TrainedFolder], settings: DistillSettings
+    features: dict[str, FeatureStore],
+    teachers: dict[str, TrainedFolder | FailedRun],
+    settings: DistillSettings,
 ) -> dict[str, Callable[[Path], Trained]]:
     """Run → what trains its student, given a folder; the catalog skips the fresh ones."""
     return {name: partial(_train, name, features, teachers, settings) for name in settings.runs}
@@ -22,7 +25,7 @@ def train_students(
 def _train(
     name: str,
     features: dict[str, FeatureStore],
-    teachers: dict[str, TrainedFolder],
+    teachers: dict[str, TrainedFolder | FailedRun],
     settings: DistillSettings,
     folder: Path,
 ) -> Trained:
@@ -30,10 +33,16 @@ def _train(
 
     run, repeat = settings.runs[name], name.partition("/")[2]
     which = re.sub("([a-z]+)", r"\1 ", repeat).replace("/", ", ")  # fold 2, seed 0
+    own: dict[str, TrainedFolder] = {}
+    for m in run.encoders if run.needs_teachers else ():
+        teacher = teachers[f"{m}/{repeat}"]
+        if isinstance(teacher, FailedRun):
+            raise TrainingError(f"it needs the teacher of {m}, which failed: {teacher.reason}")
+        own[m] = teacher
     return train_student(
         Data.from_store(features[run.split], run.target, run.augment),
         run.encoders,
-        {m: teachers[f"{m}/{repeat}"] for m in run.encoders} if run.needs_teachers else {},
+        own,
         method=run.algorithm,
         parameters=run.parameters,
         smp=run.smp,

@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.artefacts import TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
+from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.sources.manifest import Manifest
 
 if TYPE_CHECKING:
-    from g2d_pipeline.evaluation import Evaluation, Run
+    import pandas as pd
+
+    from g2d_pipeline.evaluation import Evaluation, Failure, Run
 
 
 def evaluate_runs(
     manifests: dict[str, Manifest],
     data: dict[str, Any],
-    teachers: dict[str, TrainedFolder],
-    students: dict[str, TrainedFolder],
+    teachers: dict[str, TrainedFolder | FailedRun],
+    students: dict[str, TrainedFolder | FailedRun],
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
     """What makes the metrics (tidy and nested), the figures of results and of history, the result table, the
@@ -27,26 +31,13 @@ def evaluate_runs(
 
     @cache
     def make() -> Evaluation:
-        import pandas as pd
-
         from g2d_pipeline.evaluation import evaluate
 
-        ranked = [(*_parts(name), run.info) for name, run in teachers.items()]
-        rankings = pd.DataFrame(
-            [
-                ({"fold": fold} if fold else {})
-                | {
-                    "seed": info["seed"],
-                    "confidence_on": split,
-                    "modality": m,
-                    "confidence": info["confidence"][split][m],
-                }
-                for m, fold, info in ranked
-                for split in ("train", "val")
-            ]
-        )
+        runs, failures = _runs(teachers, students)
+        if not runs:
+            raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
         meta = _meta(list(manifests.values()), data)
-        return evaluate(_runs(teachers, students), meta, rankings, settings.configuration, data)
+        return evaluate(runs, meta, _rankings(teachers), settings.configuration, data, failures)
 
     return (
         lambda: make().metrics,
@@ -58,15 +49,39 @@ def evaluate_runs(
     )
 
 
-def _runs(teachers: dict[str, TrainedFolder], students: dict[str, TrainedFolder]) -> list[Run]:
-    from g2d_pipeline.evaluation import TEACHER, Run
+def _runs(
+    teachers: dict[str, TrainedFolder | FailedRun], students: dict[str, TrainedFolder | FailedRun]
+) -> tuple[list[Run], list[Failure]]:
+    from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
     named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
     named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
-    return [
+    runs = [
         Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold)
         for method, m, fold, run in named
+        if isinstance(run, TrainedFolder)
     ]
+    failures = [
+        Failure(method, m, run.seed, run.reason, fold)
+        for method, m, fold, run in named
+        if isinstance(run, FailedRun)
+    ]
+    return runs, failures
+
+
+def _rankings(teachers: dict[str, TrainedFolder | FailedRun]) -> pd.DataFrame:
+    """The confidence of each teacher on train and val; of folds and seeds whose teachers were all trained."""
+    import pandas as pd
+
+    failed = {name.partition("/")[2] for name, run in teachers.items() if isinstance(run, FailedRun)}
+    rows = [
+        (fold, run.info["seed"], split, m, run.info["confidence"][split][m])
+        for name, run in teachers.items()
+        if isinstance(run, TrainedFolder) and name.partition("/")[2] not in failed
+        for (m, fold), split in product([_parts(name)], ("train", "val"))
+    ]
+    frame = pd.DataFrame(rows, columns=["fold", "seed", "confidence_on", "modality", "confidence"])
+    return frame if frame["fold"].any() else frame.drop(columns="fold")
 
 
 def _parts(name: str) -> tuple[str, int]:

@@ -41,9 +41,8 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
     if column.dtype.kind == "f":
         values: Floats = column.to_numpy(np.float64).copy()
     else:
-        missing = (column.isna() | column.eq("") | column.str.lower().isin(MARKS)).to_numpy(bool)
-        values = np.array(pd.to_numeric(column.mask(missing), errors="coerce"), np.float64)
-        failed = np.flatnonzero(np.isnan(values) & ~missing).tolist()
+        values = np.array(pd.to_numeric(column, errors="coerce"), np.float64)
+        failed = _no_numbers(column[unread]) if (unread := np.isnan(values)).any() else []
         for i in failed:
             try:
                 values[i] = parse_number(column.iloc[i])[0]
@@ -59,6 +58,12 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
     return values, faults
 
 
+def _no_numbers(cells: pd.Series[Any]) -> list[int]:
+    """The positions of those cells that are neither numbers nor missing."""
+    missing = cells.isna() | cells.eq("") | cells.str.lower().isin(MARKS)
+    return cells.index[~missing.to_numpy(bool)].tolist()
+
+
 def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     """The numbers of tabular modalities; DataError for columns of text or blanks, for cells that are no
     numbers, and for infinities."""
@@ -66,8 +71,7 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     lines: list[str] = []
     for name in names:
         values, faults = read_numbers(table, name)
-        present = int((~table.missing(name)).sum())
-        if len(faults) > present / 2:
+        if faults and len(faults) > int((~table.missing(name)).sum()) / 2:
             what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
             shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
             headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"

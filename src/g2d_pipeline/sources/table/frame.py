@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.errors import data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
@@ -25,7 +26,8 @@ class RawTable:
     read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
-    once; `several`: whether rows are of several files."""
+    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be used
+    or not."""
 
     file: str
     data: pd.DataFrame
@@ -38,6 +40,7 @@ class RawTable:
     lacking: dict[str, list[str]] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
     several: bool = False
+    lengths: dict[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -51,8 +54,7 @@ class RawTable:
 
     def require(self, names: Iterable[str]) -> None:
         """DataError where any of `names` is no column (the nearest is suggested) or one more than once."""
-        required = list(dict.fromkeys(names))
-        known = self.names
+        required, known = list(dict.fromkeys(names)), dict.fromkeys(self.names)
         if missing := [name for name in required if name not in known]:
             lines = [
                 f"{name!r} (not in {', '.join(self.lacking[name])})"
@@ -61,7 +63,7 @@ class RawTable:
                 for name in missing
             ]
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
-            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{', '.join(known)}.{self.hint}")
+            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
             raise data_error(
                 f"{self.file} has columns more than once", double, "remove or rename the extra ones."
@@ -128,8 +130,10 @@ def make_table(
     names = [name for name, _ in columns if name]
     data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
-    repeated = frozenset(name for name in names if names.count(name) > 1)
-    return RawTable(file, data[list(dict.fromkeys(names))], places, repeated=repeated, **more)
+    repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
+    last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)
+    more |= {"repeated": repeated, "lengths": {file: int(last) - first + 1}}
+    return RawTable(file, data[list(dict.fromkeys(names))], places, **more)
 
 
 def stack(tables: Sequence[RawTable]) -> RawTable:
@@ -150,6 +154,7 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
         lacking=lacking,
         repeated=frozenset().union(*(table.repeated for table in tables)),
         several=True,
+        lengths={file: count for table in tables for file, count in table.lengths.items()},
     )
 
 

@@ -117,9 +117,11 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
     columns = [(name, cells[k]) for k, name in enumerate(headers)]
+    lines = text.count("\n")
     long = [
         (name, f"row {rows[i]}, column {name!r}, goes over {column[i].count(chr(10))} lines")
         for name, column in columns
+        if lines > len(cells) + LINES  # else no cell can
         for i in np.flatnonzero((column.str.count("\n") > LINES).to_numpy(bool)).tolist()
     ]
     return make_table(file, columns, rows, 1 + skip, bad=bad, notes=notes, long=long)
