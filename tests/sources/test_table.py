@@ -162,6 +162,9 @@ def test_one_group_at_a_time_is_left_out(own: Own) -> None:
     assert "Test is 'place' p7." in " ".join(manifest.meta["notes"])
     with pytest.raises(DataError, match=r"split\.folds = 9, and there are 8 values of 'place'"):
         own.read({"split": {"folds": 9, "group": "place"}}, max_bad_fraction=0.1)
+    tenth = own.settings({"split": {"folds": "leave_one_out", "fold": 10, "group": "place"}}).raw
+    with pytest.raises(ConfigError, match=r"split\.fold = 10: metadata\.csv has 9 groups"):
+        with_folds(tenth, own.root)
     own.frame["place"] = ["p0", "p1"] * 20
     own.save()
     with pytest.raises(DataError, match=r"leave_one_out: metadata.csv has 2 groups in 'place'"):

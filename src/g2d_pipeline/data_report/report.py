@@ -137,15 +137,15 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(reports.values()))
     if len(reports) == 1:
         return first
-    by_text: dict[str, list[dict[str, Any]]] = {}
+    by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for warning in (w for report in reports.values() for w in report["warnings"]):
-        by_text.setdefault(warning["text"].rpartition(": ")[0], []).append(warning)
+        by_key.setdefault((warning["kind"], warning["text"].partition(": ")[0]), []).append(warning)
     warnings = []
-    for what, same in by_text.items():
-        counts = [w["count"] for w in same] + [0] * (len(reports) - len(same))
-        low, high = min(counts), max(counts)
-        text = f"{what}: {high:,}" if low == high else f"{what}: {low:,} to {high:,}, by split"
-        warnings.append({"kind": same[0]["kind"], "count": high, "text": text})
+    for same in by_key.values():
+        worst = max(same, key=lambda warning: int(warning["count"]))
+        low, high = min(w["count"] for w in same) if len(same) == len(reports) else 0, worst["count"]
+        text = worst["text"] + (f" ({low:,} to {high:,}, by split)" if low < high else "")
+        warnings.append(worst | {"text": text})
     draws = {name: {s: n["samples"] for s, n in of["splits"].items()} for name, of in reports.items()}
     note = f"Of {len(reports)} splits: warnings are of all, tables of the first ({next(iter(reports))})."
     more = {"draws": draws, "warnings": warnings, "summary": in_one_line(warnings)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config.layouts import Table
-from g2d_pipeline.errors import data_error
+from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import list_files
 from g2d_pipeline.sources.layout import Layout
 from g2d_pipeline.sources.table.files import find_tables, paths_start, suggest
@@ -62,6 +62,8 @@ class TableLayout(Layout[Table]):
                 f"split.folds = leave_one_out: {table.file} has {len(names)} groups in {raw.split.group!r}"
             )
             raise data_error(headline, map(repr, sorted(names)), "train, val and test need one each.")
+        if (raw.split.fold or 1) > len(names):
+            raise ConfigError(f"split.fold = {raw.split.fold}: {table.file} has {len(names)} groups.")
         split = raw.split.model_copy(update={"folds": len(names)})
         return raw.model_copy(update={"split": split})
 
