@@ -18,6 +18,7 @@ def plan_of(
     cache: Path | None = None,
 ) -> Plan:
     folders = {stage: str(folder / stage / "{run}-{fingerprint}") for stage in STAGES}
+    folders |= {stage: str(folder / stage / "{fingerprint}") for stage in ("ingest", "featurize")}
     return Plan(configuration, raw, CodeGraph(package, cache), folders)
 
 

@@ -590,7 +590,7 @@ TOLD = [
         fill("fold", ["train"] * 4 + ["test"] * 4),
         "metadata.csv: column 'fold'",
         "has no row of split:\n  - val",
-        "name such rows in that column; or have the split drawn",
+        "name such rows in that column; or have val drawn from train",
     ),
     Told(
         "path out of the raw folder",

@@ -157,6 +157,18 @@ def orders(*items: str) -> list[str]:
     return [",".join(order) for order in itertools.permutations(items)]
 
 
+def test_a_share_beside_a_split_column_leaves_the_column() -> None:
+    change = {"datasets.houses.raw.split": "fold"}
+    split = typed("dataset=houses,source=raw,split.val=0.2,split.group=zipcode", change).dataset.raw.split
+    assert (split.column, split.val, split.test, split.group) == ("fold", 0.2, None, "zipcode")
+    with pytest.raises(ConfigError, match="column 'fold' says what test is: remove test"):
+        typed("dataset=houses,source=raw,split.test=0.2", change)
+    split = typed("dataset=houses,source=raw,split=other", change).dataset.raw.split
+    assert (split.column, split.val) == ("other", None)
+    split = typed("dataset=houses,source=raw,split.group=zipcode,split.test.group=1/2").dataset.raw.split
+    assert split.test.group == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -112,7 +112,12 @@ def whole_folder(
     if not keep_partial:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        if not keep_partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     write_card(partial, card, clock, content(partial))
     for file in partial.rglob("*"):
         _sync(file)

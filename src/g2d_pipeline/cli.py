@@ -164,9 +164,10 @@ def _checked_params(parse: Any) -> Any:
         for key in words:
             above = next((k for k in words if key.startswith(f"{k}.")), None)
             if above is not None:
+                tag = "column" if above.rpartition(".")[2] == "split" else "name"
                 raise ParameterMistake(
                     f"--params: {above}={words[above]} and {key}={words[key]}: one would replace the other. "
-                    f"Say {above}.name={words[above]} beside it."
+                    f"Say {above}.{tag}={words[above]} beside it."
                 )
         return parse(context, option, value)
 

@@ -127,6 +127,8 @@ class ProjectHooks:
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))
+        if len(splits := c.ingest().runs) > 1:
+            seeds += f", {len(splits)} splits"
         root = _relative(c.root, self.project)
         logger.info(
             "dataset %s, method %s, seeds %s: %s data in %s",

@@ -137,6 +137,35 @@ class Draft:
         )
 
 
+def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
+    """The section `datasets` or `methods` of the files with what `--params` says of it."""
+    changes = overrides.pop(name, {})
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
+    for path, _ in leaves(changes):
+        origins.note(name, *path)
+    return merge(files.pop(name, {}), changes)
+
+
+def raw_overrides(overrides: Tree) -> Tree:
+    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
+    raw = overrides.get("raw")
+    return {key: overrides[key] for key in ("raw_dir",) if key in overrides} | (
+        raw if isinstance(raw, dict) else {}
+    )
+
+
+def name_sections(tree: Tree) -> None:
+    """A word for a section becomes the section, so that its options can be given beside it."""
+    modalities, raw = tree.get("modalities"), tree.get("raw")
+    if isinstance(raw, dict) and raw.get("layout") == "table" and isinstance(raw.get("split"), str):
+        raw["split"] = {"column": raw["split"]}
+    for section in [tree, *(modalities.values() if isinstance(modalities, dict) else [])]:
+        for key in ("fusion", "encoder", "teacher_encoder"):
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = {"name": section[key]}
+
+
 def _is_parameter(path: KeyPath, method: Tree) -> bool:
     """Whether a key is a method's parameter, or below one that is a section (`rates.audio`)."""
     section = len(path) == 1 or isinstance(method.get(path[0]), Mapping)

@@ -29,10 +29,12 @@ from g2d_pipeline.config import (
     TeachersSettings,
     TrainingSettings,
 )
+from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
-from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, leaves, merge
+from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
+from g2d_pipeline.sources import with_folds
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,14 @@ class Configuration:
         files = {m: getattr(encoder, "weights", None) for m, encoder in encoders.items()}
         return {m: (self.project / Path(file).expanduser()).absolute() for m, file in files.items() if file}
 
+    @property
+    def repeats(self) -> dict[str, tuple[int, str, Any]]:
+        """How runs' names end → seed, name of the split and its settings; see `RawSettings.repeats`."""
+        raw: RawSettings = self.dataset.raw
+        return {end: (s, *split) for s in self.run.seeds for end, split in raw.repeats(s).items()}
+
     def ingest(self) -> IngestSettings:
-        d = self.dataset
+        d, splits = self.dataset, {split: raw for _, split, raw in self.repeats.values()}
         tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularModality)}
         return IngestSettings(
             dataset=self.run.dataset,
@@ -98,6 +106,7 @@ class Configuration:
             categorical=[c for s in tables.values() for c in s.categorical],
             dates=[c for s in tables.values() for c in s.dates],
             max_bad_fraction=d.may_drop,
+            splits={} if list(splits) == [""] else splits,
             options=self.options,
         )
 
@@ -113,8 +122,9 @@ class Configuration:
     def teachers(self) -> TeachersSettings:
         d = self.dataset
         runs = {
-            f"{m}/seed{seed}": TeacherRun(
+            f"{m}/{end}": TeacherRun(
                 modality=m,
+                split=split,
                 seed=seed,
                 task=d.task,
                 target=d.target,
@@ -122,7 +132,7 @@ class Configuration:
                 augment=s.augment,
                 training=self.teacher_training,
             )
-            for seed in self.run.seeds
+            for end, (seed, split, _) in self.repeats.items()
             for m, s in d.modalities.items()
         }
         beside: dict[str, Any] = {"weights": self.teacher_weights, "options": self.options}
@@ -131,9 +141,10 @@ class Configuration:
     def distill(self) -> DistillSettings:
         d = self.dataset
         runs = {
-            f"{name}/seed{seed}": StudentRun(
+            f"{name}/{end}": StudentRun(
                 method=name,
                 algorithm=method.algorithm,
+                split=split,
                 seed=seed,
                 task=d.task,
                 target=d.target,
@@ -145,7 +156,7 @@ class Configuration:
                 smp=method.smp,
                 needs_teachers=method.needs_teachers or method.smp is not None,
             )
-            for seed in self.run.seeds
+            for end, (seed, split, _) in self.repeats.items()
             for name, method in self.methods.items()
         }
         beside: dict[str, Any] = {"weights": self.weights, "options": self.options}
@@ -194,7 +205,7 @@ def resolve(
     `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
     files, overrides = copy.deepcopy(files), dict(overrides)
-    datasets, methods = (_section(name, files, overrides, origins) for name in ("datasets", "methods"))
+    datasets, methods = (section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
     if run.dataset not in datasets:
         raise ConfigError(
@@ -204,19 +215,21 @@ def resolve(
         )
     where = ("datasets", run.dataset)
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
+    name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
-    raw = merge(raw, _raw_overrides(overrides)) if isinstance(raw, dict) else raw
+    raw = merge(raw, raw_overrides(overrides)) if isinstance(raw, dict) else raw
     source, root = locate(checked(LayoutSettings, raw, (*where, "raw"), origins), run.source)
     simulated = tree.pop("sample", None)
     shrunk = bool(simulated) and source == "sample"
     if shrunk:
         merge(tree, simulated)
-    _name_sections(tree)
+    name_sections(tree)
     smp, teacher, changes = (tree.pop(key, None) or {} for key in ("smp", "teacher", "methods"))
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
-    dataset = checked(DatasetSettings, tree, where, origins, tree.get("task"))
+    dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
+    dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
@@ -269,33 +282,6 @@ def check_methods(configuration: Configuration) -> None:
             raise ConfigError(
                 f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line"
             )
-
-
-def _name_sections(tree: Tree) -> None:
-    """A word for a section becomes the section, so that its options can be given beside it."""
-    modalities = tree.get("modalities")
-    for section in [tree, *(modalities.values() if isinstance(modalities, dict) else [])]:
-        for key in ("fusion", "encoder", "teacher_encoder"):
-            if isinstance(section, dict) and isinstance(section.get(key), str):
-                section[key] = {"name": section[key]}
-
-
-def _section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
-    """The section `datasets` or `methods` of the files with what `--params` says of it."""
-    changes = overrides.pop(name, {})
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"{COMMAND_LINE}: {name} is a section; say {name}.<name>.<key>=<value>")
-    for path, _ in leaves(changes):
-        origins.note(name, *path)
-    return merge(files.pop(name, {}), changes)
-
-
-def _raw_overrides(overrides: Tree) -> Tree:
-    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
-    raw = overrides.get("raw")
-    return {key: overrides[key] for key in ("raw_dir",) if key in overrides} | (
-        raw if isinstance(raw, dict) else {}
-    )
 
 
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:

@@ -37,6 +37,14 @@ ENTRIES = {
     "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
     "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", *TRAINED),
 }
+# What the artefacts of a stage are called among the inputs of another.
+ARTEFACTS = {
+    "ingest": "manifest",
+    "featurize": "features",
+    "data_report": "data_report",
+    "teachers": "teachers",
+    "distill": "students",
+}
 RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
@@ -46,7 +54,8 @@ class PendingInputError(DataError):
 
 @dataclass
 class Plan:
-    """The artefacts of a run, by stage and run (run "" where a stage makes one artefact).
+    """The artefacts of a run, by stage and run (run "" where a stage makes one artefact; the runs of ingest
+    and featurize are the splits).
 
     `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
     `{fingerprint}` in it; what the catalog says. `graph`: the code of the package. `failures`: (stage, run) →
@@ -139,8 +148,8 @@ class Plan:
     def _settings(self) -> dict[str, dict[str, BaseModel]]:
         c = self.configuration
         return {
-            "ingest": {"": c.ingest()},
-            "featurize": {"": c.featurize()},
+            "ingest": dict(c.ingest().runs),
+            "featurize": dict.fromkeys(c.ingest().runs, c.featurize()),
             "data_report": {"": c.featurize()},
             "teachers": dict(c.teachers().runs),
             "distill": dict(c.distill().runs),
@@ -151,14 +160,16 @@ class Plan:
         """Name → content hash of what the artefact is made from."""
         if stage == "ingest":
             return {"raw": self.raw}
-        names = {
-            "featurize": {"manifest": ("ingest", "")},
-            "data_report": {"manifest": ("ingest", ""), "features": ("featurize", "")},
-            "evaluate": {"manifest": ("ingest", ""), "data_report": ("data_report", "")}
-            | {f"teachers/{name}": ("teachers", name) for name in self._settings["teachers"]}
-            | {f"students/{name}": ("distill", name) for name in self._settings["distill"]},
-        }.get(stage, {"features": ("featurize", "")})
         settings = self._settings[stage][run]
+        made = {
+            of: {f"{name}/{r}".rstrip("/"): (of, r) for r in self._settings[of]}
+            for of, name in ARTEFACTS.items()
+        }
+        names = {
+            "featurize": {"manifest": ("ingest", run)},
+            "data_report": made["ingest"] | made["featurize"],
+            "evaluate": {name: of for s in made if s != "featurize" for name, of in made[s].items()},
+        }.get(stage) or {"features": ("featurize", getattr(settings, "split", ""))}
         files: dict[str, Path] = {}
         if isinstance(settings, TeacherRun):
             files = {m: f for m, f in self.configuration.teacher_weights.items() if m == settings.modality}
@@ -166,7 +177,8 @@ class Plan:
             files = self.configuration.weights
         weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
         if isinstance(settings, StudentRun) and settings.needs_teachers:
-            names |= {f"teachers/{m}": ("teachers", f"{m}/seed{settings.seed}") for m in settings.encoders}
+            repeat = run.partition("/")[2]
+            names |= {f"teachers/{m}": ("teachers", f"{m}/{repeat}") for m in settings.encoders}
         # The manifest names files; what is in them is the raw data's.
         raw = {"raw": self.raw} if stage in ("featurize", "data_report") else {}
         return {name: self._content(*artefact) for name, artefact in names.items()} | weights | raw

@@ -30,7 +30,7 @@ from g2d_pipeline.data_report import duplicates
 from g2d_pipeline.data_report import report as data_report
 from g2d_pipeline.data_report.duplicates import find_duplicates, find_similar, row_codes
 from g2d_pipeline.data_report.page import build_data_page
-from g2d_pipeline.data_report.report import describe_data
+from g2d_pipeline.data_report.report import describe_data, merge_reports
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import FeatureStore, open_store, write_store
 from g2d_pipeline.features.kinds import base
@@ -242,6 +242,18 @@ def test_warnings_say_each_kind_once_more(report: dict[str, Any]):
     assert report["summary"] == (
         "2 duplicates, 1 near-duplicates, 2 groups in several splits, 2 outliers, 1 blank, 12 dropped"
     )
+
+
+def test_warnings_of_several_splits_are_one_list_with_the_range_of_each_count(report: dict[str, Any]):
+    assert merge_reports({"": report}) is report
+    other = report | {"warnings": [], "notes": ["another"]}
+    merged = merge_reports({"fold1": report, "fold2": report, "fold3": other})
+    texts = [w["text"] for w in merged["warnings"]]
+    assert texts == [f"{w['text']} (0 to {w['count']:,}, by split)" for w in report["warnings"]]
+    assert merge_reports({"fold1": report, "fold2": report})["warnings"] == report["warnings"]
+    assert merged["draws"]["fold2"]["train"] == report["splits"]["train"]["samples"]
+    assert merged["notes"][0] == "Of 3 splits: warnings are of all, tables of the first (fold1)."
+    assert merged["notes"][1:] == [*report["notes"], "another"]
 
 
 def test_the_same_data_give_the_same_bytes(

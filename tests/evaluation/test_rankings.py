@@ -45,3 +45,15 @@ def test_unfit_rankings_are_refused():
         teacher_orders(pd.concat([frame, frame]))
     with pytest.raises(ValueError, match="NaN"):
         teacher_orders(frame.assign(confidence=float("nan")))
+
+
+def test_each_fold_has_a_ranking_of_its_own() -> None:
+    rows = [
+        (fold, 0, on, m, value)
+        for fold in (2, 1)
+        for on in ("train", "val")
+        for m, value in (("audio", 0.4), ("image", 0.9 if fold == 1 or on == "val" else 0.1))
+    ]
+    frame = pd.DataFrame(rows, columns=["fold", *COLUMNS])
+    assert list(teacher_orders(frame)) == ["1/0", "2/0"]
+    assert ranking_disagreements(frame) == ["2/0"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -137,6 +138,28 @@ def test_the_unit_is_in_the_heading(make_study):
 
 def test_markup_in_a_name_is_shown_as_it_is():
     assert "[bold]x[/bold]" in table_text(summarise(metrics_of({"[bold]x[/bold]": [0.5]})))
+
+
+def test_folds_are_an_axis_beside_the_seeds(make_study):
+    runs = [
+        replace(run, fold=fold) for fold in (1, 2, 3) for run in make_study(seeds=(0, fold), disagree=()).runs
+    ]
+    first = [run for run in runs if run.seed == 0]
+    for own, words in ((first, "3 folds"), (runs, "3 folds × 2 seeds")):
+        metrics = collect_metrics(own, "d", "raw")
+        summary = summarise(metrics)
+        assert table_title(summary) == f"d · test · mean ± std over {words}"
+        assert set(summary["n"]) == {len(own) // len({(r.method, r.modality) for r in own})}
+    assert list(metrics.columns[4:6]) == ["fold", "seed"]
+    wide = seed_table(metrics)
+    assert wide.index.names == ["method", "modality", "fold", "seed", "selected_epoch"]
+    assert [i[2:4] for i in wide.index if i[0] == "g2d"] == [(f, s) for f in (1, 2, 3) for s in (0, f)]
+    values = metrics[metrics["split"].eq("test") & metrics["method"].eq("g2d") & metrics["part"].eq("multi")]
+    values = values.loc[values["metric"] == "accuracy", "value"]
+    row = summary.query("method == 'g2d' and part == 'multi' and metric == 'accuracy'").iloc[0]
+    assert (row["mean"], row["std"]) == pytest.approx((values.mean(), values.std(ddof=1)))
+    with pytest.raises(ValueError, match="unimodal · audio, fold 1, seed 0, is there twice"):
+        collect_metrics([*runs, runs[0]], "d", "raw")
 
 
 def test_seed_by_seed(make_study):

@@ -3,6 +3,7 @@ same."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -288,6 +289,32 @@ def test_a_plain_recording_is_read_once(make_raw: MakeRaw, tmp_path: Path, monke
     assert stored[0] == stored[1] == stored[2]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_fold_has_decoded_is_copied_by_the_next(
+    make_raw: MakeRaw, tmp_path: Path, decoded: list[str], overwrite: bool
+):
+    class Folds(FixedPlan):
+        def runs(self, stage: str) -> list[str]:
+            return ["fold1", "fold2"]
+
+    raw = make_raw(12)
+    first, second = copy.deepcopy(raw.manifest), copy.deepcopy(raw.manifest)
+    first.meta["raw_dir"] = second.meta["raw_dir"] = str(raw.root)
+    second.table["split"] = second.table["split"].sample(frac=1, random_state=0).to_numpy()
+    assert (first.table["split"] != second.table["split"]).any()
+    plan = Folds(tmp_path / "store/features-{fingerprint}", "")
+    plan._cards = {("featurize", fold): {"fingerprint": fold} for fold in plan.runs("featurize")}
+    dataset = FeatureStoreDataset(plan.folders["featurize"], "featurize", plan, overwrite)
+    stores = featurize_modalities({"fold1": first, "fold2": second}, raw.settings())
+    decoded.clear()
+    dataset.save(stores)
+    assert len(decoded) == len(set(decoded)) > 12
+    loaded = dataset.load()
+    assert (loaded["fold1"].index["split"] != loaded["fold2"].index["split"]).any()
+    norms = [store.meta["modalities"]["audio"]["normaliser"] for store in loaded.values()]
+    assert norms[0] != norms[1]  # each is measured on its own train
+
+
 def test_the_catalog_hands_over_the_finished_stores(
     make_raw: MakeRaw, tmp_path: Path, decoded: list[str], contents: Contents
 ):
@@ -298,7 +325,7 @@ def test_the_catalog_hands_over_the_finished_stores(
         manifest.meta["raw_dir"] = str(raw.root)
         plan = FixedPlan(tmp_path / "store/features-{fingerprint}", fingerprint)
         dataset = FeatureStoreDataset(plan.folders["featurize"], "featurize", plan, overwrite)
-        dataset.save(featurize_modalities(manifest, raw.settings()))
+        dataset.save(featurize_modalities({"": manifest}, raw.settings()))
         return plan.folder("featurize")
 
     whole = raw.table

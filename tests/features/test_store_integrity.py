@@ -46,9 +46,9 @@ def test_a_flipped_byte_is_told_before_anything_is_trained(
     raw = make_raw(8, only=["audio", "table"])
     plan = FixedPlan(tmp_path / "features-aaa", "aaa")
     features = FeatureStoreDataset(plan.folders["featurize"], "featurize", plan)
-    features.save(lambda folder, previous: raw.write(folder))
+    features.save({"": lambda folder, previous: raw.write(folder)})
     looks.clear()
-    assert features.load().modalities == ("audio", "table")
+    assert features.load()[""].modalities == ("audio", "table")
     assert sorted(looks) == ["audio.cells.npy", "audio.npy", "index.parquet", "table.npy"]
     features.preview()
     if noted:

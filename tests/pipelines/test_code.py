@@ -162,16 +162,16 @@ def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
         c.ingest(), c.featurize(), c.teachers(), c.distill(), c.evaluate(),
     )  # fmt: skip
     with recorded() as ran:
-        manifest = ingest_raw(ingest)()
+        manifest = ingest_raw(ingest)[""]()
         write_manifest(manifest, folder / "manifest")
     check("ingest", ran)
     (folder / "features").mkdir()
     with recorded() as ran:
-        featurize_modalities(manifest, featurize)(folder / "features", [])
+        featurize_modalities({"": manifest}, featurize)[""](folder / "features", [])
     check("featurize", ran)
-    store = open_store(folder / "features")
+    store = {"": open_store(folder / "features")}
     with recorded() as ran:
-        page, data = make_data_report(manifest, store, featurize)
+        page, data = make_data_report({"": manifest}, store, featurize)
         page()
     check("data_report", ran)
 
@@ -188,7 +188,7 @@ def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
         students = train("distill", train_students(store, trained, distill))
     check("distill", ran)
     with recorded() as ran:
-        for make in evaluate_runs(manifest, data(), trained, students, evaluate):
+        for make in evaluate_runs({"": manifest}, data(), trained, students, evaluate):
             make()
     check("evaluate", ran)
 

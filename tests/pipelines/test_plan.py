@@ -99,6 +99,37 @@ def test_more_seeds_leave_the_runs_of_the_others_fresh(project: Project) -> None
     assert stale == {"audio/seed3", "image/seed3"}
 
 
+HOUSES = {"dataset": "houses", "source": "raw", "method": "joint", "seeds": "0/1"}
+FOLDS = HOUSES | {"split": {"folds": 3, "test": None}}
+
+
+def test_each_fold_has_a_manifest_a_store_and_runs_of_its_own(tmp_path: Path) -> None:
+    project = Project(tmp_path / "data")
+    assert project.make(**FOLDS) == ALL
+    plan = project.plan(**FOLDS)
+    assert plan.runs("ingest") == plan.runs("featurize") == ["fold1", "fold2", "fold3"]
+    assert plan.runs("distill") == [f"joint/fold{f}/seed{s}" for s in (0, 1) for f in (1, 2, 3)]
+    assert (
+        plan.card("distill", "joint/fold2/seed1")["inputs"]["features"]
+        == plan.card("featurize", "fold2")["fingerprint"]
+    )  # a pretended artefact's content
+    assert plan.others("featurize", "fold2") != plan.others("featurize", "fold3")
+    assert plan.folder("featurize", "fold1") in plan.others("featurize", "fold2")
+    assert {"manifest/fold1", "features/fold3"} <= set(plan.card("data_report")["inputs"])
+    one = project.plan(**FOLDS | {"split": {"folds": 3, "fold": 2, "test": None}})
+    assert all(one.is_fresh(stage, run) for stage in ("ingest", "distill") for run in one.runs(stage))
+    assert not one.is_fresh("evaluate")
+
+
+def test_another_seed_of_splits_drawn_for_each_leaves_the_others_fresh(tmp_path: Path) -> None:
+    project = Project(tmp_path / "data")
+    own = HOUSES | {"split": {"per_seed": True}}
+    project.make(**own)
+    plan = project.plan(**own | {"seeds": "0/1/2"})
+    assert {r for r in plan.runs("ingest") if not plan.is_fresh("ingest", r)} == {"seed2"}
+    assert {r for r in plan.runs("distill") if not plan.is_fresh("distill", r)} == {"joint/seed2"}
+
+
 def test_what_depends_on_an_artefact_that_is_not_made_yet_has_no_fingerprint(tmp_path: Path) -> None:
     plan = Project(tmp_path).plan()
     assert plan.fingerprint("ingest")

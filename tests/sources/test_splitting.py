@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from g2d_pipeline.config import SplitFractions
 from g2d_pipeline.errors import ConfigError, DataError
@@ -93,6 +94,139 @@ def test_groups_are_stratified_where_they_can_be() -> None:
         assert all(abs(target[split == s].mean() - 1 / 3) < 0.05 for s in SPLITS)
 
 
+@given(st.lists(st.integers(1, 20), min_size=4, max_size=20), shares, st.booleans(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_named_groups_are_held_out_and_shares_are_of_the_rest(
+    groups: list[int], share: float, val_is_named: bool, seed: int
+) -> None:
+    group = np.repeat([f"g{i}" for i in range(len(groups))], groups)
+    rest = sum(groups[1:])
+    assume(max(1, round(rest * share)) < rest)
+    named, drawn = ("val", "test") if val_is_named else ("test", "val")
+    fractions = SplitFractions.model_validate(
+        {named: {"group": "g0"}, drawn: share, "group": "g", "seed": seed, "stratify": False}
+    )
+    split = draw_split(len(group), np.zeros(len(group)), fractions, group)
+    assert ((split == named) == (group == "g0")).all()
+    assert all(len(set(split[group == name])) == 1 for name in np.unique(group))
+    assert abs((split == drawn).sum() - max(1, round(rest * share))) <= max(groups[1:])
+    assert (split == "train").any()
+
+
+@given(st.integers(20, 200), shares, st.booleans(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_an_official_test_split_stays_and_val_is_drawn_from_train(
+    n: int, share: float, by_group: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    official = np.where(rng.random(n) < 0.3, "test", "train").astype(object)
+    group = rng.integers(0, 6, n) if by_group else None
+    train = int((official == "train").sum())
+    fractions = SplitFractions(
+        column="split", val=share, group="g" if by_group else None, seed=seed, stratify=False
+    )
+    assume(train > 8 and (group is None or len(np.unique(group[official == "train"])) > 1))
+    split = draw_split(n, np.zeros(n), fractions, group, official)
+    assert ((split == "test") == (official == "test")).all()
+    if group is None:
+        assert (split == "val").sum() == max(1, round(train * share))
+    else:
+        assert not set(group[split == "train"]) & set(group[split == "val"])
+        assert (split == "val").any()
+        assert (split == "train").any()
+
+
+@given(
+    st.integers(6, 120),
+    st.integers(2, 6),
+    st.sampled_from([None, 6, 9, 30]),
+    st.sampled_from(["classes", "regression", "plain"]),
+    st.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None)
+def test_over_the_folds_each_sample_is_tested_once(
+    n: int, folds: int, groups: int | None, kind: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.normal(size=n) if kind == "regression" else rng.integers(0, 3, n)
+    group = None if groups is None else rng.integers(0, groups, n)
+    units = n if group is None else len(np.unique(group))
+    assume(units >= 2 * folds + 2)  # something is left for train and val
+    fields = {
+        "folds": folds,
+        "seed": seed,
+        "stratify": kind != "plain" and group is not None,
+        "group": None if group is None else "g",
+    }
+    split = [
+        draw_split(n, target, SplitFractions.model_validate(fields | {"fold": fold}), group)
+        for fold in range(1, folds + 1)
+    ]
+    assert (np.sum([s == "test" for s in split], axis=0) == 1).all()
+    for one in split:
+        assert set(one) == set(SPLITS)
+        if group is not None:
+            assert all(len(set(one[group == g])) == 1 for g in np.unique(group))
+        elif kind == "plain":
+            sizes_of = {int((s == "test").sum()) for s in split}
+            assert max(sizes_of) - min(sizes_of) <= 1
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_as_many_folds_as_groups_leave_out_one_each(stratify: bool) -> None:
+    group = np.repeat(["c", "a", "d", "b"], 10)
+    target = np.arange(40) % 2
+    fields = {"folds": 4, "group": "g", "stratify": stratify}
+    for fold, name in enumerate("abcd", start=1):
+        split = draw_split(40, target, SplitFractions.model_validate(fields | {"fold": fold}), group)
+        assert ((split == "test") == (group == name)).all()
+
+
+def test_folds_are_stratified() -> None:
+    target = np.arange(100) % 10 // 8  # a fifth is of the rare class
+    for fold in range(1, 6):
+        split = draw_split(100, target, SplitFractions(folds=5, fold=fold), None)
+        assert (target[split == "test"].mean(), (split == "test").sum()) == (0.2, 20)
+
+
+def test_settings_of_each_fold_and_seed() -> None:
+    def names(**fields: object) -> list[tuple[str, int | None, int]]:
+        settings = SplitFractions.model_validate(fields)
+        return [(name, one.fold, one.seed) for name, one in settings.each(seed=2)]
+
+    assert names() == [("", None, 0)]
+    assert names(seed=7, folds=2) == [("fold1", 1, 7), ("fold2", 2, 7)]
+    assert names(folds=5, fold=4) == [("fold4", 4, 0)]
+    assert names(seed=7, per_seed=True) == [("seed2", None, 9)]
+    assert names(folds=2, per_seed=True) == [("fold1/seed2", 1, 2), ("fold2/seed2", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"folds": 5, "test": 0.2}, r"folds tests each sample once: remove test \(val may be"),
+        ({"folds": 5, "group": "g", "val": {"group": "a"}}, "folds tests each sample once: remove val.group"),
+        ({"folds": 5, "column": "split"}, "folds draws test, and column 'split' says what test is"),
+        ({"folds": "leave_one_out"}, "folds = leave_one_out leaves out one group at a time: say `group:"),
+        ({"folds": 1}, "say how many, 2 or more, or leave_one_out"),
+        ({"folds": "many"}, "say how many, 2 or more, or leave_one_out"),
+        ({"fold": 2}, "fold is one of folds: say how many, too"),
+        ({"folds": 3, "fold": 4}, "fold = 4: there are 3"),
+        ({"column": "split", "per_seed": True}, "per_seed draws a split for each seed, and nothing is drawn"),
+        ({"test": {"group": ["a"]}}, "test.group names groups: say `group: <column>`, too"),
+        ({"group_pattern": "x"}, "group_pattern needs group"),
+        ({"group": "g", "val": {"group": "a/b"}, "test": {"group": "b"}}, "group b is named for both"),
+        ({"column": "split", "test": 0.2}, "column 'split' says what test is: remove test; or remove column"),
+        ({"column": "split", "group": "g"}, "nothing is drawn where column 'split' says it all"),
+        ({"group": "g", "test": {"group": []}}, "at least 1 item"),
+        ({"test": 1.5}, "less than 1"),
+    ],
+)
+def test_split_settings_that_contradict_themselves(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SplitFractions.model_validate(fields)
+
+
 def test_another_seed_or_order_draws_another_split() -> None:
     target = np.arange(200) % 4
     group = np.arange(200) // 5
@@ -118,6 +252,29 @@ def test_a_class_of_one_sample_is_train() -> None:
         (4, {"val": 0.45, "test": 0.5}, None, DataError, "leave nothing of 4 samples"),
         (20, {"group": "g"}, ["a", "b"], DataError, "2 groups can not be divided"),
         (60, {"val": 0.02}, None, DataError, "val gets 1 of 48 samples"),
+        (20, {"folds": 21}, None, DataError, "split.folds = 21, and there are 20 samples"),
+        (
+            20,
+            {"folds": 4, "group": "g"},
+            ["a", "b", "c"],
+            DataError,
+            "split.folds = 4, and there are 3 values of 'g' in rows that can be used",
+        ),
+        (20, {"folds": 2, "group": "g"}, ["a", "b"], DataError, "1 groups can not be divided"),
+        (
+            20,
+            {"group": "g", "test": {"group": ["a", "cc"]}},
+            ["a", "b", "c"],
+            DataError,
+            "(?s)has the group.*'cc'. Did you mean 'c'.*There are 3: a, b, c",
+        ),
+        (
+            20,
+            {"group": "g", "test": {"group": ["a"]}, "val": {"group": ["b"]}},
+            ["a", "b"],
+            DataError,
+            "0 samples can not be divided into train",
+        ),
     ],
 )
 def test_shares_that_can_not_be_met_are_told(

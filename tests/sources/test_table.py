@@ -19,7 +19,7 @@ from g2d_pipeline.config import IngestSettings, Table, TargetSettings
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.resolve import resolve
-from g2d_pipeline.sources import locate, read_raw, signature
+from g2d_pipeline.sources import locate, read_raw, signature, with_folds
 from g2d_pipeline.sources.manifest import Manifest
 from tests.sources.raw_folders import OPTIONS
 
@@ -125,6 +125,79 @@ def test_split_column_synonyms_ids_and_a_logarithm(own: Own) -> None:
     assert table["sample_id"].tolist() == own.frame["key"].tolist()
     assert table["target"].to_numpy() == pytest.approx(np.log(own.frame["price"]))
     assert any("natural logarithm of 'price'" in note for note in meta["notes"])
+
+
+@pytest.mark.parametrize("group", [None, "place"])
+def test_an_official_test_split_with_val_drawn_from_train(own: Own, group: str | None) -> None:
+    own.frame["fold"] = ["training"] * 30 + ["test"] * 10
+    own.save()
+    with pytest.raises(DataError, match=r"have val drawn from train: `split: \{column: fold, val: 0.1\}`"):
+        own.read({"split": "fold"})
+    manifest = own.read({"split": {"column": "fold", "val": 0.2, "group": group}})
+    split = manifest.table["split"]
+    assert (split[30:] == "test").all()
+    assert set(split[:30]) == {"train", "val"}
+    if group is None:
+        assert (split == "val").sum() == 6
+    else:
+        places = own.frame["place"]
+        assert not set(places[split == "val"]) & set(places[split == "train"])
+    assert any("val is drawn from the official train rows" in note for note in manifest.meta["notes"])
+
+
+def test_one_group_at_a_time_is_left_out(own: Own) -> None:
+    own.frame.loc[3, ["place", "label"]] = ["p9", ""]  # one row, and it has no label
+    own.save()
+    raw = own.settings({"split": {"folds": "leave_one_out", "group": "place"}}).raw
+    assert with_folds(raw, own.root).split.folds == 9
+    labelled = raw.model_copy(update={"labelled_only": True})
+    counted = with_folds(labelled, own.root)
+    ends = counted.repeats(seed=5)
+    assert list(ends) == [f"fold{i}/seed5" for i in range(1, 9)]
+    tested = []
+    for _, one in ends.values():
+        manifest = own.read(one.model_dump())
+        tested.append(set(manifest.table.loc[manifest.table["split"] == "test", "group"]))
+    assert tested == [{f"p{i}"} for i in range(8)]
+    assert "Test is 'place' p7." in " ".join(manifest.meta["notes"])
+    with pytest.raises(DataError, match=r"split\.folds = 9, and there are 8 values of 'place'"):
+        own.read({"split": {"folds": 9, "group": "place"}}, max_bad_fraction=0.1)
+    tenth = own.settings({"split": {"folds": "leave_one_out", "fold": 10, "group": "place"}}).raw
+    with pytest.raises(ConfigError, match=r"split\.fold = 10: metadata\.csv has 9 groups"):
+        with_folds(tenth, own.root)
+    own.frame["place"] = ["p0", "p1"] * 20
+    own.save()
+    with pytest.raises(DataError, match=r"leave_one_out: metadata.csv has 2 groups in 'place'"):
+        with_folds(raw, own.root)
+
+
+def test_named_groups_are_val_and_test(own: Own) -> None:
+    manifest = own.read(
+        {"split": {"group": "place", "test": {"group": ["p1", "p2"]}, "val": {"group": ["p7"]}}}
+    )
+    expected = {"p1": "test", "p2": "test", "p7": "val"}
+    assert manifest.table["split"].tolist() == [expected.get(p, "train") for p in own.frame["place"]]
+    assert any("Test is 'place' p1, p2." in note for note in manifest.meta["notes"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "use"),
+    [
+        ("fold", ["training"] * 30 + ["test"] * 10, "`split: {column: fold, val: 0.1}`"),
+        ("fold", ["training"] * 20 + ["val"] * 10 + ["test"] * 10, "`split: fold`"),
+        ("Split", [1, 2] * 20, "`split: Split`"),
+        ("fold", ["test"] * 20 + ["exam"] * 20, None),
+    ],
+)
+def test_a_split_column_that_is_not_used_is_told_loudly(
+    own: Own, caplog: pytest.LogCaptureFixture, name: str, cells: list[Any], use: str | None
+) -> None:
+    own.frame = own.frame.drop(columns="fold").assign(**{name: cells})
+    own.save()
+    own.read()
+    loud = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    text = f"own: Warning: column {name!r} is NOT used as the split. If it is the official one, say {use}."
+    assert loud == ([text] if use else [])
 
 
 def test_groups_are_in_one_split_each(own: Own) -> None:
@@ -470,6 +543,12 @@ BAD: list[tuple[str, Callable[[Own], Any], dict[str, Any], list[str]]] = [
         ["have no logarithm", "row 6, column 'price': 0"],
     ),
     # ids, splits, groups
+    (
+        "val in the column and drawn",
+        lambda own: None,
+        {"raw": {"split": {"column": "fold", "val": 0.1}}},
+        ["column 'fold' says which rows are val (8), and split.val is given, too", "`split: fold`"],
+    ),
     ("blank id", put(8, "key", ""), {"raw": {"id": "key"}}, ["Rows without an id", "row 8, column 'key'"]),
     ("blank split", put(8, "fold", ""), {"raw": {"split": "fold"}}, ["row 8, column 'fold': blank"]),
     (

@@ -121,6 +121,13 @@ def test_a_split_without_a_table_and_tables_with_a_split(root: Path) -> None:
     rows(root, "test.csv")
     with pytest.raises(DataError, match=r"There is train\.csv and test\.csv, but no table for val"):
         read(root)
+    drawn = read(root, split={"val": 0.25})
+    assert drawn.meta["counts"] == {"train": 4, "val": 2, "test": N}
+    assert drawn.table["split"].tolist()[N:] == ["test"] * N
+    with pytest.raises(ConfigError, match=r"train\.csv and test\.csv say what train and test are"):
+        read(root, split={"val": 0.25, "test": 0.2})
+    named = read(root, table={"train": "train.csv", "test": "test.csv"}, split={"val": 0.25})
+    assert named.table["split"].equals(drawn.table["split"])
     rows(root, "val.csv")
     with pytest.raises(
         ConfigError, match=r"raw\.split is set, and there is a table for each split \(train\.csv, val"
@@ -142,6 +149,7 @@ def test_a_split_without_a_table_and_tables_with_a_split(root: Path) -> None:
     ("table", "words"),
     [
         ({"train": "a.csv", "val": "b.csv"}, "table lacks test"),
+        ({"train": "a.csv", "test": "b.csv"}, r"table lacks val: .*have val drawn from train: `split: \{val"),
         ({"train": "a.csv", "val": "b.csv", "test": "a.csv"}, "the same file for two splits"),
         (["train.csv", "b.csv", "test.csv"], r"\['b.csv'\] tell no split"),
         (["train.csv", "training.csv", "test.csv"], "of the same split"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from kedro_datasets._typing import JSONPreview
@@ -18,14 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureStoreDataset(FolderDataset):
-    """A memory-mapped array per modality. What is saved is a function that writes the store into a folder,
-    given the finished stores beside it: what they have is copied. A killed run goes on from its last whole
-    chunk."""
+    """A store of memory-mapped arrays for each split. What is saved is a function that writes a store into a
+    folder, given the finished stores beside it: what they have is copied. A killed run goes on from its last
+    whole chunk."""
 
     keep_partial = True
 
-    def write(self, folder: Path, data: Callable[[Path, Sequence[Path]], None]) -> None:
-        data(folder, [] if self.overwrite else self.plan.others(self.stage))
+    def write(self, folder: Path, make: Callable[[Path, Sequence[Path]], None], run: str) -> None:
+        runs = list(takewhile(lambda other: other != run, self.plan.runs(self.stage)))
+        anew = [self.plan.folder(self.stage, other) for other in reversed(runs)]
+        make(folder, anew if self.overwrite else self.plan.others(self.stage, run))
 
     def content(self, folder: Path) -> str:
         """`meta.json` holds the checksums of all files; by which code they were made is no content."""
@@ -40,8 +43,9 @@ class FeatureStoreDataset(FolderDataset):
 
     @when_made
     def preview(self) -> JSONPreview:
-        """Shapes, dtypes and normalisers, for Kedro-Viz."""
-        return JSONPreview(json.dumps(open_store(self.plan.require(self.stage)).meta["modalities"], indent=2))
+        """Shapes, dtypes and normalisers of the first, for Kedro-Viz."""
+        first = self.plan.require(self.stage, self.plan.runs(self.stage)[0])
+        return JSONPreview(json.dumps(open_store(first).meta["modalities"], indent=2))
 
 
 def verify_once(store: FeatureStore, note: Path) -> None:

@@ -1,9 +1,11 @@
-"""The base of our datasets: a folder with a stage card, written beside its place and renamed into it."""
+"""The base of our datasets: folders with a stage card, written beside their place and renamed into it."""
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,11 @@ from typing import Any
 from kedro.io import AbstractDataset
 
 from g2d_pipeline.cards import Clock, folder_content, whole_folder
+from g2d_pipeline.errors import LockedError
+from g2d_pipeline.files import locked
 from g2d_pipeline.stages import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,43 +58,59 @@ class StageDataset(AbstractDataset[Any, Any]):
 
 
 class FolderDataset(StageDataset):
-    """One artefact: the folder `path` (a template with `{fingerprint}`) holds its files and `stage.json`.
+    """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
+    files and `stage.json`.
 
-    `plan` knows the stage card that it must have. What is saved is a function that makes it, so that its time
-    counts for the card. `overwrite`: counts as missing even if fresh (`--params rebuild=true`). An artefact
-    that turns out fresh when it is about to be saved (the stage left of it made the same content again, or
-    another run has made it) is kept."""
+    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
+    time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what
+    another process makes comes last: with `wait=true` it is waited for and used. `plan` knows the stage card
+    of each. `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh
+    when it is about to be made (the stage left of it made the same content again) is kept."""
 
     keep_partial = False
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.clock = Clock.start()
-
-    def start_clock(self) -> None:
-        """Called when the node that makes this artefact starts."""
-        self.clock = Clock.start()
-
     @abstractmethod
-    def write(self, folder: Path, data: Any) -> None:
-        """Write the artefact's files into `folder`."""
+    def write(self, folder: Path, make: Any, run: str) -> None:
+        """Write a run's files into `folder`."""
 
     @abstractmethod
     def read(self, folder: Path) -> Any:
-        """Read the artefact from `folder`."""
+        """Read a run's artefact from `folder`."""
 
     def content(self, folder: Path) -> str:
         """The hash of what stages to the right depend on."""
         return folder_content(folder)
 
-    def save(self, data: Any) -> None:
-        if self._exists():
-            return
-        folder, card = self.plan.folder(self.stage), self.plan.card(self.stage)
-        with whole_folder(folder, card, self.clock, self.keep_partial, self.content) as partial:
-            self.write(partial, data)
-        self.overwrite = False  # made anew in this run: from here on it is fresh
+    def save(self, data: Mapping[str, Any]) -> None:
+        busy = []
+        for number, (run, make) in enumerate(data.items(), start=1):
+            title = f"{self.stage} {run} ({number}/{len(data)})" if run else ""
+            try:
+                self._save_run(run, make, title, wait=False)
+            except LockedError:
+                busy.append((run, make, title))
+        for one in busy:
+            self._save_run(*one, wait=self.plan.configuration.run.wait)
+        self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
-    def load(self) -> Any:
-        return self.read(self.plan.require(self.stage))
+    def _save_run(self, run: str, make: Any, title: str, wait: bool) -> None:
+        with locked(self.plan.folder(self.stage, run), wait) if not self._is_fresh(run) else nullcontext():
+            fresh = self._is_fresh(run)  # now: another process may have made it
+            if title:
+                logger.info("%s%s", title, " is fresh: skipped" if fresh else "")
+            if not fresh:
+                self.make_run(run, make)
+
+    def _is_fresh(self, run: str) -> bool:
+        return not self.overwrite and self.plan.is_fresh(self.stage, run)
+
+    def make_run(self, run: str, make: Any) -> None:
+        """Write the artefact of a run, whole or not at all."""
+        clock, card = Clock.start(), self.plan.card(self.stage, run)
+        folder = self.plan.folder(self.stage, run)
+        with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
+            self.write(partial, make, run)
+
+    def load(self) -> dict[str, Any]:
+        return {run: self.read(self.plan.require(self.stage, run)) for run in self.plan.runs(self.stage)}

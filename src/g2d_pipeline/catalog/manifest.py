@@ -12,16 +12,16 @@ from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifes
 
 
 class ManifestDataset(FolderDataset):
-    """`manifest.parquet` and `manifest.json` of one dataset; validated on write and on read."""
+    """`manifest.parquet` and `manifest.json` of each split; validated on write and on read."""
 
-    def write(self, folder: Path, data: Callable[[], Manifest]) -> None:
-        write_manifest(data(), folder)
+    def write(self, folder: Path, make: Callable[[], Manifest], run: str) -> None:
+        write_manifest(make(), folder)
 
     def read(self, folder: Path) -> Manifest:
         return read_manifest(folder)
 
     @when_made
     def preview(self, nrows: int = 5) -> TablePreview:
-        """The first rows, for Kedro-Viz."""
-        table = self.load().table.head(nrows)
+        """The first rows of the first, for Kedro-Viz."""
+        table = next(iter(self.load().values())).table.head(nrows)
         return TablePreview(table.astype(str).to_dict(orient="split"))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kedro_datasets._typing import TablePreview
 
 from g2d_pipeline.artefacts import CHECKPOINTS, FailedRun, Trained, TrainedFolder, write_trained
-from g2d_pipeline.cards import Clock, partial_folder, whole_folder
-from g2d_pipeline.catalog.folder import StageDataset, when_made
-from g2d_pipeline.errors import LockedError, TrainingError, is_failed_training
-from g2d_pipeline.files import locked
+from g2d_pipeline.cards import partial_folder
+from g2d_pipeline.catalog.folder import FolderDataset, when_made
+from g2d_pipeline.errors import TrainingError, is_failed_training
 
 logger = logging.getLogger(__name__)
 
@@ -27,57 +27,40 @@ class FailedTraining(Exception):
         self.error = error
 
 
-class TrainedSetDataset(StageDataset):
-    """Run → trained model, each in the folder `path` (a template with `{run}` and `{fingerprint}`).
+class TrainedSetDataset(FolderDataset):
+    """Run → trained model. What is saved is a function that trains it, given the folder for its checkpoints:
+    a run begun by a killed process resumes from its last one. A run whose training failed is left out, and
+    noted in the plan."""
 
-    Saved lazily, as Kedro's partitioned datasets are: run → a function that trains it, given the folder for
-    its checkpoints. Fresh runs are skipped, each run is on disk before the next one starts, and a run begun
-    by a killed process resumes from its last checkpoint. What another process trains comes last: with
-    `wait=true` it is waited for and used. `plan` knows the stage card of each."""
+    @property
+    def keep_partial(self) -> bool:  # type: ignore[override]
+        return not self.overwrite
 
-    def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
-        numbered, busy = list(enumerate(data.items(), start=1)), []
-        for number, (run, train) in numbered:
-            try:
-                self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait=False)
-            except LockedError:
-                busy.append((number, (run, train)))
-        for number, (run, train) in busy:
-            wait = self.plan.configuration.run.wait
-            self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait)
-        self.overwrite = False  # made anew in this run: from here on they are fresh
-        self.plan.refresh()
+    def save(self, data: Mapping[str, Any]) -> None:
+        for run in data:
+            self.plan.failures.pop((self.stage, run), None)
+        super().save(data)
 
-    def _make(self, run: str, train: Callable[[Path], Trained], title: str, wait: bool) -> None:
-        folder = self.plan.folder(self.stage, run)
-        self.plan.failures.pop((self.stage, run), None)
-        if not self.overwrite and self.plan.is_fresh(self.stage, run):
-            logger.info("%s is fresh: skipped", title)
-            return
-        with locked(folder, wait):
-            if not self.overwrite and self.plan.is_fresh(self.stage, run):
-                logger.info("%s was made by another run", title)
-                return
-            logger.info(title)
-            try:
-                self._train(run, train)
-            except FailedTraining as failed:
-                self._note_failure(run, failed.error)
-            if (self.stage, run) in self.plan.failures:
-                gc.collect()  # what it held, before the next run needs the room
+    def make_run(self, run: str, make: Callable[[Path], Trained]) -> None:
+        try:
+            super().make_run(run, make)
+        except FailedTraining as failed:
+            self._note_failure(run, failed.error)
+        if (self.stage, run) in self.plan.failures:
+            gc.collect()  # what it held, before the next run needs the room
 
-    def _train(self, run: str, train: Callable[[Path], Trained]) -> None:
-        folder = self.plan.folder(self.stage, run)
-        clock, card = Clock.start(), self.plan.card(self.stage, run)
-        with whole_folder(folder, card, clock, keep_partial=not self.overwrite) as partial:
-            try:
-                trained = train(partial)
-            except Exception as error:
-                if is_failed_training(error):
-                    raise FailedTraining(error) from error
-                raise
-            write_trained(partial, trained)
-            shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    def write(self, folder: Path, make: Callable[[Path], Trained], run: str) -> None:
+        try:
+            trained = make(folder)
+        except Exception as error:
+            if is_failed_training(error):
+                raise FailedTraining(error) from error
+            raise
+        write_trained(folder, trained)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+    def read(self, folder: Path) -> TrainedFolder:
+        return TrainedFolder(folder)
 
     def _note_failure(self, run: str, error: Exception) -> None:
         """Log it, remember it for what is made from this run, and keep nothing of it but its checkpoints: the

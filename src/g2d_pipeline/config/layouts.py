@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +18,11 @@ class RawSettings(Strict):
 
     layout: str
     raw_dir: str
+
+    def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
+        """What is trained with a seed: how the runs' names end (`seed0`; `fold2/seed0`) → the name of the
+        split ("": there is one for all; `fold2`) and these settings of that split alone."""
+        return {f"seed{seed}": ("", self)}
 
 
 class AVDigits(RawSettings):
@@ -103,40 +110,113 @@ class URFunny(RawSettings):
     seed: NonNegativeInt = 0
 
 
+class HeldOut(Strict):
+    """The samples of these groups: values of the split's column `group`, or what `group_pattern` finds."""
+
+    group: Annotated[
+        list[str],
+        BeforeValidator(lambda value: [str(name) for name in split_slashes(value)]),
+        Field(min_length=1),
+    ]
+
+
+Part = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag("share")] | Annotated[HeldOut, Tag("HeldOut")],
+    Discriminator(lambda value: "HeldOut" if isinstance(value, dict | HeldOut) else "share"),
+]
+
+
+def _number_of_folds(value: Any) -> Any:
+    if value in (None, "leave_one_out"):
+        return value
+    if not str(value).isdecimal() or int(value) < 2:
+        raise ValueError("say how many, 2 or more, or leave_one_out")
+    return int(value)
+
+
 class SplitFractions(Strict):
-    """A split that is drawn: `val` and `test` are shares of the rows; `group` (a column) never crosses
-    splits.
+    """A split that is drawn, or that `column` says, or of both: where a column (or files) says what train and
+    test are, `val` is drawn from train.
 
-    `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the `K` of
-    `K12`."""
+    `val`, `test`: shares of the rows (left out: 0.1 and 0.2), or the groups that they are, as
+    `{group: [a, b]}`. A share beside what is named is one of the other rows. `group` (a column) never crosses
+    splits. `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the
+    `K` of `K12`. `folds`: cross-validation; each sample, or group, is test in one of so many splits (as many
+    as groups: `leave_one_out`), or of `fold` (from 1) alone. `per_seed`: each seed of the run, which is added
+    to `seed`, draws a split of its own."""
 
-    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    column: str | None = None
+    val: Part | None = None
+    test: Part | None = None
     stratify: bool = True
     group: str | None = None
     group_pattern: str | None = None
     seed: NonNegativeInt = 0
+    folds: Annotated[int | str | None, BeforeValidator(_number_of_folds)] = None
+    fold: PositiveInt | None = None
+    per_seed: bool = False
 
     @model_validator(mode="after")
-    def _pattern_is_one(self) -> Self:
-        if self.group_pattern is None:
-            return self
-        if self.group is None:
-            raise ValueError("group_pattern needs group: the column in whose cells it is looked for")
-        try:
-            re.compile(self.group_pattern)
-        except re.error as error:
-            raise ValueError(f"group_pattern is no regular expression: {error}") from None
+    def _is_consistent(self) -> Self:
+        for problem in chain(self._contradictions_of_folds(), self._contradictions()):
+            raise ValueError(problem)
         return self
 
+    def _contradictions(self) -> Iterator[str]:
+        named = {
+            name: part.group for name in ("val", "test") if isinstance(part := getattr(self, name), HeldOut)
+        }
+        if self.group is None:
+            if self.group_pattern is not None:
+                yield "group_pattern needs group: the column in whose cells it is looked for"
+            for name in named:
+                yield f"{name}.group names groups: say `group: <column>`, too, whose values they are"
+        if both := set(named.get("val", ())) & set(named.get("test", ())):
+            yield f"group {', '.join(sorted(both))} is named for both val and test"
+        if self.column is not None:
+            if self.test is not None:
+                yield (
+                    f"column {self.column!r} says what test is: remove test; or remove column, to have val "
+                    "and test drawn anew"
+                )
+            if self.val is None and self.group is not None:
+                yield (
+                    f"nothing is drawn where column {self.column!r} says it all: give val, a share of train, "
+                    "or move group out of split, for the data report"
+                )
+        if self.per_seed and (len(named) == 2 or (self.column is not None and self.val is None)):
+            yield "per_seed draws a split for each seed, and nothing is drawn here: remove it"
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            yield f"group_pattern is no regular expression: {error}"
 
-def _column_or_fractions(value: Any) -> str:
-    return "str" if isinstance(value, str) else "SplitFractions"
+    def _contradictions_of_folds(self) -> Iterator[str]:
+        if self.folds is None:
+            if self.fold is not None:
+                yield "fold is one of folds: say how many, too, `folds: 5`"
+            return
+        if self.column is not None:
+            yield f"folds draws test, and column {self.column!r} says what test is: remove one of the two"
+        if self.test is not None or isinstance(self.val, HeldOut):
+            key = "test" if self.test is not None else "val.group"
+            yield f"folds tests each sample once: remove {key} (val may be a share of the rest)"
+        if self.folds == "leave_one_out" and self.group is None:
+            yield "folds = leave_one_out leaves out one group at a time: say `group: <column>`, too"
+        if self.fold is not None and isinstance(self.folds, int) and self.fold > self.folds:
+            yield f"fold = {self.fold}: there are {self.folds}"
+
+    def each(self, seed: int) -> Iterator[tuple[str, Self]]:
+        """The name of each split that is drawn for a seed of the run, and the settings that draw it."""
+        folds = [self.fold] if self.fold or not isinstance(self.folds, int) else range(1, self.folds + 1)
+        for fold in folds:
+            names = [f"fold{fold}"] * (fold is not None) + [f"seed{seed}"] * self.per_seed
+            seeds = {"seed": self.seed + seed} if self.per_seed else {}
+            yield "/".join(names), self.model_copy(update={"fold": fold, **seeds})
 
 
 SplitSettings = Annotated[
-    Annotated[str, Tag("str")] | Annotated[SplitFractions, Tag("SplitFractions")],
-    Discriminator(_column_or_fractions),
+    SplitFractions, BeforeValidator(lambda value: {"column": value} if isinstance(value, str) else value)
 ]
 
 
@@ -216,13 +296,13 @@ class Table(RawSettings):
     `metadata.csv` in folders `train`, `val` and `test`. `root`: where paths start (left out: the table's
     folder). `columns`: modality → its column of paths or text, or a template such as `images/{row}_front.jpg`
     of the row's number (`{row}` from 1, `{index}` from 0) and columns (`{name}`); tabular modalities have
-    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or fractions (left out:
-    the defaults, unless there is a table for each split). `classes`: the class names in order (left out:
-    sorted). `names`: the columns of a text table without a header. `log_target`: the natural logarithm of the
-    target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below the other.
-    `join`: further tables that add columns. `labelled_only`: rows without a target are no samples, which are
-    left out and counted, rather than faults. `group`: a column that says who or where a sample is of, where
-    the split is given: the data report tells which of its values are in several splits."""
+    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or how the split is
+    drawn (left out: the defaults, unless there is a table for each split). `classes`: the class names in
+    order (left out: sorted). `names`: the columns of a text table without a header. `log_target`: the natural
+    logarithm of the target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below
+    the other. `join`: further tables that add columns. `labelled_only`: rows without a target are no samples,
+    which are left out and counted, rather than faults. `group`: a column that says who or where a sample is
+    of, where the split is given: the data report tells which of its values are in several splits."""
 
     layout: Literal["table"] = "table"
     table: TableFiles | None = None
@@ -241,19 +321,34 @@ class Table(RawSettings):
     @model_validator(mode="after")
     def _one_split(self) -> Self:
         if isinstance(self.table, dict):
-            if missing := [s for s in SPLITS if s not in self.table]:
+            missing = [s for s in SPLITS if s not in self.table]
+            if missing == ["val"] and self.split is not None and self.split.val is not None:
+                missing = []
+            if missing:
                 raise ValueError(
                     f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
+                    + "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
                 )
-            if len(set(self.table.values())) < len(SPLITS):
+            if len(set(self.table.values())) < len(self.table):
                 raise ValueError("table names the same file for two splits: each needs one of its own")
-            if self.split is not None:
+            if self.split is not None and len(self.table) == len(SPLITS):
                 raise ValueError(
                     "there is a table for each split: remove `split`, or put all rows into one table"
                 )
-        if self.group is not None and isinstance(self.split, SplitFractions) and self.split.group is not None:
+        if self.group is not None and self.split is not None and self.split.group is not None:
             raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
         return self
+
+    def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
+        if self.split is None:
+            return super().repeats(seed)
+        return {
+            name if self.split.per_seed else f"{name}/seed{seed}".lstrip("/"): (
+                name,
+                self.model_copy(update={"split": split}),
+            )
+            for name, split in self.split.each(seed)
+        }
 
 
 LayoutSettings = Annotated[

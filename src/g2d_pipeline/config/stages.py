@@ -52,7 +52,15 @@ class IngestSettings(Strict):
     categorical: list[str] = []  # which of the table's columns are categories
     dates: list[str] = []
     max_bad_fraction: Fraction
+    splits: dict[str, LayoutSettings] = {}  # where there are several: name → `raw` of one of them
     options: RunOptions
+
+    @property
+    def runs(self) -> dict[str, Self]:
+        """Name of a split → the settings of its manifest; where there is one, its name is ""."""
+        return {
+            name: self.model_copy(update={"raw": raw, "splits": {}}) for name, raw in self.splits.items()
+        } or {"": self}
 
 
 class FeaturizeSettings(Strict):
@@ -66,6 +74,7 @@ class TeacherRun(Strict):
     """One teacher to train: everything that fixes its weights."""
 
     modality: str
+    split: str = ""  # the name of the manifest and feature store that it uses
     seed: NonNegativeInt
     task: Task
     target: TargetSettings
@@ -79,6 +88,7 @@ class StudentRun(Strict):
 
     method: str
     algorithm: str
+    split: str = ""
     seed: NonNegativeInt
     task: Task
     target: TargetSettings

@@ -175,6 +175,28 @@ def _enumerate(names: Iterable[str]) -> str:
     return ", ".join(every[:SHOWN]) + more
 
 
+def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Split → its report → the first report, with the warnings of all: where their counts differ, the lowest
+    and the highest. Of several splits, `draws` (name → samples of train, val and test) and a note are
+    added."""
+    first = next(iter(reports.values()))
+    if len(reports) == 1:
+        return first
+    by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for warning in (w for report in reports.values() for w in report["warnings"]):
+        by_key.setdefault((warning["kind"], warning["text"].partition(": ")[0]), []).append(warning)
+    warnings = []
+    for same in by_key.values():
+        worst = max(same, key=lambda warning: int(warning["count"]))
+        low, high = min(w["count"] for w in same) if len(same) == len(reports) else 0, worst["count"]
+        text = worst["text"] + (f" ({low:,} to {high:,}, by split)" if low < high else "")
+        warnings.append(worst | {"text": text})
+    draws = {name: {s: n["samples"] for s, n in of["splits"].items()} for name, of in reports.items()}
+    note = f"Of {len(reports)} splits: warnings are of all, tables of the first ({next(iter(reports))})."
+    more = {"draws": draws, "warnings": warnings, "summary": in_one_line(warnings)}
+    return first | more | {"notes": [note, *dict.fromkeys(n for of in reports.values() for n in of["notes"])]}
+
+
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
     """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without
     any."""

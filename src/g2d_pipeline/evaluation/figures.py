@@ -17,7 +17,7 @@ from g2d_pipeline.html import INK, TEMPLATE, text
 
 from .metrics import metric_spec
 from .plots import add_curve, figure_title, mean_curve, panel_figure, part_colours
-from .records import MULTI, TEACHER
+from .records import MULTI, TEACHER, repeat_columns, repeats_note
 from .tables import decimals, format_value, main_metric, seeds_note, selection_note
 
 LOSS_TERMS = {
@@ -32,9 +32,10 @@ ERROR_BAR = {"color": "#3d4250", "thickness": 1.4, "width": 4}
 
 
 def _reading(history: pd.DataFrame) -> str:
-    """The subtitle's last words: over how many seeds the curves are, and what a dashed line is."""
-    n = history["seed"].nunique()
-    seeds = f"mean of {n} seeds, band: ± 1 std" if n > 1 else "1 seed"
+    """The subtitle's last words: over how many folds and seeds the curves are, and what a dashed line is."""
+    n = len(history[repeat_columns(history)].drop_duplicates())
+    words = repeats_note(n, history["fold"].nunique() if "fold" in history else 0)
+    seeds = f"mean of {words}, band: ± 1 std" if n > 1 else words
     students = history[history["method"] != TEACHER]
     return f"{seeds}; dashed: new phase, with who learns" if students["phase"].nunique() > 1 else seeds
 

@@ -132,26 +132,30 @@ def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
 
 
 def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFrame:
-    """Every metric of every run, split and part: one row a number, columns `METRIC_COLUMNS`.
+    """Every metric of every run, split and part: one row a number, columns `METRIC_COLUMNS`, with
+    `fold` before `seed` where there are several.
 
     Rows come in the order of all tables: teachers in the configuration's order, then methods by appearance;
-    seeds ascending; within a run val before test, multimodal before the modalities. `source` is `"raw"` or
-    `"sample"`.
+    folds and seeds ascending; within a run val before test, multimodal before the modalities. `source`
+    is `"raw"` or `"sample"`.
 
     Raises ValueError where there are no runs, a run or a sample comes twice, tasks differ, or predictions
     are unfit; the message names the run."""
     task, parts = check_runs(runs), [MULTI, *modality_order(runs)]
-    rows: list[tuple[object, ...]] = []
+    rows: list[dict[str, object]] = []
     for run in ordered_runs(runs):
-        name, frame = f"{row_label(run.method, run.modality)}, seed {run.seed}", run.predictions
+        name, frame = f"{row_label(run.method, run.modality)}, {run.repeat}", run.predictions
         if frame.empty:
             raise ValueError(f"{name}: there are no predictions")
         if unknown := sorted(set(frame["part"]) - set(parts)):
             raise ValueError(f"{name}: predictions of unknown part {', '.join(map(str, unknown))}")
         if frame.duplicated(["sample_id", "split", "part"]).any():
             raise ValueError(f"{name}: a sample has two predictions for the same split and part")
-        identity = (dataset, source, run.method, run.modality, run.seed)
-        selection = (str(run.info.get("selection", "val")), int(run.info.get("selected_epoch", 0)))
+        identity = {"dataset": dataset, "source": source, "method": run.method, "modality": run.modality}
+        selection = {
+            "selection": str(run.info.get("selection", "val")),
+            "selected_epoch": int(run.info.get("selected_epoch", 0)),
+        }
         for split, part in product(("val", "test"), parts):
             chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
             if chosen.empty:
@@ -160,5 +164,6 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
                 values = evaluate_predictions(chosen, task)
             except ValueError as error:
                 raise ValueError(f"{name}, {split}, {part}: {error}") from error
-            rows += [(*identity, split, part, metric, value, *selection) for metric, value in values.items()]
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+            of = identity | run.repeated | {"split": split, "part": part}
+            rows += [of | {"metric": name, "value": value} | selection for name, value in values.items()]
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(METRIC_COLUMNS))

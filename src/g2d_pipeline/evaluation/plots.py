@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from g2d_pipeline.html import GREY, INK, PALETTE, TEMPLATE, text
 
-from .records import MULTI, TEACHER
+from .records import MULTI, TEACHER, repeat_columns
 
 COLUMNS = 3
 PANEL_WIDTH = 900  # pixels that the panels of a row have, about, in a narrow window
@@ -118,7 +118,7 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str], wid
         return
     first, last = int(frame["epoch"].min()), int(frame["epoch"].max())
     ends = [-math.inf, -math.inf]  # of the words in the two rows, in pixels
-    for start in sorted({int(e) for e in frame.groupby(["seed", "phase"])["epoch"].min()}):
+    for start in sorted({int(e) for e in frame.groupby([*repeat_columns(frame), "phase"])["epoch"].min()}):
         numbers = sorted({int(p) for p in frame.loc[frame["epoch"] == start, "phase"]})
         learning = {frozenset(str(s).split("+")) for s in frame.loc[frame["phase"].isin(numbers), "learning"]}
         active = next(iter(learning)) if len(learning) == 1 else frozenset()

@@ -29,7 +29,7 @@ class Run:
     `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is
     empty. `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the
     artefact's `model.json` (`task`, `metric`, `selection`, `selected_epoch`, `modalities` in the
-    configuration's order, …)."""
+    configuration's order, …). `fold`: of a cross-validation, from 1; 0: there is one split."""
 
     method: str
     modality: str
@@ -37,6 +37,17 @@ class Run:
     history: pd.DataFrame
     predictions: pd.DataFrame
     info: dict[str, Any]
+    fold: int = 0
+
+    @property
+    def repeated(self) -> dict[str, int]:
+        """`seed`, and before it `fold` where there are several: the columns of tables."""
+        return ({"fold": self.fold} if self.fold else {}) | {"seed": self.seed}
+
+    @property
+    def repeat(self) -> str:
+        """`seed 0`, or `fold 2, seed 0`."""
+        return ", ".join(f"{name} {number}" for name, number in self.repeated.items())
 
     @property
     def is_teacher(self) -> bool:
@@ -51,10 +62,24 @@ class Failure:
     modality: str
     seed: int
     reason: str
+    fold: int = 0
 
     @property
     def label(self) -> str:
-        return f"{row_label(self.method, self.modality)}, seed {self.seed}"
+        fold = f"fold {self.fold}, " if self.fold else ""
+        return f"{row_label(self.method, self.modality)}, {fold}seed {self.seed}"
+
+
+def repeat_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that tell apart the runs of one method: `seed`, and before it `fold` where there is one."""
+    return [column for column in ("fold", "seed") if column in frame]
+
+
+def repeats_note(runs: int, folds: int) -> str:
+    """`1 seed`, `3 seeds`, `5 folds`, or `5 folds × 3 seeds`; `folds` 0: there is one split."""
+    seeds = runs // max(folds, 1)
+    words = [f"{folds} fold{'s' * (folds > 1)}"] * (folds > 0)
+    return " × ".join(words + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 1 or not folds))
 
 
 def row_label(method: str, modality: str) -> str:
@@ -73,14 +98,14 @@ def modality_order(runs: Iterable[Run]) -> list[str]:
 
 
 def ordered_runs(runs: Sequence[Run]) -> list[Run]:
-    """Teachers in the configuration's order, then students by first appearance of their method; seeds
-    ascending."""
+    """Teachers in the configuration's order, then students by first appearance of their method; folds and
+    seeds ascending."""
     modalities = modality_order(runs)
     methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
 
-    def key(run: Run) -> tuple[int, int, int]:
+    def key(run: Run) -> tuple[int, ...]:
         rank = modalities.index(run.modality) if run.is_teacher else methods.index(run.method)
-        return (0 if run.is_teacher else 1, rank, run.seed)
+        return (0 if run.is_teacher else 1, rank, run.fold, run.seed)
 
     return sorted(runs, key=key)
 
@@ -90,15 +115,15 @@ def check_runs(runs: Sequence[Run]) -> str:
     differ."""
     if not runs:
         raise ValueError("there are no runs to evaluate")
-    seen: set[tuple[str, str, int]] = set()
+    seen: set[tuple[str, str, str]] = set()
     for run in runs:
         if run.is_teacher != bool(run.modality):
             raise ValueError(
-                f"run {run.method!r}, seed {run.seed}: a teacher, and only a teacher, has a modality"
+                f"run {run.method!r}, {run.repeat}: a teacher, and only a teacher, has a modality"
             )
-        key = (run.method, run.modality, run.seed)
+        key = (run.method, run.modality, run.repeat)
         if key in seen:
-            raise ValueError(f"{row_label(run.method, run.modality)}, seed {run.seed}, is there twice")
+            raise ValueError(f"{row_label(run.method, run.modality)}, {run.repeat}, is there twice")
         seen.add(key)
     tasks = sorted({str(run.info["task"]) for run in runs})
     if len(tasks) > 1:
@@ -107,15 +132,15 @@ def check_runs(runs: Sequence[Run]) -> str:
 
 
 def history_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """All histories below one another, with `method`, `modality` and `seed` in front: what the figures draw
-    from.
+    """All histories below one another, with `method`, `modality` (`fold`, where there are several) and `seed`
+    in front: what the figures draw from.
 
     A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows.
     """
     frames = []
     for run in ordered_runs(runs):
         labels = pd.DataFrame(
-            {"method": run.method, "modality": run.modality, "seed": run.seed}, index=run.history.index
+            {"method": run.method, "modality": run.modality, **run.repeated}, index=run.history.index
         )
         frames.append(pd.concat([labels, run.history], axis=1))
     if not frames:

@@ -18,7 +18,7 @@ from g2d_pipeline.html import describe_dropped, figure_html, page_environment
 
 from .metrics import metric_spec
 from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
-from .summary_json import plain, ranking_disagreements, ranking_record
+from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
 from .tables import (
     FAILED,
     best_methods,
@@ -69,6 +69,7 @@ def build_report(
         split=split,
         modalities=modalities,
         seeds=sorted({run.seed for run in runs}),
+        folds=len({run.fold for run in runs if run.fold}),
         seeds_note=seeds_note(summary),
         many_seeds=int(summary["n"].max()) > 1,
         protocol=protocol(runs),
@@ -84,7 +85,7 @@ def build_report(
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
         dropped_more=max(0, len(dropped) - DROPPED_SHOWN),
         dropped_total=len(dropped),
-        rankings=ranking_record(rankings),
+        rankings=[record | {"run": ranked_run(record)} for record in ranking_record(rankings)],
         disagreements=wrong,
         ranked_on=ranked_on(runs),
         configuration=json.dumps(plain(configuration), indent=2, ensure_ascii=False),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from .records import Failure
+from .records import Failure, repeat_columns
 from .tables import selection_note
 
 RANKING_COLUMNS = ("seed", "confidence_on", "modality", "confidence")
@@ -43,9 +43,9 @@ def metrics_summary(
     epoch was not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`),
     `failed` (runs without a model: method, modality, seed, reason), `notes` (see `result_notes`), `summary`
     (rows of `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and
-    `ranking_disagreements` (seeds)."""
+    `ranking_disagreements` (seeds); of several splits `draws` (the counts of each) and every run's `fold`."""
     runs = []
-    keys = ["method", "modality", "seed", "selection", "selected_epoch"]
+    keys = ["method", "modality", *repeat_columns(metrics), "selection", "selected_epoch"]
     for key, group in metrics.groupby(keys, sort=False):
         values: dict[str, dict[str, dict[str, Any]]] = {}
         for row in group.itertuples(index=False):
@@ -59,10 +59,11 @@ def metrics_summary(
             "task": manifest_meta["task"],
             "target": {"name": manifest_meta.get("target_name"), "unit": manifest_meta.get("target_unit")},
             "counts": manifest_meta.get("counts", {}),
+            **({"draws": manifest_meta["draws"]} if manifest_meta.get("draws") else {}),
             "dropped": len(manifest_meta.get("dropped", [])),
             "selection": selection_note(metrics),
             "runs": runs,
-            "failed": [asdict(failure) for failure in failures],
+            "failed": [{k: v for k, v in asdict(f).items() if k != "fold" or v} for f in failures],
             "notes": notes,
             "summary": rows,
             "rankings": ranking_record(rankings),
@@ -73,37 +74,47 @@ def metrics_summary(
 
 
 def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row a seed, ascending, the least confident teacher first:
+    """A row a seed (of each fold), ascending, the least confident teacher first:
     `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`.
 
-    `rankings` has the columns `RANKING_COLUMNS`, `confidence` in [0, 1]. Ties keep the order of the rows.
-    Raises ValueError for a missing column, a NaN confidence, or a modality that comes twice.
+    `rankings` has the columns `RANKING_COLUMNS`, and may have `fold`; `confidence` in [0, 1]. Ties keep the
+    order of the rows. Raises ValueError for a missing column, a NaN confidence, or a modality that comes
+    twice.
     """
     if missing := [name for name in RANKING_COLUMNS if name not in rankings]:
         raise ValueError(f"rankings lack the column {', '.join(missing)}")
     if rankings["confidence"].isna().any():
         raise ValueError("rankings: a confidence is NaN")
-    if rankings.duplicated(["seed", "confidence_on", "modality"]).any():
+    repeat = repeat_columns(rankings)
+    if rankings.duplicated([*repeat, "confidence_on", "modality"]).any():
         raise ValueError("rankings: a modality comes twice for the same seed and split")
-    records: dict[int, dict[str, Any]] = {}
+    records: dict[tuple[int, ...], dict[str, Any]] = {}
     key: Any
-    for key, rows in rankings.groupby(["seed", "confidence_on"], sort=False):
+    for key, rows in rankings.groupby([*repeat, "confidence_on"], sort=False):
         order = rows.sort_values("confidence", kind="stable")[["modality", "confidence"]]
-        record = records.setdefault(int(key[0]), {"seed": int(key[0])})
-        record[str(key[1])] = plain(order.to_dict(orient="records"))
-    return [records[seed] for seed in sorted(records)]
+        numbers = tuple(map(int, key[:-1]))
+        record = records.setdefault(numbers, dict(zip(repeat, numbers, strict=True)))
+        record[str(key[-1])] = plain(order.to_dict(orient="records"))
+    return [records[numbers] for numbers in sorted(records)]
 
 
-def teacher_orders(rankings: pd.DataFrame) -> dict[int, dict[str, list[str]]]:
-    """Seed → `"train"`/`"val"` → modalities by ascending confidence; see `ranking_record`."""
+def ranked_run(record: Mapping[str, Any]) -> int | str:
+    """The seed of a row of `ranking_record`, or `fold/seed`."""
+    return f"{record['fold']}/{record['seed']}" if "fold" in record else int(record["seed"])
+
+
+def teacher_orders(rankings: pd.DataFrame) -> dict[int | str, dict[str, list[str]]]:
+    """Seed (`fold/seed`) → `"train"`/`"val"` → modalities by ascending confidence; see `ranking_record`."""
     return {
-        record.pop("seed"): {split: [one["modality"] for one in order] for split, order in record.items()}
+        ranked_run(record): {
+            split: [one["modality"] for one in record[split]] for split in ("train", "val") if split in record
+        }
         for record in ranking_record(rankings)
     }
 
 
-def ranking_disagreements(rankings: pd.DataFrame) -> list[int]:
-    """The seeds whose ranking on train differs from the one on val, ascending; a seed with one ranking never
-    does."""
+def ranking_disagreements(rankings: pd.DataFrame) -> list[int | str]:
+    """The seeds (`fold/seed`) whose ranking on train differs from the one on val, ascending; a seed with one
+    ranking never does."""
     orders = teacher_orders(rankings)
     return [s for s, order in orders.items() if len(order) == 2 and order["train"] != order["val"]]

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec, task_of
-from .records import MULTI, SELECTIONS, TEACHER, Failure, row_label
+from .records import MULTI, SELECTIONS, TEACHER, Failure, repeat_columns, repeats_note, row_label
 
 ABSENT = "–"
 """What stands where there is no number."""
@@ -27,19 +27,21 @@ SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "met
 
 
 def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Mean and standard deviation (ddof = 1) over seeds of `metrics` (see `collect_metrics`) on one split.
+    """Mean and standard deviation (ddof = 1) over folds and seeds of `metrics` (see `collect_metrics`) on one
+    split.
 
-    One row per run without its seed, part and metric, in the order of `metrics`; `n` counts seeds; `std` is
-    NaN for one seed. Raises ValueError where a run has nothing on `split`: a mean over fewer seeds would go
-    unnoticed."""
+    One row per run without its seed, part and metric, in the order of `metrics`; `n` counts folds × seeds,
+    and `folds` the folds, where there are several; `std` is NaN for one run. Raises ValueError where a run
+    has nothing on `split`: a mean over fewer seeds would go unnoticed."""
     chosen = metrics[metrics["split"] == split]
-    run = ["method", "modality", "seed"]
+    run = ["method", "modality", *repeat_columns(metrics)]
     runs, present = (
         list(frame[run].drop_duplicates().itertuples(index=False)) for frame in (metrics, chosen)
     )
     lacking: list[Any] = [r for r in runs if r not in present]
     if lacking or chosen.empty:
-        names = "; ".join(f"{row_label(r.method, r.modality)}, seed {r.seed}" for r in lacking)
+        ends = (", ".join(f"{c} {v}" for c, v in zip(run[2:], r[2:], strict=True)) for r in lacking)
+        names = "; ".join(f"{row_label(*r[:2])}, {end}" for r, end in zip(lacking, ends, strict=True))
         raise ValueError(f"no predictions on the {split} split: {names or 'there are no metrics'}")
     groups = chosen.groupby(SUMMARY_KEYS, sort=False, dropna=False)
     summary = groups["value"].agg(
@@ -50,6 +52,8 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         n="size",
     )
     summary["selection"] = groups["selection"].agg(lambda names: "/".join(dict.fromkeys(names)))
+    if "fold" in metrics:
+        summary["folds"] = groups["fold"].nunique()
     return summary.reset_index()
 
 
@@ -137,8 +141,9 @@ def summary_table(
 def seed_table(
     metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The same, seed by seed: index (method, modality, seed, selected_epoch), columns (metric, part)."""
-    keys = ["method", "modality", "seed", "selected_epoch"]
+    """The same, seed by seed: index (method, modality, seed, selected_epoch; before the seed, where there are
+    several, the fold), columns (metric, part)."""
+    keys = ["method", "modality", *repeat_columns(metrics), "selected_epoch"]
     return _wide(metrics[metrics["split"] == split], keys, metric_names, "value")
 
 
@@ -163,9 +168,12 @@ def selection_note(frame: pd.DataFrame) -> str:
 
 
 def seeds_note(summary: pd.DataFrame) -> str:
-    """`"1 seed"`, `"3 seeds"`, or `"2–3 seeds"` where runs differ."""
+    """`"1 seed"`, `"3 seeds"`, `"5 folds × 3 seeds"`, or `"2–3 seeds"` where runs differ."""
     low, high = int(summary["n"].min()), int(summary["n"].max())
-    return f"{low}–{high} seeds" if low != high else f"{high} seed{'s' if high > 1 else ''}"
+    folds = int(summary["folds"].max()) if "folds" in summary else 0
+    if low == high:
+        return repeats_note(high, folds)
+    return f"{low}–{high} runs of {folds} folds" if folds else f"{low}–{high} seeds"
 
 
 def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[tuple[str, str], str]:
@@ -174,8 +182,9 @@ def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[
     lost = Counter((failure.method, failure.modality) for failure in failures)
     left: dict[Any, int] = summary.groupby(["method", "modality"], sort=False)["n"].max().to_dict()
     labels = {(method, m): row_label(method, m) for method, m in [*left, *lost]}
+    runs = "folds and seeds" if "folds" in summary else "seeds"
     for key, n in lost.items():
-        labels[key] += f" ({left.get(key, 0)} of {left.get(key, 0) + n} seeds)"
+        labels[key] += f" ({left.get(key, 0)} of {left.get(key, 0) + n} {runs})"
     return labels
 
 

@@ -29,7 +29,7 @@ DATA_ENDINGS = (
     ".tar", ".tgz",
 )  # fmt: skip
 
-__all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature"]
+__all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature", "with_folds"]
 
 
 def locate(
@@ -82,6 +82,14 @@ def _check_absent(layout: Layout[RawSettings], requested: str) -> None:
         raise data_error(headline, [], remedy)
 
 
+def with_folds(raw: LayoutSettings, root: Path) -> LayoutSettings:
+    """`raw` with the number of folds, where that is the number of groups in its table, which is read then.
+
+    Raises DataError where the table can not be read, or has too few groups."""
+    settings: LayoutSettings = find_layout(raw, root).with_folds()
+    return settings
+
+
 def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     """Make the simulated sample at `root`, the folder that `locate` named, unless it is there as the settings
     ask. Equal settings give equal bytes.
@@ -102,9 +110,9 @@ def _make_sample(raw: LayoutSettings, folder: Path) -> None:
         raise data_error(headline, layout.files, remedy + "or raw_files of the layout.")
 
 
-def read_raw(settings: IngestSettings, project: Path) -> Manifest:
+def read_raw(settings: IngestSettings, project: Path, told: set[str] | None = None) -> Manifest:
     """The validated manifest of `settings.raw`; a simulated sample is made first where it is requested and
-    absent.
+    absent. Notes are logged, but for those in `told`, where they are added.
 
     Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not
     have."""
@@ -114,12 +122,14 @@ def read_raw(settings: IngestSettings, project: Path) -> Manifest:
     if source == "sample":
         ensure_sample(settings.raw, root)
     manifest = find_layout(settings.raw, root).read(settings)
-    for note in manifest.meta["notes"]:
-        logger.info("%s: %s", settings.dataset, note)
+    told = set() if told is None else told
+    notes = list(manifest.meta["notes"])
     if dropped := manifest.meta["dropped"]:
-        logger.warning(
-            "%s: %d samples are dropped; manifest.json lists them.", settings.dataset, len(dropped)
-        )
+        notes.append(f"Warning: {len(dropped)} samples are dropped; manifest.json lists them.")
+    for note in (note for note in notes if note not in told):
+        level = logging.WARNING if note.startswith("Warning: ") else logging.INFO
+        logger.log(level, "%s: %s", settings.dataset, note)
+    told.update(notes)
     return manifest
 
 

@@ -79,6 +79,10 @@ class Layout(ABC, Generic[R]):
         """A sentence on what may have been meant, where the raw files are not there."""
         return ""
 
+    def with_folds(self) -> R:
+        """The settings, with the number of folds where the data tell it."""
+        return self.raw
+
     @abstractmethod
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The samples; `columns`: modality → its column of paths, for those that are asked for.

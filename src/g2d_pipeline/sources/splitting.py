@@ -3,16 +3,19 @@ leakage."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import SplitFractions
 
+VAL, TEST = 0.1, 0.2  # shares that are not given
 BINS = 10  # quantile bins that a regression is stratified by, where there are samples enough
 TRIES, STEPS = 20, 20_000  # orders of the groups that are tried; at most so many groups are placed in all
 
@@ -21,35 +24,116 @@ Codes = npt.NDArray[np.int64]
 
 
 def draw_split(
-    n: int, target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None
+    n: int,
+    target: npt.NDArray[Any],
+    fractions: SplitFractions,
+    groups: npt.NDArray[Any] | None,
+    official: npt.NDArray[Any] | None = None,
 ) -> Labels:
     """`n` samples with `target` `[n]` (int: classes, float: a regression) → an array `[n]` of train, val,
-    test.
+    test. `official` `[n]`: what is known of it; of its train rows val is drawn.
 
     Seeded; it follows the order of the samples: the same ones in another order are drawn otherwise. Without
-    groups, val and test have round(n × share) samples (scikit-learn's `train_test_split`); stratified ones
-    have each class, or quantile of the target, in proportion, and classes too small to be divided are train.
-    With `groups` `[n]` no group is in two splits, and each split is within the size of the largest group of
-    what was asked (scikit-learn's group splitters count groups, not samples: hence our own). Where that
-    leaves a split empty, it gets the smallest group.
+    groups, val and test have round(n × share) samples (scikit-learn's `train_test_split`), n being those that
+    no name and no official split holds out; stratified ones have each class, or quantile of the target, in
+    proportion, and classes too small to be divided are train. With `groups` `[n]` no group is in two of the
+    splits that are drawn, and each split is within the size of the largest group of what was asked
+    (scikit-learn's group splitters count groups, not samples: hence our own). Where that leaves a split
+    empty, it gets the smallest group.
 
-    Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups.
-    """
-    if fractions.val + fractions.test >= 1:
-        raise ConfigError(
-            f"split: val ({fractions.val:g}) and test ({fractions.test:g}) leave nothing for train"
-        )
-    if n < 3:
-        raise data_error(f"{n} samples can not be divided into train, val and test", [], "add samples.")
-    val, test = (max(1, round(n * share)) for share in (fractions.val, fractions.test))
-    if val + test >= n:
-        remedy = "add samples, or lower val and test under `split`."
-        raise data_error(f"val ({val}) and test ({test}) leave nothing of {n} samples for train", [], remedy)
-    strata = _strata(target) if fractions.stratify else None
+    Of `folds`, test is the one that `fold` names (the first); the folds of one seed part the samples.
+
+    Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups,
+    or no sample has a group that is named."""
+    split = (
+        np.full(n, "", "<U5")
+        if official is None
+        else np.where(official == "train", "", official).astype("<U5")
+    )
+    shares: dict[str, float] = {}
+    for name, part in (("val", fractions.val or VAL), ("test", fractions.test or TEST)):
+        if isinstance(part, float):
+            shares[name] = part
+        else:
+            split[_named(name, part.group, groups, split)] = name
+    if fractions.folds is not None:
+        split[_fold(target, fractions, groups)] = "test"
+    if official is not None or fractions.folds is not None:
+        shares.pop("test", None)
+    if sum(shares.values()) >= 1:
+        listed = " and ".join(f"{name} ({share:g})" for name, share in shares.items())
+        raise ConfigError(f"split: {listed} leave nothing for train")
+    rest = np.flatnonzero(split == "")
+    split[rest] = _draw(target[rest], shares, fractions, None if groups is None else groups[rest])
+    return split
+
+
+def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Codes:
+    """The samples of one fold by scikit-learn's splitters: of groups whole ones, of strata as even shares as
+    can be. DataError for more folds than samples or groups."""
+    from sklearn import model_selection as of
+
+    folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
+    if not isinstance(folds, int) or folds > n:
+        what = "samples" if groups is None else f"values of {fractions.group!r} in rows that can be used"
+        remedy = "lower folds under `split`, or mend the rows that can not be used."
+        raise data_error(f"split.folds = {folds}, and there are {n} {what}", [], remedy)
+    strata = _strata(target) if fractions.stratify else np.zeros(len(target), np.int64)
+    options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": fractions.seed}
+    stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
+    splitters: list[Any] = [of.KFold(**options)]
     if groups is not None:
-        return _by_group(np.array([n - val - test, val, test]), strata, groups, fractions.seed)
+        splitters = [of.LeaveOneGroupOut() if folds == n else of.GroupKFold(**options)]
+        stratified = stratified and folds < n
+    if stratified:
+        splitters.insert(0, (of.StratifiedKFold if groups is None else of.StratifiedGroupKFold)(**options))
+    for splitter in splitters:  # a stratified one of few groups may leave a fold empty: then the next
+        with warnings.catch_warnings():  # a class of fewer samples than folds is in some of them only
+            warnings.simplefilter("ignore", UserWarning)
+            tests: list[Codes] = [test for _, test in splitter.split(target, strata, groups)]
+        if all(len(test) for test in tests):
+            break
+    return tests[(fractions.fold or 1) - 1]
+
+
+def _named(
+    name: str, wanted: Sequence[str], groups: npt.NDArray[Any] | None, split: Labels
+) -> npt.NDArray[Any]:
+    """Which of the samples `[n]` still to be drawn are of the groups `wanted`. DataError for unknown ones."""
+    assert groups is not None  # the settings see to it
+    known = np.unique(groups[split == ""]).tolist()
+    if unknown := [f"{group!r}.{did_you_mean(group, known)}" for group in wanted if group not in known]:
+        remedy = (
+            f"name others under split.{name}.group. There are {len(known)}: {', '.join(map(str, known[:20]))}"
+        )
+        headline = f"split.{name}.group: no sample to draw has the group"
+        raise data_error(headline, unknown, f"{remedy}{', …' if len(known) > 20 else '.'}")
+    mask: npt.NDArray[Any] = np.isin(groups, list(wanted)) & (split == "")
+    return mask
+
+
+def _draw(
+    target: npt.NDArray[Any],
+    shares: dict[str, float],
+    fractions: SplitFractions,
+    groups: npt.NDArray[Any] | None,
+) -> Labels:
+    """train and the splits of `shares`, of samples with `target` `[n]`."""
+    n, names = len(target), ["train", *shares]
+    if n < len(names):
+        into = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        raise data_error(f"{n} samples can not be divided into {into}", [], "add samples.")
+    sizes = {name: max(1, round(n * share)) for name, share in shares.items()}
+    if sum(sizes.values()) >= n:
+        remedy = f"add samples, or lower {' and '.join(sizes)} under `split`."
+        listed = " and ".join(f"{name} ({size})" for name, size in sizes.items())
+        raise data_error(f"{listed} leave nothing of {n} samples for train", [], remedy)
+    strata = _strata(target) if fractions.stratify else None
+    if groups is not None and shares:
+        want = {"train": n - sum(sizes.values()), **sizes}
+        return _by_group(want, strata, groups, fractions.seed)
     split = np.full(n, "train", dtype="<U5")
-    for name, size in (("test", test), ("val", val)):
+    for name, size in reversed(sizes.items()):
         rest = np.flatnonzero(split == "train")
         split[_take(rest, size, None if strata is None else strata[rest], fractions, name)] = name
     return split
@@ -80,33 +164,34 @@ def _take(rows: Codes, size: int, strata: Codes | None, fractions: SplitFraction
     return taken
 
 
-def _by_group(want: Codes, strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
-    """Each group to one split; the order of the groups is drawn, and of several orders the best stratified is
-    kept.
+def _by_group(want: dict[str, int], strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
+    """Each group to one of the splits of `want`; the order of the groups is drawn, and of several orders the
+    best stratified is kept.
 
     A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks
-    most: so no split ends further from `want` `[3]` than the largest group is big."""
+    most: so no split ends further from its size in `want` than the largest group is big."""
     names, code = np.unique(groups, return_inverse=True)
-    if len(names) < 3:
-        headline = f"{len(names)} groups can not be divided into train, val and test"
+    if len(names) < len(want):
+        headline = f"{len(names)} groups can not be divided into {', '.join(want)}"
         raise data_error(headline, map(repr, names.tolist()), "choose another column as `group`, or none.")
+    sizes = np.array(list(want.values()))
     table = np.zeros((len(names), 1 if strata is None else int(strata.max()) + 1), np.int64)
     np.add.at(table, (code, strata if strata is not None else np.zeros_like(code)), 1)
-    share = want / want.sum()
+    share = sizes / sizes.sum()
     rng = np.random.default_rng(seed)
     best, least = np.zeros(len(names), np.int64), np.inf
     for _ in range(1 if strata is None else int(np.clip(STEPS // len(names), 1, TRIES))):
-        placed = _place(table, want, share, rng)
-        have = np.stack([table[placed == k].sum(axis=0) for k in range(3)])
+        placed = _place(table, sizes, share, rng)
+        have = np.stack([table[placed == k].sum(axis=0) for k in range(len(sizes))])
         ideal = np.outer(share, table.sum(axis=0))
         off = float((((have - ideal) ** 2) / np.maximum(ideal, 1)).sum())
         if off < least:
             best, least = placed, off
-    return np.array(["train", "val", "test"])[best[code]]
+    return np.array(list(want), "<U5")[best[code]]
 
 
 def _place(table: Codes, want: Codes, share: npt.NDArray[np.float64], rng: np.random.Generator) -> Codes:
-    """The split (0, 1, 2) of each group of `table` `[groups, strata]`, in a drawn order."""
+    """The split (0, 1, …) of each group of `table` `[groups, strata]`, in a drawn order."""
     sizes = table.sum(axis=1)
     stratified = table.shape[1] > 1
     ideal = np.outer(share, table.sum(axis=0))
@@ -124,9 +209,9 @@ def _place(table: Codes, want: Codes, share: npt.NDArray[np.float64], rng: np.ra
             k = int(rng.choice(fits, p=lacking[fits] / lacking[fits].sum()))
         placed[g] = k
         have[k] += table[g]
-    for k in range(3):
+    for k in range(len(want)):
         if not (placed == k).any():
-            counts = np.bincount(placed, minlength=3)
+            counts = np.bincount(placed, minlength=len(want))
             donors = np.flatnonzero(counts[placed] > 1)
             placed[donors[np.argmin(sizes[donors])]] = k
     return placed

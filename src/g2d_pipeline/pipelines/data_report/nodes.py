@@ -14,17 +14,22 @@ from g2d_pipeline.sources.manifest import Manifest
 
 
 def make_data_report(
-    manifest: Manifest, features: FeatureStore, settings: FeaturizeSettings
+    manifests: dict[str, Manifest], features: dict[str, FeatureStore], settings: FeaturizeSettings
 ) -> tuple[Callable[[], str], Callable[[], dict[str, Any]]]:
-    """What makes the data report, as a page and as plain data: what is in each split, missing, dropped,
-    suspicious."""
+    """What makes the data report, as a page and as plain data: what is in train, val and test, missing,
+    dropped, suspicious."""
     from g2d_pipeline.data_report.page import build_data_page
-    from g2d_pipeline.data_report.report import describe_data
+    from g2d_pipeline.data_report.report import describe_data, merge_reports
 
     @cache
     def report() -> dict[str, Any]:
         project = Path(settings.options.project)
         hashes = cache_file(project, settings.dataset)
-        return describe_data(manifest, features, project / manifest.meta["raw_dir"], hashes)
+        return merge_reports(
+            {
+                name: describe_data(manifest, features[name], project / manifest.meta["raw_dir"], hashes)
+                for name, manifest in manifests.items()
+            }
+        )
 
     return lambda: build_data_page(report()), report

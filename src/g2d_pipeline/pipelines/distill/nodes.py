@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from g2d_pipeline.features.store import FeatureStore
 
 
 def train_students(
-    features: FeatureStore, teachers: dict[str, TrainedFolder | FailedRun], settings: DistillSettings
+    features: dict[str, FeatureStore],
+    teachers: dict[str, TrainedFolder | FailedRun],
+    settings: DistillSettings,
 ) -> dict[str, Callable[[Path], Trained]]:
     """Run → what trains its student, given a folder; the catalog skips the fresh ones."""
     return {name: partial(_train, name, features, teachers, settings) for name in settings.runs}
@@ -21,22 +24,23 @@ def train_students(
 
 def _train(
     name: str,
-    features: FeatureStore,
+    features: dict[str, FeatureStore],
     teachers: dict[str, TrainedFolder | FailedRun],
     settings: DistillSettings,
     folder: Path,
 ) -> Trained:
     from g2d_pipeline.training import Data, train_student
 
-    run = settings.runs[name]
+    run, repeat = settings.runs[name], name.partition("/")[2]
+    which = re.sub("([a-z]+)", r"\1 ", repeat).replace("/", ", ")  # fold 2, seed 0
     own: dict[str, TrainedFolder] = {}
     for m in run.encoders if run.needs_teachers else ():
-        teacher = teachers[f"{m}/seed{run.seed}"]
+        teacher = teachers[f"{m}/{repeat}"]
         if isinstance(teacher, FailedRun):
             raise TrainingError(f"it needs the teacher of {m}, which failed: {teacher.reason}")
         own[m] = teacher
     return train_student(
-        Data.from_store(features, run.target, run.augment),
+        Data.from_store(features[run.split], run.target, run.augment),
         run.encoders,
         own,
         method=run.algorithm,
@@ -45,7 +49,7 @@ def _train(
         fusion=run.fusion,
         training=run.training,
         seed=run.seed,
-        description=f"{run.method}, seed {run.seed}",
+        description=f"{run.method}, {which}",
         weights=settings.weights,
         options=settings.options.updated(folder=folder),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.artefacts import FailedRun, TrainedFolder
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def evaluate_runs(
-    manifest: Manifest,
+    manifests: dict[str, Manifest],
     data: dict[str, Any],
     teachers: dict[str, TrainedFolder | FailedRun],
     students: dict[str, TrainedFolder | FailedRun],
@@ -34,9 +36,8 @@ def evaluate_runs(
         runs, failures = _runs(teachers, students)
         if not runs:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
-        return evaluate(
-            runs, _meta(manifest, data), _rankings(teachers), settings.configuration, data, failures
-        )
+        meta = _meta(list(manifests.values()), data)
+        return evaluate(runs, meta, _rankings(teachers), settings.configuration, data, failures)
 
     return (
         lambda: make().metrics,
@@ -53,36 +54,53 @@ def _runs(
 ) -> tuple[list[Run], list[Failure]]:
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
-    named = [(TEACHER, name.split("/")[0], run) for name, run in teachers.items()]
-    named += [(name.split("/")[0], "", run) for name, run in students.items()]
+    named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
+    named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
     runs = [
-        Run(method, m, run.info["seed"], run.history, run.predictions, run.info)
-        for method, m, run in named
+        Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold)
+        for method, m, fold, run in named
         if isinstance(run, TrainedFolder)
     ]
-    return runs, [Failure(name, m, r.seed, r.reason) for name, m, r in named if isinstance(r, FailedRun)]
+    failures = [
+        Failure(method, m, run.seed, run.reason, fold)
+        for method, m, fold, run in named
+        if isinstance(run, FailedRun)
+    ]
+    return runs, failures
 
 
 def _rankings(teachers: dict[str, TrainedFolder | FailedRun]) -> pd.DataFrame:
-    """The confidence of each teacher on train and val; of seeds whose teachers were all trained."""
+    """The confidence of each teacher on train and val; of folds and seeds whose teachers were all trained."""
     import pandas as pd
 
-    failed = {run.seed for run in teachers.values() if isinstance(run, FailedRun)}
+    failed = {name.partition("/")[2] for name, run in teachers.items() if isinstance(run, FailedRun)}
     rows = [
-        (run.info["seed"], split, m, run.info["confidence"][split][m])
-        for m, run in ((name.split("/")[0], run) for name, run in teachers.items())
-        if isinstance(run, TrainedFolder) and run.info["seed"] not in failed
-        for split in ("train", "val")
+        (fold, run.info["seed"], split, m, run.info["confidence"][split][m])
+        for name, run in teachers.items()
+        if isinstance(run, TrainedFolder) and name.partition("/")[2] not in failed
+        for (m, fold), split in product([_parts(name)], ("train", "val"))
     ]
-    return pd.DataFrame(rows, columns=["seed", "confidence_on", "modality", "confidence"])
+    frame = pd.DataFrame(rows, columns=["fold", "seed", "confidence_on", "modality", "confidence"])
+    return frame if frame["fold"].any() else frame.drop(columns="fold")
 
 
-def _meta(manifest: Manifest, data: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's, with the samples that featurize has left."""
+def _parts(name: str) -> tuple[str, int]:
+    """`g2d/fold2/seed0` → what is trained, and its fold (0: there are none)."""
+    first, *_ = name.split("/")
+    fold = re.search(r"/fold([0-9]+)/", name)
+    return first, int(fold[1]) if fold else 0
+
+
+def _meta(manifests: list[Manifest], data: dict[str, Any]) -> dict[str, Any]:
+    """The first manifest's, with the notes of all and the samples that featurize has left; `draws`: those of
+    each split, if there are several."""
+    manifest = manifests[0]
     target = manifest.meta.get("target") or {}
     return manifest.meta | {
         "target_name": target.get("name", ""),
         "target_unit": target.get("unit", ""),
         "counts": {split: facts["samples"] for split, facts in data["splits"].items()},
+        "notes": list(dict.fromkeys(note for m in manifests for note in m.meta["notes"])),
+        "draws": data.get("draws", {}),
         "dropped": [*manifest.meta["dropped"], *data["dropped"]["at_featurize"]],
     }

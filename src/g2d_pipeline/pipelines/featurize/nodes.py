@@ -12,13 +12,14 @@ from g2d_pipeline.sources.manifest import Manifest
 
 
 def featurize_modalities(
-    manifest: Manifest, settings: FeaturizeSettings
-) -> Callable[[Path, Sequence[Path]], None]:
-    """What writes the feature store into a folder, given finished ones of earlier runs, the newest first.
+    manifests: dict[str, Manifest], settings: FeaturizeSettings
+) -> dict[str, Callable[[Path, Sequence[Path]], None]]:
+    """Split → what writes its feature store into a folder, given finished ones of other splits and of earlier
+    runs, the newest first.
 
     Every file is decoded and transformed once; what an earlier store has is copied.
     """
-    return partial(_write, manifest=manifest, settings=settings)
+    return {n: partial(_write, manifest=manifest, settings=settings) for n, manifest in manifests.items()}
 
 
 def _write(folder: Path, previous: Sequence[Path], manifest: Manifest, settings: FeaturizeSettings) -> None:

@@ -12,18 +12,18 @@ from g2d_pipeline.features.store import FeatureStore
 
 
 def train_teachers(
-    features: FeatureStore, settings: TeachersSettings
+    features: dict[str, FeatureStore], settings: TeachersSettings
 ) -> dict[str, Callable[[Path], Trained]]:
     """Run → what trains its teacher, given a folder; the catalog skips the fresh ones."""
     return {name: partial(_train, name, features, settings) for name in settings.runs}
 
 
-def _train(name: str, features: FeatureStore, settings: TeachersSettings, folder: Path) -> Trained:
+def _train(name: str, features: dict[str, FeatureStore], settings: TeachersSettings, folder: Path) -> Trained:
     from g2d_pipeline.training import Data, train_teacher
 
     run = settings.runs[name]
     return train_teacher(
-        Data.from_store(features, run.target, {run.modality: run.augment}),
+        Data.from_store(features[run.split], run.target, {run.modality: run.augment}),
         run.modality,
         run.encoder,
         training=run.training,

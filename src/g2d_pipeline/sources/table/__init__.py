@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config.layouts import Table
+from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.files import fingerprint
 from g2d_pipeline.sources.hashing import content_hashes, remembered
 from g2d_pipeline.sources.layout import Layout
@@ -61,6 +62,27 @@ class TableLayout(Layout[Table]):
         base = self.root / paths_start(self.raw, find_tables(self.root, self.raw))
         paths = [base / p for p in remembered(cache and cache.with_name("named_files.json"), key, read)]
         return [file for path in paths for file in (_pictures(path) if os.path.isdir(path) else [path])]  # noqa: PTH112
+
+    def with_folds(self) -> Table:
+        """The settings with the number of folds, where one group of the table at a time is left out."""
+        raw = self.raw
+        if raw.split is None or raw.split.folds != "leave_one_out":
+            return raw
+        from g2d_pipeline.sources.table.join import read_all
+        from g2d_pipeline.sources.table.splits import group_cells
+
+        table = read_all(self.root, raw, find_tables(self.root, raw), [])
+        table.require([str(raw.split.group)])
+        names = set(group_cells(table, raw.split)) - {""}
+        if len(names) < 3:
+            headline = (
+                f"split.folds = leave_one_out: {table.file} has {len(names)} groups in {raw.split.group!r}"
+            )
+            raise data_error(headline, map(repr, sorted(names)), "train, val and test need one each.")
+        if (raw.split.fold or 1) > len(names):
+            raise ConfigError(f"split.fold = {raw.split.fold}: {table.file} has {len(names)} groups.")
+        split = raw.split.model_copy(update={"folds": len(names)})
+        return raw.model_copy(update={"split": split})
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.

@@ -25,12 +25,13 @@ Tables = dict[
 
 
 def find_tables(root: Path, raw: Table) -> Tables:
-    """The table, or the three of the splits; empty: not (all) there. DataError where two may be the one."""
+    """The table, or those of the splits; empty: not (all) there. DataError where two may be the one."""
     tables: Tables
     if raw.table is None:
-        tables = _common_tables(root)
+        draws_val = raw.split is not None and raw.split.val is not None
+        tables = _common_tables(root, {"train", "test"} if draws_val else set(SPLITS))
     elif not isinstance(raw.table, str):
-        tables = {raw.table[split]: split for split in SPLITS}
+        tables = {raw.table[split]: split for split in SPLITS if split in raw.table}
     elif "*" in raw.table:
         matches = (path.relative_to(root) for path in root.glob(raw.table.replace("**", "*").lstrip("/")))
         tables = dict.fromkeys(sorted(str(p) for p in matches if not any(map(is_litter, p.parts))))
@@ -39,7 +40,7 @@ def find_tables(root: Path, raw: Table) -> Tables:
     return tables if all((root / file).is_file() for file in tables) else {}
 
 
-def _common_tables(root: Path) -> Tables:
+def _common_tables(root: Path, needed: set[Split]) -> Tables:
     files = _by_stem(root, [STEM])
     if len(files) > 1:
         raise data_error("Two files may be the table", files, "name the right one under raw: `table: …`.")
@@ -51,7 +52,7 @@ def _common_tables(root: Path) -> Tables:
         splits = _by_split(
             f"{folder}/{file}" for folder in folders for file in _by_stem(root / folder, [STEM])
         )
-    return {file: split for split, file in splits.items()} if len(splits) == len(SPLITS) else {}
+    return {file: split for split, file in splits.items()} if needed <= splits.keys() else {}
 
 
 def paths_start(raw: Table, tables: Iterable[str]) -> str:
@@ -79,7 +80,10 @@ def suggest(root: Path, raw: Table) -> str:
     if raw.table is None:
         splits = _by_split(_by_stem(root, SPLIT_WORDS))
         if splits and (missing := [s for s in SPLITS if s not in splits]):
-            return f" There is {' and '.join(splits.values())}, but no table for {' and '.join(missing)}."
+            drawn = " Val is drawn from train by `split: {val: 0.1}`." * (missing == ["val"])
+            return (
+                f" There is {' and '.join(splits.values())}, but no table for {' and '.join(missing)}.{drawn}"
+            )
         return f" There is {', '.join(files[:5])}: is it the table?" if files else ""
     names = [raw.table] if isinstance(raw.table, str) else list(raw.table.values())
     return "".join(

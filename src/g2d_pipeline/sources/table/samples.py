@@ -26,7 +26,7 @@ from g2d_pipeline.sources.table.paths import (
     read_paths,
 )
 from g2d_pipeline.sources.table.selection import select_columns
-from g2d_pipeline.sources.table.splits import check_train, draw, fixed_split, read_groups
+from g2d_pipeline.sources.table.splits import check_train, draw, note_unused, official_split, read_groups
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings, Table
@@ -62,6 +62,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     used = {*chosen.own_columns(raw), *required}
     if unused := [name for name in table.names if name not in used]:
         table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
+        note_unused(table, unused)
 
     rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
@@ -72,9 +73,10 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         raise data_error(f"{table.file}: no row is left", [], f"{remedy}.")
     samples = rows.iloc[good].reset_index(drop=True)
     shares, groups = chosen.fractions(raw, tables), None
+    is_official = bool((samples["split"] != "").all())
     if shares is not None:
         groups = read_groups(table, shares, good)
-        samples["split"] = draw(samples["target"].to_numpy(), shares, groups, table)
+        samples["split"] = draw(samples, shares, groups, table, is_official)
     check_train(table, raw.target, good, samples, class_names)
     if groups is not None:
         samples["group"] = groups
@@ -87,7 +89,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         class_names,
         dropped,
         _grouped(table.notes),
-        group_disjoint=groups is not None,
+        group_disjoint=groups is not None and not is_official,
         raw_dir=chosen.paths_dir(raw, tables),
         columns=settings.columns,
     )
@@ -146,7 +148,7 @@ def _read_rows(
         if raw.id is None
         else columns.read_ids(table, raw.id)
     )
-    split = fixed_split(table, raw, tables)
+    split = official_split(table, raw, tables)
     rows = {"sample_id": ids, "split": "" if split is None else split, "target": target}
     order = [column for columns in settings.columns.values() for column in columns]
     return pd.DataFrame(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.config import SplitFractions
+from g2d_pipeline.config import SPLITS, SplitFractions
 from g2d_pipeline.config.features import is_selector
 from g2d_pipeline.errors import ConfigError, data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.table.files import Tables, paths_start
@@ -25,10 +25,10 @@ def paths_dir(raw: Table, tables: Tables) -> str:
 
 
 def fractions(raw: Table, tables: Tables) -> SplitFractions | None:
-    """The shares of a split that is drawn; None: a column says it, or the files do."""
-    if isinstance(raw.split, str) or None not in tables.values():
-        return None
-    return raw.split or SplitFractions()
+    """How a split is drawn; None: a column says all of it, or the files do."""
+    if raw.split is None:
+        return SplitFractions() if None in tables.values() else None
+    return None if raw.split.column is not None and raw.split.val is None else raw.split
 
 
 def kind_of(settings: IngestSettings, modality: str) -> str:
@@ -45,10 +45,16 @@ def check_settings(settings: IngestSettings, raw: Table, tables: Tables) -> None
 
 def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Iterator[str]:
     if None not in tables.values() and raw.split is not None:
-        yield (
-            f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove `split`, "
-            "or name one table of all rows under `table`."
-        )
+        if len(tables) == len(SPLITS):
+            yield (
+                f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove "
+                "`split`, or name one table of all rows under `table`."
+            )
+        if any(x is not None for x in (raw.split.column, raw.split.test, raw.split.folds)):
+            yield (
+                f"{' and '.join(tables)} say what train and test are: remove column, test and folds under "
+                "raw.split; val is drawn from train."
+            )
     known = ", ".join(settings.columns)
     for modality in raw.columns:
         if modality not in settings.columns:
@@ -71,8 +77,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
     if double := sorted(column for column, count in counts.items() if count > 1):
         yield f"two modalities have the same column or name: {enumerated(double)}."
     uses = {raw.target: "the target", raw.id: "the id"}
-    if isinstance(raw.split, str):
-        uses[raw.split] = "the split"
+    if raw.split is not None:
+        uses[raw.split.column] = "the split"
     for modality, column in columns:
         if column in uses and modality not in raw.columns:
             yield f"column {column!r} is {uses[column]}: remove it from {modality!r}."
@@ -81,14 +87,14 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
                 f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename "
                 "the column or modality."
             )
-    if isinstance(raw.split, SplitFractions) and raw.split.group == raw.target:
+    if raw.split is not None and raw.split.group == raw.target:
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
 
 
 def own_columns(raw: Table) -> list[str]:
     """The columns that `raw` itself names, but for those of modalities."""
-    split = raw.split.group if isinstance(raw.split, SplitFractions) else raw.split
-    names = (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
+    split = (raw.split.column, raw.split.group) if raw.split is not None else ()
+    names = (raw.target, raw.id, *split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
     return [name for name in names if name is not None]
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.config.base import SPLITS
-from g2d_pipeline.config.layouts import SPLIT_WORDS
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.config.layouts import SPLIT_WORDS, HeldOut
+from g2d_pipeline.errors import SHOWN, data_error, did_you_mean
 from g2d_pipeline.sources.splitting import draw_split
 from g2d_pipeline.sources.table.files import Tables
 from g2d_pipeline.sources.table.frame import RawTable
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from g2d_pipeline.config import SplitFractions, Table
 
 
-def fixed_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[np.object_] | None:
-    """The split of each row `[N]` that a column or the files say; None: it is to be drawn."""
-    if isinstance(raw.split, str):
-        return _read_split(table, raw.split)
+def official_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[np.object_] | None:
+    """The split of each row `[N]` that a column or the files say; None: all of it is to be drawn."""
+    if raw.split is not None and raw.split.column is not None:
+        return _read_split(table, raw.split.column, raw.split.val is not None)
     if None in tables.values():
         return None
     return table.places["file"].map(tables).to_numpy(object)
 
 
-def _read_split(table: RawTable, name: str) -> npt.NDArray[np.object_]:
-    """train, val or test of each row, or its synonyms. DataError for other words and blanks."""
+def _read_split(table: RawTable, name: str, draws_val: bool) -> npt.NDArray[np.object_]:
+    """train, val or test of each row, or its synonyms. DataError for other words and blanks, and for rows of
+    val where `draws_val`."""
     cells = table.texts(name)
     splits = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(splits) if split is None]:
@@ -40,13 +41,37 @@ def _read_split(table: RawTable, name: str) -> npt.NDArray[np.object_]:
         ]
         lines = [f"{table.place(i, name)}: {w.rstrip('.')}" for i, w in zip(wrong, words, strict=True)]
         raise data_error("Splits that are none of train, val and test", lines, "correct these cells.")
-    if empty := [split for split in SPLITS if split not in splits]:
-        remedy = (
-            "name such rows in that column; or have the split drawn: `split: {val: 0.1, test: 0.2}` in place "
-            f"of `split: {name}`."
+    if draws_val and (own := splits.count("val")):
+        headline = (
+            f"{table.file}: column {name!r} says which rows are val ({own}), and split.val is given, too"
+        )
+        remedy = f"remove val (`split: {name}`), or call these rows train in the table."
+        raise data_error(headline, [], remedy)
+    if empty := [split for split in SPLITS if split not in splits and not (draws_val and split == "val")]:
+        remedy = "name such rows in that column; or have "
+        remedy += (
+            f"val drawn from train: `split: {{column: {name}, val: 0.1}}`."
+            if empty == ["val"]
+            else f"the split drawn: `split: {{val: 0.1, test: 0.2}}` in place of `split: {name}`."
         )
         raise data_error(f"{table.file}: column {name!r} has no row of split", empty, remedy)
     return np.array(splits, object)
+
+
+def note_unused(table: RawTable, unused: Sequence[str]) -> None:
+    """A loud note on columns that look like a split and are not used: named so, or with no other cells."""
+    for name in unused:
+        cells = table.texts(name) if table[name].dtype.kind != "f" else np.array([], object)
+        likely = len(cells) and SPLIT_WORDS.get(cells[0].casefold()) is not None
+        words = (
+            {SPLIT_WORDS.get(cell.casefold()) for cell in np.unique(cells[cells != ""])} if likely else set()
+        )
+        if name.casefold() == "split" or {"train", "test"} <= words <= set(SPLITS):
+            has_val = "val" in words or not words
+            use = f"`split: {name}`" if has_val else f"`split: {{column: {name}, val: 0.1}}`"
+            table.note(
+                f"Warning: column {name!r} is NOT used as the split. If it is the official one, say {use}."
+            )
 
 
 def read_groups(
@@ -55,11 +80,9 @@ def read_groups(
     """The group of each row at `positions`; None: the split has none. DataError for blanks."""
     if shares.group is None:
         return None
-    groups = table.texts(shares.group)[positions]
+    groups = group_cells(table, shares)[positions]
     remedy = "fill these cells; a sample of no group gets a name of its own."
     if shares.group_pattern is not None:
-        matches = [re.search(shares.group_pattern, cell) for cell in groups]
-        groups = np.array([match[0] if match else "" for match in matches], object)
         remedy += f" The group is what group_pattern = {shares.group_pattern!r} finds in them."
     if blank := positions[groups == ""].tolist():
         lines = [table.place(i, shares.group) for i in blank]
@@ -67,14 +90,44 @@ def read_groups(
     return groups
 
 
+def group_cells(table: RawTable, shares: SplitFractions) -> npt.NDArray[np.object_]:
+    """The group of each row `[N]` of the table; "" where it has none."""
+    cells = table.texts(str(shares.group))
+    if shares.group_pattern is None:
+        return cells
+    matches = [re.search(shares.group_pattern, cell) for cell in cells]
+    return np.array([match[0] if match else "" for match in matches], object)
+
+
 def draw(
-    target: npt.NDArray[Any], shares: SplitFractions, groups: npt.NDArray[np.object_] | None, table: RawTable
+    samples: pd.DataFrame,
+    shares: SplitFractions,
+    groups: npt.NDArray[np.object_] | None,
+    table: RawTable,
+    is_official: bool,
 ) -> npt.NDArray[np.str_]:
-    """The split of each row `[N]`, drawn as `splitting.draw_split` does; the table notes what came out."""
-    split = draw_split(len(target), target, shares, None if groups is None else groups.astype(str))
-    counts = ", ".join(f"{name} {int((split == name).sum())}" for name in ("train", "val", "test"))
-    by = f", no {shares.group!r} in two of them" if groups is not None else ""
-    table.note(f"The split is drawn (seed {shares.seed}{by}): {counts}. It follows the order of the rows.")
+    """The split of each sample `[N]`, drawn as `splitting.draw_split` does; the table notes what came out.
+    `is_official`: `samples` have a column `split`, of whose train rows val is drawn."""
+    official = samples["split"].to_numpy(object) if is_official else None
+    target, codes = samples["target"].to_numpy(), None if groups is None else groups.astype(str)
+    split = draw_split(len(samples), target, shares, codes, official)
+    counts = ", ".join(f"{name} {int((split == name).sum())}" for name in SPLITS)
+    parts = "them" if not is_official else "train and val"
+    by = f", no {shares.group!r} in two of {parts}" if groups is not None else ""
+    what = "val is drawn from the official train rows" if is_official else "The split is drawn"
+    held_out = {name: part.group for name in SPLITS[1:] if isinstance(part := getattr(shares, name), HeldOut)}
+    if shares.folds is not None:
+        what = f"Fold {shares.fold or 1} of {shares.folds} is drawn"
+        if groups is not None:
+            held_out["test"] = sorted(set(groups[split == "test"]))
+    named = [
+        f" {name.capitalize()} is {shares.group!r} {', '.join(names[:SHOWN])}"
+        + (f" and {len(names) - SHOWN} more." if len(names) > SHOWN else ".")
+        for name, names in held_out.items()
+    ]
+    table.note(
+        f"{what} (seed {shares.seed}{by}): {counts}.{''.join(named)} It follows the order of the rows."
+    )
     return split
 
 
