@@ -127,6 +127,7 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
 def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
     """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
     is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
+    table.require([target])
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):
