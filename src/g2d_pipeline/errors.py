@@ -54,6 +54,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{near}'?" if near is not None else ""
 
 
+def enumerated(names: Iterable[str], most: int = 30) -> str:
+    """Names for a message, one after the other; of more than `most` the first and how many there are."""
+    every = list(names)
+    more = f", … ({len(every):,} in all)" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
     """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the
     remedy."""

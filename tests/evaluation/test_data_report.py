@@ -177,7 +177,8 @@ def test_the_group_of_a_table_whose_split_is_given_reaches_the_report(tmp_path: 
 
 
 def test_outliers_of_columns_and_target(report: dict[str, Any]):
-    found = {of["column"]: of for of in report["outliers"]}
+    found = {of["column"]: of for own in report["outliers"] for of in own["first"]}
+    assert [(own["of"], own["count"]) for own in report["outliers"]] == [("weather", 1), ("target", 1)]
     assert set(found) == {"heat", "target"}
     (hot,) = found["heat"]["first"]
     assert (hot["sample"], hot["split"], hot["value"]) == ("s06", "train", 1000.0)

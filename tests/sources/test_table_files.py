@@ -38,9 +38,9 @@ def rows(folder: Path, file: str, prefix: str = "", n: int = N, column: str = "f
     return table
 
 
-def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifest:
+def settings(kinds: dict[str, str] | None = None, **raw: Any) -> IngestSettings:
     kinds = kinds or {"photo": "image"}
-    settings = IngestSettings(
+    return IngestSettings(
         dataset="own",
         source="raw",
         task="classification",
@@ -51,7 +51,10 @@ def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifes
         max_bad_fraction=0.0,
         options=OPTIONS,
     )
-    return read_raw(settings, root.parent)
+
+
+def read(root: Path, kinds: dict[str, str] | None = None, **raw: Any) -> Manifest:
+    return read_raw(settings(kinds, **raw), root.parent)
 
 
 @pytest.mark.parametrize("file", ["metadata.csv", "metadata.jsonl", "Metadata.csv"])
@@ -84,9 +87,10 @@ def test_folders_with_a_table_each(root: Path) -> None:
     assert manifest.table["photo"].tolist()[::N] == ["train/0.jpg", "validation/0.jpg", "test/0.jpg"]
     assert manifest.table["sample_id"].is_unique
     assert not any("more than one split" in note for note in manifest.meta["notes"])
-    before = signature(Table(raw_dir="raw", target="label"), "raw", root)
+    asked = settings()
+    before = signature(asked.raw, "raw", root, None, asked)
     (root / "test/3.jpg").write_bytes(b"other")
-    assert signature(Table(raw_dir="raw", target="label"), "raw", root) != before
+    assert signature(asked.raw, "raw", root, None, asked) != before
     (root / "validation/2.jpg").unlink()
     with pytest.raises(DataError, match=r"validation/metadata\.csv, row 4: 'validation/2\.jpg' is missing"):
         read(root)

@@ -25,6 +25,7 @@ from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import PACKAGE, Plan
 
+os.environ.setdefault("OMEGACONF_MAX_YAML_EXPANDED_NODES", "1000000")  # a list may name 10,000 columns
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, reads ten times as fast
 
 
@@ -77,7 +78,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         c = self.configuration
         cache = cache_file(self.project, c.run.dataset)
         try:
-            raw = signature(c.dataset.raw, c.source, c.root, cache)
+            raw = signature(c.dataset.raw, c.source, c.root, cache, c.ingest())
         except DataError:
             if c.source == "raw" or c.root.exists():
                 raise

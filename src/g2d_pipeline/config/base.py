@@ -25,6 +25,15 @@ Seeds = Annotated[list[NonNegativeInt], BeforeValidator(split_slashes), Field(mi
 Numbers = Annotated[list[float], BeforeValidator(split_slashes)]
 
 
+def number_as_name(value: Any) -> Any:
+    """454 → "454": YAML reads a column's name that is a number as one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+ColumnName = Annotated[str, BeforeValidator(number_as_name)]
+ColumnNames = Annotated[list[ColumnName], BeforeValidator(split_slashes)]
+
+
 class Strict(BaseModel):
     """Unknown keys, infinities and changes after validation are refused."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from g2d_pipeline.config.base import Numbers, Strict, split_slashes
+from g2d_pipeline.config.base import ColumnNames, Numbers, Strict, split_slashes
 
 # How floats are kept in the store; float16 takes half the room, and is computed with in float32.
 Stored = Literal["float32", "float16"]
@@ -111,18 +112,26 @@ class TabularFeatures(Strict):
     `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three
     numbers each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature
     of 0 and 1 for each category of train, a blank being one of its own; a category that train lacks is 0
-    throughout. F is in this order."""
+    throughout. F is in this order.
+
+    Of a user's table each may be a pattern (`band_*`), a range (`454..950`: columns whose names are numbers
+    from one to the other; `a..c`: the columns from a to c) or, behind these, what they leave out (`!band_7`);
+    the features are those that the manifest has."""
 
     kind: Literal["tabular"] = "tabular"
-    columns: Annotated[list[str], BeforeValidator(split_slashes)] = []
-    categorical: Annotated[list[str], BeforeValidator(split_slashes)] = []
-    dates: Annotated[list[str], BeforeValidator(split_slashes)] = []
+    columns: ColumnNames = []
+    categorical: ColumnNames = []
+    dates: ColumnNames = []
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> Self:
         if not self.all_columns:
             raise ValueError("name at least one column under `columns` (numbers), `categorical` or `dates`")
-        if double := sorted({c for c in self.all_columns if self.all_columns.count(c) > 1}):
+        for key in ("columns", "categorical", "dates"):
+            if (names := getattr(self, key)) and names[0].startswith("!"):
+                raise ValueError(f"{key} starts with {names[0]!r}: what it leaves it out of stands before it")
+        counts = Counter(column for column in self.all_columns if not column.startswith("!"))
+        if double := sorted(column for column, count in counts.items() if count > 1):
             raise ValueError(f"columns that are named more than once: {', '.join(double)}")
         return self
 
@@ -130,6 +139,12 @@ class TabularFeatures(Strict):
     def all_columns(self) -> list[str]:
         """In the manifest's order."""
         return [*self.columns, *self.dates, *self.categorical]
+
+
+def is_selector(name: str) -> bool:
+    """Whether a name of a column is a pattern, a range or an exclusion, unless the table has that very
+    column."""
+    return "*" in name or ".." in name or name.startswith("!")
 
 
 class VideoFeatures(_Pictures):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
 
-from g2d_pipeline.config.base import SPLITS, Split, Strict, split_slashes
+from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, split_slashes
 
 
 class RawSettings(Strict):
@@ -182,16 +182,30 @@ class Join(Strict):
 
     `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
     `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
-    included; the key is a date."""
+    included; the key is a date.
+
+    `align: row` in place of `key`: row i of the further table, or of an array `.npy`, belongs to row i of the
+    table. `names`: its columns, where it has no header (left out, of an array: `<stem>_0`, `<stem>_1`, …)."""
 
     table: str
-    key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)]
+    key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)] | None = None
+    align: Literal["row"] | None = None
+    names: list[ColumnName] | None = None
     means: Annotated[list[Annotated[int, Field(ge=2)]], BeforeValidator(split_slashes)] = []
 
+    @model_validator(mode="after")
+    def _key_or_rows(self) -> Self:
+        if (self.key is None) == (self.align is None):
+            raise ValueError(f"{self.table}: say which rows belong together, `key: <column>` or `align: row`")
+        if self.means and self.key is None:
+            raise ValueError("means over days need a key, which is a date")
+        return self
+
     @property
-    def keys(self) -> tuple[str, str]:
-        """The key's column here and in the further table."""
-        return (self.key, self.key) if isinstance(self.key, str) else next(iter(self.key.items()))
+    def keys(self) -> tuple[str, str] | None:
+        """The key's column here and in the further table; None: rows align."""
+        key = {self.key: self.key} if isinstance(self.key, str) else self.key or {}
+        return next(iter(key.items()), None)
 
 
 class Table(RawSettings):
@@ -214,12 +228,12 @@ class Table(RawSettings):
     table: TableFiles | None = None
     root: str | None = None
     columns: dict[str, str] = {}
-    target: str
-    id: str | None = None
+    target: ColumnName
+    id: ColumnName | None = None
     split: SplitSettings | None = None
     group: str | None = None
     classes: Annotated[list[str], Field(min_length=2)] | None = None
-    names: list[str] | None = None
+    names: list[ColumnName] | None = None
     log_target: bool = False
     join: list[Join] = []
     labelled_only: bool = False

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.data_report.duplicates import (
     FIRST,
+    NAMES,
     cell_digests,
     find_conflicts,
     find_duplicates,
@@ -49,9 +50,10 @@ def describe_data(
     `hashes`: the cache of content hashes (`sources.hashing`). Keys: `dataset`, `source`, `task`, `target`,
     `splits`, `histogram` (of a regression), `modalities` (facts, `duplicates`, and of pictures `alike`),
     `duplicates` (samples equal in every modality), `conflicts` (those whose targets differ), `groups`,
-    `outliers`, `dropped`, `notes`, `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists
-    hold the first ten, beside a count of all. Raises DataError where a raw file has gone, or the store is of
-    another manifest."""
+    `outliers` (of each modality and the target: values, columns, the ten columns with most), `dropped`,
+    `notes`, `warnings` [{kind, count, text}], `summary` (of them, in a line). Lists hold the first ten,
+    beside a count of all. Raises DataError where a raw file has gone, or the store is of another
+    manifest."""
     meta, table = manifest.meta, _stored_rows(manifest.table, store)
     split, target = table["split"].to_numpy(object), table["target"].to_numpy()
     sample_ids = table["sample_id"].astype(str).tolist()
@@ -82,7 +84,11 @@ def describe_data(
         "duplicates": find_duplicates(whole, split, sample_ids),
         "conflicts": find_conflicts(whole, target, sample_ids),
         "groups": _groups(table, split),
-        "outliers": _outliers(table, _numeric(table, store, meta), split, sample_ids),
+        "outliers": [
+            {"of": name, "columns": len(columns)} | facts
+            for name, columns in _numeric(table, store, meta).items()
+            if (facts := _worst(_outliers(table, columns, split, sample_ids)))
+        ],
         "dropped": {
             "samples": len(dropped),
             "first": dropped[:FIRST],
@@ -118,9 +124,13 @@ def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     if groups := report["groups"]:
         what = f"of {groups['groups']:,} values those in several splits"
         add("groups in several splits", groups["crossing"], what, groups["column"])
-    for column in report["outliers"]:
-        what = f"values more than {column['limit']:g} robust standard deviations from the median"
-        add("outliers", column["count"], what, column["column"])
+    for own in report["outliers"]:
+        what = f"values more than {OUTLIER:g} robust standard deviations from the median"
+        if own["affected"] > 1:
+            most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
+            more = ", …" if own["affected"] > NAMES else ""
+            what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
+        add("outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"])
     for name, facts in report["modalities"].items():
         counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
         add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
@@ -173,11 +183,11 @@ def _describe_files(
     return facts, pd.factorize(np.array(digests, object))[0].astype(np.int64)[code]
 
 
-def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> list[str]:
-    """The columns that may have outliers: numbers of tabular modalities, and a regression's target."""
-    named = [c for about in store.meta["modalities"].values() for c in about["settings"].get("columns", [])]
-    columns = [c for c in named if c in table and table[c].dtype.kind in "fiu"]
-    return columns + ["target"] * (meta["task"] == "regression")
+def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The columns that may have outliers: numbers of each tabular modality, and a regression's target."""
+    named = {m: about["settings"].get("columns", []) for m, about in store.meta["modalities"].items()}
+    columns = {m: [c for c in own if c in table and table[c].dtype.kind in "fiu"] for m, own in named.items()}
+    return columns | ({"target": ["target"]} if meta["task"] == "regression" else {})
 
 
 def _splits(split: Array, target: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -217,6 +227,13 @@ def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
         for group, row in crossing.head(FIRST).iterrows()
     ]
     return {"column": column, "groups": len(counts), "crossing": len(crossing), "first": first}
+
+
+def _worst(outliers: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many columns have outliers and how many they have, with the ten that have most."""
+    first = sorted(outliers, key=lambda column: -column["count"])[:FIRST]
+    count = sum(column["count"] for column in outliers)
+    return {"affected": len(outliers), "count": count, "first": first} if outliers else {}
 
 
 def _outliers(

@@ -60,6 +60,7 @@ def write_store(
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
     more, or where the disk is full or must not be written; ConfigError for settings that can not work."""
+    settings = _settle(settings, manifest)
     kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
     sample_ids = _check(manifest, kinds)
     media = {
@@ -168,6 +169,16 @@ def _finish_all(
     text = json.dumps(meta, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(folder / META) as temporary:
         temporary.write_bytes(text.encode())
+
+
+def _settle(settings: FeaturizeSettings, manifest: Manifest) -> FeaturizeSettings:
+    """The settings with the columns that the manifest has for patterns."""
+    columns = {
+        name: [c for c in own if c in manifest.table] for name, own in manifest.meta["columns"].items()
+    }
+    kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
+    settled = {name: kind.settle(manifest.table, columns.get(name, [])) for name, kind in kinds.items()}
+    return settings.model_copy(update={"modalities": settled})
 
 
 def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Names:

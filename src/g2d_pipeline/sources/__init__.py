@@ -5,10 +5,12 @@ This module imports no pandas, numpy or torch: a run with nothing to do only ask
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.layout import Layout, find_layout, layout_module
 from g2d_pipeline.sources.simulated import ensure_folder
@@ -70,7 +72,8 @@ def _check_absent(layout: Layout[RawSettings], requested: str) -> None:
         remedy += f" They are one folder deeper: set raw_dir to {raw.raw_dir.rstrip('/')}/{deeper}."
     if layout.sample_dir is not None:
         remedy += " Or use the simulated sample: source=sample."
-    if others := [f for f in layout.files if f.lower().endswith(DATA_ENDINGS)]:
+    near = list_files(base, skip={"sample"}, at_most=FEW_FOLDERS)
+    if others := [f for f in near if f.lower().endswith(DATA_ENDINGS)]:
         headline = f"raw_dir {raw.raw_dir!r} holds files, but not those of layout {raw.layout}"
         raise data_error(headline, others, remedy)
     if requested == "raw" or layout.sample_dir is None:
@@ -120,13 +123,24 @@ def read_raw(settings: IngestSettings, project: Path) -> Manifest:
     return manifest
 
 
-def signature(raw: LayoutSettings, source: Source, root: Path, cache: Path | None = None) -> str:
+def signature(
+    raw: LayoutSettings,
+    source: Source,
+    root: Path,
+    cache: Path | None = None,
+    settings: IngestSettings | None = None,
+) -> str:
     """A hash of the content of every file the manifest depends on, 32 hex digits; time stamps do not matter.
 
-    `cache`: where hashes of unchanged files are remembered (see `hashing.hash_files`). Raises DataError where
-    there are no such files: call `ensure_sample` first."""
+    `cache`: where hashes of unchanged files are remembered (see `hashing.hash_files`). `settings`: with them
+    the files that a table names count, too. Raises DataError where there are no such files (call
+    `ensure_sample` first), or where a table can not be read."""
     layout = find_layout(raw, root)
     files = layout.raw_files()
     if not files:
         raise data_error(f"There are no files of layout {raw.layout} in {root}", [], layout.expected())
-    return hash_files(files, root, f"{raw.layout}:{source}", cache)
+    named = [] if settings is None else layout.named_files(settings, cache)
+    present = {path: os.path.exists(path) for path in named}  # noqa: PTH110 - what may not be read is absent
+    absent = [os.path.relpath(path, root) for path in named if not present[path]]
+    files = list(dict.fromkeys([*files, *(path for path in named if present[path])]))
+    return hash_files(files, root, "\0".join([f"{raw.layout}:{source}", *absent]), cache)

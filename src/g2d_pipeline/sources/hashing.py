@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_write, content_hash
@@ -41,9 +43,9 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
         if now - int(entry[1]) > RACY_NS:
             mine[key] = entry
         total.update(f"\0{key.removeprefix(base)}\0{entry[2]}".encode(errors="surrogateescape"))
-    others = {key: entry for key, entry in known.items() if not key.startswith(base)}
+    others = {key: entry for key, entry in known.items() if not key.startswith(base) and key not in mine}
     if cache is not None and (changed or len(mine) + len(others) != len(known)):
-        _write(cache, others | mine)
+        _write(cache, {"version": VERSION, "files": others | mine})
     return total.hexdigest()
 
 
@@ -63,6 +65,18 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
         key = os.path.abspath(path)  # noqa: PTH100
         entries[path] = _entry(path, key, known.get(key))
     return {path: (int(size), str(digest)) for path, (size, _, digest) in entries.items()}
+
+
+def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> list[str]:
+    """What `make` returns, or what `file` keeps of it for the same `key`."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        content = json.loads(file.read_bytes()) if file is not None else {}
+        if content["key"] == key:
+            return list(content["names"])
+    names = make()
+    if file is not None:
+        _write(file, {"key": key, "names": names})
+    return names
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
@@ -92,11 +106,11 @@ def _read(cache: Path) -> dict[str, Entry]:
     return {}
 
 
-def _write(cache: Path, files: dict[str, Entry]) -> None:
+def _write(cache: Path, content: dict[str, Any]) -> None:
     try:
         for leftover in cache.parent.glob(f".{cache.name}.*.tmp"):  # by a process that was killed
             leftover.unlink(missing_ok=True)
         with atomic_write(cache) as path:
-            path.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
+            path.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         logger.warning("The cache of file hashes %s can not be written: %s.", cache, error.strerror)

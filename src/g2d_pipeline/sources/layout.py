@@ -41,6 +41,7 @@ class Samples:
     notes: list[str] = field(default_factory=list)
     group_disjoint: bool = False
     raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
+    columns: dict[str, list[str]] | None = None  # modality → its columns, if the settings have patterns
 
 
 class Layout(ABC, Generic[R]):
@@ -69,6 +70,10 @@ class Layout(ABC, Generic[R]):
     @abstractmethod
     def raw_files(self) -> list[Path]:
         """Every file the manifest depends on, in a fixed order; empty where the data are not there."""
+
+    def named_files(self, settings: IngestSettings, cache: Path | None) -> list[Path]:
+        """Files beside `raw_files` that the manifest depends on, there or not. `cache`: of hashes."""
+        return []
 
     def suggest(self) -> str:
         """A sentence on what may have been meant, where the raw files are not there."""
@@ -126,7 +131,7 @@ class Layout(ABC, Generic[R]):
             samples.notes.insert(0, f"SAMPLE: {self.sample_note}")
         return build(
             samples.table,
-            settings,
+            settings.model_copy(update={"columns": samples.columns or settings.columns}),
             raw_dir=samples.raw_dir or (settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
             class_names=list(samples.class_names),
             group_disjoint=samples.group_disjoint,

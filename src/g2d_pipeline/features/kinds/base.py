@@ -67,6 +67,10 @@ class Kind(ABC):
         """The manifest's columns; None: one, of any name."""
         return None
 
+    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> Any:
+        """The settings, with what the manifest's `columns` of the modality decide."""
+        return self.settings
+
     def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
         """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
 

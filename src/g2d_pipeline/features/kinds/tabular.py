@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.config.features import is_selector
+from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
 
@@ -33,6 +34,16 @@ class Tabular(ColumnKind):
     def columns(self) -> list[str]:
         return self.settings.all_columns
 
+    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> TabularFeatures:
+        """The settings with the columns that patterns have selected, each under the key of its type."""
+        s = self.settings
+        if list(columns) == s.all_columns or not any(map(is_selector, s.all_columns)):
+            return s
+        of_kind = {c: table[c].dtype.kind for c in columns}
+        return s.model_copy(
+            update={key: [c for c in columns if of_kind[c] in kinds] for key, (kinds, _) in DTYPES.items()}
+        )
+
     @property
     def bytes_each(self) -> int:
         return 4 * (
@@ -49,7 +60,7 @@ class Tabular(ColumnKind):
         array[:] = values
         array.flush()
         if statistics["constant"]:
-            notes.append(f"{name}: constant in train: {', '.join(statistics['constant'])}.")
+            notes.append(f"{name}: constant in train: {enumerated(statistics['constant'])}.")
         width = values.shape[1]
         return {
             "shape": [width],
@@ -61,22 +72,21 @@ class Tabular(ColumnKind):
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.
 
-        `missing`: column → split → missing values, of columns that lack some; `constant`: columns constant in
-        train."""
+        `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
+        lack some; `constant`: columns constant in train."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
         own = {name: blank[split == name] for name in SPLITS}
         splits = {
             name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
             for name, b in own.items()
         }
-        missing = {
-            str(column): {name: int(b[:, f].sum()) for name, b in own.items()}
-            for f, column in enumerate(table)
-            if blank[:, f].any()
-        }
+        counts = blank.sum(axis=0)
+        most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
+        missing = {str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in own.items()} for f in most}
         constant = list(about.get("statistics", {}).get("constant", []))
         few = {"columns": len(constant), "first": constant[:10]}
-        return {"splits": splits, "missing": missing, "constant": few}
+        lack = {"missing": missing, "missing_in": int((counts > 0).sum())}
+        return {"splits": splits, **lack, "constant": few}
 
 
 def encode(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config.layouts import Table
-from g2d_pipeline.sources.faults import list_files
+from g2d_pipeline.files import fingerprint
+from g2d_pipeline.sources.hashing import content_hashes, remembered
 from g2d_pipeline.sources.layout import Layout
 from g2d_pipeline.sources.table.files import find_tables, paths_start, suggest
+from g2d_pipeline.sources.table.settings import kind_of
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import IngestSettings
     from g2d_pipeline.sources.layout import Samples
 
-PAPERS = (".md", ".txt", ".rst", ".pdf", ".html", ".py", ".ipynb", ".yml", ".yaml", ".log")
+VERSION = 1  # of how a table's paths are read; raise it where that changes
 
 
 class TableLayout(Layout[Table]):
@@ -36,14 +39,28 @@ class TableLayout(Layout[Table]):
         return suggest(self.root, self.raw)
 
     def raw_files(self) -> list[Path]:
-        """The table and every file, papers apart, in the folder where paths start."""
+        """The tables."""
         tables = find_tables(self.root, self.raw)
-        if not tables:
+        joined = [join.table for join in self.raw.join if (self.root / join.table).is_file()]
+        return sorted({self.root / file for file in [*tables, *joined]}) if tables else []
+
+    def named_files(self, settings: IngestSettings, cache: Path | None) -> list[Path]:
+        """The files that the tables name, and the pictures of folders that they name; nothing else is looked
+        at, however wide the folder is. The tables are read for it where they have changed."""
+        kinds = [kind_of(settings, modality) for modality in settings.columns]
+        if {*kinds} <= {"tabular", "text"}:
             return []
-        base = self.root / paths_start(self.raw, tables)
-        media = (base / file for file in list_files(base) if not file.lower().endswith(PAPERS))
-        joined = (file for join in self.raw.join if (file := self.root / join.table).is_file())
-        return sorted({*media, *(self.root / file for file in tables), *joined})
+
+        def read() -> list[str]:
+            from g2d_pipeline.sources.table.samples import named_paths
+
+            return named_paths(self, settings)
+
+        tables = [digest for _, digest in content_hashes(self.raw_files(), cache).values()]
+        key = fingerprint([VERSION, tables, self.raw.model_dump(mode="json"), settings.columns, kinds])
+        base = self.root / paths_start(self.raw, find_tables(self.root, self.raw))
+        paths = [base / p for p in remembered(cache and cache.with_name("named_files.json"), key, read)]
+        return [file for path in paths for file in (_pictures(path) if os.path.isdir(path) else [path])]  # noqa: PTH112
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.
@@ -54,3 +71,9 @@ class TableLayout(Layout[Table]):
         from g2d_pipeline.sources.table.samples import read_samples
 
         return read_samples(self, settings)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from g2d_pipeline.features.cells import images_in
+
+    return [folder / name for name in images_in(folder)]

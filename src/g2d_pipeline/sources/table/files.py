@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from g2d_pipeline.config.base import SPLITS, Split
 from g2d_pipeline.config.layouts import SPLIT_WORDS, split_of
 from g2d_pipeline.errors import data_error, did_you_mean
-from g2d_pipeline.sources.faults import list_files
+from g2d_pipeline.sources.faults import FEW_FOLDERS, is_litter, list_files
 
 if TYPE_CHECKING:
     from g2d_pipeline.config import Table
@@ -32,9 +32,8 @@ def find_tables(root: Path, raw: Table) -> Tables:
     elif not isinstance(raw.table, str):
         tables = {raw.table[split]: split for split in SPLITS}
     elif "*" in raw.table:
-        depth = raw.table.count("/")
-        matches = (f for f in list_files(root) if f.count("/") == depth and PurePosixPath(f).match(raw.table))
-        tables = dict.fromkeys(matches)
+        matches = (path.relative_to(root) for path in root.glob(raw.table.replace("**", "*").lstrip("/")))
+        tables = dict.fromkeys(sorted(str(p) for p in matches if not any(map(is_litter, p.parts))))
     else:
         tables = {raw.table: None}
     return tables if all((root / file).is_file() for file in tables) else {}
@@ -66,11 +65,17 @@ def paths_start(raw: Table, tables: Iterable[str]) -> str:
     return posixpath.commonpath(folders) if folders else ""
 
 
+def path_prefix(raw: Table, tables: Iterable[str]) -> str | None:
+    """Where paths start, if each table's own folder comes before its paths there; else None."""
+    start = paths_start(raw, tables)
+    beside = raw.root is not None or all(posixpath.dirname(file) == start for file in tables)
+    return None if beside else start
+
+
 def suggest(root: Path, raw: Table) -> str:
     """What may have been intended, where `find_tables` finds nothing; a sentence, or nothing."""
-    files = (
-        [f for f in list_files(root) if PurePosixPath(f).suffix.lower() in COMMON] if root.is_dir() else []
-    )
+    near = list_files(root, at_most=FEW_FOLDERS) if root.is_dir() else []
+    files = [f for f in near if PurePosixPath(f).suffix.lower() in COMMON]
     if raw.table is None:
         splits = _by_split(_by_stem(root, SPLIT_WORDS))
         if splits and (missing := [s for s in SPLITS if s not in splits]):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.errors import data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
@@ -31,8 +31,8 @@ class RawTable:
     read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
-    once; `several`: whether rows are of several files; `separators`: column → what separates the cells of its
-    file, where that is text."""
+    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be
+    used or not; `separators`: column → what separates the cells of its file, where that is text."""
 
     file: str
     data: pd.DataFrame
@@ -45,6 +45,7 @@ class RawTable:
     lacking: dict[str, list[str]] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
     several: bool = False
+    lengths: dict[str, int] = field(default_factory=dict)
     separators: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -60,8 +61,7 @@ class RawTable:
     def require(self, names: Iterable[str]) -> None:
         """DataError where any of `names` is no column (the nearest is suggested), one more than once, or one
         of lists, objects or bytes that are no text."""
-        required = list(dict.fromkeys(names))
-        known = self.names
+        required, known = list(dict.fromkeys(names)), dict.fromkeys(self.names)
         if missing := [name for name in required if name not in known]:
             lines = [
                 f"{name!r} (not in {', '.join(self.lacking[name])})"
@@ -70,7 +70,7 @@ class RawTable:
                 for name in missing
             ]
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
-            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{', '.join(known)}.{self.hint}")
+            raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
             raise data_error(
                 f"{self.file} has columns more than once", double, "remove or rename the extra ones."
@@ -161,7 +161,9 @@ def make_table(
     separators = dict.fromkeys(kept, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
     repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
-    return RawTable(file, data, places, repeated=repeated, separators=separators, **more)
+    last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)
+    more |= {"repeated": repeated, "separators": separators, "lengths": {file: int(last) - first + 1}}
+    return RawTable(file, data, places, **more)
 
 
 def stack(tables: Sequence[RawTable]) -> RawTable:
@@ -182,6 +184,7 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
         lacking=lacking,
         repeated=frozenset().union(*(table.repeated for table in tables)),
         several=True,
+        lengths={file: count for table in tables for file, count in table.lengths.items()},
         separators={
             name: mark
             for name in shared

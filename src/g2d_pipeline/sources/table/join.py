@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.cells import SENTINEL
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
-from g2d_pipeline.sources.table.frame import RawTable
+from g2d_pipeline.sources.table.frame import RawTable, as_text
 from g2d_pipeline.sources.table.reading import read_table, read_tables
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection
     if isinstance(raw.table, str) and table.several:
         table = replace(table, file=raw.table, notes=_common_notes(table, raw.table))
     for join in raw.join:
-        table = _join(table, join, root, numbers)
+        table = _join(table, join, root, {*numbers})
     return table
 
 
@@ -49,15 +49,22 @@ def _common_notes(table: RawTable, pattern: str) -> list[str]:
 
 
 def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> RawTable:
-    ours, theirs = join.keys
-    other = read_table(root / join.table, join.table)
-    table.require([ours])
-    other.require([theirs])
+    path = root / join.table
+    other = read_table(path, join.table, join.names or _array_names(path))
     table = replace(table, notes=[*table.notes, *other.notes])
     other = replace(other, notes=table.notes)  # notes on either go into one list
-    left, right = _keys(table, other, ours, theirs)
-    columns = other.data.drop(columns=theirs)
-    features = read_features(other, [name for name in other.names if name in numbers and name != theirs])
+    columns, keys = other.data, list[str]()
+    if join.keys is None:
+        left, right = _rows(table, other)
+        reason = f"the row of {join.table} beside it is empty or can not be read"
+    else:
+        ours, theirs = join.keys
+        table.require([ours])
+        other.require([theirs])
+        left, right = _keys(table, other, ours, theirs)
+        columns = columns.drop(columns=theirs)
+        keys, reason = table.texts(ours).tolist(), f"{join.table} has no row of {ours}"
+    features = read_features(other, [str(name) for name in columns if name in numbers])
     means = _means(other, join, numbers, right)
     columns = columns.assign(**features, **means)
 
@@ -65,22 +72,50 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     matched = np.flatnonzero(position >= 0)
     kept = table.take(matched)
     added = columns.iloc[position[matched]].reset_index(drop=True)
-    keys = table.texts(ours)
-    reason = f"{join.table} has no row of {ours}"
     files, rows = table.places["file"], table.places["row"]
     unmatched = np.flatnonzero(position < 0).tolist()
-    numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks the zeros of a text here
-    near = {i: numbers_of.get(keys[i].lstrip("0")) for i in unmatched if keys[i]}
-    hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
-    lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hints.get(i, '')}") for i in unmatched]
+    lost = [BadRow(files[i], int(rows[i]), reason) for i in unmatched]
+    if keys:
+        numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks zeros of a text here
+        near = {i: numbers_of.get(keys[i].lstrip("0")) for i in unmatched if keys[i]}
+        hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
+        lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hints.get(i, '')}") for i in unmatched]
     double = kept.data.columns.intersection(added.columns)
+    repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
     return replace(
         kept,
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
         bad=[*table.bad, *other.bad, *lost],
-        repeated=table.repeated | other.repeated | {*double},
+        repeated=table.repeated | other.repeated | repeated,
         separators=other.separators | table.separators,
     )
+
+
+def _equal(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
+    return bool((as_text(one).fillna("") == as_text(other).fillna("")).all())
+
+
+def _array_names(path: Path) -> list[str] | None:
+    """The columns of an array, which gives them no names; None: it is none, or can not be read."""
+    if path.suffix.lower() != ".npy":
+        return None
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, EOFError):  # told by `read_table`
+        return None
+    return [f"{path.stem}_{k}" for k in range(shape[1])] if len(shape) == 2 else [path.stem]
+
+
+def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
+    """The places of all rows, here and there, from 0; DataError where the tables differ in length."""
+    if table.several:
+        remedy = "give `key: <column>` in place of `align: row`."
+        raise data_error(f"{other.file} aligns by row, and the rows are of several tables", [], remedy)
+    ours, theirs = (sum(part.lengths.values()) for part in (table, other))
+    if ours != theirs:
+        headline = f"{other.file} has {theirs:,} rows, and {table.file} has {ours:,}: they can not align"
+        raise data_error(headline, [], "give each row its own; or join by a column, `key: <column>`.")
+    return pd.Index(table.places["index"]), pd.Index(other.places["index"])
 
 
 def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.Index, pd.Index]:

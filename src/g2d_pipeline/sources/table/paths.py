@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean, media_fault
-from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.features.cells import open_cell, split_cell
+from g2d_pipeline.features.faults import MediaError
 
 if TYPE_CHECKING:
     from g2d_pipeline.sources.table.frame import RawTable
@@ -77,6 +78,26 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
                 table.faults.setdefault(i, fault)
 
 
+def check_arrays(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
+    """DataError where a template numbers the rows of an array (`features.npy#{index}`) that is longer than
+    the table: the rows would not be those of the samples."""
+    if not source.endswith(".npy#{index}"):
+        return
+    rows = {
+        split_cell(cell)[0]: table.lengths[f] for cell, f in zip(cells, table.places["file"], strict=True)
+    }
+    for file, count in rows.items():
+        try:
+            array = open_cell(file, base)
+        except MediaError:  # told with its samples when it is decoded
+            continue
+        if array.ndim and len(array) > count:
+            headline = (
+                f"{file} has {len(array):,} rows, and {table.file} has {count:,}: they are of different data"
+            )
+            raise data_error(headline, [], "cut the array, or name its rows in a column (`features.npy#12`).")
+
+
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
     """The paths without ending, with the row's number where that repeats; without paths, the number alone.
 
@@ -98,8 +119,8 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.real = os.path.realpath(root)
-        self.folders: dict[str, dict[str, bool] | str] = {}
+        self.starts = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100
+        self.folders: dict[str, dict[str, None] | str] = {}
         self.checked: dict[str, tuple[str, str | None]] = {}
         self.hints = 0
 
@@ -111,20 +132,33 @@ class Files:
         path, fault = self.checked[file]
         return path if row is None else f"{path}#{row}", fault
 
-    def _check(self, file: str) -> tuple[str, str | None]:
+    def plain(self, file: str) -> tuple[str, str | None]:
+        """A path relative to `root` in plain form, and why it is none: only what is declared is read.
+
+        Absolute paths into `root` are made relative. Symbolic links are followed wherever they lead: who put
+        them there has declared them."""
         if "://" in file:
             return file, f"{file!r} is an address: download the file, and name it"
-        if PurePosixPath(file).is_absolute() or PureWindowsPath(file).is_absolute():
-            inside = file.startswith("/") and self._inside(file)
-            relative = PurePosixPath(os.path.relpath(os.path.realpath(file), self.real)) if inside else None
-            remedy = f"write it relative to {self.root}, " + (
-                f"here {relative}" if inside else "or set `root`"
-            )
-            return file, f"{file!r} is an absolute path: {remedy}"
         path = posixpath.normpath(file)
-        path = path if path.isascii() else self._spell(path)
+        if path.startswith("/"):
+            folder, name = posixpath.split(path)
+            path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
+        if path.startswith("/") or PureWindowsPath(path).is_absolute():
+            remedy = "set `root` to the folder where paths start"
+            return file, f"{file!r} is an absolute path that leads out of {self.root}: {remedy}"
         if path == ".." or path.startswith("../"):
             return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
+        return path if path.isascii() else self._spell(path), None
+
+    def _inside(self, path: str) -> str | None:
+        """An absolute path relative to `root`; None: it is not below it."""
+        starts = (f"{start.rstrip('/')}/" for start in self.starts)
+        return next((path.removeprefix(start) for start in starts if path.startswith(start)), None)
+
+    def _check(self, file: str) -> tuple[str, str | None]:
+        path, fault = self.plain(file)
+        if fault:
+            return path, fault
         folder, _, name = path.rpartition("/")
         listing = self._listing(folder)
         if isinstance(listing, str):
@@ -133,44 +167,26 @@ class Files:
             return file, f"{file!r} names several files: give each a column and a modality of its own"
         if name not in listing:
             return file, f"{file!r} is missing{self._spelling(path)}"
-        if listing[name] and not self._inside(path):
-            remedy = "copy the file, or set `root`"
-            return file, f"{file!r} is a symbolic link that leads out of {self.root}: {remedy}"
         fault = media_fault(self.root / path)
         if fault and (self.root / path).is_dir():  # a folder of images is a video
             fault = None if self._names(path) else "is an empty folder"
         return path, fault and f"{file!r} {fault}"
 
-    def _listing(self, folder: str) -> dict[str, bool] | str:
-        """What is in a folder, each with whether it is a symbolic link; a text: why it can not be used."""
+    def _listing(self, folder: str) -> dict[str, None] | str:
+        """The names in a folder; a text: why it can not be used."""
         if folder not in self.folders:
-            self.folders[folder] = self._list(folder)
+            try:
+                names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
+                self.folders[folder] = {n: None for n in names if not n.startswith("._") and n != ".DS_Store"}
+            except (FileNotFoundError, NotADirectoryError):
+                self.folders[folder] = {}
+            except OSError as error:
+                self.folders[folder] = f"folder {folder!r} can not be read ({error.strerror})"
         return self.folders[folder]
-
-    def _list(self, folder: str) -> dict[str, bool] | str:
-        if not self._inside(folder):
-            return (
-                f"folder {folder!r} is a symbolic link that leads out of {self.root}: copy it, or set `root`"
-            )
-        try:
-            with os.scandir(self.root / folder) as entries:
-                return {
-                    e.name: e.is_symlink()
-                    for e in entries
-                    if not e.name.startswith("._") and e.name != ".DS_Store"
-                }
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            return f"folder {folder!r} can not be read ({error.strerror})"
 
     def _names(self, folder: str) -> Collection[str]:
         listing = self._listing(folder)
         return {} if isinstance(listing, str) else listing
-
-    def _inside(self, path: str) -> bool:
-        real = os.path.realpath(self.root / path)
-        return real == self.real or real.startswith(self.real.rstrip(os.sep) + os.sep)
 
     def _spell(self, path: str) -> str:
         """The path as the disk spells it: letters may be composed there, or not (Unicode NFC and NFD)."""

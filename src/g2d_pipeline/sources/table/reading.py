@@ -129,9 +129,10 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
         notes.append(_empty(file, rows[~full].tolist()))
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
+    lines = len(LINE_END.findall(text)) if '"' in text else 0
     long = [
         (name, f"row {rows[i]}, column {name!r}, goes over {cells[k][i].count(chr(10))} lines")
-        for k, name in enumerate(headers if '"' in text else [])
+        for k, name in enumerate(headers if lines > len(cells) + LINES else [])  # else no cell can
         for i in np.flatnonzero((cells[k].str.count("\n") > LINES).to_numpy(bool)).tolist()
     ]
     return make_table(file, headers, cells, rows, 1 + skip, separator, bad=bad, notes=notes, long=long)

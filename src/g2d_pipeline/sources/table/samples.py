@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import posixpath
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.errors import SHOWN, data_error, enumerated
+from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.sources.layout import Samples
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
-from g2d_pipeline.sources.table.files import Tables, find_tables, paths_start
+from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
 from g2d_pipeline.sources.table.join import read_all, take_labelled
-from g2d_pipeline.sources.table.paths import check_paths, needed_columns, path_ids, read_paths
+from g2d_pipeline.sources.table.paths import (
+    Files,
+    check_arrays,
+    check_paths,
+    needed_columns,
+    path_ids,
+    read_paths,
+)
+from g2d_pipeline.sources.table.selection import select_columns
 from g2d_pipeline.sources.table.splits import check_train, draw, fixed_split, read_groups
 
 if TYPE_CHECKING:
@@ -24,33 +33,33 @@ if TYPE_CHECKING:
     from g2d_pipeline.sources.table import TableLayout
 
 
+COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
+
+
 def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     """See `TableLayout.read_samples`."""
     raw = layout.raw
     tables = find_tables(layout.root, raw)
     chosen.check_settings(settings, raw, tables)
-    tabular = [
-        c for m, names in settings.columns.items() if chosen.kind_of(settings, m) == "tabular" for c in names
-    ]
-    tabular = list(dict.fromkeys(tabular))
-    numbers = [name for name in tabular if name not in {*settings.categorical, *settings.dates}]
-    table = read_all(layout.root, raw, tables, numbers)
+    modalities = [m for m in settings.columns if chosen.kind_of(settings, m) == "tabular"]
+    table = read_all(layout.root, raw, tables, chosen.tabular_columns(settings, modalities)[1])
     table.require(chosen.own_columns(raw))
     sources = chosen.find_columns(settings, raw, table)
     needed = {modality: needed_columns(source) for modality, source in sources.items()}
+    uses = chosen.uses(raw) | {name: f"of {m!r}" for m, names in needed.items() for name in names}
+    settings = select_columns(settings, table, modalities, uses)
+    tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
     # before anything is said of columns: rows that could not be read leave them blank
     layout.drop_or_raise(table.bad, len(table) + len(table.bad), settings, "rows", f"correct {table.file}")
-    if raw.labelled_only:
-        classes = None if settings.task == "regression" else raw.classes or ()
-        table = take_labelled(table, raw.target, classes)
+    table = _labelled(table, settings, raw)
     table.refuse_long(
         [c for m, names in needed.items() if chosen.kind_of(settings, m) == "text" for c in names]
     )
     used = {*chosen.own_columns(raw), *required}
     if unused := [name for name in table.names if name not in used]:
-        table.note(f"Columns of {table.file} that are not used: {', '.join(unused)}.")
+        table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
 
     rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
@@ -75,10 +84,37 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         samples,
         class_names,
         dropped,
-        table.notes,
+        _grouped(table.notes),
         group_disjoint=groups is not None,
         raw_dir=chosen.paths_dir(raw, tables),
+        columns=settings.columns,
     )
+
+
+def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
+    """Every path that the table names in columns of media, there or not, once each and sorted. Raises as
+    `read_samples` does where the table can not be read or lacks a column."""
+    raw = layout.raw
+    tables = find_tables(layout.root, raw)
+    chosen.check_settings(settings, raw, tables)
+    table = _labelled(read_all(layout.root, raw, tables, ()), settings, raw)
+    sources = chosen.find_columns(settings, raw, table)
+    start = paths_start(raw, tables)
+    files, names = Files(layout.root / start), set[str]()
+    for modality, source in sources.items():
+        if chosen.kind_of(settings, modality) != "text":
+            table.require(needed_columns(source))
+            cells = {*read_paths(table, source, path_prefix(raw, tables))} - {""}
+            plain = (files.plain(split_cell(cell)[0]) for cell in cells)
+            names |= {path for path, fault in plain if fault is None}
+    return sorted(names)
+
+
+def _labelled(table: RawTable, settings: IngestSettings, raw: Table) -> RawTable:
+    """The rows that are samples: with `labelled_only` those with a target."""
+    if not raw.labelled_only:
+        return table
+    return take_labelled(table, raw.target, None if settings.task == "regression" else raw.classes or ())
 
 
 def _read_rows(
@@ -101,15 +137,15 @@ def _read_rows(
     names = [c for m, columns in settings.columns.items() if m not in sources for c in columns]
     values |= {name: columns.read_categories(table, name) for name in names if name in settings.categorical}
     values |= {name: columns.read_dates(table, name) for name in names if name in settings.dates}
-    start = paths_start(raw, tables)
-    beside = raw.root is not None or all(posixpath.dirname(file) == start for file in tables)
-    paths = {}
+    start, prefix, paths = paths_start(raw, tables), path_prefix(raw, tables), {}
     for modality, source in sources.items():
         if chosen.kind_of(settings, modality) == "text":
             values[modality] = columns.read_texts(table, source, needed_columns(source))
         else:
-            values[modality] = paths[modality] = read_paths(table, source, None if beside else start)
+            values[modality] = paths[modality] = read_paths(table, source, prefix)
     check_paths(table, sources, paths, layout.root / start)
+    for modality, cells in paths.items():
+        check_arrays(table, sources[modality], cells, layout.root / start)
     ids = (
         path_ids(table, next(iter(paths.values()), None))
         if raw.id is None
@@ -121,6 +157,21 @@ def _read_rows(
     return pd.DataFrame(
         rows | {column: values[column] for column in order}, index=table.data.index
     ), class_names
+
+
+def _grouped(notes: Sequence[str]) -> list[str]:
+    """The notes; of those that differ in column and numbers alone, where there are many, one."""
+    groups: dict[str, dict[str, str]] = {}  # form → note → column
+    for note in notes:
+        match = COLUMN_NOTE.match(note)
+        name, form = (match[1], re.sub(r"[0-9][0-9.]*", "#", match[2])) if match else ("", note)
+        groups.setdefault(form, {})[note] = name
+    lines: list[str] = []
+    for same in groups.values():
+        first, *rest = same
+        more = f" Likewise {len(rest):,} more: {enumerated(list(same.values())[1:], SHOWN)}."
+        lines += [first + more] if len(same) > SHOWN else same
+    return lines
 
 
 def _note_findings(
@@ -148,7 +199,7 @@ def _note_findings(
     scales = [target.astype("float64"), *([np.exp(target)] if raw.log_target else [])]
     leaks = list(dict.fromkeys(leak for scale in scales for leak in columns.correlated(features, scale)))
     if leaks and len(class_names) in (0, 2):
-        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {', '.join(leaks)}.")
+        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {enumerated(leaks)}.")
     if raw.log_target:
         unit = settings.target.unit
         hint = f" Say so in the data set's parameters: `target: {{unit: ln {unit}}}`."

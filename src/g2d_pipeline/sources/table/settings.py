@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import SplitFractions
-from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
+from g2d_pipeline.config.features import is_selector
+from g2d_pipeline.errors import ConfigError, data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.table.files import Tables, paths_start
 
 if TYPE_CHECKING:
@@ -65,9 +67,9 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
         if names is not None and len(set(names)) < len(names):
             yield f"raw.{key} holds a name twice: {names}."
     columns = [(modality, column) for modality, names in settings.columns.items() for column in names]
-    every = [column for _, column in columns]
-    if double := sorted({column for column in every if every.count(column) > 1}):
-        yield f"two modalities have the same column or name: {', '.join(double)}."
+    counts = Counter(column for _, column in columns if not is_selector(column))
+    if double := sorted(column for column, count in counts.items() if count > 1):
+        yield f"two modalities have the same column or name: {enumerated(double)}."
     uses = {raw.target: "the target", raw.id: "the id"}
     if isinstance(raw.split, str):
         uses[raw.split] = "the split"
@@ -86,8 +88,22 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
 def own_columns(raw: Table) -> list[str]:
     """The columns that `raw` itself names, but for those of modalities."""
     split = raw.split.group if isinstance(raw.split, SplitFractions) else raw.split
-    names = (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join))
+    names = (raw.target, raw.id, split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
     return [name for name in names if name is not None]
+
+
+def uses(raw: Table) -> dict[str, str]:
+    """Column → what it is other than a feature: what patterns leave out."""
+    own = dict.fromkeys(own_columns(raw), "the split, a group or a key")
+    own |= {raw.target: "the target"} | ({} if raw.id is None else {raw.id: "the id"})
+    return dict.fromkeys(RESERVED, "a name that every manifest uses") | own
+
+
+def tabular_columns(settings: IngestSettings, modalities: Collection[str]) -> tuple[list[str], list[str]]:
+    """The columns of the tabular `modalities`, and those of them that are numbers."""
+    every = [c for m in modalities for c in settings.columns[m]]
+    others = {*settings.categorical, *settings.dates}
+    return every, [name for name in every if name not in others]
 
 
 def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[str, str]:
@@ -126,7 +142,7 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
             f"say which one under raw: `columns: {{{missing}: <column>}}`; without that it is one of {names}."
         )
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
-        raise data_error(headline, [", ".join(known)], remedy + table.hint)
+        raise data_error(headline, [enumerated(known)], remedy + table.hint)
     return {name: columns[name] for name in kinds}
 
 
