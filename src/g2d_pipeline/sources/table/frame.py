@@ -31,8 +31,8 @@ class RawTable:
     read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
-    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be used
-    or not; `separators`: column → what separates the cells of its file, where that is text."""
+    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be
+    used or not; `separators`: column → what separates the cells of its file, where that is text."""
 
     file: str
     data: pd.DataFrame

@@ -74,14 +74,12 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     added = columns.iloc[position[matched]].reset_index(drop=True)
     files, rows = table.places["file"], table.places["row"]
     unmatched = np.flatnonzero(position < 0).tolist()
-    numbers_of = {str(key).lstrip("0"): key for key in right} if keys else {}
-    lost = []
-    for i in unmatched:
-        near = (
-            numbers_of.get(keys[i].lstrip("0")) if keys and keys[i] else None
-        )  # a number lacks a text's zeros
-        hint = f" (it has {near!r}: zeros differ)" if near is not None else ""
-        lost.append(BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hint}" if keys else reason))
+    lost = [BadRow(files[i], int(rows[i]), reason) for i in unmatched]
+    if keys:
+        numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks zeros of a text here
+        near = {i: numbers_of.get(keys[i].lstrip("0")) for i in unmatched if keys[i]}
+        hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
+        lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hints.get(i, '')}") for i in unmatched]
     double = kept.data.columns.intersection(added.columns)
     repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
     return replace(
@@ -164,6 +162,7 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
 def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
     """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
     is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
+    table.require([target])
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):

@@ -140,7 +140,6 @@ class Files:
         if "://" in file:
             return file, f"{file!r} is an address: download the file, and name it"
         path = posixpath.normpath(file)
-        path = path if path.isascii() else self._spell(path)
         if path.startswith("/"):
             folder, name = posixpath.split(path)
             path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
@@ -149,7 +148,7 @@ class Files:
             return file, f"{file!r} is an absolute path that leads out of {self.root}: {remedy}"
         if path == ".." or path.startswith("../"):
             return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
-        return path, None
+        return path if path.isascii() else self._spell(path), None
 
     def _inside(self, path: str) -> str | None:
         """An absolute path relative to `root`; None: it is not below it."""

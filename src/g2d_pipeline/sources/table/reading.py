@@ -129,7 +129,7 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
         notes.append(_empty(file, rows[~full].tolist()))
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
-    lines = text.count("\n")
+    lines = len(LINE_END.findall(text)) if '"' in text else 0
     long = [
         (name, f"row {rows[i]}, column {name!r}, goes over {cells[k][i].count(chr(10))} lines")
         for k, name in enumerate(headers if lines > len(cells) + LINES else [])  # else no cell can

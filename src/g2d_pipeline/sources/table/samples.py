@@ -53,9 +53,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     table.require(required)
     # before anything is said of columns: rows that could not be read leave them blank
     layout.drop_or_raise(table.bad, len(table) + len(table.bad), settings, "rows", f"correct {table.file}")
-    if raw.labelled_only:
-        classes = None if settings.task == "regression" else raw.classes or ()
-        table = take_labelled(table, raw.target, classes)
+    table = _labelled(table, settings, raw)
     table.refuse_long(
         [c for m, names in needed.items() if chosen.kind_of(settings, m) == "text" for c in names]
     )
@@ -101,7 +99,7 @@ def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
     raw = layout.raw
     tables = find_tables(layout.root, raw)
     chosen.check_settings(settings, raw, tables)
-    table = read_all(layout.root, raw, tables, ())
+    table = _labelled(read_all(layout.root, raw, tables, ()), settings, raw)
     sources = chosen.find_columns(settings, raw, table)
     start = paths_start(raw, tables)
     files, names = Files(layout.root / start), set[str]()
@@ -112,6 +110,13 @@ def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
             plain = (files.plain(split_cell(cell)[0]) for cell in cells)
             names |= {path for path, fault in plain if fault is None}
     return sorted(names)
+
+
+def _labelled(table: RawTable, settings: IngestSettings, raw: Table) -> RawTable:
+    """The rows that are samples: with `labelled_only` those with a target."""
+    if not raw.labelled_only:
+        return table
+    return take_labelled(table, raw.target, None if settings.task == "regression" else raw.classes or ())
 
 
 def _read_rows(
