@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.config import (
     FeaturizeSettings,
     IngestSettings,
@@ -24,6 +26,7 @@ from g2d_pipeline.data_report.page import build_data_page
 from g2d_pipeline.data_report.report import describe_data
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store, write_store
+from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import read_raw
 from g2d_pipeline.sources.manifest import Manifest
 from tests.sources.raw_folders import OPTIONS
@@ -272,3 +275,18 @@ def test_two_thousand_columns_without_a_warning_and_with_a_short_report(tmp_path
     modality = report["modalities"]["num"]
     assert (modality["missing_in"], len(modality["missing"])) == (50, 10)
     assert "of 50 columns that lack most" in build_data_page(report)
+
+
+@pytest.mark.filterwarnings("ignore:.*register_new_resolver:UserWarning")
+def test_a_yaml_that_lists_ten_thousand_columns(tmp_path: Path, repository: Path, shared_data: Path) -> None:
+    """hard_inputs/27: OmegaConf's limit of nodes ended every run of every data set."""
+    file = shared_data / "hard_inputs/27-wide-table/parameters_r27.yml"
+    if not file.is_file():
+        pytest.skip(f"real data: no {file} (set G2D_SHARED_DATA)")
+    shutil.copytree(repository / "conf", tmp_path / "conf")
+    shutil.copy(file, tmp_path / "conf/base")
+    (tmp_path / "data/01_raw/r27").mkdir(parents=True)
+    (tmp_path / "data/01_raw/r27/m.csv").write_text("id,y\n")
+    parameters = {"dataset": "r27", "method": "unimodal", "compare": []}
+    loader = ProjectConfigLoader(tmp_path / "conf", runtime_params=parameters, **CONFIG_LOADER_ARGS)
+    assert loader.configuration.ingest().columns["num"] == [f"g{k}" for k in range(10_000)]
