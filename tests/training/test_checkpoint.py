@@ -411,9 +411,9 @@ def renamed_to_its_checksum(path: Path, content: bytes) -> None:
 
 def test_another_format_is_not_read(two: tuple[Path, bytes], caplog: pytest.LogCaptureFixture) -> None:
     second, content = two
-    assert content.count(b'"g2d_checkpoint": "2"') == 1
-    renamed_to_its_checksum(second, content.replace(b'"g2d_checkpoint": "2"', b'"g2d_checkpoint": "3"'))
-    assert falls_back(second, caplog, "its format is 3, and this version of g2d_pipeline reads 2 only")
+    assert content.count(b'"g2d_checkpoint": "3"') == 1
+    renamed_to_its_checksum(second, content.replace(b'"g2d_checkpoint": "3"', b'"g2d_checkpoint": "4"'))
+    assert falls_back(second, caplog, "its format is 4, and this version of g2d_pipeline reads 3 only")
 
 
 def test_what_is_no_safetensors_file_is_not_read(

@@ -31,7 +31,7 @@ from g2d_pipeline.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "2"  # of the files; another one is not read
+FORMAT = "3"  # of the files; another one is not read
 FILE_NAME = re.compile(r"epoch-(\d+)-batch-(\d+)-([0-9a-f]{32})\.safetensors")
 UNFINISHED = "unfinished.tmp"
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
