@@ -16,9 +16,7 @@ from g2d_pipeline.features.kinds import audio, video
 
 FFMPEG = shutil.which("ffmpeg")
 pytestmark = [
-    pytest.mark.skipif(
-        FFMPEG is None, reason="there is no `ffmpeg` on PATH (5.0 or later; apt package ffmpeg)"
-    ),
+    pytest.mark.skipif(FFMPEG is None, reason="no `ffmpeg` on PATH (5.1 or later: apt install ffmpeg)"),
     pytest.mark.slow,
 ]
 
@@ -57,10 +55,10 @@ def test_sound(shared_data: Path, folder: str):
     for path in found:
         try:
             ours = audio.read_audio(path)[0].numpy()
-        except MediaError as error:
+        except MediaError:  # a film without sound
             raw, said = ffmpeg(path, "-map", "0:a:0", "-f", "f32le")
-            assert not raw, (error, said)
-            assert said
+            assert not raw, path
+            assert said, path
             continue
         theirs = their_sound(path)
         assert abs(len(ours) - len(theirs)) < LONGER, path
@@ -75,16 +73,13 @@ def test_frames(shared_data: Path, folder: str):
     for path in found:
         try:
             ours = video.read_frames(path, 2, "even").numpy()
-        except MediaError as error:
-            assert "fails after 28 frames" in str(error)
-            assert ffmpeg(path, "-map", "0:v:0", "-f", "null")[1]
+        except MediaError:
+            assert ffmpeg(path, "-map", "0:v:0", "-f", "null")[1], path
             continue
         with opened(path) as container:
             stream = video_stream(container, path)
             first, second = video.choose(path, video.survey(container, stream, path), 2, "even")
-        chosen = f"select=eq(n\\,{first})+eq(n\\,{second}),setpts=N/25/TB"
-        raw, _ = ffmpeg(
-            path, "-map", "0:v:0", "-vf", chosen, "-r", "25", "-pix_fmt", "rgb24", "-f", "rawvideo"
-        )
+        chosen = ["-vf", f"select=eq(n\\,{first})+eq(n\\,{second})", "-fps_mode", "passthrough"]
+        raw, _ = ffmpeg(path, "-map", "0:v:0", *chosen, "-pix_fmt", "rgb24", "-f", "rawvideo")
         theirs = np.frombuffer(raw, np.uint8).reshape(2, *ours.shape[2:], 3).transpose(0, 3, 1, 2)
         assert np.abs(ours.astype(int) - theirs).mean() <= BRIGHTER, path
