@@ -27,15 +27,15 @@ class TrainedSetDataset(StageDataset):
     `wait=true` it is waited for and used. `plan` knows the stage card of each."""
 
     def save(self, data: dict[str, Callable[[Path], Trained]]) -> None:
-        numbered, busy = list(enumerate(data.items(), start=1)), []
-        for number, (run, train) in numbered:
+        titles = {run: f"{self.stage} {run} ({i}/{len(data)})" for i, run in enumerate(data, start=1)}
+        busy = []
+        for run, train in data.items():
             try:
-                self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait=False)
+                self._make(run, train, titles[run], wait=False)
             except LockedError:
-                busy.append((number, (run, train)))
-        for number, (run, train) in busy:
-            wait = self.plan.configuration.run.wait
-            self._make(run, train, f"{self.stage} {run} ({number}/{len(data)})", wait)
+                busy.append(run)
+        for run in busy:
+            self._make(run, data[run], titles[run], self.plan.configuration.run.wait)
         self.overwrite = False  # made anew in this run: from here on they are fresh
         self.plan.refresh()
 
