@@ -6,16 +6,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.utils import load_obj
 
+from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean
 from g2d_pipeline.progress import rich_logs
 
@@ -55,6 +57,8 @@ def run(**arguments: Any) -> Any:
         try:
             _check_selection(arguments)
             return callback(**arguments)
+        except KedroCliError as error:
+            raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
             click.secho(
                 "\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True
@@ -132,46 +136,61 @@ def _refuse_unknown(option: str, names: list[str], known: Collection[str], where
 
 
 def _options() -> list[click.Parameter]:
-    """Kedro's options, with `--only-missing-outputs` on by default."""
+    """Kedro's options, with `--only-missing-outputs` on by default, and mistakes in words."""
+    checks = {"params": _check_params, "config": _check_config}
     options = list(kedro_run.params)
     for option in options:
         if option.name == "only_missing_outputs":
             option.default = True
-        elif option.name == "params":
-            option.callback = _checked_params(option.callback)
+        if option.callback is not None:
+            option.callback = _in_words(option.callback, checks.get(str(option.name)))
     return options
 
 
-class ParameterMistake(click.ClickException):
-    """A parameter that says nothing, or that another one would replace."""
+class OptionMistake(click.ClickException):
+    """A mistake in what was typed."""
 
     exit_code = 2
 
 
-def _checked_params(parse: Any) -> Any:
-    """Kedro's callback for --params, refusing what is not key=value, and what it would lose:
-    `fusion=film,fusion.width=8` keeps the width alone."""
+def _in_words(parse: Any, check: Callable[[str], None] | None) -> Any:
+    """The callback `parse` of one of Kedro's options, after `check`; what it refuses is one line."""
 
     def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
-        items = [item.partition("=") for item in value.split(",")] if isinstance(value, str) else []
-        words = {key.strip(): word.strip() for key, _, word in items}
-        for key, equals, _ in items:
-            if key.strip() and not equals:
-                raise ParameterMistake(
-                    f"--params: '{key.strip()}' has no '='. Items are key=value, with commas between them; "
-                    "the values of a list have slashes between them, such as seeds=1/2/3."
-                )
-        for key in words:
-            above = next((k for k in words if key.startswith(f"{k}.")), None)
-            if above is not None:
-                tag = "column" if above.rpartition(".")[2] == "split" else "name"
-                raise ParameterMistake(
-                    f"--params: {above}={words[above]} and {key}={words[key]}: one would replace the other. "
-                    f"Say {above}.{tag}={words[above]} beside it."
-                )
-        return parse(context, option, value)
+        try:
+            if check is not None and isinstance(value, str):
+                check(value)
+            return parse(context, option, value)
+        except (ConfigError, KedroCliError) as error:
+            raise OptionMistake(f"{option.opts[0]}: {' '.join(str(error).split())}") from error
 
     return callback
+
+
+def _check_params(text: str) -> None:
+    """Raise ConfigError for what is not key=value, and for what would be lost: `fusion=film,fusion.width=8`
+    keeps the width alone."""
+    items = [item.partition("=") for item in text.split(",")]
+    words = {key.strip(): word.strip() for key, _, word in items}
+    for key, equals, _ in items:
+        if key.strip() and not equals:
+            raise ConfigError(
+                f"'{key.strip()}' has no '='. Items are key=value, with commas between them; "
+                "the values of a list have slashes between them, such as seeds=1/2/3."
+            )
+    for key in words:
+        above = next((k for k in words if key.startswith(f"{k}.")), None)
+        if above is not None:
+            tag = "column" if above.rpartition(".")[2] == "split" else "name"
+            raise ConfigError(
+                f"{above}={words[above]} and {key}={words[key]}: one would replace the other. "
+                f"Say {above}.{tag}={words[above]} beside it."
+            )
+
+
+def _check_config(file: str) -> None:
+    """Raise ConfigError where the file of `--config` cannot be read."""
+    parse_yaml(file, Path(file).read_bytes())
 
 
 cli.add_command(click.Command("run", callback=run, params=_options(), help=run.__doc__))

@@ -85,12 +85,13 @@ class ProjectHooks:
     def before_node_run(self, node: Node, catalog: Any) -> None:
         """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
         models, each is locked when its turn comes.)"""
-        datasets = [d for d in map(catalog.get, node.outputs) if hasattr(d, "start_clock")]
-        for d in datasets:
+        for d in map(catalog.get, node.outputs):
+            if not hasattr(d, "start_clock"):
+                continue
             if node.name not in self.locks:
-                lock = locked(d.plan.folder(d.stage), d.plan.configuration.run.wait)
                 self.locks[node.name] = ExitStack()
-                self.locks[node.name].enter_context(lock)
+                wait = d.plan.configuration.run.wait
+                self.locks[node.name].enter_context(locked(d.plan.folder(d.stage), wait))
             d.start_clock()
 
     @hook_impl

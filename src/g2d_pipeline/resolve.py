@@ -351,10 +351,9 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
     epochs = method.training.epochs
     if modalities < 2:
-        file = draft.origins.find(("method",))
         raise ConfigError(
-            f"{file}: method = {method.name!r} needs at least two modalities; {draft.run.dataset} has one. "
-            "Say method=unimodal,compare= to train it alone."
+            f"{draft.origins.find(('method',))}: method = {method.name!r} needs at least two modalities; "
+            f"{draft.run.dataset} has one. Say method=unimodal,compare= to train it alone."
         )
     try:
         phases = smp.phases(modalities, epochs)

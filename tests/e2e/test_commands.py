@@ -293,7 +293,7 @@ def test_catalog_and_registry_commands(project: Project) -> None:
 @pytest.mark.skipif(os.environ.get("G2D_SKIP_VIZ") == "1", reason="G2D_SKIP_VIZ=1")
 def test_viz_builds_with_layers_and_previews(project: Project) -> None:
     pytest.importorskip("kedro_viz")
-    built = project.run("viz", "build")
+    built = project.run("viz", "build", "--include-previews")
     assert built.status == 0, built.output
     main = json.loads((project.path / "build" / "api" / "main").read_text())
     names = {n["name"] for n in main["nodes"]}
@@ -317,7 +317,7 @@ def test_viz_builds_with_layers_and_previews(project: Project) -> None:
 def test_viz_of_what_is_not_made_yet_says_nothing_of_missing_files(tmp_path: Path) -> None:
     """As `kedro viz --params dataset=…`, whose server never ends."""
     pytest.importorskip("kedro_viz")
-    built = copy_project(tmp_path).run("viz", "build")
+    built = copy_project(tmp_path).run("viz", "build", "--include-previews")
     assert built.status == 0, built.output
     assert "could not be previewed" not in built.output
 

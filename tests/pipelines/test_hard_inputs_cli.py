@@ -73,6 +73,21 @@ def test_a_mistake_ends_in_one_line_before_anything_is_done(
     assert not list(tmp_path.glob("data/0[2-8]*/kd/*-*"))
 
 
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("run:\n\tparams: x\n", ["run.yml, line 2", "a tab in the indentation"]),
+        ("run:\n  param: x\n", ["--config", "`param`", "Did you mean", "params"]),
+    ],
+)
+def test_a_file_of_options(run: Run, content: str, parts: list[str]) -> None:
+    Path("run.yml").write_text(content)
+    result = run("--config", "run.yml")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert [part for part in parts if part not in line] == [], line
+
+
 def test_the_advice_helps(run: Run) -> None:
     """And a failure inside a node is said once, without Kedro's own advice."""
     assert run("--pipeline", "ingest").exit_code == 0

@@ -57,7 +57,7 @@ def merge_files(environments: Sequence[Mapping[str, bytes]], overrides: Tree) ->
         writers: dict[KeyPath, str] = {}
         for name, content in files.items():
             try:
-                tree = _parse(name, content)
+                tree = parse_yaml(name, content)
             except ConfigError as mistake:
                 broken[name] = mistake, content.decode(errors="replace")
                 continue
@@ -80,7 +80,7 @@ def merge_files(environments: Sequence[Mapping[str, bytes]], overrides: Tree) ->
     return _interpolated(merged, used, origins), origins
 
 
-def _parse(name: str, content: bytes) -> Tree:
+def parse_yaml(name: str, content: bytes) -> Tree:
     """A file's content. Raises ConfigError with the line and the remedy."""
     loader = None
     try:
