@@ -118,7 +118,8 @@ def difference_bits(small: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Thumbnails `[n, 16, 18]` → `[n, 64]`: 1 where an area is darker than its right neighbour, else 0."""
     areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
     bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
-    return bits.reshape(len(small), 64).astype(np.float32)
+    numbers: npt.NDArray[np.float32] = bits.reshape(len(small), 64).astype(np.float32)
+    return numbers
 
 
 def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
