@@ -182,11 +182,13 @@ def judge(
         return "as unmutated", ""
     if result.crash:
         return "crash", result.crash.strip().splitlines()[-1][:200]
-    if result.output and not any(name in result.output for name in names):
+    # a C library's, unless the unmutated copy makes it say the same
+    if result.output not in reference.output and not any(name in result.output for name in names):
         return "output", result.output.splitlines()[0][:200]
     if result.error:
-        # what the samples lack as a whole (a class in a split) is in no one file
-        if not any(name in result.error for name in [*names, f"{base.name!r}", "`split`"]):
+        # what the samples lack as a whole is in no one file; another file may be bad, too
+        names |= {f"{base.name!r}", "`split`"} | ({word for word in reference.error.split() if "/" in word})
+        if not any(name in result.error for name in names):
             return "place", result.error[:200]
         return ("refused", result.error[:200]) if how == "shuffled columns" and not failed else ("named", "")
     if failed:

@@ -63,12 +63,18 @@ def bundled(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
+def flip(path: Path, sign: bytes) -> None:
+    """A bit of the first such sign, in the header."""
+    path.write_bytes(path.read_bytes().replace(sign, bytes([sign[0] ^ 2]), 1))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda r: (r / "digits.npy").unlink(), ["digits.npy"]),
         (lambda r: (r / "digits.npy").write_bytes(b"\x93NUMPY"), ["digits.npy", "can not be read"]),
         (lambda r: np.save(r / "digits.npy", np.array([{}])), ["digits.npy", "can not be read"]),
+        (lambda r: flip(r / "digits.npy", b"}"), ["digits.npy", "can not be read"]),
         (lambda r: np.save(r / "digits.npy", np.zeros((9, 8, 8), np.uint8)), ["[9, 8, 8]", "uint8 [1797]"]),
         (
             lambda r: np.save(r / "digits_target.npy", np.full(1797, 10, np.uint8)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def _labels(root: Path) -> npt.NDArray[np.uint8]:
     for name in (IMAGES, LABELS):
         try:
             arrays.append(np.load(root / name, allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
             raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
     images, labels = arrays
     if not (
