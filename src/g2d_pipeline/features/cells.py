@@ -152,7 +152,7 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
 def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
     """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad
     words."""
-    with decoding(path, "is not a .npy array"):
+    with decoding(path, "is not a .npy array", ValueError, OSError, EOFError):
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read = (
@@ -176,7 +176,7 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with decoding(path, "is no parquet table"):
+    with decoding(path, "is no parquet table", ValueError, OSError, EOFError):
         table = pq.ParquetFile(path).read()
     kinds = {f.name: f.type for f in table.schema}
     if other := [
@@ -193,7 +193,7 @@ def read_idx(path: Path, dimensions: int | None = None) -> npt.NDArray[np.uint8]
     """A gzipped array of MNIST's format: two zero bytes, the type (8: bytes), the number of dimensions, their
     big-endian sizes. Raises MediaError for another file, or for another number of `dimensions`."""
     check_file(path)
-    with decoding(path, "is truncated or not gzip"), gzip.open(path) as file:
+    with decoding(path, "is truncated or not gzip", ValueError, OSError, EOFError), gzip.open(path) as file:
         head = file.read(4)
         if len(head) < 4 or head[:3] != b"\0\0\x08" or not head[3]:
             start = head.hex(" ") or "nothing"

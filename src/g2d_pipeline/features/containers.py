@@ -103,12 +103,10 @@ def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     if form(container) in TELLING:
         promised, held = _promised(container), end - (container.start_time or 0) / av.time_base
         rates = [float(s.average_rate) for s in container.streams.video if s.average_rate]
-        if (
-            held + 2 / min(rates, default=20.0) < SHORT * promised
-        ):  # some formats do not tell how long a picture stands
-            raise MediaError(
-                path, f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s"
-            )
+        last = 2 / min(rates, default=20.0)  # some formats do not tell how long a picture stands
+        if held + last < SHORT * promised:
+            reason = f"is truncated: its header promises {promised:.2f} s, it holds {held:.2f} s"
+            raise MediaError(path, reason)
 
 
 def _promised(container: InputContainer) -> float:
@@ -145,9 +143,8 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
                         rates.add(frame.sample_rate)
         except av.FFmpegError as error:
             after = sum(map(len, parts)) / max(rates, default=1)
-            raise MediaError(
-                path, f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
-            ) from None
+            reason = f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
+            raise MediaError(path, reason) from error
         told = form(container) not in BARE | FROM_ZERO
         promised = in_seconds(stream.duration, stream.time_base) if told else 0.0
         late = _delay(container, start)
@@ -156,9 +153,8 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     rate = rates.pop() if rates else stream.rate
     if (held := len(wave) / rate) < SHORT * promised:
-        raise MediaError(
-            path, f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s"
-        )
+        reason = f"is truncated: its header promises {promised:.2f} s of sound, it holds {held:.2f} s"
+        raise MediaError(path, reason)
     if late:
         wave = np.concatenate([np.zeros(round(late * rate), np.float32), wave])
     return wave, rate

@@ -24,11 +24,12 @@ class MediaError(DataError):
 
 
 @contextmanager
-def decoding(path: Path | str, failed: str = "can not be decoded") -> Iterator[None]:
+def decoding(path: Path | str, failed: str = "can not be decoded", *usual: type[Exception]) -> Iterator[None]:
     """Whatever is raised inside, but for errors of ours, becomes a MediaError of this file, and its cause.
 
     Libraries raise almost anything for a broken file: SyntaxError, struct.error, MemoryError for a size that
-    its header makes up, … The reason is `failed`, the type of the error, and what it says."""
+    its header makes up, … The reason is `failed`, the type of the error unless it is a `usual` one that says
+    why, and what it says."""
     try:
         yield
     except G2DError:
@@ -36,7 +37,8 @@ def decoding(path: Path | str, failed: str = "can not be decoded") -> Iterator[N
     except Exception as error:
         said = " ".join(str(getattr(error, "strerror", None) or error).split())
         what = "is truncated" if "truncated" in said else failed
-        reason = f"{what} ({type(error).__name__}{': ' * bool(said)}{said})"
+        named = [] if said and isinstance(error, usual) else [type(error).__name__]
+        reason = f"{what} ({': '.join([*named, *([said] if said else [])])})"
         raise MediaError(path, reason) from error
 
 
