@@ -89,7 +89,7 @@ def student(seed: int, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_an_ordinary_recipe_with_frozen_statistics_does_not_diverge(seed: int) -> None:
-    """Without settled statistics each of these seeds ends in NaN."""
+    """Without settled statistics five of these seeds end in NaN, and the others reach losses up to 2,000."""
     history = student(seed).history
     assert np.isfinite(history["val/loss"]).all()
 

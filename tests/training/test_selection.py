@@ -49,8 +49,10 @@ def test_g2d_is_selected_in_the_joint_phase_or_on_request_in_all() -> None:
     assert everything.info["selection_epochs"] == [1, 7]
 
 
-def test_without_a_joint_phase_the_last_phase_there_is_counts() -> None:
+def test_without_a_joint_phase_the_last_phase_there_is_counts(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "g2d_pipeline")
     trained = selected(6, k=3, smp={"tau": [3, 3, 0]})
+    assert f"epoch {trained.info['selected_epoch']} selected of 4 to 6, phase 2 of 2" in caplog.text
     assert trained.info["selected_epoch"] == best(trained.history, 4)
     assert (trained.info["selected_phase"], trained.info["selection_epochs"]) == ([2, 2], [4, 6])
 

@@ -179,6 +179,9 @@ class Trainer:
         unprepare(self.model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        if phase[1] > 1:
+            chosen_from = (chosen.epoch, *epochs, *phase)
+            logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
         return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs)
 
     @contextmanager
