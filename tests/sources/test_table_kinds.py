@@ -106,12 +106,6 @@ def test_categories_that_are_names_or_nearly_the_same(tmp_path: Path) -> None:
         read(tmp_path, frame(soil=[""] * 6 + ["clay"] * 6), **PLACE)
 
 
-def test_a_category_that_is_the_target_under_another_name_is_noted(tmp_path: Path) -> None:
-    words = "Target leakage? Each category of 'soil' is one class of the target 'label'."
-    assert words in read(tmp_path, frame(soil=["wet", "dry"] * (N // 2)), **PLACE).meta["notes"]
-    assert words not in read(tmp_path, frame(soil=["wet", "dry"] * 5 + ["wet", "wet"]), **PLACE).meta["notes"]
-
-
 # ------------------------------------------------------------------------------------------------------ dates
 @pytest.mark.parametrize("file", FORMATS)
 def test_dates_are_days_or_missing(tmp_path: Path, file: str) -> None:

@@ -20,7 +20,6 @@ from g2d_pipeline.sources.table.paths import fill
 
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
-LEAK = 0.999  # a feature that correlates with the target beyond that is probably the target
 TIME = r"(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?(?:Z|[+-]\d{2}:?\d{2}))?)?"
 MONTH, DAY = r"(?P<month>0?[1-9]|1[0-2])", r"(?P<day>0?[1-9]|[12]\d|3[01])"
 # without separators eight digits: seven may be the day of the year, six a month
@@ -327,25 +326,3 @@ def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
         headline = f"{table.file}: ids in column {name!r} that are not unique"
         raise data_error(headline, lines, "rename or remove rows.")
     return ids
-
-
-# ------------------------------------------------------------------------------------------------------ leaks
-def correlated(features: dict[str, Floats], target: Floats) -> list[str]:
-    """The columns whose correlation with the target exceeds 0.999, and how much it is."""
-    names = []
-    for name, values in features.items():
-        both = np.isfinite(values) & np.isfinite(target)
-        x, y = values[both], target[both]
-        if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
-            r = abs(float(np.corrcoef(x, y)[0, 1]))
-            if r > LEAK:
-                names.append(f"{name!r} (|r| = {r:.4f})")
-    return names
-
-
-def mirrors(categories: pd.Series[Any], target: npt.NDArray[np.int64]) -> bool:
-    """Whether each of several categories is one class, and each class one category; missing ones do not
-    count."""
-    present = categories.notna().to_numpy(bool)
-    pairs = set(zip(categories[present], target[present].tolist(), strict=True))
-    return 1 < len(pairs) == categories.nunique() == len({y for _, y in pairs}) < int(present.sum())

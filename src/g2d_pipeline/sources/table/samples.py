@@ -81,7 +81,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     elif raw.group is not None:
         samples["group"] = table.texts(raw.group)[good]
     media = [modality for modality in sources if chosen.kind_of(settings, modality) != "text"]
-    _note_findings(table, settings, raw, samples, media, numbers, class_names)
+    _note_findings(table, settings, raw, samples, media)
     return Samples(
         samples,
         class_names,
@@ -177,31 +177,14 @@ def _grouped(notes: Sequence[str]) -> list[str]:
 
 
 def _note_findings(
-    table: RawTable,
-    settings: IngestSettings,
-    raw: Table,
-    samples: pd.DataFrame,
-    media: Sequence[str],
-    numbers: Sequence[str],
-    class_names: Sequence[str],
+    table: RawTable, settings: IngestSettings, raw: Table, samples: pd.DataFrame, media: Sequence[str]
 ) -> None:
-    """Notes on files in more than one split, on columns that may be the target, and on its logarithm."""
+    """Notes on files in more than one split, and on the logarithm of the target."""
     for name in media:
         splits = samples.groupby(name)["split"].nunique()
         if len(shared := splits.index[splits > 1]):
             shown = ", ".join(map(str, shared[:SHOWN]))
             table.note(f"{len(shared)} files of {name!r} are in more than one split, e.g. {shown}.")
-    target = samples["target"].to_numpy()
-    if class_names:
-        for name in settings.categorical:
-            if columns.mirrors(samples[name], target):
-                text = f"Each category of {name!r} is one class of the target {raw.target!r}."
-                table.note(f"Target leakage? {text}")
-    features = {name: samples[name].to_numpy() for name in numbers}
-    scales = [target.astype("float64"), *([np.exp(target)] if raw.log_target else [])]
-    leaks = list(dict.fromkeys(leak for scale in scales for leak in columns.correlated(features, scale)))
-    if leaks and len(class_names) in (0, 2):
-        table.note(f"Target leakage? Nearly the same as the target {raw.target!r}: {enumerated(leaks)}.")
     if raw.log_target:
         unit = settings.target.unit
         hint = f" Say so in the data set's parameters: `target: {{unit: ln {unit}}}`."
