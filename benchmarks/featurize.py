@@ -11,6 +11,8 @@ samples.
    000 and of 100 000 samples (rows of array files).
 4. `ingest`: seconds and peak memory of reading a CSV of a million rows (a path and four numbers each) into a
    manifest.
+5. `wide`: seconds and peak memory of reading a CSV of 1 000 rows and 10 000 columns of numbers, which a
+   pattern selects, and of writing its store.
 
 FSDD is looked for in $G2D_SHARED_DATA/fsdd/recordings (default ../shared/data). `python
 benchmarks/featurize.py peak` runs a part; a result is written when all have run."""
@@ -51,6 +53,7 @@ SOUND = AudioFeatures(sample_rate=8000, seconds=1.0, peak_normalise=False, n_fft
 ROUNDS = 3
 FEW, MANY = 1_000, 100_000
 ROWS = 1_000_000
+COLUMNS = 10_000
 
 
 def manifest_of(table: pd.DataFrame, columns: dict[str, list[str]]) -> Manifest:
@@ -203,6 +206,26 @@ def read_table(folder: Path) -> None:
     assert len(manifest.table) == ROWS
 
 
+def read_wide(folder: Path) -> None:
+    """Ingest and featurize `raw/metadata.csv`, all of whose columns `g…` are features."""
+    fields = {
+        "dataset": "bench",
+        "source": "raw",
+        "task": "classification",
+        "target": {"name": "digit"},
+        "raw": {"layout": "table", "raw_dir": "raw", "target": "target", "id": "sample_id", "split": "split"},
+        "columns": {"genes": ["g*"]},
+        "kinds": {"genes": "tabular"},
+        "max_bad_fraction": 0.0,
+        "options": MACHINE.model_dump(),
+    }
+    manifest = read_raw(IngestSettings.model_validate(fields), folder)
+    assert len(manifest.meta["columns"]["genes"]) == COLUMNS
+    modalities = {"genes": TabularFeatures(columns=["g*"])}
+    settings = FeaturizeSettings(dataset="bench", modalities=modalities, options=MACHINE)
+    write_store(folder / "store", manifest, folder / "raw", settings)
+
+
 def part_of_its_own(what: str, n: int, folder: Path) -> dict[str, Any]:
     """Run a part in a process of its own; what it needs and how long it takes."""
     command = [sys.executable, __file__, what, str(n), str(folder)]
@@ -225,15 +248,11 @@ def peak_bytes() -> int:
 
 def measured(what: str, n: int, folder: Path) -> None:
     start = time.perf_counter()
-    if what == "write_rows":
-        write_rows(folder)
-    else:
-        read_table(folder)
+    {"write_rows": write_rows, "read_table": read_table, "read_wide": read_wide}[what](folder)
     seconds = time.perf_counter() - start
     peak = peak_bytes()
-    print(
-        json.dumps({"what": what, "rows": n, "seconds": round(seconds, 1), "peak_MB": round(peak / 1e6, 1)})
-    )
+    row = {"what": what, "rows": n, "seconds": round(seconds, 1), "cpu_s": round(time.process_time(), 1)}
+    print(json.dumps(row | {"peak_MB": round(peak / 1e6, 1)}))
 
 
 def peak(folder: Path) -> list[dict[str, Any]]:
@@ -257,7 +276,15 @@ def ingest(folder: Path) -> list[dict[str, Any]]:
     return [part_of_its_own("read_table", ROWS, folder)]
 
 
-PARTS = {"librosa": against_librosa, "incremental": incremental, "peak": peak, "ingest": ingest}
+def wide(folder: Path) -> list[dict[str, Any]]:
+    (folder / "raw").mkdir()
+    values = np.random.default_rng(0).normal(size=(FEW, COLUMNS)).round(4)
+    genes = pd.DataFrame(values, columns=[f"g{k}" for k in range(COLUMNS)])
+    pd.concat([pd.DataFrame(samples(FEW)), genes], axis=1).to_csv(folder / "raw/metadata.csv", index=False)
+    return [part_of_its_own("read_wide", FEW, folder)]
+
+
+PARTS = {"librosa": against_librosa, "incremental": incremental, "peak": peak, "ingest": ingest, "wide": wide}
 
 
 def main() -> None:

@@ -244,9 +244,9 @@ def header(shape: str) -> Damage:
     return write("1.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(24))
 
 
-def link_out(own: Own) -> None:
-    (own.raw / "1.png").rename(own.project / "secret.png")
-    (own.raw / "1.png").symlink_to(own.project / "secret.png")
+def link_to_nothing(own: Own) -> None:
+    (own.raw / "1.png").unlink()
+    (own.raw / "1.png").symlink_to(own.project / "gone.png")
 
 
 def flip(own: Own) -> None:
@@ -604,16 +604,16 @@ TOLD = [
         "absolute path",
         put(3, "photo", "/srv/1.png"),
         "metadata.csv, row 3: '/srv/1.png'",
-        "is an absolute path",
-        "write it relative to",
+        "is an absolute path that leads out of",
+        "set `root` to the folder where paths start",
         "photo",
     ),
     Told(
-        "link out of the raw folder",
-        link_out,
+        "link to nothing",
+        link_to_nothing,
         "metadata.csv, row 3: '1.png'",
-        "is a symbolic link that leads out of",
-        "copy the file, or set `root`",
+        "is missing",
+        "correct these rows of metadata.csv, or the files in",
         "photo",
     ),
     Told(

@@ -301,6 +301,11 @@ NEW = "datasets.av_digits.modalities.new"
             [P, "'mis_mee'", "Did you mean 'mis_me'?", "Known: av_digits, av_mnist, crema_d"],
         ),
         ({}, {"method": "g2"}, [P, "'g2'", "Did you mean 'g2d'?"]),
+        (
+            {},
+            {"selection_metric": "rmse"},
+            [P, "training.selection_metric = 'rmse': a classification is selected by accuracy or loss"],
+        ),
         ({}, {"alhpa": 1}, [P, "unknown key 'alhpa'", "Did you mean 'alpha'?"]),
         ({}, {"methd": "joint"}, [P, "Did you mean 'method'?"]),
         ({}, {"alpha": -3}, [P, "alpha = -3", "greater than or equal to 0"]),

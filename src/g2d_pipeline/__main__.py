@@ -1,18 +1,23 @@
-"""`python -m g2d_pipeline` and the console script: `kedro run` from the project's folder."""
+"""`python -m g2d_pipeline` and the console script: `kedro run` of the project in the current folder, or of
+another one's settings (`--conf-source`: a folder, or the archive that `kedro package` makes)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
-from kedro.framework.startup import bootstrap_project
+from kedro.framework.project import configure_project
 
 
-def main() -> None:
-    """Run the command line of the project in the current folder."""
-    bootstrap_project(Path.cwd())
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; without the name of a command, options are those of `run`."""
+    configure_project("g2d_pipeline")
     from g2d_pipeline.cli import cli
 
-    cli()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words = ["run", *words]
+    cli(words)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,9 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            words = [f"{'.'.join(k)}={v}" for k, v in leaves(run_params["runtime_params"])]
+            words = [
+                f"{'.'.join(k)}={'' if v is None else v}" for k, v in leaves(run_params["runtime_params"])
+            ]
             options = {"--pipeline": last, "--env": run_params["env"], "--params": ",".join(words)}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)
             raise ConfigError(

@@ -228,7 +228,7 @@ def resolve(
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
-    dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins)
+    dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
@@ -353,8 +353,8 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     if modalities < 2:
         file = draft.origins.find(("method",))
         raise ConfigError(
-            f"{file}: method = {method.name!r} needs at least two modalities; dataset {draft.run.dataset} has "
-            "one. Say method=unimodal,compare= to train it alone."
+            f"{file}: method = {method.name!r} needs at least two modalities; {draft.run.dataset} has one. "
+            "Say method=unimodal,compare= to train it alone."
         )
     try:
         phases = smp.phases(modalities, epochs)

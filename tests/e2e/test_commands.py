@@ -307,6 +307,19 @@ def test_viz_builds_with_layers_and_previews(project: Project) -> None:
         "train_students",
     } <= names
     assert main["layers"] == ["intermediate", "feature", "models", "reporting"]
+    assert "could not be previewed" not in built.output
+    nodes = [json.loads(f.read_text()) for f in (project.path / "build" / "api" / "nodes").iterdir()]
+    shown = {node["preview_type"] for node in nodes if node.get("preview")}
+    assert {"TablePreview", "JSONPreview", "PlotlyPreview"} <= shown
+
+
+@pytest.mark.skipif(os.environ.get("G2D_SKIP_VIZ") == "1", reason="G2D_SKIP_VIZ=1")
+def test_viz_of_what_is_not_made_yet_says_nothing_of_missing_files(tmp_path: Path) -> None:
+    """As `kedro viz --params dataset=…`, whose server never ends."""
+    pytest.importorskip("kedro_viz")
+    built = copy_project(tmp_path).run("viz", "build")
+    assert built.status == 0, built.output
+    assert "could not be previewed" not in built.output
 
 
 def test_mis_me_word_for_word_on_the_simulated_sample(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_labels_of_phases_do_not_overlap(evaluated, methods, epochs: int):
     assert notes
     for panel in {n.xref for n in notes}:
         own = [n for n in notes if n.xref == panel]
-        pixels = PANEL_WIDTH / len(set(t.xaxis for t in figure.data)) / (epochs - 1)
+        pixels = PANEL_WIDTH / len({t.xaxis for t in figure.data}) / (epochs - 1)
         for a, b in itertools.combinations(own, 2):
             assert a.yshift != b.yshift or abs(b.x - a.x) * pixels >= LETTER * len(a.text)
         heading = next(n for n in figure.layout.annotations if n.text == "<b>g2d</b>")

@@ -80,7 +80,7 @@ def test_classification_ignores_the_order_of_samples(pairs: list[tuple[int, int]
 def test_numbers_without_a_meaning_are_nan(target: list[float], undefined: set[str]):
     values = evaluate_predictions(frame(target, [t + 0.1 for t in target]), "regression")
     assert {name for name, value in values.items() if math.isnan(value)} == undefined
-    assert list(values)[0] == "rmse"
+    assert next(iter(values)) == "rmse"
 
 
 def test_a_zero_confidence_keeps_the_likelihood_finite():

@@ -49,6 +49,15 @@ def test_a_column_constant_in_train_is_nothing_to_the_model(rounding: float):
     assert (statistics["constant"], statistics["differing"]) == (["x"], {"x": 2})
 
 
+def test_a_column_of_variance_one_is_not_constant():
+    """√(1 + ε) is 1: scikit-learn divides by 1 here, too, and rightly so."""
+    values = np.array([[-1.0], [1.0], [-1.0], [1.0 + 4e-16], [3.0]])
+    found, statistics = standardise(values, np.arange(4), ["x"], IDS)
+    assert statistics["std"] == [1.0]
+    assert statistics["constant"] == []
+    assert found[:, 0].tolist() == [-1, 1, -1, 1, 3]
+
+
 def test_bad_columns_are_told():
     values = np.array([[1.0, NAN, NAN], [2.0, NAN, NAN], [3.0, 4.0, 5.0]])
     with pytest.raises(

@@ -247,12 +247,12 @@ def test_other_content_of_the_same_size_and_time_is_seen(
     tmp_path: Path, shared_data: Path, replace: bool
 ) -> None:
     """Corrected labels as from an archive with normalised times, `cp -p` or `rsync -t`."""
-    given = shared_data / "hard_inputs" / "26-same-size-same-time" / "raw"
+    inputs = shared_data / "hard_inputs" / "26-same-size-same-time" / "raw"
     raw, cache = Table(raw_dir="raw", table="m.csv", target="y"), tmp_path / "cache.json"
     file, new = tmp_path / "raw" / "m.csv", tmp_path / "raw" / "m_new.csv"
     file.parent.mkdir()
-    file.write_bytes((given / "m.csv").read_bytes())
-    new.write_bytes((given / "m_new.csv").read_bytes())
+    file.write_bytes((inputs / "m.csv").read_bytes())
+    new.write_bytes((inputs / "m_new.csv").read_bytes())
     assert file.stat().st_size == new.stat().st_size
     age(file.parent)
     first = signature(raw, "raw", file.parent, cache)

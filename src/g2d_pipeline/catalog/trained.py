@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,6 +17,14 @@ from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.errors import TrainingError, is_failed_training
 
 logger = logging.getLogger(__name__)
+
+
+class FailedTraining(Exception):
+    """Around the error that ended the training of one run."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class TrainedSetDataset(FolderDataset):
@@ -35,13 +44,19 @@ class TrainedSetDataset(FolderDataset):
     def make_run(self, run: str, make: Callable[[Path], Trained]) -> None:
         try:
             super().make_run(run, make)
-        except Exception as error:
-            if not is_failed_training(error):
-                raise
-            self._note_failure(run, error)
+        except FailedTraining as failed:
+            self._note_failure(run, failed.error)
+        if (self.stage, run) in self.plan.failures:
+            gc.collect()  # what it held, before the next run needs the room
 
     def write(self, folder: Path, make: Callable[[Path], Trained], run: str) -> None:
-        write_trained(folder, make(folder))
+        try:
+            trained = make(folder)
+        except Exception as error:
+            if is_failed_training(error):
+                raise FailedTraining(error) from error
+            raise
+        write_trained(folder, trained)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
     def read(self, folder: Path) -> TrainedFolder:

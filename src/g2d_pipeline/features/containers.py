@@ -18,13 +18,13 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
+from av.packet import Packet
 from av.stream import Disposition
 
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.stream import Stream
     from av.video.stream import VideoStream
 
@@ -138,9 +138,7 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             for packet in packets(container, path):
                 if packet.stream_index != stream.index:
                     continue
-                if joined and bytes(packet)[:3] in (b"ID3", b"TAG"):
-                    continue
-                for frame in packet.decode():
+                for frame in _frames_of(packet, joined):
                     if isinstance(frame, AudioFrame):
                         start = frame.time if not parts else start
                         parts.append(_mono(frame))
@@ -180,13 +178,32 @@ def tells_all(path: Path, form: str) -> tuple[bool, bool]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if (mark := STARTS.get(form)) is not None:
             return content.find(mark, content.find(mark) + 1) < 0, True
-        tag = content[:10]  # an ID3 tag tells its size in four times seven bits
-        start = 10 + int("".join(f"{byte:07b}" for byte in tag[6:]), 2) if tag[:3] == b"ID3" else 0
+        start = _tag_size(content[:10])
         header = XING.search(content[start : start + 2 * XING_BYTES])
         if header is None or header[2] is None:
             return False, header is not None
         rest = len(content) - start - header.start() - int.from_bytes(header[2], "big")
         return header[1][-1] & 2 > 0 and rest in (0, ID3V1), True
+
+
+def _tag_size(content: bytes) -> int:
+    """Of an ID3 tag at the start: four times seven bits tell it, or it is of the first version."""
+    if content[:3] == b"ID3":
+        return 10 + int("".join(f"{byte:07b}" for byte in content[6:10]), 2)
+    return ID3V1 if content[:3] == b"TAG" else 0
+
+
+def _frames_of(packet: Packet[Any], joined: bool) -> list[Any]:
+    """The decoded frames of a packet; of `joined` MP3 files without what is no sound at their borders."""
+    content = bytes(packet) if joined else b""
+    if not (size := _tag_size(content)) and not XING.match(content):
+        return packet.decode()
+    if len(content) <= size or XING.match(content, size):
+        return []
+    rest: Packet[Any] = Packet(content[size:])
+    rest.pts, rest.time_base = packet.pts, packet.time_base
+    frames: list[Any] = packet.stream.codec_context.decode(rest)
+    return frames
 
 
 def count_sound(path: Path) -> tuple[float, float]:

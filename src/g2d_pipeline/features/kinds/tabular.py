@@ -192,8 +192,8 @@ def standardise(
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])
     # scikit-learn divides by 1 where the variance is rounding.
-    constant = np.flatnonzero((scaler.scale_ == 1) & (scaler.var_ != 1)).tolist()
-    differing = {columns[f]: int((~np.isclose(filled[:, f], scaler.mean_[f], 1e-9)).sum()) for f in constant}
+    constant = np.flatnonzero((scaler.scale_ == 1) & ~np.isclose(scaler.var_, 1)).tolist()
+    same = {columns[f]: np.isclose(filled[:, f], scaler.mean_[f], 1e-9, 0) for f in constant}
     with np.errstate(over="ignore"):  # raised below, by name
         result = scaler.transform(filled).astype(np.float32)
     result[:, constant] = 0
@@ -206,5 +206,5 @@ def standardise(
         "std": scaler.scale_.tolist(),
         "blanks": blank.sum(axis=0).tolist(),
         "constant": [columns[f] for f in constant],
-        "differing": {name: rows for name, rows in differing.items() if rows},
+        "differing": {name: int((~rows).sum()) for name, rows in same.items() if not rows.all()},
     }

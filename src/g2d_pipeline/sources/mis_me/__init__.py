@@ -128,6 +128,7 @@ def _shown(items: Sequence[object]) -> str:
 
 def _note_layout(sheets: Mapping[Split, Sheet], required: Sequence[str], notes: list[str]) -> None:
     for sheet in sheets.values():
+        notes += sheet.notes
         if not sheet.rows:
             headline = f"{sheet.file} has a header but no rows"
             raise data_error(headline, [], "replace the file by a whole copy.")

@@ -5,6 +5,7 @@ What can mean only one thing is read; the rest is refused with its row."""
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.errors import data_error, did_you_mean
-from g2d_pipeline.sources.cells import MARKS, clear_sentinel, parse_number
+from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
 from g2d_pipeline.sources.table.frame import RawTable, as_text
 from g2d_pipeline.sources.table.paths import fill
 
@@ -21,8 +22,10 @@ WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
 LEAK = 0.999  # a feature that correlates with the target beyond that is probably the target
 TIME = r"(?:[T ]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?(?:Z|[+-]\d{2}:?\d{2}))?)?"
-YEAR_FIRST = rf"(?P<year>\d{{4}})(?P<sep>[-/.]?)(?P<month>\d{{1,2}})(?P=sep)(?P<day>\d{{1,2}}){TIME}"
-DAY_FIRST = rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}}){TIME}"
+MONTH, DAY = r"(?P<month>0?[1-9]|1[0-2])", r"(?P<day>0?[1-9]|[12]\d|3[01])"
+# without separators eight digits: seven may be the day of the year, six a month
+YEAR_FIRST = rf"(?!\d{{5,7}}(?:\D|$))(?P<year>\d{{4}})(?P<sep>[-/.]?){MONTH}(?P=sep){DAY}{TIME}"
+DAY_FIRST = rf"{DAY}\.{MONTH}\.(?P<year>\d{{4}}){TIME}"
 EITHER = rf"(?P<one>\d{{1,2}})(?P<sep>[-/])(?P<two>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}"
 CLOCK = r"[T ](?!0?0:00(?::00(?:\.0+)?)?(?:\D|$))\d{1,2}:\d{2}"  # a time of day other than midnight
 NOTHING_TO_LEARN = "choose another column as `target`: there is nothing to learn."
@@ -35,21 +38,20 @@ Dates = npt.NDArray[np.datetime64]
 def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
     """A column as floats `[N]`, NaN = missing; position → reason for cells that are no numbers.
 
-    A decimal comma is read where it can be nothing else, and -9999 is missing, both with a note."""
+    Decimal commas and marks for thousands are read where the column, or the separator of its file, leaves no
+    doubt, and -9999 is missing, all with a note."""
     column = table[name]
     faults: dict[int, str] = {}
     if column.dtype.kind == "f":
         values: Floats = column.to_numpy(np.float64).copy()
     else:
         values = np.array(pd.to_numeric(column, errors="coerce"), np.float64)
-        failed = _no_numbers(column[unread]) if (unread := np.isnan(values)).any() else []
-        for i in failed:
-            try:
-                values[i] = parse_number(column.iloc[i])[0]
-            except ValueError as error:
-                faults[i] = str(error)
-        if commas := len(failed) - len(faults):
-            table.note(f"Column {name!r}: {commas} numbers have a decimal comma, and are read so.")
+        if np.isnan(values).any():
+            column = column[column.notna() & column.ne("") & ~column.str.lower().isin(MARKS)]
+        if np.isnan(values[column.index]).any():
+            faults = _read_marks(table, name, values, column)
+        elif table.separators.get(name) == ";":
+            _note_points(table, name)
     if count := clear_sentinel(values):
         table.note(f"Column {name!r} holds {count} × -9999, read as missing.")
     if count := int((values == -999).sum()):
@@ -58,10 +60,43 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
     return values, faults
 
 
-def _no_numbers(cells: pd.Series[Any]) -> list[int]:
-    """The positions of those cells that are neither numbers nor missing."""
-    missing = cells.isna() | cells.eq("") | cells.str.lower().isin(MARKS)
-    return cells.index[~missing.to_numpy(bool)].tolist()
+def _note_points(table: RawTable, name: str) -> None:
+    """A note where every point of the column may be for thousands, as semicolons between cells suggest."""
+    points = table[name][table[name].str.contains(".", regex=False)]
+    if len(points) and points.str.fullmatch(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}").all():
+        text = (
+            f"Column {name!r}: {len(points)} numbers such as {points.iloc[0]!r} are read with a decimal point"
+        )
+        table.note(f"{text}; remove the points if they are for thousands.")
+
+
+def _read_marks(table: RawTable, name: str, values: Floats, cells: pd.Series[Any]) -> dict[int, str]:
+    """Read the `cells` of a column that are there, and not all plain numbers, into `values` `[N]`; position →
+    reason for those that are no numbers."""
+    mark = decimal_mark(cells, table.separators.get(name))
+    unread, commas, faults = cells[np.isnan(values[cells.index])], 0, dict[int, str]()
+    if mark in (",", "."):
+        other = {",": ".", ".": ","}[mark]
+        numbers = cells[cells.str.fullmatch(NUMBER[mark].pattern)]
+        plain = numbers.str.replace(other, "", regex=False).str.replace(",", ".", regex=False)
+        values[numbers.index] = pd.to_numeric(plain)
+        commas = int(numbers.str.contains(",", regex=False).sum()) if mark == "," else 0
+        if len(thousands := numbers[numbers.str.contains(other, regex=False)]):
+            example = f"{thousands.iloc[0]!r} is {values[thousands.index[0]]:g}"
+            text = f"Column {name!r}: {len(thousands)} numbers have marks for thousands, and are read so"
+            table.note(f"{text} ({example}).")
+        unread = unread.drop(numbers.index.intersection(unread.index))
+    elif mark == "?":
+        unread = cells[cells.str.contains(".", regex=False) | np.isnan(values[cells.index])]
+    for i, cell in zip(unread.index.tolist(), unread, strict=True):
+        try:
+            values[i] = parse_number(cell, mark)[0]
+            commas += "," in cell
+        except ValueError as error:
+            values[i], faults[i] = np.nan, str(error)
+    if commas:
+        table.note(f"Column {name!r}: {commas} numbers have a decimal comma, and are read so.")
+    return faults
 
 
 def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
@@ -71,7 +106,7 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     lines: list[str] = []
     for name in names:
         values, faults = read_numbers(table, name)
-        if faults and len(faults) > int((~table.missing(name)).sum()) / 2:
+        if faults and _holds_text(table, name, faults):
             what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
             shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
             headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"
@@ -85,6 +120,13 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
         remedy = "write plain numbers with a decimal point; leave cells blank where they are unknown."
         raise data_error(f"{table.file}: cells that are not numbers", lines, remedy)
     return features
+
+
+def _holds_text(table: RawTable, name: str, faults: dict[int, str]) -> bool:
+    """Whether most cells are no numbers, nor start with one as `5 kg`, `12%` and `1,013` do; or are dates."""
+    present = table[name][~table.missing(name)]
+    numbers = int(present.str.match(r"\W*[0-9]").sum())
+    return len(faults) > len(present) / 2 and (numbers <= len(present) / 2 or holds_dates(table, name))
 
 
 def _refuse_blank(table: RawTable, name: str, key: str) -> None:
@@ -125,7 +167,8 @@ def read_labels(
     """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted,
     numbers by value. DataError where there is one class only, where the target resembles a measurement, or
     where labels are not among `classes`."""
-    labels = pd.Series(table.texts(name), dtype=object)
+    classes = classes and [unicodedata.normalize("NFC", label) for label in classes]
+    labels = pd.Series(table.texts(name, classes or ()), dtype=object)
     present = labels[labels != ""]
     unique = set(present)
     if all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in unique):
@@ -155,15 +198,19 @@ def read_labels(
     _note_similar(table, "Classes", names)
     codes = {label: k for k, label in enumerate(classes or names)}
     target = labels.map(codes).fillna(-1).to_numpy(np.int64)
+    for mark, rows in table.marks(name).items():
+        why = f": {mark!r} means missing; if it is a class, list all under `classes`"
+        table.fault(rows & (target < 0), f"no label in the target's column {name!r}{why}")
     table.fault(target < 0, f"no label in the target's column {name!r}")
     return target, classes or names
 
 
 def _note_similar(table: RawTable, what: str, values: Sequence[str]) -> None:
-    """A note on values that differ in case or blanks only, if there are any."""
+    """A note on values that differ in case, blanks or the form of letters only, if there are any."""
     folded: dict[str, list[str]] = {}
     for value in values:
-        folded.setdefault(" ".join(value.casefold().split()), []).append(value)
+        key = unicodedata.normalize("NFKC", value).casefold()
+        folded.setdefault(" ".join(key.split()), []).append(value)
     if similar := [" and ".join(map(repr, group)) for group in folded.values() if len(group) > 1]:
         table.note(f"{what} that differ in case or blanks only: {'; '.join(similar)}. Are they one?")
 
@@ -194,6 +241,8 @@ def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
         )
         raise data_error(headline, [", ".join(categories[:8]) + " …"], remedy)
     _note_similar(table, f"Categories of {name!r}", categories)
+    for mark, rows in table.marks(name).items():
+        table.note(f"Column {name!r}: {int(rows.sum())} cells are {mark!r}, read as missing.")
     return cells
 
 
@@ -269,8 +318,7 @@ def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
     """The samples' ids `[N]`; DataError for blank and repeated ones, with their rows."""
     ids = table.texts(name)
     if blank := np.flatnonzero(ids == "").tolist():
-        lines = [table.place(i, name) for i in blank]
-        raise data_error("Rows without an id", lines, "fill these cells.")
+        raise data_error("Rows without an id", table.cells(blank, name), "fill these cells.")
     double = table.places[pd.Index(ids).duplicated(keep=False)]
     if len(double):
         places = double["row"].astype(str) + (" of " + double["file"] if table.several else "")

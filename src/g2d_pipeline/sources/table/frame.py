@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,14 @@ from g2d_pipeline.errors import data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
+UNREADABLE = ("<list>", "<dict>", "<bytes>")  # stand for cells that are neither text nor number
+CUT = r"[+-]?[0-9](?:\.[0-9]+)?[eE]\+(?:1[5-9]|[2-9][0-9])"  # a long number as a spreadsheet writes it
+
 
 @dataclass(frozen=True)
 class RawTable:
-    """`data` `[N, columns]` by unique, non-blank names: stripped text (dtype str; "" is a blank cell, null
-    one that the file says is absent), or float64 where the file has types.
+    """`data` `[N, columns]` by unique, non-blank names: stripped text in Unicode NFC (dtype str; "" is a
+    blank cell, null one that the file says is absent), or float64 where a file has types and that is exact.
 
     `places` `[N]`: the `file` of each row, its `row` as the user counts (a header is row 1; a wholly empty
     row counts, but is left out), and its `index` from 0 below the header. `bad`: rows that could not be
@@ -27,7 +32,7 @@ class RawTable:
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
     once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be used
-    or not."""
+    or not; `separators`: column → what separates the cells of its file, where that is text."""
 
     file: str
     data: pd.DataFrame
@@ -41,6 +46,7 @@ class RawTable:
     repeated: frozenset[str] = frozenset()
     several: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
+    separators: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -53,13 +59,14 @@ class RawTable:
         return len(self.data)
 
     def require(self, names: Iterable[str]) -> None:
-        """DataError where any of `names` is no column (the nearest is suggested) or one more than once."""
+        """DataError where any of `names` is no column (the nearest is suggested), one more than once, or one
+        of lists, objects or bytes that are no text."""
         required, known = list(dict.fromkeys(names)), dict.fromkeys(self.names)
         if missing := [name for name in required if name not in known]:
             lines = [
                 f"{name!r} (not in {', '.join(self.lacking[name])})"
                 if name in self.lacking
-                else f"{name!r}.{did_you_mean(name, known)}".rstrip(".")
+                else f"{name!r}.{_other_form(name, known) or did_you_mean(name, known)}".rstrip(".")
                 for name in missing
             ]
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
@@ -68,24 +75,38 @@ class RawTable:
             raise data_error(
                 f"{self.file} has columns more than once", double, "remove or rename the extra ones."
             )
+        for name in required:
+            if self.data[name].dtype.kind != "f" and (rows := self.data[name].isin(UNREADABLE)).any():
+                headline = f"{self.file}: cells that are neither text nor number"
+                remedy = "store one text or number a row in that column."
+                raise data_error(headline, self.cells(np.flatnonzero(rows).tolist(), name), remedy)
 
     def refuse_long(self, texts: Collection[str]) -> None:
         """DataError where a cell goes over many lines in a column that is not one of `texts`."""
         if cells := [cell for name, cell in self.long if name not in texts]:
             raise data_error(f"{self.file}: a quotation mark is not closed", cells, "close it, or remove it.")
 
-    def missing(self, name: str) -> npt.NDArray[np.bool_]:
-        """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case."""
+    def missing(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.bool_]:
+        """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case, and not one of `keep`."""
         column = self.data[name]
         missing = column.isna().to_numpy(bool)
         if column.dtype.kind != "f":
-            missing = missing | column.str.lower().isin(MISSING).to_numpy(bool)
+            missing = missing | (column.str.lower().isin(MISSING) & ~column.isin(keep)).to_numpy(bool)
         return missing
 
-    def texts(self, name: str) -> npt.NDArray[np.object_]:
-        """The cells as text `[N]`, "" where they are missing; numbers as in a text table."""
-        cells: npt.NDArray[np.object_] = as_text(self.data[name]).to_numpy(object).copy()
-        cells[self.missing(name)] = ""
+    def marks(self, name: str) -> dict[str, npt.NDArray[np.bool_]]:
+        """What is written in cells that are missing, such as NA → which cells `[N]`."""
+        written = as_text(self.data[name]).where(self.missing(name)).replace("", None)
+        return {mark: written.eq(mark).to_numpy(bool) for mark in written.dropna().unique()}
+
+    def texts(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.object_]:
+        """The cells as text `[N]`, "" where they are missing (see `missing`); numbers as in a text table."""
+        column = as_text(self.data[name])
+        if len(cut := column[column.str.fullmatch(CUT).eq(True)]):
+            text = f"Column {name!r}: {len(cut)} cells such as {cut.iloc[0]!r} are long numbers without"
+            self.note(f"{text} their last digits, as spreadsheets write them; store them as text.")
+        cells: npt.NDArray[np.object_] = column.to_numpy(object).copy()
+        cells[self.missing(name, keep)] = ""
         return cells
 
     def note(self, text: str) -> None:
@@ -121,19 +142,28 @@ class RawTable:
 
 
 def make_table(
-    file: str, columns: Sequence[tuple[str, pd.Series[Any]]], rows: npt.NDArray[Any], first: int, **more: Any
+    file: str,
+    names: Sequence[str],
+    data: pd.DataFrame,
+    rows: npt.NDArray[Any],
+    first: int,
+    separator: str | None = None,
+    **more: Any,
 ) -> RawTable:
-    """A table of (name, cells `[N]`); `rows` `[N]`: their numbers, `first`: that of the first below a header.
+    """A table of the `names` of columns and their `data`; `rows` `[N]`: their numbers, `first`: that of the
+    first below a header; `separator`: of the cells, where the file is text.
 
     Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
     """
-    names = [name for name, _ in columns if name]
-    data = pd.DataFrame({name: cells for name, cells in reversed(columns) if name}, index=range(len(rows)))
+    positions = {name: k for k, name in reversed([*enumerate(names)]) if name}
+    kept = sorted(positions, key=positions.__getitem__)
+    data = data.iloc[:, [positions[name] for name in kept]].set_axis(kept, axis=1)
+    separators = dict.fromkeys(kept, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
-    repeated = frozenset(name for name, count in Counter(names).items() if count > 1)
+    repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
     last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)
-    more |= {"repeated": repeated, "lengths": {file: int(last) - first + 1}}
-    return RawTable(file, data[list(dict.fromkeys(names))], places, **more)
+    more |= {"repeated": repeated, "separators": separators, "lengths": {file: int(last) - first + 1}}
+    return RawTable(file, data, places, **more)
 
 
 def stack(tables: Sequence[RawTable]) -> RawTable:
@@ -155,11 +185,17 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
         repeated=frozenset().union(*(table.repeated for table in tables)),
         several=True,
         lengths={file: count for table in tables for file, count in table.lengths.items()},
+        separators={
+            name: mark
+            for name in shared
+            if (mark := tables[0].separators.get(name)) and {t.separators.get(name) for t in tables} == {mark}
+        },
     )
 
 
 def as_text(cells: pd.Series[Any] | Iterable[Any]) -> pd.Series[Any]:
-    """Cells of any type as a column of text: 3.0 → `3`, missing → null, dates in ISO, lists as `<list>`."""
+    """Cells of any type as a column of text: 3.0 → `3`, missing → null, dates in ISO, bytes in UTF-8 as text;
+    lists, objects and other bytes as one of `UNREADABLE`."""
     if isinstance(cells, pd.Series) and isinstance(cells.dtype, pd.StringDtype):
         return cells
     return pd.Series([_text(cell) for cell in cells], dtype="str")
@@ -170,6 +206,20 @@ def _text(cell: Any) -> str | None:
         return f"<{type(cell).__name__}>"
     if cell is None or cell != cell:  # NaN, NaT
         return None
-    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53:
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            return "<bytes>"
+    if (isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53) or (
+        isinstance(cell, Decimal) and cell.is_finite() and cell == cell.to_integral_value()
+    ):
         return str(int(cell))
-    return str(cell).strip()
+    return unicodedata.normalize("NFC", str(cell).strip())
+
+
+def _other_form(name: str, known: Iterable[str]) -> str:
+    """What to say where a column has this name in another Unicode form (NFC, NFD), or an empty string."""
+    forms = {unicodedata.normalize("NFC", other): other for other in known}
+    other = forms.get(unicodedata.normalize("NFC", name), "")
+    return other and f" Copy {other!r} from here: its letters have another Unicode form."

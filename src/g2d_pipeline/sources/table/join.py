@@ -25,8 +25,8 @@ MEAN = re.compile(r"(.+)_mean([0-9]+)")  # `<column>_mean<days>`
 
 
 def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection[str]) -> RawTable:
-    """The rows of the `files` with the columns of the further tables `raw.join`, without the rows that are no
-    samples. `numbers`: the columns that modalities take as numbers.
+    """The rows of the `files` with the columns of the further tables `raw.join`. `numbers`: the columns that
+    modalities take as numbers.
 
     A row whose key a further table lacks is one of `bad`. Raises DataError where a table can not be read,
     where the keys of a further one are not unique, or where its numbers are none."""
@@ -35,7 +35,7 @@ def read_all(root: Path, raw: Table, files: Collection[str], numbers: Collection
         table = replace(table, file=raw.table, notes=_common_notes(table, raw.table))
     for join in raw.join:
         table = _join(table, join, root, {*numbers})
-    return _labelled(table, raw.target) if raw.labelled_only else table
+    return table
 
 
 def _common_notes(table: RawTable, pattern: str) -> list[str]:
@@ -74,7 +74,14 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     added = columns.iloc[position[matched]].reset_index(drop=True)
     files, rows = table.places["file"], table.places["row"]
     unmatched = np.flatnonzero(position < 0).tolist()
-    lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}" if keys else reason) for i in unmatched]
+    numbers_of = {str(key).lstrip("0"): key for key in right} if keys else {}
+    lost = []
+    for i in unmatched:
+        near = (
+            numbers_of.get(keys[i].lstrip("0")) if keys and keys[i] else None
+        )  # a number lacks a text's zeros
+        hint = f" (it has {near!r}: zeros differ)" if near is not None else ""
+        lost.append(BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hint}" if keys else reason))
     double = kept.data.columns.intersection(added.columns)
     repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
     return replace(
@@ -82,6 +89,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
         bad=[*table.bad, *other.bad, *lost],
         repeated=table.repeated | other.repeated | repeated,
+        separators=other.separators | table.separators,
     )
 
 
@@ -123,7 +131,7 @@ def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.
             for index in (pd.Index(table.texts(ours)), pd.Index(other.texts(theirs)))
         )
     if right.hasnans:
-        blank = [other.place(i, theirs) for i in np.flatnonzero(right.isna()).tolist()]
+        blank = other.cells(np.flatnonzero(right.isna()).tolist(), theirs)
         remedy = "fill these cells, or remove the rows."
         raise data_error("Rows without the key that joins the tables", blank, remedy)
     if len(double := np.flatnonzero(right.duplicated(keep=False))):
@@ -153,14 +161,18 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
     return means
 
 
-def _labelled(table: RawTable, target: str) -> RawTable:
-    """The rows with a target; the others are counted in a note."""
-    table.require([target])
+def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
+    """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
+    is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
-    labelled = np.flatnonzero(~(table.missing(target) | sentinel))
+    labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):
         headline = f"{table.file}: the target {target!r} is blank in every row"
         raise data_error(headline, [], "choose another `target`.")
     if rest := len(table) - len(labelled):
         table.note(f"{rest} of {len(table)} rows have no {target!r}, and are left out (labelled_only).")
+        for mark, rows in table.marks(target).items():
+            if classes is not None and mark not in classes:
+                text = f"{int(rows.sum())} of these rows hold {mark!r}, which means missing"
+                table.note(f"{text}; if it is a class, list all under `classes`.")
     return table.take(labelled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -139,6 +140,7 @@ class Files:
         if "://" in file:
             return file, f"{file!r} is an address: download the file, and name it"
         path = posixpath.normpath(file)
+        path = path if path.isascii() else self._spell(path)
         if path.startswith("/"):
             folder, name = posixpath.split(path)
             path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
@@ -186,6 +188,15 @@ class Files:
     def _names(self, folder: str) -> Collection[str]:
         listing = self._listing(folder)
         return {} if isinstance(listing, str) else listing
+
+    def _spell(self, path: str) -> str:
+        """The path as the disk spells it: letters may be composed there, or not (Unicode NFC and NFD)."""
+        right: list[str] = []
+        for part in path.split("/"):
+            names = self._names("/".join(right))
+            forms = {unicodedata.normalize("NFC", name): name for name in names}
+            right.append(part if part in names else forms.get(unicodedata.normalize("NFC", part), part))
+        return "/".join(right)
 
     def _spelling(self, path: str) -> str:
         """The right spelling of a missing path, where one is near; the first few only."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -13,14 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.sources.faults import BadRow
-from g2d_pipeline.sources.spreadsheet import read_sheet
+from g2d_pipeline.sources.spreadsheet import read_formulas, read_sheet
 from g2d_pipeline.sources.table.files import ENDINGS
 from g2d_pipeline.sources.table.frame import RawTable, as_text, make_table, stack
+from g2d_pipeline.sources.table.quotes import LINE_END, settle_quotes, unquote
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 AGAIN = (
@@ -32,9 +33,16 @@ LINES = 50  # in one cell: a quotation mark has swallowed them
 
 
 def read_tables(root: Path, files: Iterable[str], names: Sequence[str] | None = None) -> RawTable:
-    """All rows of the files, one below the other; of several files those columns that all have."""
+    """All rows of the files, one below the other; of several files those columns that all have.
+
+    Raises what `read_table` raises, and DataError where no row can be read."""
     tables = [read_table(root / file, file, names) for file in files]
-    return tables[0] if len(tables) == 1 else stack(tables)
+    table = tables[0] if len(tables) == 1 else stack(tables)
+    if table.bad and not len(table):
+        headline = f"{table.file}: {len(table.bad)} of {len(table.bad)} rows can not be used"
+        remedy = "correct the table" + (", or `names` under `raw`." if names is not None else ".")
+        raise data_error(headline, table.bad, remedy)
+    return table
 
 
 def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
@@ -93,78 +101,93 @@ def _utf8(path: Path, file: str) -> str:
 
 def _delimited(text: str, file: str, separator: str | None, names: Sequence[str] | None) -> RawTable:
     """A table whose cells are separated by one character, which the first line tells."""
-    first = text.lstrip("\r\n").partition("\n")[0]
     notes: list[str] = []
+    text = text.lstrip("\r\n") if names is None else text
+    first = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0]
     if separator is None:
         separator = max(",;\t|", key=first.count)
         if names is not None and not first.count(separator):
             separator = " "
-            text = "\n".join(" ".join(line.split()) for line in text.rstrip().split("\n"))
+            text = "\n".join(" ".join(line.split()) for line in LINE_END.split(text.rstrip()))
         if separator != ",":
             notes.append(f"{file}: cells are separated by {SEPARATORS[separator]}.")
-    headers = names
-    if headers is None:
-        text = text.lstrip("\r\n")
-        headers = [header.strip() for header in next(csv.reader(io.StringIO(text), delimiter=separator))]
-    cells, bad = _parse(text, file, separator, len(headers))
+    headers, named = names or _header(text, file, separator), names is not None
+    text, quoting = settle_quotes(text, file, separator, len(headers), notes)
+    if not quoting and not named:
+        headers = [unquote(header) for header in first.split(separator)]
+    cells, bad = _parse(text, file, separator, len(headers), quoting, named)
     rows = np.arange(1, len(cells) + len(bad) + 1)
     rows = np.setdiff1d(rows, [row.row or 0 for row in bad])
-    skip = 0 if names is not None else 1
+    skip = 0 if named else 1
     cells, rows = cells.iloc[skip:], rows[skip:]
-    full = (cells != "").any(axis=1).to_numpy(bool)
+    full = np.zeros(len(rows), bool)
+    for k in cells:
+        if full.all():
+            break
+        full |= cells[k].ne("").to_numpy(bool)
     if not full.all():
         notes.append(_empty(file, rows[~full].tolist()))
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
-    columns = [(name, cells[k]) for k, name in enumerate(headers)]
     lines = text.count("\n")
     long = [
-        (name, f"row {rows[i]}, column {name!r}, goes over {column[i].count(chr(10))} lines")
-        for name, column in columns
-        if lines > len(cells) + LINES  # else no cell can
-        for i in np.flatnonzero((column.str.count("\n") > LINES).to_numpy(bool)).tolist()
+        (name, f"row {rows[i]}, column {name!r}, goes over {cells[k][i].count(chr(10))} lines")
+        for k, name in enumerate(headers if lines > len(cells) + LINES else [])  # else no cell can
+        for i in np.flatnonzero((cells[k].str.count("\n") > LINES).to_numpy(bool)).tolist()
     ]
-    return make_table(file, columns, rows, 1 + skip, bad=bad, notes=notes, long=long)
+    return make_table(file, headers, cells, rows, 1 + skip, separator, bad=bad, notes=notes, long=long)
 
 
-def _parse(text: str, file: str, separator: str, width: int) -> tuple[pd.DataFrame, list[BadRow]]:
+def _header(text: str, file: str, separator: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))]
+    except csv.Error as error:
+        raise data_error(f"{file}: row 1 is no header ({error})", [], WHOLE_COPY) from None
+
+
+def _parse(
+    text: str, file: str, separator: str, width: int, quoting: bool, named: bool
+) -> tuple[pd.DataFrame, list[BadRow]]:
     """All rows of `width` cells, stripped, and the others: pyarrow alone numbers the rows that it refuses."""
     bad: list[BadRow] = []
-    swallowed: list[str] = []
 
     def refuse(row: Any) -> str:
-        if row.text.count("\n") > LINES:
-            swallowed.append(f"row {row.number} goes over {row.text.count(chr(10))} lines")
-        reason = f"has {row.actual_columns} cells, not {row.expected_columns}: {row.text.strip()[:60]!r}"
-        if row.actual_columns > row.expected_columns:
+        expected = f"and `names` gives {width}" if named else f"not {width}"
+        reason = f"has {row.actual_columns} cells, {expected}: {row.text.strip()[:60]!r}"
+        if row.actual_columns > row.expected_columns and not named:
             reason += " (quote cells that hold the separator; write decimal points, not commas)"
         bad.append(BadRow(file, row.number, reason))
         return "skip"
 
     keys = [str(k) for k in range(width)]
-    types = dict.fromkeys(keys, pa.string())
+    content = text.encode()
     try:
         parsed = pa.csv.read_csv(
-            io.BytesIO(text.encode()),
+            io.BytesIO(content),
+            # one thread numbers the rows; a row may be as long as the file
             read_options=pa.csv.ReadOptions(
-                column_names=keys, use_threads=False
-            ),  # one thread numbers the rows
+                column_names=keys, use_threads=False, block_size=min(len(content) + 1, 2**31 - 1)
+            ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=separator,
-                newlines_in_values=True,
+                quote_char='"' if quoting else False,
+                newlines_in_values=quoting,
                 ignore_empty_lines=False,
                 invalid_row_handler=refuse,
             ),
-            convert_options=pa.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(keys, pa.string()), strings_can_be_null=False
+            ),
         )
     except pa.ArrowInvalid as error:
         remedy = "look for a quotation mark that is not closed, or replace the file by a whole copy."
         raise data_error(f"{file} is no table of cells ({error})", [], remedy) from None
-    if swallowed:
-        raise data_error(f"{file}: a quotation mark is not closed", swallowed, "close it, or remove it.")
-    return pd.DataFrame(
-        {k: column.to_pandas().astype("str").str.strip() for k, column in enumerate(parsed.columns)}
-    ), bad
+    cells = pa.table(list(map(pc.utf8_trim_whitespace, parsed.columns)), names=keys).to_pandas()
+    if not text.isascii():
+        cells = cells.apply(_compose)
+    if not quoting:
+        cells = cells.map(unquote)
+    return cells.astype("str").set_axis(range(width), axis=1), bad
 
 
 def _jsonl(path: Path, file: str) -> RawTable:
@@ -186,9 +209,8 @@ def _jsonl(path: Path, file: str) -> RawTable:
         records.append({key.strip(): value for key, value in record.items()})
         rows.append(number)
     data = pd.DataFrame(records, dtype=object)  # as they are: an integer beside a null stays one
-    return make_table(
-        file, [(str(key), as_text(data[key])) for key in data], np.array(rows, np.int64), 1, bad=bad
-    )
+    names, data = [str(key) for key in data], data.apply(as_text)
+    return make_table(file, names, data, np.array(rows, np.int64), 1, bad=bad)
 
 
 # ------------------------------------------------------------------------------------------ tables with types
@@ -198,16 +220,26 @@ def _parquet(path: Path, file: str) -> RawTable:
         table = pa.parquet.ParquetFile(path).read()
     except (pa.ArrowException, ValueError) as error:
         raise data_error(f"{file} is no parquet table ({error})", [], WHOLE_COPY) from None
-    columns = []
-    for name, values in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-            column = values.to_pandas().astype("float64")
-        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            column = values.to_pandas().astype("str").str.strip()
-        else:
-            column = as_text(values.to_pylist())
-        columns.append((str(name).strip(), column))
-    return make_table(file, columns, np.arange(1, table.num_rows + 1), 1)
+    names = [str(name).strip() for name in table.column_names]
+    data = pd.DataFrame({k: _column(values) for k, values in enumerate(table.columns)})
+    return make_table(file, names, data, np.arange(1, table.num_rows + 1), 1)
+
+
+def _column(values: pa.ChunkedArray | pa.Array) -> pd.Series[Any]:
+    """Numbers as float64 where that is exact, else as text, as everything else."""
+    kind, exact = values.type, False
+    if pa.types.is_integer(kind):
+        exact = all(abs(value or 0) <= 2**53 for value in pc.min_max(values).as_py().values())
+    if exact or pa.types.is_floating(kind):
+        return pd.Series(values.to_pandas(), dtype="float64")
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _compose(pd.Series(pc.utf8_trim_whitespace(values).to_pandas(), dtype="str"))
+    return as_text(values.to_pylist())
+
+
+def _compose(cells: pd.Series[Any]) -> pd.Series[Any]:
+    """The text in Unicode NFC."""
+    return cells if cells.str.isascii().all() else cells.str.normalize("NFC")
 
 
 def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
@@ -220,50 +252,33 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
     if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
         remedy = "a table is numbers [N] or [N, columns]: save it so."
         raise data_error(f"{file} holds {array.dtype} {list(array.shape)}", [], remedy)
-    data = pd.DataFrame(array, dtype=np.float64)
-    if names is None or len(names) != data.shape[1]:
+    array = array.reshape(len(array), -1)
+    if names is None or len(names) != array.shape[1]:
         count = "no names" if names is None else f"{len(names)} names"
-        headline = f"{file} has {data.shape[1]} columns and `names` gives {count}"
+        headline = f"{file} has {array.shape[1]} columns and `names` gives {count}"
         raise data_error(headline, [], "name each of them under `names`.")
-    return make_table(file, [(name, data[k]) for k, name in enumerate(names)], np.arange(len(data)), 0)
+    array = array.astype(np.float64) if array.dtype.kind == "b" else array
+    data = pd.DataFrame({k: _column(pa.array(column)) for k, column in enumerate(array.T)})
+    return make_table(file, names, data, np.arange(len(array)), 0)
 
 
 def _xlsx(path: Path, file: str) -> RawTable:
-    """The first worksheet. DataError for formulas that no spreadsheet program has computed."""
+    """The first worksheet that is not hidden. DataError for formulas that no spreadsheet program has
+    computed."""
     sheet = read_sheet(path, file, [])
     rows = np.array([row for row, _ in sheet.rows], np.int64)
-    columns = [
-        (name, as_text(cells[k] for _, cells in sheet.rows).fillna(""))
-        for k, name in enumerate(sheet.headers)
-    ]
-    names, formulas = _sheets(path)
-    blank = {(int(rows[i]), k) for k, (_, c) in enumerate(columns) for i in np.flatnonzero(c.eq("")).tolist()}
+    width = len(sheet.headers)
+    data = pd.DataFrame({k: as_text(cells[k] for _, cells in sheet.rows).fillna("") for k in range(width)})
+    blank = {(int(rows[i]), int(k)) for i, k in np.argwhere((data == "").to_numpy(bool))}
+    formulas = read_formulas(path, file) if blank else {}
     if uncomputed := [
         f"{file}, row {r}, column {sheet.headers[k]!r}: {formulas[r, k]}"
         for r, k in sorted(blank & set(formulas))
     ]:
         remedy = "open and save the workbook in a spreadsheet program, or paste the values over the formulas."
         raise data_error(f"{file} holds formulas without a value", uncomputed, remedy)
-    others = ", ".join(map(repr, names[1:]))
-    hint = f" Only the first worksheet ({names[0]!r}) is read; there are {others}, too." if others else ""
-    notes = [_empty(file, sheet.empty_rows)] if sheet.empty_rows else []
-    return make_table(file, columns, rows, 2, notes=notes, hint=hint)
-
-
-def _sheets(path: Path) -> tuple[list[str], dict[tuple[int, int], str]]:
-    """The worksheets' names, and (row, position of the column) → formula of the first one."""
-    import openpyxl
-
-    with contextlib.closing(openpyxl.load_workbook(path, read_only=True)) as book:
-        sheet = book.worksheets[0]
-        sheet.reset_dimensions()
-        formulas = {
-            (r, k): cell
-            for r, cells in enumerate(sheet.iter_rows(values_only=True), start=1)
-            for k, cell in enumerate(cells)
-            if isinstance(cell, str) and cell.startswith("=")
-        }
-        return list(book.sheetnames), formulas
+    notes = sheet.notes + ([_empty(file, sheet.empty_rows)] if sheet.empty_rows else [])
+    return make_table(file, sheet.headers, data, rows, 2, notes=notes, hint=sheet.hint)
 
 
 def _empty(file: str, rows: Collection[int]) -> str:

@@ -16,7 +16,7 @@ from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
-from g2d_pipeline.sources.table.join import read_all
+from g2d_pipeline.sources.table.join import read_all, take_labelled
 from g2d_pipeline.sources.table.paths import (
     Files,
     check_arrays,
@@ -51,6 +51,11 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
+    # before anything is said of columns: rows that could not be read leave them blank
+    layout.drop_or_raise(table.bad, len(table) + len(table.bad), settings, "rows", f"correct {table.file}")
+    if raw.labelled_only:
+        classes = None if settings.task == "regression" else raw.classes or ()
+        table = take_labelled(table, raw.target, classes)
     table.refuse_long(
         [c for m, names in needed.items() if chosen.kind_of(settings, m) == "text" for c in names]
     )
