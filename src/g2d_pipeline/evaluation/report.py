@@ -118,11 +118,11 @@ def protocol(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     """The table by seeds, its epochs with those that they were selected from: `"29 of 21–30"`."""
-    infos = {(row_label(run.method, run.modality), run.seed): run.info for run in runs}
+    infos = {(row_label(run.method, run.modality), *run.repeated.values()): run.info for run in runs}
     for row in table["rows"]:
-        first, last = infos[row["label"], row["extra"][0]].get("selection_epochs", (1, 1))
+        first, last = infos[row["label"], *row["extra"][:-1]].get("selection_epochs", (1, 1))
         if last > first > 1:
-            row["extra"][1] = f"{row['extra'][1]} of {first}–{last}"
+            row["extra"][-1] = f"{row['extra'][-1]} of {first}–{last}"
     return table
 
 

@@ -73,7 +73,7 @@ def selection_warnings(runs: Sequence[Run]) -> list[str]:
     apart: dict[str, str] = {}
     unfinished: dict[str, str] = {}
     for run in ordered_runs(runs):
-        name = f"{row_label(run.method, run.modality)}, seed {run.seed}"
+        name = f"{row_label(run.method, run.modality)}, {run.repeat}"
         metric = str(run.info["metric"])
         count, of, best = tied_epochs(run)
         if count >= max(TIES, TIED_SHARE * of):
