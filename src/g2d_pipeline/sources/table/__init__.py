@@ -68,10 +68,12 @@ class TableLayout(Layout[Table]):
         raw = self.raw
         if raw.split is None or raw.split.folds != "leave_one_out":
             return raw
-        from g2d_pipeline.sources.table.join import read_all
+        from g2d_pipeline.sources.table.join import read_all, take_labelled
         from g2d_pipeline.sources.table.splits import group_cells
 
         table = read_all(self.root, raw, find_tables(self.root, raw), [])
+        if raw.labelled_only:
+            table = take_labelled(table, raw.target, raw.classes or ())
         table.require([str(raw.split.group)])
         names = set(group_cells(table, raw.split)) - {""}
         if len(names) < 3:
