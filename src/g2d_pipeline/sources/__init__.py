@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from g2d_pipeline.config import IngestSettings, LayoutSettings
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
@@ -16,7 +17,6 @@ from g2d_pipeline.sources.layout import Layout, find_layout, layout_module
 from g2d_pipeline.sources.simulated import ensure_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, LayoutSettings
     from g2d_pipeline.config.layouts import RawSettings
     from g2d_pipeline.sources.manifest import Manifest
 

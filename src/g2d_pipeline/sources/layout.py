@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from g2d_pipeline.config import IngestSettings, Task
 from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files
@@ -23,7 +24,6 @@ from g2d_pipeline.sources.simulated import Simulated
 if TYPE_CHECKING:
     import pandas as pd
 
-    from g2d_pipeline.config import IngestSettings, Task
     from g2d_pipeline.sources.manifest import Manifest
 
 R = TypeVar("R", bound=RawSettings)

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.config import SplitFractions
 from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import SplitFractions
 
 VAL, TEST = 0.1, 0.2  # shares that are not given
 BINS = 10  # quantile bins that a regression is stratified by, where there are samples enough

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import AVMNIST
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
 
 Key = tuple[Literal["image", "audio", "label"], Literal["train", "test"]]  # content and file
 ARRAYS: dict[Key, str] = {

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import CremaD
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.sources.crema_d import clips, lists
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
 
 ENDINGS = {"audio": ".wav", "visual": ".flv"}
 

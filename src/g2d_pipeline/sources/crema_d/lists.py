@@ -7,14 +7,11 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import Split
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
 from g2d_pipeline.sources.crema_d.clips import EMOTIONS, FORM, Clip
 from g2d_pipeline.sources.faults import BadRow
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 LISTS = ("train.csv", "test.csv")
 CLASSES = "stat.csv"

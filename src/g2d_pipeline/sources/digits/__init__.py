@@ -4,14 +4,12 @@ share."""
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.errors import media_fault
 from g2d_pipeline.sources.faults import BadRow, list_files
 from g2d_pipeline.sources.layout import Layout, R
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
 
 CLASSES = [str(digit) for digit in range(10)]
 

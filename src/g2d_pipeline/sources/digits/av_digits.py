@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import AVDigits
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
@@ -16,8 +17,6 @@ from g2d_pipeline.sources.layout import Samples
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from g2d_pipeline.config import IngestSettings, Split
 
 IMAGES, LABELS = "digits.npy", "digits_target.npy"
 TEST, VAL = 300, 290  # images; train gets the others

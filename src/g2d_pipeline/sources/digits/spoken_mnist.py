@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import SpokenMNIST
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
@@ -15,8 +16,6 @@ from g2d_pipeline.sources.layout import Samples
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from g2d_pipeline.config import IngestSettings, Split
 
 IMAGES = "mnist_t10k/t10k-images-idx3-ubyte.gz"
 LABELS = "mnist_t10k/t10k-labels-idx1-ubyte.gz"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import MISME
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
 from g2d_pipeline.sources.cells import parse_number
@@ -17,7 +18,6 @@ from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, WEATHER, find_image
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Split
     from g2d_pipeline.sources.spreadsheet import Sheet
 
 TARGET, IMAGE = "vwc", "image"

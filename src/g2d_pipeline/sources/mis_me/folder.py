@@ -6,12 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import Split
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 IMAGE_FOLDER = "Dataset_Conf_0.5/all_three_stations/images"
 LABEL_FOLDER = "labels/classification"

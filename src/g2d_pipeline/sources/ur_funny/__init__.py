@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import URFunny
 from g2d_pipeline.errors import data_error, did_you_mean
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
     from g2d_pipeline.sources.ur_funny.arrays import Record
 
 CLASSES = ("not_humorous", "humorous")

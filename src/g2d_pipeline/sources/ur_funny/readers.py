@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shown
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.config import Split
 from g2d_pipeline.errors import DataError, data_error, did_you_mean
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.pickles import load_plain
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 Array = npt.NDArray[Any]
 FOLDS: dict[str, Split] = {"train": "train", "dev": "val", "valid": "val", "val": "val", "test": "test"}

@@ -7,8 +7,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import VGGSound
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.sources.faults import BadRow
@@ -24,9 +24,6 @@ from g2d_pipeline.sources.vggsound.lists import (
     find_lists,
     read_lists,
 )
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
 
 
 class VGGSoundLayout(Layout[VGGSound]):

@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import media_fault
 from g2d_pipeline.progress import track
 from g2d_pipeline.sources.vggsound.lists import VIDEO, Clip
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import RunOptions
 
 KINDS = {"video": (".mp4", ".webm", ".mkv"), "audio": (".wav",), "images": (".jpg", ".jpeg", ".png")}
 ENDINGS = {ending: kind for kind, endings in KINDS.items() for ending in endings}
