@@ -39,8 +39,7 @@ def locate(
     yet).
 
     `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is requested is
-    not there (or where a raw folder holds data but not the layout's), ConfigError where the layout has no
-    such source."""
+    not there, or a raw folder holds other data; ConfigError where the layout has no such source."""
     base = project / Path(raw.raw_dir).expanduser()
     layout = find_layout(raw, base)
     if base.exists() and not base.is_dir():

@@ -1,5 +1,4 @@
-"""One rule for the cells of all tables: what means a missing value, what a number, and which letters are the
-same."""
+"""One rule for the cells of all tables: what means a missing value, and what a number."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ _listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a
-    file."""
+    """A row that can not be used: `row` as the user counts (a header is row 1), or None for a file."""
 
     file: str
     row: int | None
@@ -41,8 +40,7 @@ class BadRow:
 def drop_or_raise(
     bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str
 ) -> list[dict[str, Any]]:
-    """The bad rows as `dropped` entries of a manifest; DataError where their share of `total` exceeds
-    `allowed`."""
+    """The bad rows as `dropped` entries; DataError where their share of `total` exceeds `allowed`."""
     if not bad:
         return []
     share = len(bad) / max(total, 1)
@@ -59,8 +57,7 @@ def is_litter(name: str) -> bool:
 
 
 def list_files(root: Path, skip: Collection[str] = (), at_most: int | None = None) -> list[str]:
-    """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
-    Windows.
+    """Every file below `root` as a sorted relative posix path; no hidden files, no litter (`is_litter`).
 
     `skip`: folders directly below `root` that are left out. `at_most`: folders that are looked into. Links
     are followed, but for one to a folder that it lies in. A `root` that is absent has no files. A listing is

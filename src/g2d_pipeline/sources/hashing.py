@@ -57,8 +57,7 @@ def cache_file(project: Path, dataset: str) -> Path:
 def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tuple[int, str]]:
     """File → (bytes, blake2b of its content in 32 hex digits).
 
-    What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file
-    can not be read."""
+    What `cache` knows of unchanged files is not read again; it is not written. DataError as `hash_files`."""
     known = _read(cache) if cache is not None else {}
     entries = {}
     for path in files:
@@ -80,8 +79,7 @@ def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> li
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its size, times, inode and hash as they are
-    now."""
+    """What is known of a file, where it has not changed; else its state and hash as they are now."""
     try:
         stat = os.stat(key)  # noqa: PTH116
     except OSError as error:

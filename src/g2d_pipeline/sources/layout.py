@@ -92,8 +92,7 @@ class Layout(ABC, Generic[R]):
     # ------------------------------------------------------------------------------ done once for all layouts
     @cached_property
     def files(self) -> list[str]:
-        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once a
-        run."""
+        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once."""
         return list_files(self.root, skip={"sample"})
 
     @property
@@ -161,8 +160,7 @@ class Layout(ABC, Generic[R]):
     def drop_or_raise(
         self, bad: Sequence[BadRow], total: int, settings: IngestSettings, what: str, remedy: str
     ) -> list[dict[str, Any]]:
-        """The bad rows as `dropped` entries; DataError where they are more than `max_bad_fraction` of
-        `total`."""
+        """`faults.drop_or_raise` by `max_bad_fraction`; of a simulated sample the remedy is to remake it."""
         if settings.source == "sample" and self.simulated is not None:
             remedy = f"delete {self.root}: the sample is made anew"
         return drop_or_raise(bad, total, settings.max_bad_fraction, what, remedy)

@@ -34,8 +34,7 @@ class Simulated(NamedTuple):
     recipe: int = 1
 
     def text(self, module: str, size: Mapping[Split, int] | int, seed: int) -> str:
-        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or
-        clips."""
+        """What SAMPLE.txt says; one of another text is made anew. `size`: rows of each split, or clips."""
         if isinstance(size, int):
             counts = f"clips: {size}"
         else:

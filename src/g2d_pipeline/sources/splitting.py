@@ -1,5 +1,4 @@
-"""Splits that are drawn: train, val and test as shares of the rows, stratified, and by group without
-leakage."""
+"""Splits that are drawn: shares of the rows, stratified, and by group without leakage; folds."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ def draw_split(
 
     Of `folds`, test is the one that `fold` names (the first); the folds of one seed part the samples.
 
-    Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups,
-    or no sample has a group that is named."""
+    Raises ConfigError where the shares leave no train, DataError for too few samples or groups, or unknown
+    ones."""
     split = (
         np.full(n, "", "<U5")
         if official is None

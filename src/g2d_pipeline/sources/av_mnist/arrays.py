@@ -64,8 +64,7 @@ def open_arrays(
 
 
 def note_content(arrays: Mapping[Key, Array], names: Mapping[Any, str]) -> list[str]:
-    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a part of train's
-    rows."""
+    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), of some rows of train."""
     notes: list[str] = []
     labels = arrays["label", "train"]
     rows = np.linspace(0, len(labels) - 1, min(len(labels), CHECKED_ROWS)).astype(np.int64)

@@ -73,8 +73,7 @@ def misplace(labels: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def spectrogram(digit: int, rng: np.random.Generator) -> Bytes:
-    """`[112, 112]`, dark on white: the digit's bands for a part of the time, in a voice of its own, and
-    noise."""
+    """`[112, 112]`, dark on white: the digit's bands for a while, in a voice of its own, and noise."""
     start, end = rng.uniform(0.02, 0.25), rng.uniform(0.6, 0.95)
     time = np.linspace(0, 1, WIDTH)
     loud = np.clip(np.minimum(time - start, end - time) * 12, 0, 1)

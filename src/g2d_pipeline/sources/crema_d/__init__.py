@@ -1,5 +1,4 @@
-"""CREMA-D: WAV files and FLV videos (or images extracted from them) of 91 actors → 6 emotions (datasets.md
-§1)."""
+"""CREMA-D: WAV files and FLV videos (or images of them) of 91 actors → 6 emotions (datasets.md §1)."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ class CremaDLayout(Layout[CremaD]):
         )
 
     def raw_files(self) -> list[Path]:
-        """The media (no videos where there are images of them) and the lists of the split; empty without any
-        media."""
+        """The media (no videos where there are images of them) and the split's lists; empty without media."""
         visual = [f for f in self.files if clips.is_media(f, clips.IMAGES)]
         visual = visual or [f for f in self.files if clips.is_media(f, clips.VIDEO)]
         media = [*visual, *(f for f in self.files if clips.is_media(f, clips.AUDIO))]
@@ -87,8 +85,7 @@ class CremaDLayout(Layout[CremaD]):
         return Samples(table, clips.EMOTIONS, dropped, notes, group_disjoint=self.raw.split == "speakers")
 
     def _media(self, columns: Mapping[str, str], notes: list[str]) -> dict[str, clips.Media]:
-        """modality → its files; DataError naming the folders where there are none, or none with a clip's
-        name."""
+        """modality → its files; DataError where there are none, or none has a clip's name."""
         media = {}
         for modality in columns:
             if modality == "audio":

@@ -1,5 +1,4 @@
-"""The names of CREMA-D's clips, where their files lie, and what is wrong with them (datasets.md §1.1,
-§1.5)."""
+"""The names of CREMA-D's clips, their files, and what is wrong with them (datasets.md §1.1, §1.5)."""
 
 from __future__ import annotations
 
@@ -87,8 +86,7 @@ class Media:
 
 
 def is_media(file: str, folder: str) -> bool:
-    """Whether a file is <folder>/<clip>.<ending>, or Image-01-FPS/<clip>/<image>; upper and lower case are
-    one."""
+    """Whether a file is <folder>/<clip>.<ending>, or Image-01-FPS/<clip>/<image>, in any case."""
     parts = file.casefold().split("/")
     depth = 3 if folder == IMAGES else 2
     return len(parts) >= depth and parts[-depth] == folder.casefold() and parts[-1].endswith(ENDINGS[folder])
@@ -97,8 +95,7 @@ def is_media(file: str, folder: str) -> bool:
 def find_media(files: Sequence[str], root: Path, folder: str) -> Media | None:
     """The files of the one folder AUDIO, VIDEO or IMAGES at any depth; None where there is no such file.
 
-    `files`: everything in `root`, sorted. Raises DataError where there are several such folders, or several
-    files of one clip."""
+    `files`: everything in `root`, sorted. DataError: several such folders, or several files of one clip."""
     inside = [f for f in files if is_media(f, folder)]
     if not inside:
         return None

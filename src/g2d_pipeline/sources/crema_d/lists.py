@@ -23,8 +23,7 @@ TEST_ACTORS = 0.1
 
 @dataclass(frozen=True)
 class Row:
-    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: the list is the one shipped
-    with us."""
+    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: our own list."""
 
     clip: Clip
     split: Split
@@ -94,8 +93,7 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
 def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -> Lists:
     """Whole actors drawn into val (the share `val_fraction`), test (a tenth) and train, at least one each.
 
-    Raises DataError where there are fewer than three actors; `what`: where the clips were found, for the
-    message."""
+    Raises DataError where there are fewer than three actors; `what`: where the clips are, for messages."""
     import numpy as np
 
     rows = sorted(clips, key=lambda clip: clip.name)

@@ -1,5 +1,4 @@
-"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better, as
-published."""
+"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better."""
 
 from __future__ import annotations
 
@@ -88,8 +87,7 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
 
 
 def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A voice `[seconds × 16,000]` in [-1, 1]: harmonics whose pitch, pace and loudness tell the emotion, and
-    noise."""
+    """A voice `[seconds × 16,000]` in [-1, 1], of noise and harmonics that tell the emotion."""
     pitch, tempo, loudness, slope = VOICES[clip.emotion]
     who = np.random.default_rng(clip.actor)
     t = np.arange(round(seconds * RATE)) / RATE
@@ -107,8 +105,7 @@ def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[n
 
 
 def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
-    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, the emotion (and chance) all the
-    rest."""
+    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, emotion and chance the rest."""
     who = np.random.default_rng(clip.actor)
     wall = who.uniform(30, 200, 3)
     skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
@@ -145,8 +142,7 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
 def _clips(count: int) -> list[Clip]:
     """`count` clips, as many of each actor as of any other (± 1); six actors, or as many as are needed.
 
-    Each actor begins with sentence IEO, an emotion each at one of its three levels; IEO's other levels come
-    last."""
+    Each actor begins with sentence IEO, an emotion each at one of three levels; the others come last."""
     each = len(SENTENCES) * 6 + 10
     actors = max(ACTORS, math.ceil(count / each))
     takes: list[list[Clip]] = []
@@ -190,8 +186,7 @@ def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
-    """train.csv and test.csv as published: mixed, no header, CRLF; the class list begins with a byte-order
-    mark."""
+    """train.csv and test.csv as published: mixed, no header, CRLF; a byte-order mark in the class list."""
     mixed = [clips[i] for i in rng.permutation(len(clips))]
     quota = {e: max(1, round(TEST * sum(clip.emotion == e for clip in clips))) for e in EMOTIONS}
     lists: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}

@@ -1,5 +1,4 @@
-"""Digits seen and heard: `av_digits`, the bundled sample, and `spoken_mnist`, both real; what the two
-share."""
+"""Digits seen and heard: what `av_digits`, the bundled sample, and `spoken_mnist`, all real, share."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ class DigitsLayout(Layout[R]):
         return [f"{self.clip_folder}/{name}" for name in list_files(self.root / self.clip_folder)]
 
     def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[dict[str, object]]]:
-        """Every usable clip in order of name, and the `dropped` entries of the others. Raises DataError where
-        these are more than `max_bad_fraction`."""
+        """Every usable clip in order of name, and the `dropped` entries of the others (`drop_or_raise`)."""
         good: list[Clip] = []
         bad: list[BadRow] = []
         for path in self.clip_files:

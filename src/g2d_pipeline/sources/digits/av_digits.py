@@ -41,11 +41,10 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         return [self.root / name for name in [*arrays, *self.clip_files]]
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
-        """Pairs of one digit, every image once; no image and no voice is in two splits (`group` is the
-        voice).
+        """Pairs of one digit, every image once; no image and no voice (`group`) is in two splits.
 
-        Images are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a
-        bundled file is missing or damaged."""
+        Images (per class) and voices are split at random by `raw.seed`. Raises DataError where a bundled file
+        is missing or damaged."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         labels = _labels(self.root)

@@ -107,11 +107,9 @@ def paired_table(
     array: str,
     extra: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """The manifest's table: `columns` names the columns of "audio" and "image"; a modality left out has no
-    column.
+    """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for.
 
-    `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. its
-    speaker."""
+    `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. speakers."""
     import pandas as pd
 
     content: dict[str, object] = {

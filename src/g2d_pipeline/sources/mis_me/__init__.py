@@ -56,8 +56,7 @@ class MISMELayout(Layout[MISME]):
         where known.
 
         Rows whose image or target is missing are dropped while their share is at most `max_bad_fraction`.
-        Raises DataError for everything else that is wrong, with file, row (header = row 1), column and
-        remedy."""
+        Raises DataError for all else that is wrong, with file, row (header = row 1), column and remedy."""
         import pandas as pd
 
         from g2d_pipeline.sources.spreadsheet import read_sheet

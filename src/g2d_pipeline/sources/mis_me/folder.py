@@ -1,5 +1,4 @@
-"""Where things are in a MIS-ME folder, and what is wrong with names that its tables give (datasets.md §5.1,
-5.5)."""
+"""Where things are in a MIS-ME folder, and faults of names in its tables (datasets.md §5.1, §5.5)."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ STATION = re.compile(r"(?P<station>.+)_only_test_set\.xlsx")
 def find_labels(files: Sequence[str], root: Path, expected: str) -> tuple[dict[Split, str], dict[str, str]]:
     """(split → its table, station → its test table), found by `*_train_set.xlsx` anywhere below `root`.
 
-    `files`: everything in it. Raises DataError where there is none, more than one, or one of three is
-    missing."""
+    `files`: everything in it. DataError: there is none, more than one, or one of three is missing."""
     tables = [f for f in files if f.endswith("_train_set.xlsx")]
     tables = [f for f in tables if PurePosixPath(f).name.startswith("combined")] or tables
     if not tables:

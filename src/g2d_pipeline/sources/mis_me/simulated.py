@@ -1,5 +1,4 @@
-"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, a few blemishes of real
-copies."""
+"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, blemishes of real copies."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """UR-Funny's samples, cleaned and cut as published (datasets.md §4.3, §4.6), as open arrays beside the
-pickles.
-
-The arrays are written once, into a folder that the pickles' content identifies. Every change is counted and
-noted."""
+pickles: written once, into a folder that the pickles' content identifies. Every change is noted."""
 
 from __future__ import annotations
 

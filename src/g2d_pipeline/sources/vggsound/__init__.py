@@ -1,5 +1,4 @@
-"""VGGSound: the published lists and whatever clips could be downloaded → 309 kinds of sound (datasets.md
-§3)."""
+"""VGGSound: the published lists and whatever clips there are → 309 kinds of sound (datasets.md §3)."""
 
 from __future__ import annotations
 
@@ -121,8 +120,7 @@ class VGGSoundLayout(Layout[VGGSound]):
 def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     """The videos of `train` that become val: `fraction` of each class's, by largest remainders, at least one.
 
-    Every class keeps a video in train; videos with clips of several classes stay there. Raises DataError
-    where no class has two videos."""
+    Every class keeps a video in train; videos of several classes stay there. DataError: no class has two."""
     import numpy as np
 
     labels: dict[str, set[str]] = {}

@@ -1,7 +1,6 @@
 """The media of VGGSound's clips, whatever their names look like, and what their headers promise (§3.1, §3.5).
 
-A clip without sound, images or the least length would stop the featurize stage: here it is counted with the
-clips that are missing altogether."""
+A clip without sound, images or the least length would stop the featurize stage: it counts as missing."""
 
 from __future__ import annotations
 
@@ -154,8 +153,7 @@ def video_fault(root: Path, video: str, modalities: Collection[str]) -> Fault | 
 def match_clips(
     clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, options: RunOptions
 ) -> list[dict[str, str] | Fault]:
-    """`paths_of` each clip, in threads: reading the header of a video takes a millisecond, mostly of the
-    disk."""
+    """`paths_of` each clip, in threads: the header of a video takes a millisecond, mostly of the disk."""
     matches: list[dict[str, str] | Fault] = []
     progress = options.progress if len(clips) >= MANY else False
     with ThreadPoolExecutor(options.workers) as pool, track("check clips", len(clips), progress) as advance:

@@ -1,5 +1,4 @@
-"""VGGSound's lists: `vggsound.csv` (id, start, label, split), `train.csv`, `test.csv` (file name, label)
-(§3.1)."""
+"""VGGSound's lists: `vggsound.csv` (id, start, label, split); `train.csv`, `test.csv` (name, label)."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """The clips in the lists' order, each once; `bad`: rows that can not be used; `notes` for the
-    manifest."""
+    """The clips in the lists' order, each once, rows that can not be used, and notes for the manifest."""
 
     clips: list[Clip]
     bad: list[BadRow]
