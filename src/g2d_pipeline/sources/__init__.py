@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from g2d_pipeline.config import IngestSettings, LayoutSettings
+from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
-from g2d_pipeline.sources.layout import Layout, find_layout, layout_module
+from g2d_pipeline.sources.layout import Layout, find_layout
 from g2d_pipeline.sources.simulated import ensure_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config.layouts import RawSettings
     from g2d_pipeline.sources.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -96,17 +96,7 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     Raises DataError where a folder is there that is no such sample: it is never touched."""
     layout = find_layout(raw, root)
     if layout.simulated is not None:
-        ensure_folder(root, layout.sample_text, lambda new: _make_sample(raw, new))
-
-
-def _make_sample(raw: LayoutSettings, folder: Path) -> None:
-    """Write it. Raises DataError, so that nothing is kept, where it holds nothing that its layout reads."""
-    layout = find_layout(raw, folder)
-    layout.make_sample(folder)
-    if not layout.raw_files():
-        headline = f"The simulated sample of layout {raw.layout} holds no file that the layout reads"
-        remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(raw.layout)}/simulated.py, "
-        raise data_error(headline, layout.files, remedy + "or raw_files of the layout.")
+        ensure_folder(root, layout.sample_text, layout.make_sample)
 
 
 def read_raw(settings: IngestSettings, project: Path, told: set[str] | None = None) -> Manifest:

@@ -1,15 +1,14 @@
-"""Bad input: what is wrong, where, and when it stops a run; the files of a raw folder."""
+"""The files of a raw folder, and what is wrong with a row or a file of it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from g2d_pipeline.errors import DataError, data_error
+from g2d_pipeline.errors import DataError
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 # What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
@@ -23,7 +22,8 @@ _listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can not be used: `row` as the user counts (a header is row 1), or None for a file."""
+    """A row that can not be used, an entry of the manifest's `dropped`: `row` as the user counts (a header is
+    row 1), or None for a file."""
 
     file: str
     row: int | None
@@ -32,23 +32,6 @@ class BadRow:
     def __str__(self) -> str:
         place = self.file if self.row is None else f"{self.file}, row {self.row}"
         return f"{place}: {self.reason}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"file": self.file, "row": self.row, "reason": self.reason}
-
-
-def drop_or_raise(
-    bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str
-) -> list[dict[str, Any]]:
-    """The bad rows as `dropped` entries; DataError where their share of `total` exceeds `allowed`."""
-    if not bad:
-        return []
-    share = len(bad) / max(total, 1)
-    if share > allowed:
-        shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
-        headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
-        raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
-    return [row.as_dict() for row in bad]
 
 
 def is_litter(name: str) -> bool:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from g2d_pipeline.config import IngestSettings, Task
 from g2d_pipeline.config.layouts import RawSettings
-from g2d_pipeline.errors import ConfigError, did_you_mean
-from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files
+from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
+from g2d_pipeline.sources.faults import BadRow, list_files
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Samples:
 
     table: pd.DataFrame
     class_names: Sequence[str] = ()
-    dropped: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     group_disjoint: bool = False
     raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
@@ -116,9 +116,16 @@ class Layout(ABC, Generic[R]):
         return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, self.seed)
 
     def make_sample(self, folder: Path) -> None:
-        """Write the simulated raw folder into an empty folder."""
+        """Write the simulated raw folder into an empty folder. DataError where it holds no raw file."""
         simulated = importlib.import_module(f"{type(self).__module__}.simulated")
         simulated.make(folder, self.sample_size, self.seed)
+        made = type(self)(self.raw, folder)
+        if not made.raw_files():
+            headline = f"The simulated sample of layout {self.raw.layout} holds no file that the layout reads"
+            remedy = (
+                f"mend make(folder, …) in src/g2d_pipeline/{layout_module(self.raw.layout)}/simulated.py, "
+            )
+            raise data_error(headline, made.files, remedy + "or raw_files of the layout.")
 
     def read(self, settings: IngestSettings) -> Manifest:
         """The validated manifest. Raises what `read_samples` raises, and ConfigError where the task or a
@@ -138,7 +145,7 @@ class Layout(ABC, Generic[R]):
             raw_dir=samples.raw_dir or (settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
             class_names=list(samples.class_names),
             group_disjoint=samples.group_disjoint,
-            dropped=samples.dropped,
+            dropped=[dict(vars(row)) for row in samples.dropped],
             notes=samples.notes,
         )
 
@@ -159,11 +166,16 @@ class Layout(ABC, Generic[R]):
 
     def drop_or_raise(
         self, bad: Sequence[BadRow], total: int, settings: IngestSettings, what: str, remedy: str
-    ) -> list[dict[str, Any]]:
-        """`faults.drop_or_raise` by `max_bad_fraction`; of a simulated sample the remedy is to remake it."""
+    ) -> list[BadRow]:
+        """The bad rows, to be dropped; DataError where they are more than `max_bad_fraction` of `total`."""
         if settings.source == "sample" and self.simulated is not None:
             remedy = f"delete {self.root}: the sample is made anew"
-        return drop_or_raise(bad, total, settings.max_bad_fraction, what, remedy)
+        share, allowed = len(bad) / max(total, 1), settings.max_bad_fraction
+        if share > allowed:
+            shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
+            headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
+            raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
+        return list(bad)
 
 
 def layout_module(name: str) -> str:

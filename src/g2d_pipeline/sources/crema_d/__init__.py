@@ -72,7 +72,7 @@ class CremaDLayout(Layout[CremaD]):
         bad = [*listed.bad, *(b for row in rows if (b := _bad_row(row, media, faults)))]
         total = len(rows) + len(listed.bad)
         dropped = self.drop_or_raise(bad, total, settings, "clips", self._remedy(media))
-        dropped += [_known_row(row).as_dict() for row in known]
+        dropped += map(_known_row, known)
         good = [row for row in rows if not any(row.clip.name in names for names in faults.values())]
         _note(rows, good, media, notes)
 
@@ -134,9 +134,8 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def _known_row(row: lists.Row) -> BadRow:
-    name = row.clip.name
-    reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[name]} ({row.split})"
-    return BadRow(name, None, reason)
+    reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[row.clip.name]} ({row.split})"
+    return BadRow(row.clip.name, None, reason)
 
 
 def _bad_row(

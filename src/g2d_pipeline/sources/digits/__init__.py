@@ -37,8 +37,8 @@ class DigitsLayout(Layout[R]):
     def clip_files(self) -> list[str]:
         return [f"{self.clip_folder}/{name}" for name in list_files(self.root / self.clip_folder)]
 
-    def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[dict[str, object]]]:
-        """Every usable clip in order of name, and the `dropped` entries of the others (`drop_or_raise`)."""
+    def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[BadRow]]:
+        """Every usable clip in order of name, and what is dropped (see `drop_or_raise`)."""
         good: list[Clip] = []
         bad: list[BadRow] = []
         for path in self.clip_files:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import URFunny
 from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
@@ -67,7 +68,7 @@ class URFunnyLayout(Layout[URFunny]):
 
         from g2d_pipeline.sources.ur_funny.arrays import COLUMNS, converted
 
-        def drop(record: Record) -> list[dict[str, Any]]:
+        def drop(record: Record) -> list[BadRow]:
             remedy = f"replace the files in {self.root}"
             return self.drop_or_raise(record.bad, record.total, settings, "samples", remedy)
 
@@ -77,8 +78,7 @@ class URFunnyLayout(Layout[URFunny]):
         for modality, column in columns.items():
             cells = [f"{folder}/{modality}.npy#{row}" for row in range(len(table))]
             table.insert(len(table.columns) - 1, column, cells)
-        dropped = [*(row.as_dict() for row in record.published), *drop(record)]
-        return Samples(table, CLASSES, dropped, list(record.notes))
+        return Samples(table, CLASSES, record.published + drop(record), list(record.notes))
 
     def _find_files(self) -> tuple[str, dict[str, str]]:
         """The form of the data and its files: content → name. DataError: no form is whole, or both are."""

@@ -91,7 +91,7 @@ class VGGSoundLayout(Layout[VGGSound]):
         ]
         same = f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
         notes = [*summary, same, *lists.notes, *_notes(lists.clips, train, val, media, names)]
-        return Samples(pd.DataFrame(rows), names, [row.as_dict() for row in bad], notes)
+        return Samples(pd.DataFrame(rows), names, bad, notes)
 
     def _check_share(
         self, bad: Sequence[BadRow], lists: Lists, summary: Sequence[str], settings: IngestSettings
