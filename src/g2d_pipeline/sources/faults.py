@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import SHOWN, DataError
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 # What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
@@ -32,6 +32,11 @@ class BadRow:
     def __str__(self) -> str:
         place = self.file if self.row is None else f"{self.file}, row {self.row}"
         return f"{place}: {self.reason}"
+
+
+def few(items: Sequence[object], more: str = "") -> str:
+    """The first items, for a note that says how many there are; then `more` where there are others."""
+    return ", ".join(map(str, items[:SHOWN])) + (more if len(items) > SHOWN else "")
 
 
 def is_litter(name: str) -> bool:

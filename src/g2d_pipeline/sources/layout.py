@@ -106,36 +106,31 @@ class Layout(ABC, Generic[R]):
         return getattr(self.raw, "sample_rows", None) or self.raw.sample_clips  # type: ignore[attr-defined]
 
     @property
-    def seed(self) -> int:
-        return int(self.raw.seed)  # type: ignore[attr-defined]
-
-    @property
     def sample_text(self) -> str:
         """What SAMPLE.txt says."""
         assert self.simulated is not None
-        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, self.seed)
+        seed = self.raw.seed  # type: ignore[attr-defined]
+        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, seed)
 
     def make_sample(self, folder: Path) -> None:
         """Write the simulated raw folder into an empty folder. DataError where it holds no raw file."""
         simulated = importlib.import_module(f"{type(self).__module__}.simulated")
-        simulated.make(folder, self.sample_size, self.seed)
+        simulated.make(folder, self.sample_size, self.raw.seed)  # type: ignore[attr-defined]
         made = type(self)(self.raw, folder)
         if not made.raw_files():
-            headline = f"The simulated sample of layout {self.raw.layout} holds no file that the layout reads"
-            remedy = (
-                f"mend make(folder, …) in src/g2d_pipeline/{layout_module(self.raw.layout)}/simulated.py, "
-            )
-            raise data_error(headline, made.files, remedy + "or raw_files of the layout.")
+            name = self.raw.layout
+            headline = f"The simulated sample of layout {name} holds no file that the layout reads"
+            remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(name)}/simulated.py, or "
+            raise data_error(headline, made.files, f"{remedy}raw_files of the layout.")
 
     def read(self, settings: IngestSettings) -> Manifest:
         """The validated manifest. Raises what `read_samples` raises, and ConfigError where the task or a
         modality is not the layout's."""
         from g2d_pipeline.sources.manifest import build
 
+        layout = f"{settings.dataset}: layout {self.raw.layout}"
         if self.task is not None and settings.task != self.task:
-            raise ConfigError(
-                f"{settings.dataset}: layout {self.raw.layout} is a {self.task}, not a {settings.task}."
-            )
+            raise ConfigError(f"{layout} is a {self.task}, not a {settings.task}.")
         samples = self.read_samples(settings, {} if self.modalities is None else self.media_columns(settings))
         if settings.source == "sample" and self.sample_note:
             samples.notes.insert(0, f"SAMPLE: {self.sample_note}")
@@ -155,10 +150,10 @@ class Layout(ABC, Generic[R]):
         offered, dataset = self.modalities or (), settings.dataset
         for name, columns in settings.columns.items():
             if name not in offered:
+                near, others = did_you_mean(name, offered), ", ".join(sorted(offered))
                 raise ConfigError(
-                    f"{dataset}: layout {self.raw.layout} has no modality "
-                    f"{name!r}.{did_you_mean(name, offered)} It has {', '.join(sorted(offered))}. Rename or "
-                    "remove it under `modalities`."
+                    f"{dataset}: layout {self.raw.layout} has no modality {name!r}.{near} It has {others}. "
+                    "Rename or remove it under `modalities`."
                 )
             if name not in self.tables and len(columns) != 1:
                 raise ConfigError(f"{dataset}: modality {name!r} has one column of paths, not {columns}.")

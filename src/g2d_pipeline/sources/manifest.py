@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +54,10 @@ def build(
     settings: IngestSettings,
     *,
     raw_dir: str,
-    class_names: list[str] | None = None,
+    class_names: Sequence[str] = (),
     group_disjoint: bool = False,
-    dropped: list[dict[str, Any]] | None = None,
-    notes: list[str] | None = None,
+    dropped: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> Manifest:
     """A validated manifest: `table` with what `settings` and the table itself tell about it."""
     target: dict[str, Any] = {"name": settings.target.name, "unit": settings.target.unit}
@@ -68,7 +68,7 @@ def build(
     meta = {
         "dataset": settings.dataset,
         "task": settings.task,
-        "class_names": list(class_names or []),
+        "class_names": list(class_names),
         "target": target,
         "counts": _counts(table),
         "source": settings.source,
@@ -76,11 +76,10 @@ def build(
         "columns": {modality: list(columns) for modality, columns in settings.columns.items()},
         "kinds": dict(settings.kinds),
         "group_disjoint": group_disjoint,
-        "dropped": dropped or [],
-        "notes": notes or [],
+        "dropped": list(dropped),
+        "notes": list(notes),
     }
-    manifest = Manifest(table.reset_index(drop=True), meta, validated=True)
-    validate(manifest)
+    validate(manifest := Manifest(table.reset_index(drop=True), meta, validated=True))
     return manifest
 
 
@@ -99,17 +98,17 @@ def validate(manifest: Manifest) -> None:
     known = list(map(str, table.columns))
     if missing := [f"{column!r}.{did_you_mean(column, known)}" for column in names if column not in table]:
         raise data_error(f"The manifest of {name!r} lacks columns", missing, REBUILD)
-    if not len(table):
-        remedy = "check the raw folder: it holds no samples."
-        raise data_error(f"The manifest of {name!r} has no rows", [], remedy)
+    if table.empty:
+        headline = f"The manifest of {name!r} has no rows"
+        raise data_error(headline, [], "check the raw folder: it holds no samples.")
     _raise_first(name, _faults_of_ids_and_splits(table))
     if meta["counts"] != _counts(table):
         headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"
         raise data_error(headline, [], f"the two files are of different runs: {REBUILD}")
-    classes = meta["task"] == "classification"
-    _raise_first(
-        name, _faults_of_classes(table, meta["class_names"]) if classes else _faults_of_numbers(table)
-    )
+    if meta["task"] == "classification":
+        _raise_first(name, _faults_of_classes(table, meta["class_names"]))
+    else:
+        _raise_first(name, _faults_of_numbers(table))
     if meta["group_disjoint"]:
         _raise_first(name, _faults_of_groups(table))
     whole = _whole_numbers(table)

@@ -42,11 +42,9 @@ def draw_split(
 
     Raises ConfigError where the shares leave no train, DataError for too few samples or groups, or unknown
     ones."""
-    split = (
-        np.full(n, "", "<U5")
-        if official is None
-        else np.where(official == "train", "", official).astype("<U5")
-    )
+    split = np.full(n, "", "<U5")
+    if official is not None:
+        split[:] = np.where(official == "train", "", official)
     shares: dict[str, float] = {}
     for name, part in (("val", fractions.val or VAL), ("test", fractions.test or TEST)):
         if isinstance(part, float):
@@ -100,11 +98,9 @@ def _named(
     assert groups is not None  # the settings see to it
     known = np.unique(groups[split == ""]).tolist()
     if unknown := [f"{group!r}.{did_you_mean(group, known)}" for group in wanted if group not in known]:
-        remedy = (
-            f"name others under split.{name}.group. There are {len(known)}: {', '.join(map(str, known[:20]))}"
-        )
-        headline = f"split.{name}.group: no sample to draw has the group"
-        raise data_error(headline, unknown, f"{remedy}{', …' if len(known) > 20 else '.'}")
+        shown = f"{', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else '.'}"
+        remedy = f"name others under split.{name}.group. There are {len(known)}: {shown}"
+        raise data_error(f"split.{name}.group: no sample to draw has the group", unknown, remedy)
     mask: npt.NDArray[Any] = np.isin(groups, list(wanted)) & (split == "")
     return mask
 

@@ -79,9 +79,8 @@ class AVMNISTLayout(Layout[AVMNIST]):
                 continue
             labels = arrays[kind, file].astype(np.int64)
             row = np.arange(len(labels))
-            part = pd.DataFrame(
-                {"sample_id": [f"{file}{i:05d}" for i in row], "split": file, "target": labels}
-            )
+            ids = [f"{file}{i:05d}" for i in row]
+            part = pd.DataFrame({"sample_id": ids, "split": file, "target": labels})
             if file == "train":
                 part.loc[len(labels) - val_rows :, "split"] = "val"
             for medium, of_file in names:
@@ -95,10 +94,8 @@ class AVMNISTLayout(Layout[AVMNIST]):
         dropped = self.drop_or_raise(bad, sum(counts.values()), settings, "rows", remedy)
         notes = note_content(arrays, ARRAYS)
         if not simulated and counts != PUBLISHED:
-            counted = ", ".join(
-                f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()
-            )
-            notes.insert(0, f"These arrays are not the published ones: rows of {counted}.")
+            counted = [f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()]
+            notes.insert(0, f"These arrays are not the published ones: rows of {', '.join(counted)}.")
         if not simulated and prefix:
             notes.append(f"The arrays lie deeper, in {prefix}.")
         return Samples(pd.concat(parts), [str(digit) for digit in range(10)], dropped, notes)
@@ -108,16 +105,10 @@ def folder_of(files: Sequence[str], root: Path) -> str | None:
     """The folder that holds most of the six arrays, as `""` or `"avmnist/"`; None: there is not one of them.
 
     `files`: everything in `root`. Raises DataError where two folders hold as many: copies."""
-    held = Counter(
-        file.removesuffix(name)
-        for file in files
-        for name in ARRAYS.values()
-        if f"/{file}".endswith(f"/{name}")
-    )
+    pairs = ((file, name) for file in files for name in ARRAYS.values())
+    held = Counter(file.removesuffix(name) for file, name in pairs if f"/{file}".endswith(f"/{name}"))
     best = sorted(prefix for prefix, count in held.items() if count == max(held.values()))
     if len(best) > 1:
-        folders = [str(root / prefix) for prefix in best]
-        raise data_error(
-            "Several copies of AV-MNIST's arrays", folders, "keep one, or set raw_dir to one of them."
-        )
+        remedy = "keep one, or set raw_dir to one of them."
+        raise data_error("Several copies of AV-MNIST's arrays", [root / prefix for prefix in best], remedy)
     return best[0] if best else None

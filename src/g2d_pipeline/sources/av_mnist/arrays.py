@@ -51,9 +51,8 @@ def open_arrays(
             if fault := _fault(key[0], arrays[key]):
                 faults.append(f"{path} {fault}")
     if faults:
-        raise data_error(
-            f"Arrays in {root} that can not be used", faults, f"{AGAIN}, or convert them as said."
-        )
+        remedy = f"{AGAIN}, or convert them as said."
+        raise data_error(f"Arrays in {root} that can not be used", faults, remedy)
     for file in ("train", "test"):
         rows = {paths[key]: len(array) for key, array in arrays.items() if key[1] == file}
         if len(set(rows.values())) > 1:
@@ -80,10 +79,8 @@ def note_content(arrays: Mapping[Key, Array], names: Mapping[Any, str]) -> list[
                 "comparable."
             )
         elif (rank := _rank(x)) > TOO_RICH:
-            notes.append(
-                f"{image}: the images have {rank} components, the published ones {PUBLISHED_RANK}: numbers "
-                "are not comparable."
-            )
+            components = f"{rank} components, the published ones {PUBLISHED_RANK}"
+            notes.append(f"{image}: the images have {components}: numbers are not comparable.")
         if (score := _nearest_centroid(x, labels[rows])) < CHANCE:
             notes.append(
                 f"{image}: a nearest-centroid test gets {score:.0%} of the digits right, little better than "

@@ -79,8 +79,8 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
     where = f"{tables[0]} and {tables[1]}" if tables else "the list that comes with g2d_pipeline"
     test = [row.clip.name for row in lists.rows if row.split == "test"]
     key = digest(test)
-    what = f"{'the' if key == PUBLISHED else 'NOT the'} field's published split"
-    what += "" if key == PUBLISHED else " (other test clips)"
+    what = "the field's published split"
+    what = what if key == PUBLISHED else f"NOT {what} (other test clips)"
     lists.notes.append(
         f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(val):,} are held out as val "
         f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {_digest_note(key)}"
@@ -99,10 +99,9 @@ def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -
     rows = sorted(clips, key=lambda clip: clip.name)
     actors = sorted({clip.actor for clip in rows})
     if len(actors) < 3:
-        headline = (
-            f"split=speakers needs three actors at least; {what} holds {len(rows)} clips of {len(actors)}"
-        )
-        raise data_error(headline, actors, "add clips of other actors, or set split=published.")
+        held = f"{what} holds {len(rows)} clips of {len(actors)}"
+        remedy = "add clips of other actors, or set split=published."
+        raise data_error(f"split=speakers needs three actors at least; {held}", actors, remedy)
     mixed = [actors[i] for i in np.random.default_rng([seed, 1]).permutation(len(actors))]
     test = max(1, round(TEST_ACTORS * len(actors)))
     val = min(max(1, round(val_fraction * len(actors))), len(actors) - test - 1)
@@ -129,11 +128,8 @@ def _shipped() -> list[Row]:
     with SHIPPED.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if not line.startswith("#"))
         next(lines)
-        return [
-            Row(clip, "test" if split == "test" else "train")
-            for name, split in lines
-            if (clip := Clip.parse(name))
-        ]
+        clips = ((Clip.parse(name), split) for name, split in lines)
+        return [Row(clip, "test" if split == "test" else "train") for clip, split in clips if clip]
 
 
 def _read(root: Path, tables: Sequence[str]) -> Lists:
@@ -179,12 +175,10 @@ def _check_repeats(rows: Sequence[Row]) -> None:
     of_clip: dict[str, list[Row]] = {}
     for row in rows:
         of_clip.setdefault(row.clip.name, []).append(row)
-    repeated = {name: places for name, places in of_clip.items() if len(places) > 1}
-    if repeated:
-        crossing = sum(len({r.split for r in places}) > 1 for places in repeated.values())
-        lines = [
-            f"{n}: {' and '.join(f'{r.file}, row {r.row}' for r in rows)}" for n, rows in repeated.items()
-        ]
+    if repeated := {name: same for name, same in of_clip.items() if len(same) > 1}:
+        crossing = sum(len({r.split for r in same}) > 1 for same in repeated.values())
+        places = (" and ".join(f"{r.file}, row {r.row}" for r in same) for same in repeated.values())
+        lines = [f"{name}: {place}" for name, place in zip(repeated, places, strict=True)]
         headline = f"{len(repeated)} clips are listed more than once, {crossing} of them in train and test"
         raise data_error(headline, lines, "keep one row a clip: what is tested must not be trained on.")
 
@@ -193,14 +187,12 @@ def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     """The names of the clips held out: of each class the share `fraction`, at least one."""
     import numpy as np
 
-    names: list[list[str]] = [sorted(c.name for c in train if c.target == k) for k in range(len(EMOTIONS))]
-    if short := [
-        f"{EMOTIONS[k]}: {len(of_class)} clips" for k, of_class in enumerate(names) if len(of_class) < 2
-    ]:
+    names = {e: sorted(c.name for c in train if c.target == k) for k, e in enumerate(EMOTIONS)}
+    if short := [f"{e}: {len(of_class)} clips" for e, of_class in names.items() if len(of_class) < 2]:
         headline = "Classes with fewer than two clips in train can not be split"
         raise data_error(headline, short, "add clips to train.")
     val: set[str] = set()
-    for k, of_class in enumerate(names):
+    for k, of_class in enumerate(names.values()):
         count = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
         order = np.random.default_rng([seed, 0, k]).permutation(len(of_class))
         val |= {of_class[i] for i in order[:count]}

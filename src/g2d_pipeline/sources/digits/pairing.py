@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,11 @@ def balanced(total: int, capacity: Sequence[int]) -> list[int]:
     return counts
 
 
+def _mixed(items: npt.ArrayLike, *seed: int) -> list[int]:
+    mixed: list[int] = np.random.default_rng(seed).permutation(items).tolist()
+    return mixed
+
+
 def draw_images(
     labels: npt.NDArray[np.uint8], counts: Mapping[Split, int], seed: int
 ) -> dict[Split, list[list[int]]]:
@@ -52,10 +57,7 @@ def draw_images(
 
     `labels` [N]. Raises ValueError where there are fewer images than asked for.
     """
-    pools = [
-        np.random.default_rng([seed, 0, d]).permutation(np.flatnonzero(labels == d)).tolist()
-        for d in range(10)
-    ]
+    pools = [_mixed(np.flatnonzero(labels == digit), seed, 0, digit) for digit in range(10)]
     drawn: dict[Split, list[list[int]]] = {}
     for split in DRAWING:
         sizes = balanced(counts[split], [len(pool) for pool in pools])
@@ -91,11 +93,9 @@ def pair(
         of_split: list[Pair] = []
         for digit, rows in enumerate(images[split]):
             if rows:
-                turn = (
-                    np.random.default_rng([seed, 1, number, digit]).permutation(clips[split, digit]).tolist()
-                )
+                turn = _mixed(clips[split, digit], seed, 1, number, digit)
                 of_split += [Pair(split, digit, row, turn[k % len(turn)]) for k, row in enumerate(rows)]
-        pairs += [of_split[k] for k in np.random.default_rng([seed, 2, number]).permutation(len(of_split))]
+        pairs += [of_split[k] for k in _mixed(np.arange(len(of_split)), seed, 2, number)]
     return pairs
 
 
@@ -112,12 +112,9 @@ def paired_table(
     `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. speakers."""
     import pandas as pd
 
-    content: dict[str, object] = {
-        "sample_id": list(ids),
-        "split": [p.split for p in pairs],
-        "target": np.array([p.digit for p in pairs], np.int64),
-    }
     cells = {"audio": [clips[p.clip] for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
+    target = np.array([p.digit for p in pairs], np.int64)
+    content: dict[str, Any] = {"sample_id": ids, "split": [p.split for p in pairs], "target": target}
     content |= {column: cells[modality] for modality, column in columns.items()}
     content |= {name: [values[p.clip] for p in pairs] for name, values in extra.items()}
     return pd.DataFrame(content)

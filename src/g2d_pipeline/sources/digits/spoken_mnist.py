@@ -58,9 +58,8 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
         ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
         speakers = [clip.speaker for clip in clips]
-        table = paired_table(
-            pairs, ids, columns, [clip.path for clip in clips], IMAGES, {"speaker": speakers}
-        )
+        paths = [clip.path for clip in clips]
+        table = paired_table(pairs, ids, columns, paths, IMAGES, {"speaker": speakers})
         note = (
             f"{len(pairs)} images are paired with {len({p.clip for p in pairs})} recordings of "
             f"{len(set(speakers))} speakers; recordings repeat within a split, images never."
@@ -79,14 +78,12 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             headline = f"{root / IMAGES} holds {len(images)} images, {root / LABELS} {len(labels)} labels"
             raise data_error(headline, [], "take both files from the same copy.")
         if wrong := sorted(set(labels[labels > 9].tolist())):
-            raise data_error(
-                f"{root / LABELS} holds labels other than 0 to 9", wrong, "download the file again."
-            )
+            headline = f"{root / LABELS} holds labels other than 0 to 9"
+            raise data_error(headline, wrong, "download the file again.")
         if (total := sum(raw.pairs.values())) > len(labels):
-            headline = (
-                f"{raw.pairs} asks for {total} pairs; there are {len(labels)} images, and none is used twice"
-            )
-            raise data_error(headline, [], "lower `pairs` in the data set's parameters.")
+            images_held = f"there are {len(labels)} images, and none is used twice"
+            remedy = "lower `pairs` in the data set's parameters."
+            raise data_error(f"{raw.pairs} asks for {total} pairs; {images_held}", [], remedy)
         return labels
 
     def _split(self, take: int) -> Split:

@@ -56,8 +56,8 @@ class URFunnyLayout(Layout[URFunny]):
 
     def raw_files(self) -> list[Path]:
         """The pickles, as far as they exist; never what is converted from them."""
-        names = sorted(name for form in FORMS.values() for names in form.values() for name in names)
-        return [self.root / name for name in names if (self.root / name).is_file()]
+        paths = [self.root / name for form in FORMS.values() for names in form.values() for name in names]
+        return sorted(filter(Path.is_file, paths))
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The first call converts the pickles into arrays, later ones reuse them (`arrays.converted`).
@@ -87,9 +87,8 @@ class URFunnyLayout(Layout[URFunny]):
             for content, names in contents.items():
                 same = [name for name in names if (self.root / name).is_file()]
                 if len(same) > 1:
-                    raise data_error(
-                        f"{self.root} holds the same file under two names", same, "keep one of them."
-                    )
+                    headline = f"{self.root} holds the same file under two names"
+                    raise data_error(headline, same, "keep one of them.")
                 if same:
                     files.setdefault(form, {})[content] = same[0]
         if len(files) > 1:
@@ -100,11 +99,8 @@ class URFunnyLayout(Layout[URFunny]):
         present = files.get(form, {})
         if missing := [names[0] for content, names in FORMS[form].items() if content not in present]:
             others = [name for name in self.files if name not in present.values()]
-            remedy = self.expected()
-            if FIRST_VERSION in others:
-                remedy = (
-                    f"{FIRST_VERSION} belongs to UR-Funny V1, which has other samples and features: {remedy}"
-                )
+            old = f"{FIRST_VERSION} belongs to UR-Funny V1, which has other samples and features: "
+            remedy = old * (FIRST_VERSION in others) + self.expected()
             listed = [f"{name}{did_you_mean(name, others)}" for name in missing]
             raise data_error(f"{self.root} is incomplete; missing", listed, remedy)
         return form, present

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from g2d_pipeline.config import Split
+from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.errors import DataError, data_error, did_you_mean
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.pickles import load_plain
@@ -113,8 +114,7 @@ def _read_by_id(path: Path, ids: Mapping[str, Any], notes: list[str]) -> dict[st
         raise layout_error(f"{path} holds a {type(content).__name__}, not a dict of ids")
     keys = [id_of(i, path) for i in content]
     entries = dict(zip(keys, content.values(), strict=True))
-    if len(entries) < len(keys):
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise data_error(f"{path} has ids both as numbers and as text", repeated, "download the file again.")
     if others := entries.keys() - ids.keys():
         notes.append(f"{path.name}: {len(others)} ids that are in no fold are left out.")
@@ -129,11 +129,10 @@ def _sentences(entry: Any, suffix: str, context: bool) -> list[Any]:
     for key in (punchline, before) if context else (punchline,):
         if not isinstance(entry, dict) or key not in entry:
             raise ValueError(f"it has no {key!r}")
-    if not context:
-        return [entry[punchline]]
-    if not isinstance(entry[before], LISTS):
-        raise ValueError(f"{before!r} is a {type(entry[before]).__name__}, not a list of sentences")
-    return [*entry[before], entry[punchline]]
+    sentences = entry[before] if context else []
+    if not isinstance(sentences, LISTS):
+        raise ValueError(f"{before!r} is a {type(sentences).__name__}, not a list of sentences")
+    return [*sentences, entry[punchline]]
 
 
 def _word_vectors(path: Path) -> Callable[[Any], Array]:
@@ -188,9 +187,8 @@ def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Coll
     if padded:
         collection.notes.append(f"{padded} samples are padded behind; those steps are cut, too.")
     if context:
-        collection.notes.append(
-            "context: true changes nothing: this file has one sequence a sample, as it is."
-        )
+        note = "context: true changes nothing: this file has one sequence a sample, as it is."
+        collection.notes.append(note)
     return collection
 
 
@@ -203,23 +201,23 @@ def _check_part(part: Any, place: str) -> tuple[dict[str, Array], Array]:
         names = [key for key in part if isinstance(key, str)]
         raise layout_error(f"{place} lacks", [f"{key!r}{did_you_mean(key, names)}" for key in missing])
     arrays, labels = {modality: part[key] for modality, key in KEYS.items()}, part["labels"]
-    forms = [
-        f"{key}: {part[key].dtype} {list(part[key].shape)}"
-        if isinstance(part[key], np.ndarray)
-        else f"{key}: a {type(part[key]).__name__}"
-        for key in keys
-    ]
+    forms = [f"{key}: {_form(part[key])}" for key in keys]
     for array in arrays.values():
         if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
             raise layout_error(f"{place} has features that are not numbers [N, T, F]", forms)
     if len({array.shape[:2] for array in arrays.values()}) > 1:
-        raise layout_error(
-            f"{place} has different numbers of samples or steps, so they are not aligned", forms
-        )
+        unlike = "has different numbers of samples or steps, so they are not aligned"
+        raise layout_error(f"{place} {unlike}", forms)
     count = len(arrays["text"])
     if not isinstance(labels, np.ndarray) or labels.size != count or (count and len(labels) != count):
         raise layout_error(f"{place} has not one label for each of its {count} samples", forms)
     return arrays, labels.reshape(count)
+
+
+def _form(value: Any) -> str:
+    return (
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- both
@@ -230,11 +228,10 @@ def _read_splits(path: Path) -> dict[Split, tuple[str, Any]]:
         kind = type(content).__name__
         raise layout_error(f"{path} holds a {kind}, not a dict of train, dev (or valid) and test")
     parts = {FOLDS[name]: (name, part) for name, part in content.items() if name in FOLDS}
-    order: tuple[Split, ...] = ("train", "val", "test")
-    if missing := [split for split in order if split not in parts]:
+    if missing := [split for split in SPLITS if split not in parts]:
         names = ", ".join(repr(name)[:40] for name in list(content)[:8]) or "nothing"
         raise layout_error(f"{path} has no {' and no '.join(missing)} part; it has {names}")
-    return {split: parts[split] for split in order}
+    return {split: parts[split] for split in SPLITS}
 
 
 def id_of(value: Any, path: Path) -> str:

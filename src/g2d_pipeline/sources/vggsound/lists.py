@@ -119,8 +119,7 @@ def _clip(cells: Sequence[str], of_file: str | None, file: str, row: int) -> Cli
         advice = "a label with a comma stands in quotes, and commas part cells"
         raise ValueError(f"has {len(cells)} cells, not {width} ({form}): {advice}")
     if of_file is not None:
-        match = FILE.fullmatch(cells[0])
-        if match is None:
+        if (match := FILE.fullmatch(cells[0])) is None:
             raise ValueError(f"{cells[0]!r} is not <id of 11 characters>_<start>.mp4{changed}")
         cells = [*match.group("video", "start"), cells[1], of_file]
     video, start, label, split = cells

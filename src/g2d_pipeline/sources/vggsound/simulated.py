@@ -94,10 +94,9 @@ def list_rows(clips: int, seed: int) -> list[Row]:
     turns = [label for _, label in turn] * (clips // len(turn) + 1)  # any beginning has the classes' shares
     labels = [n % len(CLASSES) for n in range(tests)] + turns[: clips - tests]
     videos = _ids(clips, rng)
-    rows = [
-        Row(videos[n], int(rng.integers(0, 400)), label, "test" if n < tests else "train")
-        for n, label in enumerate(labels)
-    ]
+    starts = [int(rng.integers(0, 400)) for _ in labels]
+    parts: list[Literal["train", "test"]] = ["test" if n < tests else "train" for n in range(clips)]
+    rows = [Row(*line) for line in zip(videos, starts, labels, parts, strict=True)]
     for k in range(round(clips * MISSING)):  # classes take turns, and keep a clip in each split
         present = [row for row in rows if row.label == k % len(CLASSES) and row.fault is None]
         spare = [row for row in present if sum(other.split == row.split for other in present) > 1]
@@ -158,9 +157,8 @@ def _ids(count: int, rng: np.random.Generator) -> list[str]:
 
 def _chord(label: int, t: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     base = 220.0 * 2 ** (label * 0.31 + rng.normal(0, 0.03))
-    tones = sum(
-        np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in (1.0, 1.5 + 0.25 * (label % 3), 3.0)
-    )
+    ratios = (1.0, 1.5 + 0.25 * (label % 3), 3.0)
+    tones = sum(np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in ratios)
     beat = 0.2 + np.abs(np.sin(np.pi * (0.5 + 0.45 * label) * t + rng.uniform(0, 3))) ** 2
     return np.asarray(tones * beat)
 
