@@ -35,8 +35,7 @@ __all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature", "with_f
 def locate(
     raw: LayoutSettings, requested: Literal["auto", "raw", "sample"], project: Path
 ) -> tuple[Source, Path]:
-    """Where the data come from: `raw` or `sample`, and that folder (a simulated sample may not have been made
-    yet).
+    """Where the data come from: `raw` or `sample`, and that folder (the sample may not have been made yet).
 
     `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is requested is
     not there, or a raw folder holds other data; ConfigError where the layout has no such source."""
@@ -100,11 +99,9 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
 
 
 def read_raw(settings: IngestSettings, project: Path, told: set[str] | None = None) -> Manifest:
-    """The validated manifest of `settings.raw`; a simulated sample is made first where it is requested and
-    absent. Notes are logged, but for those in `told`, where they are added.
+    """The validated manifest of `settings.raw`; a simulated sample is made where it is requested and absent.
 
-    Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not
-    have."""
+    Notes are logged, but for those in `told`, where they are added. Raises what `Layout.read` raises."""
     source, root = locate(settings.raw, settings.source, project)
     if source != settings.source:
         raise ConfigError(f"source={settings.source}: layout {settings.raw.layout} has only source={source}.")

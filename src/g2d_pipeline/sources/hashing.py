@@ -23,8 +23,7 @@ Entry = list[int | str]  # size, mtime_ns, ctime_ns, inode, hash
 
 
 def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | None) -> str:
-    """blake2b (32 hex digits) over `header` and each file's path relative to `root` and content, in the given
-    order.
+    """blake2b (32 hex digits) over `header` and, in order, each file's path relative to `root` and content.
 
     `cache`: a JSON file of hashes keyed by absolute path, valid while size, times and inode are the same (a
     copy can set mtime, but not ctime). A broken cache is rebuilt, one that can not be written is done

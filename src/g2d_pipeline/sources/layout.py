@@ -1,9 +1,8 @@
 """`Layout`, the base of all layouts: a raw folder → a manifest. A data set is a folder here and its YAML.
 
 `sources/<name>/__init__.py` holds the layout's class, with its hooks; its settings are a class of
-`config/layouts.py`. Where there is a simulated sample, `sources/<name>/simulated.py` has
-`make(root, size, seed)`. A start-up imports every layout's class: pandas, numpy and the like belong into the
-functions or into the folder's other modules."""
+`config/layouts.py`; `simulated` beside it makes the sample, where there is one. A start-up imports every
+layout's class: pandas, numpy and the like belong into the functions or into the folder's other modules."""
 
 from __future__ import annotations
 
@@ -124,8 +123,7 @@ class Layout(ABC, Generic[R]):
             raise data_error(headline, made.files, f"{remedy}raw_files of the layout.")
 
     def read(self, settings: IngestSettings) -> Manifest:
-        """The validated manifest. Raises what `read_samples` raises, and ConfigError where the task or a
-        modality is not the layout's."""
+        """The validated manifest. Raises what `read_samples` raises; ConfigError: task or modality differ."""
         from g2d_pipeline.sources.manifest import build
 
         layout = f"{settings.dataset}: layout {self.raw.layout}"

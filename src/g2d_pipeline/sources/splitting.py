@@ -40,8 +40,7 @@ def draw_split(
 
     Of `folds`, test is the one that `fold` names (the first); the folds of one seed part the samples.
 
-    Raises ConfigError where the shares leave no train, DataError for too few samples or groups, or unknown
-    ones."""
+    ConfigError where the shares leave no train, DataError for too few samples or groups, or unknown ones."""
     split = np.full(n, "", "<U5")
     if official is not None:
         split[:] = np.where(official == "train", "", official)
@@ -64,8 +63,7 @@ def draw_split(
 
 
 def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Codes:
-    """The samples of one fold by scikit-learn's splitters: of groups whole ones, of strata as even shares as
-    can be. DataError for more folds than samples or groups."""
+    """The samples of one fold by scikit-learn's splitters: whole groups, strata as even as can be."""
     from sklearn import model_selection as of
 
     folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
@@ -158,8 +156,7 @@ def _take(rows: Codes, size: int, strata: Codes | None, fractions: SplitFraction
 
 
 def _by_group(want: dict[str, int], strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
-    """Each group to one of the splits of `want`; the order of the groups is drawn, and of several orders the
-    best stratified is kept.
+    """Each group to one of the splits of `want`, in a drawn order; of several the best stratified is kept.
 
     A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks
     most: so no split ends further from its size in `want` than the largest group is big."""

@@ -18,6 +18,7 @@ CLASSES = "stat.csv"
 SHIPPED = Path(__file__).with_name("split.csv")
 # `digest` of the field's 744 test clips
 PUBLISHED = "2a5837cebb2d83802e4b9272ec67c5f4d72291abb9bbcb93e56b05c7535585e6"
+DIGEST = "SHA-256 of the sorted test clips"
 TEST_ACTORS = 0.1
 
 
@@ -62,13 +63,11 @@ def find_lists(files: Sequence[str], root: Path) -> list[str]:
 
 
 def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) -> Lists:
-    """The split of train.csv and test.csv below `root`, else of the list shipped with us; val is drawn from
-    train.
+    """The split of train.csv and test.csv below `root`, else of our own list; val is drawn from train.
 
     The draw is stratified by class and depends on the list and `seed` alone: clips that turn out to be
     missing change it no more than the order of the rows. Rows whose name or label is wrong are in `bad`.
-    Raises DataError for files that are no such lists, clips listed twice (in one list or in both), and
-    classes too small to be split."""
+    Raises DataError for files that are no such lists, clips listed twice, and classes too small to split."""
     tables = find_lists(files, root)
     lists = _read(root, tables) if tables else Lists(_shipped())
     _check_repeats(lists.rows)
@@ -83,7 +82,7 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
     what = what if key == PUBLISHED else f"NOT {what} (other test clips)"
     lists.notes.append(
         f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(val):,} are held out as val "
-        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {_digest_note(key)}"
+        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {DIGEST}: {key}."
     )
     if stat := [f for f in files if f.rpartition("/")[2] == CLASSES]:
         _note_classes(root, stat[0], lists.notes)
@@ -110,7 +109,7 @@ def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -
     key = digest([clip.name for clip in rows if splits[clip.actor] == "test"])
     note = (
         f"Split: no actor in two splits ({len(actors) - val - test} / {val} / {test} actors); harder than "
-        f"the published one and not comparable with it. {_digest_note(key)}"
+        f"the published one and not comparable with it. {DIGEST}: {key}."
     )
     return Lists([Row(clip, splits[clip.actor]) for clip in rows], notes=[note])
 
@@ -118,10 +117,6 @@ def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -
 def digest(clips: Collection[str]) -> str:
     """SHA-256 of the sorted names, one a line: what tells two test sets of the same size apart (§1.2)."""
     return hashlib.sha256("\n".join(sorted(clips)).encode()).hexdigest()
-
-
-def _digest_note(key: str) -> str:
-    return f"SHA-256 of the sorted test clips: {key}."
 
 
 def _shipped() -> list[Row]:

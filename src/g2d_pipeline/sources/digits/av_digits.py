@@ -71,9 +71,8 @@ def _labels(root: Path) -> npt.NDArray[np.uint8]:
         except (OSError, ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
             raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
     images, labels = arrays
-    if not (
-        images.dtype == labels.dtype == np.uint8 and images.ndim == 3 and labels.shape == images.shape[:1]
-    ):
+    same_type = images.dtype == labels.dtype == np.uint8
+    if not (same_type and images.ndim == 3 and labels.shape == images.shape[:1]):
         shapes = f"{images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
         headline = f"{root}: {IMAGES} and {LABELS} are {shapes}, not uint8 [N, 8, 8] and uint8 [N]"
         raise data_error(headline, [], f"{RESTORE}.")

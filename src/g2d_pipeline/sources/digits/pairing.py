@@ -32,8 +32,7 @@ class Pair:
 def balanced(total: int, capacity: Sequence[int]) -> list[int]:
     """How many of each class add up to `total`, as equal as the `capacity` of each class allows.
 
-    Raises ValueError where all classes together do not hold as many.
-    """
+    Raises ValueError where all classes together do not hold as many."""
     if total > sum(capacity):
         raise ValueError(f"{total} wanted, {sum(capacity)} there")
     counts = [0] * len(capacity)
@@ -55,8 +54,7 @@ def draw_images(
 ) -> dict[Split, list[list[int]]]:
     """split → for each class 0-9 the rows of its images; no row twice, classes as equal as possible.
 
-    `labels` [N]. Raises ValueError where there are fewer images than asked for.
-    """
+    `labels` [N]. Raises ValueError where there are fewer images than asked for."""
     pools = [_mixed(np.flatnonzero(labels == digit), seed, 0, digit) for digit in range(10)]
     drawn: dict[Split, list[list[int]]] = {}
     for split in DRAWING:
@@ -75,9 +73,8 @@ def pair(
 ) -> list[Pair]:
     """Every picture of `images` (split → class → rows) with a clip of its digit from the same split.
 
-    Clip i speaks `digits[i]` and belongs to `splits[i]`. Where there are more images than clips,
-    the clips are taken in turn. The order of pairs within a split is random; equal seeds give equal
-    pairs. Raises DataError where a split has images of a digit but no clip."""
+    Clip i speaks `digits[i]` and belongs to `splits[i]`; clips are taken in turn. The order of pairs within a
+    split is drawn by `seed`. Raises DataError where a split has images of a digit but no clip."""
     clips: dict[tuple[Split, int], list[int]] = {}
     for i, key in enumerate(zip(splits, digits, strict=True)):
         clips.setdefault(key, []).append(i)

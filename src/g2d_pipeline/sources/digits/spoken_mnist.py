@@ -42,8 +42,7 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         """Pairs of one digit: FSDD's official test takes → test, `val_takes` → val, the others → train.
 
         No image is in two pairs, no clip in two splits; `speaker` is a column, not a group: every speaker is
-        in every split, as FSDD's official test set has it. Raises DataError for missing, broken or too few
-        files, and for clips whose names do not parse (unless within `max_bad_fraction`)."""
+        in every split, as FSDD's official test set has it. DataError for missing, broken or too few files."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         raw, folder = self.raw, self.root / self.clip_folder

@@ -55,8 +55,7 @@ class MISMELayout(Layout[MISME]):
         return [self.root / f for f in sorted([*labels, *images_in(self.files)])] if labels else []
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
-        """The published split; image paths, the table's columns in the configured order, `vwc`, and `station`
-        where known.
+        """The published split; image paths, the table's columns as configured, `vwc`, and `station` if known.
 
         Rows whose image or target is missing are dropped while their share is at most `max_bad_fraction`.
         Raises DataError for all else that is wrong, with file, row (header = row 1), column and remedy."""

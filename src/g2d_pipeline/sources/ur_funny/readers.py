@@ -56,8 +56,7 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     """The samples of the folds, in their order; one of the large files at a time is in memory.
 
     `files`: content → name. Ids may be whole numbers in one file and text in another. Raises DataError where
-    a file is not of this layout, and where an id is in two folds; a sample that is missing or damaged in a
-    file is a bad row."""
+    a file is not of this layout, or an id is in two folds; a missing or damaged sample is a bad row."""
     sentences = "the context's sentences and the punchline" if context else "the punchline alone"
     collection = Collection(notes=[f"Read from the SDK's six pickles: {sentences}."])
     splits = _read_folds(root / files["folds"])
@@ -161,9 +160,8 @@ def _word_vectors(path: Path) -> Callable[[Any], Array]:
 def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, in some files, id [N, …].
 
-    The steps before the first one with text are padding, and so are those at the end where all three
-    modalities are zero: cut. A step of zeros between others is an unknown word. Raises DataError where the
-    file is not of this layout."""
+    Padding is cut: the steps before the first one with text, and those at the end where all is zero. A step
+    of zeros between others is an unknown word. Raises DataError where the file is not of this layout."""
     path = root / files["multibench"]
     collection = Collection(notes=[f"Read from {path.name}, MultiBench's form of UR-Funny."])
     padded = 0

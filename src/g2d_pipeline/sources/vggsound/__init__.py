@@ -25,8 +25,7 @@ class VGGSoundLayout(Layout[VGGSound]):
 
     No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is
     never in both. Clips that are missing or broken and rows that can not be read are dropped while their
-    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is
-    usable."""
+    share is at most `max_bad_fraction`; else one message sums them up."""
 
     task = "classification"
     modalities = ("audio", "visual")

@@ -36,9 +36,8 @@ class Media:
 
     `paths`: kind → clip's name → video, audio file, or folder of images, relative to the raw folder; of
     several files of a clip the first, of several folders first the one of one image a second. `images`: how
-    many a folder has; `forms`: how often each form of name occurs; `unlisted`: what belongs to no clip of the
-    lists; `by_case`: such a name in small letters → its path; `repeated`: files of a clip that has one
-    already."""
+    many a folder has; `forms`: how often each form of name occurs; `unlisted`: what is of no clip in the
+    lists; `by_case`: such a name in small letters → its path; `repeated`: further files of a clip."""
 
     def __init__(self, files: Sequence[str], clips: Iterable[Clip]) -> None:
         self.paths: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
