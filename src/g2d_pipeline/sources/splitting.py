@@ -16,16 +16,13 @@ VAL, TEST = 0.1, 0.2  # shares that are not given
 BINS = 10  # quantile bins that a regression is stratified by, where there are samples enough
 TRIES, STEPS = 20, 20_000  # orders of the groups that are tried; at most so many groups are placed in all
 
+Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.str_]
 Codes = npt.NDArray[np.int64]
 
 
 def draw_split(
-    n: int,
-    target: npt.NDArray[Any],
-    fractions: SplitFractions,
-    groups: npt.NDArray[Any] | None,
-    official: npt.NDArray[Any] | None = None,
+    n: int, target: Array, fractions: SplitFractions, groups: Array | None, official: Array | None = None
 ) -> Labels:
     """`n` samples with `target` `[n]` (int: classes, float: a regression) → an array `[n]` of train, val,
     test. `official` `[n]`: what is known of it; of its train rows val is drawn.
@@ -62,7 +59,7 @@ def draw_split(
     return split
 
 
-def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Codes:
+def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Codes:
     """The samples of one fold by scikit-learn's splitters: whole groups, strata as even as can be."""
     from sklearn import model_selection as of
 
@@ -89,9 +86,7 @@ def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArr
     return tests[(fractions.fold or 1) - 1]
 
 
-def _named(
-    name: str, wanted: Sequence[str], groups: npt.NDArray[Any] | None, split: Labels
-) -> npt.NDArray[Any]:
+def _named(name: str, wanted: Sequence[str], groups: Array | None, split: Labels) -> Array:
     """Which of the samples `[n]` still to be drawn are of the groups `wanted`. DataError for unknown ones."""
     assert groups is not None  # the settings see to it
     known = np.unique(groups[split == ""]).tolist()
@@ -99,16 +94,11 @@ def _named(
         shown = f"{', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else '.'}"
         remedy = f"name others under split.{name}.group. There are {len(known)}: {shown}"
         raise data_error(f"split.{name}.group: no sample to draw has the group", unknown, remedy)
-    mask: npt.NDArray[Any] = np.isin(groups, list(wanted)) & (split == "")
+    mask: Array = np.isin(groups, list(wanted)) & (split == "")
     return mask
 
 
-def _draw(
-    target: npt.NDArray[Any],
-    shares: dict[str, float],
-    fractions: SplitFractions,
-    groups: npt.NDArray[Any] | None,
-) -> Labels:
+def _draw(target: Array, shares: dict[str, float], fractions: SplitFractions, groups: Array | None) -> Labels:
     """train and the splits of `shares`, of samples with `target` `[n]`."""
     n, names = len(target), ["train", *shares]
     if n < len(names):
@@ -130,7 +120,7 @@ def _draw(
     return split
 
 
-def _strata(target: npt.NDArray[Any]) -> Codes:
+def _strata(target: Array) -> Codes:
     """Classes as they are; a regression's target in quantile bins of ten samples or more."""
     if target.dtype.kind != "f":
         return np.unique(target, return_inverse=True)[1].astype(np.int64)
@@ -155,7 +145,7 @@ def _take(rows: Codes, size: int, strata: Codes | None, fractions: SplitFraction
     return taken
 
 
-def _by_group(want: dict[str, int], strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
+def _by_group(want: dict[str, int], strata: Codes | None, groups: Array, seed: int) -> Labels:
     """Each group to one of the splits of `want`, in a drawn order; of several the best stratified is kept.
 
     A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks

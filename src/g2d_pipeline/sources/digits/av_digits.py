@@ -55,8 +55,8 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         splits = [voices[clip.speaker] for clip in clips]
         pairs = pair(images, [clip.digit for clip in clips], splits, self.raw.seed, f"{RESTORE}.")
         ids = [f"digit{p.row:04d}_{clips[p.clip].speaker}" for p in pairs]
-        groups = {"group": [clip.speaker for clip in clips]}
-        table = paired_table(pairs, ids, columns, [clip.path for clip in clips], IMAGES, groups)
+        table = paired_table(pairs, ids, clips, columns, IMAGES)
+        table["group"] = [clips[p.clip].speaker for p in pairs]
         return Samples(table, CLASSES, dropped, group_disjoint=True)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.digits import Clip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,21 +98,14 @@ def pair(
 
 
 def paired_table(
-    pairs: Sequence[Pair],
-    ids: Sequence[str],
-    columns: Mapping[str, str],
-    clips: Sequence[str],
-    array: str,
-    extra: Mapping[str, Sequence[str]],
+    pairs: Sequence[Pair], ids: Sequence[str], clips: Sequence[Clip], columns: Mapping[str, str], array: str
 ) -> pd.DataFrame:
-    """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for.
-
-    `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. speakers."""
+    """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for;
+    `array`: the path of the images' file."""
     import pandas as pd
 
-    cells = {"audio": [clips[p.clip] for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
+    cells = {"audio": [clips[p.clip].path for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
     target = np.array([p.digit for p in pairs], np.int64)
     content: dict[str, Any] = {"sample_id": ids, "split": [p.split for p in pairs], "target": target}
     content |= {column: cells[modality] for modality, column in columns.items()}
-    content |= {name: [values[p.clip] for p in pairs] for name, values in extra.items()}
     return pd.DataFrame(content)

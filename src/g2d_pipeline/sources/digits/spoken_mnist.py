@@ -56,12 +56,12 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         splits = [self._split(clip.take) for clip in clips]
         pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
         ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
-        speakers = [clip.speaker for clip in clips]
-        paths = [clip.path for clip in clips]
-        table = paired_table(pairs, ids, columns, paths, IMAGES, {"speaker": speakers})
+        table = paired_table(pairs, ids, clips, columns, IMAGES)
+        table["speaker"] = [clips[p.clip].speaker for p in pairs]
+        speakers = {clip.speaker for clip in clips}
         note = (
             f"{len(pairs)} images are paired with {len({p.clip for p in pairs})} recordings of "
-            f"{len(set(speakers))} speakers; recordings repeat within a split, images never."
+            f"{len(speakers)} speakers; recordings repeat within a split, images never."
         )
         return Samples(table, CLASSES, dropped, [note])
 

@@ -111,7 +111,7 @@ def _is_header(cells: Sequence[str], of_file_names: bool) -> bool:
 
 
 def _clip(cells: Sequence[str], of_file: str | None, file: str, row: int) -> Clip:
-    """The clip of a row; one of a file of the split `of_file` has only a name and a label. ValueError: none."""
+    """The clip of a row; where the file has a split, `of_file`, it has only name and label. ValueError."""
     width, form = (4, "id, start, label, split") if of_file is None else (2, "file name, label")
     changed = " (a spreadsheet program may have changed it)"
     if len(cells) != width:
