@@ -29,8 +29,6 @@ DATA_ENDINGS = (
     ".tar", ".tgz",
 )  # fmt: skip
 
-__all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature", "with_folds"]
-
 
 def locate(
     raw: LayoutSettings, requested: Literal["auto", "raw", "sample"], project: Path

@@ -49,8 +49,8 @@ def find_lists(files: Sequence[str], root: Path) -> list[str]:
     if not folders:
         return []
     if len(folders) > 1:
-        headline = f"Several lists of the split below {root}"
-        raise data_error(headline, tables, "keep one train.csv and one test.csv.")
+        remedy = "keep one train.csv and one test.csv."
+        raise data_error(f"Several lists of the split below {root}", tables, remedy)
     (folder,) = folders
     names = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
     if missing := [f"{name} is missing.{did_you_mean(name, names)}" for name in LISTS if name not in names]:
