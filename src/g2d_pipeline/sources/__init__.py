@@ -9,15 +9,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from g2d_pipeline.config import IngestSettings, LayoutSettings
+from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
-from g2d_pipeline.sources.layout import Layout, find_layout, layout_module
+from g2d_pipeline.sources.layout import Layout, find_layout
 from g2d_pipeline.sources.simulated import ensure_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, LayoutSettings
-    from g2d_pipeline.config.layouts import RawSettings
     from g2d_pipeline.sources.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -29,18 +29,14 @@ DATA_ENDINGS = (
     ".tar", ".tgz",
 )  # fmt: skip
 
-__all__ = ["Source", "ensure_sample", "locate", "read_raw", "signature", "with_folds"]
-
 
 def locate(
     raw: LayoutSettings, requested: Literal["auto", "raw", "sample"], project: Path
 ) -> tuple[Source, Path]:
-    """Where the data come from: `raw` or `sample`, and that folder (a simulated sample may not have been made
-    yet).
+    """Where the data come from: `raw` or `sample`, and that folder (the sample may not have been made yet).
 
     `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is requested is
-    not there (or where a raw folder holds data but not the layout's), ConfigError where the layout has no
-    such source."""
+    not there, or a raw folder holds other data; ConfigError where the layout has no such source."""
     base = project / Path(raw.raw_dir).expanduser()
     layout = find_layout(raw, base)
     if base.exists() and not base.is_dir():
@@ -97,25 +93,13 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     Raises DataError where a folder is there that is no such sample: it is never touched."""
     layout = find_layout(raw, root)
     if layout.simulated is not None:
-        ensure_folder(root, layout.sample_text, lambda new: _make_sample(raw, new))
-
-
-def _make_sample(raw: LayoutSettings, folder: Path) -> None:
-    """Write it. Raises DataError, so that nothing is kept, where it holds nothing that its layout reads."""
-    layout = find_layout(raw, folder)
-    layout.make_sample(folder)
-    if not layout.raw_files():
-        headline = f"The simulated sample of layout {raw.layout} holds no file that the layout reads"
-        remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(raw.layout)}/simulated.py, "
-        raise data_error(headline, layout.files, remedy + "or raw_files of the layout.")
+        ensure_folder(root, layout.sample_text, layout.make_sample)
 
 
 def read_raw(settings: IngestSettings, project: Path, told: set[str] | None = None) -> Manifest:
-    """The validated manifest of `settings.raw`; a simulated sample is made first where it is requested and
-    absent. Notes are logged, but for those in `told`, where they are added.
+    """The validated manifest of `settings.raw`; a simulated sample is made where it is requested and absent.
 
-    Raises DataError naming file, row and remedy; ConfigError where the settings ask what the layout does not
-    have."""
+    Notes are logged, but for those in `told`, where they are added. Raises what `Layout.read` raises."""
     source, root = locate(settings.raw, settings.source, project)
     if source != settings.source:
         raise ConfigError(f"source={settings.source}: layout {settings.raw.layout} has only source={source}.")

@@ -1,5 +1,4 @@
-"""One rule for the cells of all tables: what means a missing value, what a number, and which letters are the
-same."""
+"""One rule for the cells of all tables: what means a missing value, and what a number."""
 
 from __future__ import annotations
 
@@ -56,8 +55,7 @@ def decimal_mark(cells: pd.Series[Any], separator: str | None) -> Literal["", ".
 def parse_number(
     cell: Any, mark: Literal["", ".", ",", "?"] = ""
 ) -> tuple[float, Literal["number", "blank", "mark", "text"]]:
-    """A cell as a float (NaN: missing), and how it is written: `mark` is a sign for missing, `text` a number
-    stored as text.
+    """A cell as a float (NaN: missing), and how it is written: a `mark` for missing, a number as `text`, …
 
     Raises ValueError saying what the cell holds instead. `0,25` and `12,5` are decimal commas; `1,013` may be
     a thousand or one point zero one three, and is refused unless the decimal `mark` of the column is known; a

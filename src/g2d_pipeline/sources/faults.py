@@ -1,4 +1,4 @@
-"""Bad input: what is wrong, where, and when it stops a run; the files of a raw folder."""
+"""The files of a raw folder, and what is wrong with a row or a file of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from g2d_pipeline.errors import DataError, data_error
+from g2d_pipeline.errors import SHOWN, DataError
 
 LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 # What is known of a folder or file this young is not remembered: it may change again within a clock's tick.
@@ -23,8 +22,8 @@ _listings: dict[tuple[str, tuple[str, ...]], tuple[dict[str, Stamp | None], list
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can not be used: `row` as the user counts (a spreadsheet's header is row 1), or None for a
-    file."""
+    """A row that can not be used, an entry of the manifest's `dropped`: `row` as the user counts (a header is
+    row 1), or None for a file."""
 
     file: str
     row: int | None
@@ -34,23 +33,10 @@ class BadRow:
         place = self.file if self.row is None else f"{self.file}, row {self.row}"
         return f"{place}: {self.reason}"
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"file": self.file, "row": self.row, "reason": self.reason}
 
-
-def drop_or_raise(
-    bad: Sequence[BadRow], total: int, allowed: float, what: str, remedy: str
-) -> list[dict[str, Any]]:
-    """The bad rows as `dropped` entries of a manifest; DataError where their share of `total` exceeds
-    `allowed`."""
-    if not bad:
-        return []
-    share = len(bad) / max(total, 1)
-    if share > allowed:
-        shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
-        headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
-        raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
-    return [row.as_dict() for row in bad]
+def few(items: Sequence[object], more: str = "") -> str:
+    """The first items, for a note that says how many there are; then `more` where there are others."""
+    return ", ".join(map(str, items[:SHOWN])) + (more if len(items) > SHOWN else "")
 
 
 def is_litter(name: str) -> bool:
@@ -59,8 +45,7 @@ def is_litter(name: str) -> bool:
 
 
 def list_files(root: Path, skip: Collection[str] = (), at_most: int | None = None) -> list[str]:
-    """Every file below `root` as a sorted relative posix path; no hidden files, no litter of macOS and
-    Windows.
+    """Every file below `root` as a sorted relative posix path; no hidden files, no litter (`is_litter`).
 
     `skip`: folders directly below `root` that are left out. `at_most`: folders that are looked into. Links
     are followed, but for one to a folder that it lies in. A `root` that is absent has no files. A listing is

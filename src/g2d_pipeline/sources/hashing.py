@@ -23,13 +23,12 @@ Entry = list[int | str]  # size, mtime_ns, ctime_ns, inode, hash
 
 
 def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | None) -> str:
-    """blake2b (32 hex digits) over `header` and each file's path relative to `root` and content, in the given
-    order.
+    """blake2b (32 hex digits) over `header` and, in order, each file's path relative to `root` and content.
 
     `cache`: a JSON file of hashes keyed by absolute path, valid while size, times and inode are the same (a
     copy can set mtime, but not ctime). A broken cache is rebuilt, one that can not be written is done
     without; either is logged. DataError where a file can not be read."""
-    known = _read(cache) if cache is not None else {}
+    known = _read(cache)
     # strings rather than paths: thousands of files in milliseconds
     base = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118
     mine: dict[str, Entry] = {}
@@ -57,14 +56,11 @@ def cache_file(project: Path, dataset: str) -> Path:
 def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tuple[int, str]]:
     """File → (bytes, blake2b of its content in 32 hex digits).
 
-    What `cache` knows of unchanged files is not read again; the cache is not written. DataError where a file
-    can not be read."""
-    known = _read(cache) if cache is not None else {}
-    entries = {}
-    for path in files:
-        key = os.path.abspath(path)  # noqa: PTH100
-        entries[path] = _entry(path, key, known.get(key))
-    return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries.items()}
+    What `cache` knows of unchanged files is not read again; it is not written. DataError as `hash_files`."""
+    known = _read(cache)
+    keys = ((path, os.path.abspath(path)) for path in files)  # noqa: PTH100
+    entries = ((path, _entry(path, key, known.get(key))) for path, key in keys)
+    return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries}
 
 
 def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> list[str]:
@@ -80,8 +76,7 @@ def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> li
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its size, times, inode and hash as they are
-    now."""
+    """What is known of a file, where it has not changed; else its state and hash as they are now."""
     try:
         stat = os.stat(key)  # noqa: PTH116
     except OSError as error:
@@ -90,7 +85,9 @@ def _entry(path: Path, key: str, known: Entry | None) -> Entry:
     return known if known is not None and known[:-1] == state else [*state, content_hash(path)]
 
 
-def _read(cache: Path) -> dict[str, Entry]:
+def _read(cache: Path | None) -> dict[str, Entry]:
+    if cache is None:
+        return {}
     try:
         content = json.loads(cache.read_bytes())
         if content["version"] != VERSION:

@@ -1,9 +1,8 @@
 """`Layout`, the base of all layouts: a raw folder → a manifest. A data set is a folder here and its YAML.
 
 `sources/<name>/__init__.py` holds the layout's class, with its hooks; its settings are a class of
-`config/layouts.py`. Where there is a simulated sample, `sources/<name>/simulated.py` has
-`make(root, size, seed)`. A start-up imports every layout's class: pandas, numpy and the like belong into the
-functions or into the folder's other modules."""
+`config/layouts.py`; `simulated` beside it makes the sample, where there is one. A start-up imports every
+layout's class: pandas, numpy and the like belong into the functions or into the folder's other modules."""
 
 from __future__ import annotations
 
@@ -15,15 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from g2d_pipeline.config import IngestSettings, Task
 from g2d_pipeline.config.layouts import RawSettings
-from g2d_pipeline.errors import ConfigError, did_you_mean
-from g2d_pipeline.sources.faults import BadRow, drop_or_raise, list_files
+from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
+from g2d_pipeline.sources.faults import BadRow, list_files
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from g2d_pipeline.config import IngestSettings, Task
     from g2d_pipeline.sources.manifest import Manifest
 
 R = TypeVar("R", bound=RawSettings)
@@ -37,7 +36,7 @@ class Samples:
 
     table: pd.DataFrame
     class_names: Sequence[str] = ()
-    dropped: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     group_disjoint: bool = False
     raw_dir: str | None = None  # where paths start, if that is not the layout's `raw_dir`
@@ -92,8 +91,7 @@ class Layout(ABC, Generic[R]):
     # ------------------------------------------------------------------------------ done once for all layouts
     @cached_property
     def files(self) -> list[str]:
-        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once a
-        run."""
+        """Everything below `root` but the simulated sample: sorted relative posix paths, listed once."""
         return list_files(self.root, skip={"sample"})
 
     @property
@@ -107,29 +105,30 @@ class Layout(ABC, Generic[R]):
         return getattr(self.raw, "sample_rows", None) or self.raw.sample_clips  # type: ignore[attr-defined]
 
     @property
-    def seed(self) -> int:
-        return int(self.raw.seed)  # type: ignore[attr-defined]
-
-    @property
     def sample_text(self) -> str:
         """What SAMPLE.txt says."""
         assert self.simulated is not None
-        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, self.seed)
+        seed = self.raw.seed  # type: ignore[attr-defined]
+        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, seed)
 
     def make_sample(self, folder: Path) -> None:
-        """Write the simulated raw folder into an empty folder."""
+        """Write the simulated raw folder into an empty folder. DataError where it holds no raw file."""
         simulated = importlib.import_module(f"{type(self).__module__}.simulated")
-        simulated.make(folder, self.sample_size, self.seed)
+        simulated.make(folder, self.sample_size, self.raw.seed)  # type: ignore[attr-defined]
+        made = type(self)(self.raw, folder)
+        if not made.raw_files():
+            name = self.raw.layout
+            headline = f"The simulated sample of layout {name} holds no file that the layout reads"
+            remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(name)}/simulated.py, or "
+            raise data_error(headline, made.files, f"{remedy}raw_files of the layout.")
 
     def read(self, settings: IngestSettings) -> Manifest:
-        """The validated manifest. Raises what `read_samples` raises, and ConfigError where the task or a
-        modality is not the layout's."""
+        """The validated manifest. Raises what `read_samples` raises; ConfigError: task or modality differ."""
         from g2d_pipeline.sources.manifest import build
 
+        layout = f"{settings.dataset}: layout {self.raw.layout}"
         if self.task is not None and settings.task != self.task:
-            raise ConfigError(
-                f"{settings.dataset}: layout {self.raw.layout} is a {self.task}, not a {settings.task}."
-            )
+            raise ConfigError(f"{layout} is a {self.task}, not a {settings.task}.")
         samples = self.read_samples(settings, {} if self.modalities is None else self.media_columns(settings))
         if settings.source == "sample" and self.sample_note:
             samples.notes.insert(0, f"SAMPLE: {self.sample_note}")
@@ -139,7 +138,7 @@ class Layout(ABC, Generic[R]):
             raw_dir=samples.raw_dir or (settings.source == "sample" and self.sample_dir) or self.raw.raw_dir,
             class_names=list(samples.class_names),
             group_disjoint=samples.group_disjoint,
-            dropped=samples.dropped,
+            dropped=[dict(vars(row)) for row in samples.dropped],
             notes=samples.notes,
         )
 
@@ -149,10 +148,10 @@ class Layout(ABC, Generic[R]):
         offered, dataset = self.modalities or (), settings.dataset
         for name, columns in settings.columns.items():
             if name not in offered:
+                near, others = did_you_mean(name, offered), ", ".join(sorted(offered))
                 raise ConfigError(
-                    f"{dataset}: layout {self.raw.layout} has no modality "
-                    f"{name!r}.{did_you_mean(name, offered)} It has {', '.join(sorted(offered))}. Rename or "
-                    "remove it under `modalities`."
+                    f"{dataset}: layout {self.raw.layout} has no modality {name!r}.{near} It has {others}. "
+                    "Rename or remove it under `modalities`."
                 )
             if name not in self.tables and len(columns) != 1:
                 raise ConfigError(f"{dataset}: modality {name!r} has one column of paths, not {columns}.")
@@ -160,12 +159,16 @@ class Layout(ABC, Generic[R]):
 
     def drop_or_raise(
         self, bad: Sequence[BadRow], total: int, settings: IngestSettings, what: str, remedy: str
-    ) -> list[dict[str, Any]]:
-        """The bad rows as `dropped` entries; DataError where they are more than `max_bad_fraction` of
-        `total`."""
+    ) -> list[BadRow]:
+        """The bad rows, to be dropped; DataError where they are more than `max_bad_fraction` of `total`."""
         if settings.source == "sample" and self.simulated is not None:
             remedy = f"delete {self.root}: the sample is made anew"
-        return drop_or_raise(bad, total, settings.max_bad_fraction, what, remedy)
+        share, allowed = len(bad) / max(total, 1), settings.max_bad_fraction
+        if share > allowed:
+            shares = f"{share:.2%}; max_bad_fraction allows {allowed:.2%}"
+            headline = f"{len(bad)} of {total} {what} can not be used ({shares})"
+            raise data_error(headline, bad, f"{remedy}, or set max_bad_fraction to drop such {what}.")
+        return list(bad)
 
 
 def layout_module(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ KEYS = (
 )  # fmt: skip
 INFINITE = (math.inf, -math.inf)
 REBUILD = "make the manifest anew (`--params rebuild=true`)."
+Fault = tuple[str, list[str] | None, str]  # headline, offenders ([]: no fault; None: not listed), remedy
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ def build(
     settings: IngestSettings,
     *,
     raw_dir: str,
-    class_names: list[str] | None = None,
+    class_names: Sequence[str] = (),
     group_disjoint: bool = False,
-    dropped: list[dict[str, Any]] | None = None,
-    notes: list[str] | None = None,
+    dropped: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> Manifest:
     """A validated manifest: `table` with what `settings` and the table itself tell about it."""
     target: dict[str, Any] = {"name": settings.target.name, "unit": settings.target.unit}
@@ -66,7 +68,7 @@ def build(
     meta = {
         "dataset": settings.dataset,
         "task": settings.task,
-        "class_names": list(class_names or []),
+        "class_names": list(class_names),
         "target": target,
         "counts": _counts(table),
         "source": settings.source,
@@ -74,50 +76,47 @@ def build(
         "columns": {modality: list(columns) for modality, columns in settings.columns.items()},
         "kinds": dict(settings.kinds),
         "group_disjoint": group_disjoint,
-        "dropped": dropped or [],
-        "notes": notes or [],
+        "dropped": list(dropped),
+        "notes": list(notes),
     }
-    manifest = Manifest(table.reset_index(drop=True), meta, validated=True)
-    validate(manifest)
+    validate(manifest := Manifest(table.reset_index(drop=True), meta, validated=True))
     return manifest
 
 
 def validate(manifest: Manifest) -> None:
-    """Raise DataError, naming rows (0-based, of the manifest) and values, unless all that a manifest promises
-    holds."""
+    """Raise DataError, naming rows (0-based) and values, unless all that a manifest promises holds."""
     table, meta = manifest.table.reset_index(drop=True), manifest.meta
     name = meta.get("dataset", "?")
     if missing := [key for key in KEYS if key not in meta]:
         raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, REBUILD)
     names = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
     names += ["group"] if meta["group_disjoint"] else []
-    double = {c for c, count in Counter(names).items() if count > 1} | set(
-        table.columns[table.columns.duplicated()]
-    )
-    if double:
+    double = {c for c, count in Counter(names).items() if count > 1}
+    if double := double | set(table.columns[table.columns.duplicated()]):
         headline = f"The manifest of {name!r} has columns of the same name"
         raise data_error(headline, sorted(double), "rename them.")
     known = list(map(str, table.columns))
     if missing := [f"{column!r}.{did_you_mean(column, known)}" for column in names if column not in table]:
         raise data_error(f"The manifest of {name!r} lacks columns", missing, REBUILD)
-    if not len(table):
-        remedy = "check the raw folder: it holds no samples."
-        raise data_error(f"The manifest of {name!r} has no rows", [], remedy)
-    _check_ids_and_splits(table, name)
+    if table.empty:
+        headline = f"The manifest of {name!r} has no rows"
+        raise data_error(headline, [], "check the raw folder: it holds no samples.")
+    _raise_first(name, _faults_of_ids_and_splits(table))
     if meta["counts"] != _counts(table):
         headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"
         raise data_error(headline, [], f"the two files are of different runs: {REBUILD}")
     if meta["task"] == "classification":
-        _check_classes(table, meta["class_names"], name)
+        _raise_first(name, _faults_of_classes(table, meta["class_names"]))
     else:
-        _check_numbers(table, name)
+        _raise_first(name, _faults_of_numbers(table))
     if meta["group_disjoint"]:
-        _check_groups(table, name)
+        _raise_first(name, _faults_of_groups(table))
     whole = _whole_numbers(table)
     for modality, columns in meta["columns"].items():
         for column in columns:
             if column not in whole:
-                _check_column(table[column], table["split"], name, meta["kinds"].get(modality, ""))
+                kind = meta["kinds"].get(modality, "")
+                _raise_first(name, _faults_of_column(table[column], table["split"], kind))
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -133,8 +132,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`, validated anew; DataError where it is absent, broken or of two different
-    runs."""
+    """The manifest in `folder`, validated anew; DataError where it is absent, broken or of two runs."""
     import pandas as pd
 
     for name in (TABLE, META):
@@ -162,60 +160,58 @@ def _rows(values: pd.Series[Any], wrong: Any) -> list[str]:
     return [f"row {i}: {value!r}" for i, value in values[wrong].items()]
 
 
-def _check_ids_and_splits(table: pd.DataFrame, name: str) -> None:
+def _raise_first(name: str, faults: Iterable[Fault]) -> None:
+    """DataError for the first of the faults that is one."""
+    for headline, offenders, remedy in faults:
+        if offenders is None or offenders:
+            raise data_error(f"{name!r}: {headline}", offenders or [], remedy)
+
+
+def _faults_of_ids_and_splits(table: pd.DataFrame) -> Iterator[Fault]:
     split, ids = table["split"], table["sample_id"]
-    if (wrong := ~split.isin(SPLITS)).any():
-        rows = [f"row {i}: {s!r}.{did_you_mean(str(s), SPLITS)}" for i, s in split[wrong].items()]
-        headline = f"{name!r}: splits other than {', '.join(SPLITS)}"
-        raise data_error(headline, rows, "correct the splits' names.")
-    if (empty := ids.isna() | (ids.astype(str) == "")).any():
-        rows = [f"row {i}" for i in table.index[empty]]
-        raise data_error(f"{name!r}: samples without an id", rows, "name them.")
-    if (double := ids.duplicated(keep=False)).any():
-        groups = ids[double].groupby(ids[double], sort=True).groups
-        rows = [f"{value!r} in rows {', '.join(map(str, index))}" for value, index in groups.items()]
-        headline = f"{name!r}: sample ids that are not unique"
-        raise data_error(headline, rows, "remove or rename the repeated samples.")
-    if empty_splits := [s for s, count in _counts(table).items() if count == 0]:
-        remedy = "all of train, val and test are needed."
-        raise data_error(f"{name!r}: splits without a sample", empty_splits, remedy)
+    wrong = split[~split.isin(SPLITS)]
+    rows = [f"row {i}: {s!r}.{did_you_mean(str(s), SPLITS)}" for i, s in wrong.items()]
+    yield f"splits other than {', '.join(SPLITS)}", rows, "correct the splits' names."
+    empty = table.index[ids.isna() | (ids.astype(str) == "")]
+    yield "samples without an id", [f"row {i}" for i in empty], "name them."
+    double = ids[ids.duplicated(keep=False)]
+    groups = double.groupby(double, sort=True).groups
+    rows = [f"{value!r} in rows {', '.join(map(str, index))}" for value, index in groups.items()]
+    yield "sample ids that are not unique", rows, "remove or rename the repeated samples."
+    absent = [s for s, count in _counts(table).items() if count == 0]
+    yield "splits without a sample", absent, "all of train, val and test are needed."
 
 
-def _check_classes(table: pd.DataFrame, class_names: list[str], name: str) -> None:
+def _faults_of_classes(table: pd.DataFrame, class_names: list[str]) -> Iterator[Fault]:
     target = table["target"]
     if target.dtype.kind not in "iu":
-        headline = f"{name!r}: the target of a classification is {target.dtype}, not int64"
-        raise data_error(headline, [], "give whole class numbers, or set task to regression.")
-    if (outside := (target < 0) | (target >= len(class_names))).any():
-        headline = f"{name!r}: labels outside 0 to {len(class_names) - 1}"
-        raise data_error(headline, _rows(target, outside), "correct the labels.")
+        remedy = "give whole class numbers, or set task to regression."
+        yield f"the target of a classification is {target.dtype}, not int64", None, remedy
+    outside = (target < 0) | (target >= len(class_names))
+    yield f"labels outside 0 to {len(class_names) - 1}", _rows(target, outside), "correct the labels."
     present = set(target[table["split"] == "train"])
-    if absent := [f"{i} ({c})" for i, c in enumerate(class_names) if i not in present]:
-        raise data_error(f"{name!r}: classes without a sample in train", absent, "add such samples to train.")
+    absent = [f"{i} ({c})" for i, c in enumerate(class_names) if i not in present]
+    yield "classes without a sample in train", absent, "add such samples to train."
 
 
-def _check_numbers(table: pd.DataFrame, name: str) -> None:
+def _faults_of_numbers(table: pd.DataFrame) -> Iterator[Fault]:
     target = table["target"]
     if target.dtype.kind != "f":
-        headline = f"{name!r}: the target of a regression is {target.dtype}, not float64"
-        raise data_error(headline, [], "give numbers.")
-    if (wrong := target.isna() | target.isin(INFINITE)).any():
-        rows = _rows(target, wrong)
-        raise data_error(f"{name!r}: targets that are not finite", rows, "correct or remove these rows.")
+        yield f"the target of a regression is {target.dtype}, not float64", None, "give numbers."
+    rows = _rows(target, target.isna() | target.isin(INFINITE))
+    yield "targets that are not finite", rows, "correct or remove these rows."
     train = target[table["split"] == "train"]
     if train.min() == train.max():
-        headline = f"{name!r}: the target is {train.iloc[0]} in all {len(train)} rows of train"
-        raise data_error(headline, [], "check the target's column: there is nothing to learn.")
+        headline = f"the target is {train.iloc[0]} in all {len(train)} rows of train"
+        yield headline, None, "check the target's column: there is nothing to learn."
 
 
-def _check_groups(table: pd.DataFrame, name: str) -> None:
-    if (blank := table["group"].isna()).any():
-        rows = [f"row {i}" for i in table.index[blank]]
-        raise data_error(f"{name!r}: samples without a group", rows, "fill it.")
+def _faults_of_groups(table: pd.DataFrame) -> Iterator[Fault]:
+    blank = table.index[table["group"].isna()]
+    yield "samples without a group", [f"row {i}" for i in blank], "fill it."
     splits = table.groupby("group", sort=True)["split"].unique()
-    if crossing := [f"{group!r} in {', '.join(sorted(s))}" for group, s in splits.items() if len(s) > 1]:
-        remedy = "keep each group within one split."
-        raise data_error(f"{name!r}: groups in more than one split", crossing, remedy)
+    crossing = [f"{group!r} in {', '.join(sorted(s))}" for group, s in splits.items() if len(s) > 1]
+    yield "groups in more than one split", crossing, "keep each group within one split."
 
 
 def _whole_numbers(table: pd.DataFrame) -> set[str]:
@@ -228,28 +224,21 @@ def _whole_numbers(table: pd.DataFrame) -> set[str]:
     return {*numbers.columns[~(np.isinf(values).any(axis=0) | blank)]}
 
 
-def _check_column(values: pd.Series[Any], split: pd.Series[str], name: str, kind: str) -> None:
+def _faults_of_column(values: pd.Series[Any], split: pd.Series[str], kind: str) -> Iterator[Fault]:
     column = f"column {values.name!r}"
     is_number = values.dtype.kind in "fiub"
     if (is_number or kind == "tabular") and values[split == "train"].isna().all():
-        remedy = "remove it from the modality's columns, or fill it."
-        raise data_error(f"{name!r}: {column} is blank in all of train", [], remedy)
+        yield f"{column} is blank in all of train", None, "remove it from the modality's columns, or fill it."
     if is_number:
         if values.dtype != "float64":
-            raise data_error(f"{name!r}: {column} is {values.dtype}, not float64", [], "convert it.")
-        if (infinite := values.isin(INFINITE)).any():
-            rows = [f"row {i}" for i in values.index[infinite]]
-            raise data_error(f"{name!r}: infinite values in {column}", rows, "correct these cells.")
-    elif kind == "tabular":
-        if values.dtype.kind != "M" and (wrong := ~(values.isna() | values.map(_is_text).astype(bool))).any():
-            headline = f"{name!r}: no category in {column}"
-            raise data_error(headline, _rows(values, wrong), "give text, or leave it out.")
-    else:
-        what = "text" if kind == "text" else "path"
-        if (wrong := ~values.map(_is_text).astype(bool) | ((values == "") & (what == "path"))).any():
-            headline = f"{name!r}: no {what} in {column}"
-            raise data_error(headline, _rows(values, wrong), f"give a {what}, or drop the sample.")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+            yield f"{column} is {values.dtype}, not float64", None, "convert it."
+        infinite = values.index[values.isin(INFINITE)]
+        yield f"infinite values in {column}", [f"row {i}" for i in infinite], "correct these cells."
+    elif values.dtype.kind != "M" or kind != "tabular":
+        no_text = ~values.map(lambda value: isinstance(value, str)).astype(bool)
+        what, wrong, remedy = "path", no_text | (values == ""), "give a path, or drop the sample."
+        if kind == "tabular":
+            what, wrong, remedy = "category", no_text & values.notna(), "give text, or leave it out."
+        elif kind == "text":
+            what, wrong, remedy = "text", no_text, "give a text, or drop the sample."
+        yield f"no {what} in {column}", _rows(values, wrong), remedy

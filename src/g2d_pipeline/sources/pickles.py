@@ -288,8 +288,8 @@ class _Plain:
     """Puts finished arrays in the place of pending ones, and refuses all that is not plain data."""
 
     def __init__(self) -> None:
-        self.results: dict[int, Any] = {}  # by the id of a container or a pending array
-        self.replaced: list[Any] = []  # kept alive, so that no id is used twice
+        # id → a container or pending array (kept alive, so that no id is used twice), and what became of it
+        self.results: dict[int, tuple[Any, Any]] = {}
         self.open: list[int] = []
 
     def finish(self, value: Any) -> Any:
@@ -298,15 +298,13 @@ class _Plain:
         if type(value) in SCALARS:
             return value
         if key in self.results:
-            return self.results[key]
+            return self.results[key][1]
         _check(key not in self.open, "a container holds itself")
         self.open.append(key)
         _check(len(self.open) <= DEEPEST, f"its containers are nested deeper than {DEEPEST}")
-        self.results[key] = result = self._finish_new(value)
+        self.results[key] = value, self._finish_new(value)
         self.open.pop()
-        if result is not value:
-            self.replaced.append(value)
-        return result
+        return self.results[key][1]
 
     def _finish_new(self, value: Any) -> Any:
         kind = type(value)

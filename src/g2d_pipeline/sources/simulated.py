@@ -6,15 +6,19 @@ with `make(root, size, seed)`; equal arguments give equal bytes."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from g2d_pipeline.config import Split
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.files import atomic_folder
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +34,7 @@ class Simulated(NamedTuple):
     recipe: int = 1
 
     def text(self, module: str, size: Mapping[Split, int] | int, seed: int) -> str:
-        """What SAMPLE.txt says; a sample whose text differs is made anew. `size`: rows of each split, or
-        clips."""
+        """What SAMPLE.txt says; one of another text is made anew. `size`: rows of each split, or clips."""
         if isinstance(size, int):
             counts = f"clips: {size}"
         else:
@@ -63,6 +66,46 @@ def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None
     except OSError:
         if _text_of(root) != text:  # another run has not just made the same one
             raise
+
+
+def write_video(
+    path: Path,
+    pictures: Sequence[Image],
+    order: Sequence[int],
+    fps: Fraction,
+    options: dict[str, str],
+    sound: tuple[npt.NDArray[np.float32], int] | None = None,
+) -> None:
+    """A `.flv` or MPEG-4 `.mp4`: `order` says which of the pictures each frame is; equal arguments give equal
+    bytes. `options` of the video codec; `sound`: samples `[n]` in [-1, 1] and hertz, for an AAC track."""
+    import av
+    import numpy as np
+
+    frames = [av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24") for picture in pictures]
+    # bitexact: neither the time nor FFmpeg's version is written
+    exact = {"flags": "+bitexact", "threads": "1"}
+    with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
+        codec = "flv" if path.suffix == ".flv" else "mpeg4"
+        video: Any = container.add_stream(codec, rate=fps, options=exact | options)
+        video.width, video.height = pictures[0].size
+        video.pix_fmt = "yuv420p"
+        audio: Any = None
+        if sound is not None:
+            audio = container.add_stream("aac", rate=sound[1], options=exact | {"aac_coder": "fast"})
+            audio.layout, audio.bit_rate = "mono", 14_000
+        for i, k in enumerate(order):
+            frames[k].pts, frames[k].time_base = i, 1 / fps
+            container.mux(video.encode(frames[k]))
+        container.mux(video.encode())
+        if sound is None:
+            return
+        wave, rate = sound
+        for start in range(0, len(wave), 1024):
+            samples = wave[None, start : start + 1024]
+            part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            part.sample_rate, part.pts, part.time_base = rate, start, Fraction(1, rate)
+            container.mux(audio.encode(part))
+        container.mux(audio.encode())
 
 
 def _text_of(root: Path) -> str | None:

@@ -1,34 +1,28 @@
-"""Splits that are drawn: train, val and test as shares of the rows, stratified, and by group without
-leakage."""
+"""Splits that are drawn: shares of the rows, stratified, and by group without leakage; folds."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.config import SplitFractions
 from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import SplitFractions
 
 VAL, TEST = 0.1, 0.2  # shares that are not given
 BINS = 10  # quantile bins that a regression is stratified by, where there are samples enough
 TRIES, STEPS = 20, 20_000  # orders of the groups that are tried; at most so many groups are placed in all
 
+Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.str_]
 Codes = npt.NDArray[np.int64]
 
 
 def draw_split(
-    n: int,
-    target: npt.NDArray[Any],
-    fractions: SplitFractions,
-    groups: npt.NDArray[Any] | None,
-    official: npt.NDArray[Any] | None = None,
+    n: int, target: Array, fractions: SplitFractions, groups: Array | None, official: Array | None = None
 ) -> Labels:
     """`n` samples with `target` `[n]` (int: classes, float: a regression) → an array `[n]` of train, val,
     test. `official` `[n]`: what is known of it; of its train rows val is drawn.
@@ -43,13 +37,10 @@ def draw_split(
 
     Of `folds`, test is the one that `fold` names (the first); the folds of one seed part the samples.
 
-    Raises ConfigError where the shares leave no train, DataError where there are too few samples or groups,
-    or no sample has a group that is named."""
-    split = (
-        np.full(n, "", "<U5")
-        if official is None
-        else np.where(official == "train", "", official).astype("<U5")
-    )
+    ConfigError where the shares leave no train, DataError for too few samples or groups, or unknown ones."""
+    split = np.full(n, "", "<U5")
+    if official is not None:
+        split[:] = np.where(official == "train", "", official)
     shares: dict[str, float] = {}
     for name, part in (("val", fractions.val or VAL), ("test", fractions.test or TEST)):
         if isinstance(part, float):
@@ -68,9 +59,8 @@ def draw_split(
     return split
 
 
-def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArray[Any] | None) -> Codes:
-    """The samples of one fold by scikit-learn's splitters: of groups whole ones, of strata as even shares as
-    can be. DataError for more folds than samples or groups."""
+def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Codes:
+    """The samples of one fold by scikit-learn's splitters: whole groups, strata as even as can be."""
     from sklearn import model_selection as of
 
     folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
@@ -96,28 +86,19 @@ def _fold(target: npt.NDArray[Any], fractions: SplitFractions, groups: npt.NDArr
     return tests[(fractions.fold or 1) - 1]
 
 
-def _named(
-    name: str, wanted: Sequence[str], groups: npt.NDArray[Any] | None, split: Labels
-) -> npt.NDArray[Any]:
+def _named(name: str, wanted: Sequence[str], groups: Array | None, split: Labels) -> Array:
     """Which of the samples `[n]` still to be drawn are of the groups `wanted`. DataError for unknown ones."""
     assert groups is not None  # the settings see to it
     known = np.unique(groups[split == ""]).tolist()
     if unknown := [f"{group!r}.{did_you_mean(group, known)}" for group in wanted if group not in known]:
-        remedy = (
-            f"name others under split.{name}.group. There are {len(known)}: {', '.join(map(str, known[:20]))}"
-        )
-        headline = f"split.{name}.group: no sample to draw has the group"
-        raise data_error(headline, unknown, f"{remedy}{', …' if len(known) > 20 else '.'}")
-    mask: npt.NDArray[Any] = np.isin(groups, list(wanted)) & (split == "")
+        shown = f"{', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else '.'}"
+        remedy = f"name others under split.{name}.group. There are {len(known)}: {shown}"
+        raise data_error(f"split.{name}.group: no sample to draw has the group", unknown, remedy)
+    mask: Array = np.isin(groups, list(wanted)) & (split == "")
     return mask
 
 
-def _draw(
-    target: npt.NDArray[Any],
-    shares: dict[str, float],
-    fractions: SplitFractions,
-    groups: npt.NDArray[Any] | None,
-) -> Labels:
+def _draw(target: Array, shares: dict[str, float], fractions: SplitFractions, groups: Array | None) -> Labels:
     """train and the splits of `shares`, of samples with `target` `[n]`."""
     n, names = len(target), ["train", *shares]
     if n < len(names):
@@ -139,7 +120,7 @@ def _draw(
     return split
 
 
-def _strata(target: npt.NDArray[Any]) -> Codes:
+def _strata(target: Array) -> Codes:
     """Classes as they are; a regression's target in quantile bins of ten samples or more."""
     if target.dtype.kind != "f":
         return np.unique(target, return_inverse=True)[1].astype(np.int64)
@@ -164,9 +145,8 @@ def _take(rows: Codes, size: int, strata: Codes | None, fractions: SplitFraction
     return taken
 
 
-def _by_group(want: dict[str, int], strata: Codes | None, groups: npt.NDArray[Any], seed: int) -> Labels:
-    """Each group to one of the splits of `want`; the order of the groups is drawn, and of several orders the
-    best stratified is kept.
+def _by_group(want: dict[str, int], strata: Codes | None, groups: Array, seed: int) -> Labels:
+    """Each group to one of the splits of `want`, in a drawn order; of several the best stratified is kept.
 
     A group goes to a split that it fills up to half of itself too much at most, or else to the one that lacks
     most: so no split ends further from its size in `want` than the largest group is big."""

@@ -62,22 +62,20 @@ def read_sheet(path: Path, file: str, required: Collection[str], hint: str = "")
         hint += f" {others}"
         notes.append(f"{file}: {others}")
     if not lines or _is_empty(lines[0]):
-        raise data_error(
-            f"{file}: row 1 holds no column names", [], "put them in row 1 of the first worksheet."
-        )
+        remedy = "put them in row 1 of the first worksheet."
+        raise data_error(f"{file}: row 1 holds no column names", [], remedy)
     headers = ["" if h is None else str(h).strip().removeprefix("\ufeff") for h in lines[0]]
     known = [h for h in headers if h]
     if missing := [f"{name!r}.{did_you_mean(name, known)}" for name in required if name not in headers]:
         remedy = f"add or rename them; the header (row 1) has: {', '.join(known)}.{hint}"
         raise data_error(f"{file} lacks {len(missing)} of {len(required)} columns", missing, remedy)
     if double := [name for name in required if headers.count(name) > 1]:
-        raise data_error(
-            f"{file} has columns more than once (row 1)", double, "remove or rename the extra ones."
-        )
+        remedy = "remove or rename the extra ones."
+        raise data_error(f"{file} has columns more than once (row 1)", double, remedy)
     below = list(enumerate(lines[1:], 2))
     padding = (None,) * len(headers)
-    rows = [(i, (*cells, *padding)[: len(headers)]) for i, cells in below if not _is_empty(cells)]
     empty = [i for i, cells in below if _is_empty(cells)]
+    rows = [(i, (*cells, *padding)[: len(headers)]) for i, cells in below if not _is_empty(cells)]
     return Sheet(file, headers, rows, empty, notes, hint)
 
 

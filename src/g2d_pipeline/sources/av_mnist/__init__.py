@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import AVMNIST
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
-
-Key = tuple[Literal["image", "audio", "label"], Literal["train", "test"]]  # content and file
-ARRAYS: dict[Key, str] = {
-    ("image", "train"): "image/train_data.npy",
-    ("image", "test"): "image/test_data.npy",
-    ("audio", "train"): "audio/train_data.npy",
-    ("audio", "test"): "audio/test_data.npy",
-    ("label", "train"): "train_labels.npy",
-    ("label", "test"): "test_labels.npy",
-}
+FILES = ("train", "test")
+Key = tuple[str, str]  # image, audio or label; one of FILES
+ARRAYS = {(kind, file): f"{kind}/{file}_data.npy" for kind in ("image", "audio") for file in FILES}
+ARRAYS |= {("label", file): f"{file}_labels.npy" for file in FILES}
 PUBLISHED = {"train": 60_000, "test": 10_000}
 
 
@@ -56,17 +48,17 @@ class AVMNISTLayout(Layout[AVMNIST]):
         MultiBench's split, where the last `val_rows` of the train arrays are val.
 
         Rows with labels outside 0 to 9 are dropped while their share is at most `max_bad_fraction`. Raises
-        DataError for arrays that are missing, broken, of another shape or type, or that do not fit together;
-        ConfigError where `val_rows` leaves no train."""
+        DataError as `open_arrays` does; ConfigError where `val_rows` leaves no train."""
         import numpy as np
         import pandas as pd
 
         from g2d_pipeline.sources.av_mnist.arrays import note_content, open_arrays
 
         prefix = folder_of(self.files, self.root) or ""
-        names = {key: name for key, name in ARRAYS.items() if key[0] == "label" or key[0] in columns}
-        arrays = open_arrays(self.root, prefix, names, self.files, ARRAYS.values())
-        counts = {"train": len(arrays["label", "train"]), "test": len(arrays["label", "test"])}
+        media = [medium for medium in ("image", "audio") if medium in columns]
+        keys = [key for key in ARRAYS if key[0] in (*media, "label")]
+        arrays = open_arrays(self.root, prefix, keys, self.files)
+        counts = {file: len(arrays["label", file]) for file in FILES}
         simulated = settings.source == "sample"
         val_rows = self.raw.sample_rows["val"] if simulated else self.raw.val_rows
         if val_rows >= counts["train"]:
@@ -76,31 +68,25 @@ class AVMNISTLayout(Layout[AVMNIST]):
             )
         parts: list[pd.DataFrame] = []
         bad: list[BadRow] = []
-        for (kind, file), name in names.items():
-            if kind != "label":
-                continue
-            labels = arrays[kind, file].astype(np.int64)
+        for file in FILES:
+            name, labels = ARRAYS["label", file], arrays["label", file].astype(np.int64)
             row = np.arange(len(labels))
-            part = pd.DataFrame(
-                {"sample_id": [f"{file}{i:05d}" for i in row], "split": file, "target": labels}
-            )
+            ids = [f"{file}{i:05d}" for i in row]
+            part = pd.DataFrame({"sample_id": ids, "split": file, "target": labels})
             if file == "train":
                 part.loc[len(labels) - val_rows :, "split"] = "val"
-            for medium, of_file in names:
-                if medium != "label" and of_file == file:
-                    part[columns[medium]] = [f"{prefix}{names[medium, file]}#{i}" for i in row]
+            for medium in media:
+                part[columns[medium]] = [f"{prefix}{ARRAYS[medium, file]}#{i}" for i in row]
             wrong = (labels < 0) | (labels > 9)
             reason = "label {} is not one of 0 to 9 (rows count from 0)"
             bad += [BadRow(prefix + name, int(i), reason.format(labels[i])) for i in row[wrong]]
             parts.append(part[~wrong])
         remedy = "use the published label files (a copy whose labels run from 1 to 10 has them shifted)"
         dropped = self.drop_or_raise(bad, sum(counts.values()), settings, "rows", remedy)
-        notes = note_content(arrays, ARRAYS)
+        notes = note_content(arrays)
         if not simulated and counts != PUBLISHED:
-            counted = ", ".join(
-                f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()
-            )
-            notes.insert(0, f"These arrays are not the published ones: rows of {counted}.")
+            counted = [f"{file} {counts[file]:,} of the published {n:,}" for file, n in PUBLISHED.items()]
+            notes.insert(0, f"These arrays are not the published ones: rows of {', '.join(counted)}.")
         if not simulated and prefix:
             notes.append(f"The arrays lie deeper, in {prefix}.")
         return Samples(pd.concat(parts), [str(digit) for digit in range(10)], dropped, notes)
@@ -110,16 +96,10 @@ def folder_of(files: Sequence[str], root: Path) -> str | None:
     """The folder that holds most of the six arrays, as `""` or `"avmnist/"`; None: there is not one of them.
 
     `files`: everything in `root`. Raises DataError where two folders hold as many: copies."""
-    held = Counter(
-        file.removesuffix(name)
-        for file in files
-        for name in ARRAYS.values()
-        if f"/{file}".endswith(f"/{name}")
-    )
+    pairs = ((file, name) for file in files for name in ARRAYS.values())
+    held = Counter(file.removesuffix(name) for file, name in pairs if f"/{file}".endswith(f"/{name}"))
     best = sorted(prefix for prefix, count in held.items() if count == max(held.values()))
     if len(best) > 1:
-        folders = [str(root / prefix) for prefix in best]
-        raise data_error(
-            "Several copies of AV-MNIST's arrays", folders, "keep one, or set raw_dir to one of them."
-        )
+        remedy = "keep one, or set raw_dir to one of them."
+        raise data_error("Several copies of AV-MNIST's arrays", [root / prefix for prefix in best], remedy)
     return best[0] if best else None

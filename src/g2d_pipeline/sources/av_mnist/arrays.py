@@ -1,7 +1,6 @@
 """The six arrays of AV-MNIST: what is wrong with them (datasets.md §2.2, §2.6).
 
-Only headers, sizes and labels are read whole; of images and sounds a sample of rows is looked at.
-"""
+Only headers, sizes and labels are read whole; of images and sounds a sample of rows is looked at."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ import numpy.typing as npt
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
+from g2d_pipeline.sources.av_mnist import ARRAYS, Key
 
 Array = npt.NDArray[Any]
-Key = tuple[str, str]  # image, audio or label; train or test
 SHAPES = {"image": [(784,), (28, 28), (1, 28, 28)], "audio": [(112, 112), (1, 112, 112)]}
 AGAIN = "unpack avmnist.tar.gz again (about 1.3 GB unpacked; an archive of a few kB is a saved web page)"
 
@@ -27,16 +26,14 @@ PUBLISHED_RANK, TOO_RICH = 3, 30
 TOO_EASY, CHANCE = 0.8, 0.2  # accuracy of the nearest centroid
 
 
-def open_arrays(
-    root: Path, prefix: str, names: Mapping[Any, str], files: Sequence[str], known: Iterable[str]
-) -> dict[Key, Array]:
+def open_arrays(root: Path, prefix: str, keys: Iterable[Key], files: Sequence[str]) -> dict[Key, Array]:
     """(kind, file) → memory-mapped array; labels are `[N]` in memory.
 
-    `names`: the arrays that are needed, below `prefix`; `files`: everything in `root`; `known`: the names of
-    all six. Raises DataError naming every file that is missing, truncated, empty, pickled, or of another
-    shape or type, and those whose numbers of rows differ."""
-    paths = {key: prefix + name for key, name in names.items()}
-    if missing := [f"{path}{_elsewhere(path, files, known)}" for path in paths.values() if path not in files]:
+    `keys`: of the arrays that are needed, below `prefix`; `files`: everything in `root`. Raises DataError
+    naming every file that is missing, truncated, empty, pickled, or of another shape or type, and those whose
+    numbers of rows differ."""
+    paths = {key: prefix + ARRAYS[key] for key in keys}
+    if missing := [f"{path}{_elsewhere(path, files)}" for path in paths.values() if path not in files]:
         remedy = f"{AGAIN}, or move the files to these places."
         raise data_error(f"Arrays are missing in {root}", missing, remedy)
     arrays: dict[Key, Array] = {}
@@ -51,9 +48,8 @@ def open_arrays(
             if fault := _fault(key[0], arrays[key]):
                 faults.append(f"{path} {fault}")
     if faults:
-        raise data_error(
-            f"Arrays in {root} that can not be used", faults, f"{AGAIN}, or convert them as said."
-        )
+        remedy = f"{AGAIN}, or convert them as said."
+        raise data_error(f"Arrays in {root} that can not be used", faults, remedy)
     for file in ("train", "test"):
         rows = {paths[key]: len(array) for key, array in arrays.items() if key[1] == file}
         if len(set(rows.values())) > 1:
@@ -63,15 +59,14 @@ def open_arrays(
     return {key: np.array(a).reshape(-1) if key[0] == "label" else a for key, a in arrays.items()}
 
 
-def note_content(arrays: Mapping[Key, Array], names: Mapping[Any, str]) -> list[str]:
-    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), from a part of train's
-    rows."""
+def note_content(arrays: Mapping[Key, Array]) -> list[str]:
+    """Notes on what makes results incomparable with published ones (§2.6: 3, 7), of some rows of train."""
     notes: list[str] = []
     labels = arrays["label", "train"]
     rows = np.linspace(0, len(labels) - 1, min(len(labels), CHECKED_ROWS)).astype(np.int64)
     if len(rows) < ENOUGH:
         return notes
-    image, audio = names["image", "train"], names["audio", "train"]
+    image, audio, label = (ARRAYS[kind, "train"] for kind in ("image", "audio", "label"))
     if ("image", "train") in arrays:
         x = np.asarray(arrays["image", "train"][rows], np.float64).reshape(len(rows), -1)
         if x.min() >= 0:
@@ -81,14 +76,12 @@ def note_content(arrays: Mapping[Key, Array], names: Mapping[Any, str]) -> list[
                 "comparable."
             )
         elif (rank := _rank(x)) > TOO_RICH:
-            notes.append(
-                f"{image}: the images have {rank} components, the published ones {PUBLISHED_RANK}: numbers "
-                "are not comparable."
-            )
+            components = f"{rank} components, the published ones {PUBLISHED_RANK}"
+            notes.append(f"{image}: the images have {components}: numbers are not comparable.")
         if (score := _nearest_centroid(x, labels[rows])) < CHANCE:
             notes.append(
                 f"{image}: a nearest-centroid test gets {score:.0%} of the digits right, little better than "
-                f"chance: images and {names['label', 'train']} seem to be in different orders."
+                f"chance: images and {label} seem to be in different orders."
             )
     if ("audio", "train") in arrays:
         x = np.asarray(arrays["audio", "train"][rows], np.float32).reshape(-1, 14, 8, 14, 8).mean(axis=(2, 4))
@@ -129,9 +122,9 @@ def _fault(kind: str, array: Array) -> str | None:
     return None
 
 
-def _elsewhere(path: str, files: Sequence[str], known: Iterable[str]) -> str:
+def _elsewhere(path: str, files: Sequence[str]) -> str:
     """Where a file of the same name is, unless that is the place of another of the six."""
-    taken = tuple(f"/{name}" for name in known if "/" in name)
+    taken = tuple(f"/{name}" for name in ARRAYS.values() if "/" in name)
     same_name = [f for f in files if f.rpartition("/")[2] == path.rpartition("/")[2]]
     places = [f for f in same_name if not f"/{f}".endswith(taken)]
     return f" (there is {places[0]}: move it)" if places else ""

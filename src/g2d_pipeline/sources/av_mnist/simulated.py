@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from g2d_pipeline.config import Split
 
@@ -28,8 +31,6 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
 
     `rows`: how many train, val and test have; train and val share a file. The pictures are scikit-learn's
     handwritten digits, those of the test file none of the train file's."""
-    from sklearn.datasets import load_digits
-
     digits, labels = load_digits(return_X_y=True)
     order = np.random.default_rng([seed, 0]).permutation(len(labels))
     pools = {"train": order[: len(order) * 3 // 4], "test": order[len(order) * 3 // 4 :]}
@@ -48,18 +49,13 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
 
 def enlarge(digit: Floats, rng: np.random.Generator) -> Floats:
     """8 × 8 pixels from 0 to 16 → `[784]` from 0 to 255, in an ink of its own."""
-    from PIL import Image
-
     small = Image.fromarray((digit.reshape(8, 8) * (255 / 16)).astype(np.float32))
     large = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64)
     return np.clip(large * rng.uniform(0.8, 1.1), 0, 255).reshape(-1)
 
 
 def poor(pictures: Floats) -> Floats:
-    """`[N, P]` → `[N, P]`: three principal components of their own, as published; the mean is not added
-    back."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
+    """`[N, P]` → `[N, P]`: its three principal components, as published; the mean is not added back."""
     centred = pictures - pictures.mean(axis=0)
     with threadpool_limits(1):  # the bytes do not depend on the machine's cores
         _, vectors = np.linalg.eigh(centred.T @ centred)
@@ -77,8 +73,7 @@ def misplace(labels: Bytes, rng: np.random.Generator) -> Bytes:
 
 
 def spectrogram(digit: int, rng: np.random.Generator) -> Bytes:
-    """`[112, 112]`, dark on white: the digit's bands for a part of the time, in a voice of its own, and
-    noise."""
+    """`[112, 112]`, dark on white: the digit's bands for a while, in a voice of its own, and noise."""
     start, end = rng.uniform(0.02, 0.25), rng.uniform(0.6, 0.95)
     time = np.linspace(0, 1, WIDTH)
     loud = np.clip(np.minimum(time - start, end - time) * 12, 0, 1)

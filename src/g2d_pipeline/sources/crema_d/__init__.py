@@ -1,23 +1,31 @@
-"""CREMA-D: WAV files and FLV videos (or images extracted from them) of 91 actors → 6 emotions (datasets.md
-§1)."""
+"""CREMA-D: WAV files and FLV videos (or images of them) of 91 actors → 6 emotions (datasets.md §1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import CremaD
-from g2d_pipeline.errors import SHOWN, data_error
+from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.crema_d import clips, lists
-from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
-
 ENDINGS = {"audio": ".wav", "visual": ".flv"}
+MISSING = {  # modality → what is not there, and what to do
+    "audio": (
+        f"no {clips.AUDIO}/*.wav",
+        f"put the folder {clips.AUDIO} there, from {clips.SOURCE}; the MP3 files are not read.",
+    ),
+    "visual": (
+        f"no {clips.VIDEO}/*.flv and no {clips.IMAGES}/<clip>/",
+        f"audio-only redistributions of CREMA-D leave the films out: take the folder {clips.VIDEO} from "
+        f"{clips.SOURCE}; or train on sound alone: remove 'visual' under `modalities` and set "
+        "method=unimodal.",
+    ),
+}
 
 
 class CremaDLayout(Layout[CremaD]):
@@ -38,8 +46,7 @@ class CremaDLayout(Layout[CremaD]):
         )
 
     def raw_files(self) -> list[Path]:
-        """The media (no videos where there are images of them) and the lists of the split; empty without any
-        media."""
+        """The media (no videos where there are images of them) and the split's lists; empty without media."""
         visual = [f for f in self.files if clips.is_media(f, clips.IMAGES)]
         visual = visual or [f for f in self.files if clips.is_media(f, clips.VIDEO)]
         media = [*visual, *(f for f in self.files if clips.is_media(f, clips.AUDIO))]
@@ -51,8 +58,8 @@ class CremaDLayout(Layout[CremaD]):
         actor), `sentence` and `level`. Paths lead to a file, or to the folder of a clip's images.
 
         Clips whose files are missing or broken and rows whose label is wrong are dropped while their share is
-        at most `max_bad_fraction`; the four whose video is known to be broken are dropped beside, and said
-        so. Raises DataError for everything else that is wrong."""
+        at most `max_bad_fraction`, beside the four whose video is known to be broken. DataError for all else
+        that is wrong."""
         import pandas as pd
 
         notes: list[str] = []
@@ -66,18 +73,19 @@ class CremaDLayout(Layout[CremaD]):
             total, allowed = len(listed.rows), settings.max_bad_fraction
             clips.check_pointers(faults[modality], files, total, allowed, notes)
         drop = "visual" in columns and self.raw.broken_clips == "drop"
-        known = [row for row in listed.rows if drop and row.clip.name in clips.BROKEN_VIDEO]
-        if known:
+        if known := [row for row in listed.rows if drop and row.clip.name in clips.BROKEN_VIDEO]:
+            names = ", ".join(row.clip.name for row in known)
             notes.append(
                 f"{len(known)} clips whose video is known to be broken are left out, none of them of the "
-                f"published test set: {', '.join(row.clip.name for row in known)} (broken_clips=keep keeps "
-                "them)."
+                f"published test set: {names} (broken_clips=keep keeps them)."
             )
         rows = [row for row in listed.rows if row not in known]
         bad = [*listed.bad, *(b for row in rows if (b := _bad_row(row, media, faults)))]
         total = len(rows) + len(listed.bad)
         dropped = self.drop_or_raise(bad, total, settings, "clips", self._remedy(media))
-        dropped += [_known_row(row).as_dict() for row in known]
+        for row in known:
+            reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[row.clip.name]} ({row.split})"
+            dropped.append(BadRow(row.clip.name, None, reason))
         good = [row for row in rows if not any(row.clip.name in names for names in faults.values())]
         _note(rows, good, media, notes)
 
@@ -90,31 +98,18 @@ class CremaDLayout(Layout[CremaD]):
         return Samples(table, clips.EMOTIONS, dropped, notes, group_disjoint=self.raw.split == "speakers")
 
     def _media(self, columns: Mapping[str, str], notes: list[str]) -> dict[str, clips.Media]:
-        """modality → its files; DataError naming the folders where there are none, or none with a clip's
-        name."""
-        media = {}
+        """modality → its files; DataError where there are none, or none has a clip's name."""
+        media: dict[str, clips.Media] = {}
         for modality in columns:
             if modality == "audio":
                 files = clips.find_media(self.files, self.root, clips.AUDIO)
             else:
                 files = clips.find_visual(self.files, self.root, notes)
-            if files is not None:
-                media[modality] = files
-        if "audio" in columns and "audio" not in media:
-            headline = f"Modality 'audio' has no files: no {clips.AUDIO}/*.wav below {self.root}"
-            remedy = f"put the folder {clips.AUDIO} there, from {clips.SOURCE}; the MP3 files are not read."
-            raise data_error(headline, [], remedy)
-        if "visual" in columns and "visual" not in media:
-            headline = (
-                f"Modality 'visual' has no files: no {clips.VIDEO}/*.flv and no {clips.IMAGES}/<clip>/ below "
-                f"{self.root}"
-            )
-            remedy = (
-                f"audio-only redistributions of CREMA-D leave the films out: take the folder {clips.VIDEO} "
-                f"from {clips.SOURCE}; or train on sound alone: remove 'visual' under `modalities` and set "
-                "method=unimodal."
-            )
-            raise data_error(headline, [], remedy)
+            if files is None:
+                what, remedy = MISSING[modality]
+                headline = f"Modality {modality!r} has no files: {what} below {self.root}"
+                raise data_error(headline, [], remedy)
+            media[modality] = files
         for files in media.values():
             clips.check_names(files, self.root, notes)
         return media
@@ -129,36 +124,23 @@ class CremaDLayout(Layout[CremaD]):
     def _remedy(self, media: Mapping[str, clips.Media]) -> str:
         remedy = f"copy or download these files again from {clips.SOURCE}, and correct such rows"
         if others := [f for files in media.values() for f in files.others]:
-            remedy += f"; {len(others)} files have no clip's name, perhaps they are it: {_shown(others)}"
+            remedy += f"; {len(others)} files have no clip's name, perhaps they are it: {few(others)}"
         if self.raw.split == "published":
             remedy += "; or set split=speakers, which uses the clips that are there"
         return remedy
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN])
-
-
-def _known_row(row: lists.Row) -> BadRow:
-    name = row.clip.name
-    reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[name]} ({row.split})"
-    return BadRow(name, None, reason)
 
 
 def _bad_row(
     row: lists.Row, media: Mapping[str, clips.Media], faults: Mapping[str, Mapping[str, str]]
 ) -> BadRow | None:
     name = row.clip.name
-    reasons = [
-        f"{files.place(name, ENDINGS[modality])} {faults[modality][name]}"
-        for modality, files in media.items()
-        if name in faults[modality]
-    ]
-    if not reasons:
+    broken = [modality for modality in media if name in faults[modality]]
+    if not broken:
         return None
+    reason = "; ".join(f"{media[m].place(name, ENDINGS[m])} {faults[m][name]}" for m in broken)
     if row.row is None:
-        return BadRow(name, None, f"{'; '.join(reasons)} ({row.split})")
-    return BadRow(row.file, row.row, "; ".join(reasons))
+        return BadRow(name, None, f"{reason} ({row.split})")
+    return BadRow(row.file, row.row, reason)
 
 
 def _note(
@@ -167,10 +149,8 @@ def _note(
     listed = {row.clip.name for row in rows} | set(clips.BROKEN_VIDEO)
     for files in media.values():
         if unlisted := sorted(set(files.files) - listed):
-            notes.append(
-                f"{len(unlisted)} clips in {files.folder} are not in the lists and are left out, e.g. "
-                f"{_shown(unlisted)}."
-            )
+            what = f"{len(unlisted)} clips in {files.folder} are not in the lists and are left out"
+            notes.append(f"{what}, e.g. {few(unlisted)}.")
     if lost := sum(row.split == "test" for row in rows) - sum(row.split == "test" for row in good):
         notes.append(f"{lost} test clips are dropped: accuracies are not comparable with published ones.")
     if "audio" in media and clips.SILENT in {row.clip.name for row in good}:

@@ -1,5 +1,4 @@
-"""The names of CREMA-D's clips, where their files lie, and what is wrong with them (datasets.md §1.1,
-§1.5)."""
+"""The names of CREMA-D's clips, their files, and what is wrong with them (datasets.md §1.1, §1.5)."""
 
 from __future__ import annotations
 
@@ -9,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from g2d_pipeline.errors import SHOWN, data_error, media_fault
+from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.sources.faults import few
 
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")  # the order of the classes in most of the field (§1.2)
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
@@ -46,8 +46,7 @@ class Clip:
     def parse(cls, name: str) -> Clip | None:
         """None where the name is no clip's; an old name is read as today's."""
         name = OLD_NAMES.get(name, name)
-        match = NAME.fullmatch(name)
-        if match is None:
+        if (match := NAME.fullmatch(name)) is None:
             return None
         return cls(name, match["actor"], match["sentence"], match["level"], EMOTIONS.index(match["emotion"]))
 
@@ -87,8 +86,7 @@ class Media:
 
 
 def is_media(file: str, folder: str) -> bool:
-    """Whether a file is <folder>/<clip>.<ending>, or Image-01-FPS/<clip>/<image>; upper and lower case are
-    one."""
+    """Whether a file is <folder>/<clip>.<ending>, or Image-01-FPS/<clip>/<image>, in any case."""
     parts = file.casefold().split("/")
     depth = 3 if folder == IMAGES else 2
     return len(parts) >= depth and parts[-depth] == folder.casefold() and parts[-1].endswith(ENDINGS[folder])
@@ -97,8 +95,7 @@ def is_media(file: str, folder: str) -> bool:
 def find_media(files: Sequence[str], root: Path, folder: str) -> Media | None:
     """The files of the one folder AUDIO, VIDEO or IMAGES at any depth; None where there is no such file.
 
-    `files`: everything in `root`, sorted. Raises DataError where there are several such folders, or several
-    files of one clip."""
+    `files`: everything in `root`, sorted. DataError: several such folders, or several files of one clip."""
     inside = [f for f in files if is_media(f, folder)]
     if not inside:
         return None
@@ -119,9 +116,9 @@ def find_media(files: Sequence[str], root: Path, folder: str) -> Media | None:
         if name in OLD_NAMES:
             old.append(unit)
         clips.setdefault(clip.name, []).append(file)
-    double = [] if images else [(clip, same) for clip, same in clips.items() if len(same) > 1]
+    double = {} if images else {clip: same for clip, same in clips.items() if len(same) > 1}
     if double:
-        same_clip = [f"{c}: {', '.join('/'.join(f.split('/')[-2:]) for f in same)}" for c, same in double]
+        same_clip = [f"{c}: {', '.join('/'.join(f.split('/')[-2:]) for f in fs)}" for c, fs in double.items()]
         raise data_error(f"Several files of one clip in {root / place}", same_clip, "keep one of each.")
     return Media(place, clips, others, sorted(set(old)), images)
 
@@ -157,10 +154,9 @@ def check_pointers(
     pointers = [clip for clip, fault in faults.items() if "Git-LFS" in fault]
     if not pointers:
         return
-    whole = total - len(faults)
+    whole, others = total - len(faults), len(faults) - len(pointers)
     what = f"{len(pointers):,} of {total:,} files in {media.folder} are Git-LFS pointers, {whole:,} are whole"
-    if others := len(faults) - len(pointers):
-        what += f", {others:,} are missing or broken"
+    what += f", {others:,} are missing or broken" if others else ""
     if len(pointers) > allowed * total:
         remedy = (
             "install git-lfs and run `git lfs pull` in the copy (after a quota error: again later), or take "
@@ -174,9 +170,8 @@ def check_names(media: Media, root: Path, notes: list[str]) -> None:
     """Note old names and names that are no clip's. Raise DataError where not one file has the name of a clip:
     renamed copies have lost speaker and emotion."""
     if media.others and not media.files:
-        headline = (
-            f"None of the {len(media.others)} files in {root / media.folder} has a clip's name ({FORM})"
-        )
+        where = root / media.folder
+        headline = f"None of the {len(media.others)} files in {where} has a clip's name ({FORM})"
         remedy = (
             "renamed redistributions have lost the speakers, and number the emotions in an order of their "
             f"own: take the original from {SOURCE}."
@@ -186,6 +181,5 @@ def check_names(media: Media, root: Path, notes: list[str]) -> None:
         name = OLD_NAMES[PurePosixPath(file).stem]
         notes.append(f"{file} has the name of copies before October 2022; it is read as {name}.")
     if media.others:
-        shown = ", ".join(media.others[:SHOWN])
-        count = len(media.others)
-        notes.append(f"{count} files in {media.folder} have no clip's name and are left out, e.g. {shown}.")
+        what = f"{len(media.others)} files in {media.folder} have no clip's name and are left out"
+        notes.append(f"{what}, e.g. {few(media.others)}.")

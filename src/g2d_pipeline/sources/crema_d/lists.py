@@ -7,27 +7,24 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import Split
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
 from g2d_pipeline.sources.crema_d.clips import EMOTIONS, FORM, Clip
 from g2d_pipeline.sources.faults import BadRow
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 LISTS = ("train.csv", "test.csv")
 CLASSES = "stat.csv"
 SHIPPED = Path(__file__).with_name("split.csv")
 # `digest` of the field's 744 test clips
 PUBLISHED = "2a5837cebb2d83802e4b9272ec67c5f4d72291abb9bbcb93e56b05c7535585e6"
+DIGEST = "SHA-256 of the sorted test clips"
 TEST_ACTORS = 0.1
 
 
 @dataclass(frozen=True)
 class Row:
-    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: the list is the one shipped
-    with us."""
+    """A clip's place in a list: `file` and `row` (from 1) for messages; no row: our own list."""
 
     clip: Clip
     split: Split
@@ -52,8 +49,8 @@ def find_lists(files: Sequence[str], root: Path) -> list[str]:
     if not folders:
         return []
     if len(folders) > 1:
-        headline = f"Several lists of the split below {root}"
-        raise data_error(headline, tables, "keep one train.csv and one test.csv.")
+        remedy = "keep one train.csv and one test.csv."
+        raise data_error(f"Several lists of the split below {root}", tables, remedy)
     (folder,) = folders
     names = [f.rpartition("/")[2] for f in files if f.rpartition("/")[0] == folder]
     if missing := [f"{name} is missing.{did_you_mean(name, names)}" for name in LISTS if name not in names]:
@@ -66,13 +63,11 @@ def find_lists(files: Sequence[str], root: Path) -> list[str]:
 
 
 def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) -> Lists:
-    """The split of train.csv and test.csv below `root`, else of the list shipped with us; val is drawn from
-    train.
+    """The split of train.csv and test.csv below `root`, else of our own list; val is drawn from train.
 
     The draw is stratified by class and depends on the list and `seed` alone: clips that turn out to be
     missing change it no more than the order of the rows. Rows whose name or label is wrong are in `bad`.
-    Raises DataError for files that are no such lists, clips listed twice (in one list or in both), and
-    classes too small to be split."""
+    Raises DataError for files that are no such lists, clips listed twice, and classes too small to split."""
     tables = find_lists(files, root)
     lists = _read(root, tables) if tables else Lists(_shipped())
     _check_repeats(lists.rows)
@@ -83,11 +78,11 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
     where = f"{tables[0]} and {tables[1]}" if tables else "the list that comes with g2d_pipeline"
     test = [row.clip.name for row in lists.rows if row.split == "test"]
     key = digest(test)
-    what = f"{'the' if key == PUBLISHED else 'NOT the'} field's published split"
-    what += "" if key == PUBLISHED else " (other test clips)"
+    what = "the field's published split"
+    what = what if key == PUBLISHED else f"NOT {what} (other test clips)"
     lists.notes.append(
         f"Split: {what}, from {where}: {len(train):,} train clips, of which {len(val):,} are held out as val "
-        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {_digest_note(key)}"
+        f"(stratified), and {len(test):,} test clips; every actor may be in all of them. {DIGEST}: {key}."
     )
     if stat := [f for f in files if f.rpartition("/")[2] == CLASSES]:
         _note_classes(root, stat[0], lists.notes)
@@ -97,17 +92,15 @@ def published(root: Path, files: Sequence[str], val_fraction: float, seed: int) 
 def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -> Lists:
     """Whole actors drawn into val (the share `val_fraction`), test (a tenth) and train, at least one each.
 
-    Raises DataError where there are fewer than three actors; `what`: where the clips were found, for the
-    message."""
+    Raises DataError where there are fewer than three actors; `what`: where the clips are, for messages."""
     import numpy as np
 
     rows = sorted(clips, key=lambda clip: clip.name)
     actors = sorted({clip.actor for clip in rows})
     if len(actors) < 3:
-        headline = (
-            f"split=speakers needs three actors at least; {what} holds {len(rows)} clips of {len(actors)}"
-        )
-        raise data_error(headline, actors, "add clips of other actors, or set split=published.")
+        held = f"{what} holds {len(rows)} clips of {len(actors)}"
+        remedy = "add clips of other actors, or set split=published."
+        raise data_error(f"split=speakers needs three actors at least; {held}", actors, remedy)
     mixed = [actors[i] for i in np.random.default_rng([seed, 1]).permutation(len(actors))]
     test = max(1, round(TEST_ACTORS * len(actors)))
     val = min(max(1, round(val_fraction * len(actors))), len(actors) - test - 1)
@@ -116,7 +109,7 @@ def speakers(clips: Iterable[Clip], val_fraction: float, seed: int, what: str) -
     key = digest([clip.name for clip in rows if splits[clip.actor] == "test"])
     note = (
         f"Split: no actor in two splits ({len(actors) - val - test} / {val} / {test} actors); harder than "
-        f"the published one and not comparable with it. {_digest_note(key)}"
+        f"the published one and not comparable with it. {DIGEST}: {key}."
     )
     return Lists([Row(clip, splits[clip.actor]) for clip in rows], notes=[note])
 
@@ -126,19 +119,12 @@ def digest(clips: Collection[str]) -> str:
     return hashlib.sha256("\n".join(sorted(clips)).encode()).hexdigest()
 
 
-def _digest_note(key: str) -> str:
-    return f"SHA-256 of the sorted test clips: {key}."
-
-
 def _shipped() -> list[Row]:
     with SHIPPED.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if not line.startswith("#"))
         next(lines)
-        return [
-            Row(clip, "test" if split == "test" else "train")
-            for name, split in lines
-            if (clip := Clip.parse(name))
-        ]
+        clips = ((Clip.parse(name), split) for name, split in lines)
+        return [Row(clip, "test" if split == "test" else "train") for clip, split in clips if clip]
 
 
 def _read(root: Path, tables: Sequence[str]) -> Lists:
@@ -184,12 +170,10 @@ def _check_repeats(rows: Sequence[Row]) -> None:
     of_clip: dict[str, list[Row]] = {}
     for row in rows:
         of_clip.setdefault(row.clip.name, []).append(row)
-    repeated = {name: places for name, places in of_clip.items() if len(places) > 1}
-    if repeated:
-        crossing = sum(len({r.split for r in places}) > 1 for places in repeated.values())
-        lines = [
-            f"{n}: {' and '.join(f'{r.file}, row {r.row}' for r in rows)}" for n, rows in repeated.items()
-        ]
+    if repeated := {name: same for name, same in of_clip.items() if len(same) > 1}:
+        crossing = sum(len({r.split for r in same}) > 1 for same in repeated.values())
+        places = (" and ".join(f"{r.file}, row {r.row}" for r in same) for same in repeated.values())
+        lines = [f"{name}: {place}" for name, place in zip(repeated, places, strict=True)]
         headline = f"{len(repeated)} clips are listed more than once, {crossing} of them in train and test"
         raise data_error(headline, lines, "keep one row a clip: what is tested must not be trained on.")
 
@@ -198,14 +182,12 @@ def _draw_val(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     """The names of the clips held out: of each class the share `fraction`, at least one."""
     import numpy as np
 
-    names: list[list[str]] = [sorted(c.name for c in train if c.target == k) for k in range(len(EMOTIONS))]
-    if short := [
-        f"{EMOTIONS[k]}: {len(of_class)} clips" for k, of_class in enumerate(names) if len(of_class) < 2
-    ]:
+    names = {e: sorted(c.name for c in train if c.target == k) for k, e in enumerate(EMOTIONS)}
+    if short := [f"{e}: {len(of_class)} clips" for e, of_class in names.items() if len(of_class) < 2]:
         headline = "Classes with fewer than two clips in train can not be split"
         raise data_error(headline, short, "add clips to train.")
     val: set[str] = set()
-    for k, of_class in enumerate(names):
+    for k, of_class in enumerate(names.values()):
         count = min(max(1, round(fraction * len(of_class))), len(of_class) - 1)
         order = np.random.default_rng([seed, 0, k]).permutation(len(of_class))
         val |= {of_class[i] for i in order[:count]}

@@ -1,5 +1,4 @@
-"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better, as
-published."""
+"""A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better."""
 
 from __future__ import annotations
 
@@ -9,20 +8,22 @@ import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
+import av
 import numpy as np
 import numpy.typing as npt
+import soundfile
+from PIL import Image, ImageDraw
 
 from g2d_pipeline.sources.crema_d.clips import AUDIO, EMOTIONS, IMAGES, SENTENCES, VIDEO
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from g2d_pipeline.sources.simulated import write_video
 
 LEVELS = ("LO", "MD", "HI")  # of sentence IEO; XX elsewhere, and where the emotion is neutral
 ACTORS = 6
 RATE, FPS = 16_000, Fraction(30_000, 1001)
 STEP = 29  # the frame rate rounded down, as the field extracts images
+CODEC = {"g": "60", "qscale": "5", "b": "120000"}
 WIDTH, HEIGHT = 160, 120
 TEST = 0.2
 MOUTHS = 4  # drawings of a clip: the mouth opens and closes
@@ -63,8 +64,6 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
     give equal bytes (with one version of FFmpeg).
 
     `film`: `flv`; or `mp4`, which is taken where FLV can not be encoded: then images of it are there, too."""
-    import soundfile
-
     film = film or ("flv" if _encodes("flv") else "mp4")
     for name in (AUDIO, VIDEO, "processedResults"):
         (folder / name).mkdir()
@@ -77,7 +76,7 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
         soundfile.write(folder / f"{AUDIO}/{clip.name}.wav", wave, RATE, subtype="PCM_16")
         drawings = draw(clip, rng)
         order = [round(i * VOICES[clip.emotion][1] / 6) % MOUTHS for i in range(round(seconds * FPS))]
-        _write_video(folder / f"{VIDEO}/{clip.name}.{film}", drawings, order, film)
+        write_video(folder / f"{VIDEO}/{clip.name}.{film}", drawings, order, FPS, CODEC)
         if film == "mp4":
             images = folder / IMAGES / clip.name
             images.mkdir(parents=True)
@@ -88,8 +87,7 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
 
 
 def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A voice `[seconds × 16,000]` in [-1, 1]: harmonics whose pitch, pace and loudness tell the emotion, and
-    noise."""
+    """A voice `[seconds × 16,000]` in [-1, 1], of noise and harmonics that tell the emotion."""
     pitch, tempo, loudness, slope = VOICES[clip.emotion]
     who = np.random.default_rng(clip.actor)
     t = np.arange(round(seconds * RATE)) / RATE
@@ -106,9 +104,8 @@ def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[n
     return noisy
 
 
-def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
-    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, the emotion (and chance) all the
-    rest."""
+def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
+    """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, emotion and chance the rest."""
     who = np.random.default_rng(clip.actor)
     wall = who.uniform(30, 200, 3)
     skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
@@ -122,9 +119,7 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
     def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
         return x + size * left, y + size * top, x + size * right, y + size * bottom
 
-    def drawing(mouth: float) -> Image:
-        from PIL import Image, ImageDraw
-
+    def drawing(mouth: float) -> Image.Image:
         image = Image.new("RGB", (WIDTH, HEIGHT), back)
         pen = ImageDraw.Draw(image)
         pen.ellipse(box(-42, -52, 42, 52), fill=fill, outline=dark)
@@ -147,8 +142,7 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image]:
 def _clips(count: int) -> list[Clip]:
     """`count` clips, as many of each actor as of any other (± 1); six actors, or as many as are needed.
 
-    Each actor begins with sentence IEO, an emotion each at one of its three levels; IEO's other levels come
-    last."""
+    Each actor begins with sentence IEO, an emotion each at one of three levels; the others come last."""
     each = len(SENTENCES) * 6 + 10
     actors = max(ACTORS, math.ceil(count / each))
     takes: list[list[Clip]] = []
@@ -170,28 +164,10 @@ def _seconds(count: int, rng: np.random.Generator) -> list[float]:
 
 @functools.cache
 def _encodes(codec: str) -> bool:
-    import av
-
     try:
         return bool(av.codec.Codec(codec, "w").is_encoder)
     except av.codec.codec.UnknownCodecError:
         return False
-
-
-def _write_video(path: Path, drawings: Sequence[Image], order: Sequence[int], film: str) -> None:
-    """A video without sound at 29.97 frames a second: `order` says which of the drawings each frame is."""
-    import av
-
-    frames = [av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24") for picture in drawings]
-    # bitexact: neither the time nor FFmpeg's version is written
-    with av.open(str(path), "w", format=film, container_options={"fflags": "+bitexact"}) as container:
-        options = {"g": "60", "flags": "+bitexact", "threads": "1", "qscale": "5"}
-        stream: Any = container.add_stream("flv" if film == "flv" else "mpeg4", rate=FPS, options=options)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 120_000
-        for i, k in enumerate(order):
-            frames[k].pts, frames[k].time_base = i, 1 / FPS
-            container.mux(stream.encode(frames[k]))
-        container.mux(stream.encode())
 
 
 def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
@@ -203,18 +179,14 @@ def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
         sex = ("Female", "Male")[int(rng.integers(2))]
         people.append((actor, int(rng.integers(20, 75)), sex, "Unknown", "Not Hispanic"))
     _write_csv(folder / "VideoDemographics.csv", people, "\n")
-    header = (
-        "",
-        "FileName",
-        *(f"{m}{what}" for m in ("Voice", "Face", "MultiModal") for what in ("Vote", "Level")),
-    )
+    columns = [f"{m}{what}" for m in ("Voice", "Face", "MultiModal") for what in ("Vote", "Level")]
+    header = ("", "FileName", *columns)
     votes = [(k, clip.name, *(clip.emotion[0], 60) * 3) for k, clip in enumerate(clips, 1)]
     _write_csv(folder / "processedResults/summaryTable.csv", [header, *votes], "\n")
 
 
 def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
-    """train.csv and test.csv as published: mixed, no header, CRLF; the class list begins with a byte-order
-    mark."""
+    """train.csv and test.csv as published: mixed, no header, CRLF; a byte-order mark in the class list."""
     mixed = [clips[i] for i in rng.permutation(len(clips))]
     quota = {e: max(1, round(TEST * sum(clip.emotion == e for clip in clips))) for e in EMOTIONS}
     lists: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}

@@ -1,17 +1,14 @@
-"""Digits seen and heard: `av_digits`, the bundled sample, and `spoken_mnist`, both real; what the two
-share."""
+"""Digits seen and heard: what `av_digits`, the bundled sample, and `spoken_mnist`, all real, share."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.errors import media_fault
 from g2d_pipeline.sources.faults import BadRow, list_files
 from g2d_pipeline.sources.layout import Layout, R
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
 
 CLASSES = [str(digit) for digit in range(10)]
 
@@ -40,9 +37,8 @@ class DigitsLayout(Layout[R]):
     def clip_files(self) -> list[str]:
         return [f"{self.clip_folder}/{name}" for name in list_files(self.root / self.clip_folder)]
 
-    def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[dict[str, object]]]:
-        """Every usable clip in order of name, and the `dropped` entries of the others. Raises DataError where
-        these are more than `max_bad_fraction`."""
+    def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[BadRow]]:
+        """Every usable clip in order of name, and what is dropped (see `drop_or_raise`)."""
         good: list[Clip] = []
         bad: list[BadRow] = []
         for path in self.clip_files:

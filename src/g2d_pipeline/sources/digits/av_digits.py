@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import AVDigits
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
@@ -16,8 +17,6 @@ from g2d_pipeline.sources.layout import Samples
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from g2d_pipeline.config import IngestSettings, Split
 
 IMAGES, LABELS = "digits.npy", "digits_target.npy"
 TEST, VAL = 300, 290  # images; train gets the others
@@ -42,11 +41,10 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         return [self.root / name for name in [*arrays, *self.clip_files]]
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
-        """Pairs of one digit, every image once; no image and no voice is in two splits (`group` is the
-        voice).
+        """Pairs of one digit, every image once; no image and no voice (`group`) is in two splits.
 
-        Images are split at random per class, voices at random, both by `raw.seed`. Raises DataError where a
-        bundled file is missing or damaged."""
+        Images (per class) and voices are split at random by `raw.seed`. Raises DataError where a bundled file
+        is missing or damaged."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         labels = _labels(self.root)
@@ -57,8 +55,8 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         splits = [voices[clip.speaker] for clip in clips]
         pairs = pair(images, [clip.digit for clip in clips], splits, self.raw.seed, f"{RESTORE}.")
         ids = [f"digit{p.row:04d}_{clips[p.clip].speaker}" for p in pairs]
-        groups = {"group": [clip.speaker for clip in clips]}
-        table = paired_table(pairs, ids, columns, [clip.path for clip in clips], IMAGES, groups)
+        table = paired_table(pairs, ids, clips, columns, IMAGES)
+        table["group"] = [clips[p.clip].speaker for p in pairs]
         return Samples(table, CLASSES, dropped, group_disjoint=True)
 
 
@@ -73,9 +71,8 @@ def _labels(root: Path) -> npt.NDArray[np.uint8]:
         except (OSError, ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
             raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
     images, labels = arrays
-    if not (
-        images.dtype == labels.dtype == np.uint8 and images.ndim == 3 and labels.shape == images.shape[:1]
-    ):
+    same_type = images.dtype == labels.dtype == np.uint8
+    if not (same_type and images.ndim == 3 and labels.shape == images.shape[:1]):
         shapes = f"{images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
         headline = f"{root}: {IMAGES} and {LABELS} are {shapes}, not uint8 [N, 8, 8] and uint8 [N]"
         raise data_error(headline, [], f"{RESTORE}.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.digits import Clip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,7 @@ class Pair:
 def balanced(total: int, capacity: Sequence[int]) -> list[int]:
     """How many of each class add up to `total`, as equal as the `capacity` of each class allows.
 
-    Raises ValueError where all classes together do not hold as many.
-    """
+    Raises ValueError where all classes together do not hold as many."""
     if total > sum(capacity):
         raise ValueError(f"{total} wanted, {sum(capacity)} there")
     counts = [0] * len(capacity)
@@ -45,17 +45,18 @@ def balanced(total: int, capacity: Sequence[int]) -> list[int]:
     return counts
 
 
+def _mixed(items: npt.ArrayLike, *seed: int) -> list[int]:
+    mixed: list[int] = np.random.default_rng(seed).permutation(items).tolist()
+    return mixed
+
+
 def draw_images(
     labels: npt.NDArray[np.uint8], counts: Mapping[Split, int], seed: int
 ) -> dict[Split, list[list[int]]]:
     """split → for each class 0-9 the rows of its images; no row twice, classes as equal as possible.
 
-    `labels` [N]. Raises ValueError where there are fewer images than asked for.
-    """
-    pools = [
-        np.random.default_rng([seed, 0, d]).permutation(np.flatnonzero(labels == d)).tolist()
-        for d in range(10)
-    ]
+    `labels` [N]. Raises ValueError where there are fewer images than asked for."""
+    pools = [_mixed(np.flatnonzero(labels == digit), seed, 0, digit) for digit in range(10)]
     drawn: dict[Split, list[list[int]]] = {}
     for split in DRAWING:
         sizes = balanced(counts[split], [len(pool) for pool in pools])
@@ -73,9 +74,8 @@ def pair(
 ) -> list[Pair]:
     """Every picture of `images` (split → class → rows) with a clip of its digit from the same split.
 
-    Clip i speaks `digits[i]` and belongs to `splits[i]`. Where there are more images than clips,
-    the clips are taken in turn. The order of pairs within a split is random; equal seeds give equal
-    pairs. Raises DataError where a split has images of a digit but no clip."""
+    Clip i speaks `digits[i]` and belongs to `splits[i]`; clips are taken in turn. The order of pairs within a
+    split is drawn by `seed`. Raises DataError where a split has images of a digit but no clip."""
     clips: dict[tuple[Split, int], list[int]] = {}
     for i, key in enumerate(zip(splits, digits, strict=True)):
         clips.setdefault(key, []).append(i)
@@ -91,35 +91,21 @@ def pair(
         of_split: list[Pair] = []
         for digit, rows in enumerate(images[split]):
             if rows:
-                turn = (
-                    np.random.default_rng([seed, 1, number, digit]).permutation(clips[split, digit]).tolist()
-                )
+                turn = _mixed(clips[split, digit], seed, 1, number, digit)
                 of_split += [Pair(split, digit, row, turn[k % len(turn)]) for k, row in enumerate(rows)]
-        pairs += [of_split[k] for k in np.random.default_rng([seed, 2, number]).permutation(len(of_split))]
+        pairs += [of_split[k] for k in _mixed(np.arange(len(of_split)), seed, 2, number)]
     return pairs
 
 
 def paired_table(
-    pairs: Sequence[Pair],
-    ids: Sequence[str],
-    columns: Mapping[str, str],
-    clips: Sequence[str],
-    array: str,
-    extra: Mapping[str, Sequence[str]],
+    pairs: Sequence[Pair], ids: Sequence[str], clips: Sequence[Clip], columns: Mapping[str, str], array: str
 ) -> pd.DataFrame:
-    """The manifest's table: `columns` names the columns of "audio" and "image"; a modality left out has no
-    column.
-
-    `clips`: their paths; `array`: the path of the images' file; `extra`: a value a clip, e.g. its
-    speaker."""
+    """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for;
+    `array`: the path of the images' file."""
     import pandas as pd
 
-    content: dict[str, object] = {
-        "sample_id": list(ids),
-        "split": [p.split for p in pairs],
-        "target": np.array([p.digit for p in pairs], np.int64),
-    }
-    cells = {"audio": [clips[p.clip] for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
+    cells = {"audio": [clips[p.clip].path for p in pairs], "image": [f"{array}#{p.row}" for p in pairs]}
+    target = np.array([p.digit for p in pairs], np.int64)
+    content: dict[str, Any] = {"sample_id": ids, "split": [p.split for p in pairs], "target": target}
     content |= {column: cells[modality] for modality, column in columns.items()}
-    content |= {name: [values[p.clip] for p in pairs] for name, values in extra.items()}
     return pd.DataFrame(content)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import SpokenMNIST
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
@@ -15,8 +16,6 @@ from g2d_pipeline.sources.layout import Samples
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from g2d_pipeline.config import IngestSettings, Split
 
 IMAGES = "mnist_t10k/t10k-images-idx3-ubyte.gz"
 LABELS = "mnist_t10k/t10k-labels-idx1-ubyte.gz"
@@ -43,8 +42,7 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         """Pairs of one digit: FSDD's official test takes → test, `val_takes` → val, the others → train.
 
         No image is in two pairs, no clip in two splits; `speaker` is a column, not a group: every speaker is
-        in every split, as FSDD's official test set has it. Raises DataError for missing, broken or too few
-        files, and for clips whose names do not parse (unless within `max_bad_fraction`)."""
+        in every split, as FSDD's official test set has it. DataError for missing, broken or too few files."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         raw, folder = self.raw, self.root / self.clip_folder
@@ -58,13 +56,12 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         splits = [self._split(clip.take) for clip in clips]
         pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
         ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
-        speakers = [clip.speaker for clip in clips]
-        table = paired_table(
-            pairs, ids, columns, [clip.path for clip in clips], IMAGES, {"speaker": speakers}
-        )
+        table = paired_table(pairs, ids, clips, columns, IMAGES)
+        table["speaker"] = [clips[p.clip].speaker for p in pairs]
+        speakers = {clip.speaker for clip in clips}
         note = (
             f"{len(pairs)} images are paired with {len({p.clip for p in pairs})} recordings of "
-            f"{len(set(speakers))} speakers; recordings repeat within a split, images never."
+            f"{len(speakers)} speakers; recordings repeat within a split, images never."
         )
         return Samples(table, CLASSES, dropped, [note])
 
@@ -80,14 +77,12 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             headline = f"{root / IMAGES} holds {len(images)} images, {root / LABELS} {len(labels)} labels"
             raise data_error(headline, [], "take both files from the same copy.")
         if wrong := sorted(set(labels[labels > 9].tolist())):
-            raise data_error(
-                f"{root / LABELS} holds labels other than 0 to 9", wrong, "download the file again."
-            )
+            headline = f"{root / LABELS} holds labels other than 0 to 9"
+            raise data_error(headline, wrong, "download the file again.")
         if (total := sum(raw.pairs.values())) > len(labels):
-            headline = (
-                f"{raw.pairs} asks for {total} pairs; there are {len(labels)} images, and none is used twice"
-            )
-            raise data_error(headline, [], "lower `pairs` in the data set's parameters.")
+            images_held = f"there are {len(labels)} images, and none is used twice"
+            remedy = "lower `pairs` in the data set's parameters."
+            raise data_error(f"{raw.pairs} asks for {total} pairs; {images_held}", [], remedy)
         return labels
 
     def _split(self, take: int) -> Split:

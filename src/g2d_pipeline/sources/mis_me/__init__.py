@@ -8,25 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import MISME
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
 from g2d_pipeline.sources.cells import parse_number
-from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, WEATHER, find_images, find_labels, images_in
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Split
     from g2d_pipeline.sources.spreadsheet import Sheet
 
 TARGET, IMAGE = "vwc", "image"
 TINY = 0.01  # a water content below makes the percentage error explode
 SPARSE = 0.1  # share of blanks worth a note
 
-Values = Mapping[
-    str, Mapping["Split", Sequence[float]]
-]  # column → split → [rows of the sheet], NaN = missing
+FORMS = {  # of cells, worth a note
+    "mark": "marks such as NaN or -9999 are read as missing",
+    "text": "numbers are stored as text, and read as numbers",
+}
+# column → split → [rows of the sheet], NaN = missing
+Values = Mapping[str, Mapping[Split, Sequence[float]]]
 
 
 class MISMELayout(Layout[MISME]):
@@ -52,12 +55,10 @@ class MISMELayout(Layout[MISME]):
         return [self.root / f for f in sorted([*labels, *images_in(self.files)])] if labels else []
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
-        """The published split; image paths, the table's columns in the configured order, `vwc`, and `station`
-        where known.
+        """The published split; image paths, the table's columns as configured, `vwc`, and `station` if known.
 
         Rows whose image or target is missing are dropped while their share is at most `max_bad_fraction`.
-        Raises DataError for everything else that is wrong, with file, row (header = row 1), column and
-        remedy."""
+        Raises DataError for all else that is wrong, with file, row (header = row 1), column and remedy."""
         import pandas as pd
 
         from g2d_pipeline.sources.spreadsheet import read_sheet
@@ -122,19 +123,15 @@ def _name(cell: Any) -> str | None:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
-def _shown(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:SHOWN]))
-
-
 def _note_layout(sheets: Mapping[Split, Sheet], required: Sequence[str], notes: list[str]) -> None:
     for sheet in sheets.values():
         notes += sheet.notes
         if not sheet.rows:
-            headline = f"{sheet.file} has a header but no rows"
-            raise data_error(headline, [], "replace the file by a whole copy.")
+            remedy = "replace the file by a whole copy."
+            raise data_error(f"{sheet.file} has a header but no rows", [], remedy)
         if empty := sheet.empty_rows:
-            shown = _shown(empty) + (" …" if len(empty) > SHOWN else "")
-            notes.append(f"{sheet.file}: {len(empty)} wholly empty rows are left out (row {shown}).")
+            rows = few(empty, " …")
+            notes.append(f"{sheet.file}: {len(empty)} wholly empty rows are left out (row {rows}).")
     if ignored := dict.fromkeys(h for s in sheets.values() for h in s.headers if h and h not in required):
         notes.append(f"Columns of the label files that are not used: {', '.join(ignored)}.")
 
@@ -155,14 +152,8 @@ def _numbers(sheets: Mapping[Split, Sheet], columns: Sequence[str], notes: list[
                 else:
                     values[column][split].append(value)
                     forms[form] += 1
-        if forms["mark"]:
-            notes.append(
-                f"Column {column!r}: {forms['mark']} marks such as NaN or -9999 are read as missing."
-            )
-        if forms["text"]:
-            notes.append(
-                f"Column {column!r}: {forms['text']} numbers are stored as text, and read as numbers."
-            )
+        noted = [f"{forms[form]} {what}" for form, what in FORMS.items() if forms[form]]
+        notes += [f"Column {column!r}: {note}." for note in noted]
     if faults:
         remedy = "correct these cells; leave them blank where unknown."
         raise data_error("Cells that are not numbers", faults, remedy)
@@ -173,33 +164,24 @@ def _check_targets(
     sheets: Mapping[Split, Sheet], targets: Mapping[Split, Sequence[float]], notes: list[str]
 ) -> None:
     cells = [(sheet, i, y) for split, sheet in sheets.items() for i, y in enumerate(targets[split])]
-    for headline, wrong, remedy in (
-        (
-            "Water contents above 1, as if in percent",
-            [(sheet, i, y) for sheet, i, y in cells if y > 1],
-            f"volumetric water content is a fraction (m³/m³) below 1: divide the column {TARGET!r} by 100.",
-        ),
-        (
-            "Water contents of zero or below",
-            [(sheet, i, y) for sheet, i, y in cells if y <= 0],
-            "the percentage error divides by the target: remove these rows, or recalibrate the probe.",
-        ),
-    ):
-        if wrong:
-            raise data_error(headline, [f"{s.cell(i, TARGET)}: {y:g}" for s, i, y in wrong], remedy)
+    if above := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y > 1]:
+        fraction = "volumetric water content is a fraction (m³/m³) below 1"
+        remedy = f"{fraction}: divide the column {TARGET!r} by 100."
+        raise data_error("Water contents above 1, as if in percent", above, remedy)
+    if below := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y <= 0]:
+        remedy = "the percentage error divides by the target: remove these rows, or recalibrate the probe."
+        raise data_error("Water contents of zero or below", below, remedy)
     if tiny := sum(y < TINY for _, _, y in cells):
-        notes.append(
-            f"{tiny} water contents are below {TINY}: the mean absolute percentage error will be large there."
-        )
+        large = "the mean absolute percentage error will be large there"
+        notes.append(f"{tiny} water contents are below {TINY}: {large}.")
 
 
 def _check_blank_columns(train: Sheet, numbers: Values, columns: Sequence[str], notes: list[str]) -> None:
     missing, total = {c: sum(map(math.isnan, numbers[c]["train"])) for c in columns}, len(train.rows)
     if blank := [c for c in columns if missing[c] == total]:
-        remedy = (
-            "there is no mean to fill blanks with: remove it from modalities.tabular.columns, or fill it."
-        )
-        raise data_error(f"{train.file}: columns that are blank in all {total} rows", blank, remedy)
+        headline = f"{train.file}: columns that are blank in all {total} rows"
+        remedy = "remove it from modalities.tabular.columns, or fill it."
+        raise data_error(headline, blank, f"there is no mean to fill blanks with: {remedy}")
     sparse = [c for c in columns if missing[c] > SPARSE * total]
     notes += [f"Column {c!r} is blank in {missing[c]} of {total} rows of train." for c in sparse]
 
@@ -220,7 +202,7 @@ def _note_repeats(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> None:
     within = [name for name, of_name in splits.items() if len(of_name) > len(set(of_name))]
     for names, where in ((crossing, "more than one split"), (within, "more than one row of a split")):
         if names:
-            notes.append(f"{len(names)} pictures are in {where}, e.g. {_shown(names)}.")
+            notes.append(f"{len(names)} pictures are in {where}, e.g. {few(names)}.")
 
 
 def _stations(

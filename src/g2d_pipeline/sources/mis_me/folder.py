@@ -1,17 +1,13 @@
-"""Where things are in a MIS-ME folder, and what is wrong with names that its tables give (datasets.md §5.1,
-5.5)."""
+"""Where things are in a MIS-ME folder, and faults of names in its tables (datasets.md §5.1, §5.5)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.errors import data_error, did_you_mean, media_fault
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 IMAGE_FOLDER = "Dataset_Conf_0.5/all_three_stations/images"
 LABEL_FOLDER = "labels/classification"
@@ -26,8 +22,7 @@ STATION = re.compile(r"(?P<station>.+)_only_test_set\.xlsx")
 def find_labels(files: Sequence[str], root: Path, expected: str) -> tuple[dict[Split, str], dict[str, str]]:
     """(split → its table, station → its test table), found by `*_train_set.xlsx` anywhere below `root`.
 
-    `files`: everything in it. Raises DataError where there is none, more than one, or one of three is
-    missing."""
+    `files`: everything in it. DataError: there is none, more than one, or one of three is missing."""
     tables = [f for f in files if f.endswith("_train_set.xlsx")]
     tables = [f for f in tables if PurePosixPath(f).name.startswith("combined")] or tables
     if not tables:
@@ -37,18 +32,13 @@ def find_labels(files: Sequence[str], root: Path, expected: str) -> tuple[dict[S
     if len(tables) > 1:
         raise data_error(f"Several train sets below {root}", tables, "keep one copy, or set raw_dir deeper.")
     stem = tables[0].removesuffix("train_set.xlsx")
-    splits: dict[Split, str] = {
-        "train": tables[0],
-        "val": f"{stem}val_set.xlsx",
-        "test": f"{stem}test_set.xlsx",
-    }
+    splits = {split: f"{stem}{split}_set.xlsx" for split in SPLITS}
     if missing := [f"{f}.{did_you_mean(f, files)}" for f in splits.values() if f not in files]:
         raise data_error(f"Label files are missing in {root}", missing, expected)
-    folder = PurePosixPath(tables[0]).parent
-    beside = [
-        PurePosixPath(f) for f in files if PurePosixPath(f).parent == folder and f not in splits.values()
-    ]
-    return splits, {match["station"]: str(f) for f in beside if (match := STATION.fullmatch(f.name))}
+    folder = tables[0].rpartition("/")[0]
+    beside = [f for f in files if f.rpartition("/")[0] == folder and f not in splits.values()]
+    matches = ((f, STATION.fullmatch(f.rpartition("/")[2])) for f in beside)
+    return splits, {match["station"]: f for f, match in matches if match}
 
 
 def images_in(files: Sequence[str]) -> list[str]:

@@ -1,5 +1,4 @@
-"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, a few blemishes of real
-copies."""
+"""A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, blemishes of real copies."""
 
 from __future__ import annotations
 
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import openpyxl
+from PIL import Image
 
 from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
@@ -49,8 +50,6 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A workbook of one sheet whose bytes depend on its cells alone: no clock, no compression."""
-    import openpyxl
-
     book = openpyxl.Workbook()
     sheet = book.worksheets[0]
     sheet.title = "Sheet1"
@@ -72,11 +71,8 @@ def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
             target.writestr(info, content)
 
 
-def draw_patch(wetness: float, hue: Sequence[float], rng: np.random.Generator) -> Any:
-    """A PIL image of soil, 60 to 400 pixels a side: brown that darkens with `wetness`, clods, grain, one
-    shadow."""
-    from PIL import Image
-
+def draw_patch(wetness: float, hue: Sequence[float], rng: np.random.Generator) -> Image.Image:
+    """Soil, 60 to 400 pixels a side: brown that darkens with `wetness`, clods, grain, one shadow."""
     width, height = (int(n) for n in np.exp(rng.uniform(np.log(60), np.log(400), 2)))
     tone = DRY + (WET - DRY) * np.clip(wetness + rng.normal(0, 0.08), 0, 1)
     clods = _smooth(rng, height, width, cells=9) * 0.16 + _smooth(rng, height, width, cells=28) * 0.10
@@ -135,8 +131,6 @@ def _shares(count: int) -> list[int]:
 
 def _smooth(rng: np.random.Generator, height: int, width: int, cells: int) -> Pixels:
     """Smooth noise [height, width] in about [-1, 1]: `cells` × `cells` values, enlarged."""
-    from PIL import Image
-
     small = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float64)
 

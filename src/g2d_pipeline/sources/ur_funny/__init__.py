@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import URFunny
 from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
     from g2d_pipeline.sources.ur_funny.arrays import Record
 
 CLASSES = ("not_humorous", "humorous")
@@ -55,8 +56,8 @@ class URFunnyLayout(Layout[URFunny]):
 
     def raw_files(self) -> list[Path]:
         """The pickles, as far as they exist; never what is converted from them."""
-        names = sorted(name for form in FORMS.values() for names in form.values() for name in names)
-        return [self.root / name for name in names if (self.root / name).is_file()]
+        paths = [self.root / name for form in FORMS.values() for names in form.values() for name in names]
+        return sorted(filter(Path.is_file, paths))
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The first call converts the pickles into arrays, later ones reuse them (`arrays.converted`).
@@ -67,7 +68,7 @@ class URFunnyLayout(Layout[URFunny]):
 
         from g2d_pipeline.sources.ur_funny.arrays import COLUMNS, converted
 
-        def drop(record: Record) -> list[dict[str, Any]]:
+        def drop(record: Record) -> list[BadRow]:
             remedy = f"replace the files in {self.root}"
             return self.drop_or_raise(record.bad, record.total, settings, "samples", remedy)
 
@@ -77,8 +78,7 @@ class URFunnyLayout(Layout[URFunny]):
         for modality, column in columns.items():
             cells = [f"{folder}/{modality}.npy#{row}" for row in range(len(table))]
             table.insert(len(table.columns) - 1, column, cells)
-        dropped = [*(row.as_dict() for row in record.published), *drop(record)]
-        return Samples(table, CLASSES, dropped, list(record.notes))
+        return Samples(table, CLASSES, record.published + drop(record), list(record.notes))
 
     def _find_files(self) -> tuple[str, dict[str, str]]:
         """The form of the data and its files: content → name. DataError: no form is whole, or both are."""
@@ -87,9 +87,8 @@ class URFunnyLayout(Layout[URFunny]):
             for content, names in contents.items():
                 same = [name for name in names if (self.root / name).is_file()]
                 if len(same) > 1:
-                    raise data_error(
-                        f"{self.root} holds the same file under two names", same, "keep one of them."
-                    )
+                    headline = f"{self.root} holds the same file under two names"
+                    raise data_error(headline, same, "keep one of them.")
                 if same:
                     files.setdefault(form, {})[content] = same[0]
         if len(files) > 1:
@@ -100,11 +99,8 @@ class URFunnyLayout(Layout[URFunny]):
         present = files.get(form, {})
         if missing := [names[0] for content, names in FORMS[form].items() if content not in present]:
             others = [name for name in self.files if name not in present.values()]
-            remedy = self.expected()
-            if FIRST_VERSION in others:
-                remedy = (
-                    f"{FIRST_VERSION} belongs to UR-Funny V1, which has other samples and features: {remedy}"
-                )
+            old = f"{FIRST_VERSION} belongs to UR-Funny V1, which has other samples and features: "
+            remedy = old * (FIRST_VERSION in others) + self.expected()
             listed = [f"{name}{did_you_mean(name, others)}" for name in missing]
             raise data_error(f"{self.root} is incomplete; missing", listed, remedy)
         return form, present

@@ -1,8 +1,5 @@
 """UR-Funny's samples, cleaned and cut as published (datasets.md §4.3, §4.6), as open arrays beside the
-pickles.
-
-The arrays are written once, into a folder that the pickles' content identifies. Every change is counted and
-noted."""
+pickles: written once, into a folder that the pickles' content identifies. Every change is noted."""
 
 from __future__ import annotations
 
@@ -58,8 +55,7 @@ class Record:
 def converted(
     root: Path, form: str, files: Mapping[str, str], context: bool, check: Callable[[Record], object]
 ) -> tuple[str, Record]:
-    """The name of the folder of arrays below `root`, and its record; made unless it exists for these very
-    files.
+    """The name of the folder of arrays below `root`, and its record; made unless it is there for these files.
 
     `form`: a key of `READERS`; `files`: content → name; `check` raises where a record has too many bad
     samples: nothing is written. The folder is named by the content of `files` and appears when it is whole:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as shown
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from g2d_pipeline.config import SPLITS, Split
 from g2d_pipeline.errors import DataError, data_error, did_you_mean
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.pickles import load_plain
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Split
 
 Array = npt.NDArray[Any]
 FOLDS: dict[str, Split] = {"train": "train", "dev": "val", "valid": "val", "val": "val", "test": "test"}
@@ -57,8 +56,7 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     """The samples of the folds, in their order; one of the large files at a time is in memory.
 
     `files`: content → name. Ids may be whole numbers in one file and text in another. Raises DataError where
-    a file is not of this layout, and where an id is in two folds; a sample that is missing or damaged in a
-    file is a bad row."""
+    a file is not of this layout, or an id is in two folds; a missing or damaged sample is a bad row."""
     sentences = "the context's sentences and the punchline" if context else "the punchline alone"
     collection = Collection(notes=[f"Read from the SDK's six pickles: {sentences}."])
     splits = _read_folds(root / files["folds"])
@@ -115,8 +113,7 @@ def _read_by_id(path: Path, ids: Mapping[str, Any], notes: list[str]) -> dict[st
         raise layout_error(f"{path} holds a {type(content).__name__}, not a dict of ids")
     keys = [id_of(i, path) for i in content]
     entries = dict(zip(keys, content.values(), strict=True))
-    if len(entries) < len(keys):
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise data_error(f"{path} has ids both as numbers and as text", repeated, "download the file again.")
     if others := entries.keys() - ids.keys():
         notes.append(f"{path.name}: {len(others)} ids that are in no fold are left out.")
@@ -131,11 +128,10 @@ def _sentences(entry: Any, suffix: str, context: bool) -> list[Any]:
     for key in (punchline, before) if context else (punchline,):
         if not isinstance(entry, dict) or key not in entry:
             raise ValueError(f"it has no {key!r}")
-    if not context:
-        return [entry[punchline]]
-    if not isinstance(entry[before], LISTS):
-        raise ValueError(f"{before!r} is a {type(entry[before]).__name__}, not a list of sentences")
-    return [*entry[before], entry[punchline]]
+    sentences = entry[before] if context else []
+    if not isinstance(sentences, LISTS):
+        raise ValueError(f"{before!r} is a {type(sentences).__name__}, not a list of sentences")
+    return [*sentences, entry[punchline]]
 
 
 def _word_vectors(path: Path) -> Callable[[Any], Array]:
@@ -164,9 +160,8 @@ def _word_vectors(path: Path) -> Callable[[Any], Array]:
 def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     """train/valid/test → vision, audio, text [N, T, F], labels [N, …] and, in some files, id [N, …].
 
-    The steps before the first one with text are padding, and so are those at the end where all three
-    modalities are zero: cut. A step of zeros between others is an unknown word. Raises DataError where the
-    file is not of this layout."""
+    Padding is cut: the steps before the first one with text, and those at the end where all is zero. A step
+    of zeros between others is an unknown word. Raises DataError where the file is not of this layout."""
     path = root / files["multibench"]
     collection = Collection(notes=[f"Read from {path.name}, MultiBench's form of UR-Funny."])
     padded = 0
@@ -190,9 +185,8 @@ def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Coll
     if padded:
         collection.notes.append(f"{padded} samples are padded behind; those steps are cut, too.")
     if context:
-        collection.notes.append(
-            "context: true changes nothing: this file has one sequence a sample, as it is."
-        )
+        note = "context: true changes nothing: this file has one sequence a sample, as it is."
+        collection.notes.append(note)
     return collection
 
 
@@ -205,23 +199,23 @@ def _check_part(part: Any, place: str) -> tuple[dict[str, Array], Array]:
         names = [key for key in part if isinstance(key, str)]
         raise layout_error(f"{place} lacks", [f"{key!r}{did_you_mean(key, names)}" for key in missing])
     arrays, labels = {modality: part[key] for modality, key in KEYS.items()}, part["labels"]
-    forms = [
-        f"{key}: {part[key].dtype} {list(part[key].shape)}"
-        if isinstance(part[key], np.ndarray)
-        else f"{key}: a {type(part[key]).__name__}"
-        for key in keys
-    ]
+    forms = [f"{key}: {_form(part[key])}" for key in keys]
     for array in arrays.values():
         if not (isinstance(array, np.ndarray) and array.ndim == 3 and array.dtype.kind in "fiu"):
             raise layout_error(f"{place} has features that are not numbers [N, T, F]", forms)
     if len({array.shape[:2] for array in arrays.values()}) > 1:
-        raise layout_error(
-            f"{place} has different numbers of samples or steps, so they are not aligned", forms
-        )
+        unlike = "has different numbers of samples or steps, so they are not aligned"
+        raise layout_error(f"{place} {unlike}", forms)
     count = len(arrays["text"])
     if not isinstance(labels, np.ndarray) or labels.size != count or (count and len(labels) != count):
         raise layout_error(f"{place} has not one label for each of its {count} samples", forms)
     return arrays, labels.reshape(count)
+
+
+def _form(value: Any) -> str:
+    return (
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- both
@@ -232,11 +226,10 @@ def _read_splits(path: Path) -> dict[Split, tuple[str, Any]]:
         kind = type(content).__name__
         raise layout_error(f"{path} holds a {kind}, not a dict of train, dev (or valid) and test")
     parts = {FOLDS[name]: (name, part) for name, part in content.items() if name in FOLDS}
-    order: tuple[Split, ...] = ("train", "val", "test")
-    if missing := [split for split in order if split not in parts]:
+    if missing := [split for split in SPLITS if split not in parts]:
         names = ", ".join(repr(name)[:40] for name in list(content)[:8]) or "nothing"
         raise layout_error(f"{path} has no {' and no '.join(missing)} part; it has {names}")
-    return {split: parts[split] for split in order}
+    return {split: parts[split] for split in SPLITS}
 
 
 def id_of(value: Any, path: Path) -> str:

@@ -20,6 +20,7 @@ LANDMARKS = slice(299, 341)  # in pixels
 FACES = 6
 HUMOROUS = 0.45
 FOLDS = {"train": "train", "val": "dev", "test": "test"}
+FILES = ("humor_label_sdk", "language_sdk", "covarep_features_sdk", "openface_features_sdk")  # by id
 # which sample of train has a blemish of real copies, where train has that many
 BLEMISHES = {
     3: "one word", 5: "sixty words", 7: "no context", 9: "infinite", 11: "no face", 13: "no text",
@@ -50,10 +51,8 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
     loadings = rng.normal(0, 0.3, (FACES, VISUAL))
     ids = iter((rng.permutation(5 * sum(rows.values())) + 100).tolist())
     folds: dict[str, list[int]] = {}
-    labels: dict[int, int] = {}
-    language: dict[int, Any] = {}
-    covarep: dict[int, Any] = {}
-    openface: dict[int, Any] = {}
+    files: dict[str, dict[int, Any]] = {name: {} for name in FILES}
+    labels, language, covarep, openface = files.values()
     for k, split in enumerate(SPLITS):
         rng = np.random.default_rng([seed, 1 + k])
         blemishes = BLEMISHES if split == "train" and rows[split] >= MUCH else {}
@@ -61,31 +60,25 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
         for position, i in enumerate(folds[FOLDS[split]]):
             # both classes in every fold
             labels[i] = int(rng.uniform() < HUMOROUS) if position > 1 else position
-            punchline, *context = _sentences(labels[i], blemishes.get(position, ""), loadings, rng)
-            language[i] = _language(punchline, context)
-            voices = [sentence.audio.tolist() for sentence in context]
-            covarep[i] = {"punchline_features": punchline.audio.tolist(), "context_features": voices}
-            faces = [sentence.visual for sentence in context]
-            openface[i] = {"punchline_features": punchline.visual, "context_features": faces}
-    files = {
-        "data_folds": folds,
-        "humor_label_sdk": labels,
-        "word_embedding_list": vectors.tolist(),
-        "language_sdk": language,
-        "covarep_features_sdk": covarep,
-        "openface_features_sdk": openface,
-    }
-    for name, content in files.items():
+            sentences = _sentences(labels[i], blemishes.get(position, ""), loadings, rng)
+            language[i] = _language(sentences)
+            voice, *voices = [sentence.audio.tolist() for sentence in sentences]
+            covarep[i] = {"punchline_features": voice, "context_features": voices}
+            face, *faces = [sentence.visual for sentence in sentences]
+            openface[i] = {"punchline_features": face, "context_features": faces}
+    others = {"data_folds": folds, "word_embedding_list": vectors.tolist()}
+    for name, content in (files | others).items():
         (folder / f"{name}.pkl").write_bytes(pickle.dumps(content, protocol=4))
 
 
-def _language(punchline: Sentence, context: list[Sentence]) -> dict[str, Any]:
-    """An entry of the language file: indexes, texts and times of the words."""
-    times = [[[float(k), k + 0.75] for k in range(len(sentence.words))] for sentence in (punchline, *context)]
-    texts = [" ".join(f"word{k}" for k in sentence.words) for sentence in (punchline, *context)]
+def _language(sentences: list[Sentence]) -> dict[str, Any]:
+    """An entry of the language file: indexes, texts and times of the words; the punchline comes first."""
+    words = [sentence.words for sentence in sentences]
+    times = [[[float(k), k + 0.75] for k in range(len(indexes))] for indexes in words]
+    texts = [" ".join(f"word{k}" for k in indexes) for indexes in words]
     return {
-        "punchline_embedding_indexes": punchline.words,
-        "context_embedding_indexes": [sentence.words for sentence in context],
+        "punchline_embedding_indexes": words[0],
+        "context_embedding_indexes": words[1:],
         "punchline_sentence": texts[0],
         "context_sentences": texts[1:],
         "punchline_intervals": times[0],
@@ -121,9 +114,8 @@ def _sentence(count: int, humorous: int, loadings: Numbers, rng: np.random.Gener
     audio[:, ENERGY] += 0.6 * humorous * rise[:, None] + rng.normal(0.35 * humorous, 0.5)
     audio[:, VOICED] = rng.uniform(size=count) < 0.8
     audio[:, PITCH] = 180 + 40 * audio[:, PITCH]
-    faces = rng.normal(0, 1, FACES) + rng.normal(
-        0, 0.3, (count, FACES)
-    )  # few ways: all columns move together
+    # few ways: all columns move together
+    faces = rng.normal(0, 1, FACES) + rng.normal(0, 0.3, (count, FACES))
     visual = faces @ loadings + rng.normal(0, 0.2, (count, VISUAL))
     visual[:, SMILE] = rng.normal(1.2 * humorous, 1) + rng.normal(0, 0.5, (count, len(SMILE)))
     visual[:, LANDMARKS] = 400 + 100 * visual[:, LANDMARKS]

@@ -1,5 +1,4 @@
-"""VGGSound: the published lists and whatever clips could be downloaded → 309 kinds of sound (datasets.md
-§3)."""
+"""VGGSound: the published lists and whatever clips there are → 309 kinds of sound (datasets.md §3)."""
 
 from __future__ import annotations
 
@@ -7,26 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import VGGSound
-from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.sources.faults import BadRow
+from g2d_pipeline.errors import data_error
+from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
+from g2d_pipeline.sources.vggsound import lists as listing
 from g2d_pipeline.sources.vggsound.clips import Fault, Media, match_clips, media_of
-from g2d_pipeline.sources.vggsound.lists import (
-    COPY_AGAIN,
-    SPLITS,
-    Clip,
-    Lists,
-    class_names,
-    find_lists,
-    read_lists,
-)
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
+from g2d_pipeline.sources.vggsound.lists import SPLITS, Clip, Lists, class_names, find_lists
 
 
 class VGGSoundLayout(Layout[VGGSound]):
@@ -35,8 +25,7 @@ class VGGSoundLayout(Layout[VGGSound]):
 
     No validation split is published: `val_fraction` of the train videos are held out, stratified; a video is
     never in both. Clips that are missing or broken and rows that can not be read are dropped while their
-    share is at most `max_bad_fraction`; one message sums them up where it is not, or where no clip is
-    usable."""
+    share is at most `max_bad_fraction`; else one message sums them up."""
 
     task = "classification"
     modalities = ("audio", "visual")
@@ -65,7 +54,7 @@ class VGGSoundLayout(Layout[VGGSound]):
         import pandas as pd
 
         files = self.files
-        lists = read_lists(self.root, find_lists(files))
+        lists = listing.read_lists(self.root, find_lists(files))
         if not lists.clips and not lists.bad:
             headline = f"There is no row in the lists below {self.root}"
             raise data_error(headline, find_lists(files), f"{self.expected()}.")
@@ -82,20 +71,17 @@ class VGGSoundLayout(Layout[VGGSound]):
         names = [name for name in class_names() if name in labels]
         train = [clip for clip in usable if clip.split == "train"]
         val = held_out(train, self.raw.val_fraction, self.raw.seed)
-        code = {name: number for number, name in enumerate(names)}
-        rows = [
-            {
-                "sample_id": clip.name,
-                "split": "val" if clip.split == "train" and clip.video in val else clip.split,
-                "target": code[clip.label],
-                **{column: paths[modality] for modality, column in columns.items()},
-                "group": clip.video,
-            }
-            for clip, paths in usable.items()
-        ]
+        held = {clip for clip in train if clip.video in val}
+        content: dict[str, Any] = {
+            "sample_id": [clip.name for clip in usable],
+            "split": ["val" if clip in held else clip.split for clip in usable],
+            "target": pd.Categorical([clip.label for clip in usable], names).codes.astype("int64"),
+        }
+        content |= {c: [paths[modality] for paths in usable.values()] for modality, c in columns.items()}
+        content["group"] = [clip.video for clip in usable]
         same = f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
         notes = [*summary, same, *lists.notes, *_notes(lists.clips, train, val, media, names)]
-        return Samples(pd.DataFrame(rows), names, [row.as_dict() for row in bad], notes)
+        return Samples(pd.DataFrame(content), names, bad, notes)
 
     def _check_share(
         self, bad: Sequence[BadRow], lists: Lists, summary: Sequence[str], settings: IngestSettings
@@ -113,7 +99,7 @@ class VGGSoundLayout(Layout[VGGSound]):
         if settings.source == "sample":
             remedy = f"delete {self.root}: the sample is made anew."
         elif lists.bad:
-            remedy = f"{COPY_AGAIN} {remedy[0].upper()}{remedy[1:]}"
+            remedy = f"{listing.COPY_AGAIN} {remedy[0].upper()}{remedy[1:]}"
         share = f"{len(bad) / total:.2%}; max_bad_fraction allows {allowed:.2%}"
         headline = f"{len(bad):,} of the {total:,} clips in the lists can not be used ({share})."
         if len(bad) == total:
@@ -124,8 +110,7 @@ class VGGSoundLayout(Layout[VGGSound]):
 def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     """The videos of `train` that become val: `fraction` of each class's, by largest remainders, at least one.
 
-    Every class keeps a video in train; videos with clips of several classes stay there. Raises DataError
-    where no class has two videos."""
+    Every class keeps a video in train; videos of several classes stay there. DataError: no class has two."""
     import numpy as np
 
     labels: dict[str, set[str]] = {}
@@ -180,17 +165,14 @@ def _notes(
         f"No validation split is published: {held:,} of the {len(train):,} train clips "
         f"({len(val):,} whole videos) are held out as val."
     ]
-    if count := len(both):
-        notes.append(f"{count:,} videos have clips in both train and test of the lists, e.g. {_some(both)}.")
+    if both:
+        shown = few(both, " …")
+        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {shown}.")
     if len(names) < len(class_names()):
         notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
     notes.append(f"Names found: {forms}.")
     if count := media.repeated:
         notes.append(f"{count:,} media files are of a clip that has one already, and are not used.")
     if unlisted := media.unlisted:
-        notes.append(f"{len(unlisted):,} media files are of no clip in the lists: {_some(unlisted)}.")
+        notes.append(f"{len(unlisted):,} media files are of no clip in the lists: {few(unlisted, ' …')}.")
     return notes
-
-
-def _some(things: Sequence[str]) -> str:
-    return ", ".join(things[:SHOWN]) + (" …" if len(things) > SHOWN else "")

@@ -1,7 +1,6 @@
 """The media of VGGSound's clips, whatever their names look like, and what their headers promise (§3.1, §3.5).
 
-A clip without sound, images or the least length would stop the featurize stage: here it is counted with the
-clips that are missing altogether."""
+A clip without sound, images or the least length would stop the featurize stage: it counts as missing."""
 
 from __future__ import annotations
 
@@ -10,14 +9,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import media_fault
 from g2d_pipeline.progress import track
 from g2d_pipeline.sources.vggsound.lists import VIDEO, Clip
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import RunOptions
 
 KINDS = {"video": (".mp4", ".webm", ".mkv"), "audio": (".wav",), "images": (".jpg", ".jpeg", ".png")}
 ENDINGS = {ending: kind for kind, endings in KINDS.items() for ending in endings}
@@ -39,9 +36,8 @@ class Media:
 
     `paths`: kind → clip's name → video, audio file, or folder of images, relative to the raw folder; of
     several files of a clip the first, of several folders first the one of one image a second. `images`: how
-    many a folder has; `forms`: how often each form of name occurs; `unlisted`: what belongs to no clip of the
-    lists; `by_case`: such a name in small letters → its path; `repeated`: files of a clip that has one
-    already."""
+    many a folder has; `forms`: how often each form of name occurs; `unlisted`: what is of no clip in the
+    lists; `by_case`: such a name in small letters → its path; `repeated`: further files of a clip."""
 
     def __init__(self, files: Sequence[str], clips: Iterable[Clip]) -> None:
         self.paths: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
@@ -156,8 +152,7 @@ def video_fault(root: Path, video: str, modalities: Collection[str]) -> Fault | 
 def match_clips(
     clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, options: RunOptions
 ) -> list[dict[str, str] | Fault]:
-    """`paths_of` each clip, in threads: reading the header of a video takes a millisecond, mostly of the
-    disk."""
+    """`paths_of` each clip, in threads: the header of a video takes a millisecond, mostly of the disk."""
     matches: list[dict[str, str] | Fault] = []
     progress = options.progress if len(clips) >= MANY else False
     with ThreadPoolExecutor(options.workers) as pool, track("check clips", len(clips), progress) as advance:

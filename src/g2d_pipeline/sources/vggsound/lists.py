@@ -1,5 +1,4 @@
-"""VGGSound's lists: `vggsound.csv` (id, start, label, split), `train.csv`, `test.csv` (file name, label)
-(§3.1)."""
+"""VGGSound's lists: `vggsound.csv` (id, start, label, split); `train.csv`, `test.csv` (name, label)."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """The clips in the lists' order, each once; `bad`: rows that can not be used; `notes` for the
-    manifest."""
+    """The clips in the lists' order, each once, rows that can not be used, and notes for the manifest."""
 
     clips: list[Clip]
     bad: list[BadRow]
@@ -113,16 +111,14 @@ def _is_header(cells: Sequence[str], of_file_names: bool) -> bool:
 
 
 def _clip(cells: Sequence[str], of_file: str | None, file: str, row: int) -> Clip:
-    """The clip of a row: `[id, start, label, split]`, or `[file name, label]` where the file has the split
-    `of_file`. Raises ValueError: why there is none."""
+    """The clip of a row; where the file has a split, `of_file`, it has only name and label. ValueError."""
     width, form = (4, "id, start, label, split") if of_file is None else (2, "file name, label")
     changed = " (a spreadsheet program may have changed it)"
     if len(cells) != width:
         advice = "a label with a comma stands in quotes, and commas part cells"
         raise ValueError(f"has {len(cells)} cells, not {width} ({form}): {advice}")
     if of_file is not None:
-        match = FILE.fullmatch(cells[0])
-        if match is None:
+        if (match := FILE.fullmatch(cells[0])) is None:
             raise ValueError(f"{cells[0]!r} is not <id of 11 characters>_<start>.mp4{changed}")
         cells = [*match.group("video", "start"), cells[1], of_file]
     video, start, label, split = cells

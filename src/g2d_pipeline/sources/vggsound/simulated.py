@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
+from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from g2d_pipeline.sources.simulated import write_video
 
 CLASSES = (
     "airplane", "ambulance siren", "basketball bounce", "bird chirping, tweeting", "car engine starting",
@@ -73,15 +74,16 @@ def make(folder: Path, clips: int, seed: int) -> None:
         seconds = 4 if row.fault == "short" else SECONDS
         fps = FPS[number % 2]
         count = 3 if row.fault == "three frames" else round(seconds * fps)
-        drawings = draw(row.label, -(-count // HELD), rng)
+        drawings, order = draw(row.label, -(-count // HELD), rng), [k // HELD for k in range(count)]
         sound = None if row.fault == "no sound track" else play(row.label, seconds, rng)
         if sound is not None and row.fault == "mute":
             sound = np.zeros_like(sound)
         path = folder / f"video/{row.file_name}.mp4"
         if row.form == "extracted" and sound is not None:
-            _write_extracted(folder, row, sound, [drawings[k // HELD] for k in range(count)], int(fps))
+            _write_extracted(folder, row, sound, [drawings[k] for k in order[:: int(fps)]], int(fps))
         elif not path.exists():  # a disk without upper and lower case holds one of two clips
-            _write_video(path, drawings, count, fps, sound)
+            track = None if sound is None else (sound, RATE)
+            write_video(path, drawings, order, fps, {"g": "25", "qscale": "6"}, track)
 
 
 def list_rows(clips: int, seed: int) -> list[Row]:
@@ -92,10 +94,9 @@ def list_rows(clips: int, seed: int) -> list[Row]:
     turns = [label for _, label in turn] * (clips // len(turn) + 1)  # any beginning has the classes' shares
     labels = [n % len(CLASSES) for n in range(tests)] + turns[: clips - tests]
     videos = _ids(clips, rng)
-    rows = [
-        Row(videos[n], int(rng.integers(0, 400)), label, "test" if n < tests else "train")
-        for n, label in enumerate(labels)
-    ]
+    starts = [int(rng.integers(0, 400)) for _ in labels]
+    parts: list[Literal["train", "test"]] = ["test" if n < tests else "train" for n in range(clips)]
+    rows = [Row(*line) for line in zip(videos, starts, labels, parts, strict=True)]
     for k in range(round(clips * MISSING)):  # classes take turns, and keep a clip in each split
         present = [row for row in rows if row.label == k % len(CLASSES) and row.fault is None]
         spare = [row for row in present if sum(other.split == row.split for other in present) > 1]
@@ -123,10 +124,8 @@ def play(label: int, seconds: float, rng: np.random.Generator) -> Wave:
     return np.asarray(0.7 * rng.uniform(0.2, 1) * wave / np.abs(wave).max(), np.float32)
 
 
-def draw(label: int, count: int, rng: np.random.Generator) -> list[Image]:
+def draw(label: int, count: int, rng: np.random.Generator) -> list[Image.Image]:
     """`count` drawings 64 × 48: a shape of the class's own corners and colour moves among three others."""
-    from PIL import Image, ImageDraw
-
     wall = (int(rng.uniform(30, 225)),) * 3
     x, y = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
     step = rng.uniform(-3, 3, 2)
@@ -158,9 +157,8 @@ def _ids(count: int, rng: np.random.Generator) -> list[str]:
 
 def _chord(label: int, t: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     base = 220.0 * 2 ** (label * 0.31 + rng.normal(0, 0.03))
-    tones = sum(
-        np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in (1.0, 1.5 + 0.25 * (label % 3), 3.0)
-    )
+    ratios = (1.0, 1.5 + 0.25 * (label % 3), 3.0)
+    tones = sum(np.sin(2 * np.pi * base * k * t + rng.uniform(0, 6)) / k for k in ratios)
     beat = 0.2 + np.abs(np.sin(np.pi * (0.5 + 0.45 * label) * t + rng.uniform(0, 3))) ** 2
     return np.asarray(tones * beat)
 
@@ -169,45 +167,12 @@ def _colour(hue: float) -> tuple[int, ...]:
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, 0.85, 0.9))
 
 
-def _write_extracted(folder: Path, row: Row, sound: Wave, frames: Sequence[Image], step: int) -> None:
-    """The audio and one image a second, as the authors' scripts extract them."""
-    import soundfile
-
+def _write_extracted(folder: Path, row: Row, sound: Wave, images: Sequence[Image.Image], step: int) -> None:
+    """The audio and one image a second (each `step` frames), as the authors' scripts extract them."""
     audio = folder / "audio" / row.split
-    images = folder / "video/frames" / row.split / "Image-01-FPS" / row.name
-    for path in (audio, images):
+    pictures = folder / "video/frames" / row.split / "Image-01-FPS" / row.name
+    for path in (audio, pictures):
         path.mkdir(parents=True, exist_ok=True)
     soundfile.write(audio / f"{row.name}.wav", sound, RATE, subtype="PCM_16")
-    for k in range(0, len(frames), step):
-        frames[k].save(images / f"{k:05d}.jpg", quality=90)
-
-
-def _write_video(
-    path: Path, drawings: Sequence[Image], count: int, fps: Fraction, sound: Wave | None
-) -> None:
-    """MPEG-4 with each drawing for HELD frames, and an AAC sound track."""
-    import av
-
-    frames = [av.VideoFrame.from_ndarray(np.asarray(drawing), format="rgb24") for drawing in drawings]
-    # bitexact: neither the time nor FFmpeg's version is written
-    exact = {"flags": "+bitexact", "threads": "1"}
-    with av.open(str(path), "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        video: Any = container.add_stream("mpeg4", rate=fps, options=exact | {"g": "25", "qscale": "6"})
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        audio: Any = None
-        if sound is not None:
-            audio = container.add_stream("aac", rate=RATE, options=exact | {"aac_coder": "fast"})
-            audio.layout, audio.bit_rate = "mono", 14_000
-        for k in range(count):
-            frame = frames[k // HELD]
-            frame.pts, frame.time_base = k, 1 / fps
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        if sound is None:
-            return
-        for start in range(0, len(sound), 1024):
-            samples = sound[None, start : start + 1024]
-            part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-            part.sample_rate, part.pts, part.time_base = RATE, start, Fraction(1, RATE)
-            container.mux(audio.encode(part))
-        container.mux(audio.encode())
+    for k, image in enumerate(images):
+        image.save(pictures / f"{k * step:05d}.jpg", quality=90)
