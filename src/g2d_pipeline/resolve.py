@@ -24,7 +24,7 @@ from g2d_pipeline.config import (
     RunSettings,
     SMPSettings,
     StudentRun,
-    TabularModality,
+    TabularFeatures,
     TeacherRun,
     TeachersSettings,
     TrainingSettings,
@@ -94,7 +94,7 @@ class Configuration:
 
     def ingest(self) -> IngestSettings:
         d, splits = self.dataset, {split: raw for _, split, raw in self.repeats.values()}
-        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularModality)}
+        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularFeatures)}
         return IngestSettings(
             dataset=self.run.dataset,
             source=self.source,

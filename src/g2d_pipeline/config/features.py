@@ -200,15 +200,3 @@ class TextFeatures(Strict):
     vocabulary: Annotated[int, Field(ge=3)] = 2000
     length: PositiveInt = 64
     lowercase: bool = True
-
-
-FeatureSettings = Annotated[
-    AudioFeatures
-    | ImageFeatures
-    | TabularFeatures
-    | VideoFeatures
-    | SequenceFeatures
-    | VectorFeatures
-    | TextFeatures,
-    Field(discriminator="kind"),
-]

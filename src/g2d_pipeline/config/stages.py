@@ -10,9 +10,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from g2d_pipeline.config.augment import AugmentSettings
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
-from g2d_pipeline.config.features import FeatureSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
+from g2d_pipeline.config.modalities import FeatureSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
