@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from g2d_pipeline.config.base import Fraction, Strict, split_slashes
+from g2d_pipeline.config.base import Fraction, Positives, Strict
+
+Range = Annotated[Positives, Field(min_length=2, max_length=2)]  # least, greatest
 
 
 class AudioAugment(Strict):
@@ -42,13 +36,8 @@ class ImageAugment(Strict):
     `noise`: as of audio."""
 
     kind: Literal["image"] = "image"
-    crop: (
-        Annotated[list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)]
-        | None
-    ) = None
-    crop_ratio: Annotated[
-        list[PositiveFloat], BeforeValidator(split_slashes), Field(min_length=2, max_length=2)
-    ] = [0.75, 4 / 3]
+    crop: Range | None = None
+    crop_ratio: Range = [0.75, 4 / 3]
     flip: Fraction = 0.0
     noise: NonNegativeFloat = 0.0
 

@@ -264,19 +264,14 @@ def read_dates(table: RawTable, name: str) -> Dates:
         _refuse_blank(table, name, "dates")
     parts = cells.str.extract(f"^{YEAR_FIRST}$")[["year", "month", "day"]]
     parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
-    year, month, day = (pd.to_numeric(parts[key]).fillna(0).to_numpy(np.int64) for key in parts)
-    months = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + (month - 1)
-    days = months.astype("datetime64[D]") + (day - 1)
-    valid = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
-    if wrong := np.flatnonzero(~valid & ~missing).tolist():
+    dates: Dates = pd.to_datetime(parts.astype(float), errors="coerce").to_numpy("datetime64[ms]")
+    if wrong := np.flatnonzero(np.isnat(dates) & ~missing).tolist():
         remedy = (
             "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
         )
         raise data_error(f"{table.file}: cells that are not dates", table.cells(wrong, name, cells), remedy)
     if clocks := int(cells.str.contains(CLOCK).sum()):
         table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
-    dates: Dates = days.astype("datetime64[ms]")
-    dates[missing] = np.datetime64("NaT")
     return dates
 
 

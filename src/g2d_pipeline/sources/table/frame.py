@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -118,10 +118,10 @@ class RawTable:
         for i in np.flatnonzero(rows).tolist():
             self.faults.setdefault(i, reason)
 
-    def bad_rows(self) -> list[BadRow]:
-        """Rows that could not be read, then rows with faults, by position."""
+    def bad_rows(self, faults: Mapping[int, str]) -> list[BadRow]:
+        """The rows of these `faults`, position → reason, by position."""
         files, rows = self.places["file"].to_numpy(), self.places["row"].to_numpy()
-        return [*self.bad, *(BadRow(files[i], int(rows[i]), self.faults[i]) for i in sorted(self.faults))]
+        return [BadRow(files[i], int(rows[i]), faults[i]) for i in sorted(faults)]
 
     def row(self, i: int) -> str:
         """Where a row stands, e.g. `train.csv, row 7`."""
@@ -155,10 +155,9 @@ def make_table(
 
     Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
     """
-    positions = {name: k for k, name in reversed([*enumerate(names)]) if name}
-    kept = sorted(positions, key=positions.__getitem__)
-    data = data.iloc[:, [positions[name] for name in kept]].set_axis(kept, axis=1)
-    separators = dict.fromkeys(kept, separator) if separator is not None else {}
+    data = data.set_axis(pd.Index(names, dtype=object), axis=1)
+    data = data.loc[:, (data.columns != "") & ~data.columns.duplicated()]
+    separators = dict.fromkeys(data, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
     repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
     last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from g2d_pipeline.config import IngestSettings, Table
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.sources.layout import Samples
+from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
@@ -25,18 +26,12 @@ from g2d_pipeline.sources.table.paths import (
     path_ids,
     read_paths,
 )
-from g2d_pipeline.sources.table.selection import select_columns
 from g2d_pipeline.sources.table.splits import check_train, draw, note_unused, official_split, read_groups
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Table
-    from g2d_pipeline.sources.table import TableLayout
-
 
 COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
 
 
-def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
+def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     """See `TableLayout.read_samples`."""
     raw = layout.raw
     tables = find_tables(layout.root, raw)
@@ -47,7 +42,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     sources = chosen.find_columns(settings, raw, table)
     needed = {modality: needed_columns(source) for modality, source in sources.items()}
     uses = chosen.uses(raw) | {name: f"of {m!r}" for m, names in needed.items() for name in names}
-    settings = select_columns(settings, table, modalities, uses)
+    settings = chosen.select_columns(settings, table, modalities, uses)
     tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
@@ -64,8 +59,8 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
 
     rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
-    total = len(table) + len(table.bad)
-    dropped = layout.drop_or_raise(table.bad_rows(), total, settings, "rows", remedy)
+    total, bad = len(table) + len(table.bad), [*table.bad, *table.bad_rows(table.faults)]
+    dropped = layout.drop_or_raise(bad, total, settings, "rows", remedy)
     good = np.setdiff1d(np.arange(len(table)), list(table.faults))
     if not len(good):
         raise data_error(f"{table.file}: no row is left", [], f"{remedy}.")
@@ -93,7 +88,7 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     )
 
 
-def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
+def named_paths(layout: Layout[Table], settings: IngestSettings) -> list[str]:
     """Every path that the table names in columns of media, there or not, once each and sorted. Raises as
     `read_samples` does where the table can not be read or lacks a column."""
     raw = layout.raw
@@ -120,7 +115,7 @@ def _labelled(table: RawTable, settings: IngestSettings, raw: Table) -> RawTable
 
 
 def _read_rows(
-    layout: TableLayout,
+    layout: Layout[Table],
     settings: IngestSettings,
     table: RawTable,
     sources: dict[str, str],
@@ -136,9 +131,8 @@ def _read_rows(
     else:
         target, class_names = columns.read_labels(table, raw.target, raw.classes)
     values: dict[str, Any] = {**columns.read_features(table, numbers)}
-    names = [c for m, columns in settings.columns.items() if m not in sources for c in columns]
-    values |= {name: columns.read_categories(table, name) for name in names if name in settings.categorical}
-    values |= {name: columns.read_dates(table, name) for name in names if name in settings.dates}
+    values |= {name: columns.read_categories(table, name) for name in settings.categorical}
+    values |= {name: columns.read_dates(table, name) for name in settings.dates}
     start, prefix, paths = paths_start(raw, tables), path_prefix(raw, tables), {}
     for modality, source in sources.items():
         if chosen.kind_of(settings, modality) == "text":

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.config.base import SPLITS
-from g2d_pipeline.config.layouts import SPLIT_WORDS, HeldOut
+from g2d_pipeline.config import SPLIT_WORDS, SPLITS, HeldOut, SplitFractions, Table
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean
 from g2d_pipeline.sources.splitting import draw_split
 from g2d_pipeline.sources.table.files import Tables
 from g2d_pipeline.sources.table.frame import RawTable
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import SplitFractions, Table
 
 
 def official_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[np.object_] | None:
