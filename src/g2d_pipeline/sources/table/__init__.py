@@ -66,8 +66,7 @@ class TableLayout(Layout[Table]):
         from g2d_pipeline.sources.table.join import read_all, take_labelled
         from g2d_pipeline.sources.table.splits import group_cells
 
-        table = read_all(self.root, raw, find_tables(self.root, raw), [])
-        table = take_labelled(table, raw.target, raw.classes or ()) if raw.labelled_only else table
+        table = take_labelled(read_all(self.root, raw, find_tables(self.root, raw), []), raw)
         table.require([str(raw.split.group)])
         names = set(group_cells(table, raw.split)) - {""}
         if len(names) < 3:

@@ -16,7 +16,7 @@ import pandas as pd
 from g2d_pipeline.errors import data_error, did_you_mean
 from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
 from g2d_pipeline.sources.table.frame import RawTable, as_text
-from g2d_pipeline.sources.table.paths import fill
+from g2d_pipeline.sources.table.paths import fill, needed_columns
 
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
@@ -291,12 +291,12 @@ def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd
     return parts.rename(columns={day: "day", month: "month"})
 
 
-def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> npt.NDArray[np.object_]:
-    """The texts `[N]` of a column, or of a template of `columns`, as they stand.
+def read_texts(table: RawTable, source: str) -> npt.NDArray[np.object_]:
+    """The texts `[N]` of a column, or of a template of columns, as they stand.
 
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
     null, is no text: a fault. DataError where all are empty."""
-    cells = {name: as_text(table[name]) for name in columns}
+    cells = {name: as_text(table[name]) for name in needed_columns(source)}
     filled = {name: column.fillna("").tolist() for name, column in cells.items()}
     index = table.places["index"].tolist()
     texts = fill(source, filled, index, blanks=True) if "{" in source else filled[source]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from g2d_pipeline.config import Join, Table
+from g2d_pipeline.config import Join, Table, Task
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.cells import SENTINEL
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
@@ -154,9 +154,13 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
     return means
 
 
-def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
-    """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
-    is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
+def take_labelled(table: RawTable, raw: Table, task: Task = "classification") -> RawTable:
+    """The rows that are samples: all, or with `labelled_only` those with a target; then the others are
+    counted in a note, and marks such as NA there, where the target is a class. Raises DataError where there
+    are none."""
+    if not raw.labelled_only:
+        return table
+    target, classes = raw.target, None if task == "regression" else raw.classes or ()
     table.require([target])
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))

@@ -6,23 +6,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import SPLITS, IngestSettings, SplitFractions, Table, is_selector
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error, did_you_mean, enumerated
-from g2d_pipeline.sources.table.files import Tables, paths_start
+from g2d_pipeline.sources.table.files import Tables
 
 if TYPE_CHECKING:
     from g2d_pipeline.sources.table.frame import RawTable  # pandas, which a start-up does without
 
 RESERVED = ("sample_id", "split", "target", "group")  # columns of every manifest
 REMEDY = 'name each column once, or exclude it from a pattern: `"!{name}"` behind it.'
-
-
-def paths_dir(raw: Table, tables: Tables) -> str:
-    """The folder where paths start, with raw_dir before it."""
-    return str(PurePosixPath(raw.raw_dir) / paths_start(raw, tables))
 
 
 def fractions(raw: Table, tables: Tables) -> SplitFractions | None:
@@ -121,12 +115,10 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
     `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound that of the only video.
     DataError where there is none."""
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
-    columns = {name: raw.columns[name] for name in kinds if name in raw.columns}
     media = [name for name, kind in kinds.items() if kind != "text"]
     common = {name: _common_names(name, kind, list(kinds.values())) for name, kind in kinds.items()}
-    for name in kinds:
-        if name not in columns and (column := next((c for c in common[name] if c in table.names), None)):
-            columns[name] = column
+    columns = {name: c for name in kinds for c in reversed(common[name]) if c in table.names}  # the first one
+    columns |= {name: column for name, column in raw.columns.items() if name in kinds}
     videos = [name for name in media if kinds[name] == "video"]
     audio = [name for name in media if kinds[name] == "audio"]
     # the one medium that `file_name` can name: a single one, or a video whose sound the others are
