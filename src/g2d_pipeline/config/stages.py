@@ -7,12 +7,11 @@ from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from g2d_pipeline.config.augment import AugmentSettings
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
-from g2d_pipeline.config.modalities import FeatureSettings
+from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 

@@ -15,8 +15,9 @@ import pandas as pd
 
 from g2d_pipeline.errors import data_error, did_you_mean
 from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
-from g2d_pipeline.sources.table.frame import RawTable, as_text
+from g2d_pipeline.sources.table.frame import Cells, RawTable, as_text
 from g2d_pipeline.sources.table.paths import fill, needed_columns
+from g2d_pipeline.sources.table.settings import finite_number
 
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
@@ -173,7 +174,7 @@ def read_labels(
     if all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in unique):
         labels = labels.str.replace(WHOLE, r"\1", regex=True)
         unique = set(labels) - {""}
-    numeric = _all_numbers(unique)
+    numeric = all(finite_number(label) is not None for label in unique)
     names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
     if (numeric and any(not float(label).is_integer() for label in names)) or _too_many(names, len(present)):
         headline = (
@@ -216,13 +217,6 @@ def _note_similar(table: RawTable, what: str, values: Sequence[str]) -> None:
 
 def _too_many(values: Sequence[str], rows: int) -> bool:
     return len(values) > MANY and len(values) > rows / 2
-
-
-def _all_numbers(labels: Iterable[str]) -> bool:
-    try:
-        return all(np.isfinite(float(label)) for label in labels)
-    except ValueError:
-        return False
 
 
 # ------------------------------------------------------------------------------ categories, dates, texts, ids
@@ -291,7 +285,7 @@ def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd
     return parts.rename(columns={day: "day", month: "month"})
 
 
-def read_texts(table: RawTable, source: str) -> npt.NDArray[np.object_]:
+def read_texts(table: RawTable, source: str) -> Cells:
     """The texts `[N]` of a column, or of a template of columns, as they stand.
 
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
@@ -308,7 +302,7 @@ def read_texts(table: RawTable, source: str) -> npt.NDArray[np.object_]:
     return np.array(texts, object)
 
 
-def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
+def read_ids(table: RawTable, name: str) -> Cells:
     """The samples' ids `[N]`; DataError for blank and repeated ones, with their rows."""
     ids = table.texts(name)
     if blank := np.flatnonzero(ids == "").tolist():

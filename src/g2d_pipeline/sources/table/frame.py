@@ -20,6 +20,10 @@ from g2d_pipeline.sources.faults import BadRow
 UNREADABLE = ("<list>", "<dict>", "<bytes>")  # stand for cells that are neither text nor number
 CUT = r"[+-]?[0-9](?:\.[0-9]+)?[eE]\+(?:1[5-9]|[2-9][0-9])"  # a long number as a spreadsheet writes it
 
+Mask = npt.NDArray[np.bool_]
+Cells = npt.NDArray[np.object_]
+Rows = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class RawTable:
@@ -86,7 +90,7 @@ class RawTable:
         if cells := [cell for name, cell in self.long if name not in texts]:
             raise data_error(f"{self.file}: a quotation mark is not closed", cells, "close it, or remove it.")
 
-    def missing(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.bool_]:
+    def missing(self, name: str, keep: Collection[str] = ()) -> Mask:
         """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case, and not one of `keep`."""
         column = self.data[name]
         missing = column.isna().to_numpy(bool)
@@ -94,18 +98,18 @@ class RawTable:
             missing = missing | (column.str.lower().isin(MISSING) & ~column.isin(keep)).to_numpy(bool)
         return missing
 
-    def marks(self, name: str) -> dict[str, npt.NDArray[np.bool_]]:
+    def marks(self, name: str) -> dict[str, Mask]:
         """What is written in cells that are missing, such as NA → which cells `[N]`."""
         written = as_text(self.data[name]).where(self.missing(name)).replace("", None)
         return {mark: written.eq(mark).to_numpy(bool) for mark in written.dropna().unique()}
 
-    def texts(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.object_]:
+    def texts(self, name: str, keep: Collection[str] = ()) -> Cells:
         """The cells as text `[N]`, "" where they are missing (see `missing`); numbers as in a text table."""
         column = as_text(self.data[name])
         if len(cut := column[column.str.fullmatch(CUT).eq(True)]):
             text = f"Column {name!r}: {len(cut)} cells such as {cut.iloc[0]!r} are long numbers without"
             self.note(f"{text} their last digits, as spreadsheets write them; store them as text.")
-        cells: npt.NDArray[np.object_] = column.to_numpy(object).copy()
+        cells: Cells = column.to_numpy(object).copy()
         cells[self.missing(name, keep)] = ""
         return cells
 
@@ -113,7 +117,7 @@ class RawTable:
         if text not in self.notes:
             self.notes.append(text)
 
-    def fault(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
+    def fault(self, rows: Mask, reason: str) -> None:
         """The rows of this mask `[N]` can not be used; an earlier reason stays."""
         for i in np.flatnonzero(rows).tolist():
             self.faults.setdefault(i, reason)
@@ -135,7 +139,7 @@ class RawTable:
         values = self.data[name] if values is None else values
         return [f"{self.place(i, name)}: {values.iloc[i]!r}" for i in positions]
 
-    def take(self, positions: npt.NDArray[np.int64]) -> RawTable:
+    def take(self, positions: Rows) -> RawTable:
         """These rows alone."""
         data, places = (part.iloc[positions].reset_index(drop=True) for part in (self.data, self.places))
         return replace(self, data=data, places=places)

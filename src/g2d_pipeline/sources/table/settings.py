@@ -248,8 +248,8 @@ class _Selection:
         """The columns of `first..last`: where both are numbers, those whose names are numbers between them;
         else those that stand between them."""
         ends = [end.strip() for end in pattern.split("..", 1)]
-        numbers = {name: value for name in self.names if (value := _number(name)) is not None}
-        values = [_number(end) for end in ends]
+        numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
+        values = [finite_number(end) for end in ends]
         numeric = None not in values
         for end, value in zip(ends, values, strict=True):
             if not (value in numbers.values() if numeric else end in self.known):
@@ -270,7 +270,7 @@ class _Selection:
         return data_error(headline, [], f"correct it.{hint} {self.table.file} has: {enumerated(self.names)}.")
 
 
-def _number(name: str) -> float | None:
+def finite_number(name: str) -> float | None:
     try:
         value = float(name)
     except ValueError:
