@@ -106,8 +106,8 @@ def test_they_reach_the_table_of_the_console_the_report_and_the_json(make_study:
     study = make_study(seeds=(0,), methods=("g2d",))
     study.runs[-1].info.update(selected_phase=[1, 2], selection_epochs=[16, 30])
     evaluation = study.evaluate()
-    (line,) = evaluation.metrics_json["warnings"]
-    assert f"Warning: {line}" in evaluation.table
+    (line,) = evaluation.metrics_json["notes"]
+    assert line in evaluation.table
     assert line in evaluation.report
     assert "30 of 16–30" in evaluation.report
     assert "best validation epoch of the last phase" in evaluation.report

@@ -179,7 +179,7 @@ def test_a_suppressed_encoder_rests_while_its_head_learns() -> None:
     )
     done = fit(model, data, method, training=recipe(2), smp=smp, teachers=teachers_of(data), progress=False)
     (rests,) = [m for m in data.modalities if done.history[f"kappa/{m}"].iloc[0] == 0]
-    for name, value in done.model.state_dict().items():
+    for name, value in done.model.named_parameters():
         if name.startswith(f"encoders.{rests}."):
             assert torch.equal(value, start[name]), name
     after = method.heads.state_dict()  # type: ignore[attr-defined]

@@ -195,7 +195,7 @@ def test_there_is_no_signature_of_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 1, "files": {"a": 1}}', b"\xff"]
+    "content", [b"", b"{", b"[]", b'{"version": 2}', b'{"version": 2, "files": {"a": 1}}', b"\xff"]
 )
 def test_a_broken_cache_is_made_anew_with_a_line(
     copy: MISMECopy, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -229,7 +229,7 @@ def no_pictures(folder: Path) -> None:
     [
         (zero_bytes, r"video/\S+\.mp4 is empty \(0 bytes\)"),
         (web_page, r"is a web page \(HTML\)"),
-        (without_index, r"video/\S+\.mp4 can not be decoded \(Invalid data"),
+        (without_index, r"video/\S+\.mp4 can not be decoded \(.*Invalid data"),
         (few_pictures, r"holds 2 pictures; 4 are the least, as published"),
         (no_pictures, r"sound \(audio/train/\S+\.wav\) but no pictures"),
     ],
