@@ -20,6 +20,7 @@ from g2d_pipeline.config import (
     FusionSettings,
     IngestSettings,
     LayoutSettings,
+    Modality,
     RunOptions,
     RunSettings,
     SMPSettings,
@@ -111,7 +112,7 @@ class Configuration:
         )
 
     def featurize(self) -> FeaturizeSettings:
-        d, not_features = self.dataset, {"encoder", "teacher_encoder", "augment"}
+        d, not_features = self.dataset, set(Modality.model_fields)
         return FeaturizeSettings(
             dataset=self.run.dataset,
             modalities={m: s.model_dump(exclude=not_features) for m, s in d.modalities.items()},

@@ -141,11 +141,10 @@ class Files:
         if path.startswith("/"):
             folder, name = posixpath.split(path)
             path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
-        if path.startswith("/") or PureWindowsPath(path).is_absolute():
-            remedy = "set `root` to the folder where paths start"
-            return file, f"{file!r} is an absolute path that leads out of {self.root}: {remedy}"
-        if path == ".." or path.startswith("../"):
-            return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
+        absolute = path.startswith("/") or PureWindowsPath(path).is_absolute()
+        if absolute or path == ".." or path.startswith("../"):
+            leads = "is an absolute path that leads" if absolute else "leads"
+            return file, f"{file!r} {leads} out of {self.root}: set `root` to the folder where paths start"
         return path if path.isascii() else self._spell(path), None
 
     def _inside(self, path: str) -> str | None:

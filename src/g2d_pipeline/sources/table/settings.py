@@ -56,10 +56,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
             hint = did_you_mean(modality, settings.columns)
             yield f"raw.columns names {modality!r}, which is no modality.{hint} There are {known}."
         elif kind_of(settings, modality) == "tabular":
-            yield (
-                "raw.columns is for media and texts; the tabular modality "
-                f"{modality!r} has its own `columns`."
-            )
+            own = f"the tabular modality {modality!r} has its own `columns`"
+            yield f"raw.columns is for media and texts; {own}."
     if settings.task == "classification" and raw.log_target:
         yield "log_target is for a regression, not for a classification."
     if settings.task == "regression" and raw.classes is not None:
@@ -71,9 +69,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
     counts = Counter(column for _, column in columns if not is_selector(column))
     if double := sorted(column for column, count in counts.items() if count > 1):
         yield f"two modalities have the same column or name: {enumerated(double)}."
-    uses = {raw.target: "the target", raw.id: "the id"}
-    if raw.split is not None:
-        uses[raw.split.column] = "the split"
+    split = raw.split or SplitFractions()
+    uses = {raw.target: "the target", raw.id: "the id", split.column: "the split"}
     for modality, column in columns:
         if column in uses and modality not in raw.columns:
             yield f"column {column!r} is {uses[column]}: remove it from {modality!r}."
@@ -82,14 +79,14 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
                 f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename "
                 "the column or modality."
             )
-    if raw.split is not None and raw.split.group == raw.target:
+    if split.group == raw.target:
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
 
 
 def own_columns(raw: Table) -> list[str]:
     """The columns that `raw` itself names, but for those of modalities."""
-    split = (raw.split.column, raw.split.group) if raw.split is not None else ()
-    names = (raw.target, raw.id, *split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
+    split, keys = raw.split or SplitFractions(), (join.keys[0] for join in raw.join if join.keys)
+    names = (raw.target, raw.id, split.column, split.group, raw.group, *keys)
     return [name for name in names if name is not None]
 
 
