@@ -246,18 +246,17 @@ class _Selection:
         else those that stand between them."""
         ends = [end.strip() for end in pattern.split("..", 1)]
         numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
-        values = [finite_number(end) for end in ends]
-        numeric = None not in values
-        for end, value in zip(ends, values, strict=True):
-            if not (value in numbers.values() if numeric else end in self.known):
+        numeric = all(finite_number(end) is not None for end in ends)
+        places = numbers if numeric else {name: float(i) for i, name in enumerate(self.names)}
+        first, last = (float(end) if numeric else places.get(end, -1) for end in ends)
+        for end, place in zip(ends, (first, last), strict=True):
+            if place not in places.values():
                 hint = did_you_mean(end, self.names)
                 if numeric and numbers:
-                    hint = f" The nearest is {min(numbers, key=lambda n: abs(numbers[n] - (value or 0)))!r}."
+                    hint = f" The nearest is {min(numbers, key=lambda n: abs(numbers[n] - float(end)))!r}."
                 headline = f"{where}: {self.table.file} has no column {end!r}, an end of the range"
                 raise data_error(headline, [], f"name two columns, as in `454..950`.{hint}")
-        places = numbers if numeric else {name: float(i) for i, name in enumerate(self.names)}
-        first, last = values if numeric else [places[end] for end in ends]
-        if not (matches := [name for name, at in places.items() if (first or 0) <= at <= (last or 0)]):
+        if not (matches := [name for name, place in places.items() if first <= place <= last]):
             remedy = f"write {ends[1]}..{ends[0]}."
             raise data_error(f"{where}: {ends[0]!r} comes after {ends[1]!r}", [], remedy)
         return matches
