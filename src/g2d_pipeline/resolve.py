@@ -20,11 +20,12 @@ from g2d_pipeline.config import (
     FusionSettings,
     IngestSettings,
     LayoutSettings,
+    Modality,
     RunOptions,
     RunSettings,
     SMPSettings,
     StudentRun,
-    TabularModality,
+    TabularFeatures,
     TeacherRun,
     TeachersSettings,
     TrainingSettings,
@@ -94,7 +95,7 @@ class Configuration:
 
     def ingest(self) -> IngestSettings:
         d, splits = self.dataset, {split: raw for _, split, raw in self.repeats.values()}
-        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularModality)}
+        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularFeatures)}
         return IngestSettings(
             dataset=self.run.dataset,
             source=self.source,
@@ -111,7 +112,7 @@ class Configuration:
         )
 
     def featurize(self) -> FeaturizeSettings:
-        d, not_features = self.dataset, {"encoder", "teacher_encoder", "augment"}
+        d, not_features = self.dataset, set(Modality.model_fields)
         return FeaturizeSettings(
             dataset=self.run.dataset,
             modalities={m: s.model_dump(exclude=not_features) for m, s in d.modalities.items()},

@@ -186,15 +186,15 @@ def test_the_real_clips_all_get_through_by_sound_and_the_real_pointers_are_told(
 def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     repository: Path, tmp_path: Path, source: Literal["raw", "sample"]
 ) -> None:
-    from g2d_pipeline.config import AudioModality, ResNet18, VideoModality
+    from g2d_pipeline.config import AudioFeatures, ResNet18, VideoFeatures
     from g2d_pipeline.features.kinds.audio import shape
 
     files = yaml.safe_load((repository / "conf/base/parameters_crema_d.yml").read_text())
     overrides = {"dataset": "crema_d", "method": "unimodal", "compare": []}
     of = resolve(files, overrides, lambda raw, wanted: (source, tmp_path)).dataset
     audio, visual = of.modalities["audio"], of.modalities["visual"]
-    assert isinstance(audio, AudioModality)
-    assert isinstance(visual, VideoModality)
+    assert isinstance(audio, AudioFeatures)
+    assert isinstance(visual, VideoFeatures)
     assert (audio.fill, audio.clamp, audio.peak_normalise, audio.n_mels) == ("repeat", True, False, 0)
     assert (visual.frames, visual.pick) == (1, "published")
     assert shape(audio) == ((1, 257, 188) if source == "raw" else (1, 65, 63))

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from g2d_pipeline.config import (
-    AudioModality,
+    AudioFeatures,
     DatasetSettings,
     FeaturizeSettings,
     RunOptions,
@@ -148,7 +148,7 @@ def published(repository: Path) -> DatasetSettings:
 
 def test_the_constants_give_the_published_shapes(repository: Path) -> None:
     audio, visual = (published(repository).modalities[m] for m in ("audio", "visual"))
-    assert isinstance(audio, AudioModality)
+    assert isinstance(audio, AudioFeatures)
     assert shape(audio) == (1, 129, 1251)  # all ten seconds; what an encoder sees is five of them
     assert audio.augment is not None
     assert audio.augment.window_frames == 626

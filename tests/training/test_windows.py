@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from scipy.stats import kstest
 
-from g2d_pipeline.config import AudioAugment, AudioModality, DatasetSettings, SmallCNN
+from g2d_pipeline.config import MODALITIES, AudioAugment, AudioFeatures, DatasetSettings, SmallCNN
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.kinds import audio
 from g2d_pipeline.training import Data, train_student, train_teacher
@@ -66,11 +66,11 @@ def test_evaluation_takes_the_middle() -> None:
 def test_a_window_that_does_not_fit_is_told() -> None:
     with pytest.raises(ConfigError, match="window_frames=13, but samples have 12 frames"):
         without_chance(counting(2), AudioAugment(window_frames=13))
-    assert AudioModality(seconds=1.0).frames == 126
+    assert AudioFeatures(seconds=1.0).frames == 126
     with pytest.raises(
         ValidationError, match=r"augment.window_frames is 127, but the spectrogram has 126 frames"
     ):
-        AudioModality(seconds=1.0, augment=AudioAugment(window_frames=127))
+        MODALITIES["audio"](seconds=1.0, augment=AudioAugment(window_frames=127))
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_the_published_windows_of_vggsound(repository: Path, shared_data: Path) 
         "vggsound"
     ]
     of = DatasetSettings.model_validate(
-        {k: v for k, v in tree.items() if k not in ("smp", "sample")}
+        {k: v for k, v in tree.items() if k not in ("smp", "sample", "methods")}
     ).modalities["audio"]
-    assert isinstance(of, AudioModality)
+    assert isinstance(of, AudioFeatures)
     assert of.augment is not None
     assert audio.shape(of) == (1, 129, 1251)
     path = shared_data / "vggsound_meta/FwVYUHKoLtQ_000034.wav"

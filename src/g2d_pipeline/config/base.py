@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 Task = Literal["classification", "regression"]
 Split = Literal["train", "val", "test"]
@@ -24,6 +24,7 @@ Names = Annotated[list[str], BeforeValidator(split_slashes)]
 Counts = Annotated[list[PositiveInt], BeforeValidator(split_slashes)]
 Seeds = Annotated[list[NonNegativeInt], BeforeValidator(split_slashes), Field(min_length=1)]
 Numbers = Annotated[list[float], BeforeValidator(split_slashes)]
+Positives = Annotated[list[PositiveFloat], BeforeValidator(split_slashes)]
 
 
 def number_as_name(value: Any) -> Any:

@@ -44,16 +44,16 @@ class ByName:
 
         def section(value: Any) -> Any:
             value = {"name": value} if isinstance(value, str) else value
-            name = value.get("name", self.default) if isinstance(value, dict) else None
-            if isinstance(value, dict) and not isinstance(name, str):
-                raise ValueError(
-                    f"its name is missing: one of {', '.join(known)}, or the dotted path of a module"
-                )
-            if isinstance(name, str) and name not in known and "." not in name:
+            if not isinstance(value, dict):
+                return value
+            name, path = value.get("name", self.default), "or the dotted path of a module"
+            if not isinstance(name, str):
+                raise ValueError(f"its name is missing: one of {', '.join(known)}, {path}")
+            if name not in known and "." not in name:
                 names = [*dict.fromkeys([*known, *self._files()])]
                 names += [] if name in names else [e.name for e in entry_points(group=self.group)]
                 if name not in names:
-                    allowed = f"allowed are {', '.join(names)}, or the dotted path of a module"
+                    allowed = f"allowed are {', '.join(names)}, {path}"
                     hint = did_you_mean(name, names)
                     raise ValueError(f"{allowed}.{hint}" if hint else allowed)
             return value

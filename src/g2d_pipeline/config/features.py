@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from g2d_pipeline.config.base import ColumnNames, Numbers, Strict, split_slashes
+from g2d_pipeline.config.base import ColumnNames, Counts, Numbers, Positives, Strict
 
 # How floats are kept in the store; float16 takes half the room, and is computed with in float32.
 Stored = Literal["float32", "float16"]
@@ -69,11 +61,9 @@ class AudioFeatures(Strict):
 class _Pictures(Strict):
     """What images and the frames of clips share: their size, and the normaliser, one value a channel."""
 
-    size: Annotated[list[PositiveInt], BeforeValidator(split_slashes), Field(min_length=1, max_length=2)] = [
-        224
-    ]
+    size: Annotated[Counts, Field(min_length=1, max_length=2)] = [224]
     mean: Numbers | None = None
-    std: Annotated[list[PositiveFloat], BeforeValidator(split_slashes)] | None = None
+    std: Positives | None = None
 
     @model_validator(mode="after")
     def _normaliser_fits(self) -> Self:
@@ -200,15 +190,3 @@ class TextFeatures(Strict):
     vocabulary: Annotated[int, Field(ge=3)] = 2000
     length: PositiveInt = 64
     lowercase: bool = True
-
-
-FeatureSettings = Annotated[
-    AudioFeatures
-    | ImageFeatures
-    | TabularFeatures
-    | VideoFeatures
-    | SequenceFeatures
-    | VectorFeatures
-    | TextFeatures,
-    Field(discriminator="kind"),
-]

@@ -245,13 +245,9 @@ def _by_split(value: Any) -> Any:
     return {split: file for file, split in splits.items()}
 
 
-def _file_or_files(value: Any) -> str:
-    return "str" if isinstance(value, str) else "dict"
-
-
 TableFiles = Annotated[
     Annotated[str, Tag("str")] | Annotated[dict[Split, str], Tag("dict")],
-    Discriminator(_file_or_files),
+    Discriminator(lambda value: "str" if isinstance(value, str) else "dict"),
     BeforeValidator(_by_split),
 ]
 

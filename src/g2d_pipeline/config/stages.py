@@ -7,12 +7,11 @@ from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-from g2d_pipeline.config.augment import AugmentSettings
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
-from g2d_pipeline.config.features import FeatureSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
+from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
@@ -38,21 +37,21 @@ class RunOptions(Strict):
 
 
 class IngestSettings(Strict):
+    """`columns`: modality → its columns in the manifest: one path, one text, or the table's values. `kinds`:
+    modality → its kind; where it is left out, one column of its own name holds paths. `categorical`, `dates`:
+    which of the table's columns are such. `splits`: where there are several: name → `raw` of one of them."""
+
     dataset: str
     source: Literal["raw", "sample"]
     task: Task
     target: TargetSettings
     raw: LayoutSettings
-    columns: dict[
-        str, list[str]
-    ]  # modality → its columns in the manifest: one path, one text, or the table's values
-    kinds: dict[
-        str, str
-    ] = {}  # modality → its kind; where it is left out, one column of its own name holds paths
-    categorical: list[str] = []  # which of the table's columns are categories
+    columns: dict[str, list[str]]
+    kinds: dict[str, str] = {}
+    categorical: list[str] = []
     dates: list[str] = []
     max_bad_fraction: Fraction
-    splits: dict[str, LayoutSettings] = {}  # where there are several: name → `raw` of one of them
+    splits: dict[str, LayoutSettings] = {}
     options: RunOptions
 
     @property

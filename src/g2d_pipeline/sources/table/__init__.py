@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from g2d_pipeline.config.layouts import Table
+from g2d_pipeline.config import IngestSettings, Table
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.files import fingerprint
 from g2d_pipeline.sources.hashing import content_hashes, remembered
-from g2d_pipeline.sources.layout import Layout
+from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.table.files import find_tables, paths_start, suggest
 from g2d_pipeline.sources.table.settings import kind_of
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings
-    from g2d_pipeline.sources.layout import Samples
 
 VERSION = 1  # of how a table's paths are read; raise it where that changes
 
@@ -71,9 +66,7 @@ class TableLayout(Layout[Table]):
         from g2d_pipeline.sources.table.join import read_all, take_labelled
         from g2d_pipeline.sources.table.splits import group_cells
 
-        table = read_all(self.root, raw, find_tables(self.root, raw), [])
-        if raw.labelled_only:
-            table = take_labelled(table, raw.target, raw.classes or ())
+        table = take_labelled(read_all(self.root, raw, find_tables(self.root, raw), []), raw)
         table.require([str(raw.split.group)])
         names = set(group_cells(table, raw.split)) - {""}
         if len(names) < 3:

@@ -15,8 +15,9 @@ import pandas as pd
 
 from g2d_pipeline.errors import data_error, did_you_mean
 from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
-from g2d_pipeline.sources.table.frame import RawTable, as_text
-from g2d_pipeline.sources.table.paths import fill
+from g2d_pipeline.sources.table.frame import Cells, RawTable, as_text
+from g2d_pipeline.sources.table.paths import fill, needed_columns
+from g2d_pipeline.sources.table.settings import finite_number
 
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 MANY = 20  # more values than that, and more than half as many as rows: names or measurements, no categories
@@ -173,7 +174,7 @@ def read_labels(
     if all(WHOLE.fullmatch(label) or label.lstrip("+-").isdigit() for label in unique):
         labels = labels.str.replace(WHOLE, r"\1", regex=True)
         unique = set(labels) - {""}
-    numeric = _all_numbers(unique)
+    numeric = all(finite_number(label) is not None for label in unique)
     names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
     if (numeric and any(not float(label).is_integer() for label in names)) or _too_many(names, len(present)):
         headline = (
@@ -218,13 +219,6 @@ def _too_many(values: Sequence[str], rows: int) -> bool:
     return len(values) > MANY and len(values) > rows / 2
 
 
-def _all_numbers(labels: Iterable[str]) -> bool:
-    try:
-        return all(np.isfinite(float(label)) for label in labels)
-    except ValueError:
-        return False
-
-
 # ------------------------------------------------------------------------------ categories, dates, texts, ids
 def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
     """A column as categories `[N]`, null where missing. DataError where it is blank, or where its values are
@@ -264,19 +258,14 @@ def read_dates(table: RawTable, name: str) -> Dates:
         _refuse_blank(table, name, "dates")
     parts = cells.str.extract(f"^{YEAR_FIRST}$")[["year", "month", "day"]]
     parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
-    year, month, day = (pd.to_numeric(parts[key]).fillna(0).to_numpy(np.int64) for key in parts)
-    months = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + (month - 1)
-    days = months.astype("datetime64[D]") + (day - 1)
-    valid = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (days.astype("datetime64[M]") == months)
-    if wrong := np.flatnonzero(~valid & ~missing).tolist():
+    dates: Dates = pd.to_datetime(parts.astype(float), errors="coerce").to_numpy("datetime64[ms]")
+    if wrong := np.flatnonzero(np.isnat(dates) & ~missing).tolist():
         remedy = (
             "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
         )
         raise data_error(f"{table.file}: cells that are not dates", table.cells(wrong, name, cells), remedy)
     if clocks := int(cells.str.contains(CLOCK).sum()):
         table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
-    dates: Dates = days.astype("datetime64[ms]")
-    dates[missing] = np.datetime64("NaT")
     return dates
 
 
@@ -296,12 +285,12 @@ def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd
     return parts.rename(columns={day: "day", month: "month"})
 
 
-def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> npt.NDArray[np.object_]:
-    """The texts `[N]` of a column, or of a template of `columns`, as they stand.
+def read_texts(table: RawTable, source: str) -> Cells:
+    """The texts `[N]` of a column, or of a template of columns, as they stand.
 
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
     null, is no text: a fault. DataError where all are empty."""
-    cells = {name: as_text(table[name]) for name in columns}
+    cells = {name: as_text(table[name]) for name in needed_columns(source)}
     filled = {name: column.fillna("").tolist() for name, column in cells.items()}
     index = table.places["index"].tolist()
     texts = fill(source, filled, index, blanks=True) if "{" in source else filled[source]
@@ -313,7 +302,7 @@ def read_texts(table: RawTable, source: str, columns: Sequence[str]) -> npt.NDAr
     return np.array(texts, object)
 
 
-def read_ids(table: RawTable, name: str) -> npt.NDArray[np.object_]:
+def read_ids(table: RawTable, name: str) -> Cells:
     """The samples' ids `[N]`; DataError for blank and repeated ones, with their rows."""
     ids = table.texts(name)
     if blank := np.flatnonzero(ids == "").tolist():

@@ -5,15 +5,10 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from g2d_pipeline.config.base import SPLITS, Split
-from g2d_pipeline.config.layouts import SPLIT_WORDS, split_of
+from g2d_pipeline.config import SPLIT_WORDS, SPLITS, Split, Table, split_of
 from g2d_pipeline.errors import data_error, did_you_mean
 from g2d_pipeline.sources.faults import FEW_FOLDERS, is_litter, list_files
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Table
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".npy")
 COMMON = ENDINGS[:-2]  # of a file that is found by its name: a .txt or .npy may be anything

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -19,6 +19,10 @@ from g2d_pipeline.sources.faults import BadRow
 
 UNREADABLE = ("<list>", "<dict>", "<bytes>")  # stand for cells that are neither text nor number
 CUT = r"[+-]?[0-9](?:\.[0-9]+)?[eE]\+(?:1[5-9]|[2-9][0-9])"  # a long number as a spreadsheet writes it
+
+Mask = npt.NDArray[np.bool_]
+Cells = npt.NDArray[np.object_]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class RawTable:
         if cells := [cell for name, cell in self.long if name not in texts]:
             raise data_error(f"{self.file}: a quotation mark is not closed", cells, "close it, or remove it.")
 
-    def missing(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.bool_]:
+    def missing(self, name: str, keep: Collection[str] = ()) -> Mask:
         """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case, and not one of `keep`."""
         column = self.data[name]
         missing = column.isna().to_numpy(bool)
@@ -94,18 +98,18 @@ class RawTable:
             missing = missing | (column.str.lower().isin(MISSING) & ~column.isin(keep)).to_numpy(bool)
         return missing
 
-    def marks(self, name: str) -> dict[str, npt.NDArray[np.bool_]]:
+    def marks(self, name: str) -> dict[str, Mask]:
         """What is written in cells that are missing, such as NA → which cells `[N]`."""
         written = as_text(self.data[name]).where(self.missing(name)).replace("", None)
         return {mark: written.eq(mark).to_numpy(bool) for mark in written.dropna().unique()}
 
-    def texts(self, name: str, keep: Collection[str] = ()) -> npt.NDArray[np.object_]:
+    def texts(self, name: str, keep: Collection[str] = ()) -> Cells:
         """The cells as text `[N]`, "" where they are missing (see `missing`); numbers as in a text table."""
         column = as_text(self.data[name])
         if len(cut := column[column.str.fullmatch(CUT).eq(True)]):
             text = f"Column {name!r}: {len(cut)} cells such as {cut.iloc[0]!r} are long numbers without"
             self.note(f"{text} their last digits, as spreadsheets write them; store them as text.")
-        cells: npt.NDArray[np.object_] = column.to_numpy(object).copy()
+        cells: Cells = column.to_numpy(object).copy()
         cells[self.missing(name, keep)] = ""
         return cells
 
@@ -113,15 +117,15 @@ class RawTable:
         if text not in self.notes:
             self.notes.append(text)
 
-    def fault(self, rows: npt.NDArray[np.bool_], reason: str) -> None:
+    def fault(self, rows: Mask, reason: str) -> None:
         """The rows of this mask `[N]` can not be used; an earlier reason stays."""
         for i in np.flatnonzero(rows).tolist():
             self.faults.setdefault(i, reason)
 
-    def bad_rows(self) -> list[BadRow]:
-        """Rows that could not be read, then rows with faults, by position."""
+    def bad_rows(self, faults: Mapping[int, str]) -> list[BadRow]:
+        """The rows of these `faults`, position → reason, by position."""
         files, rows = self.places["file"].to_numpy(), self.places["row"].to_numpy()
-        return [*self.bad, *(BadRow(files[i], int(rows[i]), self.faults[i]) for i in sorted(self.faults))]
+        return [BadRow(files[i], int(rows[i]), faults[i]) for i in sorted(faults)]
 
     def row(self, i: int) -> str:
         """Where a row stands, e.g. `train.csv, row 7`."""
@@ -135,7 +139,7 @@ class RawTable:
         values = self.data[name] if values is None else values
         return [f"{self.place(i, name)}: {values.iloc[i]!r}" for i in positions]
 
-    def take(self, positions: npt.NDArray[np.int64]) -> RawTable:
+    def take(self, positions: Rows) -> RawTable:
         """These rows alone."""
         data, places = (part.iloc[positions].reset_index(drop=True) for part in (self.data, self.places))
         return replace(self, data=data, places=places)
@@ -155,10 +159,9 @@ def make_table(
 
     Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
     """
-    positions = {name: k for k, name in reversed([*enumerate(names)]) if name}
-    kept = sorted(positions, key=positions.__getitem__)
-    data = data.iloc[:, [positions[name] for name in kept]].set_axis(kept, axis=1)
-    separators = dict.fromkeys(kept, separator) if separator is not None else {}
+    data = data.set_axis(pd.Index(names, dtype=object), axis=1)
+    data = data.loc[:, (data.columns != "") & ~data.columns.duplicated()]
+    separators = dict.fromkeys(data, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
     repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
     last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)

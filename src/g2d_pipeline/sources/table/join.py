@@ -6,20 +6,17 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from g2d_pipeline.config import Join, Table, Task
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.cells import SENTINEL
-from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
 from g2d_pipeline.sources.table.frame import RawTable, as_text
 from g2d_pipeline.sources.table.reading import read_table, read_tables
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import Join, Table
 
 MEAN = re.compile(r"(.+)_mean([0-9]+)")  # `<column>_mean<days>`
 
@@ -72,20 +69,18 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     matched = np.flatnonzero(position >= 0)
     kept = table.take(matched)
     added = columns.iloc[position[matched]].reset_index(drop=True)
-    files, rows = table.places["file"], table.places["row"]
-    unmatched = np.flatnonzero(position < 0).tolist()
-    lost = [BadRow(files[i], int(rows[i]), reason) for i in unmatched]
+    faults = dict.fromkeys(np.flatnonzero(position < 0).tolist(), reason)
     if keys:
         numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks zeros of a text here
-        near = {i: numbers_of.get(keys[i].lstrip("0")) for i in unmatched if keys[i]}
+        near = {i: numbers_of.get(keys[i].lstrip("0")) for i in faults if keys[i]}
         hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
-        lost = [BadRow(files[i], int(rows[i]), f"{reason} {keys[i]!r}{hints.get(i, '')}") for i in unmatched]
+        faults = {i: f"{reason} {keys[i]!r}{hints.get(i, '')}" for i in faults}
     double = kept.data.columns.intersection(added.columns)
     repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
     return replace(
         kept,
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
-        bad=[*table.bad, *other.bad, *lost],
+        bad=[*table.bad, *other.bad, *table.bad_rows(faults)],
         repeated=table.repeated | other.repeated | repeated,
         separators=other.separators | table.separators,
     )
@@ -159,9 +154,13 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
     return means
 
 
-def take_labelled(table: RawTable, target: str, classes: Collection[str] | None) -> RawTable:
-    """The rows with a target; the others are counted in a note, and marks such as NA there, where the target
-    is a class (of `classes`; None: it is a number). Raises DataError where there are none."""
+def take_labelled(table: RawTable, raw: Table, task: Task = "classification") -> RawTable:
+    """The rows that are samples: all, or with `labelled_only` those with a target; then the others are
+    counted in a note, and marks such as NA there, where the target is a class. Raises DataError where there
+    are none."""
+    if not raw.labelled_only:
+        return table
+    target, classes = raw.target, None if task == "regression" else raw.classes or ()
     table.require([target])
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))

@@ -9,14 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean, media_fault
 from g2d_pipeline.features.cells import open_cell, split_cell
 from g2d_pipeline.features.faults import MediaError
-
-if TYPE_CHECKING:
-    from g2d_pipeline.sources.table.frame import RawTable
+from g2d_pipeline.sources.table.frame import RawTable
 
 FIELD = re.compile(r"\{([^{}]+)\}")
 
@@ -120,7 +117,8 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.starts = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100
-        self.folders: dict[str, dict[str, None] | str] = {}
+        self.folders: dict[str, dict[str, None]] = {}
+        self.unreadable: dict[str, str] = {}  # folder → why
         self.checked: dict[str, tuple[str, str | None]] = {}
         self.hints = 0
 
@@ -143,11 +141,10 @@ class Files:
         if path.startswith("/"):
             folder, name = posixpath.split(path)
             path = self._inside(path) or self._inside(f"{os.path.realpath(folder)}/{name}") or path
-        if path.startswith("/") or PureWindowsPath(path).is_absolute():
-            remedy = "set `root` to the folder where paths start"
-            return file, f"{file!r} is an absolute path that leads out of {self.root}: {remedy}"
-        if path == ".." or path.startswith("../"):
-            return file, f"{file!r} leads out of {self.root}: set `root` to the folder where paths start"
+        absolute = path.startswith("/") or PureWindowsPath(path).is_absolute()
+        if absolute or path == ".." or path.startswith("../"):
+            leads = "is an absolute path that leads" if absolute else "leads"
+            return file, f"{file!r} {leads} out of {self.root}: set `root` to the folder where paths start"
         return path if path.isascii() else self._spell(path), None
 
     def _inside(self, path: str) -> str | None:
@@ -160,33 +157,29 @@ class Files:
         if fault:
             return path, fault
         folder, _, name = path.rpartition("/")
-        listing = self._listing(folder)
-        if isinstance(listing, str):
-            return file, listing
-        if name not in listing and ";" in path:
+        names = self._names(folder)
+        if folder in self.unreadable:
+            return file, f"folder {folder!r} can not be read ({self.unreadable[folder]})"
+        if name not in names and ";" in path:
             return file, f"{file!r} names several files: give each a column and a modality of its own"
-        if name not in listing:
+        if name not in names:
             return file, f"{file!r} is missing{self._spelling(path)}"
         fault = media_fault(self.root / path)
         if fault and (self.root / path).is_dir():  # a folder of images is a video
             fault = None if self._names(path) else "is an empty folder"
         return path, fault and f"{file!r} {fault}"
 
-    def _listing(self, folder: str) -> dict[str, None] | str:
-        """The names in a folder; a text: why it can not be used."""
+    def _names(self, folder: str) -> Collection[str]:
+        """The names in a folder, sorted; none where it is absent or `unreadable`."""
         if folder not in self.folders:
+            names: list[str] = []
             try:
                 names = sorted(os.listdir(self.root / folder))  # noqa: PTH208
-                self.folders[folder] = {n: None for n in names if not n.startswith("._") and n != ".DS_Store"}
-            except (FileNotFoundError, NotADirectoryError):
-                self.folders[folder] = {}
             except OSError as error:
-                self.folders[folder] = f"folder {folder!r} can not be read ({error.strerror})"
+                if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                    self.unreadable[folder] = str(error.strerror)
+            self.folders[folder] = {n: None for n in names if not n.startswith("._") and n != ".DS_Store"}
         return self.folders[folder]
-
-    def _names(self, folder: str) -> Collection[str]:
-        listing = self._listing(folder)
-        return {} if isinstance(listing, str) else listing
 
     def _spell(self, path: str) -> str:
         """The path as the disk spells it: letters may be composed there, or not (Unicode NFC and NFD)."""

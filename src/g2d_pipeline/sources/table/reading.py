@@ -203,11 +203,11 @@ def _jsonl(path: Path, file: str) -> RawTable:
         except ValueError as error:
             bad.append(BadRow(file, number, f"is not JSON ({error})"))
             continue
-        if not isinstance(record, dict):
+        if isinstance(record, dict):
+            records.append({key.strip(): value for key, value in record.items()})
+            rows.append(number)
+        else:
             bad.append(BadRow(file, number, 'is not an object of keys, such as {"file_name": "a.wav"}'))
-            continue
-        records.append({key.strip(): value for key, value in record.items()})
-        rows.append(number)
     data = pd.DataFrame(records, dtype=object)  # as they are: an integer beside a null stays one
     names, data = [str(key) for key in data], data.apply(as_text)
     return make_table(file, names, data, np.array(rows, np.int64), 1, bad=bad)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from g2d_pipeline.config import IngestSettings, Table
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.sources.layout import Samples
+from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
@@ -25,18 +27,12 @@ from g2d_pipeline.sources.table.paths import (
     path_ids,
     read_paths,
 )
-from g2d_pipeline.sources.table.selection import select_columns
 from g2d_pipeline.sources.table.splits import check_train, draw, note_unused, official_split, read_groups
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Table
-    from g2d_pipeline.sources.table import TableLayout
-
 
 COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
 
 
-def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
+def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     """See `TableLayout.read_samples`."""
     raw = layout.raw
     tables = find_tables(layout.root, raw)
@@ -47,25 +43,25 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     sources = chosen.find_columns(settings, raw, table)
     needed = {modality: needed_columns(source) for modality, source in sources.items()}
     uses = chosen.uses(raw) | {name: f"of {m!r}" for m, names in needed.items() for name in names}
-    settings = select_columns(settings, table, modalities, uses)
+    settings = chosen.select_columns(settings, table, modalities, uses)
     tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
     # before anything is said of columns: rows that could not be read leave them blank
     layout.drop_or_raise(table.bad, len(table) + len(table.bad), settings, "rows", f"correct {table.file}")
-    table = _labelled(table, settings, raw)
-    table.refuse_long(
-        [c for m, names in needed.items() if chosen.kind_of(settings, m) == "text" for c in names]
-    )
+    table = take_labelled(table, raw, settings.task)
+    media = [modality for modality in sources if chosen.kind_of(settings, modality) != "text"]
+    table.refuse_long([name for m, names in needed.items() if m not in media for name in names])
     used = {*chosen.own_columns(raw), *required}
     if unused := [name for name in table.names if name not in used]:
         table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
         note_unused(table, unused)
 
-    rows, class_names = _read_rows(layout, settings, table, sources, tables, numbers)
-    remedy = f"correct these rows of {table.file}, or the files in {chosen.paths_dir(raw, tables)}"
-    total = len(table) + len(table.bad)
-    dropped = layout.drop_or_raise(table.bad_rows(), total, settings, "rows", remedy)
+    raw_dir = str(PurePosixPath(raw.raw_dir) / paths_start(raw, tables))
+    rows, class_names = _read_rows(layout, settings, table, sources, media, tables, numbers)
+    remedy = f"correct these rows of {table.file}, or the files in {raw_dir}"
+    total, bad = len(table) + len(table.bad), [*table.bad, *table.bad_rows(table.faults)]
+    dropped = layout.drop_or_raise(bad, total, settings, "rows", remedy)
     good = np.setdiff1d(np.arange(len(table)), list(table.faults))
     if not len(good):
         raise data_error(f"{table.file}: no row is left", [], f"{remedy}.")
@@ -80,7 +76,6 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         samples["group"] = groups
     elif raw.group is not None:
         samples["group"] = table.texts(raw.group)[good]
-    media = [modality for modality in sources if chosen.kind_of(settings, modality) != "text"]
     _note_findings(table, settings, raw, samples, media)
     return Samples(
         samples,
@@ -88,18 +83,18 @@ def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
         dropped,
         _grouped(table.notes),
         group_disjoint=groups is not None and not is_official,
-        raw_dir=chosen.paths_dir(raw, tables),
+        raw_dir=raw_dir,
         columns=settings.columns,
     )
 
 
-def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
+def named_paths(layout: Layout[Table], settings: IngestSettings) -> list[str]:
     """Every path that the table names in columns of media, there or not, once each and sorted. Raises as
     `read_samples` does where the table can not be read or lacks a column."""
     raw = layout.raw
     tables = find_tables(layout.root, raw)
     chosen.check_settings(settings, raw, tables)
-    table = _labelled(read_all(layout.root, raw, tables, ()), settings, raw)
+    table = take_labelled(read_all(layout.root, raw, tables, ()), raw, settings.task)
     sources = chosen.find_columns(settings, raw, table)
     start = paths_start(raw, tables)
     files, names = Files(layout.root / start), set[str]()
@@ -112,18 +107,12 @@ def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
     return sorted(names)
 
 
-def _labelled(table: RawTable, settings: IngestSettings, raw: Table) -> RawTable:
-    """The rows that are samples: with `labelled_only` those with a target."""
-    if not raw.labelled_only:
-        return table
-    return take_labelled(table, raw.target, None if settings.task == "regression" else raw.classes or ())
-
-
 def _read_rows(
-    layout: TableLayout,
+    layout: Layout[Table],
     settings: IngestSettings,
     table: RawTable,
     sources: dict[str, str],
+    media: Sequence[str],
     tables: Tables,
     numbers: Sequence[str],
 ) -> tuple[pd.DataFrame, Sequence[str]]:
@@ -136,29 +125,21 @@ def _read_rows(
     else:
         target, class_names = columns.read_labels(table, raw.target, raw.classes)
     values: dict[str, Any] = {**columns.read_features(table, numbers)}
-    names = [c for m, columns in settings.columns.items() if m not in sources for c in columns]
-    values |= {name: columns.read_categories(table, name) for name in names if name in settings.categorical}
-    values |= {name: columns.read_dates(table, name) for name in names if name in settings.dates}
-    start, prefix, paths = paths_start(raw, tables), path_prefix(raw, tables), {}
-    for modality, source in sources.items():
-        if chosen.kind_of(settings, modality) == "text":
-            values[modality] = columns.read_texts(table, source, needed_columns(source))
-        else:
-            values[modality] = paths[modality] = read_paths(table, source, prefix)
-    check_paths(table, sources, paths, layout.root / start)
+    values |= {name: columns.read_categories(table, name) for name in settings.categorical}
+    values |= {name: columns.read_dates(table, name) for name in settings.dates}
+    base, prefix = layout.root / paths_start(raw, tables), path_prefix(raw, tables)
+    values |= {m: columns.read_texts(table, sources[m]) for m in sources if m not in media}
+    paths = {m: read_paths(table, sources[m], prefix) for m in media}
+    values |= paths
+    check_paths(table, sources, paths, base)
     for modality, cells in paths.items():
-        check_arrays(table, sources[modality], cells, layout.root / start)
-    ids = (
-        path_ids(table, next(iter(paths.values()), None))
-        if raw.id is None
-        else columns.read_ids(table, raw.id)
-    )
+        check_arrays(table, sources[modality], cells, base)
+    first = next(iter(paths.values()), None)
+    ids = path_ids(table, first) if raw.id is None else columns.read_ids(table, raw.id)
     split = official_split(table, raw, tables)
     rows = {"sample_id": ids, "split": "" if split is None else split, "target": target}
-    order = [column for columns in settings.columns.values() for column in columns]
-    return pd.DataFrame(
-        rows | {column: values[column] for column in order}, index=table.data.index
-    ), class_names
+    rows |= {name: values[name] for names in settings.columns.values() for name in names}
+    return pd.DataFrame(rows, index=table.data.index), class_names
 
 
 def _grouped(notes: Sequence[str]) -> list[str]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from g2d_pipeline.config import SPLITS, SplitFractions
-from g2d_pipeline.config.features import is_selector
-from g2d_pipeline.errors import ConfigError, data_error, did_you_mean, enumerated
-from g2d_pipeline.sources.table.files import Tables, paths_start
+from g2d_pipeline.config import SPLITS, IngestSettings, SplitFractions, Table, is_selector
+from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error, did_you_mean, enumerated
+from g2d_pipeline.sources.table.files import Tables
 
 if TYPE_CHECKING:
-    from g2d_pipeline.config import IngestSettings, Table
-    from g2d_pipeline.sources.table.frame import RawTable
+    from g2d_pipeline.sources.table.frame import RawTable  # pandas, which a start-up does without
 
 RESERVED = ("sample_id", "split", "target", "group")  # columns of every manifest
-
-
-def paths_dir(raw: Table, tables: Tables) -> str:
-    """The folder where paths start, with raw_dir before it."""
-    return str(PurePosixPath(raw.raw_dir) / paths_start(raw, tables))
+REMEDY = 'name each column once, or exclude it from a pattern: `"!{name}"` behind it.'
 
 
 def fractions(raw: Table, tables: Tables) -> SplitFractions | None:
@@ -61,10 +56,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
             hint = did_you_mean(modality, settings.columns)
             yield f"raw.columns names {modality!r}, which is no modality.{hint} There are {known}."
         elif kind_of(settings, modality) == "tabular":
-            yield (
-                "raw.columns is for media and texts; the tabular modality "
-                f"{modality!r} has its own `columns`."
-            )
+            own = f"the tabular modality {modality!r} has its own `columns`"
+            yield f"raw.columns is for media and texts; {own}."
     if settings.task == "classification" and raw.log_target:
         yield "log_target is for a regression, not for a classification."
     if settings.task == "regression" and raw.classes is not None:
@@ -76,9 +69,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
     counts = Counter(column for _, column in columns if not is_selector(column))
     if double := sorted(column for column, count in counts.items() if count > 1):
         yield f"two modalities have the same column or name: {enumerated(double)}."
-    uses = {raw.target: "the target", raw.id: "the id"}
-    if raw.split is not None:
-        uses[raw.split.column] = "the split"
+    split = raw.split or SplitFractions()
+    uses = {raw.target: "the target", raw.id: "the id", split.column: "the split"}
     for modality, column in columns:
         if column in uses and modality not in raw.columns:
             yield f"column {column!r} is {uses[column]}: remove it from {modality!r}."
@@ -87,14 +79,14 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
                 f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename "
                 "the column or modality."
             )
-    if raw.split is not None and raw.split.group == raw.target:
+    if split.group == raw.target:
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
 
 
 def own_columns(raw: Table) -> list[str]:
     """The columns that `raw` itself names, but for those of modalities."""
-    split = (raw.split.column, raw.split.group) if raw.split is not None else ()
-    names = (raw.target, raw.id, *split, raw.group, *(join.keys[0] for join in raw.join if join.keys))
+    split, keys = raw.split or SplitFractions(), (join.keys[0] for join in raw.join if join.keys)
+    names = (raw.target, raw.id, split.column, split.group, raw.group, *keys)
     return [name for name in names if name is not None]
 
 
@@ -120,12 +112,10 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
     `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound that of the only video.
     DataError where there is none."""
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
-    columns = {name: raw.columns[name] for name in kinds if name in raw.columns}
     media = [name for name, kind in kinds.items() if kind != "text"]
     common = {name: _common_names(name, kind, list(kinds.values())) for name, kind in kinds.items()}
-    for name in kinds:
-        if name not in columns and (column := next((c for c in common[name] if c in table.names), None)):
-            columns[name] = column
+    columns = {name: c for name in kinds for c in reversed(common[name]) if c in table.names}  # the first one
+    columns |= {name: column for name, column in raw.columns.items() if name in kinds}
     videos = [name for name in media if kinds[name] == "video"]
     audio = [name for name in media if kinds[name] == "audio"]
     # the one medium that `file_name` can name: a single one, or a video whose sound the others are
@@ -157,3 +147,128 @@ def _common_names(name: str, kind: str, kinds: Sequence[str]) -> list[str]:
     names = [name, kind] if kinds.count(kind) == 1 and kind != "file" else [name]
     endings = [""] if kind == "text" else ["", "_file_name", "_file"]
     return list(dict.fromkeys(f"{stem}{ending}" for stem in names for ending in endings))
+
+
+# ---------------------------------------------------------------------------- patterns, ranges and exclusions
+def select_columns(
+    settings: IngestSettings, table: RawTable, modalities: Collection[str], uses: Mapping[str, str]
+) -> IngestSettings:
+    """The settings with names for all that stands for columns of the tabular `modalities`.
+
+    `uses`: column → what else it is (the target, …): only its name selects it, no pattern. A name of the
+    table is that column, whatever it looks like. The table notes what is selected and what is left out.
+    Raises DataError for what matches nothing, for unknown ends of ranges, and for columns selected twice."""
+    entries = {m: settings.columns[m] for m in modalities}
+    if not any(is_selector(entry) for own in entries.values() for entry in own):
+        return settings
+    written = {
+        e: f"named by {m!r}"
+        for m, own in entries.items()
+        for e in own
+        if e in table.data or not is_selector(e)
+    }
+    selection = _Selection(table, {**written, **uses})
+    by_key: dict[str, list[str]] = {"columns": [], "categorical": [], "dates": []}
+    columns = dict(settings.columns)
+    for modality, own in entries.items():
+        columns[modality] = []
+        for key, part in _by_key(settings, own):
+            selected = selection.of(modality, part)
+            columns[modality] += selected
+            by_key[key] += selected
+    kinds = {key: by_key[key] for key in ("categorical", "dates")}
+    return settings.model_copy(update={"columns": columns, **kinds})
+
+
+def _by_key(settings: IngestSettings, entries: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """The entries of a modality in parts, each with its key; an exclusion has that of what it follows."""
+    keys = dict.fromkeys(settings.categorical, "categorical") | dict.fromkeys(settings.dates, "dates")
+    parts: list[tuple[str, list[str]]] = []
+    for entry in entries:
+        key = parts[-1][0] if entry.startswith("!") and parts else keys.get(entry, "columns")
+        if not parts or parts[-1][0] != key:
+            parts.append((key, []))
+        parts[-1][1].append(entry)
+    return parts
+
+
+class _Selection:
+    """What has been selected so far: column → the entry that did."""
+
+    def __init__(self, table: RawTable, uses: Mapping[str, str]) -> None:
+        self.table, self.names, self.uses = table, table.names, uses
+        self.known = set(self.names)
+        self.by: dict[str, str] = {}
+
+    def of(self, modality: str, entries: Iterable[str]) -> list[str]:
+        """The columns of one list of a modality."""
+        own: dict[str, str] = {}
+        for entry in entries:
+            where = f"modality {modality!r}: {entry!r}"
+            if entry in self.known or not is_selector(entry):
+                self._add(own, [entry], entry)
+            elif entry.startswith("!"):
+                if not (out := [name for name in self._match(entry[1:], where) if name in own]):
+                    raise self._nothing(f"{where} excludes nothing", entry[1:], own)
+                for name in out:
+                    del own[name], self.by[name]
+            else:
+                matches = self._match(entry, where)
+                left = [f"{name!r} ({self.uses[name]})" for name in matches if name in self.uses]
+                matches = [name for name in matches if name not in self.uses]
+                if not matches:
+                    also = f" but what is used elsewhere, {enumerated(left, SHOWN)}" if left else ""
+                    raise self._nothing(f"{where} matches no column{also}", entry, self.names)
+                self._add(own, matches, entry)
+                out_of_it = f"; left out: {enumerated(left, SHOWN)}" if left else ""
+                first_last = " to ".join(map(repr, dict.fromkeys((matches[0], matches[-1]))))
+                self.table.note(f"{where} is {first_last} (columns: {len(matches):,}){out_of_it}.")
+        return list(own)
+
+    def _add(self, own: dict[str, str], names: Iterable[str], entry: str) -> None:
+        if double := [f"{n!r}, by {self.by[n]!r} and {entry!r}" for n in names if n in self.by]:
+            remedy = REMEDY.format(name=double[0].split("'")[1])
+            raise data_error(f"{self.table.file}: columns that are selected twice", double, remedy)
+        own |= dict.fromkeys(names, entry)
+        self.by |= dict.fromkeys(names, entry)
+
+    def _match(self, pattern: str, where: str) -> list[str]:
+        """The columns that a pattern, a range or a name means, in the table's order."""
+        if pattern in self.known:
+            return [pattern]
+        if "*" not in pattern:
+            return self._between(pattern, where) if ".." in pattern else []
+        form = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+        return [name for name in self.names if form.fullmatch(name)]
+
+    def _between(self, pattern: str, where: str) -> list[str]:
+        """The columns of `first..last`: where both are numbers, those whose names are numbers between them;
+        else those that stand between them."""
+        ends = [end.strip() for end in pattern.split("..", 1)]
+        numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
+        numeric = all(finite_number(end) is not None for end in ends)
+        places = numbers if numeric else {name: float(i) for i, name in enumerate(self.names)}
+        first, last = (float(end) if numeric else places.get(end, -1) for end in ends)
+        for end, place in zip(ends, (first, last), strict=True):
+            if place not in places.values():
+                hint = did_you_mean(end, self.names)
+                if numeric and numbers:
+                    hint = f" The nearest is {min(numbers, key=lambda n: abs(numbers[n] - float(end)))!r}."
+                headline = f"{where}: {self.table.file} has no column {end!r}, an end of the range"
+                raise data_error(headline, [], f"name two columns, as in `454..950`.{hint}")
+        if not (matches := [name for name, place in places.items() if first <= place <= last]):
+            remedy = f"write {ends[1]}..{ends[0]}."
+            raise data_error(f"{where}: {ends[0]!r} comes after {ends[1]!r}", [], remedy)
+        return matches
+
+    def _nothing(self, headline: str, pattern: str, known: Iterable[str]) -> DataError:
+        hint = did_you_mean(pattern.replace("*", ""), known)
+        return data_error(headline, [], f"correct it.{hint} {self.table.file} has: {enumerated(self.names)}.")
+
+
+def finite_number(name: str) -> float | None:
+    try:
+        value = float(name)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.config.base import SPLITS
-from g2d_pipeline.config.layouts import SPLIT_WORDS, HeldOut
+from g2d_pipeline.config import SPLIT_WORDS, SPLITS, HeldOut, SplitFractions, Table
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean
-from g2d_pipeline.sources.splitting import draw_split
+from g2d_pipeline.sources.splitting import Labels, draw_split
 from g2d_pipeline.sources.table.files import Tables
-from g2d_pipeline.sources.table.frame import RawTable
-
-if TYPE_CHECKING:
-    from g2d_pipeline.config import SplitFractions, Table
+from g2d_pipeline.sources.table.frame import Cells, RawTable, Rows
 
 
-def official_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[np.object_] | None:
+def official_split(table: RawTable, raw: Table, tables: Tables) -> Cells | None:
     """The split of each row `[N]` that a column or the files say; None: all of it is to be drawn."""
     if raw.split is not None and raw.split.column is not None:
         return _read_split(table, raw.split.column, raw.split.val is not None)
@@ -30,7 +24,7 @@ def official_split(table: RawTable, raw: Table, tables: Tables) -> npt.NDArray[n
     return table.places["file"].map(tables).to_numpy(object)
 
 
-def _read_split(table: RawTable, name: str, draws_val: bool) -> npt.NDArray[np.object_]:
+def _read_split(table: RawTable, name: str, draws_val: bool) -> Cells:
     """train, val or test of each row, or its synonyms. DataError for other words and blanks, and for rows of
     val where `draws_val`."""
     cells = table.texts(name)
@@ -74,9 +68,7 @@ def note_unused(table: RawTable, unused: Sequence[str]) -> None:
             )
 
 
-def read_groups(
-    table: RawTable, shares: SplitFractions, positions: npt.NDArray[np.int64]
-) -> npt.NDArray[np.object_] | None:
+def read_groups(table: RawTable, shares: SplitFractions, positions: Rows) -> Cells | None:
     """The group of each row at `positions`; None: the split has none. DataError for blanks."""
     if shares.group is None:
         return None
@@ -90,7 +82,7 @@ def read_groups(
     return groups
 
 
-def group_cells(table: RawTable, shares: SplitFractions) -> npt.NDArray[np.object_]:
+def group_cells(table: RawTable, shares: SplitFractions) -> Cells:
     """The group of each row `[N]` of the table; "" where it has none."""
     cells = table.texts(str(shares.group))
     if shares.group_pattern is None:
@@ -100,12 +92,8 @@ def group_cells(table: RawTable, shares: SplitFractions) -> npt.NDArray[np.objec
 
 
 def draw(
-    samples: pd.DataFrame,
-    shares: SplitFractions,
-    groups: npt.NDArray[np.object_] | None,
-    table: RawTable,
-    is_official: bool,
-) -> npt.NDArray[np.str_]:
+    samples: pd.DataFrame, shares: SplitFractions, groups: Cells | None, table: RawTable, is_official: bool
+) -> Labels:
     """The split of each sample `[N]`, drawn as `splitting.draw_split` does; the table notes what came out.
     `is_official`: `samples` have a column `split`, of whose train rows val is drawn."""
     official = samples["split"].to_numpy(object) if is_official else None
@@ -132,11 +120,7 @@ def draw(
 
 
 def check_train(
-    table: RawTable,
-    column: str,
-    good: npt.NDArray[np.int64],
-    samples: pd.DataFrame,
-    class_names: Sequence[str],
+    table: RawTable, column: str, good: Rows, samples: pd.DataFrame, class_names: Sequence[str]
 ) -> None:
     """DataError where train lacks a class of the target `column`; other splits may. `samples` (`split`,
     `target`) are the `good` rows."""
