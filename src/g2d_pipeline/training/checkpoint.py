@@ -1,5 +1,4 @@
-"""The checkpoints of one training run: nested plain data in safetensors files that are whole or not there at
-all.
+"""The checkpoints of one training run: nested plain data in safetensors files, whole or not there at all.
 
 A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else.
 Its name carries the place in the training and the checksum of its bytes, so that one rename publishes data
@@ -20,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +53,20 @@ class BrokenCheckpoint(DataError):
     """A checkpoint's file is damaged, unreadable or of another format: `newest` takes the one before."""
 
 
+class Stateful:
+    """Its state in checkpoints are the attributes `state_names`; sets are stored as sorted lists."""
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.state_names}
+        return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, set(value) if isinstance(getattr(self, name), set) else value)
+
+
 class Checkpoints:
     """Checkpoints of one training run in `folder`, the last `keep` of them.
 
@@ -64,9 +77,7 @@ class Checkpoints:
     def __init__(self, folder: Path, minutes: float = 10.0, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least one checkpoint has to be kept")
-        self.folder = folder
-        self.minutes = minutes
-        self.keep = keep
+        self.folder, self.minutes, self.keep = folder, minutes, keep
         self.last: Path | None = None
         self.seconds: float | None = None
         self._ended = time.monotonic()
@@ -117,9 +128,8 @@ class Checkpoints:
             except BrokenCheckpoint as fault:
                 faults[file] = str(fault)
                 self._whole.discard(file)
-        instead = "there is no other: training starts anew"
-        if self.last is not None:
-            instead = f"{self.last.name} is used instead"
+        anew = "there is no other: training starts anew"
+        instead = f"{self.last.name} is used instead" if self.last is not None else anew
         for file, reason in faults.items():
             logger.warning("The checkpoint %s is not used: %s; %s.", file, reason, instead)
         return state
@@ -160,11 +170,9 @@ class Checkpoints:
         """Remove all files but `saved` and the whole ones of earlier places among the last `keep`."""
         kept = 1
         for file in self._files():
-            if file == saved:
-                continue
             if place(file)[:2] < place(saved)[:2] and kept < self.keep and self._is_whole(file):
                 kept += 1
-            else:
+            elif file != saved:
                 file.unlink()
 
     def _is_whole(self, file: Path) -> bool:
@@ -247,12 +255,10 @@ def read_file(file: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------- the structure
 def flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the JSON of all the
-    rest.
+    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the rest as JSON.
 
     The tensors share memory with those of `state` where they can, and are detached. JSON objects with a key
-    in `$` stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved.
-    """
+    in `$` stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved."""
     tensors: dict[str, Tensor] = {}
     plain = _encode(state, (), tensors)
     return tensors, json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -325,8 +331,7 @@ def _has_plain_elements(value: Tensor) -> bool:
 
 
 def _encode_tensor(value: Tensor, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any:
-    """Name the tensor's elements in the order of memory where they are dense (channels_last), else in row
-    order."""
+    """Name the elements in the order of memory where they are dense (channels_last), else in row order."""
     value = value.detach().resolve_conj().resolve_neg().cpu()
     shape, stride = value.shape, value.stride()
     order = sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True)

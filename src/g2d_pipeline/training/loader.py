@@ -1,5 +1,4 @@
-"""From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers'
-outputs."""
+"""From the store to a batch on the device: one gather a modality, augmented, with teachers' outputs."""
 
 from __future__ import annotations
 
@@ -15,10 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from g2d_pipeline.methods.base import Batch
+from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.methods.base import Batch, State
+from g2d_pipeline.models import Output
+from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.augment import augment, generator
-from g2d_pipeline.training.data import Data, take
-from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.data import Data, gather, take
+from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
+from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
 Rows = npt.NDArray[np.int64]
@@ -28,8 +31,7 @@ AHEAD = 2  # batches that each thread reads before they are asked for
 
 
 class Loader:
-    """Makes the batches of a training run; the same ones for any number of `workers` (threads that read
-    ahead).
+    """Makes the batches of a run; the same ones for any number of `workers` (threads that read ahead).
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
@@ -80,8 +82,7 @@ class Loader:
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
     def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
-        """Change the inputs of a batch at random, each by a stream of its own (on the CPU in the reading
-        threads)."""
+        """Change the inputs at random, each by a stream of its own (on the CPU in the reading threads)."""
         changed = dict(inputs)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
@@ -123,3 +124,32 @@ def ahead(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def attach_data_access(
+    state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
+) -> None:
+    """Fill in what a method may read beside its batches, never of test: `State.rows`, `targets`, `batch`,
+    `evaluate` and `new_optimizer`."""
+
+    def rows_of(split: str) -> Rows:
+        if split not in ("train", "val"):
+            raise ValueError(f"a method may read train and val, not {split!r}")
+        return data.rows[split]
+
+    def batch(rows: Rows) -> Batch:
+        index = torch.from_numpy(rows)
+        return Batch(index, gather(data, rows, device), target[index].to(device))
+
+    def evaluate(rows: Rows) -> Iterator[tuple[Batch, Output]]:
+        for start in range(0, len(rows), CHUNK):
+            some = batch(rows[start : start + CHUNK])
+            with torch.no_grad(), preserve_norm_stats(state.model, "frozen"):
+                output = state.model(some.inputs)
+            yield some, output
+
+    state.rows, state.batch, state.evaluate = rows_of, batch, evaluate
+    state.targets = lambda rows: target[torch.from_numpy(rows)]
+    state.new_optimizer = lambda parameters: build_optimizer(
+        training.optimizer, [{"params": list(parameters)}], device
+    )

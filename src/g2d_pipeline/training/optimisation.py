@@ -184,45 +184,31 @@ def restore_group_lrs(optimizer: optim.Optimizer) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- average
-class NoAverage:
-    """The model itself is evaluated and kept."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.module: Any = model
-
-    def update(self, model: nn.Module) -> None:
-        """To be called after each step of the optimizer."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
-
-
 class Average:
-    """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w, 0 <
-    decay < 1.
+    """`module` is the model that is evaluated and kept: with a `decay`, 0 < decay < 1, an exponential moving
+    average of the weights, e₁ = w₁, then e ← decay · e + (1 − decay) · w; with None the model itself.
 
-    Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in
-    evaluation mode; it needs no gradients."""
+    Buffers (running statistics of batch norm) are copied, not averaged. The average is in evaluation mode and
+    needs no gradients."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
-        self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
-
-    @property
-    def module(self) -> Any:
-        return self._average.module
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self._average: AveragedModel | None = None
+        self.module: Any = model
+        if decay is not None:
+            self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+            self.module = self._average.module
+            self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
 
     def update(self, model: nn.Module) -> None:
         """Take in the model's weights; to be called after each step of the optimizer."""
-        self._average.update_parameters(model)
+        if self._average is not None:
+            self._average.update_parameters(model)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights and buffers (`module.…`) and the number of updates (`n_averaged`)."""
-        return dict(self._average.state_dict())
+        return dict(self._average.state_dict()) if self._average is not None else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._average.load_state_dict(state)
+        if self._average is not None:
+            self._average.load_state_dict(state)

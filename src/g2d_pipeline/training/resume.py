@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from torch import nn
@@ -21,7 +21,7 @@ from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
-from g2d_pipeline.training.checkpoint import Checkpoints
+from g2d_pipeline.training.checkpoint import Checkpoints, Stateful
 from g2d_pipeline.training.data import Data
 from g2d_pipeline.training.history import History
 from g2d_pipeline.training.loader import Rows
@@ -37,7 +37,7 @@ class Part(Protocol):
 
 
 @dataclass
-class LoopState:
+class LoopState(Stateful):
     """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: the train rows of the epoch,
     where a method changed them."""
 
@@ -46,11 +46,7 @@ class LoopState:
     batch_size: int = 0
     rows: Rows | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+    state_names: ClassVar = ("epoch", "batch", "batch_size", "rows")
 
 
 class Stop:
@@ -72,10 +68,8 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    handlers = {
-        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: handler or signal.SIG_DFL for n, handler in before.items() if handler != signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.number = number
@@ -116,26 +110,10 @@ def run_identity(
     }
 
 
-class NoCheckpointer:
-    """Nothing is saved, and signals act as they always do. The base of the one that saves."""
-
-    last: Path | None = None  # the newest checkpoint
-
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
-        """While training: go on from the newest checkpoint, and note signals."""
-        yield
-
-    def end_step(self) -> None:
-        """Save where it is time to; to be called after each step of the optimizer."""
-
-    def end_epoch(self, ended: bool) -> None:
-        """The same after an epoch; `ended`: it was the last one."""
-
-
-class Checkpointer(NoCheckpointer):
+class Checkpointer:
     """Saves `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is cheap, after the
-    last one, and when a signal asks to stop, which ends the run.
+    last one, and when a signal asks to stop, which ends the run. Without a folder nothing is saved, and
+    signals act as they always do.
 
     Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
     SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
@@ -149,53 +127,61 @@ class Checkpointer(NoCheckpointer):
         history: History,
         description: str,
     ) -> None:
-        if options.folder is None:
-            raise ValueError("checkpoints need a folder")
-        self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
+        self.checkpoints: Checkpoints | None = None
+        if options.folder is not None:
+            self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
         self.parts, self.identity, self.loop, self.history = parts, identity, loop, history
         self.description = description
         self.stop = Stop()
 
     @property
-    def last(self) -> Path | None:  # type: ignore[override]
-        return self.checkpoints.last
+    def last(self) -> Path | None:
+        """The newest checkpoint."""
+        return self.checkpoints.last if self.checkpoints else None
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
+        """While training: go on from the newest checkpoint, and note signals."""
+        if self.checkpoints is None:
+            yield
+            return
         with stop_on_signals() as self.stop:
-            self._resume()
+            self._resume(self.checkpoints)
             yield
 
     def end_step(self) -> None:
-        if self.stop.number is not None or self.checkpoints.due():
-            self._save()
+        """Save where it is time to; to be called after each step of the optimizer."""
+        if self.checkpoints and (self.stop.number is not None or self.checkpoints.due()):
+            self._save(self.checkpoints)
 
     def end_epoch(self, ended: bool) -> None:
-        if self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end():
-            self._save()
+        """The same after an epoch; `ended`: it was the last one."""
+        if self.checkpoints and (
+            self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end()
+        ):
+            self._save(self.checkpoints)
 
-    def _resume(self) -> None:
-        saved = self.checkpoints.newest()
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        saved = checkpoints.newest()
         if saved is None:
             return
         if different := [key for key, value in self.identity.items() if saved["identity"].get(key) != value]:
             raise ConfigError(
-                f"{self.description}: {self.checkpoints.folder} holds checkpoints of another training "
-                f"(another {', another '.join(different)}). Give another folder, or delete this one to start "
-                "anew."
+                f"{self.description}: {checkpoints.folder} holds checkpoints of another training (another "
+                f"{', another '.join(different)}). Give another folder, or delete this one to start anew."
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         logger.info("%s: goes on from epoch %d, batch %d", self.description, self.loop.epoch, self.loop.batch)
 
-    def _save(self) -> None:
+    def _save(self, checkpoints: Checkpoints) -> None:
         self.history.check()
         epoch, batch = self.loop.epoch, self.loop.batch
         state = {"identity": self.identity} | {name: part.state_dict() for name, part in self.parts.items()}
-        saved = self.checkpoints.save(state, epoch, batch)
+        saved = checkpoints.save(state, epoch, batch)
         if self.stop.number is not None:
-            kept = saved or self.last
-            where = "saved; the same command goes on from there" if kept else "but nothing could be saved"
+            goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
+            where = goes_on if saved or checkpoints.last else nothing
             raise InterruptedRun(
                 f"{self.description}: stopped by {self.stop.name} at epoch {epoch}, batch {batch}, {where}.",
                 self.stop.number,
