@@ -47,11 +47,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
-    """Halve from `start`, not below `least`, until `attempt(size)` raises no out-of-memory error; the size
-    that fits.
+    """Halve from `start`, not below `least`, to the first size where `attempt` raises no out-of-memory error.
 
-    Raises CapacityError where `least` does not fit either; other errors of `attempt` pass.
-    """
+    Raises CapacityError where `least` does not fit either; other errors of `attempt` pass."""
     if start < least:
         raise ValueError(f"the search starts at {start}, below the least batch of {least}")
     size = start
@@ -98,9 +96,7 @@ def trial(
         room = [torch.empty_like(p) for p in copied.parameters()]
         inputs = {m: torch.zeros(size, *shape, dtype=dtypes[m], device=device) for m, shape in shapes.items()}
         output = copied(inputs, dtype=dtype)
-        total: Tensor = output.logits.sum()
-        for feature in output.features.values():
-            total = total + feature.sum()
+        total: Tensor = sum((feature.sum() for feature in output.features.values()), output.logits.sum())
         total.backward()
         del room
 
@@ -108,8 +104,7 @@ def trial(
 def attempt_of(
     model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device
 ) -> Attempt:
-    """`trial` on samples as `data` stores them. A last batch of one joins the one before: then one more must
-    fit."""
+    """`trial` on samples as stored, on one more where a last batch of one would join the one before."""
     shapes = {m: data.shape(m) for m in data.modalities}
     dtypes = {m: take(data.arrays[m], np.arange(1)).dtype for m in data.modalities}
     rows = len(data.rows["train"])

@@ -1,5 +1,4 @@
-"""The data of a training run: arrays by modality, a target, rows of each split; and batches gathered from
-them."""
+"""The data of a training run: arrays by modality, a target, rows of each split; batches from them."""
 
 from __future__ import annotations
 
@@ -78,8 +77,7 @@ class Data:
         augment: Mapping[str, AugmentSettings | None] | None = None,
         vocabulary: Mapping[str, int] | None = None,
     ) -> Data:
-        """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of
-        train/val/test.
+        """From arrays in memory: `inputs` m → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
 
         Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is
         empty or misspelt, a token id lies outside its vocabulary, or a regression target is constant or not
@@ -100,10 +98,10 @@ class Data:
             raise ValueError(f"no sample is in split {empty}")
         built: Task
         if task == "classification":
-            classes = list(class_names) if class_names is not None else [str(c) for c in np.unique(labels)]
             if class_names is None:
-                labels = np.searchsorted(np.unique(labels), labels)
-            built = Classification(tuple(classes))
+                distinct, labels = np.unique(labels, return_inverse=True)
+                class_names = [str(c) for c in distinct]
+            built = Classification(tuple(class_names))
         else:
             labels = labels.astype(np.float64)
             if len(bad := np.flatnonzero(~np.isfinite(labels))):
@@ -147,8 +145,7 @@ def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArra
 
 
 def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one
-    sample."""
+    """Cut into batches of `size`. A last one of one sample joins the one before: batch norm needs two."""
     if not len(rows):
         return
     ends = list(range(size, len(rows), size))
@@ -158,14 +155,13 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
 
 
 def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """The rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped
-    file).
+    """Rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
 
     The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
     system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
-    if not _is_large_file(array):
+    if getattr(array, "_mmap", None) is None or array.nbytes <= KEPT_MAPPED:
         return torch.from_numpy(np.asarray(array[rows]))
     taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), ROWS_MAPPED):
@@ -173,10 +169,6 @@ def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         np.take(array, rows[some], axis=0, out=taken[some], mode="clip")  # with "raise" it would copy twice
         release(array)
     return torch.from_numpy(taken)
-
-
-def _is_large_file(array: Array) -> bool:
-    return getattr(array, "_mmap", None) is not None and array.nbytes > KEPT_MAPPED
 
 
 def release(array: Array) -> None:
@@ -187,8 +179,7 @@ def release(array: Array) -> None:
 def gather(
     data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a
-    modality."""
+    """The inputs of these rows without random changes: m → `[B, …]`, as stored, one read a modality."""
     names = data.modalities if modalities is None else modalities
     inputs = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in names}
     return {m: x.to(device, non_blocking=True) for m, x in inputs.items()}
