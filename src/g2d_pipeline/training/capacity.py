@@ -137,8 +137,7 @@ def explain_out_of_memory(
     """An out-of-memory error inside becomes a CapacityError; any other error passes.
 
     It names the batch size that did not fit, one that would have fitted (the largest of its halves that
-    `attempt` takes) with the accumulation that makes steps of as many samples, and the other remedies, but
-    those that `training` uses already."""
+    `attempt` takes) with the accumulation for steps of as many samples, and remedies not in use already."""
     try:
         yield
     except RuntimeError as error:

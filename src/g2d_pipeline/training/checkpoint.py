@@ -1,8 +1,7 @@
 """The checkpoints of one training run: nested plain data in safetensors files, whole or not there at all.
 
 A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else.
-Its name carries the place in the training and the checksum of its bytes, so that one rename publishes data
-and checksum."""
+Its name carries the place in the training and the checksum of its bytes: one rename publishes both."""
 
 from __future__ import annotations
 
@@ -71,8 +70,7 @@ class Checkpoints:
     """Checkpoints of one training run in `folder`, the last `keep` of them.
 
     The folder belongs to one process (of a distributed training: the first one), which asks for `newest`
-    before it saves. `last`: the newest whole checkpoint that is known; `seconds`: what the latest attempt to
-    save took."""
+    before it saves. `last`: the newest whole checkpoint known; `seconds`: of the latest attempt to save."""
 
     def __init__(self, folder: Path, minutes: float = 10.0, keep: int = 2) -> None:
         if keep < 1:
@@ -88,8 +86,7 @@ class Checkpoints:
         """Write `state` as the checkpoint of this place, then remove all but the last `keep` whole ones.
 
         Files of a later place go too: training went back behind them. Returns None, after a warning, where
-        the disk is full or may not be written to. Raises TypeError that names the path in `state` of what
-        cannot be saved."""
+        the disk is full or may not be written to. Raises TypeError with the path of what cannot be saved."""
         begin = time.monotonic()
         try:
             tensors, structure = flatten(state)
@@ -117,8 +114,7 @@ class Checkpoints:
             self.seconds = self._ended - begin
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint (on the CPU), None where there is none; warns of broken
-        ones."""
+        """The state of the newest whole checkpoint (on the CPU), or None; warns of broken ones."""
         self.last, state, faults = None, None, {}
         for file in self._files():
             try:
@@ -176,13 +172,11 @@ class Checkpoints:
                 file.unlink()
 
     def _is_whole(self, file: Path) -> bool:
-        if file not in self._whole:
-            try:
+        with suppress(BrokenCheckpoint):
+            if file not in self._whole:
                 check_file(file)
-            except BrokenCheckpoint:
-                return False
-            self._whole.add(file)
-        return True
+                self._whole.add(file)
+        return file in self._whole
 
     def _drop_unfinished(self) -> None:
         with suppress(OSError):  # it is never read, and the next save writes over it

@@ -80,11 +80,9 @@ class Data:
         """From arrays in memory: `inputs` m → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
 
         Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is
-        empty or misspelt, a token id lies outside its vocabulary, or a regression target is constant or not
-        finite."""
-        labels = np.asarray(target)
+        empty or misspelt, a token id outside its vocabulary, a regression target constant or not finite."""
+        labels, names = np.asarray(target), np.asarray(split)
         arrays = {m: np.asanyarray(x) for m, x in inputs.items()}  # memory maps stay so
-        names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
                 raise ValueError(f"{what} has {length} rows, the target has {len(labels)}")

@@ -46,8 +46,7 @@ class History(Stateful):
         self.first_bad = torch.zeros(0)
         self.totals: dict[str, float] = {}  # sums on the CPU: κ, and of names that no later batch has
         self.logged: dict[str, list[Any]] = {}  # what methods log: sum, number of batches
-        self.count = 0
-        self.steps = 0
+        self.count, self.steps = 0, 0
         self.learning: set[str] = set()
 
     def record_gradients(self) -> list[str]:
@@ -65,8 +64,7 @@ class History(Stateful):
     def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
         """Add one batch; `stepped`: it ended with a step of the optimizer.
 
-        Raises DivergenceError (on an accelerator up to `CHECK_EVERY` batches late, but with the right batch).
-        """
+        Raises DivergenceError: on an accelerator up to `CHECK_EVERY` batches late, but of the right batch."""
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
         values |= self.gradients
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}

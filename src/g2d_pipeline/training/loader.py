@@ -129,8 +129,7 @@ def ahead(
 def attach_data_access(
     state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
 ) -> None:
-    """Fill in what a method may read beside its batches, never of test: `State.rows`, `targets`, `batch`,
-    `evaluate` and `new_optimizer`."""
+    """Fill in what a method may use beside its batches, `State.rows` to `new_optimizer`; never of test."""
 
     def rows_of(split: str) -> Rows:
         if split not in ("train", "val"):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -23,23 +23,14 @@ from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.training.checkpoint import Checkpoints, Stateful
 from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.history import History
 from g2d_pipeline.training.loader import Rows
 
 logger = logging.getLogger(__name__)
 
 
-class Part(Protocol):
-    """Whatever has a state."""
-
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state: Any) -> Any: ...
-
-
 @dataclass
 class LoopState(Stateful):
-    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: the train rows of the epoch,
-    where a method changed them."""
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those that a method chose."""
 
     epoch: int = 1
     batch: int = 0
@@ -53,10 +44,6 @@ class Stop:
     """`number`: the signal that asked to stop, or None."""
 
     number: int | None = None
-
-    @property
-    def name(self) -> str:
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
 
 
 @contextmanager
@@ -100,10 +87,10 @@ def run_identity(
     samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
     return {
         "training": training.model_dump(mode="json"),
-        "smp": smp.model_dump(mode="json") if smp is not None else None,
+        "smp": smp and smp.model_dump(mode="json"),
         "method": f"{type(method).__module__}.{type(method).__qualname__}",
         "parameters": method.parameters.model_dump(mode="json"),
-        "augment": {m: a.model_dump(mode="json") if a is not None else None for m, a in data.augment.items()},
+        "augment": {m: a and a.model_dump(mode="json") for m, a in data.augment.items()},
         "seed": seed,
         "model": hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest(),
         "samples": samples.hexdigest(),
@@ -111,27 +98,21 @@ def run_identity(
 
 
 class Checkpointer:
-    """Saves `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is cheap, after the
-    last one, and when a signal asks to stop, which ends the run. Without a folder nothing is saved, and
-    signals act as they always do.
+    """Saves the states of `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is
+    cheap, after the last one, and when a signal asks to stop, which ends the run. Without a folder nothing is
+    saved, and signals act as they always do. The parts `loop` and `history` say where the run is.
 
     Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
     SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
 
     def __init__(
-        self,
-        options: RunOptions,
-        parts: Mapping[str, Part],
-        identity: dict[str, Any],
-        loop: LoopState,
-        history: History,
-        description: str,
+        self, options: RunOptions, parts: Mapping[str, Any], identity: dict[str, Any], description: str
     ) -> None:
         self.checkpoints: Checkpoints | None = None
         if options.folder is not None:
             self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
-        self.parts, self.identity, self.loop, self.history = parts, identity, loop, history
-        self.description = description
+        self.parts, self.identity, self.description = parts, identity, description
+        self.loop: LoopState = parts["loop"]
         self.stop = Stop()
 
     @property
@@ -175,14 +156,14 @@ class Checkpointer:
         logger.info("%s: goes on from epoch %d, batch %d", self.description, self.loop.epoch, self.loop.batch)
 
     def _save(self, checkpoints: Checkpoints) -> None:
-        self.history.check()
+        self.parts["history"].check()
         epoch, batch = self.loop.epoch, self.loop.batch
         state = {"identity": self.identity} | {name: part.state_dict() for name, part in self.parts.items()}
         saved = checkpoints.save(state, epoch, batch)
         if self.stop.number is not None:
             goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
             where = goes_on if saved or checkpoints.last else nothing
-            raise InterruptedRun(
-                f"{self.description}: stopped by {self.stop.name} at epoch {epoch}, batch {batch}, {where}.",
-                self.stop.number,
-            )
+            number = signal.Signals(self.stop.number)
+            by = "Ctrl-C" if number == signal.SIGINT else number.name
+            message = f"{self.description}: stopped by {by} at epoch {epoch}, batch {batch}, {where}."
+            raise InterruptedRun(message, number)

@@ -214,7 +214,7 @@ class SMP(JointSchedule):
             if self.partial:
                 kappa = partial_kappa(self._evidence(confidence))
             else:
-                active = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
+                active = (self._prioritised(self._evidence(confidence)),)
             if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
                 self.sum += confidence.double().sum(dim=1).cpu()
         self.kappa = {m: c if m in active else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
@@ -225,9 +225,6 @@ class SMP(JointSchedule):
     def _by_batch(self) -> bool:
         return self.needs_batch_confidence and self.settings.ranking == "batch"
 
-    def _ranked(self, confidence: Tensor | None) -> list[int]:
-        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
-
     def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
         """The confidences `[k]` that decide about a batch."""
         if not self._by_batch:
@@ -235,6 +232,10 @@ class SMP(JointSchedule):
         if confidence is None:
             raise ValueError("ranking: batch needs the teachers' confidences on the batch")
         return confidence.double().mean(dim=1)
+
+    def _prioritised(self, evidence: Sequence[float] | Tensor) -> str:
+        """The modality that this phase prioritises, by the confidences `[k]`."""
+        return self.modalities[rank(evidence)[self.phase - 1]]
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
         return [] if self.conv_only else super().suppressed(active)
@@ -249,8 +250,7 @@ class SMP(JointSchedule):
     def end_epoch(self, confidence: Sequence[float]) -> None:
         """`tau: auto`: decide whether this was the last epoch of the phase.
 
-        The first call, before epoch 1, notes where the gap begins. Watched is the modality that the whole
-        train split ranks here."""
+        The first call, before epoch 1, notes where the gap begins. Watched: whom train ranks here."""
         if not self.watches:
             return
         position = self.ranking[self.phase - 1]
@@ -275,11 +275,11 @@ class SMP(JointSchedule):
             return set()
         others = set(self.modalities)
         if not self._by_batch:
-            return others - {self.modalities[self.ranking[self.phase - 1]]}
+            return others - {self._prioritised(self.evidence)}
         if not self.known:
             return others - self.before
-        ranked = (self._ranked(self.confidence[:, torch.from_numpy(rows)]) for rows in batches)
-        return others - {self.modalities[r[self.phase - 1]] for r in ranked}
+        of_batches = (self.confidence[:, torch.from_numpy(rows)] for rows in batches)
+        return others - {self._prioritised(self._evidence(confidence)) for confidence in of_batches}
 
     def release(self, model: MultimodalModel) -> None:
         if self.conv_only:
@@ -288,8 +288,7 @@ class SMP(JointSchedule):
     def describe(self) -> str:
         if self.partial:
             return ""
-        one = self.modalities[self.ranking[self.phase - 1]]
-        who = "all learn" if self.in_last_phase else f"{one} learns"
+        who = "all learn" if self.in_last_phase else f"{self._prioritised(self.evidence)} learns"
         return f"phase {self.phase}/{len(self.phases)} ({who})"
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

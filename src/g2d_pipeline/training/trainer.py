@@ -1,8 +1,7 @@
 """The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step.
 
 What is not computed: the backward pass of suppressed encoders, the forward pass of frozen ones
-(`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: everything in
-`PARTS`."""
+(`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: all `PARTS`."""
 
 from __future__ import annotations
 
@@ -45,7 +44,7 @@ from g2d_pipeline.training.precision import (
     tf32_mode,
     unprepare,
 )
-from g2d_pipeline.training.resume import Checkpointer, LoopState, Part, run_identity
+from g2d_pipeline.training.resume import Checkpointer, LoopState, run_identity
 from g2d_pipeline.training.scoring import EarlyStopping, ModelSelector, score_split
 from g2d_pipeline.training.smp import build_schedule
 from g2d_pipeline.training.streams import TorchGenerators, seeded
@@ -145,9 +144,9 @@ class Trainer:
         self.early_stopping = EarlyStopping(data.task, training)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
         self.random = TorchGenerators()
-        parts: dict[str, Part] = {name: getattr(self, name) for name in PARTS}
+        parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(training, smp, method, model, data, seed)
-        self.checkpointer = Checkpointer(options, parts, identity, self.loop, self.history, description)
+        self.checkpointer = Checkpointer(options, parts, identity, description)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
         """The method's state, with the optimizer over the parameter groups that it names."""
