@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
+from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
-if TYPE_CHECKING:
-    from g2d_pipeline.features.store import FeatureStore
-
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]  # of the store
 KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
 ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let go
 
@@ -35,7 +34,7 @@ class Data:
 
     arrays: dict[str, Array]
     target: Array
-    rows: dict[str, npt.NDArray[np.int64]]
+    rows: dict[str, Rows]
     task: Task
     normalisers: dict[str, dict[str, Any] | None]
     sample_ids: npt.NDArray[np.str_]
@@ -91,7 +90,7 @@ class Data:
                 raise ValueError(f"{m} does not hold token ids, integers from 0 to {entries - 1}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
-        rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s) for s in SPLITS}
+        rows: dict[str, Rows] = {s: np.flatnonzero(names == s) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(rows[s])]:
             raise ValueError(f"no sample is in split {empty}")
         built: Task
@@ -137,12 +136,12 @@ class Data:
         )
 
 
-def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:
     """The rows in the order of this epoch: a stream of its own, a function of (seed, epoch) alone."""
     return np.random.default_rng([seed, 1, epoch]).permutation(rows)
 
 
-def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
+def batches_of(rows: Rows, size: int) -> Iterator[Rows]:
     """Cut into batches of `size`. A last one of one sample joins the one before: batch norm needs two."""
     if not len(rows):
         return
@@ -152,7 +151,7 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
     yield from np.split(rows, ends)
 
 
-def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
+def take(array: Array | Tensor, rows: Rows) -> Tensor:
     """Rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
 
     The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
@@ -175,7 +174,7 @@ def release(array: Array) -> None:
 
 
 def gather(
-    data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
+    data: Data, rows: Rows, device: torch.device, modalities: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """The inputs of these rows without random changes: m → `[B, …]`, as stored, one read a modality."""
     names = data.modalities if modalities is None else modalities

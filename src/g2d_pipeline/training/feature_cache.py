@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.multimodal import autocast, preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
-from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, release, take
+from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, Rows, gather, release, take
 
 CHUNK = 256  # samples of one forward over a split
 
@@ -68,7 +67,7 @@ class FeatureCache(Stateful):
         for m in modalities:
             self._steps[m] += 1
 
-    def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+    def train_features(self, rows: Rows) -> dict[str, Tensor]:
         """m → `[B, D_m]` of these train rows, of the frozen modalities; at first it encodes the split."""
         for m in self.frozen:
             if not self._is_valid(m, "train"):
@@ -79,7 +78,7 @@ class FeatureCache(Stateful):
         """m → the array by row of the store, for the modalities whose features on this split are known."""
         return {m: self._features[m] for m in self.data.modalities if self._is_valid(m, split)}
 
-    def keep(self, modality: str, rows: npt.NDArray[np.int64], features: Tensor) -> None:
+    def keep(self, modality: str, rows: Rows, features: Tensor) -> None:
         """Store the features `[B, D]` of some rows; they are valid once the split is `complete`."""
         if modality not in self._features:
             self._features[modality] = empty_array((len(self.data.target), *features.shape[1:]), self._folder)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,39 +17,35 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.augment import augment, generator
-from g2d_pipeline.training.data import Data, gather, take
+from g2d_pipeline.training.data import Data, Rows, gather, take
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
-Rows = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 2  # batches that each thread reads before they are asked for
 
 
+@dataclass(eq=False)
 class Loader:
     """Makes the batches of a run; the same ones for any number of `workers` (threads that read ahead).
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
-    def __init__(
-        self,
-        data: Data,
-        target: Tensor,
-        teachers: Mapping[str, TeacherOutputs],
-        online: Collection[str],
-        cache: FeatureCache,
-        device: torch.device,
-        *,
-        seed: int,
-        workers: int = 0,
-    ) -> None:
-        self.data, self.target, self.teachers, self.cache = data, target, teachers, cache
-        self.device, self.seed, self.workers = device, seed, workers
-        self.online = {m: model for m in online if (model := teachers[m].model) is not None}
-        for model in self.online.values():
-            model.to(device).eval()
+    data: Data
+    target: Tensor
+    teachers: Mapping[str, TeacherOutputs]
+    online: Collection[str]
+    cache: FeatureCache
+    device: torch.device
+    _: KW_ONLY
+    seed: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        models = {m: self.teachers[m].model for m in self.online}
+        self.models = {m: model.to(self.device).eval() for m, model in models.items() if model is not None}
 
     def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
         """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' outputs."""
@@ -96,8 +90,8 @@ class Loader:
         target = self.target[index].to(self.device, non_blocking=True)
         views = {}
         for m, teacher in self.teachers.items() if teach else ():
-            if m in self.online:
-                views[m] = run_teacher(self.online[m], m, inputs[m], target, self.data.task)
+            if m in self.models:
+                views[m] = run_teacher(self.models[m], m, inputs[m], target, self.data.task)
             else:
                 views[m] = teacher.view(rows, self.device)
         return Batch(index, inputs, target, views, self.cache.train_features(rows))

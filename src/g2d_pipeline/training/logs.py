@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from g2d_pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
 Row = dict[str, Any]
@@ -65,8 +62,7 @@ def tensorboard_log(folder: Path) -> Iterator[Log]:
     """Yield what writes the numbers of an epoch as scalars under their names, at step = epoch.
 
     The first call writes all epochs, and tells TensorBoard to forget the points of an earlier run from there
-    on: what it shows are the rows, none missing, none twice (points of before an interruption get the time of
-    the resumption)."""
+    on: what it shows are the rows, none missing, none twice (older points get the time of the resumption)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

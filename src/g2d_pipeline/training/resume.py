@@ -22,8 +22,7 @@ from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.training.checkpoint import Checkpoints, Stateful
-from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.loader import Rows
+from g2d_pipeline.training.data import Data, Rows
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
-from g2d_pipeline.training.data import Data, gather, take
+from g2d_pipeline.training.data import Data, Rows, gather, take
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 
 Scores = dict[str, dict[str, float]]  # split → part → value
@@ -34,7 +32,7 @@ def forward_split(
     split: str,
     device: torch.device,
     cache: FeatureCache | None = None,
-) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor], dict[str, Tensor]]]:
+) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
     """One forward in evaluation mode over a split by chunks: (rows `[B]`, features, logits), on the CPU.
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.models import MultimodalModel, depends_on_batch
 from g2d_pipeline.training.checkpoint import Stateful
-from g2d_pipeline.training.data import Data, take
+from g2d_pipeline.training.data import Data, Rows, take
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 WATCH = {"start": math.nan, "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}  # of tau: auto
@@ -75,7 +74,7 @@ class JointSchedule(Stateful):
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1)."""
 
-    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+    def frozen(self, batches: Sequence[Rows]) -> set[str]:
         """The modalities expected to learn from none of the `batches` (store rows) of this epoch."""
         return set()
 
@@ -267,7 +266,7 @@ class SMP(JointSchedule):
         watch["done"] = float(closed or out)
         watch["next"] = float(confidence[self.ranking[self.phase]])  # where the next phase's gap begins
 
-    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+    def frozen(self, batches: Sequence[Rows]) -> set[str]:
         """The modalities expected to learn from none of the `batches` (store rows) of this epoch.
 
         Where the ranking depends on augmented batches: those that did not learn in the epoch before."""

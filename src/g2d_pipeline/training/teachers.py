@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from g2d_pipeline.artefacts import Trained, TrainedFolder
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods.base import TeacherView
 from g2d_pipeline.models import MultimodalModel, Task
-from g2d_pipeline.training.data import Array, Data, take
+from g2d_pipeline.training.data import Array, Data, Rows, take
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class TeacherOutputs:
     confidence: Tensor | Array
     model: MultimodalModel | None = None
 
-    def view(self, rows: npt.NDArray[np.int64], device: torch.device) -> TeacherView:
+    def view(self, rows: Rows, device: torch.device) -> TeacherView:
         """The stored outputs on `rows` `[B]`."""
         return TeacherView(*(take(a, rows).to(device) for a in (self.feature, self.logits, self.confidence)))
 
