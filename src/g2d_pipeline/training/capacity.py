@@ -8,7 +8,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -158,13 +158,11 @@ def _explanation(
     fits = f"Not even a batch of {LEAST} would fit"
     remedies = [*others, "smaller features or encoders", "a device with more memory"]
     if size > LEAST:
-        try:
+        with suppress(CapacityError):
             fitting = largest_batch(attempt, max(size // 2, LEAST))
             steps = math.ceil(size / fitting) * training.accumulation
             fits = f"A batch of {fitting} would fit"
             remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
-        except CapacityError:
-            pass
     return (
         f"A batch of {size} samples does not fit into the memory of {device}. {fits}.\n"
         f"Remedies: {', or '.join(remedies)}.\n"

@@ -60,7 +60,7 @@ def check_teacher(
     for key in dict.fromkeys(["name", "class_names", *theirs]):
         if theirs.get(key) != ours.get(key):
             faults.append(f"task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}")
-    described, own = architecture["modalities"].get(modality, {}), data.normalisers[modality]
+    described, own = architecture["modalities"].get(modality, {}), data.normalisers.get(modality)
     if (normaliser := described.get("normaliser")) != own:
         faults.append(f"normaliser = {normaliser}, the student's is {own}: it was trained on other features")
     if faults:
