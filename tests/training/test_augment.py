@@ -236,8 +236,8 @@ def test_flips_alone_are_exact_and_as_frequent_as_asked_for() -> None:
 
 def test_a_flip_mirrors_the_crop_that_there_is_without_it() -> None:
     x = pixels(8, 3, 20, 24)
-    plain = random_resized_crop(x, stream(), flip=0.0, size=(16, 18))
-    assert torch.equal(random_resized_crop(x, stream(), flip=1.0, size=(16, 18)), plain.flip(3))
+    plain = random_resized_crop(x, stream(), flip=0.0)
+    assert torch.equal(random_resized_crop(x, stream(), flip=1.0), plain.flip(3))
 
 
 def test_an_images_settings_are_those_of_its_crop() -> None:
@@ -251,10 +251,11 @@ def test_an_images_settings_are_those_of_its_crop() -> None:
         assert torch.equal(augment(x, of, None, stream()), wanted)
 
 
-def test_without_an_area_another_size_resizes_the_whole_image() -> None:
+def test_the_box_of_the_whole_image_is_resized_as_the_image() -> None:
     x = pixels(3, 3, 20, 24)
     resized = F.interpolate(x.float(), size=(30, 11), mode="bilinear", align_corners=False)
-    done = random_resized_crop(x, stream(), area=None, flip=0.0, size=(30, 11))
+    whole = torch.tensor([[0, 0, 20, 24]]).expand(3, 4)
+    done = resample(x, whole, torch.zeros(3, dtype=torch.bool), (30, 11))
     torch.testing.assert_close(done, resized, rtol=0, atol=CROP)
 
 

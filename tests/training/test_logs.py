@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.training.logs import CsvLog, open_logs, tensorboard_log
+from g2d_pipeline.training.logs import open_logs, tensorboard_log, write_csv
 
 
 def rows(epochs: int, offset: float = 0.0) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def test_csv_has_a_column_for_what_only_some_epochs_have(tmp_path):
         {"epoch": 1, "loss/task": 0.5},
         {"epoch": 2, "loss/task": 0.25, "loss/logit, distillation": 0.125},
     ]
-    CsvLog(tmp_path)(history)
+    write_csv(tmp_path, history)
     with (tmp_path / "history.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["epoch", "loss/task", "loss/logit, distillation"],
@@ -98,7 +98,7 @@ def test_csv_has_a_column_for_what_only_some_epochs_have(tmp_path):
 
 def test_csv_keeps_every_digit(tmp_path):
     values = {"lr": 0.1 + 0.2, "loss/task": 1e-300, "val/multi": np.float64(2 / 3)}
-    CsvLog(tmp_path)([{"epoch": 1} | values])
+    write_csv(tmp_path, [{"epoch": 1} | values])
     with (tmp_path / "history.csv").open(encoding="utf-8", newline="") as file:
         (found,) = csv.DictReader(file)
     assert {name: float(found[name]) for name in values} == values
@@ -106,12 +106,11 @@ def test_csv_keeps_every_digit(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not replace a file that somebody reads")
 def test_a_reader_of_the_csv_is_not_disturbed_by_the_next_epoch(tmp_path):
-    log = CsvLog(tmp_path)
-    log(rows(2))
+    write_csv(tmp_path, rows(2))
     before = (tmp_path / "history.csv").read_text()
     with (tmp_path / "history.csv").open() as reader:
         start = reader.readline()
-        log(rows(3))
+        write_csv(tmp_path, rows(3))
         assert start + reader.read() == before
 
 

@@ -25,26 +25,17 @@ CPU = torch.device("cpu")
 
 
 def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generator:
-    """The CPU generator of the modality at `position` in this batch of this epoch, a function of these four
-    alone.
+    """The CPU generator of the modality at `position` in this batch of this epoch: a function of these four.
 
-    Raises ValueError where one of them is negative.
-    """
+    Raises ValueError where one of them is negative."""
     state = np.random.SeedSequence([seed, AUGMENTATION, position, epoch, batch]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def changes_anything(settings: AugmentSettings | None) -> bool:
     """Whether a modality is random in training; if not, its features and teacher outputs can be stored."""
-    if settings is None:
-        return False
-    if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
-        return True
-    if isinstance(settings, AudioAugment) and settings.window_frames is not None:
-        return True
-    if isinstance(settings, ImageAugment) and (settings.crop is not None or settings.flip > 0):
-        return True
-    return settings.noise > 0
+    switches = ("noise", "flip", "crop", "time_masks", "frequency_masks", "window_frames")
+    return any(getattr(settings, name, None) for name in switches)
 
 
 def augment(
@@ -59,8 +50,7 @@ def augment(
     spectrograms `[B, C, F, T]` a window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get
     noise, but not in the row that says which steps are real. `x` itself is left as it is.
 
-    Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`.
-    """
+    Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`."""
     if not changes_anything(settings):
         return x.float()
     mean, std = _in_stored_units(normaliser, x)
@@ -88,8 +78,7 @@ def augment(
 
 
 def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
-    """A batch `[B, …]` as val and test are seen: of spectrograms with `window_frames`, those in the middle;
-    else x."""
+    """A batch `[B, …]` as val and test see it: of spectrograms the middle `window_frames`, else x."""
     window = settings.window_frames if isinstance(settings, AudioAugment) else None
     if window is None:
         return x
@@ -97,8 +86,7 @@ def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
 
 
 def random_window(x: Tensor, generator: torch.Generator, window: int) -> Tensor:
-    """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own, any alike → `[B, …,
-    window]`."""
+    """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own → `[B, …, window]`."""
     drawn = torch.rand(len(x), generator=_stream(generator), dtype=torch.float64)
     start = (drawn * _room(x, window)).long().to(x.device)
     frames = start[:, None] + torch.arange(window, device=x.device)  # [B, w]
@@ -119,50 +107,33 @@ def random_resized_crop(
     area: Sequence[float] | None = (0.08, 1.0),
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
-    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Crop each image of `[B, C, H, W]` to a box of its own, resize it to `size` and flip it → float32 `[B,
-    C, h, w]`.
+    """Crop each image of `[B, C, H, W]` to a box of its own, resize it to its old size, flip it → float32.
 
     `area`: least and greatest share of the image's area, drawn uniformly; None: the whole image. `ratio`:
     least and greatest width ÷ height, drawn uniformly in its logarithm. `flip`: probability of a left-right
-    flip. `size`: the image's own where left out.
-
-    Source: torchvision's RandomResizedCrop, but bilinear without antialiasing.
-    """
+    flip. Source: torchvision's RandomResizedCrop, but bilinear without antialiasing."""
     count, _, height, width = x.shape
-    own = _stream(generator)
-    # All numbers of a sample lie side by side, so that those of sample i do not depend on the size of the
-    # batch.
-    drawn = torch.rand(count, 2 * TRIES + 3, generator=own, dtype=torch.float64)
+    # All numbers of a sample lie side by side: those of sample i do not depend on the size of the batch.
+    drawn = torch.rand(count, 2 * TRIES + 3, generator=_stream(generator), dtype=torch.float64)
     flipped = drawn[:, -1] < flip
-    out = (height, width) if size is None else size
-    if area is None and out == (height, width):
-        return (
-            torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x).float() if flip else x.float()
-        )
     if area is None:
-        boxes = torch.tensor([0, 0, height, width]).expand(count, 4)
-    else:
-        boxes = crop_boxes(drawn[:, :-1], height, width, area, ratio)
-    return resample(x, boxes, flipped, out)
+        return torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x).float()
+    boxes = crop_boxes(drawn[:, :-1], height, width, area, ratio)
+    return resample(x, boxes, flipped, (height, width))
 
 
 def crop_boxes(
     drawn: Tensor, height: int, width: int, area: Sequence[float], ratio: Sequence[float]
 ) -> Tensor:
-    """Boxes (top, left, height, width) `[B, 4]` in whole pixels inside of the image, from uniform numbers
-    `[B, 22]`.
+    """Boxes (top, left, height, width) `[B, 4]` in whole pixels inside of the image, from uniform `[B, 22]`.
 
-    The first of ten candidates that fits; the central box of the nearest ratio where none does.
-    """
+    The first of ten candidates that fits; the central box of the nearest ratio where none does."""
     share, shape = drawn[:, :TRIES], drawn[:, TRIES : 2 * TRIES]
     pixels = height * width * (area[0] + (area[1] - area[0]) * share)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * shape)
-    sides = (
-        torch.stack([(pixels / aspect).sqrt(), (pixels * aspect).sqrt()], dim=2).round().long()
-    )  # [B, 10, 2]
+    sides = torch.stack([pixels / aspect, pixels * aspect], dim=2).sqrt().round().long()  # [B, 10, 2]
     image = torch.tensor([height, width])
     fits = ((sides > 0) & (sides <= image)).all(dim=2)
     first = fits.int().argmax(dim=1)  # of the greatest values the first, 0 where none fits
@@ -181,21 +152,17 @@ def crop_boxes(
 
 
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize the boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → float32 `[B, C,
-    *size]`.
+    """Resize boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → `[B, C, *size]`.
 
-    Equals `interpolate` without antialiasing on each box up to float32 rounding of the positions (1e-7 of the
-    side)."""
+    Equals `interpolate` without antialiasing on each box up to float32 rounding (1e-7 of the side)."""
     height, width = x.shape[2:]
     top, left, tall, wide = boxes.unbind(dim=1)
     rows, columns = _positions(top, tall, size[0]), _positions(left, wide, size[1])
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    # grid_sample counts from the image's first edge, -1, to its last, 1; pixel centres lie half a pixel
-    # inside.
-    across, down = ((2 * columns + 1) / width - 1).float(), ((2 * rows + 1) / height - 1).float()
-    grid = torch.stack(
-        torch.broadcast_tensors(across[:, None, :].to(x.device), down[:, :, None].to(x.device)), dim=3
-    )
+    # grid_sample counts from the image's first edge, -1, to its last, 1; pixel centres lie half a pixel in.
+    across = ((2 * columns + 1) / width - 1).float().to(x.device)
+    down = ((2 * rows + 1) / height - 1).float().to(x.device)
+    grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=3)
     return F.grid_sample(x.float(), grid, mode="bilinear", align_corners=False)
 
 
@@ -238,13 +205,10 @@ def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Gen
 
 def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
-    scale, mean, std = (
-        (1.0, [0.0], [1.0]) if normaliser is None else (normaliser[k] for k in ("scale", "mean", "std"))
-    )
-    shape = (1, -1) + (1,) * (x.dim() - 2)
-    both = torch.tensor([mean, std], dtype=torch.float64) / scale
-    mean, std = both.float().to(x.device)
-    return mean.view(shape), std.view(shape)
+    of = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
+    both = torch.tensor([of["mean"], of["std"]], dtype=torch.float64) / of["scale"]
+    mean, std = both.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))
+    return mean, std
 
 
 def _check_maps(x: Tensor, kind: str, keys: str) -> None:
@@ -256,11 +220,9 @@ def _check_maps(x: Tensor, kind: str, keys: str) -> None:
 
 
 def _positions(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Where on an axis of the image, in pixels, `size` new pixels lie: float64 `[B, size]`; `start`, `length`
-    `[B]`.
+    """Where on an axis of the image, in pixels, `size` new pixels lie: float64 `[B, size]`.
 
-    Centres of pixels lie at half numbers (`align_corners=False`). Beyond the centre of the box's outermost
-    pixel that pixel counts alone, so that nothing from outside of the box bleeds in: as if the box were the
-    image."""
+    Centres of pixels lie at half numbers. Beyond the centre of the box's outermost pixel that pixel counts
+    alone, so that nothing from outside of the box bleeds in: as if the box were the image."""
     centre = (torch.arange(size, dtype=torch.float64) + 0.5) * (length[:, None].double() / size) - 0.5
     return centre.clamp(min=0).minimum(length[:, None].double() - 1) + start[:, None]

@@ -8,7 +8,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -47,11 +47,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
-    """Halve from `start`, not below `least`, until `attempt(size)` raises no out-of-memory error; the size
-    that fits.
+    """Halve from `start`, not below `least`, to the first size where `attempt` raises no out-of-memory error.
 
-    Raises CapacityError where `least` does not fit either; other errors of `attempt` pass.
-    """
+    Raises CapacityError where `least` does not fit either; other errors of `attempt` pass."""
     if start < least:
         raise ValueError(f"the search starts at {start}, below the least batch of {least}")
     size = start
@@ -98,9 +96,7 @@ def trial(
         room = [torch.empty_like(p) for p in copied.parameters()]
         inputs = {m: torch.zeros(size, *shape, dtype=dtypes[m], device=device) for m, shape in shapes.items()}
         output = copied(inputs, dtype=dtype)
-        total: Tensor = output.logits.sum()
-        for feature in output.features.values():
-            total = total + feature.sum()
+        total: Tensor = sum((feature.sum() for feature in output.features.values()), output.logits.sum())
         total.backward()
         del room
 
@@ -108,8 +104,7 @@ def trial(
 def attempt_of(
     model: MultimodalModel, data: Data, training: TrainingSettings, device: torch.device
 ) -> Attempt:
-    """`trial` on samples as `data` stores them. A last batch of one joins the one before: then one more must
-    fit."""
+    """`trial` on samples as stored, on one more where a last batch of one would join the one before."""
     shapes = {m: data.shape(m) for m in data.modalities}
     dtypes = {m: take(data.arrays[m], np.arange(1)).dtype for m in data.modalities}
     rows = len(data.rows["train"])
@@ -142,8 +137,7 @@ def explain_out_of_memory(
     """An out-of-memory error inside becomes a CapacityError; any other error passes.
 
     It names the batch size that did not fit, one that would have fitted (the largest of its halves that
-    `attempt` takes) with the accumulation that makes steps of as many samples, and the other remedies, but
-    those that `training` uses already."""
+    `attempt` takes) with the accumulation for steps of as many samples, and remedies not in use already."""
     try:
         yield
     except RuntimeError as error:
@@ -164,13 +158,11 @@ def _explanation(
     fits = f"Not even a batch of {LEAST} would fit"
     remedies = [*others, "smaller features or encoders", "a device with more memory"]
     if size > LEAST:
-        try:
+        with suppress(CapacityError):
             fitting = largest_batch(attempt, max(size // 2, LEAST))
             steps = math.ceil(size / fitting) * training.accumulation
             fits = f"A batch of {fitting} would fit"
             remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
-        except CapacityError:
-            pass
     return (
         f"A batch of {size} samples does not fit into the memory of {device}. {fits}.\n"
         f"Remedies: {', or '.join(remedies)}.\n"

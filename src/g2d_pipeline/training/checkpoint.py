@@ -1,9 +1,7 @@
-"""The checkpoints of one training run: nested plain data in safetensors files that are whole or not there at
-all.
+"""The checkpoints of one training run: nested plain data in safetensors files, whole or not there at all.
 
 A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else.
-Its name carries the place in the training and the checksum of its bytes, so that one rename publishes data
-and checksum."""
+Its name carries the place in the training and the checksum of its bytes: one rename publishes both."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -54,19 +52,30 @@ class BrokenCheckpoint(DataError):
     """A checkpoint's file is damaged, unreadable or of another format: `newest` takes the one before."""
 
 
+class Stateful:
+    """Its state in checkpoints are the attributes `state_names`; sets are stored as sorted lists."""
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    def state_dict(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self.state_names}
+        return {name: sorted(v) if isinstance(v, set) else v for name, v in values.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, set(value) if isinstance(getattr(self, name), set) else value)
+
+
 class Checkpoints:
     """Checkpoints of one training run in `folder`, the last `keep` of them.
 
     The folder belongs to one process (of a distributed training: the first one), which asks for `newest`
-    before it saves. `last`: the newest whole checkpoint that is known; `seconds`: what the latest attempt to
-    save took."""
+    before it saves. `last`: the newest whole checkpoint known; `seconds`: of the latest attempt to save."""
 
     def __init__(self, folder: Path, minutes: float = 10.0, keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least one checkpoint has to be kept")
-        self.folder = folder
-        self.minutes = minutes
-        self.keep = keep
+        self.folder, self.minutes, self.keep = folder, minutes, keep
         self.last: Path | None = None
         self.seconds: float | None = None
         self._ended = time.monotonic()
@@ -77,8 +86,7 @@ class Checkpoints:
         """Write `state` as the checkpoint of this place, then remove all but the last `keep` whole ones.
 
         Files of a later place go too: training went back behind them. Returns None, after a warning, where
-        the disk is full or may not be written to. Raises TypeError that names the path in `state` of what
-        cannot be saved."""
+        the disk is full or may not be written to. Raises TypeError with the path of what cannot be saved."""
         begin = time.monotonic()
         try:
             tensors, structure = flatten(state)
@@ -106,8 +114,7 @@ class Checkpoints:
             self.seconds = self._ended - begin
 
     def newest(self) -> dict[str, Any] | None:
-        """The state of the newest whole checkpoint (on the CPU), None where there is none; warns of broken
-        ones."""
+        """The state of the newest whole checkpoint (on the CPU), or None; warns of broken ones."""
         self.last, state, faults = None, None, {}
         for file in self._files():
             try:
@@ -117,9 +124,8 @@ class Checkpoints:
             except BrokenCheckpoint as fault:
                 faults[file] = str(fault)
                 self._whole.discard(file)
-        instead = "there is no other: training starts anew"
-        if self.last is not None:
-            instead = f"{self.last.name} is used instead"
+        anew = "there is no other: training starts anew"
+        instead = f"{self.last.name} is used instead" if self.last is not None else anew
         for file, reason in faults.items():
             logger.warning("The checkpoint %s is not used: %s; %s.", file, reason, instead)
         return state
@@ -160,21 +166,17 @@ class Checkpoints:
         """Remove all files but `saved` and the whole ones of earlier places among the last `keep`."""
         kept = 1
         for file in self._files():
-            if file == saved:
-                continue
             if place(file)[:2] < place(saved)[:2] and kept < self.keep and self._is_whole(file):
                 kept += 1
-            else:
+            elif file != saved:
                 file.unlink()
 
     def _is_whole(self, file: Path) -> bool:
-        if file not in self._whole:
-            try:
+        with suppress(BrokenCheckpoint):
+            if file not in self._whole:
                 check_file(file)
-            except BrokenCheckpoint:
-                return False
-            self._whole.add(file)
-        return True
+                self._whole.add(file)
+        return file in self._whole
 
     def _drop_unfinished(self) -> None:
         with suppress(OSError):  # it is never read, and the next save writes over it
@@ -247,12 +249,10 @@ def read_file(file: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------- the structure
 def flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the JSON of all the
-    rest.
+    """Take the tensors and arrays out of nested data: contiguous CPU tensors by name, and the rest as JSON.
 
     The tensors share memory with those of `state` where they can, and are detached. JSON objects with a key
-    in `$` stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved.
-    """
+    in `$` stand for what JSON lacks. Raises TypeError that names the path of a value that cannot be saved."""
     tensors: dict[str, Tensor] = {}
     plain = _encode(state, (), tensors)
     return tensors, json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -325,8 +325,7 @@ def _has_plain_elements(value: Tensor) -> bool:
 
 
 def _encode_tensor(value: Tensor, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any:
-    """Name the tensor's elements in the order of memory where they are dense (channels_last), else in row
-    order."""
+    """Name the elements in the order of memory where they are dense (channels_last), else in row order."""
     value = value.detach().resolve_conj().resolve_neg().cpu()
     shape, stride = value.shape, value.stride()
     order = sorted(range(value.dim()), key=lambda d: (stride[d], shape[d]), reverse=True)

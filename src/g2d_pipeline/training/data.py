@@ -1,11 +1,10 @@
-"""The data of a training run: arrays by modality, a target, rows of each split; and batches gathered from
-them."""
+"""The data of a training run: arrays by modality, a target, rows of each split; batches from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +12,13 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
+from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
-if TYPE_CHECKING:
-    from g2d_pipeline.features.store import FeatureStore
-
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]  # of the store
 KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
 ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let go
 
@@ -36,7 +34,7 @@ class Data:
 
     arrays: dict[str, Array]
     target: Array
-    rows: dict[str, npt.NDArray[np.int64]]
+    rows: dict[str, Rows]
     task: Task
     normalisers: dict[str, dict[str, Any] | None]
     sample_ids: npt.NDArray[np.str_]
@@ -78,15 +76,12 @@ class Data:
         augment: Mapping[str, AugmentSettings | None] | None = None,
         vocabulary: Mapping[str, int] | None = None,
     ) -> Data:
-        """From arrays in memory: `inputs` modality → `[N, …]`, `target` `[N]`, `split` `[N]` of
-        train/val/test.
+        """From arrays in memory: `inputs` m → `[N, …]`, `target` `[N]`, `split` `[N]` of train/val/test.
 
         Class names default to the sorted distinct targets. Raises ValueError where lengths differ, a split is
-        empty or misspelt, a token id lies outside its vocabulary, or a regression target is constant or not
-        finite."""
-        labels = np.asarray(target)
+        empty or misspelt, a token id outside its vocabulary, a regression target constant or not finite."""
+        labels, names = np.asarray(target), np.asarray(split)
         arrays = {m: np.asanyarray(x) for m, x in inputs.items()}  # memory maps stay so
-        names = np.asarray(split)
         for what, length in [("split", len(names)), *((m, len(a)) for m, a in arrays.items())]:
             if length != len(labels):
                 raise ValueError(f"{what} has {length} rows, the target has {len(labels)}")
@@ -95,15 +90,15 @@ class Data:
                 raise ValueError(f"{m} does not hold token ids, integers from 0 to {entries - 1}")
         if unknown := sorted(set(names.tolist()) - set(SPLITS)):
             raise ValueError(f"split holds {unknown}; allowed are {list(SPLITS)}")
-        rows: dict[str, npt.NDArray[np.int64]] = {s: np.flatnonzero(names == s) for s in SPLITS}
+        rows: dict[str, Rows] = {s: np.flatnonzero(names == s) for s in SPLITS}
         if empty := [s for s in SPLITS if not len(rows[s])]:
             raise ValueError(f"no sample is in split {empty}")
         built: Task
         if task == "classification":
-            classes = list(class_names) if class_names is not None else [str(c) for c in np.unique(labels)]
             if class_names is None:
-                labels = np.searchsorted(np.unique(labels), labels)
-            built = Classification(tuple(classes))
+                distinct, labels = np.unique(labels, return_inverse=True)
+                class_names = [str(c) for c in distinct]
+            built = Classification(tuple(class_names))
         else:
             labels = labels.astype(np.float64)
             if len(bad := np.flatnonzero(~np.isfinite(labels))):
@@ -141,14 +136,13 @@ class Data:
         )
 
 
-def epoch_rows(rows: npt.NDArray[np.int64], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:
     """The rows in the order of this epoch: a stream of its own, a function of (seed, epoch) alone."""
     return np.random.default_rng([seed, 1, epoch]).permutation(rows)
 
 
-def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Cut into batches of `size`. A last batch of one joins the one before: batch norm cannot train on one
-    sample."""
+def batches_of(rows: Rows, size: int) -> Iterator[Rows]:
+    """Cut into batches of `size`. A last one of one sample joins the one before: batch norm needs two."""
     if not len(rows):
         return
     ends = list(range(size, len(rows), size))
@@ -157,15 +151,14 @@ def batches_of(rows: npt.NDArray[np.int64], size: int) -> Iterator[npt.NDArray[n
     yield from np.split(rows, ends)
 
 
-def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
-    """The rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped
-    file).
+def take(array: Array | Tensor, rows: Rows) -> Tensor:
+    """Rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
 
     The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
     system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
-    if not _is_large_file(array):
+    if getattr(array, "_mmap", None) is None or array.nbytes <= KEPT_MAPPED:
         return torch.from_numpy(np.asarray(array[rows]))
     taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), ROWS_MAPPED):
@@ -175,20 +168,15 @@ def take(array: Array | Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(taken)
 
 
-def _is_large_file(array: Array) -> bool:
-    return getattr(array, "_mmap", None) is not None and array.nbytes > KEPT_MAPPED
-
-
 def release(array: Array) -> None:
     """As `files.release_pages`, of what is larger than `KEPT_MAPPED`."""
     release_pages(array, KEPT_MAPPED)
 
 
 def gather(
-    data: Data, rows: npt.NDArray[np.int64], device: torch.device, modalities: Sequence[str] | None = None
+    data: Data, rows: Rows, device: torch.device, modalities: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
-    """The inputs of these rows without random changes: m → `[B, …]`, in the stored dtype, one read a
-    modality."""
+    """The inputs of these rows without random changes: m → `[B, …]`, as stored, one read a modality."""
     names = data.modalities if modalities is None else modalities
     inputs = {m: without_chance(take(data.arrays[m], rows), data.augment.get(m)) for m in names}
     return {m: x.to(device, non_blocking=True) for m, x in inputs.items()}

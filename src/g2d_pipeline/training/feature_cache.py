@@ -12,27 +12,29 @@ import tempfile
 from collections.abc import Collection, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
-from g2d_pipeline.models.multimodal import autocast
-from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, gather, release, take
+from g2d_pipeline.models.multimodal import autocast, preserve_norm_stats
+from g2d_pipeline.training.checkpoint import Stateful
+from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, Rows, gather, release, take
 
 CHUNK = 256  # samples of one forward over a split
 
 
-class FeatureCache:
+class FeatureCache(Stateful):
     """Modality → features `[N, D]` by row of the store, and for which splits and weights they hold.
 
     `modalities`: those whose features may be looked up while training (under autocast in `dtype`, as they
     would be computed). Large arrays are memory-mapped temporary files (in `folder`), so that resident memory
-    stays flat."""
+    stays flat. Its state is which modalities are frozen: their features follow from the weights."""
+
+    state_names: ClassVar = ("frozen",)
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class FeatureCache:
     ) -> None:
         self.model, self.data, self.device, self.dtype = model, data, device, dtype
         self.modalities = frozenset(modalities)
-        self.frozen: tuple[str, ...] = ()
+        self.frozen: list[str] = []
         self._folder = folder
         self._features: dict[str, Array] = {}
         # (modality, split) → the version of the weights that the features were computed with
@@ -54,20 +56,19 @@ class FeatureCache:
 
     def start_epoch(self, frozen: Collection[str]) -> None:
         """`frozen`: the modalities that the schedule expects not to learn in this epoch."""
-        self.frozen = tuple(m for m in self.data.modalities if m in frozen and m in self.modalities)
+        self.frozen = [m for m in self.data.modalities if m in frozen and m in self.modalities]
 
     def unfreeze(self, modalities: Collection[str]) -> None:
         """These modalities learn after all."""
-        self.frozen = tuple(m for m in self.frozen if m not in modalities)
+        self.frozen = [m for m in self.frozen if m not in modalities]
 
     def mark_updated(self, modalities: Iterable[str]) -> None:
         """The optimizer has updated these encoders (fused steps do not count as writes to a tensor)."""
         for m in modalities:
             self._steps[m] += 1
 
-    def train_features(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """m → `[B, D_m]` of the train rows `rows`, for every frozen modality; the first time, the whole split
-        is encoded."""
+    def train_features(self, rows: Rows) -> dict[str, Tensor]:
+        """m → `[B, D_m]` of these train rows, of the frozen modalities; at first it encodes the split."""
         for m in self.frozen:
             if not self._is_valid(m, "train"):
                 self._encode_train(m)
@@ -77,7 +78,7 @@ class FeatureCache:
         """m → the array by row of the store, for the modalities whose features on this split are known."""
         return {m: self._features[m] for m in self.data.modalities if self._is_valid(m, split)}
 
-    def keep(self, modality: str, rows: npt.NDArray[np.int64], features: Tensor) -> None:
+    def keep(self, modality: str, rows: Rows, features: Tensor) -> None:
         """Store the features `[B, D]` of some rows; they are valid once the split is `complete`."""
         if modality not in self._features:
             self._features[modality] = empty_array((len(self.data.target), *features.shape[1:]), self._folder)
@@ -90,47 +91,33 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode_train(self, modality: str) -> None:
-        """One forward in evaluation mode over the train split, in chunks of the store's order: always the
-        same bits."""
-        encoder = self.model.encoders[modality]
-        rows, was_training = self.data.rows["train"], encoder.training
-        encoder.eval()
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            x = gather(self.data, chunk, self.device, [modality])[modality]
-            with autocast(x, self.dtype):
-                features = encoder(x)
-            self.keep(modality, chunk, features)
-        encoder.train(was_training)
+        """One forward in evaluation mode, in chunks of the store's order: always the same bits."""
+        encoder, rows = self.model.encoders[modality], self.data.rows["train"]
+        with preserve_norm_stats(encoder, "frozen"):
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                x = gather(self.data, chunk, self.device, [modality])[modality]
+                with autocast(x, self.dtype):
+                    features = encoder(x)
+                self.keep(modality, chunk, features)
         self.complete(modality, "train")
 
     def _is_valid(self, modality: str, split: str) -> bool:
         return self._versions.get((modality, split)) == self._version(modality)
 
     def _version(self, modality: str) -> list[int]:
-        """Changes with every step of the optimizer and every other write to a weight or buffer, which torch
-        counts."""
+        """Changes with every step of the optimizer and (torch counts) other write to a weight or buffer."""
         encoder = self.model.encoders[modality]
         return [self._steps[modality]] + [t._version for t in chain(encoder.parameters(), encoder.buffers())]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Which modalities are frozen; their features follow from the weights."""
-        return {"frozen": list(self.frozen)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.frozen = tuple(state["frozen"])
-
 
 def empty_array(shape: tuple[int, ...], folder: Path | None) -> Array:
-    """A float32 array of zeros: in memory where it is small, else a memory-mapped temporary file without a
-    name.
+    """A float32 array of zeros: in memory where it is small, else a memory-mapped file without a name.
 
-    Raises OSError where the disk has no room for it.
-    """
-    size = 4 * math.prod(shape)
+    Raises OSError where the disk has no room for it."""
+    size, where = 4 * math.prod(shape), folder or Path(tempfile.gettempdir())
     if size <= KEPT_MAPPED:
         return np.zeros(shape, np.float32)
-    where = Path(tempfile.gettempdir()) if folder is None else folder
     with room_for(size, where), tempfile.TemporaryFile(dir=where) as file:
         reserve(file, size)
         return np.memmap(file, np.float32, "w+", shape=shape)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.scoring import Scores
 
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
@@ -24,9 +25,11 @@ class DivergenceError(TrainingError):
     """A loss became NaN or infinite."""
 
 
-class History:
-    """Means over the batches of an epoch, summed as one vector on the device (nothing waits for it), and the
-    table."""
+class History(Stateful):
+    """The table; means over an epoch's batches, summed as one vector on the device: nothing waits for it."""
+
+    state_names: ClassVar = ("epochs", "epoch", "names", "sums", "first_bad", "totals", "logged", "count",
+                          "steps", "learning")  # fmt: skip
 
     def __init__(self, model: MultimodalModel, description: str) -> None:
         self.modalities = model.modalities
@@ -43,8 +46,7 @@ class History:
         self.first_bad = torch.zeros(0)
         self.totals: dict[str, float] = {}  # sums on the CPU: κ, and of names that no later batch has
         self.logged: dict[str, list[Any]] = {}  # what methods log: sum, number of batches
-        self.count = 0
-        self.steps = 0
+        self.count, self.steps = 0, 0
         self.learning: set[str] = set()
 
     def record_gradients(self) -> list[str]:
@@ -62,8 +64,7 @@ class History:
     def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
         """Add one batch; `stepped`: it ended with a step of the optimizer.
 
-        Raises DivergenceError (on an accelerator up to `CHECK_EVERY` batches late, but with the right batch).
-        """
+        Raises DivergenceError: on an accelerator up to `CHECK_EVERY` batches late, but of the right batch."""
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
         values |= self.gradients
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
@@ -94,17 +95,21 @@ class History:
         for name, value in state.logged.items():
             if not name.startswith("kappa/"):
                 total, count = self.logged.get(name, (0.0, 0))
-                self.logged[name] = [
-                    total + (value.detach() if isinstance(value, Tensor) else value),
-                    count + 1,
-                ]
+                plain = value.detach() if isinstance(value, Tensor) else value
+                self.logged[name] = [total + plain, count + 1]
         state.logged.clear()
 
     def _rename(self, names: tuple[str, ...], like: Tensor, losses: int) -> None:
         """Another set of terms from this batch on: close the vector and begin another one."""
-        for name, value in zip(self.names, self.sums.tolist(), strict=True):
-            self.totals[name] = self.totals.get(name, 0.0) + value
+        self.totals = self._summed()
         self.names, self.sums, self.first_bad = names, torch.zeros_like(like), torch.zeros_like(like[:losses])
+
+    def _summed(self) -> dict[str, float]:
+        """Name → sum over the batches of this epoch so far."""
+        totals = dict(self.totals)
+        for name, value in zip(self.names, self.sums.tolist(), strict=True):
+            totals[name] = totals.get(name, 0.0) + value
+        return totals
 
     def check(self) -> None:
         """Raise DivergenceError where a loss of an earlier batch of this epoch was not finite."""
@@ -119,11 +124,8 @@ class History:
         raise DivergenceError(f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}.")
 
     def means(self) -> dict[str, float]:
-        """Name → mean over the batches (gradients: the steps) of this epoch; a value that one lacks counts as
-        0."""
-        totals = dict(self.totals)
-        for name, value in zip(self.names, self.sums.tolist(), strict=True):
-            totals[name] = totals.get(name, 0.0) + value
+        """Name → mean over this epoch's batches (gradients: steps); a value that one lacks counts as 0."""
+        totals = self._summed()
         for m in self.modalities:
             totals.setdefault(f"grad_norm/{m}", 0.0)
             totals.setdefault(f"kappa/{m}", 0.0)
@@ -136,9 +138,8 @@ class History:
 
     def end_epoch(self, epoch: int, phase: int, lr: float, scores: Scores) -> None:
         """Close the row of an epoch."""
-        learning = "+".join(m for m in self.modalities if m in self.learning)
+        learning, means = "+".join(m for m in self.modalities if m in self.learning), self.means()
         row: dict[str, Any] = {"epoch": epoch, "phase": phase, "learning": learning, "lr": lr}
-        means = self.means()
         terms = {name: value for name, value in means.items() if name.startswith("loss/")}
         row |= terms | {"loss/total": sum(terms.values())}
         for kind in ("grad_norm", "kappa", "confidence"):
@@ -150,14 +151,6 @@ class History:
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.epochs)
-
-    def state_dict(self) -> dict[str, Any]:
-        fixed = ("modalities", "description", "parameters", "gradients")
-        own = {name: value for name, value in vars(self).items() if name not in fixed}
-        return own | {"learning": sorted(self.learning), "epochs": list(self.epochs)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {"learning": set(state["learning"])})
 
 
 @contextmanager

@@ -1,55 +1,51 @@
-"""From the store to a batch on the device: one gather a modality, augmented as a batch, with the teachers'
-outputs."""
+"""From the store to a batch on the device: one gather a modality, augmented, with teachers' outputs."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from g2d_pipeline.methods.base import Batch
+from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.methods.base import Batch, State
+from g2d_pipeline.models import Output
+from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.augment import augment, generator
-from g2d_pipeline.training.data import Data, take
-from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.data import Data, Rows, gather, take
+from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
+from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
-Rows = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 2  # batches that each thread reads before they are asked for
 
 
+@dataclass(eq=False)
 class Loader:
-    """Makes the batches of a training run; the same ones for any number of `workers` (threads that read
-    ahead).
+    """Makes the batches of a run; the same ones for any number of `workers` (threads that read ahead).
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
-    def __init__(
-        self,
-        data: Data,
-        target: Tensor,
-        teachers: Mapping[str, TeacherOutputs],
-        online: Collection[str],
-        cache: FeatureCache,
-        device: torch.device,
-        *,
-        seed: int,
-        workers: int = 0,
-    ) -> None:
-        self.data, self.target, self.teachers, self.cache = data, target, teachers, cache
-        self.device, self.seed, self.workers = device, seed, workers
-        self.online = {m: model for m in online if (model := teachers[m].model) is not None}
-        for model in self.online.values():
-            model.to(device).eval()
+    data: Data
+    target: Tensor
+    teachers: Mapping[str, TeacherOutputs]
+    online: Collection[str]
+    cache: FeatureCache
+    device: torch.device
+    _: KW_ONLY
+    seed: int
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        models = {m: self.teachers[m].model for m in self.online}
+        self.models = {m: model.to(self.device).eval() for m, model in models.items() if model is not None}
 
     def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
         """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' outputs."""
@@ -80,8 +76,7 @@ class Loader:
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
     def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
-        """Change the inputs of a batch at random, each by a stream of its own (on the CPU in the reading
-        threads)."""
+        """Change the inputs at random, each by a stream of its own (on the CPU in the reading threads)."""
         changed = dict(inputs)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
@@ -95,8 +90,8 @@ class Loader:
         target = self.target[index].to(self.device, non_blocking=True)
         views = {}
         for m, teacher in self.teachers.items() if teach else ():
-            if m in self.online:
-                views[m] = run_teacher(self.online[m], m, inputs[m], target, self.data.task)
+            if m in self.models:
+                views[m] = run_teacher(self.models[m], m, inputs[m], target, self.data.task)
             else:
                 views[m] = teacher.view(rows, self.device)
         return Batch(index, inputs, target, views, self.cache.train_features(rows))
@@ -123,3 +118,31 @@ def ahead(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def attach_data_access(
+    state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
+) -> None:
+    """Fill in what a method may use beside its batches, `State.rows` to `new_optimizer`; never of test."""
+
+    def rows_of(split: str) -> Rows:
+        if split not in ("train", "val"):
+            raise ValueError(f"a method may read train and val, not {split!r}")
+        return data.rows[split]
+
+    def batch(rows: Rows) -> Batch:
+        index = torch.from_numpy(rows)
+        return Batch(index, gather(data, rows, device), target[index].to(device))
+
+    def evaluate(rows: Rows) -> Iterator[tuple[Batch, Output]]:
+        for start in range(0, len(rows), CHUNK):
+            some = batch(rows[start : start + CHUNK])
+            with torch.no_grad(), preserve_norm_stats(state.model, "frozen"):
+                output = state.model(some.inputs)
+            yield some, output
+
+    state.rows, state.batch, state.evaluate = rows_of, batch, evaluate
+    state.targets = lambda rows: target[torch.from_numpy(rows)]
+    state.new_optimizer = lambda parameters: build_optimizer(
+        training.optimizer, [{"params": list(parameters)}], device
+    )

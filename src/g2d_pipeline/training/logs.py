@@ -1,27 +1,22 @@
 """Optional logs of a training run that other programs read while it goes on: a CSV file, TensorBoard events.
 
-Both say what the rows say and nothing else: a run that was interrupted and goes on repairs what it finds.
-"""
+Both say what the rows say and nothing else: a run that was interrupted and goes on repairs what it finds."""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from g2d_pipeline.errors import ConfigError
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-Row = dict[str, Any]
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
-
-
+Row = dict[str, Any]
 Log = Callable[[list[Row]], None]
 
 
@@ -30,8 +25,7 @@ def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | Non
     """Yield what writes `<folder>/history.csv`, `<folder>/tensorboard/`, or for no kinds nothing: a function
     of all epochs so far, a row each ("epoch", "phase", "learning", "lr", "loss/task", …), the last one new.
 
-    Raises ConfigError where a kind is unknown, the folder is not given, or TensorBoard is not installed.
-    """
+    Raises ConfigError where a kind is unknown, the folder is not given, or TensorBoard is not installed."""
     with ExitStack() as stack:
         writers: list[Log] = []
         for kind in dict.fromkeys(kinds):
@@ -40,7 +34,7 @@ def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | Non
                     f"log={kind} needs a folder to write to, and none is given. Remedy: name one, or log=[]"
                 )
             if kind == "csv":
-                writers.append(CsvLog(folder))
+                writers.append(partial(write_csv, folder))
             elif kind == "tensorboard":
                 writers.append(stack.enter_context(tensorboard_log(folder)))
             else:
@@ -53,28 +47,22 @@ def open_logs(kinds: Sequence[Literal["csv", "tensorboard"]], folder: Path | Non
         yield log
 
 
-class CsvLog:
-    """`history.csv`: a header and a line an epoch; a column for each name, empty where an epoch does not have
-    it."""
+def write_csv(folder: Path, rows: list[Row]) -> None:
+    """Write `history.csv` anew and put it in place whole: a reader never meets half a line.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "history.csv"
-
-    def __call__(self, rows: list[Row]) -> None:
-        """Write the file anew and put it in place whole: a reader never meets half a line."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".csv.tmp")  # one name: the next run replaces what a kill left
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
-        temporary.replace(self.path)
+    A line an epoch; a column for each name, empty where an epoch does not have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "history.csv.tmp"  # one name: the next run replaces what a kill left
+    pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+    temporary.replace(folder / "history.csv")
 
 
 @contextmanager
-def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
+def tensorboard_log(folder: Path) -> Iterator[Log]:
     """Yield what writes the numbers of an epoch as scalars under their names, at step = epoch.
 
     The first call writes all epochs, and tells TensorBoard to forget the points of an earlier run from there
-    on: what it shows are the rows, none missing, none twice (points of before an interruption get the time of
-    the resumption)."""
+    on: what it shows are the rows, none missing, none twice (older points get the time of the resumption)."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -107,14 +95,10 @@ def tensorboard_log(folder: Path) -> Iterator[Callable[[list[Row]], None]]:
 
 
 def number_event_files(events: Path) -> None:
-    """Name closed event files by their order: their own names hold the computer's name, which is nobody's
-    business."""
+    """Name closed event files by their order: theirs hold the computer's name, nobody's business."""
     for number, file in enumerate(sorted(events.glob(f"{EVENTS}*")), start=1):
-        numbered = file.with_name(
-            f"{EVENTS}{number:06d}"
-        )  # sorts before a new file's time: TensorBoard reads by name
+        # Sorts before a new file's time: TensorBoard reads by name.
+        numbered = file.with_name(f"{EVENTS}{number:06d}")
         if file != numbered:
-            with suppress(
-                OSError
-            ):  # on Windows where somebody reads it just now: it keeps its name until next time
+            with suppress(OSError):  # on Windows where somebody reads it just now: renamed the next time
                 file.rename(numbered)

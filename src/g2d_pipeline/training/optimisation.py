@@ -1,5 +1,4 @@
-"""What moves the weights: the optimizer, its learning rate epoch by epoch, and a running average of the
-weights."""
+"""What moves the weights: the optimizer, its learning rate epoch by epoch, and their running average."""
 
 from __future__ import annotations
 
@@ -42,16 +41,14 @@ def build_optimizer(
 
 
 def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Before a step: make the parameters that have a gradient fit for torch's fused kernels; leave the others
-    alone.
+    """Before a step: make the parameters that have a gradient fit for torch's fused kernels.
 
     - Fused SGD takes the momentum of a group to be there for all or for none, but an encoder that was
       suppressed begins later than the others (TypeError), and it leaves the memory of a new momentum
       uninitialised where loss scaling skips the first step. Momentum zero gives what the definition gives: 0
       · momentum + gradient = gradient.
     - On the CPU the kernels walk through memory without regard to strides: a gradient or a state in another
-      memory format than its parameter (contiguous, channels_last) would silently go to the wrong places.
-    """
+      memory format than its parameter (contiguous, channels_last) would silently go to the wrong places."""
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p.grad is None:
@@ -68,32 +65,26 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
-    strides = a.stride(), b.stride()
-    return strides[0] == strides[1] or all(
-        n == 1 or s == t for n, s, t in zip(a.shape, *strides, strict=True)
-    )
+    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- learning rate
 class LearningRate:
-    """The lr of every group: a linear climb over `warmup` epochs, then the schedule, which starts counting
-    there.
+    """The lr of every group: a linear climb over `warmup` epochs, then the schedule, counted from there.
 
     Epoch i of the climb, from 1, has lr · i / (warmup + 1). The plateau schedule counts the epochs whose
     validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
     `patience`. Raises ConfigError where the warm-up leaves no epoch, or a group's lr is below `min_lr`."""
 
     def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
-        self.optimizer = optimizer
-        self.warmup = settings.warmup
+        self.optimizer, self.warmup = optimizer, settings.warmup
         self.epoch = 0  # epochs done
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
         if self.warmup >= epochs:
             raise ConfigError(
                 f"lr_schedule.warmup = {self.warmup} (epochs {epochs}): the learning rate would not reach "
-                "its "
-                f"full value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or train "
-                "for more epochs."
+                f"its full value before the training ends. Shorten it to {max(epochs - 1, 0)} at most, or "
+                "train for more epochs."
             )
         if (lowest := getattr(settings, "min_lr", 0.0)) > min(self.full):
             raise ConfigError(
@@ -133,8 +124,7 @@ class LearningRate:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, before or after the optimizer's own. Raises ValueError for other
-        groups."""
+        """The inverse, before or after that of the optimizer. Raises ValueError for other groups."""
         self._set(state["lr"])
         self.epoch = state["epoch"]
         if self.climb is not None:
@@ -168,8 +158,7 @@ def _schedule(
 
 
 def scale_group_lrs(optimizer: optim.Optimizer) -> None:
-    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from the lr
-    itself."""
+    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from lr."""
     for group in optimizer.param_groups:
         if group.get("factor", 1.0) != 1.0:
             group["own_lr"] = group["lr"]
@@ -184,45 +173,31 @@ def restore_group_lrs(optimizer: optim.Optimizer) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- average
-class NoAverage:
-    """The model itself is evaluated and kept."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.module: Any = model
-
-    def update(self, model: nn.Module) -> None:
-        """To be called after each step of the optimizer."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
-
-
 class Average:
-    """An exponential moving average of a model's weights: e₁ = w₁, then e ← decay · e + (1 − decay) · w, 0 <
-    decay < 1.
+    """`module` is the model that is evaluated and kept: with a `decay`, 0 < decay < 1, an exponential moving
+    average of the weights, e₁ = w₁, then e ← decay · e + (1 − decay) · w; with None the model itself.
 
-    Buffers (running statistics of batch norm) are copied, not averaged. `module` is the averaged model, in
-    evaluation mode; it needs no gradients."""
+    Buffers (running statistics of batch norm) are copied, not averaged. The average is in evaluation mode and
+    needs no gradients."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
-        self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
-
-    @property
-    def module(self) -> Any:
-        return self._average.module
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self._average: AveragedModel | None = None
+        self.module: Any = model
+        if decay is not None:
+            self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+            self.module = self._average.module
+            self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
 
     def update(self, model: nn.Module) -> None:
         """Take in the model's weights; to be called after each step of the optimizer."""
-        self._average.update_parameters(model)
+        if self._average is not None:
+            self._average.update_parameters(model)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights and buffers (`module.…`) and the number of updates (`n_averaged`)."""
-        return dict(self._average.state_dict())
+        return dict(self._average.state_dict()) if self._average is not None else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self._average.load_state_dict(state)
+        if self._average is not None:
+            self._average.load_state_dict(state)

@@ -1,5 +1,4 @@
-"""Numbers and machine: in which arithmetic a model is trained, what that asks of the machine, and how
-encoders run."""
+"""Numbers and machine: the arithmetic of a training, what it asks of the machine, and how encoders run."""
 
 from __future__ import annotations
 
@@ -36,16 +35,13 @@ GRAPHS = 64
 # ------------------------------------------------------------------------------------------------- arithmetic
 @contextmanager
 def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
-    """`tf32`: TF32 in matrix products and cuDNN; any other precision: off (torch's default leaves it on in
-    cuDNN).
+    """`tf32`: TF32 in matrix products and cuDNN; any other precision: off (torch leaves it on in cuDNN).
 
-    The flags are restored. No effect where `device` is not CUDA.
-    """
+    The flags are restored. No effect where `device` is not CUDA."""
     if device.type != "cuda":
         yield
         return
-    # The older pair of flags on purpose: once the newer `fp32_precision` is set, code that reads these
-    # raises.
+    # The older pair of flags on purpose: once the newer `fp32_precision` is set, reading these raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -76,38 +72,28 @@ def pick_device(name: str) -> torch.device:
 def check_machine(training: TrainingSettings, device: torch.device) -> None:
     """Raise ConfigError, before work starts, where the machine lacks what the settings ask for.
 
-    TF32 on hardware without it gives float32 and is only logged.
-    """
+    TF32 on hardware without it gives float32 and is only logged."""
     cuda = device.type == "cuda"
+    fault = None
     if cuda and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device={device}: torch finds no CUDA device here. Remedy: device=auto, or device=cpu."
-        )
-    if cuda and device.index is not None and device.index >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise ConfigError(
-            f"device={device}: the last CUDA device here is cuda:{last}. Remedy: device=cuda:{last}."
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device=mps: torch finds no Metal device here. Remedy: device=auto, or device=cpu.")
-    if training.precision == "fp16" and not cuda:
-        raise ConfigError(
-            f"precision=fp16 needs CUDA, and this runs on {device}. Remedy: precision=bf16 or fp32."
-        )
-    if training.batch_size == "auto" and not cuda:
-        raise ConfigError(
-            "batch_size=auto needs CUDA, whose memory has an end that can be met safely; this runs on "
-            f"{device}. Remedy: a number, such as batch_size=32."
-        )
-    if training.compile and (missing := _missing_to_compile(device)):
-        raise ConfigError(f"compile=true on {device} needs {missing}. Remedy: install it, or compile=false.")
-    if training.precision == "tf32" and not (cuda and _has_tf32(device)):
-        logger.warning("precision=tf32: %s has no TF32, the arithmetic is float32", device)
-
-
-def _has_tf32(device: torch.device) -> bool:
-    with torch.cuda.device(device):
-        return torch.cuda.is_tf32_supported()
+        fault = f"device={device}: torch finds no CUDA device here. Remedy: device=auto, or device=cpu."
+    elif cuda and device.index is not None and device.index > (last := torch.cuda.device_count() - 1):
+        fault = f"device={device}: the last CUDA device here is cuda:{last}. Remedy: device=cuda:{last}."
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        fault = "device=mps: torch finds no Metal device here. Remedy: device=auto, or device=cpu."
+    elif training.precision == "fp16" and not cuda:
+        fault = f"precision=fp16 needs CUDA, and this runs on {device}. Remedy: precision=bf16 or fp32."
+    elif training.batch_size == "auto" and not cuda:
+        needs = "needs CUDA, whose memory has an end that can be met safely"
+        fault = f"batch_size=auto {needs}; this runs on {device}. Remedy: a number, such as batch_size=32."
+    elif training.compile and (missing := _missing_to_compile(device)):
+        fault = f"compile=true on {device} needs {missing}. Remedy: install it, or compile=false."
+    if fault is not None:
+        raise ConfigError(fault)
+    if training.precision == "tf32":
+        with torch.cuda.device(device) if cuda else nullcontext():
+            if not (cuda and torch.cuda.is_tf32_supported()):
+                logger.warning("precision=tf32: %s has no TF32, the arithmetic is float32", device)
 
 
 def _missing_to_compile(device: torch.device) -> str | None:
@@ -125,11 +111,9 @@ def _missing_to_compile(device: torch.device) -> str | None:
 
 # --------------------------------------------------------------------------------------------------- encoders
 def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
-    """Give each encoder its memory format, recomputation and compilation, in place; what was prepared before
-    is undone.
+    """Give each encoder its memory format, recomputation and compilation, in place of what it had before.
 
-    Names in the state dict stay. A deep copy recomputes its own activations and is not compiled.
-    """
+    Names in the state dict stay. A deep copy recomputes its own activations and is not compiled."""
     unprepare(model)
     if training.compile:
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
@@ -174,11 +158,9 @@ def blocks(encoder: nn.Module) -> list[nn.Module]:
 
 
 def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
-    """`forward` of a block that keeps its inputs alone and computes again, with the same dropout, in the
-    backward pass.
+    """`forward` of a block that keeps its inputs alone and computes again in backward, with the same dropout.
 
-    A method and not a closure: the deep copy of a block (the average of the weights) must compute with its
-    own weights."""
+    A method, not a closure: a block's deep copy (the average of the weights) must use its own weights."""
     if not (torch.is_grad_enabled() and block.training):
         return type(block).forward(block, *inputs, **named)
 
@@ -196,9 +178,8 @@ def _buffers_kept(block: nn.Module) -> Iterator[None]:
 
     `preserve_norm_stats(block, "batch")` would not do: batch norm without statistics saves fewer tensors for
     the backward pass, and torch demands that the second forward pass saves what the first one did."""
-    before = [
-        (part, name, own) for part in block.modules() for name, own in part.named_buffers(recurse=False)
-    ]
+    parts = block.modules()
+    before = [(part, name, own) for part in parts for name, own in part.named_buffers(recurse=False)]
     for part, name, own in before:
         setattr(part, name, own.clone())
     try:

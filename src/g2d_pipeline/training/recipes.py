@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained
-from g2d_pipeline.training.data import Array, Data, release
+from g2d_pipeline.training.data import Array, Data, release, take
 from g2d_pipeline.training.precision import pick_device
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
@@ -38,16 +37,12 @@ def train_teacher(
     description: str = "",
     **settings: Any,
 ) -> Trained:
-    """Train the unimodal teacher of `modality`: encoder + linear head, alone; then store its outputs on every
-    row.
+    """Train the unimodal teacher of `modality`: encoder + linear head; then store its outputs on every row.
 
     `settings`: training, epochs, weights, options and its fields, as of `train_student`. Raises ValueError
     where the encoder does not take the modality's shape."""
-    description = description or f"teacher {modality}, seed {seed}"
-    encoders = {modality: encoder}
-    return train_student(
-        data.only(modality), encoders, {}, method="unimodal", seed=seed, description=description, **settings
-    )
+    settings |= {"seed": seed, "description": description or f"teacher {modality}, seed {seed}"}
+    return train_student(data.only(modality), {modality: encoder}, {}, method="unimodal", **settings)
 
 
 def train_student(
@@ -75,12 +70,10 @@ def train_student(
     `options`: device, workers, folder, checkpoint_minutes, log, progress (see `RunOptions`); each is also a
     keyword. With a `folder`, checkpoints and the outputs are kept there, the latter memory-mapped.
 
-    Raises ValueError where a teacher is missing or fits another task (another width of features or
-    logits)."""
+    Raises ValueError where a teacher is missing or fits another task (width of features or logits)."""
     if encoders.keys() != set(data.modalities):
-        raise ValueError(
-            f"encoders are given for {sorted(encoders)}, the data have {sorted(data.modalities)}"
-        )
+        known = sorted(data.modalities)
+        raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {known}")
     options = options.updated(**changes)
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
     training = TrainingSettings.model_validate(recipe, context={"task": data.task.to_json()["name"]})
@@ -103,10 +96,14 @@ def train_student(
     device = pick_device(options.device)
     outputs, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
     result.model.cpu()
-    info = {"algorithm": method, "parameters": algorithm.parameters.model_dump(mode="json"), "seed": seed}
-    info["parameters_changed"] = algorithm.parameters.model_dump(mode="json", exclude_defaults=True)
-    info |= describe_run(data, architecture, training, smp, result)
-    info["confidence"] = _mean_confidence(outputs, data, splits)
+    info = {
+        "algorithm": method,
+        "parameters": algorithm.parameters.model_dump(mode="json"),
+        "seed": seed,
+        "parameters_changed": algorithm.parameters.model_dump(mode="json", exclude_defaults=True),
+        **describe_run(data, architecture, training, smp, result),
+        "confidence": _mean_confidence(outputs, data, splits),
+    }
     return Trained(result.model, info, result.history, predictions, outputs)
 
 
@@ -195,16 +192,13 @@ def compute_outputs(
     folder: Path | None = None,
 ) -> tuple[dict[str, Tensor | Array], pd.DataFrame]:
     """One forward over the samples of `splits`: arrays over their rows (`row` `[n]` says which), and the
-    predictions on val and test. With a `folder` the arrays are memory-mapped files in it (see
-    `artefacts`)."""
+    predictions on val and test. With a `folder` the arrays are memory-mapped files in it (`artefacts`)."""
     model.to(device)
     task, target = data.task, data.task.encode(torch.as_tensor(data.target))
     row = np.sort(np.concatenate([data.rows[split] for split in splits]))
     parts = data.modalities if len(data.modalities) == 1 else ("multi", *data.modalities)
     outputs: dict[str, Array] = {}
-    frames = []
     for split in splits:
-        chunks: dict[str, list[Tensor]] = defaultdict(list)
         for rows, features, logits in forward_split(model, data, method, split, device):
             position, y = np.searchsorted(row, rows), target[torch.from_numpy(rows)]
             values = {f"feature/{m}": x for m, x in features.items()}
@@ -216,28 +210,19 @@ def compute_outputs(
                     outputs[name] = new_output(folder, name, shape) if folder else np.empty(shape, np.float32)
                 outputs[name][position] = x.float().numpy()
                 release(outputs[name])
-            for part in parts if split != "train" else ():
-                chunks[part].append(logits[part])
-        frames += [_predictions(data, target, split, part, torch.cat(of)) for part, of in chunks.items()]
-    arrays: dict[str, Tensor | Array] = {
-        name: values if folder else torch.from_numpy(values) for name, values in outputs.items()
-    }
+    frames = []
+    for split in [split for split in splits if split != "train"]:
+        at = np.searchsorted(row, data.rows[split])
+        frames += [_predictions(data, target, split, p, take(outputs[f"logits/{p}"], at)) for p in parts]
+    arrays = {name: values if folder else torch.from_numpy(values) for name, values in outputs.items()}
     return arrays | {"row": torch.from_numpy(row)}, pd.concat(frames, ignore_index=True)
 
 
 def _predictions(data: Data, target: Tensor, split: str, part: str, logits: Tensor) -> pd.DataFrame:
     rows = data.rows[split]
-    confidence = data.task.confidence(logits, target[torch.from_numpy(rows)])
-    return pd.DataFrame(
-        {
-            "sample_id": data.sample_ids[rows],
-            "split": split,
-            "part": part,
-            "target": data.target[rows],
-            "prediction": data.task.predict(logits).numpy(),
-            "confidence": confidence.double().numpy(),
-        }
-    )
+    confidence = data.task.confidence(logits, target[torch.from_numpy(rows)]).double().numpy()
+    columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part, "target": data.target[rows]}
+    return pd.DataFrame(columns | {"prediction": data.task.predict(logits).numpy(), "confidence": confidence})
 
 
 def _phases(smp: SMPSettings, history: pd.DataFrame, modalities: int, epochs: int) -> list[int]:
@@ -251,14 +236,11 @@ def _mean_confidence(
     outputs: dict[str, Tensor | Array], data: Data, splits: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Split → part → mean confidence in the true target."""
-    confidence = {
-        n.partition("/")[2]: np.asarray(v) for n, v in outputs.items() if n.startswith("confidence/")
-    }
-    position = {split: np.searchsorted(np.asarray(outputs["row"]), data.rows[split]) for split in splits}
-    return {
-        split: {
-            part: float(values[position[split]].astype(np.float64).mean())
-            for part, values in confidence.items()
-        }
-        for split in splits
-    }
+    means: dict[str, dict[str, float]] = {split: {} for split in splits}
+    for split, of_parts in means.items():
+        position = np.searchsorted(np.asarray(outputs["row"]), data.rows[split])
+        for name, values in outputs.items():
+            if name.startswith("confidence/"):
+                chosen = np.asarray(values)[position].astype(np.float64)
+                of_parts[name.removeprefix("confidence/")] = float(chosen.mean())
+    return means

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -21,46 +21,28 @@ from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
-from g2d_pipeline.training.checkpoint import Checkpoints
-from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.history import History
-from g2d_pipeline.training.loader import Rows
+from g2d_pipeline.training.checkpoint import Checkpoints, Stateful
+from g2d_pipeline.training.data import Data, Rows
 
 logger = logging.getLogger(__name__)
 
 
-class Part(Protocol):
-    """Whatever has a state."""
-
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state: Any) -> Any: ...
-
-
 @dataclass
-class LoopState:
-    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: the train rows of the epoch,
-    where a method changed them."""
+class LoopState(Stateful):
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those that a method chose."""
 
     epoch: int = 1
     batch: int = 0
     batch_size: int = 0
     rows: Rows | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+    state_names: ClassVar = ("epoch", "batch", "batch_size", "rows")
 
 
 class Stop:
     """`number`: the signal that asked to stop, or None."""
 
     number: int | None = None
-
-    @property
-    def name(self) -> str:
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
 
 
 @contextmanager
@@ -72,10 +54,8 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    handlers = {
-        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {n: handler or signal.SIG_DFL for n, handler in before.items() if handler != signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.number = number
@@ -106,97 +86,83 @@ def run_identity(
     samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
     return {
         "training": training.model_dump(mode="json"),
-        "smp": smp.model_dump(mode="json") if smp is not None else None,
+        "smp": smp and smp.model_dump(mode="json"),
         "method": f"{type(method).__module__}.{type(method).__qualname__}",
         "parameters": method.parameters.model_dump(mode="json"),
-        "augment": {m: a.model_dump(mode="json") if a is not None else None for m, a in data.augment.items()},
+        "augment": {m: a and a.model_dump(mode="json") for m, a in data.augment.items()},
         "seed": seed,
         "model": hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest(),
         "samples": samples.hexdigest(),
     }
 
 
-class NoCheckpointer:
-    """Nothing is saved, and signals act as they always do. The base of the one that saves."""
-
-    last: Path | None = None  # the newest checkpoint
-
-    @contextmanager
-    def resumed(self) -> Iterator[None]:
-        """While training: go on from the newest checkpoint, and note signals."""
-        yield
-
-    def end_step(self) -> None:
-        """Save where it is time to; to be called after each step of the optimizer."""
-
-    def end_epoch(self, ended: bool) -> None:
-        """The same after an epoch; `ended`: it was the last one."""
-
-
-class Checkpointer(NoCheckpointer):
-    """Saves `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is cheap, after the
-    last one, and when a signal asks to stop, which ends the run.
+class Checkpointer:
+    """Saves the states of `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is
+    cheap, after the last one, and when a signal asks to stop, which ends the run. Without a folder nothing is
+    saved, and signals act as they always do. The parts `loop` and `history` say where the run is.
 
     Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
     SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
 
     def __init__(
-        self,
-        options: RunOptions,
-        parts: Mapping[str, Part],
-        identity: dict[str, Any],
-        loop: LoopState,
-        history: History,
-        description: str,
+        self, options: RunOptions, parts: Mapping[str, Any], identity: dict[str, Any], description: str
     ) -> None:
-        if options.folder is None:
-            raise ValueError("checkpoints need a folder")
-        self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
-        self.parts, self.identity, self.loop, self.history = parts, identity, loop, history
-        self.description = description
+        self.checkpoints: Checkpoints | None = None
+        if options.folder is not None:
+            self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
+        self.parts, self.identity, self.description = parts, identity, description
+        self.loop: LoopState = parts["loop"]
         self.stop = Stop()
 
     @property
-    def last(self) -> Path | None:  # type: ignore[override]
-        return self.checkpoints.last
+    def last(self) -> Path | None:
+        """The newest checkpoint."""
+        return self.checkpoints.last if self.checkpoints else None
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
+        """While training: go on from the newest checkpoint, and note signals."""
+        if self.checkpoints is None:
+            yield
+            return
         with stop_on_signals() as self.stop:
-            self._resume()
+            self._resume(self.checkpoints)
             yield
 
     def end_step(self) -> None:
-        if self.stop.number is not None or self.checkpoints.due():
-            self._save()
+        """Save where it is time to; to be called after each step of the optimizer."""
+        if self.checkpoints and (self.stop.number is not None or self.checkpoints.due()):
+            self._save(self.checkpoints)
 
     def end_epoch(self, ended: bool) -> None:
-        if self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end():
-            self._save()
+        """The same after an epoch; `ended`: it was the last one."""
+        if self.checkpoints and (
+            self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end()
+        ):
+            self._save(self.checkpoints)
 
-    def _resume(self) -> None:
-        saved = self.checkpoints.newest()
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        saved = checkpoints.newest()
         if saved is None:
             return
         if different := [key for key, value in self.identity.items() if saved["identity"].get(key) != value]:
             raise ConfigError(
-                f"{self.description}: {self.checkpoints.folder} holds checkpoints of another training "
-                f"(another {', another '.join(different)}). Give another folder, or delete this one to start "
-                "anew."
+                f"{self.description}: {checkpoints.folder} holds checkpoints of another training (another "
+                f"{', another '.join(different)}). Give another folder, or delete this one to start anew."
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         logger.info("%s: goes on from epoch %d, batch %d", self.description, self.loop.epoch, self.loop.batch)
 
-    def _save(self) -> None:
-        self.history.check()
+    def _save(self, checkpoints: Checkpoints) -> None:
+        self.parts["history"].check()
         epoch, batch = self.loop.epoch, self.loop.batch
         state = {"identity": self.identity} | {name: part.state_dict() for name, part in self.parts.items()}
-        saved = self.checkpoints.save(state, epoch, batch)
+        saved = checkpoints.save(state, epoch, batch)
         if self.stop.number is not None:
-            kept = saved or self.last
-            where = "saved; the same command goes on from there" if kept else "but nothing could be saved"
-            raise InterruptedRun(
-                f"{self.description}: stopped by {self.stop.name} at epoch {epoch}, batch {batch}, {where}.",
-                self.stop.number,
-            )
+            goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
+            where = goes_on if saved or checkpoints.last else nothing
+            number = signal.Signals(self.stop.number)
+            by = "Ctrl-C" if number == signal.SIGINT else number.name
+            message = f"{self.description}: stopped by {by} at epoch {epoch}, batch {batch}, {where}."
+            raise InterruptedRun(message, number)

@@ -6,17 +6,17 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
-from g2d_pipeline.training.data import Data, gather, take
+from g2d_pipeline.models.multimodal import preserve_norm_stats
+from g2d_pipeline.training.checkpoint import Stateful
+from g2d_pipeline.training.data import Data, Rows, gather, take
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 
 Scores = dict[str, dict[str, float]]  # split → part → value
@@ -32,30 +32,27 @@ def forward_split(
     split: str,
     device: torch.device,
     cache: FeatureCache | None = None,
-) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, Tensor], dict[str, Tensor]]]:
-    """One forward in evaluation mode over a split, chunk by chunk: (rows `[B]`, features, logits), on the
-    CPU.
+) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
+    """One forward in evaluation mode over a split by chunks: (rows `[B]`, features, logits), on the CPU.
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
     features). Encoders whose features are in the cache do not run; new features are added to it."""
-    was_training = model.training
-    model.eval()
     known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
-    for start in range(0, len(data.rows[split]), CHUNK):
-        rows = data.rows[split][start : start + CHUNK]
-        features = {m: take(array, rows).to(device) for m, array in known.items()}
-        output = model(gather(data, rows, device, unknown), features=features)
-        logits = {"multi": method.predict(output).cpu()}
-        logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
-        if cache is not None:
-            for m in unknown:
-                cache.keep(m, rows, output.features[m])
-        yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
+    with preserve_norm_stats(model, "frozen"):
+        for start in range(0, len(data.rows[split]), CHUNK):
+            rows = data.rows[split][start : start + CHUNK]
+            features = {m: take(array, rows).to(device) for m, array in known.items()}
+            output = model(gather(data, rows, device, unknown), features=features)
+            logits = {"multi": method.predict(output).cpu()}
+            logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
+            if cache is not None:
+                for m in unknown:
+                    cache.keep(m, rows, output.features[m])
+            yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
     if cache is not None:
         for m in unknown:
             cache.complete(m, split)
-    model.train(was_training)
 
 
 def score_split(
@@ -87,16 +84,17 @@ def score_key(task: Task, scores: dict[str, float], metric: str | None = None) -
     return first, -scores["loss"]
 
 
-class ModelSelector:
+class ModelSelector(Stateful):
     """Keeps weights and method state of the best epoch of the last phase so far (`select_in: all`: of all).
 
     Of epochs with the same selection metric, the one of the lowest task loss; of equal ones, the earlier.
     `phase`: of the selected `epoch`; `first`: the first epoch of those that it was selected from."""
 
+    state_names: ClassVar = ("epoch", "phase", "first", "key", "weights", "method")
+
     def __init__(self, task: Task, training: TrainingSettings) -> None:
         self.task, self.training = task, training
-        self.epoch = self.phase = 0
-        self.first = 1
+        self.epoch, self.phase, self.first = 0, 0, 1
         self.key = WORST
         self.weights: dict[str, Tensor] | None = None
         self.method: dict[str, Any] = {}
@@ -125,22 +123,17 @@ class ModelSelector:
         elif last is not model:
             model.load_state_dict(last.state_dict())
 
-    def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("task", "training")}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-
-
-class EarlyStopping:
+class EarlyStopping(Stateful):
     """Counts the epochs without a better validation score; `patience` of them end training (None: never).
 
     Better is what `ModelSelector` takes for better."""
 
+    state_names: ClassVar = ("epochs", "key")
+
     def __init__(self, task: Task, training: TrainingSettings) -> None:
         self.task, self.training = task, training
-        self.epochs = 0
-        self.key = WORST
+        self.epochs, self.key = 0, WORST
 
     def update(self, scores: dict[str, float], counts: bool) -> None:
         """After an epoch; it is left out unless it `counts`."""
@@ -153,9 +146,3 @@ class EarlyStopping:
     def reached(self) -> bool:
         patience = self.training.early_stopping
         return patience is not None and self.epochs >= patience
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "key": self.key}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)

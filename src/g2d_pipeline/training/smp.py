@@ -7,17 +7,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.models import MultimodalModel, depends_on_batch
-from g2d_pipeline.training.data import Data, take
+from g2d_pipeline.training.checkpoint import Stateful
+from g2d_pipeline.training.data import Data, Rows, take
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 WATCH = {"start": math.nan, "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}  # of tau: auto
@@ -30,24 +30,22 @@ def rank(confidence: Sequence[float] | Tensor) -> list[int]:
 
 
 def phase_of(epoch: int, phases: Sequence[int]) -> int:
-    """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs, phase k
-    the rest.
+    """The phase (from 1 to k) that `epoch` (from 1) falls into: phase j takes `phases[j − 1]` epochs.
 
-    Phases j < k prioritise π[j] alone; in phase k all modalities learn."""
+    Phases j < k prioritise π[j] alone; in phase k, the rest of the epochs, all modalities learn."""
     return 1 + int(np.searchsorted(np.cumsum(phases[:-1]), epoch))
 
 
 def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
     """κ `[k]` of partial suppression (Table 6; g2d.md §5): 1 − tanh(r) where r > 1, else 1.
 
-    r = ρ^m / mean of the others' ρ (k > 2: our definition).
-    """
+    r = ρ^m / mean of the others' ρ (k > 2: our definition)."""
     values = [float(c) for c in confidence]
     others = [(sum(values) - v) / (len(values) - 1) for v in values]
     return [1.0 - math.tanh(v / o) if v > o else 1.0 for v, o in zip(values, others, strict=True)]
 
 
-class JointSchedule:
+class JointSchedule(Stateful):
     """No schedule: all encoders learn from every batch, in one phase. The base of those that choose.
 
     `needs_batch_confidence`: `activate` reads the teachers' confidences of the batch; `needs_start` and
@@ -61,8 +59,9 @@ class JointSchedule:
     phase = 1
     final_phase = 1  # the last one that has epochs
     in_last_phase = True
-    rest_untrained: tuple[str, ...] = ()  # modalities that may be suppressed, and normalise by running
-    # statistics, before their encoders have learnt
+    rest_untrained: tuple[
+        str, ...
+    ] = ()  # may be suppressed, resting on running statistics, before they learn
 
     def __init__(self, modalities: Sequence[str]) -> None:
         self.modalities = tuple(modalities)
@@ -75,7 +74,7 @@ class JointSchedule:
     def start_epoch(self, epoch: int) -> None:
         """Enter `epoch` (from 1)."""
 
-    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+    def frozen(self, batches: Sequence[Rows]) -> set[str]:
         """The modalities expected to learn from none of the `batches` (store rows) of this epoch."""
         return set()
 
@@ -100,12 +99,6 @@ class JointSchedule:
         """The phase in words, for the progress bar."""
         return ""
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-
 
 def build_schedule(
     settings: SMPSettings | None, data: Data, teachers: Mapping[str, TeacherOutputs], epochs: int, known: bool
@@ -127,6 +120,8 @@ class SMP(JointSchedule):
     `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`: whether
     the confidences of a batch are those stored ones (no teacher sees an augmented batch)."""
 
+    state_names: ClassVar = ("phase", "ranking", "evidence", "watch", "sum", "learnt", "before")
+
     def __init__(
         self,
         settings: SMPSettings,
@@ -138,20 +133,18 @@ class SMP(JointSchedule):
         known: bool = True,
     ) -> None:
         super().__init__(modalities)
-        self.settings = settings
+        self.settings, self.confidence, self.known = settings, train_confidence, known
         self.phases = settings.phases(len(self.modalities), epochs)
         self.final_phase = max(j for j, count in enumerate(self.phases, 1) if count)
-        self.confidence = train_confidence
-        self.known = known
         self.partial = settings.suppression == "partial"
         self.conv_only = settings.scope == "conv_only"
         self.norm = "moving" if settings.update == "zero_grad" else settings.suppressed_norm
         on_train = train_confidence[:, train_rows].double().mean(dim=1)
         evidence = on_train if settings.confidence_on == "train" else val_confidence
         self.ranking = rank(evidence)
-        self.evidence: list[float] = [float(c) for c in evidence]
+        self.evidence = [float(c) for c in evidence]
         self.kappa = dict.fromkeys(self.modalities, 1.0)
-        self.val_confidence = [float(c) for c in val_confidence]
+        self.val_confidence = val_confidence
         self.watch = dict(WATCH)
         self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
         self.before: set[str] = set(self.modalities)  # … in the epoch before
@@ -214,14 +207,13 @@ class SMP(JointSchedule):
     def active(self, confidence: Tensor | None = None) -> tuple[str, ...]:
         """The modalities whose encoders learn from a batch, κ > 0; `kappa` is theirs, the others' κ is 0.
 
-        `confidence` `[k, B]`: ρ of each teacher on the batch, where `needs_batch_confidence`.
-        """
+        `confidence` `[k, B]`: ρ of each teacher on the batch, where `needs_batch_confidence`."""
         active, kappa = self.modalities, [1.0] * len(self.modalities)
         if not self.in_last_phase:
             if self.partial:
                 kappa = partial_kappa(self._evidence(confidence))
             else:
-                active = (self.modalities[self._ranked(confidence)[self.phase - 1]],)
+                active = (self._prioritised(self._evidence(confidence)),)
             if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
                 self.sum += confidence.double().sum(dim=1).cpu()
         self.kappa = {m: c if m in active else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
@@ -232,9 +224,6 @@ class SMP(JointSchedule):
     def _by_batch(self) -> bool:
         return self.needs_batch_confidence and self.settings.ranking == "batch"
 
-    def _ranked(self, confidence: Tensor | None) -> list[int]:
-        return rank(self._evidence(confidence)) if self._by_batch else self.ranking
-
     def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
         """The confidences `[k]` that decide about a batch."""
         if not self._by_batch:
@@ -242,6 +231,10 @@ class SMP(JointSchedule):
         if confidence is None:
             raise ValueError("ranking: batch needs the teachers' confidences on the batch")
         return confidence.double().mean(dim=1)
+
+    def _prioritised(self, evidence: Sequence[float] | Tensor) -> str:
+        """The modality that this phase prioritises, by the confidences `[k]`."""
+        return self.modalities[rank(evidence)[self.phase - 1]]
 
     def suppressed(self, active: Sequence[str]) -> list[str]:
         return [] if self.conv_only else super().suppressed(active)
@@ -256,8 +249,7 @@ class SMP(JointSchedule):
     def end_epoch(self, confidence: Sequence[float]) -> None:
         """`tau: auto`: decide whether this was the last epoch of the phase.
 
-        The first call, before epoch 1, notes where the gap begins. Watched is the modality that the whole
-        train split ranks here."""
+        The first call, before epoch 1, notes where the gap begins. Watched: whom train ranks here."""
         if not self.watches:
             return
         position = self.ranking[self.phase - 1]
@@ -274,20 +266,19 @@ class SMP(JointSchedule):
         watch["done"] = float(closed or out)
         watch["next"] = float(confidence[self.ranking[self.phase]])  # where the next phase's gap begins
 
-    def frozen(self, batches: Sequence[npt.NDArray[np.int64]]) -> set[str]:
+    def frozen(self, batches: Sequence[Rows]) -> set[str]:
         """The modalities expected to learn from none of the `batches` (store rows) of this epoch.
 
-        Where the ranking depends on augmented batches: those that did not learn in the epoch before.
-        """
+        Where the ranking depends on augmented batches: those that did not learn in the epoch before."""
         if self.in_last_phase or self.partial:
             return set()
         others = set(self.modalities)
         if not self._by_batch:
-            return others - {self.modalities[self.ranking[self.phase - 1]]}
+            return others - {self._prioritised(self.evidence)}
         if not self.known:
             return others - self.before
-        ranked = (self._ranked(self.confidence[:, torch.from_numpy(rows)]) for rows in batches)
-        return others - {self.modalities[r[self.phase - 1]] for r in ranked}
+        of_batches = (self.confidence[:, torch.from_numpy(rows)] for rows in batches)
+        return others - {self._prioritised(self._evidence(confidence)) for confidence in of_batches}
 
     def release(self, model: MultimodalModel) -> None:
         if self.conv_only:
@@ -296,19 +287,11 @@ class SMP(JointSchedule):
     def describe(self) -> str:
         if self.partial:
             return ""
-        one = self.modalities[self.ranking[self.phase - 1]]
-        who = "all learn" if self.in_last_phase else f"{one} learns"
+        who = "all learn" if self.in_last_phase else f"{self._prioritised(self.evidence)} learns"
         return f"phase {self.phase}/{len(self.phases)} ({who})"
 
-    def state_dict(self) -> dict[str, Any]:
-        state = {
-            name: copy.copy(getattr(self, name)) for name in ("phase", "ranking", "evidence", "watch", "sum")
-        }
-        return state | {"learnt": sorted(self.learnt), "before": sorted(self.before)}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        sets = {name: set(state[name]) for name in ("learnt", "before")}
-        vars(self).update(copy.deepcopy(state) | sets)
+        super().load_state_dict(copy.deepcopy(state))
 
 
 def set_conv_gradients(model: MultimodalModel, active: Sequence[str]) -> None:

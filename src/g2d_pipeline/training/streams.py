@@ -11,8 +11,7 @@ import torch
 
 
 def stream(seed: int, name: str) -> int:
-    """The seed of a stream of its own: `model`, `method`, `dropout` (data order: `epoch_rows`;
-    `augment.generator`)."""
+    """The seed of a stream of its own: `model`, `method`, `dropout` (others: `epoch_rows`, `augment`)."""
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
 
 
@@ -40,10 +39,7 @@ class TorchGenerators:
     """The states of torch's own generators (dropout draws from them), for checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["cpu"])

@@ -1,13 +1,10 @@
-"""Frozen teachers: their outputs are stored by row and looked up, or computed where the input is
-augmented."""
+"""Frozen teachers: outputs are stored by row and looked up, or computed where the input is augmented."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,23 +12,21 @@ from g2d_pipeline.artefacts import Trained, TrainedFolder
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods.base import TeacherView
 from g2d_pipeline.models import MultimodalModel, Task
-from g2d_pipeline.training.data import Array, Data, take
+from g2d_pipeline.training.data import Array, Data, Rows, take
 
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """A frozen teacher's outputs on every row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ
-    `[N]`.
+    """A frozen teacher's outputs by row of the store: feature `[N, D]`, logits `[N, C]`, confidence ρ `[N]`.
 
-    Tensors, or arrays that may be memory-mapped. `model`: the teacher itself, needed where its modality is
-    augmented."""
+    Tensors or (memory-mapped) arrays. `model`: the teacher itself, needed where its modality is augmented."""
 
     feature: Tensor | Array
     logits: Tensor | Array
     confidence: Tensor | Array
     model: MultimodalModel | None = None
 
-    def view(self, rows: npt.NDArray[np.int64], device: torch.device) -> TeacherView:
+    def view(self, rows: Rows, device: torch.device) -> TeacherView:
         """The stored outputs on `rows` `[B]`."""
         return TeacherView(*(take(a, rows).to(device) for a in (self.feature, self.logits, self.confidence)))
 
@@ -54,38 +49,30 @@ def check_teacher(
 ) -> TeacherOutputs | Trained | TrainedFolder:
     """The teacher, if it was trained for the student's task; stored outputs alone do not say.
 
-    Raises ConfigError where it is of another modality, task, class list or normaliser.
-    """
+    Raises ConfigError where it is of another modality, task, class list or normaliser."""
     if isinstance(teacher, TeacherOutputs):
         return teacher
     architecture, modalities = teacher.info["architecture"], list(teacher.info["modalities"])
     theirs, ours = architecture["task"], data.task.to_json()
-    fault = next(
-        (
-            f"task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}"
-            for key in dict.fromkeys(["name", "class_names", *theirs])
-            if theirs.get(key) != ours.get(key)
-        ),
-        None,
-    )
+    faults = []
     if modalities != [modality]:
-        fault = f"modalities = {modalities}, allowed is {[modality]}"
-    elif fault is None:
-        normaliser, own = architecture["modalities"][modality]["normaliser"], data.normalisers[modality]
-        if normaliser != own:
-            fault = f"normaliser = {normaliser}, the student's is {own}: it was trained on other features"
-    if fault is not None:
+        faults.append(f"modalities = {modalities}, allowed is {[modality]}")
+    for key in dict.fromkeys(["name", "class_names", *theirs]):
+        if theirs.get(key) != ours.get(key):
+            faults.append(f"task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}")
+    described, own = architecture["modalities"].get(modality, {}), data.normalisers.get(modality)
+    if (normaliser := described.get("normaliser")) != own:
+        faults.append(f"normaliser = {normaliser}, the student's is {own}: it was trained on other features")
+    if faults:
         remedy = "Train it on the student's data: kedro run --pipeline teachers."
-        raise ConfigError(f"teacher of {modality}: {fault}. {remedy}")
+        raise ConfigError(f"teacher of {modality}: {faults[0]}. {remedy}")
     return teacher
 
 
 def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projects: bool) -> None:
-    """Raise ConfigError where stored outputs fit neither the samples, nor the task, nor the encoder's
-    `width`.
+    """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoder's `width`.
 
-    `projects`: another width is no mistake, the method projects it or does not read the features.
-    """
+    `projects`: another width is no mistake, the method projects it or does not read the features."""
     rows, theirs = (int(n) for n in teacher.feature.shape)
     outputs, samples = teacher.logits.shape[1], len(data.target)
     fault = ""
@@ -103,15 +90,13 @@ def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data
 def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
     """The modalities whose teachers see the augmented batch: everywhere else a look-up equals the forward.
 
-    Raises ValueError where such a teacher comes without its model.
-    """
+    Raises ValueError where such a teacher comes without its model."""
     online = tuple(m for m in teachers if teacher_view == "augmented" and data.augmented(m))
-    for m in online:
-        if teachers[m].model is None:
-            raise ValueError(
-                f"{m} is augmented and its teacher should see the augmented batch, but only its outputs are "
-                "given: give the trained teacher itself, or say teacher_view=clean"
-            )
+    if bare := [m for m in online if teachers[m].model is None]:
+        raise ValueError(
+            f"{bare[0]} is augmented and its teacher should see the augmented batch, but only its outputs "
+            "are given: give the trained teacher itself, or say teacher_view=clean"
+        )
     return online
 
 

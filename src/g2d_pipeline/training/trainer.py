@@ -1,8 +1,7 @@
 """The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step.
 
 What is not computed: the backward pass of suppressed encoders, the forward pass of frozen ones
-(`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: everything in
-`PARTS`."""
+(`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: all `PARTS`."""
 
 from __future__ import annotations
 
@@ -24,16 +23,14 @@ from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
-from g2d_pipeline.training.data import Data, batches_of, epoch_rows, gather
-from g2d_pipeline.training.data_access import attach_data_access
+from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
-from g2d_pipeline.training.loader import Loader, Rows
+from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
-    NoAverage,
     build_optimizer,
     restore_group_lrs,
     scale_group_lrs,
@@ -47,7 +44,7 @@ from g2d_pipeline.training.precision import (
     tf32_mode,
     unprepare,
 )
-from g2d_pipeline.training.resume import Checkpointer, LoopState, NoCheckpointer, Part, run_identity
+from g2d_pipeline.training.resume import Checkpointer, LoopState, run_identity
 from g2d_pipeline.training.scoring import EarlyStopping, ModelSelector, score_split
 from g2d_pipeline.training.smp import build_schedule
 from g2d_pipeline.training.streams import TorchGenerators, seeded
@@ -132,7 +129,7 @@ class Trainer:
         self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
         self.scaler = gradient_scaler(training.precision, self.device)
-        self.average = Average(model, training.ema) if training.ema is not None else NoAverage(model)
+        self.average = Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
@@ -147,11 +144,9 @@ class Trainer:
         self.early_stopping = EarlyStopping(data.task, training)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
         self.random = TorchGenerators()
-        self.checkpointer = NoCheckpointer()
-        if options.folder is not None:
-            parts: dict[str, Part] = {name: getattr(self, name) for name in PARTS}
-            identity = run_identity(training, smp, method, model, data, seed)
-            self.checkpointer = Checkpointer(options, parts, identity, self.loop, self.history, description)
+        parts = {name: getattr(self, name) for name in PARTS}
+        identity = run_identity(training, smp, method, model, data, seed)
+        self.checkpointer = Checkpointer(options, parts, identity, description)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
         """The method's state, with the optimizer over the parameter groups that it names."""
