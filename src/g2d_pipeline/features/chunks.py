@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import content_key, release_cells
-from g2d_pipeline.features.chunk_journal import Notes
 from g2d_pipeline.features.files import mapped
-from g2d_pipeline.features.float16 import OVERFLOW, to_half
+from g2d_pipeline.features.float16 import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
 from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
 
@@ -36,22 +35,19 @@ class Job:
     rows: npt.NDArray[np.int64]
     source: npt.NDArray[np.int64]
     spec: ArraySpec
-    first: int = 0
-    records: Path | None = None
-    rounding: Path | None = None
-    known: ReusableStore | None = None
+    first: int
+    records: Path | None
+    rounding: Path | None
+    known: ReusableStore | None
 
 
 @dataclass(frozen=True)
 class Done:
-    """A chunk that is on disk, but for the cells in `faults`: position in `cells` → what is wrong.
-
-    `copied`: how many cells were taken from an earlier store."""
+    """A chunk that is on disk, but for the cells with faults; `copied`: cells from an earlier store."""
 
     number: int
-    faults: dict[int, str]
-    notes: Notes
-    copied: int = 0
+    findings: Findings
+    copied: int
 
 
 def run(job: Job) -> Done:
@@ -93,7 +89,7 @@ def run(job: Job) -> Done:
     records["key"][list(findings.faults)] = b""
     _write(job, values, records, errors, findings)
     release_cells(job.cells, job.root)
-    return Done(job.number, findings.faults, findings.notes, len(copied))
+    return Done(job.number, findings, len(copied))
 
 
 def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.NDArray[Any], Findings]:
@@ -111,20 +107,15 @@ def _round(
     """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None
-    for k in decoded[~_finite(values)[decoded]].tolist():
+    for k in np.intersect1d(decoded, infinite_rows(values)).tolist():
         findings.faults.setdefault(k, "is not finite after the transform: its values are too large")
     if spec.dtype != "float16":
         return values, None
     half, errors = to_half(values)
-    for k in decoded[~_finite(half)[decoded]].tolist():
+    for k in np.intersect1d(decoded, infinite_rows(half)).tolist():
         findings.faults.setdefault(k, OVERFLOW)
     errors[list(findings.faults)] = 0
     return half, errors[decoded]
-
-
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """`[n]`: whether all numbers of a row are finite."""
-    return np.isfinite(values).reshape(len(values), -1).all(axis=1)  # type: ignore[no-any-return]
 
 
 def _write(
@@ -152,7 +143,7 @@ def _write(
         kept.flush()
     if job.rounding is not None and errors is not None:
         summed = mapped(job.rounding, "r+")
-        summed[job.number] = errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)
+        summed[job.number] = summed_errors(errors)
         summed.flush()
 
 

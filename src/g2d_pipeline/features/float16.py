@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Errors = npt.NDArray[np.float64]
 LARGEST = float(np.finfo(np.float16).max)
 OVERFLOW = f"holds values beyond ±{LARGEST:.0f}, which float16 can not store: leave out dtype=float16"
 
 
-def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float64]]:
+def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], Errors]:
     """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: the largest error and the sum of squared
     errors).
 
@@ -24,22 +24,20 @@ def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], npt.NDAr
         return half, np.stack([error.max(axis=2), np.square(error).sum(axis=2)], axis=1)
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """The errors of an array: the largest `[C]`, the sum of squares `[C]`, and how many numbers a channel
-    has."""
+def infinite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rows of `[n, …]` that hold a number which is not finite."""
+    return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
 
-    worst: npt.NDArray[np.float64]
-    squares: npt.NDArray[np.float64]
-    count: int
 
-    @classmethod
-    def from_errors(cls, errors: npt.NDArray[np.float64], count: int) -> Self:
-        """From `[units, 2, C]` as `to_half` gives them."""
-        return cls(errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0), count)
+def summed_errors(errors: Errors) -> npt.NDArray[np.float64]:
+    """Rounding errors `[n, 2, C]` of several arrays → `[2, C]` of all."""
+    return np.stack([errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)])
 
-    def measured(self, std: list[float]) -> dict[str, float]:
-        """`max` and `rms` (root mean square over all stored numbers) in units of the channels' std."""
-        divisor = np.asarray(std, np.float64)
-        rms = np.sqrt(np.mean(self.squares / np.square(divisor)) / self.count)
-        return {"max": float((self.worst / divisor).max()), "rms": float(rms)}
+
+def relative_errors(errors: Errors, count: int, std: list[float]) -> dict[str, float]:
+    """Rounding errors `[n, 2, C]` of `count` numbers a channel → `max` and `rms` (root mean square over all
+    stored numbers) in units of the channels' std."""
+    worst, squares = summed_errors(errors)
+    divisor = np.asarray(std, np.float64)
+    rms = np.sqrt(np.mean(squares / np.square(divisor)) / count)
+    return {"max": float((worst / divisor).max()), "rms": float(rms)}

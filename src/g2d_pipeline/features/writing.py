@@ -22,8 +22,8 @@ from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
 from g2d_pipeline.features.files import FORMAT, INDEX, META, allocated, check_space, writing_to
 from g2d_pipeline.features.finalize import finish
-from g2d_pipeline.features.kinds import ColumnKind, FileKind, kind_of
-from g2d_pipeline.features.media import CHUNK, Decoded, Media, Names, Workers, decode, prepare
+from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
+from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
 from g2d_pipeline.features.reuse import find_known
 from g2d_pipeline.files import atomic_write, content_hash
 
@@ -98,9 +98,9 @@ def _decode_all(
     journal: ChunkJournal,
     faults: bad_samples.Faults,
     previous: Sequence[Path],
-) -> dict[str, Decoded]:
+) -> dict[str, Findings]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
-    decoded: dict[str, Decoded] = {}
+    decoded: dict[str, Findings] = {}
     options = settings.options
     with Workers(options.workers) as workers:
         for name, m in faults.media.items():
@@ -120,7 +120,7 @@ def _finish_all(
     settings: FeaturizeSettings,
     kinds: Mapping[str, FileKind | ColumnKind],
     faults: bad_samples.Faults,
-    decoded: Mapping[str, Decoded],
+    decoded: Mapping[str, Findings],
 ) -> None:
     """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
     sample_ids: Sequence[str] = faults.sample_ids
@@ -220,7 +220,7 @@ def _needed(
     """Bytes that the arrays will take beyond what of them is on the disk."""
     needed = 0
     for name, kind in kinds.items():
-        bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else media[name].bytes_each
+        bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else kind.bytes_each(media[name].spec)
         present = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - present)
     return needed

@@ -166,8 +166,8 @@ class FileKind(Kind):
     ) -> tuple[Array, dict[str, Any], Any]:
         """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`.
 
-        Returns the array, statistics for `meta.json` and a `float16.Rounding` or None. `train` is of the
-        stored rows, `sample_ids` are of the decoded ones."""
+        Returns the array, statistics for `meta.json`, rounding errors `[n, 2, C]` (see `float16`) or None.
+        `train` is of the stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:

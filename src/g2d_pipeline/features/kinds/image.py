@@ -23,7 +23,7 @@ from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.files import create
-from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
+from g2d_pipeline.features.float16 import OVERFLOW, Errors, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.files import release_pages
 
@@ -90,7 +90,7 @@ class Image(FileKind):
 
     def transform(
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
-    ) -> tuple[Array, dict[str, Any], Rounding | None]:
+    ) -> tuple[Array, dict[str, Any], Errors | None]:
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -105,18 +105,17 @@ class Image(FileKind):
                 values: Array = components.apply(part.reshape(len(part), -1) / full).reshape(part.shape)
                 if self.settings.dtype == "float16":
                     values, error = to_half(values)
-                    if len(over := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
+                    if len(over := infinite_rows(values)):
                         named = [f"sample {sample_ids[rows[start + k]]} {OVERFLOW}" for k in over.tolist()]
                         headline = f"Pictures of {path.stem!r} can not be stored"
                         raise data_error(headline, named, "set dtype to float32.")
-                    errors.append(np.stack([error[:, 0].max(axis=0), error[:, 1].sum(axis=0)]))
+                    errors.append(summed_errors(error))
                 array[start : start + self.chunk] = values
                 release_pages(decoded)
                 release_pages(array)
         array.flush()
-        numbers = len(rows) * int(np.prod(decoded.shape[2:]))
-        rounding = Rounding.from_errors(np.stack(errors), numbers) if errors else None
-        return array, {"components": len(components.components), "energy": components.energy}, rounding
+        statistics = {"components": len(components.components), "energy": components.energy}
+        return array, statistics, np.stack(errors) if errors else None
 
 
 def configured_normaliser(settings: Any) -> tuple[list[float], list[float], dict[str, Any]] | None:
