@@ -225,7 +225,7 @@ def test_constant_features_carry_nothing_whatever_they_are_outside_train():
     array = np.full((50, 3), 0.1, np.float32)
     array[:, 1] = np.arange(50) * 1e-9
     mean, std, constant = feature_statistics(array, np.arange(50), masked=False)
-    assert (std[0], std[2], constant) == (NO_INFORMATION, NO_INFORMATION, 2)
+    assert (std[0], std[2], constant) == (NO_INFORMATION, NO_INFORMATION, {"constant": 2})
     assert std[1] == pytest.approx(1e-9 * np.std(np.arange(50)))
     assert mean[0] == pytest.approx(0.1)
     seen = Normaliser(1.0, mean, std)(torch.tensor([[1e12, 0.0, -5.0]]))

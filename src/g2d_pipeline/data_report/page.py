@@ -52,9 +52,7 @@ def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
         "facts": [fact for fact in FACTS if any(facts.get(fact[0], 0) != 0 for facts in splits)],
         "target_figure": figure_html("data_target", target_figure(report)),
         "repeated": [(title, duplicates) for title, duplicates in repeated if duplicates["contents"]],
-        "found": [
-            (name, modality["found"]) for name, modality in modalities.items() if modality.get("found")
-        ],
+        "found": [(name, of["found"]) for name, of in modalities.items() if of.get("found")],
     }
 
 

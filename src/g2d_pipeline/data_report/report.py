@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.data_report.duplicates import (
@@ -32,9 +33,6 @@ from g2d_pipeline.features.statistics import differing_rows
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OUTLIER = 5.0  # robust z-scores beyond are outliers
 GROUPS = ("group", "speaker")  # columns of a manifest that say who or where a sample is of
@@ -74,7 +72,7 @@ def describe_data(
         array = store.arrays[name]
         if kind.images and array.dtype == np.uint8:
             modalities[name]["alike"] = find_similar(array, code, split, sample_ids)
-    whole = merge_codes(codes)
+    whole, tabular = merge_codes(codes), _of_tables(table, store)
     dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
     report: dict[str, Any] = {
         "dataset": meta["dataset"],
@@ -91,9 +89,7 @@ def describe_data(
             for name, columns in _numeric(table, store, meta).items()
             if (facts := _worst(_outliers(table, columns, split, sample_ids)))
         ],
-        "leaks": suspected_leaks(
-            table, _of_tables(table, store), target, split == "train", len(meta["class_names"])
-        ),
+        "leaks": suspected_leaks(table, tabular, target, split == "train", len(meta["class_names"])),
         "dropped": {
             "samples": len(dropped),
             "first": dropped[:FIRST],
@@ -108,8 +104,7 @@ def describe_data(
 
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What should make one suspicious, in a fixed order: kind, count, and a sentence. Those that are `grave`
-    are shown in full at the end of a run."""
+    """What should make one suspicious, in a fixed order: kind, count, text; `grave`: shown in full."""
     warnings: list[dict[str, Any]] = []
 
     def add(kind: str, count: int, what: str, where: str = "", grave: bool = False) -> None:
@@ -157,12 +152,8 @@ def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
         yield "constant in train", len(differing), what, name
     for split, facts in report["splits"].items():
         absent = [name for name, count in facts.get("classes", {}).items() if not count]
-        yield (
-            "absent classes",
-            len(absent),
-            f"classes without a sample: {_enumerate(map(repr, absent))}",
-            split,
-        )
+        what = f"classes without a sample: {_enumerate(map(repr, absent))}"
+        yield "absent classes", len(absent), what, split
     measured = (f"{of['column']!r} ({of['measure']} {of['score']:.3f})" for of in report["leaks"])
     what = f"target leakage? Columns that predict the target by themselves: {_enumerate(measured)}"
     yield "suspected leaks", len(report["leaks"]), what, ""
@@ -198,8 +189,7 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
-    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without
-    any."""
+    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`, or ""."""
     totals: dict[str, int] = {}
     for warning in warnings:
         totals[warning["kind"]] = totals.get(warning["kind"], 0) + warning["count"]
@@ -212,9 +202,8 @@ def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     stored = store.index["sample_id"].astype(str)
     own = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
     if own["sample_id"].astype(str).tolist() != stored.tolist():
-        raise DataError(
-            f"The feature store {store.path} is of another manifest. Run again with --params rebuild=true."
-        )
+        remedy = "Run again with --params rebuild=true."
+        raise DataError(f"The feature store {store.path} is of another manifest. {remedy}")
     return own
 
 
@@ -228,8 +217,6 @@ def _describe_files(
     hashes: Path | None,
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
     """The facts of a modality of files, and a code a sample `[N]` that is equal where the content is."""
-    import pandas as pd
-
     code, distinct = pd.factorize(column.astype(object))
     cells, code = [str(cell) for cell in distinct], code.astype(np.int64)
     whole = (cell for cell in cells if not is_row(cell))
@@ -277,13 +264,10 @@ def _histogram(split: Array, target: Array) -> dict[str, Any]:
 
 
 def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
-    """How many groups there are and cross splits, with the first ten; empty where the manifest tells no
-    groups."""
+    """How many groups there are and cross splits, with the first ten; empty where there are no groups."""
     column = next((c for c in GROUPS if c in table), None)
     if column is None:
         return {}
-    import pandas as pd
-
     known = table[column].notna() & (table[column].astype(str) != "")
     counts = pd.crosstab(table.loc[known, column].astype(str), split[known.to_numpy()])
     crossing = counts[(counts > 0).sum(axis=1) > 1].sort_index()
@@ -323,15 +307,8 @@ def _outliers(
         if not len(rows):
             continue
         worst = rows[np.argsort(-z[rows], kind="stable")][:FIRST].tolist()
-        first = [
-            {
-                "sample": sample_ids[i],
-                "split": split[i],
-                "value": float(values[i]),
-                "z": round(float(z[i]), 1),
-            }
-            for i in worst
-        ]
+        named = [(sample_ids[i], split[i], float(values[i]), round(float(z[i]), 1)) for i in worst]
+        first = [dict(zip(("sample", "split", "value", "z"), of, strict=True)) for of in named]
         facts = {"limit": OUTLIER, "median": middle, "scale": scale, "first": first}
         outliers.append({"column": column, "count": len(rows), **facts})
     return outliers

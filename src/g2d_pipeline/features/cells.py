@@ -1,7 +1,6 @@
 """What a cell of the manifest points to: a file, a folder of images, or `file#row`, a row of an array file.
 
-An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` table of numbers is an array, too.
-"""
+An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` of numbers is an array, too."""
 
 from __future__ import annotations
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
+from g2d_pipeline.features.files import mapped, read_header
 from g2d_pipeline.files import content_hash, release_pages
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
@@ -41,16 +41,14 @@ def is_row(cell: str) -> bool:
 def read_row(path: Path, row: int) -> npt.NDArray[Any]:
     """A copy of row `row` (from 0) of an array file `[N, …]`; an IDX file is decompressed once per process.
 
-    Raises MediaError where the file is not such an array (missing, truncated, pickled objects, …) or has no
-    such row."""
+    Raises MediaError where there is no such array (missing, truncated, pickled objects, …) or row."""
     return np.array(_row(path, row))
 
 
 def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
     """The array of a cell: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
 
-    A `.parquet` table is `[rows, columns]`, in the file's order, NaN where it is null. Raises MediaError as
-    `read_row` does."""
+    A `.parquet` is `[rows, columns]`, as in the file, NaN where it is null. Raises as `read_row` does."""
     file, row = split_cell(cell)
     if row is not None:
         return _row(root / file, row)
@@ -144,31 +142,18 @@ def _open(path: Path) -> npt.NDArray[Any]:
 
 @lru_cache(maxsize=4)
 def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
-    """The array of a file; size and time are there so that a file that has changed is opened anew."""
+    """The array of a file, of a .npy memory-mapped; a file whose size or time has changed is opened anew."""
     check_file(path)
-    return _open_npy(path, size) if path.suffix == ".npy" else read_idx(path)
-
-
-def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
-    """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad
-    words."""
+    if path.suffix != ".npy":
+        return read_idx(path)
     with decoding(path, "is not a .npy array", ValueError, OSError, EOFError):
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
-            promised = file.tell() + math.prod(shape) * dtype.itemsize
+        shape, dtype, promised = read_header(path)
         if dtype.hasobject:
             raise MediaError(path, "holds pickled Python objects, which are never loaded: save plain numbers")
-        if promised > size:
-            raise MediaError(
-                path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
-            )
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if promised > size:  # numpy says so with bad words
+            reason = f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
+            raise MediaError(path, reason)
+        array = mapped(path)
     return array
 
 
@@ -178,14 +163,14 @@ def _read_parquet(path: Path) -> npt.NDArray[Any]:
 
     with decoding(path, "is no parquet table", ValueError, OSError, EOFError):
         table = pq.ParquetFile(path).read()
-    kinds = {f.name: f.type for f in table.schema}
-    if other := [
-        f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))
-    ]:
+    types = {f.name: f.type for f in table.schema}
+    numeric = {name for name, t in types.items() if pa.types.is_integer(t) or pa.types.is_floating(t)}
+    if other := [f"{name!r} is {t}" for name, t in types.items() if name not in numeric]:
         raise MediaError(path, f"has columns that are no numbers: {', '.join(other[:5])}")
-    if not kinds:
+    if not types:
         raise MediaError(path, "has no columns")
-    columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
+    with decoding(path, "has whole numbers that are too large", ValueError):
+        columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
     return np.stack(columns, axis=1)
 
 

@@ -43,8 +43,7 @@ def decoding(path: Path | str, failed: str = "can not be decoded", *usual: type[
 
 
 def check_file(path: Path | str) -> None:
-    """Raise MediaError where a file is missing or empty, a Git-LFS pointer or a saved web page (datasets.md
-    §0.5)."""
+    """Raise MediaError where a file is missing, empty, a Git-LFS pointer or a web page (datasets.md §0.5)."""
     if reason := media_fault(path):
         raise MediaError(path, reason)
 

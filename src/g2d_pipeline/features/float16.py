@@ -13,11 +13,9 @@ OVERFLOW = f"holds values beyond ±{LARGEST:.0f}, which float16 can not store: l
 
 
 def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], Errors]:
-    """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: the largest error and the sum of squared
-    errors).
+    """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: largest error, sum of squared errors).
 
-    What is beyond float16 becomes infinite, with an error to match: to be refused by the caller.
-    """
+    What is beyond float16 becomes infinite, with an error to match: to be refused by the caller."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = values.astype(np.float16)
         error = np.abs(values.astype(np.float64) - half).reshape(len(values), values.shape[1], -1)

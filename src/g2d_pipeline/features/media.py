@@ -230,11 +230,9 @@ def _digest(job: Job) -> str:
 
 
 class Workers:
-    """Runs jobs, in any order: here, or over processes where that saves time. Leaving its context ends the
-    processes.
+    """Runs jobs, in any order: here, or over processes where that saves time, which its context ends.
 
-    The results are the same for any number of workers.
-    """
+    The results are the same for any number of workers."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -250,8 +248,7 @@ class Workers:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
     def run(self, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
-        """Jobs are done here and timed until one tells that processes are worth their start; some are mere
-        copies."""
+        """Jobs are done here and timed (some are mere copies) until processes are worth their start."""
         for position, number in enumerate(numbers, start=1):
             start = time.perf_counter()
             done = chunks.run(job(number))

@@ -31,8 +31,8 @@ def channel_statistics(
 
 def feature_statistics(
     array: npt.NDArray[Any], rows: npt.NDArray[np.int64], masked: bool
-) -> tuple[list[float], list[float], int]:
-    """(mean `[C]`, std `[C]`, how many are constant) of `array[rows]`, features of any magnitude.
+) -> tuple[list[float], list[float], dict[str, int]]:
+    """(mean `[C]`, std `[C]`, `constant`: how many are) of `array[rows]`, features of any magnitude.
 
     `masked`: array `[N, C, T]`, of which only the steps count whose last channel is 1; that channel is a mask
     and has mean 0 and std 1, so that it stays as it is. A constant feature has std `NO_INFORMATION`, so that
@@ -42,7 +42,7 @@ def feature_statistics(
     std[constant] = NO_INFORMATION
     if masked:
         mean[-1], std[-1] = 0.0, 1.0
-    return mean.tolist(), std.tolist(), int(constant.sum()) - masked
+    return mean.tolist(), std.tolist(), {"constant": int(constant.sum()) - masked}
 
 
 def _is_constant(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -77,11 +77,10 @@ def _moments(
         if scale != 1:
             part *= scale
         release_pages(array)
-        part = (
-            part.swapaxes(1, 2)[part[:, -1] == 1].T
-            if masked
-            else np.moveaxis(part, 1, 0).reshape(len(mean), -1)
-        )
+        if masked:
+            part = part.swapaxes(1, 2)[part[:, -1] == 1].T
+        else:
+            part = np.moveaxis(part, 1, 0).reshape(len(mean), -1)
         n = part.shape[1]
         new_mean = part.mean(axis=1)
         delta = new_mean - mean

@@ -1,10 +1,8 @@
-"""The feature store as a reader sees it: memory-mapped arrays, one row a sample, and what is known about
-them."""
+"""The feature store as a reader sees it: memory-mapped arrays, a row a sample, and what is known of them."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META
+from g2d_pipeline.features.files import FORMAT, INDEX, META, read_header
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
@@ -52,9 +50,8 @@ class FeatureStore:
         except (OSError, ValueError) as error:
             raise _broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
         if len(table) != self.meta["index"]["rows"]:
-            raise _broken(
-                self.path, [f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"]
-            )
+            reason = f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"
+            raise _broken(self.path, [reason])
         return table
 
     @cached_property
@@ -74,8 +71,7 @@ class FeatureStore:
         return self.index["target"].to_numpy(copy=True)
 
     def verify(self, modality: str | None = None) -> None:
-        """Read everything, or one modality, and compare it with the checksums; DataError names what has
-        changed."""
+        """Read everything, or one modality; DataError names what differs from its checksum."""
         modalities = self.meta["modalities"]
         files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
         for about in modalities.values() if modality is None else [modalities[modality]]:
@@ -93,8 +89,7 @@ class FeatureStore:
 def open_store(folder: Path) -> FeatureStore:
     """Open a feature store; only `meta.json` and the headers and sizes of the other files are read.
 
-    Raises DataError where a file is missing, truncated or not as `meta.json` says.
-    """
+    Raises DataError where a file is missing, truncated or not as `meta.json` says."""
     if not folder.is_dir():
         raise DataError(f"There is no feature store {folder}. Run the featurize stage.")
     try:
@@ -131,10 +126,7 @@ def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None
         size = path.stat().st_size
         if shape is None or dtype is None:
             return None if size else f"{path.name} is empty"
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            stored, _, kind = np.lib.format.read_array_header_1_0(file)
-            promised = file.tell() + math.prod(stored) * kind.itemsize
+        stored, kind, promised = read_header(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
     except (OSError, ValueError) as error:

@@ -1,7 +1,6 @@
 """A recording → a log-magnitude spectrogram, in the order of steps that `config.AudioFeatures` documents.
 
-soundfile decodes; what it does not know (videos, AAC, …) PyAV does.
-"""
+soundfile decodes; what it does not know (videos, AAC, …) PyAV does."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.containers import container_header, count_sound, read_sound, tells_all
+from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
 
@@ -59,7 +58,8 @@ class Audio(FileKind):
         check_settings(self.settings, name)
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
-        return ArraySpec(shape(self.settings), self.settings.dtype)
+        frequencies = self.settings.n_mels or self.settings.n_fft // 2 + 1
+        return ArraySpec((1, frequencies, self.settings.frames), self.settings.dtype)
 
     def reusable(self, spec: ArraySpec) -> bool:
         return True
@@ -69,7 +69,7 @@ class Audio(FileKind):
     ) -> None:
         items = iter(items)
         while part := list(islice(items, BATCH)):
-            waves = torch.zeros(len(part), length(self.settings))
+            waves = torch.zeros(len(part), self.settings.samples)
             for (k, cell, content), row in zip(part, waves.numpy(), strict=True):
                 with findings.decoding(k, root / cell):
                     wave, rate = read_recording(cell, root, self.settings, content)
@@ -83,7 +83,7 @@ class Audio(FileKind):
         try:
             info = soundfile.info(path)
         except soundfile.LibsndfileError:
-            return container_header(path)
+            return video_header(path)
         return {"seconds": _true_seconds(path, info)[0]}
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
@@ -98,29 +98,18 @@ class Audio(FileKind):
 def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
     """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
     half, key = settings.n_fft // 2, f"modalities.{name}"
-    if length(settings) <= half:
+    if settings.samples <= half:
         raise ConfigError(
-            f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {length(settings)} samples; "
+            f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {settings.samples} samples; "
             f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
         )
     bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
     if bank is not None and not bank.any(dim=0).all():
         raise ConfigError(
-            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} "
-            f"({half + 1} frequencies): "
-            "some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
+            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} frequencies)"
+            ": some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
             "spectrogram."
         )
-
-
-def length(settings: AudioFeatures) -> int:
-    """T: the number of samples of every prepared recording."""
-    return settings.samples
-
-
-def shape(settings: AudioFeatures) -> tuple[int, int, int]:
-    """(1, F, frames) of the spectrogram of one recording."""
-    return 1, settings.n_mels or settings.n_fft // 2 + 1, settings.frames
 
 
 def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
@@ -252,19 +241,10 @@ def is_silent(wave: Tensor | Wave, rate: int, settings: AudioFeatures) -> bool:
     return bool(kept.min() == kept.max())
 
 
-def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> Tensor:
-    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped,
-    peak-normalised, noisy.
-
-    The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw
-    root. Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from."""
-    waves = torch.zeros(1, length(settings))
-    put(wave.numpy(), rate, settings, key, waves[0].numpy())
-    return finish(waves, settings, [key])[0]
-
-
 def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) -> None:
-    """A decoded recording `[T']`, resampled, cut or repeated, into `into` `[T]`. Raises MediaError."""
+    """A decoded recording `[T']` at `rate` Hz, resampled, cut or repeated, into zeros `into` `[T]`.
+
+    Raises MediaError, which names `key`, where its rate can not be resampled from."""
     if rate != settings.sample_rate:
         wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
     wave = wave[: len(into)]
@@ -274,7 +254,8 @@ def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) ->
 
 
 def finish(waves: Tensor, settings: AudioFeatures, keys: Sequence[str]) -> Tensor:
-    """`[B, T]` of filled recordings, clamped, peak-normalised, noisy; `keys` as in `prepare_wave`."""
+    """`[B, T]` of filled recordings, clamped, peak-normalised, noisy. Silence is zero before the noise, a
+    function of `noise_seed` and `keys` alone: the recordings' paths relative to the raw root."""
     if settings.clamp:
         waves = waves.clamp(-1, 1)
     if settings.peak_normalise:
@@ -292,9 +273,8 @@ def resample(wave: Tensor, rate: int, to: int, key: str = "the recording") -> Te
         return wave
     common = math.gcd(rate, to)
     if (rate // common) * (to // common) > MAX_TAPS:
-        raise MediaError(
-            key, f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
-        )
+        reason = f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
+        raise MediaError(key, reason)
     resampled: Tensor = _resampler(rate, to)(wave)
     return resampled
 
@@ -311,7 +291,7 @@ def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.
 
 
 def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
-    """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]` as `shape` says; low frequencies first.
+    """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]`; low frequencies first.
 
     librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond
     the ends, no scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to
@@ -336,7 +316,6 @@ def _mel_bank(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
     """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `check_settings` refuses empty bands."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank")
-        bank: Tensor = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
-        )
+        limits, bins = (0.0, sample_rate / 2), n_fft // 2 + 1
+        bank: Tensor = torchaudio.functional.melscale_fbanks(bins, *limits, n_mels, sample_rate)
     return bank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -112,9 +112,8 @@ class FileKind(Kind):
     """A kind whose cells point to files, or rows of array files, that are decoded."""
 
     plural: ClassVar[str]  # "recordings", in messages
-    notes: ClassVar[dict[str, str]] = {
-        "constant": "that are zero throughout"
-    }  # note → words; {total}: counts
+    # note → words; {total}: counts
+    notes: ClassVar[dict[str, str]] = {"constant": "that are zero throughout"}
     chunk = 256  # cells that are decoded and recorded at once
     keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
     folders = False  # whether a cell may be a folder of images
@@ -179,11 +178,9 @@ class FileKind(Kind):
         return {}
 
     def _header(self, path: Path) -> dict[str, float]:
-        try:
-            with decoding(path):
-                return self.header(path)
-        except MediaError:  # counted as unknown
-            return {}
+        with suppress(MediaError), decoding(path):
+            return self.header(path)
+        return {}  # counted as unknown
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """Further facts of a split: of its cells' `headers`, and its `rows` of the memory-mapped `array`."""
@@ -224,6 +221,22 @@ class FileKind(Kind):
             unknown = sum(not header for header in headers.values())
             facts["headers"] = {"read": len(read), "of": len(held), "unknown": unknown}
         return facts
+
+
+class PictureKind(FileKind):
+    """A kind of pictures `[C, …, H, W]`, whose settings may have mean and std."""
+
+    headers = images = True
+
+    def is_constant(self, values: Array) -> bool:
+        """Whether each channel holds one value."""
+        channels = values.reshape(len(values), -1)
+        return bool((channels.min(axis=1) == channels.max(axis=1)).all())
+
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
+        if self.settings.mean is None:
+            return super().normaliser(array, train, scale)
+        return list(self.settings.mean), list(self.settings.std), {}
 
 
 def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
 from g2d_pipeline.features.files import create
 from g2d_pipeline.features.float16 import OVERFLOW, Errors, infinite_rows, summed_errors, to_half
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
+from g2d_pipeline.features.kinds.base import Array, ArraySpec, PictureKind, Rows, Values
+from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
 from g2d_pipeline.files import release_pages
 
 ROUNDING = 1e-9  # of a cumulative share of variance
@@ -33,7 +34,7 @@ FEW = 64  # values of the high byte, of at least four times as many: most of a p
 NARROW = "of 16 bits of which the high byte, which is kept, has few values"
 
 
-class Image(FileKind):
+class Image(PictureKind):
     """Images `[C, H, W]`: bytes, or floats."""
 
     settings: ImageFeatures
@@ -44,7 +45,6 @@ class Image(FileKind):
         "narrow": f"{NARROW}: give `value_range` (of grey ones, the lowest and the highest value)",
     }
     keep_bytes = 2**62  # one image at a time is in memory
-    headers = images = True
 
     @property
     def decoded(self) -> str:  # type: ignore[override]
@@ -72,18 +72,12 @@ class Image(FileKind):
             pixels = read_image(cell, root, channels, size, content, self.settings.value_range, notes)
         return resize(pixels, size).numpy(), notes
 
-    def is_constant(self, values: Array) -> bool:
-        return one_colour(values)
-
     def reusable(self, spec: ArraySpec) -> bool:
         return not self.decoded and spec.dtype == "uint8"
 
     def bytes_each(self, spec: ArraySpec) -> int:
         stored = np.dtype(self.settings.dtype).itemsize * int(np.prod(spec.shape)) if self.decoded else 0
         return spec.bytes + stored
-
-    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
 
     def header(self, path: Path) -> dict[str, float]:
         return image_header(path)
@@ -116,17 +110,6 @@ class Image(FileKind):
         array.flush()
         statistics = {"components": len(components.components), "energy": components.energy}
         return array, statistics, np.stack(errors) if errors else None
-
-
-def configured_normaliser(settings: Any) -> tuple[list[float], list[float], dict[str, Any]] | None:
-    """The settings' own `mean` and `std`, of images and videos; None: they are measured."""
-    return None if settings.mean is None else (list(settings.mean), list(settings.std), {})
-
-
-def one_colour(pixels: Array) -> bool:
-    """Whether each channel of `[C, …]` holds one value."""
-    channels = pixels.reshape(len(pixels), -1)
-    return bool((channels.min(axis=1) == channels.max(axis=1)).all())
 
 
 def image_header(path: Path) -> dict[str, float]:
@@ -179,8 +162,7 @@ def read_image(
 
 
 def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int]) -> Tensor:
-    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H',
-    W']`.
+    """A row of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H', W']`.
 
     The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no
     floats, another number of channels, or values that are not finite."""
@@ -195,16 +177,12 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or len(values) != channels or 0 in values.shape:
-        raise MediaError(
-            root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats"
-        )
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, np.float32)
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise MediaError(
-            root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
-        )
-    return torch.from_numpy(values)
+        reason = f"has shape {list(values.shape)}, not that of {channels} channels of floats"
+        raise MediaError(root / cell, reason)
+    values, bad = finite(values)
+    if bad:
+        raise MediaError(root / cell, NOT_FINITE.format(bad))
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.NDArray[Any]:
@@ -233,11 +211,8 @@ def _decode(
             reason = f"can not be decoded (cannot identify image file {str(path)!r})"
             raise MediaError(path, reason) from error
         with file:
-            tags, of_16_bits, deep = (
-                getattr(file, "tag_v2", {}),
-                file.format == "PPM",
-                ";16" in str(file.tile),
-            )
+            tags, deep = getattr(file, "tag_v2", {}), ";16" in str(file.tile)
+            of_16_bits = file.format == "PPM"
             picture = ImageOps.exif_transpose(file)
         if picture.mode == "LAB":
             return picture.convert("RGB")  # there is no way to grey
@@ -298,10 +273,8 @@ def resize(image: Tensor, height_width: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class LowEnergy:
-    """The first principal components of the train pictures. `mean` `[P]`, `components` `[K, P]`, float64.
-
-    `energy`: the share of the train pictures' variance that the K components hold.
-    """
+    """The first principal components of the train pictures: `mean` `[P]`, `components` `[K, P]`, float64;
+    `energy`: the share of variance that they hold."""
 
     mean: npt.NDArray[np.float64]
     components: npt.NDArray[np.float64]
@@ -309,8 +282,7 @@ class LowEnergy:
 
     @classmethod
     def fit(cls, train: npt.NDArray[np.floating[Any]], energy: float) -> Self:
-        """Fit on `[N, P]`: full SVD in float64, one thread, so that the bytes do not depend on the machine's
-        cores.
+        """Fit on `[N, P]`: full SVD in float64, on one thread, so that the bytes are the same on any machine.
 
         K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
         1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
@@ -329,7 +301,6 @@ class LowEnergy:
         return cls(pca.mean_, pca.components_[:count], float(cumulative[count - 1]))
 
     def apply(self, images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Project `[N, P]` onto the components, back to pixels; the train mean is subtracted and *not* added
-        back."""
+        """Project `[N, P]` onto the components, back to pixels; the train mean is *not* added back."""
         centred = np.asarray(images, np.float64) - self.mean
         return ((centred @ self.components.T) @ self.components).astype(np.float32)

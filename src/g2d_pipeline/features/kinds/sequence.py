@@ -41,8 +41,7 @@ class Sequence(FileKind):
         return not values[:-1].any()
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        mean, std, constant = feature_statistics(array, train, masked=True)
-        return mean, std, {"constant": constant}
+        return feature_statistics(array, train, masked=True)
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """The `steps` that are kept."""

@@ -14,6 +14,8 @@ from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
 from g2d_pipeline.features.statistics import feature_statistics
 
+NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
+
 
 class Vector(FileKind):
     """Array files `[F]`, or rows of one `[N, F]`, as floats `[F]`."""
@@ -29,8 +31,7 @@ class Vector(FileKind):
         return read_vector(cell, root, spec.shape[0]), {}
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        mean, std, constant = feature_statistics(array, train, masked=False)
-        return mean, std, {"constant": constant}
+        return feature_statistics(array, train, masked=False)
 
 
 def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]:
@@ -44,8 +45,7 @@ def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]
         raise MediaError(root / cell, reason)
     values, bad = finite(array)
     if bad:
-        reason = f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
-        raise MediaError(root / cell, reason)
+        raise MediaError(root / cell, NOT_FINITE.format(bad))
     return values
 
 
