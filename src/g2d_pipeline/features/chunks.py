@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import content_key, release_cells
-from g2d_pipeline.features.files import mapped
+from g2d_pipeline.features.files import Array, Floats, Rows, mapped
 from g2d_pipeline.features.float16 import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
 from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
@@ -32,8 +30,8 @@ class Job:
     root: Path
     cells: tuple[str, ...]
     array: Path
-    rows: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
+    rows: Rows
+    source: Rows
     spec: ArraySpec
     first: int
     records: Path | None
@@ -92,7 +90,7 @@ def run(job: Job) -> Done:
     return Done(job.number, findings, len(copied))
 
 
-def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.NDArray[Any], Findings]:
+def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[Array, Findings]:
     """(values `[len(cells), …]`, what was found) of cells that are decoded here, without a store."""
     spec, findings = kind.spec(cells, root), kind.findings()
     values = np.zeros((len(cells), *spec.shape), spec.exact)
@@ -101,9 +99,7 @@ def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.
     return values, findings
 
 
-def _round(
-    values: npt.NDArray[Any], decoded: npt.NDArray[np.int64], spec: ArraySpec, findings: Findings
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+def _round(values: Array, decoded: Rows, spec: ArraySpec, findings: Findings) -> tuple[Array, Floats | None]:
     """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None
@@ -118,13 +114,7 @@ def _round(
     return half, errors[decoded]
 
 
-def _write(
-    job: Job,
-    values: npt.NDArray[Any],
-    records: npt.NDArray[Any],
-    errors: npt.NDArray[np.float64] | None,
-    findings: Findings,
-) -> None:
+def _write(job: Job, values: Array, records: Array, errors: Floats | None, findings: Findings) -> None:
     array = mapped(job.array, "r+")
     rows, source = job.rows, job.source
     if findings.faults:

@@ -22,6 +22,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:

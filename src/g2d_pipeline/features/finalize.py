@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
-from g2d_pipeline.features.files import create, mapped
+from g2d_pipeline.features.files import Array, Rows, create, mapped
 from g2d_pipeline.features.float16 import Errors, relative_errors
 from g2d_pipeline.features.kinds import Findings
 from g2d_pipeline.features.media import CHUNK, Media
@@ -20,9 +19,6 @@ from g2d_pipeline.features.reuse import write_cells
 from g2d_pipeline.files import content_hash, release_pages
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 
 
 def finish(

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell, stamp
 from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
 from g2d_pipeline.features.chunks import Done, Job
-from g2d_pipeline.features.files import create, fits
+from g2d_pipeline.features.files import Rows, create, fits
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
@@ -74,9 +74,9 @@ class Media:
     kind: FileKind
     root: Path
     cells: Names
-    code: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
+    code: Rows
+    order: Rows
+    starts: Rows
 
     @classmethod
     def from_column(cls, name: str, kind: FileKind, root: Path, column: pd.Series[str]) -> Self:
@@ -89,7 +89,7 @@ class Media:
         arrays = (a.astype(np.int64) for a in (code, order, starts))
         return cls(name, kind, root, Names(str(c) for c in cells), *arrays)
 
-    def rows(self, first: int, last: int | None = None) -> npt.NDArray[np.int64]:
+    def rows(self, first: int, last: int | None = None) -> Rows:
         """The samples' rows that have the cell `first`, or one of those to before `last`."""
         return self.order[self.starts[first] : self.starts[first + 1 if last is None else last]]
 
@@ -153,12 +153,7 @@ class Media:
 
 
 def decode(
-    folder: Path,
-    media: Media,
-    journal: ChunkJournal,
-    workers: Workers,
-    progress: Literal["auto"] | bool,
-    known: ReusableStore | None = None,
+    folder: Path, media: Media, journal: ChunkJournal, workers: Workers, known: ReusableStore | None
 ) -> Findings:
     """Fill the array that `prepare` made in `folder`, going on from what the journal says is there.
 
@@ -166,7 +161,7 @@ def decode(
     digests = [_digest(media.job(number, folder)) for number in range(media.chunks)]
     todo = [k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)]
     result, copied, plural = Findings(), 0, media.kind.plural
-    with track(f"featurize {media.name}", len(media.cells), progress) as advance:
+    with track(f"featurize {media.name}", len(media.cells), workers.progress) as advance:
         if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
@@ -234,9 +229,8 @@ class Workers:
 
     The results are the same for any number of workers."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.started = False
+    def __init__(self, options: RunOptions) -> None:
+        self.number, self.progress, self.started = options.workers, options.progress, False
 
     def __enter__(self) -> Self:
         return self

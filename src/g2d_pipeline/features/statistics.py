@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from g2d_pipeline.features.files import Array, Floats, Rows
 from g2d_pipeline.files import release_pages
 
 STD_FLOOR = 1e-6
@@ -17,7 +17,7 @@ NO_INFORMATION = float(np.finfo(np.float32).max)  # the std of a constant: what 
 
 
 def channel_statistics(
-    array: npt.NDArray[Any], rows: npt.NDArray[np.int64], scale: float = 1.0, chunk: int | None = None
+    array: Array, rows: Rows, scale: float = 1.0, chunk: int | None = None
 ) -> tuple[list[float], list[float]]:
     """(mean `[C]`, std `[C]`) of scale · `array[rows]`, array `[N, C, …]`, over all but the channel axis.
 
@@ -30,9 +30,9 @@ def channel_statistics(
 
 
 def feature_statistics(
-    array: npt.NDArray[Any], rows: npt.NDArray[np.int64], masked: bool
+    array: Array, rows: Rows, masked: bool
 ) -> tuple[list[float], list[float], dict[str, int]]:
-    """(mean `[C]`, std `[C]`, `constant`: how many are) of `array[rows]`, features of any magnitude.
+    """(mean `[C]`, std `[C]`, how many are `constant`) of `array[rows]`, features of any magnitude.
 
     `masked`: array `[N, C, T]`, of which only the steps count whose last channel is 1; that channel is a mask
     and has mean 0 and std 1, so that it stays as it is. A constant feature has std `NO_INFORMATION`, so that
@@ -45,12 +45,12 @@ def feature_statistics(
     return mean.tolist(), std.tolist(), {"constant": int(constant.sum()) - masked}
 
 
-def _is_constant(mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def _is_constant(mean: Floats, std: Floats) -> Array:
     return np.asarray(std <= np.maximum(TINY, CONSTANT * np.abs(mean)))
 
 
 def differing_rows(
-    array: npt.NDArray[Any], normaliser: Mapping[str, Any] | None, split: npt.NDArray[Any], masked: bool
+    array: Array, normaliser: Mapping[str, Any] | None, split: Array, masked: bool
 ) -> dict[str, int]:
     """Channel (its number) → samples outside train with another value, of the channels that are constant in
     train and not elsewhere. `array` `[N, C, …]`, `split` `[N]`; `masked`: see `feature_statistics`."""
@@ -68,8 +68,8 @@ def differing_rows(
 
 
 def _moments(
-    array: npt.NDArray[Any], rows: npt.NDArray[np.int64], scale: float, chunk: int | None, masked: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    array: Array, rows: Rows, scale: float, chunk: int | None, masked: bool
+) -> tuple[Floats, Floats]:
     chunk = chunk or max(1, 2**19 // math.prod(array.shape[1:]))
     count, mean, squares = 0, np.zeros(array.shape[1]), np.zeros(array.shape[1])
     for start in range(0, len(rows), chunk):

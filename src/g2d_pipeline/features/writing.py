@@ -14,9 +14,9 @@ import numpy as np
 
 from g2d_pipeline import plugins
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.config import FeaturizeSettings
+from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.features import bad_samples
+from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
@@ -68,7 +68,7 @@ def write_store(
         for name, kind in kinds.items()
         if isinstance(kind, FileKind)
     }
-    faults = bad_samples.Faults(media, sample_ids, settings.max_bad_fraction)
+    faults = Faults(media, sample_ids, settings.max_bad_fraction)
     _check_files(root, faults)
     for m in media.values():
         m.kind.check_spec(m.name, m.spec)
@@ -84,7 +84,7 @@ def write_store(
         check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, journal)
-        decoded = _decode_all(folder, settings, journal, faults, previous)
+        decoded = _decode_all(folder, settings.options, journal, faults, previous)
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
@@ -93,22 +93,16 @@ def write_store(
 
 
 def _decode_all(
-    folder: Path,
-    settings: FeaturizeSettings,
-    journal: ChunkJournal,
-    faults: bad_samples.Faults,
-    previous: Sequence[Path],
+    folder: Path, options: RunOptions, journal: ChunkJournal, faults: Faults, previous: Sequence[Path]
 ) -> dict[str, Findings]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
     decoded: dict[str, Findings] = {}
-    options = settings.options
-    with Workers(options.workers) as workers:
+    with Workers(options) as workers:
         for name, m in faults.media.items():
-            known = None
-            if previous and m.reusable:
-                features = m.kind.settings.model_dump(mode="json")
-                known = find_known(previous, name, features, code_digest(), m.spec)
-            decoded[name] = decode(folder, m, journal, workers, options.progress, known)
+            features = m.kind.settings.model_dump(mode="json")
+            stores = previous if m.reusable else ()
+            known = find_known(stores, name, features, code_digest(), m.spec)
+            decoded[name] = decode(folder, m, journal, workers, known)
             faults.add(name, decoded[name].faults)
             faults.check()
     return decoded
@@ -119,7 +113,7 @@ def _finish_all(
     manifest: Manifest,
     settings: FeaturizeSettings,
     kinds: Mapping[str, FileKind | ColumnKind],
-    faults: bad_samples.Faults,
+    faults: Faults,
     decoded: Mapping[str, Findings],
 ) -> None:
     """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
@@ -130,14 +124,14 @@ def _finish_all(
     if dropped:
         bad = faults.bad_rows()
         kept = np.flatnonzero(~bad).astype(np.int64)
-        table = bad_samples.without(table, manifest.meta, bad).reset_index(drop=True)
+        table = without(table, manifest.meta, bad).reset_index(drop=True)
         sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
         counts = {split: int((table["split"] == split).sum()) for split in counts}
-        target = bad_samples.target_of(table, manifest.meta)
+        target = target_of(table, manifest.meta)
     train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
     split = manifest.table["split"].to_numpy(object)
 
-    notes = bad_samples.note_dropped(dropped, len(faults.sample_ids))
+    notes = note_dropped(dropped, len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         if isinstance(kind, ColumnKind):
@@ -198,7 +192,7 @@ def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Na
     return sample_ids
 
 
-def _check_files(root: Path, faults: bad_samples.Faults) -> None:
+def _check_files(root: Path, faults: Faults) -> None:
     """Report all missing, empty and fake files at once, before any work is done."""
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}

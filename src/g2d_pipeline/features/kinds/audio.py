@@ -27,7 +27,8 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
 from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Findings, Item
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
 ENDLESS = 2**62  # samples

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
+from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.statistics import channel_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 Values = tuple[Array, dict[str, int]]  # of a cell, with note → count
 Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 Item = tuple[int, str, bytes | None]  # position in the chunk, cell, the file's content where it has been read

@@ -22,12 +22,13 @@ from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
 from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
-from g2d_pipeline.features.files import create
+from g2d_pipeline.features.files import Array, Floats, Rows, create
 from g2d_pipeline.features.float16 import OVERFLOW, Errors, infinite_rows, summed_errors, to_half
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, PictureKind, Rows, Values
+from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
 from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
 from g2d_pipeline.files import release_pages
 
+Range = Sequence[float] | None  # the values that become 0 and 255
 ROUNDING = 1e-9  # of a cumulative share of variance
 BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF; the second is 0 where white is zero
 FEW = 64  # values of the high byte, of at least four times as many: most of a picture is lost
@@ -136,7 +137,7 @@ def read_image(
     channels: Literal[1, 3],
     height_width: tuple[int, int] | None = None,
     content: bytes | None = None,
-    value_range: Sequence[float] | None = None,
+    value_range: Range = None,
     notes: dict[str, int] | None = None,
 ) -> Tensor:
     """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
@@ -185,15 +186,13 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
     return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.NDArray[Any]:
+def _square(row: Array, height_width: tuple[int, int] | None) -> Array:
     """A flat row of H · W values as `[H, W]`; any other as it is."""
     flat = height_width is not None and row.shape == (height_width[0] * height_width[1],)
     return row.reshape(height_width) if flat else row
 
 
-def _decode(
-    path: Path, content: bytes | None, value_range: Sequence[float] | None, notes: dict[str, int]
-) -> PILImage.Image:
+def _decode(path: Path, content: bytes | None, value_range: Range, notes: dict[str, int]) -> PILImage.Image:
     """Upright, in a mode that can be converted to RGB and to grey."""
     if content is None:
         try:
@@ -229,11 +228,7 @@ def _decode(
 
 
 def _to_bytes(
-    path: Path,
-    values: npt.NDArray[Any],
-    tags: Mapping[int, Any],
-    value_range: Sequence[float] | None,
-    notes: dict[str, int],
+    path: Path, values: Array, tags: Mapping[int, Any], value_range: Range, notes: dict[str, int]
 ) -> PILImage.Image:
     """Grey of more than 8 bits, of a TIFF with `tags`, as 8 bits; see `read_image`."""
     if value_range is None:
@@ -251,7 +246,7 @@ def _to_bytes(
     return PILImage.fromarray(255 - pixels if inverted else pixels)
 
 
-def _from_array(row: npt.NDArray[Any], where: Path) -> PILImage.Image:
+def _from_array(row: Array, where: Path) -> PILImage.Image:
     if row.dtype != np.uint8:
         raise MediaError(where, f"is {row.dtype}; pictures in array files are bytes (uint8, 0 to 255)")
     if row.ndim == 3 and row.shape[0] in (1, 3) and row.shape[2] not in (1, 3):
@@ -276,8 +271,8 @@ class LowEnergy:
     """The first principal components of the train pictures: `mean` `[P]`, `components` `[K, P]`, float64;
     `energy`: the share of variance that they hold."""
 
-    mean: npt.NDArray[np.float64]
-    components: npt.NDArray[np.float64]
+    mean: Floats
+    components: Floats
     energy: float
 
     @classmethod

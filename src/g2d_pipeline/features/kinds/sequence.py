@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values, spread
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Normaliser, Values, spread
 from g2d_pipeline.features.kinds.vector import finite, open_array, width
 from g2d_pipeline.features.statistics import feature_statistics
 

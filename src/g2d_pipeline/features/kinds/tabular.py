@@ -14,8 +14,8 @@ import pandas as pd
 from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.config.features import is_selector
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
-from g2d_pipeline.features.files import create
-from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
+from g2d_pipeline.features.files import Array, Floats, Rows, create
+from g2d_pipeline.features.kinds.base import ColumnKind
 
 DTYPES = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
 BLANK = "<blank>"  # the name of the category of blank cells
@@ -85,7 +85,7 @@ class Tabular(ColumnKind):
 
 
 def encode(
-    table: pd.DataFrame, settings: TabularFeatures, fit_on: npt.NDArray[np.int64], sample_ids: Sequence[str]
+    table: pd.DataFrame, settings: TabularFeatures, fit_on: Rows, sample_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any], list[str]]:
     """The manifest's columns → float32 `[N, F]`: numbers and dates standardised, then one-hot categories.
 
@@ -115,7 +115,7 @@ def encode(
     return values, statistics | {"features": names}, notes
 
 
-def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
+def year_and_season(days: pd.Series[Any]) -> Floats:
     """Dates `[N]` → `[N, 3]`: year, sine and cosine of the day in it (1 January: 0, 1); NaN where missing."""
     year = days.dt.year.to_numpy(np.float64)
     length = np.where(days.dt.is_leap_year.to_numpy(bool), 366, 365)
@@ -124,7 +124,7 @@ def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
 
 
 def one_hot(
-    cells: pd.DataFrame, fit_on: npt.NDArray[np.int64]
+    cells: pd.DataFrame, fit_on: Rows
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[str]], list[str]]:
     """Categories `[N, columns]` → float32 `[N, categories of train]`, 1 where a sample is of one; with it
     column → its categories, sorted, and notes on categories that train lacks, which are 0 throughout."""
@@ -149,10 +149,7 @@ def one_hot(
 
 
 def standardise(
-    values: npt.NDArray[np.float64],
-    fit_on: npt.NDArray[np.int64],
-    columns: Sequence[str],
-    sample_ids: Sequence[str],
+    values: Floats, fit_on: Rows, columns: Sequence[str], sample_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
     """Values `[N, F]` (NaN: blank) → float32 `[N, F]`: blanks are the train mean; (x − mean) / std of train.
 

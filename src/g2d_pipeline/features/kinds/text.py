@@ -14,8 +14,8 @@ import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.features.files import create
-from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows, spread
+from g2d_pipeline.features.files import Array, Rows, create
+from g2d_pipeline.features.kinds.base import ColumnKind, spread
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:

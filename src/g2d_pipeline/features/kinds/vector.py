@@ -11,7 +11,8 @@ import numpy.typing as npt
 from g2d_pipeline.config import VectorFeatures
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Normaliser, Values
 from g2d_pipeline.features.statistics import feature_statistics
 
 NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
