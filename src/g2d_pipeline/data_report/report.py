@@ -105,42 +105,47 @@ def describe_data(
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What should make one suspicious, in a fixed order: kind, count, text; `grave`: shown in full."""
-    warnings: list[dict[str, Any]] = []
+    return [
+        {
+            "kind": kind,
+            "count": count,
+            "text": f"{where and f'{where}: '}{what}{'' if grave else f': {count:,}'}",
+            "grave": grave,
+        }
+        for grave, warnings in ((False, _ordinary(report)), (True, _grave(report)))
+        for kind, count, what, where in warnings
+        if count
+    ]
 
-    def add(kind: str, count: int, what: str, where: str = "", grave: bool = False) -> None:
-        if count:
-            sentence = f"{f'{where}: ' if where else ''}{what}{'' if grave else f': {count:,}'}"
-            warnings.append({"kind": kind, "count": count, "text": sentence, "grave": grave})
 
+def _ordinary(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
+    """Kind, count, sentence and modality of what may make some numbers too good, or odd."""
     if len(report["modalities"]) > 1:
         what = "samples of val and test that equal one of an earlier split in every modality"
-        add("repeated samples", report["duplicates"]["samples"], what)
+        yield "repeated samples", report["duplicates"]["samples"], what, ""
     for name, facts in report["modalities"].items():
         what = "samples of val and test with the content of one of an earlier split"
-        add("duplicates", facts["duplicates"]["samples"], what, name)
+        yield "duplicates", facts["duplicates"]["samples"], what, name
         what = "pictures of val and test that nearly equal one of an earlier split"
-        add("near-duplicates", facts.get("alike", {}).get("samples", 0), what, name)
+        yield "near-duplicates", facts.get("alike", {}).get("samples", 0), what, name
     what = "contents that repeat in every modality, but with another target"
-    add("conflicts", report["conflicts"]["contents"], what)
+    yield "conflicts", report["conflicts"]["contents"], what, ""
     if groups := report["groups"]:
         what = f"of {groups['groups']:,} values those in several splits"
-        add("groups in several splits", groups["crossing"], what, groups["column"])
+        yield "groups in several splits", groups["crossing"], what, groups["column"]
     for own in report["outliers"]:
         what = f"values more than {OUTLIER:g} robust standard deviations from the median"
         if own["affected"] > 1:
             most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
             more = ", …" if own["affected"] > NAMES else ""
             what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
-        add("outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"])
+        yield "outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"]
     for name, facts in report["modalities"].items():
         counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
-        add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
+        yield "blank", counts.get("constant", 0), "samples that are silent or blank", name
         what = "samples with values that are not finite, stored as 0"
-        add("not finite", counts.get("replaced", 0), what, name)
-    add("dropped", report["dropped"]["samples"], "samples that were dropped")
-    for kind, count, what, where in _grave(report):
-        add(kind, count, what, where, grave=True)
-    return warnings
+        yield "not finite", counts.get("replaced", 0), what, name
+    yield "dropped", report["dropped"]["samples"], "samples that were dropped", ""
 
 
 def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:

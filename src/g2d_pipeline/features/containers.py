@@ -81,8 +81,7 @@ def _pictures(container: InputContainer) -> list[VideoStream]:
 def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     """Every packet of every stream, in the file's order, and an empty one at the end of each stream.
 
-    Raises MediaError after the last one where the file ends before 90 % of the duration that its header
-    promises."""
+    Raises MediaError after the last one where the file ends before 90 % of the promised duration."""
     end = 0.0
     for packet in container.demux():
         if packet.size and packet.pts is not None:

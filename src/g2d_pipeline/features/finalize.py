@@ -33,8 +33,7 @@ def finish(
 ) -> dict[str, Any]:
     """From decoded to stored: the entry of a modality in `meta.json`; adds to its `notes`.
 
-    `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and
-    `split` are of the decoded ones."""
+    `kept`: the decoded rows that are stored; None: all. `train` is of them, `sample_ids`, `split` of all."""
     stored = np.arange(len(sample_ids)) if kept is None else kept
     sentences, counts = describe_notes(media, findings, sample_ids, split, stored)
     notes += sentences

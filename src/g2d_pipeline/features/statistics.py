@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,24 @@ import numpy as np
 from g2d_pipeline.features.files import Array, Floats, Rows
 from g2d_pipeline.files import release_pages
 
+Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 STD_FLOOR = 1e-6
 CONSTANT, TINY = 1e-12, 1e-30  # a std below this share of the mean is rounding; one below TINY is no divisor
 NO_INFORMATION = float(np.finfo(np.float32).max)  # the std of a constant: what is divided by it is 0
 
 
-def channel_statistics(
-    array: Array, rows: Rows, scale: float = 1.0, chunk: int | None = None
-) -> tuple[list[float], list[float]]:
-    """(mean `[C]`, std `[C]`) of scale · `array[rows]`, array `[N, C, …]`, over all but the channel axis.
+def channel_statistics(array: Array, rows: Rows, scale: float = 1.0, chunk: int | None = None) -> Normaliser:
+    """(mean `[C]`, std `[C]`, {}) of scale · `array[rows]`, array `[N, C, …]`, over all but the channel axis.
 
     float64; the chunks' means and squared deviations are merged by the rule of Chan, Golub and LeVeque
     (1983), which does not cancel. Population std, at least 1e-6; `NO_INFORMATION` of a constant channel.
     `rows` must not be empty. `chunk`: samples at once, by default as many as fill 4 MB."""
     mean, std = _moments(array, rows, scale, chunk, masked=False)
     floored = np.where(_is_constant(mean, std), NO_INFORMATION, np.maximum(std, STD_FLOOR))
-    return mean.tolist(), floored.tolist()
+    return mean.tolist(), floored.tolist(), {}
 
 
-def feature_statistics(
-    array: Array, rows: Rows, masked: bool
-) -> tuple[list[float], list[float], dict[str, int]]:
+def feature_statistics(array: Array, rows: Rows, masked: bool) -> Normaliser:
     """(mean `[C]`, std `[C]`, how many are `constant`) of `array[rows]`, features of any magnitude.
 
     `masked`: array `[N, C, T]`, of which only the steps count whose last channel is 1; that channel is a mask
@@ -49,11 +45,9 @@ def _is_constant(mean: Floats, std: Floats) -> Array:
     return np.asarray(std <= np.maximum(TINY, CONSTANT * np.abs(mean)))
 
 
-def differing_rows(
-    array: Array, normaliser: Mapping[str, Any] | None, split: Array, masked: bool
-) -> dict[str, int]:
+def differing_rows(array: Array, normaliser: Any, split: Array, masked: bool) -> dict[str, int]:
     """Channel (its number) → samples outside train with another value, of the channels that are constant in
-    train and not elsewhere. `array` `[N, C, …]`, `split` `[N]`; `masked`: see `feature_statistics`."""
+    train and not elsewhere. `array` `[N, C, …]`, `split` `[N]`, `normaliser` of `meta.json`, or None."""
     std = np.asarray(normaliser["std"] if normaliser else [])
     if normaliser is None or not len(constant := np.flatnonzero(std >= NO_INFORMATION)):
         return {}
@@ -67,9 +61,7 @@ def differing_rows(
     return {str(c): n for c, n in zip(constant.tolist(), counts.tolist(), strict=True) if n}
 
 
-def _moments(
-    array: Array, rows: Rows, scale: float, chunk: int | None, masked: bool
-) -> tuple[Floats, Floats]:
+def _moments(array: Array, rows: Rows, scale: float, chunk: int | None, masked: bool) -> list[Floats]:
     chunk = chunk or max(1, 2**19 // math.prod(array.shape[1:]))
     count, mean, squares = 0, np.zeros(array.shape[1]), np.zeros(array.shape[1])
     for start in range(0, len(rows), chunk):
@@ -88,4 +80,4 @@ def _moments(
         squares += np.square(part, out=part).sum(axis=1) + np.square(delta) * (count * n / (count + n))
         mean += delta * (n / (count + n))
         count += n
-    return mean, np.sqrt(squares / count)
+    return [mean, np.sqrt(squares / count)]

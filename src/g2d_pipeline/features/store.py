@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META, read_header
+from g2d_pipeline.features.files import FORMAT, INDEX, META, mapped, read_header
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class FeatureStore:
     @cached_property
     def arrays(self) -> dict[str, np.memmap[Any, Any]]:
         """modality → `[N, …]`, read-only and memory-mapped: only the rows that are asked for are read."""
-        files = {modality: self.path / about["file"] for modality, about in self.meta["modalities"].items()}
-        return {m: np.load(file, mmap_mode="r", allow_pickle=False) for m, file in files.items()}
+        return {name: mapped(self.path / about["file"]) for name, about in self.meta["modalities"].items()}
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The rows of a split, ascending. Raises ValueError for a split that does not exist."""
@@ -101,17 +100,14 @@ def open_store(folder: Path) -> FeatureStore:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
-        shapes: dict[str, list[int] | None] = {INDEX: None}
-        dtypes: dict[str, str] = {}
+        forms: dict[str, tuple[list[int], str] | None] = {INDEX: None}
         for about in meta["modalities"].values():
-            shapes[about["file"]] = [meta["index"]["rows"], *about["shape"]]
-            dtypes[about["file"]] = about["dtype"]
-            shapes |= dict.fromkeys(part["file"] for part in _extra_files(about))
+            forms[about["file"]] = [meta["index"]["rows"], *about["shape"]], about["dtype"]
+            forms |= dict.fromkeys(part["file"] for part in _extra_files(about))
     except (LookupError, TypeError, AttributeError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    faults = [_fault(folder / name, shape, dtypes.get(name)) for name, shape in shapes.items()]
-    if any(faults):
-        raise _broken(folder, [fault for fault in faults if fault])
+    if faults := [fault for name, form in forms.items() if (fault := _fault(folder / name, form))]:
+        raise _broken(folder, faults)
     return FeatureStore(folder, meta)
 
 
@@ -120,19 +116,19 @@ def _extra_files(about: dict[str, Any]) -> list[dict[str, str]]:
     return [about[part] for part in ("tokenizer", "cells") if part in about]
 
 
-def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None:
-    """What is wrong with a file of a store, as far as its size and header tell."""
+def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:
+    """What is wrong with a file of a store, as far as its size and header tell; `form`: of an array."""
     try:
         size = path.stat().st_size
-        if shape is None or dtype is None:
+        if form is None:
             return None if size else f"{path.name} is empty"
         stored, kind, promised = read_header(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
     except (OSError, ValueError) as error:
         return f"{path.name} is not an array ({error})"
-    if list(stored) != shape or str(kind) != dtype:
-        return f"{path.name} holds {kind} {list(stored)}, {META} says {dtype} {shape}"
+    if (list(stored), str(kind)) != form:
+        return f"{path.name} holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
     if size != promised:
         return f"{path.name} holds {size} bytes instead of {promised}: it is truncated or damaged"
     return None

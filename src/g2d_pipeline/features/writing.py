@@ -30,6 +30,7 @@ from g2d_pipeline.files import atomic_write, content_hash
 if TYPE_CHECKING:
     import pandas as pd
 
+Kinds = Mapping[str, FileKind | ColumnKind]
 REBUILD = "make the manifest anew (`--params rebuild=true`)."
 LIBRARIES = ("av", "numpy", "pillow", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision")
 
@@ -112,7 +113,7 @@ def _finish_all(
     folder: Path,
     manifest: Manifest,
     settings: FeaturizeSettings,
-    kinds: Mapping[str, FileKind | ColumnKind],
+    kinds: Kinds,
     faults: Faults,
     decoded: Mapping[str, Findings],
 ) -> None:
@@ -167,15 +168,14 @@ def _finish_all(
 
 def _settle(settings: FeaturizeSettings, manifest: Manifest) -> FeaturizeSettings:
     """The settings with the columns that the manifest has for patterns."""
-    columns = {
-        name: [c for c in own if c in manifest.table] for name, own in manifest.meta["columns"].items()
-    }
-    kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
-    settled = {name: kind.settle(manifest.table, columns.get(name, [])) for name, kind in kinds.items()}
+    settled = {}
+    for name, features in settings.modalities.items():
+        columns = [c for c in manifest.meta["columns"].get(name, []) if c in manifest.table]
+        settled[name] = kind_of(features).settle(manifest.table, columns)
     return settings.model_copy(update={"modalities": settled})
 
 
-def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Names:
+def _check(manifest: Manifest, kinds: Kinds) -> Names:
     """The sample ids. Raises DataError or ConfigError where manifest and settings do not fit each other."""
     sample_ids = Names(manifest.table["sample_id"].astype(str))
     for name, kind in kinds.items():
@@ -208,9 +208,7 @@ def _check_files(root: Path, faults: Faults) -> None:
     faults.check()
 
 
-def _needed(
-    folder: Path, kinds: Mapping[str, FileKind | ColumnKind], media: Mapping[str, Media], samples: int
-) -> int:
+def _needed(folder: Path, kinds: Kinds, media: Mapping[str, Media], samples: int) -> int:
     """Bytes that the arrays will take beyond what of them is on the disk."""
     needed = 0
     for name, kind in kinds.items():

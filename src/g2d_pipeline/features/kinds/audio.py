@@ -89,11 +89,8 @@ class Audio(FileKind):
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """How many recordings are `filled` or `cut` to the settings' seconds."""
-        lengths, kept = [h["seconds"] for h in headers if "seconds" in h], self.settings.seconds
-        return {
-            "filled": sum(s < kept - TOLERANCE for s in lengths),
-            "cut": sum(s > kept + TOLERANCE for s in lengths),
-        }
+        more = [h["seconds"] - self.settings.seconds for h in headers if "seconds" in h]
+        return {"filled": sum(s < -TOLERANCE for s in more), "cut": sum(s > TOLERANCE for s in more)}
 
 
 def check_settings(settings: AudioFeatures, name: str = "audio") -> None:

@@ -16,13 +16,12 @@ from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.statistics import channel_statistics
+from g2d_pipeline.features.statistics import Normaliser, channel_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Values = tuple[Array, dict[str, int]]  # of a cell, with note → count
-Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 Item = tuple[int, str, bytes | None]  # position in the chunk, cell, the file's content where it has been read
 MAX_HEADERS = 2000  # files of a modality whose headers the data report reads
 
@@ -169,7 +168,7 @@ class FileKind(Kind):
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""
-        return *channel_statistics(array, train, scale), {}
+        return channel_statistics(array, train, scale)
 
     def header(self, path: Path) -> dict[str, float]:
         """Seconds, width, height, … as a file's header tells. Raises anything where it is not understood."""

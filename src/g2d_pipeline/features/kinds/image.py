@@ -280,8 +280,7 @@ class LowEnergy:
         """Fit on `[N, P]`: full SVD in float64, on one thread, so that the bytes are the same on any machine.
 
         K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
-        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
-        """
+        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where pictures are all alike."""
         from sklearn.decomposition import PCA
         from threadpoolctl import threadpool_limits
 

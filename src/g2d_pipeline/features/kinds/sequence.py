@@ -12,9 +12,9 @@ import numpy.typing as npt
 from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Normaliser, Values, spread
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Values, spread
 from g2d_pipeline.features.kinds.vector import finite, open_array, width
-from g2d_pipeline.features.statistics import feature_statistics
+from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
 
 class Sequence(FileKind):

@@ -12,8 +12,8 @@ from g2d_pipeline.config import VectorFeatures
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Normaliser, Values
-from g2d_pipeline.features.statistics import feature_statistics
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Values
+from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
 NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
 
@@ -36,10 +36,8 @@ class Vector(FileKind):
 
 
 def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]:
-    """A cell `[F]` → float32 `[F]`.
-
-    Raises MediaError where the cell is no such array of numbers, is not `features` long, or holds values that
-    are not finite."""
+    """A cell `[F]` → float32 `[F]`. Raises MediaError where the cell is no such array of numbers, is not
+    `features` long, or holds values that are not finite."""
     array = open_array(cell, root, 1)
     if len(array) != features:
         reason = f"has {len(array)} features, the first vector of the modality {features}"

@@ -1,7 +1,6 @@
 """A clip → some of its frames: which ones, counted and decoded with as little decoding as is safe.
 
-A clip is a file that PyAV opens, or a folder of images, which are those of one a second already
-(datasets.md §1.3)."""
+A clip is a file that PyAV opens, or a folder of images, one a second already (datasets.md §1.3)."""
 
 from __future__ import annotations
 
