@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in long)
 
 
+def read_audio(path: Path, content: bytes | None = None) -> tuple[torch.Tensor, int]:
+    """`audio.read_audio`, as a tensor."""
+    from g2d_pipeline.features.kinds import audio
+
+    wave, rate = audio.read_audio(path, content)
+    return torch.from_numpy(wave), rate
+
+
 def prepare_wave(wave: torch.Tensor, rate: int, settings: Any, key: str) -> torch.Tensor:
     """A decoded recording `[T']` at `rate` Hz as the spectrogram of a store is made of it: `[T]` float32."""
     from g2d_pipeline.features.kinds import audio

@@ -21,7 +21,7 @@ from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds import audio
-from tests.conftest import prepare_wave
+from tests.conftest import prepare_wave, read_audio
 
 PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 
@@ -48,10 +48,10 @@ PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 def test_a_bad_recording_is_told(broken_media: dict[str, Path], what: str, message: str):
     path = broken_media[what]
     with pytest.raises(DataError, match=f"(?s){path.name} {message}.*What to do") as caught:
-        audio.read_audio(path)
+        read_audio(path)
     if path.is_file():
         with pytest.raises(DataError) as again:
-            audio.read_audio(path, path.read_bytes())
+            read_audio(path, path.read_bytes())
         assert str(again.value) == str(caught.value)
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), MediaError)  # it may cross a process boundary
 
@@ -88,7 +88,7 @@ def test_a_plain_wav_is_what_soundfile_reads(tmp_path: Path, content: bytes, pla
     expected, rate = soundfile.read(path, dtype="float32")
     assert expected.any() == (b"\0" * 64 not in content)
     for read in (None, content):
-        wave, found = audio.read_audio(path, read)
+        wave, found = read_audio(path, read)
         assert found == rate
         assert wave.numpy().tobytes() == expected.tobytes()
 
@@ -113,14 +113,14 @@ def test_a_batch_is_finished_as_each_of_it_alone():
 def test_real_lfs_pointers(shared_data: Path):
     for file in (shared_data / "cremad_meta/lfs_pointers/AudioWAV").glob("*.wav"):
         with pytest.raises(DataError, match="Git-LFS"):
-            audio.read_audio(file)
+            read_audio(file)
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "aiff"])
 def test_channels_are_averaged(tmp_path: Path, ending: str):
     samples = np.random.default_rng(0).integers(-9000, 9000, (100, 2)).astype(np.int16)
     soundfile.write(tmp_path / f"two.{ending}", samples, 11025)
-    wave, rate = audio.read_audio(tmp_path / f"two.{ending}")
+    wave, rate = read_audio(tmp_path / f"two.{ending}")
     assert (rate, wave.dtype, wave.shape) == (11025, torch.float32, (100,))
     assert np.array_equal(wave.numpy(), (samples.mean(axis=1) / 32768).astype(np.float32))
 
@@ -141,7 +141,7 @@ def test_any_wav_has_full_scale_one(tmp_path: Path, subtype: str, step: float, c
     """To the step of its own numbers, or of float32's."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (500, channels))
     soundfile.write(tmp_path / "a.wav", samples, 8000, subtype=subtype)
-    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    wave, rate = read_audio(tmp_path / "a.wav")
     assert (rate, wave.dtype) == (8000, torch.float32)
     assert np.abs(wave.numpy() - samples.mean(axis=1)).max() <= step
 
@@ -152,7 +152,7 @@ def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: i
         tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate), rate, subtype="PCM_16"
     )
     of = AudioFeatures(sample_rate=16_000, seconds=1.0)
-    ready = prepare_wave(*audio.read_audio(tmp_path / "a.wav"), of, "a.wav")
+    ready = prepare_wave(*read_audio(tmp_path / "a.wav"), of, "a.wav")
     found = audio.spectrogram(ready[None], of)[0, 0]
     assert found.shape == (129, 126)
     assert set(found[:, 4:-4].argmax(dim=0).tolist()) == {16}  # 1000 Hz of bins 62.5 Hz apart
@@ -160,12 +160,12 @@ def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: i
 
 def test_a_silent_file_is_read_and_called_silent(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.zeros(4000), 8000)
-    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    wave, rate = read_audio(tmp_path / "a.wav")
     assert audio.is_silent(wave, rate, PLAIN)
     soundfile.write(
         tmp_path / "b.wav", np.where(np.arange(4000) == 1234, 1 / 32768, 0), 8000
     )  # one step of 16 bits
-    assert not audio.is_silent(*audio.read_audio(tmp_path / "b.wav"), PLAIN)
+    assert not audio.is_silent(*read_audio(tmp_path / "b.wav"), PLAIN)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 200])
@@ -178,18 +178,18 @@ def test_wav_sizes(tmp_path: Path, size: int):
     (tmp_path / "a.wav").write_bytes(
         header + b"junk\x03\0\0\0abc\0" + b"data" + np.array([size], "<u4").tobytes() + sound
     )
-    assert len(audio.read_audio(tmp_path / "a.wav")[0]) == 100
+    assert len(read_audio(tmp_path / "a.wav")[0]) == 100
 
 
 @pytest.mark.parametrize("form", ["RF64", "W64"])
 def test_long_wav_forms(tmp_path: Path, form: str):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(1000, 0.5), 8000, format=form)
-    assert len(audio.read_audio(path)[0]) == 1000
+    assert len(read_audio(path)[0]) == 1000
     if form == "RF64":
         path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(DataError, match="its header promises 1000 samples, it holds 995"):
-            audio.read_audio(path)
+            read_audio(path)
 
 
 def test_rows_of_an_array_are_waveforms(tmp_path: Path):
@@ -395,7 +395,7 @@ def test_usual_settings_pass():
 def test_real_recordings(shared_data: Path):
     files = sorted((shared_data / "fsdd/recordings").glob("7_*_1*.wav"))[:8]
     of = AudioFeatures(sample_rate=8000, n_fft=256, hop_length=128)
-    waves = torch.stack([prepare_wave(*audio.read_audio(f), of, f.name) for f in files])
+    waves = torch.stack([prepare_wave(*read_audio(f), of, f.name) for f in files])
     values = audio.spectrogram(waves, of)
     assert values.shape == (8, 1, 129, 63)
     assert torch.isfinite(values).all()

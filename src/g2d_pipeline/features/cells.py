@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
@@ -63,10 +64,8 @@ def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
 def release_cells(cells: Iterable[str], root: Path) -> None:
     """Release the pages of the array files that these cells are rows of."""
     for file in {file for file, row in map(split_cell, cells) if row is not None}:
-        try:
+        with suppress(MediaError, OSError):  # reported with its sample when it is decoded
             release_pages(_open(root / file))
-        except (MediaError, OSError):  # reported with its sample when it is decoded
-            continue
 
 
 def images_in(folder: Path) -> list[str]:

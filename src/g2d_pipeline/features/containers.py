@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -193,15 +193,13 @@ def count_sound(path: Path) -> tuple[float, float]:
     """(seconds of sound that the packets of a file hold, seconds of three of them): it is not decoded.
 
     (0, 0) where it can not be opened, as an MP3 of one frame."""
-    try:
-        with opened(path) as container:
-            stream = container.streams.audio[0]
-            units = [p.duration or 0 for p in container.demux(stream) if p.size]
-            units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
-            most = SKIPPED * max(units, default=0)
-            return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
-    except MediaError:  # libsndfile has opened it
-        return 0.0, 0.0
+    with suppress(MediaError), opened(path) as container:  # libsndfile has opened it
+        stream = container.streams.audio[0]
+        units = [p.duration or 0 for p in container.demux(stream) if p.size]
+        units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
+        most = SKIPPED * max(units, default=0)
+        return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
+    return 0.0, 0.0
 
 
 def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
-from g2d_pipeline.features.files import Array, Rows, create, mapped
-from g2d_pipeline.features.float16 import Errors, relative_errors
+from g2d_pipeline.features.files import Array, Floats, Rows, create, mapped
+from g2d_pipeline.features.float16 import relative_errors
 from g2d_pipeline.features.kinds import Findings
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
@@ -71,7 +71,7 @@ def finish(
     return about | {"found": counts}
 
 
-def _errors(folder: Path, media: Media, present: Rows, good: int) -> tuple[int, Errors | None]:
+def _errors(folder: Path, media: Media, present: Rows, good: int) -> tuple[int, Floats | None]:
     """How many cells, those that are `good` or `present`, have these rounding errors `[n, 2, C]`."""
     if media.spec.dtype != "float16":
         return 0, None

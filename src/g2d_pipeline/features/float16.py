@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-Errors = npt.NDArray[np.float64]
+from g2d_pipeline.features.files import Array, Floats, Rows
+
 LARGEST = float(np.finfo(np.float16).max)
 OVERFLOW = f"holds values beyond ±{LARGEST:.0f}, which float16 can not store: leave out dtype=float16"
 
 
-def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], Errors]:
+def to_half(values: Array) -> tuple[npt.NDArray[np.float16], Floats]:
     """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: largest error, sum of squared errors).
 
     What is beyond float16 becomes infinite, with an error to match: to be refused by the caller."""
@@ -22,17 +21,17 @@ def to_half(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], Errors]:
         return half, np.stack([error.max(axis=2), np.square(error).sum(axis=2)], axis=1)
 
 
-def infinite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def infinite_rows(values: Array) -> Rows:
     """The rows of `[n, …]` that hold a number which is not finite."""
     return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
 
 
-def summed_errors(errors: Errors) -> npt.NDArray[np.float64]:
+def summed_errors(errors: Floats) -> Floats:
     """Rounding errors `[n, 2, C]` of several arrays → `[2, C]` of all."""
     return np.stack([errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)])
 
 
-def relative_errors(errors: Errors, count: int, std: list[float]) -> dict[str, float]:
+def relative_errors(errors: Floats, count: int, std: list[float]) -> dict[str, float]:
     """Rounding errors `[n, 2, C]` of `count` numbers a channel → `max` and `rms` (root mean square over all
     stored numbers) in units of the channels' std."""
     worst, squares = summed_errors(errors)

@@ -26,7 +26,7 @@ from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import read_row, split_cell
 from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
-from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Findings, Item
 
@@ -110,17 +110,12 @@ def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
         )
 
 
-def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
+def read_audio(path: Path, content: bytes | None = None) -> tuple[Wave, int]:
     """Decode a recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
 
     Of a video, its first sound track. `content`: the file's bytes, where they have been read already. Raises
     MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its
     header promises more than it holds), without a sample, or holds values that are not finite."""
-    wave, rate = _read(path, content)
-    return torch.from_numpy(wave), rate
-
-
-def _read(path: Path, content: bytes | None) -> tuple[Wave, int]:
     if content is not None and (plain := _plain_wav(content)) is not None:
         return plain
     wave, rate = _decode(path, content)
@@ -150,10 +145,7 @@ def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
 
 
 def _decode(path: Path, content: bytes | None) -> tuple[Wave, int]:
-    if content is None:
-        check_file(path)
-    else:
-        check_content(path, content)
+    check_file(path, content)
     with decoding(path):
         try:
             file = soundfile.SoundFile(path)
@@ -215,13 +207,13 @@ def _truncated(path: Path, promised: int, held: int, unit: str) -> MediaError:
 def read_recording(
     cell: str, root: Path, settings: AudioFeatures, content: bytes | None = None
 ) -> tuple[Wave, int]:
-    """As `read_audio`, for a cell of the manifest, as an array.
+    """As `read_audio`, for a cell of the manifest.
 
     A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed
     integers divided by their full scale."""
     file, row = split_cell(cell)
     if row is None:
-        return _read(root / file, content)
+        return read_audio(root / file, content)
     samples = read_row(root / file, row)
     if samples.ndim != 1 or samples.dtype.kind not in "fi" or not len(samples):
         what = f"{samples.dtype} {list(samples.shape)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,9 +22,9 @@ from torchvision.transforms.v2 import functional as transforms
 from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
-from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Floats, Rows, create
-from g2d_pipeline.features.float16 import OVERFLOW, Errors, infinite_rows, summed_errors, to_half
+from g2d_pipeline.features.float16 import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
 from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
 from g2d_pipeline.files import release_pages
@@ -85,7 +86,7 @@ class Image(PictureKind):
 
     def transform(
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
-    ) -> tuple[Array, dict[str, Any], Errors | None]:
+    ) -> tuple[Array, dict[str, Any], Floats | None]:
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -124,10 +125,8 @@ def _holds_floats(cells: Sequence[str], root: Path) -> bool:
     for cell in cells:
         if not is_row(cell):
             return False
-        try:
+        with suppress(MediaError):  # reported with its sample when it is decoded
             return open_cell(cell, root).dtype.kind == "f"
-        except MediaError:  # reported with its sample when it is decoded
-            continue
     return False
 
 
@@ -200,7 +199,7 @@ def _decode(path: Path, content: bytes | None, value_range: Range, notes: dict[s
         except OSError:
             check_file(path)
             raise
-    check_content(path, content)
+    check_file(path, content)
     with decoding(path):
         try:
             file = PILImage.open(io.BytesIO(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,8 @@ def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]
 def width(cells: Iterable[str], root: Path, dimensions: int) -> int:
     """F of the first cell that holds an array of so many dimensions, the last of which is F; 1: none does."""
     for cell in cells:
-        try:
+        with suppress(MediaError):  # reported with its sample when it is decoded
             return int(open_array(cell, root, dimensions).shape[-1])
-        except MediaError:  # reported with its sample when it is decoded
-            continue
     return 1
 
 
