@@ -24,7 +24,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.features.float16 import relative_errors, to_half
+from g2d_pipeline.features.statistics import relative_errors, to_half
 from g2d_pipeline.models.encoders import build_encoder
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.augment import augment

@@ -70,6 +70,12 @@ def test_a_parquet_table_is_a_sequence(folder: Path):
     table.assign(gait="trot").to_parquet(folder / "walk.parquet")
     with pytest.raises(MediaError, match=r"columns that are no numbers: 'gait' is (large_)?string"):
         read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 2)
+    pd.DataFrame({"id": [10**18 + 2]}).to_parquet(folder / "walk.parquet")
+    assert width(["walk.parquet", "walk.npy"], folder, 2) == 2
+    with pytest.raises(
+        MediaError, match=r"whole numbers that are too large \(Integer value 10{17}2"
+    ):
+        read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 1)
 
 
 def test_only_zeros_in_front_are_padding(folder: Path):

@@ -75,9 +75,7 @@ def describe_data(
     whole, tabular = merge_codes(codes), _of_tables(table, store)
     dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
     report: dict[str, Any] = {
-        "dataset": meta["dataset"],
-        "source": meta["source"],
-        "task": meta["task"],
+        **{key: meta[key] for key in ("dataset", "source", "task")},
         "target": {key: meta["target"].get(key, "") for key in ("name", "unit")},
         "splits": _splits(split, target, meta["class_names"]),
         "modalities": modalities,
@@ -173,8 +171,7 @@ def _enumerate(names: Iterable[str]) -> str:
 
 def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Split → its report → the first report, with the warnings of all: where their counts differ, the lowest
-    and the highest. Of several splits, `draws` (name → samples of train, val and test) and a note are
-    added."""
+    and the highest. Of several splits `draws` (name → samples of train, val, test) and a note are added."""
     first = next(iter(reports.values()))
     if len(reports) == 1:
         return first

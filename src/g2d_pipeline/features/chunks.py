@@ -12,9 +12,9 @@ import numpy as np
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import content_key, release_cells
 from g2d_pipeline.features.files import Array, Floats, Rows, mapped
-from g2d_pipeline.features.float16 import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
 from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
+from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
 
 
 @dataclass(frozen=True)

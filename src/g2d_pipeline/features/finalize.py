@@ -12,10 +12,10 @@ import numpy as np
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
 from g2d_pipeline.features.files import Array, Floats, Rows, create, mapped
-from g2d_pipeline.features.float16 import relative_errors
 from g2d_pipeline.features.kinds import Findings
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
+from g2d_pipeline.features.statistics import relative_errors
 from g2d_pipeline.files import content_hash, release_pages
 
 logger = logging.getLogger(__name__)

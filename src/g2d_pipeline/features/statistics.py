@@ -1,4 +1,4 @@
-"""Mean and standard deviation a channel, in one pass over a memory-mapped array."""
+"""Mean and standard deviation a channel, in one pass over a memory-mapped array; what float16 rounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from g2d_pipeline.features.files import Array, Floats, Rows
 from g2d_pipeline.files import release_pages
@@ -13,6 +14,8 @@ from g2d_pipeline.files import release_pages
 Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 STD_FLOOR = 1e-6
 CONSTANT, TINY = 1e-12, 1e-30  # a std below this share of the mean is rounding; one below TINY is no divisor
+LARGEST = float(np.finfo(np.float16).max)
+OVERFLOW = f"holds values beyond ±{LARGEST:.0f}, which float16 can not store: leave out dtype=float16"
 NO_INFORMATION = float(np.finfo(np.float32).max)  # the std of a constant: what is divided by it is 0
 
 
@@ -81,3 +84,32 @@ def _moments(array: Array, rows: Rows, scale: float, chunk: int | None, masked: 
         mean += delta * (n / (count + n))
         count += n
     return [mean, np.sqrt(squares / count)]
+
+
+def to_half(values: Array) -> tuple[npt.NDArray[np.float16], Floats]:
+    """float32 `[n, C, …]` → (float16 of the same shape, `[n, 2, C]`: largest error, sum of squared errors).
+
+    What is beyond float16 becomes infinite, with an error to match: to be refused by the caller."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = values.astype(np.float16)
+        error = np.abs(values.astype(np.float64) - half).reshape(len(values), values.shape[1], -1)
+        return half, np.stack([error.max(axis=2), np.square(error).sum(axis=2)], axis=1)
+
+
+def infinite_rows(values: Array) -> Rows:
+    """The rows of `[n, …]` that hold a number which is not finite."""
+    return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+
+
+def summed_errors(errors: Floats) -> Floats:
+    """Rounding errors `[n, 2, C]` of several arrays → `[2, C]` of all."""
+    return np.stack([errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)])
+
+
+def relative_errors(errors: Floats, count: int, std: list[float]) -> dict[str, float]:
+    """Rounding errors `[n, 2, C]` of `count` numbers a channel → `max` and `rms` (root mean square over all
+    stored numbers) in units of the channels' std."""
+    worst, squares = summed_errors(errors)
+    divisor = np.asarray(std, np.float64)
+    rms = np.sqrt(np.mean(squares / np.square(divisor)) / count)
+    return {"max": float((worst / divisor).max()), "rms": float(rms)}

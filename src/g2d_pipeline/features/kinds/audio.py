@@ -235,9 +235,7 @@ def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) ->
     """A decoded recording `[T']` at `rate` Hz, resampled, cut or repeated, into zeros `into` `[T]`.
 
     Raises MediaError, which names `key`, where its rate can not be resampled from."""
-    if rate != settings.sample_rate:
-        wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
-    wave = wave[: len(into)]
+    wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()[: len(into)]
     if settings.fill == "repeat":
         wave = np.tile(wave, math.ceil(len(into) / len(wave)))[: len(into)]
     into[: len(wave)] = wave

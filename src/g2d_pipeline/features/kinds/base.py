@@ -162,7 +162,7 @@ class FileKind(Kind):
     ) -> tuple[Array, dict[str, Any], Any]:
         """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`.
 
-        Returns the array, statistics for `meta.json`, rounding errors `[n, 2, C]` (see `float16`) or None.
+        Returns the array, statistics for `meta.json`, rounding errors `[n, 2, C]` (see `to_half`) or None.
         `train` is of the stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
 

@@ -24,9 +24,9 @@ from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Floats, Rows, create
-from g2d_pipeline.features.float16 import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
 from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
+from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.files import release_pages
 
 Range = Sequence[float] | None  # the values that become 0 and 255

@@ -42,7 +42,8 @@ class Text(ColumnKind):
         check_texts(name, table.iloc[:, 0], sample_ids)
 
     def extra_files(self, name: str) -> list[str]:
-        return [tokenizer_file(name)]
+        """The tokenizer; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has them."""
+        return [f"{name}.tokenizer.json"]
 
     def write(
         self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
@@ -67,7 +68,7 @@ class Text(ColumnKind):
             cut[part] = [bool(encoding.overflowing) for encoding in encodings]
         array.flush()
         description = tokenizer.to_str(pretty=True) + "\n"
-        file = folder / tokenizer_file(name)
+        file = folder / self.extra_files(name)[0]
         file.write_text(description, encoding="utf-8", newline="\n")
         empty = array[:, 0] == 0
         longer = f"longer than {settings.length} tokens, whose end is left out"
@@ -100,11 +101,6 @@ class Text(ColumnKind):
             facts = {"samples": len(own), "empty": int((own == 0).sum())}
             splits[name] = facts | spread("characters", own.tolist())
         return {"splits": splits, "found": about.get("found", {})}
-
-
-def tokenizer_file(modality: str) -> str:
-    """The file's name in the store; `tokenizers.Tokenizer.from_file` reads it, and makes the store's ids."""
-    return f"{modality}.tokenizer.json"
 
 
 def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
