@@ -72,9 +72,7 @@ def test_a_parquet_table_is_a_sequence(folder: Path):
         read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 2)
     pd.DataFrame({"id": [10**18 + 2]}).to_parquet(folder / "walk.parquet")
     assert width(["walk.parquet", "walk.npy"], folder, 2) == 2
-    with pytest.raises(
-        MediaError, match=r"whole numbers that are too large \(Integer value 10{17}2"
-    ):
+    with pytest.raises(MediaError, match=r"whole numbers that are too large \(Integer value 10{17}2"):
         read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 1)
 
 

@@ -58,8 +58,7 @@ def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dic
     """Contents that several samples have: `code` `[N]` is equal where the content is.
 
     `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is
-    in a split before theirs as well, `first`: the first ten of them, with their samples by split; `within`:
-    split → repetitions inside it."""
+    in an earlier split, too, `first`: the first ten, with samples by split; `within`: split → repetitions."""
     groups = _repeated(code)
     across = [g for g in groups if len(set(split[g])) > 1]
     repeated = {s: sum(max(0, int((split[g] == s).sum()) - 1) for g in groups) for s in SPLITS}

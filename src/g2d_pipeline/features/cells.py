@@ -14,14 +14,13 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
-from g2d_pipeline.features.files import mapped, read_header
+from g2d_pipeline.features.files import Array, mapped, read_header
 from g2d_pipeline.files import content_hash, release_pages
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
@@ -39,20 +38,18 @@ def is_row(cell: str) -> bool:
     return ARRAY_ROW.fullmatch(cell) is not None
 
 
-def read_row(path: Path, row: int) -> npt.NDArray[Any]:
-    """A copy of row `row` (from 0) of an array file `[N, …]`; an IDX file is decompressed once per process.
+def open_cell(cell: str, root: Path) -> Array:
+    """The array of a cell: a row (from 0) of an array file `[N, …]`, or all of a `.npy` file, memory-mapped
+    and read-only; an IDX file is decompressed once per process. A `.parquet` is `[rows, columns]`, as in the
+    file, NaN where it is null.
 
     Raises MediaError where there is no such array (missing, truncated, pickled objects, …) or row."""
-    return np.array(_row(path, row))
-
-
-def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
-    """The array of a cell: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
-
-    A `.parquet` is `[rows, columns]`, as in the file, NaN where it is null. Raises as `read_row` does."""
     file, row = split_cell(cell)
     if row is not None:
-        return _row(root / file, row)
+        array = _open(root / file)
+        if array.ndim == 0 or row >= len(array):
+            raise MediaError(root / file, f"has no row {row}: its shape is {list(array.shape)}")
+        return np.asarray(array[row])
     check_file(root / file)
     if file.endswith(".parquet"):
         return _read_parquet(root / file)
@@ -89,7 +86,7 @@ def stamp(path: Path | str) -> str:
 
 
 def row_bytes(cell: str, root: Path) -> bytes:
-    """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `read_row`."""
+    """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `open_cell`."""
     values = open_cell(cell, root)
     return f"{values.dtype.str}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
 
@@ -122,15 +119,7 @@ def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes 
     return digest.hexdigest(), content
 
 
-def _row(path: Path, row: int) -> npt.NDArray[Any]:
-    array = _open(path)
-    if array.ndim == 0 or row >= len(array):
-        raise MediaError(path, f"has no row {row}: its shape is {list(array.shape)}")
-    values: npt.NDArray[Any] = np.asarray(array[row])
-    return values
-
-
-def _open(path: Path) -> npt.NDArray[Any]:
+def _open(path: Path) -> Array:
     try:
         stat = path.stat()
     except OSError:
@@ -140,7 +129,7 @@ def _open(path: Path) -> npt.NDArray[Any]:
 
 
 @lru_cache(maxsize=4)
-def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
+def _open_array(path: Path, size: int, mtime_ns: int) -> Array:
     """The array of a file, of a .npy memory-mapped; a file whose size or time has changed is opened anew."""
     check_file(path)
     if path.suffix != ".npy":
@@ -156,7 +145,7 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
     return array
 
 
-def _read_parquet(path: Path) -> npt.NDArray[Any]:
+def _read_parquet(path: Path) -> Array:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -55,8 +55,7 @@ def write_store(
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
     from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
     Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
-    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text; equal cells (a recording of
-    several samples) are decoded once.
+    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are decoded once.
 
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
@@ -246,7 +245,5 @@ def _code() -> list[str]:
 
 
 def _write_index(path: Path, table: pd.DataFrame) -> None:
-    import pandas as pd
-
-    columns = {key: table[key].astype(str) for key in ("sample_id", "split")} | {"target": table["target"]}
-    pd.DataFrame(columns).reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")
+    index = table[["sample_id", "split", "target"]].astype({"sample_id": str, "split": str})
+    index.reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features.cells import read_row, split_cell
+from g2d_pipeline.features.cells import is_row, open_cell
 from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Rows
@@ -211,10 +211,9 @@ def read_recording(
 
     A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed
     integers divided by their full scale."""
-    file, row = split_cell(cell)
-    if row is None:
-        return read_audio(root / file, content)
-    samples = read_row(root / file, row)
+    if not is_row(cell):
+        return read_audio(root / cell, content)
+    samples = open_cell(cell, root)
     if samples.ndim != 1 or samples.dtype.kind not in "fi" or not len(samples):
         what = f"{samples.dtype} {list(samples.shape)}"
         raise MediaError(root / cell, f"is {what}, not a waveform [T] of floats or signed integers")

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
+from g2d_pipeline.features.cells import is_row, open_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Floats, Rows, create
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
@@ -150,12 +150,10 @@ def read_image(
     kept, and `narrow` is added to `notes` where that has few values. Raises MediaError where the file is
     missing, empty, a Git-LFS pointer, a web page, no image, truncated, perhaps a decompression bomb (above
     179 megapixels, Pillow's limit), or of 32 bits whose range is not known."""
-    file, row = split_cell(cell)
-    path = root / file
-    if row is None:
-        picture = _decode(path, content, value_range, {} if notes is None else notes)
+    if is_row(cell):
+        picture = _from_array(_square(open_cell(cell, root), height_width), root / cell)
     else:
-        picture = _from_array(_square(read_row(path, row), height_width), root / cell)
+        picture = _decode(root / cell, content, value_range, {} if notes is None else notes)
     pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
     tensor = torch.from_numpy(pixels)
     return tensor.permute(2, 0, 1).contiguous() if channels == 3 else tensor[None]
@@ -166,10 +164,9 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
 
     The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no
     floats, another number of channels, or values that are not finite."""
-    file, row = split_cell(cell)
-    if row is None:
+    if not is_row(cell):
         raise MediaError(root / cell, "is a file, while the modality's first picture is a row of floats")
-    values = _square(read_row(root / file, row), height_width)
+    values = _square(open_cell(cell, root), height_width)
     if values.dtype.kind != "f":
         raise MediaError(root / cell, f"is {values.dtype}, while the modality's first picture holds floats")
     if values.ndim == 3 and values.shape[2] == channels and values.shape[0] != channels:

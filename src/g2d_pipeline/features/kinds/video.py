@@ -90,8 +90,7 @@ def evenly(times: Sequence[int], end: int, frames: int) -> list[int]:
 def published(count: int, frames: int) -> list[int]:
     """`frames` different positions of `count` pictures, as numpy's legacy generator draws them; not sorted.
 
-    `count` from 1 to 7: 0, 1, 1, 2, 3, 2, 3 for one picture; from 9, 10 and 11: (7, 2, 3), (6, 2, 8), (2, 4,
-    7)."""
+    `count` from 1 to 7: 0, 1, 1, 2, 3, 2, 3 for one picture; 9, 10, 11: (7, 2, 3), (6, 2, 8), (2, 4, 7)."""
     drawn = np.random.RandomState(PUBLISHED_SEED).permutation(count)[:frames]
     return [int(position) for position in drawn]
 
@@ -167,8 +166,7 @@ class Clip:
     """What the packets of a stream tell. In decoding order: `pts` and `key` (decoding can start there).
 
     `times`: when each picture is shown, ascending; `end`: when the last one ceases to be; both in units of
-    the stream's time base, or numbers of pictures where the file does not tell times. `order[j]`: the packet
-    of picture j."""
+    the stream's time base, or numbers of pictures without times. `order[j]`: picture j's packet."""
 
     pts: list[int]
     key: list[bool]
