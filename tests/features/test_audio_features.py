@@ -384,12 +384,12 @@ def test_silence_has_the_floor():
 @pytest.mark.filterwarnings("error")
 def test_impossible_settings_are_refused(changes: dict[str, float], message: str):
     with pytest.raises(ConfigError, match=message):
-        audio.check_settings(PLAIN.model_copy(update=changes), "voice")
+        audio.Audio(PLAIN.model_copy(update=changes)).check("voice", None, [])
 
 
 def test_usual_settings_pass():
     for of in (PLAIN, AudioFeatures(), AudioFeatures(sample_rate=8000, n_fft=256, hop_length=256, n_mels=32)):
-        audio.check_settings(of)
+        audio.Audio(of).check("audio", None, [])
 
 
 def test_real_recordings(shared_data: Path):

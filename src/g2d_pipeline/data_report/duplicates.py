@@ -13,6 +13,7 @@ import pandas as pd
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
+from g2d_pipeline.features.files import Array, Rows
 
 FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
 BITS = 8  # of 64: the distance of the hashes of two images up to which they are compared
@@ -20,9 +21,6 @@ SAME = 0.995  # the correlation of thumbnails from which on two images are nearl
 MAX_IMAGES = 100_000  # that are compared
 HASH, THUMBNAIL = (8, 9), (16, 18)  # rows, columns
 BLOCK = 2**22  # pairs of images compared at once
-
-Codes = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
 
 
 # --------------------------------------------------------------------------------------------- equal contents
@@ -44,17 +42,17 @@ def cell_digests(cells: Iterable[str], root: Path, hash_of: Callable[[Path], str
     return digests
 
 
-def row_codes(table: pd.DataFrame) -> Codes:
+def row_codes(table: pd.DataFrame) -> Rows:
     """A code a row `[N]`, equal where all cells are; missing ones equal one another."""
     return merge_codes([pd.factorize(table[column])[0] for column in table])
 
 
-def merge_codes(codes: Sequence[Codes]) -> Codes:
+def merge_codes(codes: Sequence[Rows]) -> Rows:
     """Several codes of the same samples `[N]` → one that is equal where all of them are."""
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_duplicates(code: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents that several samples have: `code` `[N]` is equal where the content is.
 
     `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is
@@ -70,7 +68,7 @@ def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dic
     }
 
 
-def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_conflicts(code: Rows, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
     groups = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
     named = [zip(g[:NAMES].tolist(), target[g].tolist(), strict=False) for g in groups[:FIRST]]
@@ -78,14 +76,14 @@ def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dic
     return {"contents": len(groups), "first": first}
 
 
-def _repeated(code: Codes) -> list[Codes]:
+def _repeated(code: Rows) -> list[Rows]:
     """The rows of each content that several samples have, in order of first appearance."""
     order = np.argsort(code, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
     return sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0]))
 
 
-def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def _by_split(rows: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """split → how many samples, and the first five."""
     own = {s: rows[split[rows] == s].tolist() for s in SPLITS}
     return {s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if r}
@@ -110,7 +108,7 @@ def difference_bits(small: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(bits.reshape(len(small), 64), np.float32)
 
 
-def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_similar(images: Array, code: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Images of val and test that nearly equal one of a split before theirs: saved or scaled anew.
 
     `images`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle frame), memory-mapped; `code`
@@ -159,12 +157,12 @@ def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[
     return {"samples": len(pairs), "compared": len(rows), "of": total, "first": first}
 
 
-def _correlations(plain: npt.NDArray[np.float32], a: Codes, b: Codes) -> npt.NDArray[np.float32]:
+def _correlations(plain: npt.NDArray[np.float32], a: Rows, b: Rows) -> npt.NDArray[np.float32]:
     """The scalar products of rows `a` and `b` of `plain`, a bounded number at once."""
     parts = zip(_parts(a, 2**14), _parts(b, 2**14), strict=True)
     products = [(plain[x] * plain[y]).sum(axis=1) for x, y in parts]
     return np.concatenate(products) if products else np.zeros(0, np.float32)
 
 
-def _parts(values: Codes, size: int) -> Iterable[Codes]:
+def _parts(values: Rows, size: int) -> Iterable[Rows]:
     return (values[k : k + size] for k in range(0, len(values), size))

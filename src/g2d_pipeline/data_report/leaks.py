@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+
+from g2d_pipeline.features.files import Array, Floats
 
 PERFECT = 0.99  # balanced accuracy of a tree on one column
 SAME_ORDER = 0.999  # |rank correlation| with a regression's target
 LEAST = 20  # samples: of fewer, chance alone may do it
 CANDIDATES = 20  # columns that are tried by a tree: those that separate the classes best
-
-Array = npt.NDArray[Any]
-Numbers = npt.NDArray[np.float64]
 
 
 def suspected_leaks(
@@ -41,7 +39,7 @@ def suspected_leaks(
     return [{"column": columns[f], "score": round(scores[f], 4), "measure": measure} for f in leaks]
 
 
-def _as_numbers(table: pd.DataFrame, train: Array) -> Numbers:
+def _as_numbers(table: pd.DataFrame, train: Array) -> Floats:
     """`[N, F]`: numbers as they are, blanks the mean of train; texts as codes."""
     numbers = table.apply(lambda c: c if c.dtype.kind in "fiub" else c.astype(str).factorize()[0])
     values = numbers.to_numpy(np.float64)
@@ -51,7 +49,7 @@ def _as_numbers(table: pd.DataFrame, train: Array) -> Numbers:
     return np.asarray(np.where(np.isnan(values), means, values))
 
 
-def _by_tree(values: Numbers, target: Array, train: Array, classes: int) -> dict[int, float]:
+def _by_tree(values: Floats, target: Array, train: Array, classes: int) -> dict[int, float]:
     """Column → balanced accuracy, of the columns with the largest F of an analysis of variance."""
     from sklearn.feature_selection import f_classif
     from sklearn.metrics import balanced_accuracy_score
@@ -66,7 +64,7 @@ def _by_tree(values: Numbers, target: Array, train: Array, classes: int) -> dict
     return scores
 
 
-def _by_rank(values: Numbers, target: Array) -> dict[int, float]:
+def _by_rank(values: Floats, target: Array) -> dict[int, float]:
     """Column → size of its rank correlation with the target."""
     from sklearn.feature_selection import r_regression
 

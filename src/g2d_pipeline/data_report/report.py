@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.config import SPLITS
@@ -27,6 +26,7 @@ from g2d_pipeline.data_report.duplicates import (
 from g2d_pipeline.data_report.leaks import suspected_leaks
 from g2d_pipeline.errors import SHOWN, DataError
 from g2d_pipeline.features.cells import files_of, is_row
+from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.kinds import FileKind, stored_kind
 from g2d_pipeline.features.kinds.base import stored_facts
 from g2d_pipeline.features.statistics import differing_rows
@@ -38,8 +38,6 @@ OUTLIER = 5.0  # robust z-scores beyond are outliers
 GROUPS = ("group", "speaker")  # columns of a manifest that say who or where a sample is of
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 BINS = 24
-
-Array = npt.NDArray[Any]
 
 
 def describe_data(
@@ -217,7 +215,7 @@ def _describe_files(
     split: Array,
     root: Path,
     hashes: Path | None,
-) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+) -> tuple[dict[str, Any], Rows]:
     """The facts of a modality of files, and a code a sample `[N]` that is equal where the content is."""
     code, distinct = pd.factorize(column.astype(object))
     cells, code = [str(cell) for cell in distinct], code.astype(np.int64)

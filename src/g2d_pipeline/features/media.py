@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -218,16 +219,13 @@ def _digest(job: Job) -> str:
     return digest.hexdigest()
 
 
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """Runs jobs, in any order: here, or over processes where that saves time, which its context ends.
 
     The results are the same for any number of workers."""
 
     def __init__(self, options: RunOptions) -> None:
         self.number, self.progress, self.started = options.workers, options.progress, False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self.started:  # idle, they would keep their memory; half a chunk is no harm

@@ -56,7 +56,20 @@ class Audio(FileKind):
     headers = True
 
     def check(self, name: str, table: Any, sample_ids: Sequence[str]) -> None:
-        check_settings(self.settings, name)
+        """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
+        settings, half, key = self.settings, self.settings.n_fft // 2, f"modalities.{name}"
+        if settings.samples <= half:
+            raise ConfigError(
+                f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {settings.samples} samples; "
+                f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
+            )
+        bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
+        if bank is not None and not bank.any(dim=0).all():
+            raise ConfigError(
+                f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} "
+                "frequencies): some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 "
+                "for the linear spectrogram."
+            )
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         frequencies = self.settings.n_mels or self.settings.n_fft // 2 + 1
@@ -91,23 +104,6 @@ class Audio(FileKind):
         """How many recordings are `filled` or `cut` to the settings' seconds."""
         more = [h["seconds"] - self.settings.seconds for h in headers if "seconds" in h]
         return {"filled": sum(s < -TOLERANCE for s in more), "cut": sum(s > TOLERANCE for s in more)}
-
-
-def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
-    """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
-    half, key = settings.n_fft // 2, f"modalities.{name}"
-    if settings.samples <= half:
-        raise ConfigError(
-            f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {settings.samples} samples; "
-            f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
-        )
-    bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
-    if bank is not None and not bank.any(dim=0).all():
-        raise ConfigError(
-            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} frequencies)"
-            ": some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
-            "spectrogram."
-        )
 
 
 def read_audio(path: Path, content: bytes | None = None) -> tuple[Wave, int]:
@@ -300,7 +296,7 @@ def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _mel_bank(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
-    """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `check_settings` refuses empty bands."""
+    """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `Audio.check` refuses empty bands."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank")
         limits, bins = (0.0, sample_rate / 2), n_fft // 2 + 1

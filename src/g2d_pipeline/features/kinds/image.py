@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -88,8 +89,6 @@ class Image(PictureKind):
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
     ) -> tuple[Array, dict[str, Any], Floats | None]:
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
         full = 255 if decoded.dtype == np.uint8 else 1
         energy = self.settings.pca_energy or 1.0
         components = LowEnergy.fit(decoded[rows[train]].reshape(len(train), -1) / full, energy)
@@ -278,7 +277,6 @@ class LowEnergy:
         K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
         1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where pictures are all alike."""
         from sklearn.decomposition import PCA
-        from threadpoolctl import threadpool_limits
 
         train = np.asarray(train, np.float64)
         if len(train) < 2 or (train == train[0]).all():
