@@ -67,8 +67,8 @@ class Audio(FileKind):
         if bank is not None and not bank.any(dim=0).all():
             raise ConfigError(
                 f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} "
-                "frequencies): some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 "
-                "for the linear spectrogram."
+                "frequencies): some bands would hold no frequency. Lower n_mels, raise n_fft, or set "
+                "n_mels=0 for the linear spectrogram."
             )
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:

@@ -7,17 +7,19 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.features.files import Array, Rows, create
 from g2d_pipeline.features.kinds.base import ColumnKind, spread
 from g2d_pipeline.files import content_hash
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
 
     Texts may hold `[PAD]` or any other such word: nothing in a text is taken for a special token. Where train
     has more different characters than there is room for, the most frequent ones are kept."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
     plain = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
     forms: list[Any] = [normalizers.NFKC(), *([normalizers.Lowercase()] if settings.lowercase else [])]
     plain.normalizer = normalizers.Sequence(forms)
