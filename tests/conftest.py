@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from g2d_pipeline.config import MLP, SGD, SmallCNN, TrainingSettings
 from g2d_pipeline.training import Data
@@ -32,6 +34,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests go first, so that no worker begins one when the others are done."""
     long = {item.path for item in items if item.get_closest_marker("e2e") or item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+
+
+def read_audio(path: Path, content: bytes | None = None) -> tuple[torch.Tensor, int]:
+    """`audio.read_audio`, as a tensor."""
+    from g2d_pipeline.features.kinds import audio
+
+    wave, rate = audio.read_audio(path, content)
+    return torch.from_numpy(wave), rate
+
+
+def prepare_wave(wave: torch.Tensor, rate: int, settings: Any, key: str) -> torch.Tensor:
+    """A decoded recording `[T']` at `rate` Hz as the spectrogram of a store is made of it: `[T]` float32."""
+    from g2d_pipeline.features.kinds import audio
+
+    waves = torch.zeros(1, settings.samples)
+    audio.put(wave.numpy(), rate, settings, key, waves[0].numpy())
+    return audio.finish(waves, settings, [key])[0]
 
 
 def make_data(

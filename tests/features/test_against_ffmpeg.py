@@ -12,7 +12,8 @@ import pytest
 
 from g2d_pipeline.features.containers import opened, video_stream
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds import audio, video
+from g2d_pipeline.features.kinds import video
+from tests.conftest import read_audio
 
 FFMPEG = shutil.which("ffmpeg")
 pytestmark = [
@@ -54,7 +55,7 @@ def test_sound(shared_data: Path, folder: str):
     assert len(found) >= 8
     for path in found:
         try:
-            ours = audio.read_audio(path)[0].numpy()
+            ours = read_audio(path)[0].numpy()
         except MediaError:  # a film without sound
             raw, said = ffmpeg(path, "-map", "0:a:0", "-f", "f32le")
             assert not raw, path

@@ -21,6 +21,7 @@ from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds import audio
+from tests.conftest import prepare_wave, read_audio
 
 PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 
@@ -47,10 +48,10 @@ PLAIN = AudioFeatures(sample_rate=8000, seconds=0.5)
 def test_a_bad_recording_is_told(broken_media: dict[str, Path], what: str, message: str):
     path = broken_media[what]
     with pytest.raises(DataError, match=f"(?s){path.name} {message}.*What to do") as caught:
-        audio.read_audio(path)
+        read_audio(path)
     if path.is_file():
         with pytest.raises(DataError) as again:
-            audio.read_audio(path, path.read_bytes())
+            read_audio(path, path.read_bytes())
         assert str(again.value) == str(caught.value)
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), MediaError)  # it may cross a process boundary
 
@@ -87,7 +88,7 @@ def test_a_plain_wav_is_what_soundfile_reads(tmp_path: Path, content: bytes, pla
     expected, rate = soundfile.read(path, dtype="float32")
     assert expected.any() == (b"\0" * 64 not in content)
     for read in (None, content):
-        wave, found = audio.read_audio(path, read)
+        wave, found = read_audio(path, read)
         assert found == rate
         assert wave.numpy().tobytes() == expected.tobytes()
 
@@ -105,21 +106,21 @@ def test_a_batch_is_finished_as_each_of_it_alone():
     waves[2] = 0
     for update in ({"clamp": True, "noise": 0.2}, {"peak_normalise": False, "noise": 0.1}, {"noise": 0.0}):
         of = PLAIN.model_copy(update=update)
-        alone = torch.stack([audio.prepare_wave(wave, 8000, of, f"{k}") for k, wave in enumerate(waves)])
+        alone = torch.stack([prepare_wave(wave, 8000, of, f"{k}") for k, wave in enumerate(waves)])
         assert torch.equal(audio.finish(waves, of, [f"{k}" for k in range(5)]), alone)
 
 
 def test_real_lfs_pointers(shared_data: Path):
     for file in (shared_data / "cremad_meta/lfs_pointers/AudioWAV").glob("*.wav"):
         with pytest.raises(DataError, match="Git-LFS"):
-            audio.read_audio(file)
+            read_audio(file)
 
 
 @pytest.mark.parametrize("ending", ["wav", "flac", "aiff"])
 def test_channels_are_averaged(tmp_path: Path, ending: str):
     samples = np.random.default_rng(0).integers(-9000, 9000, (100, 2)).astype(np.int16)
     soundfile.write(tmp_path / f"two.{ending}", samples, 11025)
-    wave, rate = audio.read_audio(tmp_path / f"two.{ending}")
+    wave, rate = read_audio(tmp_path / f"two.{ending}")
     assert (rate, wave.dtype, wave.shape) == (11025, torch.float32, (100,))
     assert np.array_equal(wave.numpy(), (samples.mean(axis=1) / 32768).astype(np.float32))
 
@@ -140,7 +141,7 @@ def test_any_wav_has_full_scale_one(tmp_path: Path, subtype: str, step: float, c
     """To the step of its own numbers, or of float32's."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (500, channels))
     soundfile.write(tmp_path / "a.wav", samples, 8000, subtype=subtype)
-    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    wave, rate = read_audio(tmp_path / "a.wav")
     assert (rate, wave.dtype) == (8000, torch.float32)
     assert np.abs(wave.numpy() - samples.mean(axis=1)).max() <= step
 
@@ -151,7 +152,7 @@ def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: i
         tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * np.arange(rate) / rate), rate, subtype="PCM_16"
     )
     of = AudioFeatures(sample_rate=16_000, seconds=1.0)
-    ready = audio.prepare_wave(*audio.read_audio(tmp_path / "a.wav"), of, "a.wav")
+    ready = prepare_wave(*read_audio(tmp_path / "a.wav"), of, "a.wav")
     found = audio.spectrogram(ready[None], of)[0, 0]
     assert found.shape == (129, 126)
     assert set(found[:, 4:-4].argmax(dim=0).tolist()) == {16}  # 1000 Hz of bins 62.5 Hz apart
@@ -159,12 +160,12 @@ def test_a_tone_keeps_its_pitch_whatever_the_file_s_rate(tmp_path: Path, rate: i
 
 def test_a_silent_file_is_read_and_called_silent(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.zeros(4000), 8000)
-    wave, rate = audio.read_audio(tmp_path / "a.wav")
+    wave, rate = read_audio(tmp_path / "a.wav")
     assert audio.is_silent(wave, rate, PLAIN)
     soundfile.write(
         tmp_path / "b.wav", np.where(np.arange(4000) == 1234, 1 / 32768, 0), 8000
     )  # one step of 16 bits
-    assert not audio.is_silent(*audio.read_audio(tmp_path / "b.wav"), PLAIN)
+    assert not audio.is_silent(*read_audio(tmp_path / "b.wav"), PLAIN)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 200])
@@ -177,18 +178,18 @@ def test_wav_sizes(tmp_path: Path, size: int):
     (tmp_path / "a.wav").write_bytes(
         header + b"junk\x03\0\0\0abc\0" + b"data" + np.array([size], "<u4").tobytes() + sound
     )
-    assert len(audio.read_audio(tmp_path / "a.wav")[0]) == 100
+    assert len(read_audio(tmp_path / "a.wav")[0]) == 100
 
 
 @pytest.mark.parametrize("form", ["RF64", "W64"])
 def test_long_wav_forms(tmp_path: Path, form: str):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(1000, 0.5), 8000, format=form)
-    assert len(audio.read_audio(path)[0]) == 1000
+    assert len(read_audio(path)[0]) == 1000
     if form == "RF64":
         path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(DataError, match="its header promises 1000 samples, it holds 995"):
-            audio.read_audio(path)
+            read_audio(path)
 
 
 def test_rows_of_an_array_are_waveforms(tmp_path: Path):
@@ -208,12 +209,12 @@ def test_rows_of_an_array_are_waveforms(tmp_path: Path):
 def test_the_order_of_the_steps():
     """The peak is that of the kept part, and the noise comes after it."""
     wave = torch.cat([torch.full((4000,), 0.25), torch.full((4000,), 1.0)])
-    kept = audio.prepare_wave(wave, 8000, PLAIN, "a")
+    kept = prepare_wave(wave, 8000, PLAIN, "a")
     assert torch.equal(kept, torch.ones(4000))
-    noisy = audio.prepare_wave(wave, 8000, PLAIN.model_copy(update={"noise": 0.3}), "a")
+    noisy = prepare_wave(wave, 8000, PLAIN.model_copy(update={"noise": 0.3}), "a")
     assert torch.allclose(noisy, kept + 0.3 * torch.from_numpy(audio.white_noise(0, "a", 4000)))
     assert torch.equal(
-        audio.prepare_wave(wave, 8000, PLAIN.model_copy(update={"peak_normalise": False}), "a"), wave[:4000]
+        prepare_wave(wave, 8000, PLAIN.model_copy(update={"peak_normalise": False}), "a"), wave[:4000]
     )
 
 
@@ -221,19 +222,19 @@ def test_a_short_recording_is_filled_up_with_zeros_or_itself():
     """Published: CREMA-D's clips three times over, cut to 3 s; VGGSound's doubled until long enough."""
     wave = torch.arange(1.0, 1501)
     plain = PLAIN.model_copy(update={"peak_normalise": False})
-    padded = audio.prepare_wave(wave, 8000, plain, "a")
+    padded = prepare_wave(wave, 8000, plain, "a")
     assert torch.equal(padded[:1500], wave)
     assert not padded[1500:].any()
     repeat = plain.model_copy(update={"fill": "repeat"})
-    assert torch.equal(audio.prepare_wave(wave, 8000, repeat, "a"), torch.cat([wave] * 3)[:4000])
-    assert torch.equal(audio.prepare_wave(torch.ones(1), 8000, repeat, "a"), torch.ones(4000))
+    assert torch.equal(prepare_wave(wave, 8000, repeat, "a"), torch.cat([wave] * 3)[:4000])
+    assert torch.equal(prepare_wave(torch.ones(1), 8000, repeat, "a"), torch.ones(4000))
     long = torch.arange(5000.0)
-    assert torch.equal(audio.prepare_wave(long, 8000, repeat, "a"), long[:4000])
+    assert torch.equal(prepare_wave(long, 8000, repeat, "a"), long[:4000])
 
 
 def test_clamping_comes_before_the_peak():
     wave = torch.linspace(-4, 2, 4000)
-    clamped = audio.prepare_wave(wave, 8000, PLAIN.model_copy(update={"clamp": True}), "a")
+    clamped = prepare_wave(wave, 8000, PLAIN.model_copy(update={"clamp": True}), "a")
     assert torch.equal(clamped, wave.clamp(-1, 1))
 
 
@@ -254,7 +255,7 @@ def test_noise_is_fixed_per_recording():
 def test_silence_stays_zero():
     silence = torch.zeros(300)
     assert audio.is_silent(silence, 8000, PLAIN)
-    assert torch.equal(audio.prepare_wave(silence, 8000, PLAIN, "a"), torch.zeros(4000))
+    assert torch.equal(prepare_wave(silence, 8000, PLAIN, "a"), torch.zeros(4000))
     late = torch.cat([torch.zeros(4000), torch.ones(10), torch.zeros(10)])
     assert audio.is_silent(late, 8000, PLAIN)
     assert not audio.is_silent(late, 16000, PLAIN.model_copy(update={"seconds": 0.251}))
@@ -272,10 +273,10 @@ def test_prepared_waves(samples: int, rate: int, seconds: float, scale: float, s
     """Always the same length, a peak of one whatever the loudness, zeros after a short recording."""
     of = AudioFeatures(sample_rate=1000, seconds=seconds, n_fft=16, hop_length=8)
     wave = torch.from_numpy(np.random.default_rng(seed).normal(size=samples).astype(np.float32))
-    ready = audio.prepare_wave(wave * scale, rate, of, "a")
-    assert ready.shape == (audio.length(of),)
+    ready = prepare_wave(wave * scale, rate, of, "a")
+    assert ready.shape == (of.samples,)
     assert float(ready.abs().max()) == pytest.approx(1.0)
-    assert torch.allclose(ready, audio.prepare_wave(wave, rate, of, "a"), atol=1e-4)
+    assert torch.allclose(ready, prepare_wave(wave, rate, of, "a"), atol=1e-4)
     assert not ready[math.ceil(samples * 1000 / rate) :].any()
 
 
@@ -293,7 +294,7 @@ def test_resampling_keeps_low_tones_and_drops_what_does_not_fit(rate: int, to: i
 
 def test_a_rate_without_common_factor_is_refused():
     with pytest.raises(DataError, match=r"odd.wav has the sample rate 44101 Hz.*resample it first"):
-        audio.prepare_wave(torch.ones(100), 44101, PLAIN, "odd.wav")
+        prepare_wave(torch.ones(100), 44101, PLAIN, "odd.wav")
 
 
 # ------------------------------------------------------------------------------------------------ spectrogram
@@ -315,7 +316,7 @@ def test_the_stft_against_numpy(n_fft: int, hop: int, padding: Any):
     wave = np.random.default_rng(0).normal(size=500)
     expected = defined(wave, n_fft, hop, padding)
     found = audio.spectrogram(torch.from_numpy(wave)[None], of)
-    assert tuple(found.shape[1:]) == audio.shape(of) == (1, *expected.shape)
+    assert tuple(found.shape[1:]) == audio.Audio(of).spec([], Path()).shape == (1, *expected.shape)
     assert np.allclose(found[0, 0].exp().numpy() - 1e-7, expected, rtol=1e-5, atol=0)
     single = audio.spectrogram(torch.from_numpy(wave.astype(np.float32))[None], of)
     assert np.abs(single[0, 0].exp().numpy() - 1e-7 - expected).max() < 1e-5 * expected.max()
@@ -361,7 +362,7 @@ def test_the_mel_bank_sums_magnitudes():
     bank = np.array([np.interp(hz, corners[k : k + 3], [0, 1, 0]) for k in range(12)])
     expected = np.log(bank @ linear + 1e-7)
     found = audio.spectrogram(waves, of)
-    assert tuple(found.shape[1:]) == audio.shape(of) == (1, 12, 13)
+    assert tuple(found.shape[1:]) == audio.Audio(of).spec([], Path()).shape == (1, 12, 13)
     assert np.allclose(found[:, 0].numpy(), expected, atol=1e-4)
 
 
@@ -383,18 +384,18 @@ def test_silence_has_the_floor():
 @pytest.mark.filterwarnings("error")
 def test_impossible_settings_are_refused(changes: dict[str, float], message: str):
     with pytest.raises(ConfigError, match=message):
-        audio.check_settings(PLAIN.model_copy(update=changes), "voice")
+        audio.Audio(PLAIN.model_copy(update=changes)).check("voice", None, [])
 
 
 def test_usual_settings_pass():
     for of in (PLAIN, AudioFeatures(), AudioFeatures(sample_rate=8000, n_fft=256, hop_length=256, n_mels=32)):
-        audio.check_settings(of)
+        audio.Audio(of).check("audio", None, [])
 
 
 def test_real_recordings(shared_data: Path):
     files = sorted((shared_data / "fsdd/recordings").glob("7_*_1*.wav"))[:8]
     of = AudioFeatures(sample_rate=8000, n_fft=256, hop_length=128)
-    waves = torch.stack([audio.prepare_wave(*audio.read_audio(f), of, f.name) for f in files])
+    waves = torch.stack([prepare_wave(*read_audio(f), of, f.name) for f in files])
     values = audio.spectrogram(waves, of)
     assert values.shape == (8, 1, 129, 63)
     assert torch.isfinite(values).all()

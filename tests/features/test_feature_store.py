@@ -24,6 +24,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.features.kinds import audio
 from g2d_pipeline.features.kinds.image import LowEnergy, read_image, resize
+from tests.conftest import prepare_wave, read_audio
 
 MakeRaw = Callable[..., Any]
 
@@ -46,7 +47,7 @@ def test_the_arrays_are_the_transforms_of_the_samples(make_raw: MakeRaw, tmp_pat
     }
     of = raw.modalities["audio"]
     for i in (0, 7, 10):
-        wave = audio.prepare_wave(*audio.read_audio(raw.wav(i // 2)), of, f"wav/{i // 2}.wav")
+        wave = prepare_wave(*read_audio(raw.wav(i // 2)), of, f"wav/{i // 2}.wav")
         assert np.allclose(store.arrays["audio"][i], audio.spectrogram(wave[None], of)[0], atol=1e-5)
         pixels = resize(read_image(f"png/{i}.png", raw.root, 3), (6, 5))
         assert np.array_equal(store.arrays["image"][i], pixels)

@@ -123,7 +123,8 @@ def test_every_row_is_in_one_job(cells: list[str], chunk: int):
     before, media.CHUNK = media.CHUNK, chunk
     try:
         kind = ImageKind(ImageFeatures())
-        jobs = list(Media.from_column("x", kind, Path("root"), pd.Series(cells)).jobs(Path("folder")))
+        modality = Media.from_column("x", kind, Path("root"), pd.Series(cells))
+        jobs = [modality.job(number, Path("folder")) for number in range(modality.chunks)]
     finally:
         media.CHUNK = before
     found = {

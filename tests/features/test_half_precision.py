@@ -24,7 +24,7 @@ from g2d_pipeline.config import (
 )
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.features.float16 import Rounding, to_half
+from g2d_pipeline.features.statistics import relative_errors, to_half
 from g2d_pipeline.models.encoders import build_encoder
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.augment import augment
@@ -171,7 +171,7 @@ def test_rounding_by_hand():
     assert half.tolist() == [[[1.0, 2048.0]], [[np.float16(-0.1), 0.0]]]
     tenth = abs(float(np.float32(-0.1)) - float(np.float16(-0.1)))
     assert np.allclose(errors, [[[1.0], [1.0]], [[tenth], [tenth**2]]], rtol=1e-12, atol=0)
-    found = Rounding.from_errors(errors, 4).measured([2.0])
+    found = relative_errors(errors, 4, [2.0])
     assert found == pytest.approx({"max": 0.5, "rms": np.sqrt((1 + tenth**2) / 4) / 2})
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from g2d_pipeline.config import AudioFeatures, ImageFeatures, VideoFeatures
 from g2d_pipeline.features.chunks import decode_cells
-from g2d_pipeline.features.kinds import Findings, audio, kind_of, video
+from g2d_pipeline.features.kinds import Findings, kind_of, video
+from tests.conftest import read_audio
 
 FEATURES = {"audio": AudioFeatures, "image": ImageFeatures, "video": VideoFeatures}
 
@@ -54,7 +55,7 @@ def test_sound_is_whole_and_in_its_place(
     shared_data: Path, name: str, seconds: float, rate: int, first_sound: float
 ):
     path = shared_data / "hard_inputs" / name
-    wave, found = audio.read_audio(path)
+    wave, found = read_audio(path)
     assert (round(len(wave) / found, 3), found) == (pytest.approx(seconds, abs=1e-3), rate)
     heard = np.flatnonzero(np.abs(wave.numpy()) > 0.1) / rate
     assert heard[0] == pytest.approx(first_sound, abs=0.05)

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.features.cells import read_row, split_cell
+from g2d_pipeline.features.cells import open_cell, split_cell
 from g2d_pipeline.features.kinds.image import LowEnergy, read_floats, read_image, resize
 
 RNG = np.random.default_rng(3)
@@ -146,7 +146,7 @@ def test_a_changed_array_is_read_anew(tmp_path: Path):
     for value in (1, 2):
         np.save(tmp_path / "x.npy", np.full((2, 3), value, np.uint8))
         os.utime(tmp_path / "x.npy", ns=(value, value))
-        assert read_row(tmp_path / "x.npy", 1).tolist() == [value] * 3
+        assert open_cell("x.npy#1", tmp_path).tolist() == [value] * 3
 
 
 def test_bad_array_files_are_told(tmp_path: Path):

@@ -261,7 +261,7 @@ def test_every_cell_is_decoded_and_every_file_opened_by_its_decoder_once(
 ):
     raw = make_raw(20)
     opened: list[str] = []
-    for module, name in ((audio, "_read"), (image, "_decode")):
+    for module, name in ((audio, "read_audio"), (image, "_decode")):
         original = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda path, *a, o=original: opened.append(path.name) or o(path, *a)

@@ -19,7 +19,8 @@ from g2d_pipeline.config import AudioFeatures, ImageFeatures, VideoFeatures
 from g2d_pipeline.features import write_store
 from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.faults import MediaError, decoding
-from g2d_pipeline.features.kinds import audio, image, kind_of, video
+from g2d_pipeline.features.kinds import image, kind_of, video
+from tests.conftest import read_audio
 
 RATE = 16_000
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE, dtype=np.float32)
@@ -111,7 +112,7 @@ def test_any_mp3_is_whole(tmp_path: Path, header: str, silence: str, times: int,
     path = encoded(tmp_path / "a.mp3", np.concatenate(parts), "libmp3lame", quality="4", write_xing=header)
     content = path.read_bytes()
     path.write_bytes(content * times + (b"TAG" + bytes(125)) * tags)
-    wave, rate = audio.read_audio(path)
+    wave, rate = read_audio(path)
     assert rate == RATE
     delay = 0.11 if header == "0" or times > 1 else 1e-9  # of the encoder: kept where no header tells it
     assert 2 * times - (times - 1) * 0.001 <= len(wave) / RATE <= 2 * times + delay * times
@@ -125,7 +126,7 @@ def test_an_mp3_that_lacks_its_end_is_told(tmp_path: Path):
     path = encoded(tmp_path / "a.mp3", np.tile(TONE, 4), "libmp3lame")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(MediaError, match="is truncated: its header promises 64000 samples, it holds 3"):
-        audio.read_audio(path)
+        read_audio(path)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_joined_files_are_whole(
 ):
     path = encoded(tmp_path / name, TONE, codec, form, strict="experimental")
     path.write_bytes(path.read_bytes() * times)
-    wave, rate = audio.read_audio(path)
+    wave, rate = read_audio(path)
     assert times <= len(wave) / rate <= times + slack * (times - 1) + 1e-9
     heard = np.flatnonzero(np.abs(wave.numpy()) > 0.2) / rate
     assert np.diff(heard).max() < 0.02
@@ -155,28 +156,28 @@ def test_one_recording_keeps_the_samples_of_libsndfile(tmp_path: Path):
         path = encoded(tmp_path / name, TONE, codec)
         with soundfile.SoundFile(path) as file:
             expected = file.read(dtype="float32")
-        assert audio.read_audio(path)[0].numpy().tobytes() == expected.tobytes()
+        assert read_audio(path)[0].numpy().tobytes() == expected.tobytes()
 
 
 def test_a_flac_that_does_not_tell_its_length(tmp_path: Path):
     """As programs write it that do not know how long a stream will be."""
     path = tmp_path / "a.flac"
     soundfile.write(path, TONE, RATE)
-    expected = audio.read_audio(path)[0]
+    expected = read_audio(path)[0]
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # 36 bits in the first block: how many samples there are
     content[22:26] = bytes(4)
     path.write_bytes(bytes(content))
-    assert np.array_equal(audio.read_audio(path)[0], expected)
+    assert np.array_equal(read_audio(path)[0], expected)
     assert kind_of(AudioFeatures())._header(path)["seconds"] == pytest.approx(1.0)
 
 
 def test_aac_has_no_length_and_its_delay_is_cut_off(tmp_path: Path):
     wave = np.concatenate([TONE, *[0 * TONE] * 3, TONE])
     bare = encoded(tmp_path / "a.aac", wave, "aac", quality="1")
-    assert len(audio.read_audio(bare)[0]) / RATE == pytest.approx(5, abs=0.15)
+    assert len(read_audio(bare)[0]) / RATE == pytest.approx(5, abs=0.15)
     assert kind_of(AudioFeatures())._header(bare) == {}
-    told = audio.read_audio(encoded(tmp_path / "a.m4a", wave, "aac"))[0]
+    told = read_audio(encoded(tmp_path / "a.m4a", wave, "aac"))[0]
     assert len(told) / RATE == pytest.approx(5, abs=0.065)
     assert np.flatnonzero(np.abs(told.numpy()) > 0.2)[0] < 0.01 * RATE
 
@@ -184,14 +185,14 @@ def test_aac_has_no_length_and_its_delay_is_cut_off(tmp_path: Path):
 @pytest.mark.parametrize("samples", [RATE, RATE - 7, 320])
 def test_gsm_has_as_many_samples_as_it_says(tmp_path: Path, samples: int):
     soundfile.write(tmp_path / "a.wav", TONE[:samples], RATE, subtype="GSM610")
-    wave, _ = audio.read_audio(tmp_path / "a.wav")
+    wave, _ = read_audio(tmp_path / "a.wav")
     assert samples <= len(wave) < samples + 320
     assert np.corrcoef(wave[:samples].numpy(), TONE[:samples])[0, 1] > 0.8
 
 
 def test_an_mp3_in_a_wav(tmp_path: Path):
     path = encoded(tmp_path / "a.wav", np.concatenate([0 * TONE, TONE]), "libmp3lame", quality="4")
-    assert len(audio.read_audio(path)[0]) / RATE == pytest.approx(2, abs=0.11)
+    assert len(read_audio(path)[0]) / RATE == pytest.approx(2, abs=0.11)
 
 
 def shifted(source: Path, path: Path, seconds: float, kinds: str = "audio video") -> Path:
@@ -226,7 +227,7 @@ def test_streams_that_do_not_start_at_zero_are_whole(make_clip: Any, ending: str
     first = "a.mp4" if ending in ("mkv", "mov") else f"a.{ending}"  # packets of an mp4 have all their times
     plain = make_clip(first, pictures=50, sound=np.tile(TONE, 2)[None], **CODECS[ending])
     later = shifted(plain, plain.with_name(f"b.{ending}"), 20.0)
-    assert len(audio.read_audio(later)[0]) / RATE == pytest.approx(2, abs=0.13)
+    assert len(read_audio(later)[0]) / RATE == pytest.approx(2, abs=0.13)
     pictures = video.read_frames(plain, 2, "even")
     if ending != "avi":  # its first picture stands until the second one
         assert np.array_equal(video.read_frames(later, 2, "even"), pictures)
@@ -240,11 +241,11 @@ def test_streams_that_do_not_start_at_zero_are_whole(make_clip: Any, ending: str
 @pytest.mark.parametrize(("delay", "silence"), [(0.03, 0), (0.4, 0.4)])
 def test_late_sound_follows_silence(make_clip: Any, ending: str, delay: float, silence: float):
     plain = make_clip("a.mov", pictures=50, sound=TONE[None], audio_codec="pcm_s16le")
-    wave, _ = audio.read_audio(plain)
-    late, _ = audio.read_audio(shifted(plain, plain.with_name(f"b.{ending}"), delay, "audio"))
+    wave, _ = read_audio(plain)
+    late, _ = read_audio(shifted(plain, plain.with_name(f"b.{ending}"), delay, "audio"))
     assert np.array_equal(late, np.concatenate([np.zeros(round(silence * RATE), np.float32), wave]))
     pictures_later = shifted(plain, plain.with_name(f"c.{ending}"), delay, "video")
-    assert np.array_equal(audio.read_audio(pictures_later)[0], wave)
+    assert np.array_equal(read_audio(pictures_later)[0], wave)
 
 
 # --------------------------------------------------------------------------------------------------- pictures

@@ -16,6 +16,7 @@ from g2d_pipeline.config import VideoFeatures
 from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds import audio, video
+from tests.conftest import read_audio
 
 # Of large homogeneous folders, one file (or row) in so many; of the odd ones, all.
 EVERY = {
@@ -133,7 +134,7 @@ def test_the_corrupt_clip_never_yields_features(shared_data: Path, frames: int) 
 def test_of_two_streams_the_first_is_taken(shared_data: Path) -> None:
     path = shared_data / "video_samples/nasa_two_video_two_audio.mp4"
     assert tuple(video.read_frames(path, 1, "even").shape) == (1, 3, 180, 320)
-    wave, rate = audio.read_audio(path)
+    wave, rate = read_audio(path)
     assert rate == 8000  # the second has 16,000
     assert len(wave) / rate == pytest.approx(13.06, abs=0.01)
 
@@ -145,7 +146,7 @@ def test_six_channels_are_averaged(shared_data: Path) -> None:
     with av.open(str(path)) as container:
         channels = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
     assert len(channels) == 6
-    wave, _ = audio.read_audio(path)
+    wave, _ = read_audio(path)
     assert np.allclose(wave.numpy(), channels.mean(axis=0), atol=1e-6)
 
 
@@ -165,7 +166,7 @@ def test_quiet_recordings_are_not_silent_and_filler_before_the_samples_is_not_he
     assert len(files) == 34
     stereo = 0
     for path in files:
-        found, rate = audio.read_audio(path)
+        found, rate = read_audio(path)
         assert not audio.is_silent(found, rate, real_files.SOUND)
         assert 0.001 < float(found.square().mean().sqrt()) < 0.02
         assert b"FLLR" in path.read_bytes()[:64]

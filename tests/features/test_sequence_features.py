@@ -70,6 +70,10 @@ def test_a_parquet_table_is_a_sequence(folder: Path):
     table.assign(gait="trot").to_parquet(folder / "walk.parquet")
     with pytest.raises(MediaError, match=r"columns that are no numbers: 'gait' is (large_)?string"):
         read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 2)
+    pd.DataFrame({"id": [10**18 + 2]}).to_parquet(folder / "walk.parquet")
+    assert width(["walk.parquet", "walk.npy"], folder, 2) == 2
+    with pytest.raises(MediaError, match=r"whole numbers that are too large \(Integer value 10{17}2"):
+        read_sequence("walk.parquet", folder, SequenceFeatures(steps=5), 1)
 
 
 def test_only_zeros_in_front_are_padding(folder: Path):
@@ -225,7 +229,7 @@ def test_constant_features_carry_nothing_whatever_they_are_outside_train():
     array = np.full((50, 3), 0.1, np.float32)
     array[:, 1] = np.arange(50) * 1e-9
     mean, std, constant = feature_statistics(array, np.arange(50), masked=False)
-    assert (std[0], std[2], constant) == (NO_INFORMATION, NO_INFORMATION, 2)
+    assert (std[0], std[2], constant) == (NO_INFORMATION, NO_INFORMATION, {"constant": 2})
     assert std[1] == pytest.approx(1e-9 * np.std(np.arange(50)))
     assert mean[0] == pytest.approx(0.1)
     seen = Normaliser(1.0, mean, std)(torch.tensor([[1e12, 0.0, -5.0]]))

@@ -13,6 +13,7 @@ import soundfile
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.kinds import audio
+from tests.conftest import read_audio
 
 TONE = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000, dtype=np.float32)
 
@@ -30,7 +31,7 @@ SAMPLES = {  # seconds, rate: of the README of video_samples
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_real_films(shared_data: Path, name: str):
-    wave, rate = audio.read_audio(shared_data / "video_samples" / name)
+    wave, rate = read_audio(shared_data / "video_samples" / name)
     assert (round(len(wave) / rate, 2), rate) == SAMPLES[name]
     silent = audio.is_silent(wave, rate, AudioFeatures(seconds=20))
     assert silent == (name in ("cockatoo_silent_track.mp4", "no_duration.webm"))
@@ -39,21 +40,21 @@ def test_real_films(shared_data: Path, name: str):
 @pytest.mark.parametrize("name", ["no_audio.mp4", "carphone_no_audio.mp4", "corrupted.mp4"])
 def test_a_film_without_sound_is_told(shared_data: Path, name: str):
     with pytest.raises(MediaError, match=f"{name} has no sound track"):
-        audio.read_audio(shared_data / "video_samples" / name)
+        read_audio(shared_data / "video_samples" / name)
 
 
 def test_a_made_film_without_sound_is_told(make_clip: Any):
     with pytest.raises(MediaError, match=r"(?s)a.mp4 has no sound track.*What to do"):
-        audio.read_audio(make_clip("a.mp4", pictures=5))
+        read_audio(make_clip("a.mp4", pictures=5))
 
 
 def test_grid_and_ravdess(shared_data: Path):
     for path in sorted((shared_data / "grid_clips").glob("*.mpg")):
-        wave, rate = audio.read_audio(path)
+        wave, rate = read_audio(path)
         assert (rate, round(len(wave) / rate, 2)) == (44_100, 2.98)
         assert float(wave.abs().max()) > 0.01
     for path in sorted((shared_data / "ravdess_av/small").glob("*.mp4")):
-        wave, rate = audio.read_audio(path)
+        wave, rate = read_audio(path)
         assert rate == 48_000
         assert 3 < len(wave) / rate < 4
 
@@ -73,7 +74,7 @@ def test_channels_are_averaged(make_clip: Any, name: str, codec: str, pictures: 
     path = make_clip(
         name, pictures, codec=picture, audio_codec=codec, sound=np.stack([0.5 * TONE, 0.25 * TONE])
     )
-    wave, rate = audio.read_audio(path)
+    wave, rate = read_audio(path)
     assert rate == 16_000
     assert len(wave) / rate == pytest.approx(1, abs=0.15)  # whole blocks of the codec
     middle = wave[4_000:12_000].numpy()
@@ -86,7 +87,7 @@ def test_one_waveform_in_two_containers(make_clip: Any, tmp_path: Path):
     samples = rng.integers(-20_000, 20_000, (4_000, 2)).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", samples, 16_000)
     path = make_clip("a.mkv", 0, audio_codec="pcm_s16le", sound=samples.T.astype(np.float32) / 32_768)
-    ours, theirs = audio.read_audio(path)[0], audio.read_audio(tmp_path / "a.wav")[0]
+    ours, theirs = read_audio(path)[0], read_audio(tmp_path / "a.wav")[0]
     assert np.abs(ours.numpy() - theirs.numpy()).max() <= 1 / 32_768
 
 
@@ -96,10 +97,10 @@ def test_a_truncated_film_is_told(make_clip: Any):
     with pytest.raises(
         MediaError, match=r"is truncated: its header promises 4.0\d s, it holds [123]\.\d\d s"
     ):
-        audio.read_audio(path)
+        read_audio(path)
 
 
 def test_a_picture_has_no_sound(shared_data: Path):
     picture = min((shared_data / "houses/images").glob("*.jpg"))
     with pytest.raises(MediaError, match="can not be decoded: it is a picture"):
-        audio.read_audio(picture)
+        read_audio(picture)

@@ -204,7 +204,7 @@ def test_a_store_of_a_mixed_table(make_raw: Callable[..., Any]):
 def test_statistics_in_one_pass(array: np.ndarray, chunk: int, offset: float):
     shifted = array.astype(np.float64) + offset
     rows = np.arange(0, len(array), 2)
-    mean, std = channel_statistics(shifted, rows, 0.5, chunk)
+    mean, std, _ = channel_statistics(shifted, rows, 0.5, chunk)
     over = (0, *range(2, array.ndim))
     assert np.allclose(mean, 0.5 * shifted[rows].mean(axis=over), atol=1e-9, rtol=1e-12)
     expected = 0.5 * shifted[rows].std(axis=over)

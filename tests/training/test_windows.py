@@ -16,7 +16,7 @@ from g2d_pipeline.features.kinds import audio
 from g2d_pipeline.training import Data, train_student, train_teacher
 from g2d_pipeline.training.augment import augment, changes_anything, generator, random_window, without_chance
 from g2d_pipeline.training.data import gather
-from tests.conftest import TINY, recipe
+from tests.conftest import TINY, prepare_wave, read_audio, recipe
 
 WINDOW = AudioAugment(window_frames=5)
 CPU = torch.device("cpu")
@@ -126,9 +126,9 @@ def test_the_published_windows_of_vggsound(repository: Path, shared_data: Path) 
     ).modalities["audio"]
     assert isinstance(of, AudioFeatures)
     assert of.augment is not None
-    assert audio.shape(of) == (1, 129, 1251)
+    assert audio.Audio(of).spec([], Path()).shape == (1, 129, 1251)
     path = shared_data / "vggsound_meta/FwVYUHKoLtQ_000034.wav"
-    stored = audio.spectrogram(audio.prepare_wave(*audio.read_audio(path), of, "")[None], of)
+    stored = audio.spectrogram(prepare_wave(*read_audio(path), of, "")[None], of)
     ours = without_chance(stored, of.augment)[0, 0].numpy()
     assert ours.shape == (129, 626)
 

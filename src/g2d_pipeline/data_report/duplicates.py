@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
+from g2d_pipeline.features.files import Array, Rows
 
 FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
 BITS = 8  # of 64: the distance of the hashes of two images up to which they are compared
@@ -22,9 +21,6 @@ SAME = 0.995  # the correlation of thumbnails from which on two images are nearl
 MAX_IMAGES = 100_000  # that are compared
 HASH, THUMBNAIL = (8, 9), (16, 18)  # rows, columns
 BLOCK = 2**22  # pairs of images compared at once
-
-Codes = npt.NDArray[np.int64]
-Array = npt.NDArray[Any]
 
 
 # --------------------------------------------------------------------------------------------- equal contents
@@ -46,24 +42,21 @@ def cell_digests(cells: Iterable[str], root: Path, hash_of: Callable[[Path], str
     return digests
 
 
-def row_codes(table: pd.DataFrame) -> Codes:
+def row_codes(table: pd.DataFrame) -> Rows:
     """A code a row `[N]`, equal where all cells are; missing ones equal one another."""
-    import pandas as pd
-
     return merge_codes([pd.factorize(table[column])[0] for column in table])
 
 
-def merge_codes(codes: Sequence[Codes]) -> Codes:
+def merge_codes(codes: Sequence[Rows]) -> Rows:
     """Several codes of the same samples `[N]` → one that is equal where all of them are."""
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_duplicates(code: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents that several samples have: `code` `[N]` is equal where the content is.
 
     `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is
-    in a split before theirs as well, `first`: the first ten of them, with their samples by split; `within`:
-    split → repetitions inside it."""
+    in an earlier split, too, `first`: the first ten, with samples by split; `within`: split → repetitions."""
     groups = _repeated(code)
     across = [g for g in groups if len(set(split[g])) > 1]
     repeated = {s: sum(max(0, int((split[g] == s).sum()) - 1) for g in groups) for s in SPLITS}
@@ -75,28 +68,25 @@ def find_duplicates(code: Codes, split: Array, sample_ids: Sequence[str]) -> dic
     }
 
 
-def find_conflicts(code: Codes, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_conflicts(code: Rows, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
     groups = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
-    first = [
-        [{"sample": sample_ids[i], "target": target[i].item()} for i in g[:NAMES]] for g in groups[:FIRST]
-    ]
+    named = [zip(g[:NAMES].tolist(), target[g].tolist(), strict=False) for g in groups[:FIRST]]
+    first = [[{"sample": sample_ids[i], "target": value} for i, value in pairs] for pairs in named]
     return {"contents": len(groups), "first": first}
 
 
-def _repeated(code: Codes) -> list[Codes]:
+def _repeated(code: Rows) -> list[Rows]:
     """The rows of each content that several samples have, in order of first appearance."""
     order = np.argsort(code, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
     return sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0]))
 
 
-def _by_split(rows: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def _by_split(rows: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """split → how many samples, and the first five."""
-    own = {s: rows[split[rows] == s] for s in SPLITS}
-    return {
-        s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if len(r)
-    }
+    own = {s: rows[split[rows] == s].tolist() for s in SPLITS}
+    return {s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if r}
 
 
 # --------------------------------------------------------------------------------------------- similar images
@@ -106,23 +96,19 @@ def thumbnails(images: Array) -> npt.NDArray[np.float32]:
     for axis, n in ((1, THUMBNAIL[0]), (2, THUMBNAIL[1])):
         starts = np.arange(n) * plane.shape[axis] // n
         plane = np.add.reduceat(plane, starts, axis=axis, dtype=np.uint32)
-    heights, widths = (
-        np.maximum(np.diff(np.arange(n + 1) * size // n), 1)  # the pixels of each of n areas
-        for size, n in zip(images.shape[2:], THUMBNAIL, strict=True)
-    )
-    means: npt.NDArray[np.float32] = (plane / (heights[:, None] * widths)).astype(np.float32)
-    return means
+    sizes = zip(images.shape[2:], THUMBNAIL, strict=True)  # the pixels of each of n areas:
+    heights, widths = (np.maximum(np.diff(np.arange(n + 1) * size // n), 1) for size, n in sizes)
+    return np.asarray(plane / (heights[:, None] * widths), np.float32)
 
 
 def difference_bits(small: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Thumbnails `[n, 16, 18]` → `[n, 64]`: 1 where an area is darker than its right neighbour, else 0."""
     areas = small.reshape(len(small), HASH[0], 2, HASH[1], 2).mean(axis=(2, 4))
     bits = areas[:, :, 1:] > areas[:, :, :-1] + 1.0  # a grey level, so that plain areas have no bits
-    numbers: npt.NDArray[np.float32] = bits.reshape(len(small), 64).astype(np.float32)
-    return numbers
+    return np.asarray(bits.reshape(len(small), 64), np.float32)
 
 
-def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
+def find_similar(images: Array, code: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Images of val and test that nearly equal one of a split before theirs: saved or scaled anew.
 
     `images`: uint8 `[N, C, H, W]` or `[N, C, T, H, W]` (of a clip its middle frame), memory-mapped; `code`
@@ -139,7 +125,8 @@ def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[
     total = len(rows)
     if total > MAX_IMAGES:
         rows = rows[np.linspace(0, total - 1, MAX_IMAGES).astype(np.int64)]
-    small = np.concatenate([thumbnails(_still(images, part)) for part in _parts(rows, 256)])
+    stills = images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+    small = np.concatenate([thumbnails(stills[part]) for part in _parts(rows, 256)])
     bits, neighbours = difference_bits(small), NearestNeighbors(radius=(BITS + 0.5) ** 0.5, algorithm="brute")
     plain = small.reshape(len(rows), -1)
     plain = plain - plain.mean(axis=1, keepdims=True)
@@ -158,36 +145,24 @@ def find_similar(images: Array, code: Codes, split: Array, sample_ids: Sequence[
             i, j = np.repeat(np.arange(len(part)), [len(row) for row in near]), np.concatenate(near)
             correlation = _correlations(plain, part[i], earlier[j])
             correlation[code[rows[part[i]]] == code[rows[earlier[j]]]] = 0.0
-            best: dict[int, tuple[float, int]] = {}
-            for k in np.flatnonzero(correlation >= SAME).tolist():
-                pair = (float(correlation[k]), -int(j[k]))
-                best[int(i[k])] = max(best.get(int(i[k]), (0.0, 0)), pair)
-            pairs += [(int(rows[part[a]]), int(rows[earlier[-b]]), r) for a, (r, b) in best.items()]
+            alike = np.flatnonzero(correlation >= SAME)
+            alike = alike[np.lexsort((j[alike], -correlation[alike], i[alike]))]
+            best = alike[np.unique(i[alike], return_index=True)[1]]  # the first of each image
+            later_rows, earlier_rows = rows[part[i[best]]].tolist(), rows[earlier[j[best]]].tolist()
+            pairs += zip(later_rows, earlier_rows, correlation[best].tolist(), strict=True)
     pairs.sort(key=lambda pair: (-round(pair[2], 4), pair[0]))
-    first = [
-        {
-            "sample": sample_ids[a],
-            "split": split[a],
-            "resembles": sample_ids[b],
-            "of": split[b],
-            "correlation": round(r, 4),
-        }
-        for a, b, r in pairs[:FIRST]
-    ]
+    keys = ("sample", "split", "resembles", "of", "correlation")
+    named = [(sample_ids[a], split[a], sample_ids[b], split[b], round(r, 4)) for a, b, r in pairs[:FIRST]]
+    first = [dict(zip(keys, values, strict=True)) for values in named]
     return {"samples": len(pairs), "compared": len(rows), "of": total, "first": first}
 
 
-def _still(images: Array, rows: Codes) -> Array:
-    """`images[rows]` `[n, C, H, W]`; of clips the middle frame."""
-    return images[rows] if images.ndim == 4 else images[rows, :, images.shape[2] // 2]
-
-
-def _correlations(plain: npt.NDArray[np.float32], a: Codes, b: Codes) -> npt.NDArray[np.float32]:
+def _correlations(plain: npt.NDArray[np.float32], a: Rows, b: Rows) -> npt.NDArray[np.float32]:
     """The scalar products of rows `a` and `b` of `plain`, a bounded number at once."""
     parts = zip(_parts(a, 2**14), _parts(b, 2**14), strict=True)
     products = [(plain[x] * plain[y]).sum(axis=1) for x, y in parts]
     return np.concatenate(products) if products else np.zeros(0, np.float32)
 
 
-def _parts(values: Codes, size: int) -> Iterable[Codes]:
+def _parts(values: Rows, size: int) -> Iterable[Rows]:
     return (values[k : k + size] for k in range(0, len(values), size))

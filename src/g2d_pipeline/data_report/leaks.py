@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from g2d_pipeline.features.files import Array, Floats
 
 PERFECT = 0.99  # balanced accuracy of a tree on one column
 SAME_ORDER = 0.999  # |rank correlation| with a regression's target
@@ -19,11 +18,7 @@ CANDIDATES = 20  # columns that are tried by a tree: those that separate the cla
 
 
 def suspected_leaks(
-    table: pd.DataFrame,
-    columns: Sequence[str],
-    target: npt.NDArray[Any],
-    train: npt.NDArray[np.bool_],
-    classes: int,
+    table: pd.DataFrame, columns: Sequence[str], target: Array, train: Array, classes: int
 ) -> list[dict[str, Any]]:
     """The `columns` of `table` (numbers, or texts that are categories) that predict `target` `[N]` alone:
     `column`, `score` and the `measure`, best first.
@@ -36,19 +31,15 @@ def suspected_leaks(
     values = _as_numbers(table[list(columns)], train)
     with warnings.catch_warnings(), np.errstate(all="ignore"):  # of constant columns: they score nothing
         warnings.simplefilter("ignore")
-        scores = (
-            _by_tree(values, target, train, classes) if classes else _by_rank(values[train], target[train])
-        )
-    least, measure = (PERFECT, "balanced accuracy") if classes else (SAME_ORDER, "rank correlation")
-    order = sorted(scores, key=lambda f: -scores[f])
-    return [
-        {"column": columns[f], "score": round(scores[f], 4), "measure": measure}
-        for f in order
-        if scores[f] >= least
-    ]
+        if classes:
+            least, measure, scores = PERFECT, "balanced accuracy", _by_tree(values, target, train, classes)
+        else:
+            least, measure, scores = SAME_ORDER, "rank correlation", _by_rank(values[train], target[train])
+    leaks = sorted((f for f in scores if scores[f] >= least), key=lambda f: -scores[f])
+    return [{"column": columns[f], "score": round(scores[f], 4), "measure": measure} for f in leaks]
 
 
-def _as_numbers(table: pd.DataFrame, train: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _as_numbers(table: pd.DataFrame, train: Array) -> Floats:
     """`[N, F]`: numbers as they are, blanks the mean of train; texts as codes."""
     numbers = table.apply(lambda c: c if c.dtype.kind in "fiub" else c.astype(str).factorize()[0])
     values = numbers.to_numpy(np.float64)
@@ -58,9 +49,7 @@ def _as_numbers(table: pd.DataFrame, train: npt.NDArray[np.bool_]) -> npt.NDArra
     return np.asarray(np.where(np.isnan(values), means, values))
 
 
-def _by_tree(
-    values: npt.NDArray[np.float64], target: npt.NDArray[Any], train: npt.NDArray[np.bool_], classes: int
-) -> dict[int, float]:
+def _by_tree(values: Floats, target: Array, train: Array, classes: int) -> dict[int, float]:
     """Column → balanced accuracy, of the columns with the largest F of an analysis of variance."""
     from sklearn.feature_selection import f_classif
     from sklearn.metrics import balanced_accuracy_score
@@ -75,9 +64,8 @@ def _by_tree(
     return scores
 
 
-def _by_rank(values: npt.NDArray[np.float64], target: npt.NDArray[Any]) -> dict[int, float]:
+def _by_rank(values: Floats, target: Array) -> dict[int, float]:
     """Column → size of its rank correlation with the target."""
-    import pandas as pd
     from sklearn.feature_selection import r_regression
 
     r = r_regression(pd.DataFrame(values).rank().to_numpy(), pd.Series(target).rank().to_numpy())

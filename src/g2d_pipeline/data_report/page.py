@@ -52,9 +52,7 @@ def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
         "facts": [fact for fact in FACTS if any(facts.get(fact[0], 0) != 0 for facts in splits)],
         "target_figure": figure_html("data_target", target_figure(report)),
         "repeated": [(title, duplicates) for title, duplicates in repeated if duplicates["contents"]],
-        "found": [
-            (name, modality["found"]) for name, modality in modalities.items() if modality.get("found")
-        ],
+        "found": [(name, of["found"]) for name, of in modalities.items() if of.get("found")],
     }
 
 
@@ -62,10 +60,7 @@ def target_figure(report: Mapping[str, Any]) -> go.Figure:
     """The shares of the classes in each split, or a histogram of a regression's target by split."""
     figure = go.Figure(layout={"template": TEMPLATE, "height": 300, "margin": {"t": 20, "b": 70}})
     for (split, facts), colour in zip(report["splits"].items(), PALETTE, strict=False):
-        if "classes" in facts:
-            counts = list(facts["classes"].values())
-        else:
-            counts = report["histogram"]["counts"][split]
+        counts = facts["classes"].values() if "classes" in facts else report["histogram"]["counts"][split]
         shares = [100 * n / max(facts["samples"], 1) for n in counts]
         if "classes" in facts:
             names = [text(name) for name in facts["classes"]]

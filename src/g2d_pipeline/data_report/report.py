@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.data_report.duplicates import (
@@ -26,6 +26,7 @@ from g2d_pipeline.data_report.duplicates import (
 from g2d_pipeline.data_report.leaks import suspected_leaks
 from g2d_pipeline.errors import SHOWN, DataError
 from g2d_pipeline.features.cells import files_of, is_row
+from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.kinds import FileKind, stored_kind
 from g2d_pipeline.features.kinds.base import stored_facts
 from g2d_pipeline.features.statistics import differing_rows
@@ -33,15 +34,10 @@ from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OUTLIER = 5.0  # robust z-scores beyond are outliers
 GROUPS = ("group", "speaker")  # columns of a manifest that say who or where a sample is of
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 BINS = 24
-
-Array = npt.NDArray[Any]
 
 
 def describe_data(
@@ -74,12 +70,10 @@ def describe_data(
         array = store.arrays[name]
         if kind.images and array.dtype == np.uint8:
             modalities[name]["alike"] = find_similar(array, code, split, sample_ids)
-    whole = merge_codes(codes)
+    whole, tabular = merge_codes(codes), _of_tables(table, store)
     dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
     report: dict[str, Any] = {
-        "dataset": meta["dataset"],
-        "source": meta["source"],
-        "task": meta["task"],
+        **{key: meta[key] for key in ("dataset", "source", "task")},
         "target": {key: meta["target"].get(key, "") for key in ("name", "unit")},
         "splits": _splits(split, target, meta["class_names"]),
         "modalities": modalities,
@@ -91,9 +85,7 @@ def describe_data(
             for name, columns in _numeric(table, store, meta).items()
             if (facts := _worst(_outliers(table, columns, split, sample_ids)))
         ],
-        "leaks": suspected_leaks(
-            table, _of_tables(table, store), target, split == "train", len(meta["class_names"])
-        ),
+        "leaks": suspected_leaks(table, tabular, target, split == "train", len(meta["class_names"])),
         "dropped": {
             "samples": len(dropped),
             "first": dropped[:FIRST],
@@ -108,44 +100,48 @@ def describe_data(
 
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What should make one suspicious, in a fixed order: kind, count, and a sentence. Those that are `grave`
-    are shown in full at the end of a run."""
-    warnings: list[dict[str, Any]] = []
+    """What should make one suspicious, in a fixed order: kind, count, text; `grave`: shown in full."""
+    return [
+        {
+            "kind": kind,
+            "count": count,
+            "text": f"{where and f'{where}: '}{what}{'' if grave else f': {count:,}'}",
+            "grave": grave,
+        }
+        for grave, warnings in ((False, _ordinary(report)), (True, _grave(report)))
+        for kind, count, what, where in warnings
+        if count
+    ]
 
-    def add(kind: str, count: int, what: str, where: str = "", grave: bool = False) -> None:
-        if count:
-            sentence = f"{f'{where}: ' if where else ''}{what}{'' if grave else f': {count:,}'}"
-            warnings.append({"kind": kind, "count": count, "text": sentence, "grave": grave})
 
+def _ordinary(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
+    """Kind, count, sentence and modality of what may make some numbers too good, or odd."""
     if len(report["modalities"]) > 1:
         what = "samples of val and test that equal one of an earlier split in every modality"
-        add("repeated samples", report["duplicates"]["samples"], what)
+        yield "repeated samples", report["duplicates"]["samples"], what, ""
     for name, facts in report["modalities"].items():
         what = "samples of val and test with the content of one of an earlier split"
-        add("duplicates", facts["duplicates"]["samples"], what, name)
+        yield "duplicates", facts["duplicates"]["samples"], what, name
         what = "pictures of val and test that nearly equal one of an earlier split"
-        add("near-duplicates", facts.get("alike", {}).get("samples", 0), what, name)
+        yield "near-duplicates", facts.get("alike", {}).get("samples", 0), what, name
     what = "contents that repeat in every modality, but with another target"
-    add("conflicts", report["conflicts"]["contents"], what)
+    yield "conflicts", report["conflicts"]["contents"], what, ""
     if groups := report["groups"]:
         what = f"of {groups['groups']:,} values those in several splits"
-        add("groups in several splits", groups["crossing"], what, groups["column"])
+        yield "groups in several splits", groups["crossing"], what, groups["column"]
     for own in report["outliers"]:
         what = f"values more than {OUTLIER:g} robust standard deviations from the median"
         if own["affected"] > 1:
             most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
             more = ", …" if own["affected"] > NAMES else ""
             what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
-        add("outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"])
+        yield "outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"]
     for name, facts in report["modalities"].items():
         counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
-        add("blank", counts.get("constant", 0), "samples that are silent or blank", name)
+        yield "blank", counts.get("constant", 0), "samples that are silent or blank", name
         what = "samples with values that are not finite, stored as 0"
-        add("not finite", counts.get("replaced", 0), what, name)
-    add("dropped", report["dropped"]["samples"], "samples that were dropped")
-    for kind, count, what, where in _grave(report):
-        add(kind, count, what, where, grave=True)
-    return warnings
+        yield "not finite", counts.get("replaced", 0), what, name
+    yield "dropped", report["dropped"]["samples"], "samples that were dropped", ""
 
 
 def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
@@ -157,12 +153,8 @@ def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
         yield "constant in train", len(differing), what, name
     for split, facts in report["splits"].items():
         absent = [name for name, count in facts.get("classes", {}).items() if not count]
-        yield (
-            "absent classes",
-            len(absent),
-            f"classes without a sample: {_enumerate(map(repr, absent))}",
-            split,
-        )
+        what = f"classes without a sample: {_enumerate(map(repr, absent))}"
+        yield "absent classes", len(absent), what, split
     measured = (f"{of['column']!r} ({of['measure']} {of['score']:.3f})" for of in report["leaks"])
     what = f"target leakage? Columns that predict the target by themselves: {_enumerate(measured)}"
     yield "suspected leaks", len(report["leaks"]), what, ""
@@ -177,8 +169,7 @@ def _enumerate(names: Iterable[str]) -> str:
 
 def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Split → its report → the first report, with the warnings of all: where their counts differ, the lowest
-    and the highest. Of several splits, `draws` (name → samples of train, val and test) and a note are
-    added."""
+    and the highest. Of several splits `draws` (name → samples of train, val, test) and a note are added."""
     first = next(iter(reports.values()))
     if len(reports) == 1:
         return first
@@ -198,8 +189,7 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
-    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`; "" without
-    any."""
+    """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`, or ""."""
     totals: dict[str, int] = {}
     for warning in warnings:
         totals[warning["kind"]] = totals.get(warning["kind"], 0) + warning["count"]
@@ -212,9 +202,8 @@ def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     stored = store.index["sample_id"].astype(str)
     own = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
     if own["sample_id"].astype(str).tolist() != stored.tolist():
-        raise DataError(
-            f"The feature store {store.path} is of another manifest. Run again with --params rebuild=true."
-        )
+        remedy = "Run again with --params rebuild=true."
+        raise DataError(f"The feature store {store.path} is of another manifest. {remedy}")
     return own
 
 
@@ -226,10 +215,8 @@ def _describe_files(
     split: Array,
     root: Path,
     hashes: Path | None,
-) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+) -> tuple[dict[str, Any], Rows]:
     """The facts of a modality of files, and a code a sample `[N]` that is equal where the content is."""
-    import pandas as pd
-
     code, distinct = pd.factorize(column.astype(object))
     cells, code = [str(cell) for cell in distinct], code.astype(np.int64)
     whole = (cell for cell in cells if not is_row(cell))
@@ -277,13 +264,10 @@ def _histogram(split: Array, target: Array) -> dict[str, Any]:
 
 
 def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
-    """How many groups there are and cross splits, with the first ten; empty where the manifest tells no
-    groups."""
+    """How many groups there are and cross splits, with the first ten; empty where there are no groups."""
     column = next((c for c in GROUPS if c in table), None)
     if column is None:
         return {}
-    import pandas as pd
-
     known = table[column].notna() & (table[column].astype(str) != "")
     counts = pd.crosstab(table.loc[known, column].astype(str), split[known.to_numpy()])
     crossing = counts[(counts > 0).sum(axis=1) > 1].sort_index()
@@ -323,15 +307,8 @@ def _outliers(
         if not len(rows):
             continue
         worst = rows[np.argsort(-z[rows], kind="stable")][:FIRST].tolist()
-        first = [
-            {
-                "sample": sample_ids[i],
-                "split": split[i],
-                "value": float(values[i]),
-                "z": round(float(z[i]), 1),
-            }
-            for i in worst
-        ]
+        named = [(sample_ids[i], split[i], float(values[i]), round(float(z[i]), 1)) for i in worst]
+        first = [dict(zip(("sample", "split", "value", "z"), of, strict=True)) for of in named]
         facts = {"limit": OUTLIER, "median": middle, "scale": scale, "first": first}
         outliers.append({"column": column, "count": len(rows), **facts})
     return outliers

@@ -26,8 +26,7 @@ REMEDY = "copy or download these files again, or leave them out of the raw data"
 class Faults:
     """What is wrong with which cells: modality → position in its cells → reason.
 
-    A sample is bad where a cell of it is, in any modality. `allowed`: the greatest share of bad samples.
-    """
+    A sample is bad where a cell of it is, in any modality. `allowed`: the greatest share of bad samples."""
 
     media: Mapping[str, Media]
     sample_ids: Sequence[str]
@@ -48,25 +47,19 @@ class Faults:
         """`[N]`: which samples are bad."""
         bad = np.zeros(len(self.sample_ids), bool)
         for name, faults in self.reasons.items():
-            media = self.media[name]
             for k in faults:
-                bad[media.rows(k)] = True
+                bad[self.media[name].rows(k)] = True
         return bad
 
     def dropped(self) -> list[dict[str, Any]]:
-        """Every bad sample, in the manifest's order: sample_id, the first modality that is bad, its file,
-        why."""
-        reasons: dict[int, tuple[str, str, str]] = {}
-        for name in self.media:
-            media = self.media[name]
+        """Every bad sample, in the manifest's order: its id, the first bad modality, the file, the reason."""
+        found: dict[int, dict[str, Any]] = {}
+        for name, media in self.media.items():
             for k, reason in self.reasons.get(name, {}).items():
                 for row in media.rows(k).tolist():
-                    reasons.setdefault(row, (name, media.cells[k], reason))
-        keys = ("modality", "file", "reason")
-        return [
-            {"sample_id": self.sample_ids[row], **dict(zip(keys, reasons[row], strict=True))}
-            for row in sorted(reasons)
-        ]
+                    about = {"modality": name, "file": media.cells[k], "reason": reason}
+                    found.setdefault(row, {"sample_id": self.sample_ids[row]} | about)
+        return [found[row] for row in sorted(found)]
 
     def _error(self, bad: int, total: int) -> DataError:
         parts, named = [], []
@@ -76,20 +69,15 @@ class Faults:
             named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
         share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
         headline = f"{' and '.join(parts)} can not be used ({share})"
-        return data_error(
-            headline, named, f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again."
-        )
+        remedy = f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again."
+        return data_error(headline, named, remedy)
 
 
 def without(table: pd.DataFrame, meta: Mapping[str, Any], bad: npt.NDArray[np.bool_]) -> pd.DataFrame:
-    """The manifest's table without the bad rows.
-
-    Raises DataError where a split, or a class of train, would have no sample left, or a target of train but
-    one value."""
+    """The manifest's table without the bad rows. Raises DataError where a split, or a class of train, would
+    have no sample left, or a target of train but one value."""
     kept = table.loc[~bad]
-    gone: list[str] = [
-        f"split {s}" for s in SPLITS if (table["split"] == s).any() and not (kept["split"] == s).any()
-    ]
+    gone = [f"split {s}" for s in SPLITS if (table["split"] == s).any() and not (kept["split"] == s).any()]
     before, after = (t.loc[t["split"] == "train", "target"] for t in (table, kept))
     if meta["task"] == "classification":
         names = list(meta["class_names"])

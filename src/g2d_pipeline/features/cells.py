@@ -1,7 +1,6 @@
 """What a cell of the manifest points to: a file, a folder of images, or `file#row`, a row of an array file.
 
-An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` table of numbers is an array, too.
-"""
+An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` of numbers is an array, too."""
 
 from __future__ import annotations
 
@@ -11,16 +10,17 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
+from g2d_pipeline.features.files import Array, mapped, read_header
 from g2d_pipeline.files import content_hash, release_pages
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
@@ -38,22 +38,18 @@ def is_row(cell: str) -> bool:
     return ARRAY_ROW.fullmatch(cell) is not None
 
 
-def read_row(path: Path, row: int) -> npt.NDArray[Any]:
-    """A copy of row `row` (from 0) of an array file `[N, …]`; an IDX file is decompressed once per process.
+def open_cell(cell: str, root: Path) -> Array:
+    """The array of a cell: a row (from 0) of an array file `[N, …]`, or all of a `.npy` file, memory-mapped
+    and read-only; an IDX file is decompressed once per process. A `.parquet` is `[rows, columns]`, as in the
+    file, NaN where it is null.
 
-    Raises MediaError where the file is not such an array (missing, truncated, pickled objects, …) or has no
-    such row."""
-    return np.array(_row(path, row))
-
-
-def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
-    """The array of a cell: a row of an array file, or all of a `.npy` file, memory-mapped and read-only.
-
-    A `.parquet` table is `[rows, columns]`, in the file's order, NaN where it is null. Raises MediaError as
-    `read_row` does."""
+    Raises MediaError where there is no such array (missing, truncated, pickled objects, …) or row."""
     file, row = split_cell(cell)
     if row is not None:
-        return _row(root / file, row)
+        array = _open(root / file)
+        if array.ndim == 0 or row >= len(array):
+            raise MediaError(root / file, f"has no row {row}: its shape is {list(array.shape)}")
+        return np.asarray(array[row])
     check_file(root / file)
     if file.endswith(".parquet"):
         return _read_parquet(root / file)
@@ -65,10 +61,8 @@ def open_cell(cell: str, root: Path) -> npt.NDArray[Any]:
 def release_cells(cells: Iterable[str], root: Path) -> None:
     """Release the pages of the array files that these cells are rows of."""
     for file in {file for file, row in map(split_cell, cells) if row is not None}:
-        try:
+        with suppress(MediaError, OSError):  # reported with its sample when it is decoded
             release_pages(_open(root / file))
-        except (MediaError, OSError):  # reported with its sample when it is decoded
-            continue
 
 
 def images_in(folder: Path) -> list[str]:
@@ -92,7 +86,7 @@ def stamp(path: Path | str) -> str:
 
 
 def row_bytes(cell: str, root: Path) -> bytes:
-    """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `read_row`."""
+    """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `open_cell`."""
     values = open_cell(cell, root)
     return f"{values.dtype.str}{values.shape}".encode() + np.ascontiguousarray(values).tobytes()
 
@@ -125,15 +119,7 @@ def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes 
     return digest.hexdigest(), content
 
 
-def _row(path: Path, row: int) -> npt.NDArray[Any]:
-    array = _open(path)
-    if array.ndim == 0 or row >= len(array):
-        raise MediaError(path, f"has no row {row}: its shape is {list(array.shape)}")
-    values: npt.NDArray[Any] = np.asarray(array[row])
-    return values
-
-
-def _open(path: Path) -> npt.NDArray[Any]:
+def _open(path: Path) -> Array:
     try:
         stat = path.stat()
     except OSError:
@@ -143,49 +129,36 @@ def _open(path: Path) -> npt.NDArray[Any]:
 
 
 @lru_cache(maxsize=4)
-def _open_array(path: Path, size: int, mtime_ns: int) -> npt.NDArray[Any]:
-    """The array of a file; size and time are there so that a file that has changed is opened anew."""
+def _open_array(path: Path, size: int, mtime_ns: int) -> Array:
+    """The array of a file, of a .npy memory-mapped; a file whose size or time has changed is opened anew."""
     check_file(path)
-    return _open_npy(path, size) if path.suffix == ".npy" else read_idx(path)
-
-
-def _open_npy(path: Path, size: int) -> npt.NDArray[Any]:
-    """Memory-mapped, after a comparison of the file's size with its header, which numpy only does with bad
-    words."""
+    if path.suffix != ".npy":
+        return read_idx(path)
     with decoding(path, "is not a .npy array", ValueError, OSError, EOFError):
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
-            promised = file.tell() + math.prod(shape) * dtype.itemsize
+        shape, dtype, promised = read_header(path)
         if dtype.hasobject:
             raise MediaError(path, "holds pickled Python objects, which are never loaded: save plain numbers")
-        if promised > size:
-            raise MediaError(
-                path, f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
-            )
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        if promised > size:  # numpy says so with bad words
+            reason = f"is truncated: its header {shape} promises {promised} bytes, it holds {size}"
+            raise MediaError(path, reason)
+        array = mapped(path)
     return array
 
 
-def _read_parquet(path: Path) -> npt.NDArray[Any]:
+def _read_parquet(path: Path) -> Array:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with decoding(path, "is no parquet table", ValueError, OSError, EOFError):
         table = pq.ParquetFile(path).read()
-    kinds = {f.name: f.type for f in table.schema}
-    if other := [
-        f"{n!r} is {t}" for n, t in kinds.items() if not (pa.types.is_integer(t) or pa.types.is_floating(t))
-    ]:
+    types = {f.name: f.type for f in table.schema}
+    numeric = {name for name, t in types.items() if pa.types.is_integer(t) or pa.types.is_floating(t)}
+    if other := [f"{name!r} is {t}" for name, t in types.items() if name not in numeric]:
         raise MediaError(path, f"has columns that are no numbers: {', '.join(other[:5])}")
-    if not kinds:
+    if not types:
         raise MediaError(path, "has no columns")
-    columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
+    with decoding(path, "has whole numbers that are too large", ValueError):
+        columns = [column.cast(pa.float64()).to_numpy() for column in table.columns]
     return np.stack(columns, axis=1)
 
 

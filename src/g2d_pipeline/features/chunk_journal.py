@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 
 from g2d_pipeline.files import atomic_write
 
 PROGRESS = "progress.json"
 
 Notes = dict[str, dict[int, int]]  # kind of note → position in the chunk → a count
-Chunks = dict[str, dict[str, dict[str, Any]]]  # modality → number of the chunk → digest, notes
+
+
+class Chunk(BaseModel):
+    """A chunk that is on disk: a digest of what it was made from, and what decoding noticed in it."""
+
+    digest: str
+    notes: Notes
+
+
+Chunks = dict[str, dict[int, Chunk]]  # modality → number of the chunk → chunk
+CHUNKS = TypeAdapter(Chunks)
 
 
 class ChunkJournal:
@@ -33,15 +44,16 @@ class ChunkJournal:
             self._write()
 
     def has(self, modality: str, number: int, digest: str) -> bool:
-        return self._done.get(modality, {}).get(str(number), {}).get("digest") == digest
+        chunk = self._done.get(modality, {}).get(number)
+        return chunk is not None and chunk.digest == digest
 
     def notes(self, modality: str, number: int) -> Notes:
         """What decoding noticed in the chunk."""
-        return _counts(self._done[modality][str(number)]["notes"])
+        return self._done[modality][number].notes
 
     def record(self, modality: str, number: int, digest: str, notes: Notes) -> None:
         """To be called when the chunk is on disk; on return, so is the record."""
-        self._done.setdefault(modality, {})[str(number)] = {"digest": digest, "notes": notes}
+        self._done.setdefault(modality, {})[number] = Chunk(digest=digest, notes=notes)
         self._write()
 
     def forget(self, modality: str) -> None:
@@ -54,7 +66,7 @@ class ChunkJournal:
 
     def _write(self) -> None:
         with atomic_write(self.path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            json.dump({"plan": self.plan, "files": self.files, "done": self._done}, file)
+            json.dump({"plan": self.plan, "files": self.files, "done": CHUNKS.dump_python(self._done)}, file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -65,18 +77,6 @@ def _read(path: Path, plan: str) -> tuple[Chunks | None, list[str]]:
         content = json.loads(path.read_bytes())
         files = [Path(str(name)).name for name in content["files"]]
         files = [name for name in files if name.endswith((".npy", ".tokenizer.json"))]
-        if content["plan"] != plan:
-            return None, files
-        return {
-            str(modality): {
-                str(int(number)): {"digest": str(entry["digest"]), "notes": _counts(entry["notes"])}
-                for number, entry in chunks.items()
-            }
-            for modality, chunks in content["done"].items()
-        }, files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return CHUNKS.validate_python(content["done"]) if content["plan"] == plan else None, files
+    except (OSError, ValueError, LookupError, TypeError):
         return None, []
-
-
-def _counts(notes: dict[str, dict[Any, int]]) -> Notes:
-    return {str(kind): {int(k): int(count) for k, count in counts.items()} for kind, counts in notes.items()}

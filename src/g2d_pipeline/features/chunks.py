@@ -6,18 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import content_key, release_cells
-from g2d_pipeline.features.chunk_journal import Notes
-from g2d_pipeline.features.files import mapped
-from g2d_pipeline.features.float16 import OVERFLOW, to_half
+from g2d_pipeline.features.files import Array, Floats, Rows, mapped
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
 from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
+from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
 
 
 @dataclass(frozen=True)
@@ -33,25 +30,22 @@ class Job:
     root: Path
     cells: tuple[str, ...]
     array: Path
-    rows: npt.NDArray[np.int64]
-    source: npt.NDArray[np.int64]
+    rows: Rows
+    source: Rows
     spec: ArraySpec
-    first: int = 0
-    records: Path | None = None
-    rounding: Path | None = None
-    known: ReusableStore | None = None
+    first: int
+    records: Path | None
+    rounding: Path | None
+    known: ReusableStore | None
 
 
 @dataclass(frozen=True)
 class Done:
-    """A chunk that is on disk, but for the cells in `faults`: position in `cells` → what is wrong.
-
-    `copied`: how many cells were taken from an earlier store."""
+    """A chunk that is on disk, but for the cells with faults; `copied`: cells from an earlier store."""
 
     number: int
-    faults: dict[int, str]
-    notes: Notes
-    copied: int = 0
+    findings: Findings
+    copied: int
 
 
 def run(job: Job) -> Done:
@@ -93,10 +87,10 @@ def run(job: Job) -> Done:
     records["key"][list(findings.faults)] = b""
     _write(job, values, records, errors, findings)
     release_cells(job.cells, job.root)
-    return Done(job.number, findings.faults, findings.notes, len(copied))
+    return Done(job.number, findings, len(copied))
 
 
-def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.NDArray[Any], Findings]:
+def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[Array, Findings]:
     """(values `[len(cells), …]`, what was found) of cells that are decoded here, without a store."""
     spec, findings = kind.spec(cells, root), kind.findings()
     values = np.zeros((len(cells), *spec.shape), spec.exact)
@@ -105,35 +99,22 @@ def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[npt.
     return values, findings
 
 
-def _round(
-    values: npt.NDArray[Any], decoded: npt.NDArray[np.int64], spec: ArraySpec, findings: Findings
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+def _round(values: Array, decoded: Rows, spec: ArraySpec, findings: Findings) -> tuple[Array, Floats | None]:
     """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None
-    for k in decoded[~_finite(values)[decoded]].tolist():
+    for k in np.intersect1d(decoded, infinite_rows(values)).tolist():
         findings.faults.setdefault(k, "is not finite after the transform: its values are too large")
     if spec.dtype != "float16":
         return values, None
     half, errors = to_half(values)
-    for k in decoded[~_finite(half)[decoded]].tolist():
+    for k in np.intersect1d(decoded, infinite_rows(half)).tolist():
         findings.faults.setdefault(k, OVERFLOW)
     errors[list(findings.faults)] = 0
     return half, errors[decoded]
 
 
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """`[n]`: whether all numbers of a row are finite."""
-    return np.isfinite(values).reshape(len(values), -1).all(axis=1)  # type: ignore[no-any-return]
-
-
-def _write(
-    job: Job,
-    values: npt.NDArray[Any],
-    records: npt.NDArray[Any],
-    errors: npt.NDArray[np.float64] | None,
-    findings: Findings,
-) -> None:
+def _write(job: Job, values: Array, records: Array, errors: Floats | None, findings: Findings) -> None:
     array = mapped(job.array, "r+")
     rows, source = job.rows, job.source
     if findings.faults:
@@ -152,7 +133,7 @@ def _write(
         kept.flush()
     if job.rounding is not None and errors is not None:
         summed = mapped(job.rounding, "r+")
-        summed[job.number] = errors[:, 0].max(axis=0), errors[:, 1].sum(axis=0)
+        summed[job.number] = summed_errors(errors)
         summed.flush()
 
 

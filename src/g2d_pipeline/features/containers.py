@@ -1,35 +1,28 @@
-"""Containers of moving pictures and sound (mp4, flv, webm, mpg, …), opened by PyAV: what they promise, what
-they hold.
-
-The sound track is decoded here; pictures are the business of `video.py`.
-"""
+"""Containers of moving pictures and sound (mp4, flv, webm, mpg, …), opened by PyAV: what they promise and
+hold. The sound track is decoded here, pictures in `video.py`."""
 
 from __future__ import annotations
 
 import mmap
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
+from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.stream import Stream
-    from av.video.stream import VideoStream
-
-# Formats whose header tells the duration; elsewhere the library guesses it, from the bit rate or the end of
-# the file.
+# Formats whose header tells the duration; elsewhere it is guessed from the bit rate or the end of the file.
 TELLING = {"mov", "matroska", "flv", "avi", "asf"}
 FROM_ZERO = {"matroska", "avi", "asf"}  # whose duration is the end, also where the first packet is later
 SHORT = 0.9  # of what a header promises: below, a file is truncated; its streams may end a little apart
@@ -46,14 +39,10 @@ LATE = 0.045  # seconds that sound ahead of its picture is noticed from (ITU-R B
 def opened(path: Path) -> Iterator[InputContainer]:
     """A container to read from. Raises MediaError where it is missing, empty, fake, or can not be decoded.
 
-    Only this file is opened, whatever it says: a play list does not reach the network.
-    """
+    Only this file is opened, whatever it says: a play list does not reach the network."""
     check_file(path)
-    options = {"protocol_whitelist": "file"}
-    with (
-        decoding(path),
-        av.open(str(path.absolute()), "r", metadata_errors="replace", options=options) as container,
-    ):
+    arguments: Any = {"metadata_errors": "replace", "options": {"protocol_whitelist": "file"}}
+    with decoding(path), av.open(str(path.absolute()), "r", **arguments) as container:
         if not len(container.streams):
             raise MediaError(path, "is truncated or damaged: it holds neither pictures nor sound")
         yield container
@@ -74,8 +63,7 @@ def form(container: InputContainer) -> str:
 
 
 def video_stream(container: InputContainer, path: Path) -> VideoStream:
-    """The first stream of pictures that is no cover; decoded on one thread, so that any machine gives equal
-    bytes."""
+    """The first stream of pictures that is no cover; decoded on one thread: equal bytes on any machine."""
     streams = _pictures(container)
     if not streams:
         raise MediaError(path, "has no video stream")
@@ -93,8 +81,7 @@ def _pictures(container: InputContainer) -> list[VideoStream]:
 def packets(container: InputContainer, path: Path) -> Iterator[Packet[Stream]]:
     """Every packet of every stream, in the file's order, and an empty one at the end of each stream.
 
-    Raises MediaError after the last one where the file ends before 90 % of the duration that its header
-    promises."""
+    Raises MediaError after the last one where the file ends before 90 % of the promised duration."""
     end = 0.0
     for packet in container.demux():
         if packet.size and packet.pts is not None:
@@ -206,15 +193,13 @@ def count_sound(path: Path) -> tuple[float, float]:
     """(seconds of sound that the packets of a file hold, seconds of three of them): it is not decoded.
 
     (0, 0) where it can not be opened, as an MP3 of one frame."""
-    try:
-        with opened(path) as container:
-            stream = container.streams.audio[0]
-            units = [p.duration or 0 for p in container.demux(stream) if p.size]
-            units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
-            most = SKIPPED * max(units, default=0)
-            return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
-    except MediaError:  # libsndfile has opened it
-        return 0.0, 0.0
+    with suppress(MediaError), opened(path) as container:  # libsndfile has opened it
+        stream = container.streams.audio[0]
+        units = [p.duration or 0 for p in container.demux(stream) if p.size]
+        units = [n for n in units if n < 2**31]  # where the encoder's delay is cut off, it wraps around
+        most = SKIPPED * max(units, default=0)
+        return in_seconds(sum(units), stream.time_base), in_seconds(most, stream.time_base)
+    return 0.0, 0.0
 
 
 def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
@@ -230,7 +215,7 @@ def _mono(frame: AudioFrame) -> npt.NDArray[np.float32]:
     return mean.astype(np.float32)
 
 
-def container_header(path: Path) -> dict[str, float]:
+def video_header(path: Path) -> dict[str, float]:
     """The seconds of a video and the size of its frames before rotation; nothing where unknown."""
     header: dict[str, float] = {}
     with opened(path) as container:

@@ -13,9 +13,8 @@ class MediaError(DataError):
     """One recording or picture can not be used. `reason` is what is wrong with it, without its name."""
 
     def __init__(self, file: Path | str, reason: str) -> None:
-        super().__init__(
-            f"{file} {reason}.\nWhat to do: copy or download it again, or leave it out of the raw data."
-        )
+        remedy = "copy or download it again, or leave it out of the raw data."
+        super().__init__(f"{file} {reason}.\nWhat to do: {remedy}")
         self.file, self.reason = file, reason
 
     def __reduce__(self) -> tuple[type[MediaError], tuple[Path | str, str]]:
@@ -42,14 +41,9 @@ def decoding(path: Path | str, failed: str = "can not be decoded", *usual: type[
         raise MediaError(path, reason) from error
 
 
-def check_file(path: Path | str) -> None:
-    """Raise MediaError where a file is missing or empty, a Git-LFS pointer or a saved web page (datasets.md
-    §0.5)."""
-    if reason := media_fault(path):
-        raise MediaError(path, reason)
+def check_file(path: Path | str, content: bytes | None = None) -> None:
+    """Raise MediaError where a file is missing, empty, a Git-LFS pointer or a web page (datasets.md §0.5).
 
-
-def check_content(path: Path, content: bytes) -> None:
-    """The same of a file that has been read: `content` is all of it."""
-    if reason := content_fault(content):
+    `content`: all of it, where it has been read already."""
+    if reason := media_fault(path) if content is None else content_fault(content):
         raise MediaError(path, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,18 +22,16 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:
-    """A memory-mapped array of zeros, whose room on the disk is taken: writing to it can not end in a full
-    disk.
+    """A memory-mapped array of zeros, whose room on the disk is taken: writing to it can not fill it up.
 
-    Raises OSError; then no file is left.
-    """
+    Raises OSError; then no file is left."""
     try:
-        array: np.memmap[Any, Any] = np.lib.format.open_memmap(
-            path, mode="w+", dtype=np.dtype(dtype), shape=tuple(shape)
-        )
+        array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), tuple(shape))
         with path.open("r+b") as file:
             reserve(file, path.stat().st_size)
     except OSError:
@@ -45,6 +44,15 @@ def mapped(path: Path, mode: Any = "r") -> np.memmap[Any, Any]:
     """The array of a file, memory-mapped. Raises OSError or ValueError."""
     array: np.memmap[Any, Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
     return array
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape and type of a .npy file, and the bytes that its header promises. Raises OSError or ValueError."""
+    form = np.lib.format
+    with path.open("rb") as file:
+        first = form.read_magic(file) == (1, 0)
+        shape, _, dtype = (form.read_array_header_1_0 if first else form.read_array_header_2_0)(file)
+        return shape, dtype, file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def fits(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> bool:
@@ -72,13 +80,13 @@ def check_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def writing_to(folder: Path, needed: int) -> Iterator[None]:
-    """A full disk, or one that must not be written, becomes a DataError that names the folder. `needed`:
-    bytes."""
+    """A full disk, or one that must not be written, becomes a DataError that names it. `needed`: bytes."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise DataError(_full(folder, needed, shutil.disk_usage(_there(folder)).free)) from error
+            there = next(f for f in (folder, *folder.parents) if f.is_dir())
+            raise DataError(_full(folder, needed, shutil.disk_usage(there).free)) from error
         where = Path(str(error.filename)) if error.filename is not None else folder
         if error.errno in FORBIDDEN and (where.is_relative_to(folder) or folder.is_relative_to(where)):
             raise DataError(
@@ -98,7 +106,3 @@ def _full(folder: Path, needed: int, free: int) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-def _there(folder: Path) -> Path:
-    return next(f for f in (folder, *folder.parents) if f.is_dir())

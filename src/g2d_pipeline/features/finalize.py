@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
-from g2d_pipeline.features.chunk_journal import Notes
-from g2d_pipeline.features.files import create, mapped
-from g2d_pipeline.features.float16 import Rounding
-from g2d_pipeline.features.media import CHUNK, Decoded, Media
+from g2d_pipeline.features.files import Array, Floats, Rows, create, mapped
+from g2d_pipeline.features.kinds import Findings
+from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
+from g2d_pipeline.features.statistics import relative_errors
 from g2d_pipeline.files import content_hash, release_pages
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 
 
 def finish(
     folder: Path,
     media: Media,
-    findings: Decoded,
+    findings: Findings,
     kept: Rows | None,
     train: Rows,
     sample_ids: Sequence[str],
@@ -37,18 +33,19 @@ def finish(
 ) -> dict[str, Any]:
     """From decoded to stored: the entry of a modality in `meta.json`; adds to its `notes`.
 
-    `kept`: the decoded rows that are stored; None: all. `train` is of the stored rows, `sample_ids` and
-    `split` are of the decoded ones."""
+    `kept`: the decoded rows that are stored; None: all. `train` is of them, `sample_ids`, `split` of all."""
     stored = np.arange(len(sample_ids)) if kept is None else kept
-    notes += describe_notes(media, findings.notes, sample_ids, stored)
+    sentences, counts = describe_notes(media, findings, sample_ids, split, stored)
+    notes += sentences
     decoded = mapped(folder / media.file(media.kind.decoded))
     path = folder / media.file()
     statistics: dict[str, Any] = {}
     present, rows = np.unique(media.code[stored], return_index=True)  # cells, and a stored row of each
     if media.kind.decoded:
-        array, statistics, rounding = media.kind.transform(path, decoded, stored, train, sample_ids)
+        samples = len(stored)
+        array, statistics, errors = media.kind.transform(path, decoded, stored, train, sample_ids)
     else:
-        rounding = _rounding(folder, media, decoded, present, len(media.cells) - len(findings.faults))
+        samples, errors = _errors(folder, media, present, len(media.cells) - len(findings.faults))
         array = decoded if kept is None else _move(folder / media.file("kept"), path, decoded, kept)
     scale = 1 / 255 if array.dtype == np.uint8 else 1.0
     mean, std, further = media.kind.normaliser(array, train, scale)
@@ -59,8 +56,9 @@ def finish(
         "normaliser": {"scale": scale, "mean": mean, "std": std},
         "statistics": statistics | further | {"distinct": len(present)},
     }
-    if rounding is not None:
-        about["rounding"] = error = rounding.measured(std)
+    if errors is not None:
+        count = samples * int(np.prod(decoded.shape[2:]))
+        about["rounding"] = error = relative_errors(errors, count, std)
         notes.append(
             f"{media.name}: stored as float16, which rounds by at most {error['max']:.2g}, and by "
             f"{error['rms']:.2g} in the root mean square, in standard deviations of train."
@@ -70,19 +68,17 @@ def finish(
         cells = folder / media.file("cells")
         write_cells(cells, mapped(records)[present], rows.astype(np.int64))
         about["cells"] = {"file": cells.name, "checksum": content_hash(cells)}
-    return about | {"found": count_notes(media, findings.notes, sample_ids, split, stored)}
+    return about | {"found": counts}
 
 
-def _rounding(folder: Path, media: Media, decoded: Array, present: Rows, cells: int) -> Rounding | None:
-    """How much the `cells` that are good, or those `present`, are rounded; None: nothing is."""
-    if decoded.dtype != np.float16:
-        return None
-    numbers = int(np.prod(decoded.shape[2:]))
+def _errors(folder: Path, media: Media, present: Rows, good: int) -> tuple[int, Floats | None]:
+    """How many cells, those that are `good` or `present`, have these rounding errors `[n, 2, C]`."""
+    if media.spec.dtype != "float16":
+        return 0, None
     if (file := folder / media.file("rounding")).exists():
-        return Rounding.from_errors(mapped(file), cells * numbers)
+        return good, np.asarray(mapped(file))
     records = mapped(folder / media.file("records"))[present]
-    errors = np.stack([records["worst"], records["squares"]], axis=1)[:, :, None]
-    return Rounding.from_errors(errors, len(present) * numbers)
+    return len(present), np.stack([records["worst"], records["squares"]], axis=1)[:, :, None]
 
 
 def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:
@@ -97,32 +93,24 @@ def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:
     return array
 
 
-def describe_notes(media: Media, findings: Notes, sample_ids: Sequence[str], stored: Rows) -> list[str]:
-    """Sentences on what decoding noticed in the rows `stored`; they are logged, too."""
-    notes = []
+def describe_notes(
+    media: Media, findings: Findings, sample_ids: Sequence[str], split: Array, stored: Rows
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """What decoding noticed in the rows `stored`: sentences, which are logged, too; and for the data report
+    note → how many `samples` of each split, and the `first` five."""
+    sentences, found = [], {}
     is_stored = np.zeros(len(sample_ids), bool)
     is_stored[stored] = True
-    for note, counts in findings.items():
+    for note, counts in findings.notes.items():
         own = {k: rows[is_stored[rows]] for k in counts for rows in [media.rows(k)]}
         rows = np.sort(np.concatenate([np.empty(0, np.int64), *own.values()]))
         if not len(rows):
             continue
-        named = ", ".join(sample_ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
+        first = [sample_ids[row] for row in rows[:SHOWN]]
+        found[note] = {"samples": {s: int((split[rows] == s).sum()) for s in SPLITS}, "first": first}
         words = media.kind.notes[note].format(total=sum(n * len(own[k]) for k, n in counts.items()))
         share = f"{len(rows)} of {len(stored)} samples"
-        notes.append(f"{media.name}: {share} have {media.kind.plural} {words}: {named}")
-        logger.warning(notes[-1])
-    return notes
-
-
-def count_notes(
-    media: Media, findings: Notes, sample_ids: Sequence[str], split: Array, stored: Rows
-) -> dict[str, dict[str, Any]]:
-    """For the data report: note → how many `samples` of each split, and the `first` five."""
-    result: dict[str, dict[str, Any]] = {}
-    for note, counts in findings.items():
-        rows = np.concatenate([np.empty(0, np.int64), *(media.rows(k) for k in counts)])
-        if len(rows := np.intersect1d(rows, stored)):
-            per_split = {name: int((split[rows] == name).sum()) for name in SPLITS}
-            result[note] = {"samples": per_split, "first": [sample_ids[row] for row in rows[:SHOWN]]}
-    return result
+        named = ", ".join(first) + (", …" if len(rows) > SHOWN else "")
+        sentences.append(f"{media.name}: {share} have {media.kind.plural} {words}: {named}")
+        logger.warning(sentences[-1])
+    return sentences, found

@@ -6,22 +6,23 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import split_cell, stamp
 from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
 from g2d_pipeline.features.chunks import Done, Job
-from g2d_pipeline.features.files import create, fits
-from g2d_pipeline.features.kinds import ArraySpec, FileKind
+from g2d_pipeline.features.files import Rows, create, fits
+from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
 
@@ -45,13 +46,7 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
@@ -74,9 +69,9 @@ class Media:
     kind: FileKind
     root: Path
     cells: Names
-    code: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
+    code: Rows
+    order: Rows
+    starts: Rows
 
     @classmethod
     def from_column(cls, name: str, kind: FileKind, root: Path, column: pd.Series[str]) -> Self:
@@ -89,7 +84,7 @@ class Media:
         arrays = (a.astype(np.int64) for a in (code, order, starts))
         return cls(name, kind, root, Names(str(c) for c in cells), *arrays)
 
-    def rows(self, first: int, last: int | None = None) -> npt.NDArray[np.int64]:
+    def rows(self, first: int, last: int | None = None) -> Rows:
         """The samples' rows that have the cell `first`, or one of those to before `last`."""
         return self.order[self.starts[first] : self.starts[first + 1 if last is None else last]]
 
@@ -97,11 +92,6 @@ class Media:
     def spec(self) -> ArraySpec:
         """The array that decoding fills."""
         return self.kind.spec(self.cells, self.root)
-
-    @property
-    def bytes_each(self) -> int:
-        """The room that a sample takes on the disk while the store is written."""
-        return self.kind.bytes_each(self.spec)
 
     def file(self, part: str = "") -> str:
         """The name of the stored array, or of something beside it."""
@@ -130,8 +120,25 @@ class Media:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
         return self.kind.reusable(self.spec)
 
-    def jobs(self, folder: Path, known: ReusableStore | None = None) -> Jobs:
-        return Jobs(self, folder, range(self.chunks), known)
+    def job(self, number: int, folder: Path, known: ReusableStore | None = None) -> Job:
+        """The work of a chunk, made when it is wanted: together they are large."""
+        first, last = number * self.chunk, number * self.chunk + self.size(number)
+        rows = self.rows(first, last)
+        rounded = self.spec.dtype == "float16" and not self.reusable
+        return Job(
+            number=number,
+            settings=self.kind.settings,
+            root=self.root,
+            cells=tuple(self.cells[first:last]),
+            array=folder / self.file(self.kind.decoded),
+            rows=rows,
+            source=self.code[rows] - first,
+            spec=self.spec,
+            first=first,
+            records=folder / self.file("records") if self.reusable else None,
+            rounding=folder / self.file("rounding") if rounded else None,
+            known=known,
+        )
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
         """A bad cell as messages name it."""
@@ -140,80 +147,27 @@ class Media:
         return f"{self.cells[k]} (sample {sample_ids[rows[0]]}{more}) {reason}"
 
 
-@dataclass(frozen=True)
-class Jobs(Sequence[Job]):
-    """The jobs of these chunks of a modality, each made when it is asked for: together they are large."""
-
-    media: Media
-    folder: Path
-    numbers: Sequence[int]
-    known: ReusableStore | None
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: int) -> Job:  # type: ignore[override]
-        m, number = self.media, self.numbers[index]
-        first = number * m.chunk
-        last = min(first + m.chunk, len(m.cells))
-        rows = m.rows(first, last)
-        half = m.spec.dtype == "float16"
-        return Job(
-            number=number,
-            settings=m.kind.settings,
-            root=m.root,
-            cells=tuple(m.cells[first:last]),
-            array=self.folder / m.file(m.kind.decoded),
-            rows=rows,
-            source=m.code[rows] - first,
-            spec=m.spec,
-            first=first,
-            records=self.folder / m.file("records") if m.reusable else None,
-            rounding=self.folder / m.file("rounding") if half and not m.reusable else None,
-            known=self.known,
-        )
-
-    def only(self, numbers: Sequence[int]) -> Jobs:
-        """Those of some chunks."""
-        return replace(self, numbers=numbers)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What decoding all cells found: note → position in the cells → count, and position → what is wrong."""
-
-    notes: Notes
-    faults: dict[int, str]
-
-
 def decode(
-    folder: Path,
-    media: Media,
-    journal: ChunkJournal,
-    workers: Workers,
-    progress: Literal["auto"] | bool,
-    known: ReusableStore | None = None,
-) -> Decoded:
+    folder: Path, media: Media, journal: ChunkJournal, workers: Workers, known: ReusableStore | None
+) -> Findings:
     """Fill the array that `prepare` made in `folder`, going on from what the journal says is there.
 
     Cells that an earlier store has are copied from it. The rows of cells that can not be used stay zero."""
-    jobs = media.jobs(folder, known)
-    digests = [_digest(job) for job in jobs]
-    todo = jobs.only([k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)])
-    result = Decoded({}, {})
-    copied, plural = 0, media.kind.plural
-    with track(f"featurize {media.name}", len(media.cells), progress) as advance:
-        if present := len(media.cells) - sum(media.size(number) for number in todo.numbers):
+    digests = [_digest(media.job(number, folder)) for number in range(media.chunks)]
+    todo = [k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)]
+    result, copied, plural = Findings(), 0, media.kind.plural
+    with track(f"featurize {media.name}", len(media.cells), workers.progress) as advance:
+        if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
-        for done in workers.run(todo):
+        for done in workers.run(partial(media.job, folder=folder, known=known), todo):
             first = done.number * media.chunk
             copied += done.copied
-            if done.faults:
-                result.faults.update({first + k: reason for k, reason in done.faults.items()})
-                _add(result.notes, done.notes, first)
+            if faults := done.findings.faults:
+                result.faults.update({first + k: reason for k, reason in faults.items()})
+                _add(result.notes, done.findings.notes, first)
             else:
-                journal.record(media.name, done.number, digests[done.number], done.notes)
+                journal.record(media.name, done.number, digests[done.number], done.findings.notes)
             advance(media.size(done.number))
     if known is not None:
         total = f"{copied} of {len(media.cells)} {plural}"
@@ -265,19 +219,13 @@ def _digest(job: Job) -> str:
     return digest.hexdigest()
 
 
-class Workers:
-    """Runs jobs, in any order: here, or over processes where that saves time. Leaving its context ends the
-    processes.
+class Workers(AbstractContextManager["Workers"]):
+    """Runs jobs, in any order: here, or over processes where that saves time, which its context ends.
 
-    The results are the same for any number of workers.
-    """
+    The results are the same for any number of workers."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.started = False
-
-    def __enter__(self) -> Self:
-        return self
+    def __init__(self, options: RunOptions) -> None:
+        self.number, self.progress, self.started = options.workers, options.progress, False
 
     def __exit__(self, *_: object) -> None:
         if self.started:  # idle, they would keep their memory; half a chunk is no harm
@@ -285,17 +233,16 @@ class Workers:
 
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Jobs are done here and timed until one tells that processes are worth their start; some are mere
-        copies."""
-        for position, job in enumerate(jobs):
+    def run(self, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
+        """Jobs are done here and timed (some are mere copies) until processes are worth their start."""
+        for position, number in enumerate(numbers, start=1):
             start = time.perf_counter()
-            done = chunks.run(job)
-            rest = len(jobs) - position - 1
+            done = chunks.run(job(number))
+            rest = len(numbers) - position
             saved = (time.perf_counter() - start) * rest * (1 - 1 / min(self.number, max(rest, 1)))
             yield done
             if self.number > 1 and saved > (0 if self.started else START_UP):
-                yield from self._run_in_processes(jobs[k] for k in range(position + 1, len(jobs)))
+                yield from self._run_in_processes(map(job, numbers[position:]))
                 return
 
     def _run_in_processes(self, jobs: Iterable[Job]) -> Iterator[Done]:

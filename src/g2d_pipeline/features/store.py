@@ -1,10 +1,8 @@
-"""The feature store as a reader sees it: memory-mapped arrays, one row a sample, and what is known about
-them."""
+"""The feature store as a reader sees it: memory-mapped arrays, a row a sample, and what is known of them."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META
+from g2d_pipeline.features.files import FORMAT, INDEX, META, mapped, read_header
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
@@ -52,16 +50,14 @@ class FeatureStore:
         except (OSError, ValueError) as error:
             raise _broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
         if len(table) != self.meta["index"]["rows"]:
-            raise _broken(
-                self.path, [f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"]
-            )
+            reason = f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"
+            raise _broken(self.path, [reason])
         return table
 
     @cached_property
     def arrays(self) -> dict[str, np.memmap[Any, Any]]:
         """modality → `[N, …]`, read-only and memory-mapped: only the rows that are asked for are read."""
-        files = {modality: self.path / about["file"] for modality, about in self.meta["modalities"].items()}
-        return {m: np.load(file, mmap_mode="r", allow_pickle=False) for m, file in files.items()}
+        return {name: mapped(self.path / about["file"]) for name, about in self.meta["modalities"].items()}
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The rows of a split, ascending. Raises ValueError for a split that does not exist."""
@@ -74,8 +70,7 @@ class FeatureStore:
         return self.index["target"].to_numpy(copy=True)
 
     def verify(self, modality: str | None = None) -> None:
-        """Read everything, or one modality, and compare it with the checksums; DataError names what has
-        changed."""
+        """Read everything, or one modality; DataError names what differs from its checksum."""
         modalities = self.meta["modalities"]
         files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
         for about in modalities.values() if modality is None else [modalities[modality]]:
@@ -93,8 +88,7 @@ class FeatureStore:
 def open_store(folder: Path) -> FeatureStore:
     """Open a feature store; only `meta.json` and the headers and sizes of the other files are read.
 
-    Raises DataError where a file is missing, truncated or not as `meta.json` says.
-    """
+    Raises DataError where a file is missing, truncated or not as `meta.json` says."""
     if not folder.is_dir():
         raise DataError(f"There is no feature store {folder}. Run the featurize stage.")
     try:
@@ -106,17 +100,14 @@ def open_store(folder: Path) -> FeatureStore:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     try:
-        shapes: dict[str, list[int] | None] = {INDEX: None}
-        dtypes: dict[str, str] = {}
+        forms: dict[str, tuple[list[int], str] | None] = {INDEX: None}
         for about in meta["modalities"].values():
-            shapes[about["file"]] = [meta["index"]["rows"], *about["shape"]]
-            dtypes[about["file"]] = about["dtype"]
-            shapes |= dict.fromkeys(part["file"] for part in _extra_files(about))
+            forms[about["file"]] = [meta["index"]["rows"], *about["shape"]], about["dtype"]
+            forms |= dict.fromkeys(part["file"] for part in _extra_files(about))
     except (LookupError, TypeError, AttributeError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    faults = [_fault(folder / name, shape, dtypes.get(name)) for name, shape in shapes.items()]
-    if any(faults):
-        raise _broken(folder, [fault for fault in faults if fault])
+    if faults := [fault for name, form in forms.items() if (fault := _fault(folder / name, form))]:
+        raise _broken(folder, faults)
     return FeatureStore(folder, meta)
 
 
@@ -125,22 +116,19 @@ def _extra_files(about: dict[str, Any]) -> list[dict[str, str]]:
     return [about[part] for part in ("tokenizer", "cells") if part in about]
 
 
-def _fault(path: Path, shape: list[int] | None, dtype: str | None) -> str | None:
-    """What is wrong with a file of a store, as far as its size and header tell."""
+def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:
+    """What is wrong with a file of a store, as far as its size and header tell; `form`: of an array."""
     try:
         size = path.stat().st_size
-        if shape is None or dtype is None:
+        if form is None:
             return None if size else f"{path.name} is empty"
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            stored, _, kind = np.lib.format.read_array_header_1_0(file)
-            promised = file.tell() + math.prod(stored) * kind.itemsize
+        stored, kind, promised = read_header(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
     except (OSError, ValueError) as error:
         return f"{path.name} is not an array ({error})"
-    if list(stored) != shape or str(kind) != dtype:
-        return f"{path.name} holds {kind} {list(stored)}, {META} says {dtype} {shape}"
+    if (list(stored), str(kind)) != form:
+        return f"{path.name} holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
     if size != promised:
         return f"{path.name} holds {size} bytes instead of {promised}: it is truncated or damaged"
     return None

@@ -14,22 +14,23 @@ import numpy as np
 
 from g2d_pipeline import plugins
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.config import FeaturizeSettings
+from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.features import bad_samples
+from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
 from g2d_pipeline.features.files import FORMAT, INDEX, META, allocated, check_space, writing_to
 from g2d_pipeline.features.finalize import finish
-from g2d_pipeline.features.kinds import ColumnKind, FileKind, kind_of
-from g2d_pipeline.features.media import CHUNK, Decoded, Media, Names, Workers, decode, prepare
+from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
+from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
 from g2d_pipeline.features.reuse import find_known
 from g2d_pipeline.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Kinds = Mapping[str, FileKind | ColumnKind]
 REBUILD = "make the manifest anew (`--params rebuild=true`)."
 LIBRARIES = ("av", "numpy", "pillow", "soundfile", "tokenizers", "torch", "torchaudio", "torchvision")
 
@@ -54,8 +55,7 @@ def write_store(
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
     from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
     Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
-    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text; equal cells (a recording of
-    several samples) are decoded once.
+    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are decoded once.
 
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
@@ -68,7 +68,7 @@ def write_store(
         for name, kind in kinds.items()
         if isinstance(kind, FileKind)
     }
-    faults = bad_samples.Faults(media, sample_ids, settings.max_bad_fraction)
+    faults = Faults(media, sample_ids, settings.max_bad_fraction)
     _check_files(root, faults)
     for m in media.values():
         m.kind.check_spec(m.name, m.spec)
@@ -84,7 +84,7 @@ def write_store(
         check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, journal)
-        decoded = _decode_all(folder, settings, journal, faults, previous)
+        decoded = _decode_all(folder, settings.options, journal, faults, previous)
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
@@ -93,22 +93,16 @@ def write_store(
 
 
 def _decode_all(
-    folder: Path,
-    settings: FeaturizeSettings,
-    journal: ChunkJournal,
-    faults: bad_samples.Faults,
-    previous: Sequence[Path],
-) -> dict[str, Decoded]:
+    folder: Path, options: RunOptions, journal: ChunkJournal, faults: Faults, previous: Sequence[Path]
+) -> dict[str, Findings]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
-    decoded: dict[str, Decoded] = {}
-    options = settings.options
-    with Workers(options.workers) as workers:
+    decoded: dict[str, Findings] = {}
+    with Workers(options) as workers:
         for name, m in faults.media.items():
-            known = None
-            if previous and m.reusable:
-                features = m.kind.settings.model_dump(mode="json")
-                known = find_known(previous, name, features, code_digest(), m.spec)
-            decoded[name] = decode(folder, m, journal, workers, options.progress, known)
+            features = m.kind.settings.model_dump(mode="json")
+            stores = previous if m.reusable else ()
+            known = find_known(stores, name, features, code_digest(), m.spec)
+            decoded[name] = decode(folder, m, journal, workers, known)
             faults.add(name, decoded[name].faults)
             faults.check()
     return decoded
@@ -118,9 +112,9 @@ def _finish_all(
     folder: Path,
     manifest: Manifest,
     settings: FeaturizeSettings,
-    kinds: Mapping[str, FileKind | ColumnKind],
-    faults: bad_samples.Faults,
-    decoded: Mapping[str, Decoded],
+    kinds: Kinds,
+    faults: Faults,
+    decoded: Mapping[str, Findings],
 ) -> None:
     """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
     sample_ids: Sequence[str] = faults.sample_ids
@@ -130,14 +124,14 @@ def _finish_all(
     if dropped:
         bad = faults.bad_rows()
         kept = np.flatnonzero(~bad).astype(np.int64)
-        table = bad_samples.without(table, manifest.meta, bad).reset_index(drop=True)
+        table = without(table, manifest.meta, bad).reset_index(drop=True)
         sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
         counts = {split: int((table["split"] == split).sum()) for split in counts}
-        target = bad_samples.target_of(table, manifest.meta)
+        target = target_of(table, manifest.meta)
     train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
     split = manifest.table["split"].to_numpy(object)
 
-    notes = bad_samples.note_dropped(dropped, len(faults.sample_ids))
+    notes = note_dropped(dropped, len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         if isinstance(kind, ColumnKind):
@@ -173,15 +167,14 @@ def _finish_all(
 
 def _settle(settings: FeaturizeSettings, manifest: Manifest) -> FeaturizeSettings:
     """The settings with the columns that the manifest has for patterns."""
-    columns = {
-        name: [c for c in own if c in manifest.table] for name, own in manifest.meta["columns"].items()
-    }
-    kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
-    settled = {name: kind.settle(manifest.table, columns.get(name, [])) for name, kind in kinds.items()}
+    settled = {}
+    for name, features in settings.modalities.items():
+        columns = [c for c in manifest.meta["columns"].get(name, []) if c in manifest.table]
+        settled[name] = kind_of(features).settle(manifest.table, columns)
     return settings.model_copy(update={"modalities": settled})
 
 
-def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Names:
+def _check(manifest: Manifest, kinds: Kinds) -> Names:
     """The sample ids. Raises DataError or ConfigError where manifest and settings do not fit each other."""
     sample_ids = Names(manifest.table["sample_id"].astype(str))
     for name, kind in kinds.items():
@@ -198,7 +191,7 @@ def _check(manifest: Manifest, kinds: Mapping[str, FileKind | ColumnKind]) -> Na
     return sample_ids
 
 
-def _check_files(root: Path, faults: bad_samples.Faults) -> None:
+def _check_files(root: Path, faults: Faults) -> None:
     """Report all missing, empty and fake files at once, before any work is done."""
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}
@@ -214,13 +207,11 @@ def _check_files(root: Path, faults: bad_samples.Faults) -> None:
     faults.check()
 
 
-def _needed(
-    folder: Path, kinds: Mapping[str, FileKind | ColumnKind], media: Mapping[str, Media], samples: int
-) -> int:
+def _needed(folder: Path, kinds: Kinds, media: Mapping[str, Media], samples: int) -> int:
     """Bytes that the arrays will take beyond what of them is on the disk."""
     needed = 0
     for name, kind in kinds.items():
-        bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else media[name].bytes_each
+        bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else kind.bytes_each(media[name].spec)
         present = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - present)
     return needed
@@ -254,7 +245,5 @@ def _code() -> list[str]:
 
 
 def _write_index(path: Path, table: pd.DataFrame) -> None:
-    import pandas as pd
-
-    columns = {key: table[key].astype(str) for key in ("sample_id", "split")} | {"target": table["target"]}
-    pd.DataFrame(columns).reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")
+    index = table[["sample_id", "split", "target"]].astype({"sample_id": str, "split": str})
+    index.reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")

@@ -1,7 +1,6 @@
 """A recording → a log-magnitude spectrogram, in the order of steps that `config.AudioFeatures` documents.
 
-soundfile decodes; what it does not know (videos, AAC, …) PyAV does.
-"""
+soundfile decodes; what it does not know (videos, AAC, …) PyAV does."""
 
 from __future__ import annotations
 
@@ -25,10 +24,11 @@ from torch import Tensor
 
 from g2d_pipeline.config import AudioFeatures
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features.cells import read_row, split_cell
-from g2d_pipeline.features.containers import container_header, count_sound, read_sound, tells_all
-from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Findings, Item, Rows
+from g2d_pipeline.features.cells import is_row, open_cell
+from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Findings, Item
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
 ENDLESS = 2**62  # samples
@@ -56,10 +56,24 @@ class Audio(FileKind):
     headers = True
 
     def check(self, name: str, table: Any, sample_ids: Sequence[str]) -> None:
-        check_settings(self.settings, name)
+        """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
+        settings, half, key = self.settings, self.settings.n_fft // 2, f"modalities.{name}"
+        if settings.samples <= half:
+            raise ConfigError(
+                f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {settings.samples} samples; "
+                f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
+            )
+        bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
+        if bank is not None and not bank.any(dim=0).all():
+            raise ConfigError(
+                f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} ({half + 1} "
+                "frequencies): some bands would hold no frequency. Lower n_mels, raise n_fft, or set "
+                "n_mels=0 for the linear spectrogram."
+            )
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
-        return ArraySpec(shape(self.settings), self.settings.dtype)
+        frequencies = self.settings.n_mels or self.settings.n_fft // 2 + 1
+        return ArraySpec((1, frequencies, self.settings.frames), self.settings.dtype)
 
     def reusable(self, spec: ArraySpec) -> bool:
         return True
@@ -69,7 +83,7 @@ class Audio(FileKind):
     ) -> None:
         items = iter(items)
         while part := list(islice(items, BATCH)):
-            waves = torch.zeros(len(part), length(self.settings))
+            waves = torch.zeros(len(part), self.settings.samples)
             for (k, cell, content), row in zip(part, waves.numpy(), strict=True):
                 with findings.decoding(k, root / cell):
                     wave, rate = read_recording(cell, root, self.settings, content)
@@ -83,57 +97,21 @@ class Audio(FileKind):
         try:
             info = soundfile.info(path)
         except soundfile.LibsndfileError:
-            return container_header(path)
+            return video_header(path)
         return {"seconds": _true_seconds(path, info)[0]}
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """How many recordings are `filled` or `cut` to the settings' seconds."""
-        lengths, kept = [h["seconds"] for h in headers if "seconds" in h], self.settings.seconds
-        return {
-            "filled": sum(s < kept - TOLERANCE for s in lengths),
-            "cut": sum(s > kept + TOLERANCE for s in lengths),
-        }
+        more = [h["seconds"] - self.settings.seconds for h in headers if "seconds" in h]
+        return {"filled": sum(s < -TOLERANCE for s in more), "cut": sum(s > TOLERANCE for s in more)}
 
 
-def check_settings(settings: AudioFeatures, name: str = "audio") -> None:
-    """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
-    half, key = settings.n_fft // 2, f"modalities.{name}"
-    if length(settings) <= half:
-        raise ConfigError(
-            f"{key}: {settings.seconds} s at {settings.sample_rate} Hz are {length(settings)} samples; "
-            f"n_fft={settings.n_fft} needs more than {half}. Raise seconds or lower n_fft."
-        )
-    bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate) if settings.n_mels else None
-    if bank is not None and not bank.any(dim=0).all():
-        raise ConfigError(
-            f"{key}.n_mels={settings.n_mels} is too many for n_fft={settings.n_fft} "
-            f"({half + 1} frequencies): "
-            "some bands would hold no frequency. Lower n_mels, raise n_fft, or set n_mels=0 for the linear "
-            "spectrogram."
-        )
-
-
-def length(settings: AudioFeatures) -> int:
-    """T: the number of samples of every prepared recording."""
-    return settings.samples
-
-
-def shape(settings: AudioFeatures) -> tuple[int, int, int]:
-    """(1, F, frames) of the spectrogram of one recording."""
-    return 1, settings.n_mels or settings.n_fft // 2 + 1, settings.frames
-
-
-def read_audio(path: Path, content: bytes | None = None) -> tuple[Tensor, int]:
+def read_audio(path: Path, content: bytes | None = None) -> tuple[Wave, int]:
     """Decode a recording: (`[T]` float32, the mean of its channels, full scale = 1; samples per second).
 
     Of a video, its first sound track. `content`: the file's bytes, where they have been read already. Raises
     MediaError where the file is missing, empty, a Git-LFS pointer, a web page, no sound, truncated (its
     header promises more than it holds), without a sample, or holds values that are not finite."""
-    wave, rate = _read(path, content)
-    return torch.from_numpy(wave), rate
-
-
-def _read(path: Path, content: bytes | None) -> tuple[Wave, int]:
     if content is not None and (plain := _plain_wav(content)) is not None:
         return plain
     wave, rate = _decode(path, content)
@@ -163,10 +141,7 @@ def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
 
 
 def _decode(path: Path, content: bytes | None) -> tuple[Wave, int]:
-    if content is None:
-        check_file(path)
-    else:
-        check_content(path, content)
+    check_file(path, content)
     with decoding(path):
         try:
             file = soundfile.SoundFile(path)
@@ -228,14 +203,13 @@ def _truncated(path: Path, promised: int, held: int, unit: str) -> MediaError:
 def read_recording(
     cell: str, root: Path, settings: AudioFeatures, content: bytes | None = None
 ) -> tuple[Wave, int]:
-    """As `read_audio`, for a cell of the manifest, as an array.
+    """As `read_audio`, for a cell of the manifest.
 
     A row of an array file is a mono waveform `[T]` at `settings.sample_rate`: floats as they are, signed
     integers divided by their full scale."""
-    file, row = split_cell(cell)
-    if row is None:
-        return _read(root / file, content)
-    samples = read_row(root / file, row)
+    if not is_row(cell):
+        return read_audio(root / cell, content)
+    samples = open_cell(cell, root)
     if samples.ndim != 1 or samples.dtype.kind not in "fi" or not len(samples):
         what = f"{samples.dtype} {list(samples.shape)}"
         raise MediaError(root / cell, f"is {what}, not a waveform [T] of floats or signed integers")
@@ -252,29 +226,19 @@ def is_silent(wave: Tensor | Wave, rate: int, settings: AudioFeatures) -> bool:
     return bool(kept.min() == kept.max())
 
 
-def prepare_wave(wave: Tensor, rate: int, settings: AudioFeatures, key: str) -> Tensor:
-    """A decoded recording `[T']` at `rate` Hz → `[T]` float32: resampled, cut or filled up, clamped,
-    peak-normalised, noisy.
-
-    The noise is a function of (`noise_seed`, `key`) alone; `key` is the recording's path relative to the raw
-    root. Silence stays zero before the noise. Raises MediaError where a rate can not be resampled from."""
-    waves = torch.zeros(1, length(settings))
-    put(wave.numpy(), rate, settings, key, waves[0].numpy())
-    return finish(waves, settings, [key])[0]
-
-
 def put(wave: Wave, rate: int, settings: AudioFeatures, key: str, into: Wave) -> None:
-    """A decoded recording `[T']`, resampled, cut or repeated, into `into` `[T]`. Raises MediaError."""
-    if rate != settings.sample_rate:
-        wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()
-    wave = wave[: len(into)]
+    """A decoded recording `[T']` at `rate` Hz, resampled, cut or repeated, into zeros `into` `[T]`.
+
+    Raises MediaError, which names `key`, where its rate can not be resampled from."""
+    wave = resample(torch.from_numpy(wave), rate, settings.sample_rate, key).numpy()[: len(into)]
     if settings.fill == "repeat":
         wave = np.tile(wave, math.ceil(len(into) / len(wave)))[: len(into)]
     into[: len(wave)] = wave
 
 
 def finish(waves: Tensor, settings: AudioFeatures, keys: Sequence[str]) -> Tensor:
-    """`[B, T]` of filled recordings, clamped, peak-normalised, noisy; `keys` as in `prepare_wave`."""
+    """`[B, T]` of filled recordings, clamped, peak-normalised, noisy. Silence is zero before the noise, a
+    function of `noise_seed` and `keys` alone: the recordings' paths relative to the raw root."""
     if settings.clamp:
         waves = waves.clamp(-1, 1)
     if settings.peak_normalise:
@@ -292,9 +256,8 @@ def resample(wave: Tensor, rate: int, to: int, key: str = "the recording") -> Te
         return wave
     common = math.gcd(rate, to)
     if (rate // common) * (to // common) > MAX_TAPS:
-        raise MediaError(
-            key, f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
-        )
+        reason = f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
+        raise MediaError(key, reason)
     resampled: Tensor = _resampler(rate, to)(wave)
     return resampled
 
@@ -311,7 +274,7 @@ def white_noise(seed: int, key: str, samples: int) -> np.ndarray[tuple[int], np.
 
 
 def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
-    """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]` as `shape` says; low frequencies first.
+    """Waves `[B, T]` → log(|STFT| + 1e-7) `[B, 1, F, frames]`; low frequencies first.
 
     librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond
     the ends, no scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to
@@ -333,10 +296,9 @@ def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _mel_bank(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
-    """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `check_settings` refuses empty bands."""
+    """`[n_fft // 2 + 1, n_mels]`, without torchaudio's warning: `Audio.check` refuses empty bands."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank")
-        bank: Tensor = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
-        )
+        limits, bins = (0.0, sample_rate / 2), n_fft // 2 + 1
+        bank: Tensor = torchaudio.functional.melscale_fbanks(bins, *limits, n_mels, sample_rate)
     return bank

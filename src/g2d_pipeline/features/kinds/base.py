@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
-from g2d_pipeline.features.statistics import channel_statistics
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.statistics import Normaliser, channel_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 Values = tuple[Array, dict[str, int]]  # of a cell, with note → count
-Normaliser = tuple[list[float], list[float], dict[str, Any]]  # mean and std a channel, further statistics
 Item = tuple[int, str, bytes | None]  # position in the chunk, cell, the file's content where it has been read
 MAX_HEADERS = 2000  # files of a modality whose headers the data report reads
 
@@ -112,9 +109,8 @@ class FileKind(Kind):
     """A kind whose cells point to files, or rows of array files, that are decoded."""
 
     plural: ClassVar[str]  # "recordings", in messages
-    notes: ClassVar[dict[str, str]] = {
-        "constant": "that are zero throughout"
-    }  # note → words; {total}: counts
+    # note → words; {total}: counts
+    notes: ClassVar[dict[str, str]] = {"constant": "that are zero throughout"}
     chunk = 256  # cells that are decoded and recorded at once
     keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
     folders = False  # whether a cell may be a folder of images
@@ -166,24 +162,22 @@ class FileKind(Kind):
     ) -> tuple[Array, dict[str, Any], Any]:
         """Where the kind has a `decoded` file: write what is stored of its `rows` to `path`.
 
-        Returns the array, statistics for `meta.json` and a `float16.Rounding` or None. `train` is of the
-        stored rows, `sample_ids` are of the decoded ones."""
+        Returns the array, statistics for `meta.json`, rounding errors `[n, 2, C]` (see `to_half`) or None.
+        `train` is of the stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""
-        return *channel_statistics(array, train, scale), {}
+        return channel_statistics(array, train, scale)
 
     def header(self, path: Path) -> dict[str, float]:
         """Seconds, width, height, … as a file's header tells. Raises anything where it is not understood."""
         return {}
 
     def _header(self, path: Path) -> dict[str, float]:
-        try:
-            with decoding(path):
-                return self.header(path)
-        except MediaError:  # counted as unknown
-            return {}
+        with suppress(MediaError), decoding(path):
+            return self.header(path)
+        return {}  # counted as unknown
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """Further facts of a split: of its cells' `headers`, and its `rows` of the memory-mapped `array`."""
@@ -224,6 +218,22 @@ class FileKind(Kind):
             unknown = sum(not header for header in headers.values())
             facts["headers"] = {"read": len(read), "of": len(held), "unknown": unknown}
         return facts
+
+
+class PictureKind(FileKind):
+    """A kind of pictures `[C, …, H, W]`, whose settings may have mean and std."""
+
+    headers = images = True
+
+    def is_constant(self, values: Array) -> bool:
+        """Whether each channel holds one value."""
+        channels = values.reshape(len(values), -1)
+        return bool((channels.min(axis=1) == channels.max(axis=1)).all())
+
+    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
+        if self.settings.mean is None:
+            return super().normaliser(array, train, scale)
+        return list(self.settings.mean), list(self.settings.std), {}
 
 
 def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:

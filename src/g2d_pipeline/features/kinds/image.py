@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -14,26 +15,29 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.features.cells import is_row, open_cell, read_row, split_cell
-from g2d_pipeline.features.faults import MediaError, check_content, check_file, decoding
-from g2d_pipeline.features.files import create
-from g2d_pipeline.features.float16 import OVERFLOW, Rounding, to_half
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
+from g2d_pipeline.features.cells import is_row, open_cell
+from g2d_pipeline.features.faults import MediaError, check_file, decoding
+from g2d_pipeline.features.files import Array, Floats, Rows, create
+from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
+from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
+from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.files import release_pages
 
+Range = Sequence[float] | None  # the values that become 0 and 255
 ROUNDING = 1e-9  # of a cumulative share of variance
 BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF; the second is 0 where white is zero
 FEW = 64  # values of the high byte, of at least four times as many: most of a picture is lost
 NARROW = "of 16 bits of which the high byte, which is kept, has few values"
 
 
-class Image(FileKind):
+class Image(PictureKind):
     """Images `[C, H, W]`: bytes, or floats."""
 
     settings: ImageFeatures
@@ -44,7 +48,6 @@ class Image(FileKind):
         "narrow": f"{NARROW}: give `value_range` (of grey ones, the lowest and the highest value)",
     }
     keep_bytes = 2**62  # one image at a time is in memory
-    headers = images = True
 
     @property
     def decoded(self) -> str:  # type: ignore[override]
@@ -72,9 +75,6 @@ class Image(FileKind):
             pixels = read_image(cell, root, channels, size, content, self.settings.value_range, notes)
         return resize(pixels, size).numpy(), notes
 
-    def is_constant(self, values: Array) -> bool:
-        return one_colour(values)
-
     def reusable(self, spec: ArraySpec) -> bool:
         return not self.decoded and spec.dtype == "uint8"
 
@@ -82,18 +82,13 @@ class Image(FileKind):
         stored = np.dtype(self.settings.dtype).itemsize * int(np.prod(spec.shape)) if self.decoded else 0
         return spec.bytes + stored
 
-    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
-
     def header(self, path: Path) -> dict[str, float]:
         return image_header(path)
 
     def transform(
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
-    ) -> tuple[Array, dict[str, Any], Rounding | None]:
+    ) -> tuple[Array, dict[str, Any], Floats | None]:
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
         full = 255 if decoded.dtype == np.uint8 else 1
         energy = self.settings.pca_energy or 1.0
         components = LowEnergy.fit(decoded[rows[train]].reshape(len(train), -1) / full, energy)
@@ -105,29 +100,17 @@ class Image(FileKind):
                 values: Array = components.apply(part.reshape(len(part), -1) / full).reshape(part.shape)
                 if self.settings.dtype == "float16":
                     values, error = to_half(values)
-                    if len(over := np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))):
+                    if len(over := infinite_rows(values)):
                         named = [f"sample {sample_ids[rows[start + k]]} {OVERFLOW}" for k in over.tolist()]
                         headline = f"Pictures of {path.stem!r} can not be stored"
                         raise data_error(headline, named, "set dtype to float32.")
-                    errors.append(np.stack([error[:, 0].max(axis=0), error[:, 1].sum(axis=0)]))
+                    errors.append(summed_errors(error))
                 array[start : start + self.chunk] = values
                 release_pages(decoded)
                 release_pages(array)
         array.flush()
-        numbers = len(rows) * int(np.prod(decoded.shape[2:]))
-        rounding = Rounding.from_errors(np.stack(errors), numbers) if errors else None
-        return array, {"components": len(components.components), "energy": components.energy}, rounding
-
-
-def configured_normaliser(settings: Any) -> tuple[list[float], list[float], dict[str, Any]] | None:
-    """The settings' own `mean` and `std`, of images and videos; None: they are measured."""
-    return None if settings.mean is None else (list(settings.mean), list(settings.std), {})
-
-
-def one_colour(pixels: Array) -> bool:
-    """Whether each channel of `[C, …]` holds one value."""
-    channels = pixels.reshape(len(pixels), -1)
-    return bool((channels.min(axis=1) == channels.max(axis=1)).all())
+        statistics = {"components": len(components.components), "energy": components.energy}
+        return array, statistics, np.stack(errors) if errors else None
 
 
 def image_header(path: Path) -> dict[str, float]:
@@ -141,10 +124,8 @@ def _holds_floats(cells: Sequence[str], root: Path) -> bool:
     for cell in cells:
         if not is_row(cell):
             return False
-        try:
+        with suppress(MediaError):  # reported with its sample when it is decoded
             return open_cell(cell, root).dtype.kind == "f"
-        except MediaError:  # reported with its sample when it is decoded
-            continue
     return False
 
 
@@ -154,7 +135,7 @@ def read_image(
     channels: Literal[1, 3],
     height_width: tuple[int, int] | None = None,
     content: bytes | None = None,
-    value_range: Sequence[float] | None = None,
+    value_range: Range = None,
     notes: dict[str, int] | None = None,
 ) -> Tensor:
     """Decode one cell of the manifest: uint8 `[C, H, W]`, RGB (3) or grey (1, ITU-R 601 luma).
@@ -168,27 +149,23 @@ def read_image(
     kept, and `narrow` is added to `notes` where that has few values. Raises MediaError where the file is
     missing, empty, a Git-LFS pointer, a web page, no image, truncated, perhaps a decompression bomb (above
     179 megapixels, Pillow's limit), or of 32 bits whose range is not known."""
-    file, row = split_cell(cell)
-    path = root / file
-    if row is None:
-        picture = _decode(path, content, value_range, {} if notes is None else notes)
+    if is_row(cell):
+        picture = _from_array(_square(open_cell(cell, root), height_width), root / cell)
     else:
-        picture = _from_array(_square(read_row(path, row), height_width), root / cell)
+        picture = _decode(root / cell, content, value_range, {} if notes is None else notes)
     pixels = np.array(picture.convert("RGB" if channels == 3 else "L"))
     tensor = torch.from_numpy(pixels)
     return tensor.permute(2, 0, 1).contiguous() if channels == 3 else tensor[None]
 
 
 def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tuple[int, int]) -> Tensor:
-    """A row of an array file of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H',
-    W']`.
+    """A row of floats (AV-MNIST's centred pictures, datasets.md §2.2): float32 `[C, H', W']`.
 
     The row is as of `read_image`; its values are kept as they are. Raises MediaError where it holds no
     floats, another number of channels, or values that are not finite."""
-    file, row = split_cell(cell)
-    if row is None:
+    if not is_row(cell):
         raise MediaError(root / cell, "is a file, while the modality's first picture is a row of floats")
-    values = _square(read_row(root / file, row), height_width)
+    values = _square(open_cell(cell, root), height_width)
     if values.dtype.kind != "f":
         raise MediaError(root / cell, f"is {values.dtype}, while the modality's first picture holds floats")
     if values.ndim == 3 and values.shape[2] == channels and values.shape[0] != channels:
@@ -196,27 +173,21 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or len(values) != channels or 0 in values.shape:
-        raise MediaError(
-            root / cell, f"has shape {list(values.shape)}, not that of {channels} channels of floats"
-        )
-    with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(values, np.float32)
-    if bad := int(np.count_nonzero(~np.isfinite(values))):
-        raise MediaError(
-            root / cell, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
-        )
-    return torch.from_numpy(values)
+        reason = f"has shape {list(values.shape)}, not that of {channels} channels of floats"
+        raise MediaError(root / cell, reason)
+    values, bad = finite(values)
+    if bad:
+        raise MediaError(root / cell, NOT_FINITE.format(bad))
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
-def _square(row: npt.NDArray[Any], height_width: tuple[int, int] | None) -> npt.NDArray[Any]:
+def _square(row: Array, height_width: tuple[int, int] | None) -> Array:
     """A flat row of H · W values as `[H, W]`; any other as it is."""
     flat = height_width is not None and row.shape == (height_width[0] * height_width[1],)
     return row.reshape(height_width) if flat else row
 
 
-def _decode(
-    path: Path, content: bytes | None, value_range: Sequence[float] | None, notes: dict[str, int]
-) -> PILImage.Image:
+def _decode(path: Path, content: bytes | None, value_range: Range, notes: dict[str, int]) -> PILImage.Image:
     """Upright, in a mode that can be converted to RGB and to grey."""
     if content is None:
         try:
@@ -224,7 +195,7 @@ def _decode(
         except OSError:
             check_file(path)
             raise
-    check_content(path, content)
+    check_file(path, content)
     with decoding(path):
         try:
             file = PILImage.open(io.BytesIO(content))
@@ -234,11 +205,8 @@ def _decode(
             reason = f"can not be decoded (cannot identify image file {str(path)!r})"
             raise MediaError(path, reason) from error
         with file:
-            tags, of_16_bits, deep = (
-                getattr(file, "tag_v2", {}),
-                file.format == "PPM",
-                ";16" in str(file.tile),
-            )
+            tags, deep = getattr(file, "tag_v2", {}), ";16" in str(file.tile)
+            of_16_bits = file.format == "PPM"
             picture = ImageOps.exif_transpose(file)
         if picture.mode == "LAB":
             return picture.convert("RGB")  # there is no way to grey
@@ -255,11 +223,7 @@ def _decode(
 
 
 def _to_bytes(
-    path: Path,
-    values: npt.NDArray[Any],
-    tags: Mapping[int, Any],
-    value_range: Sequence[float] | None,
-    notes: dict[str, int],
+    path: Path, values: Array, tags: Mapping[int, Any], value_range: Range, notes: dict[str, int]
 ) -> PILImage.Image:
     """Grey of more than 8 bits, of a TIFF with `tags`, as 8 bits; see `read_image`."""
     if value_range is None:
@@ -277,7 +241,7 @@ def _to_bytes(
     return PILImage.fromarray(255 - pixels if inverted else pixels)
 
 
-def _from_array(row: npt.NDArray[Any], where: Path) -> PILImage.Image:
+def _from_array(row: Array, where: Path) -> PILImage.Image:
     if row.dtype != np.uint8:
         raise MediaError(where, f"is {row.dtype}; pictures in array files are bytes (uint8, 0 to 255)")
     if row.ndim == 3 and row.shape[0] in (1, 3) and row.shape[2] not in (1, 3):
@@ -299,25 +263,20 @@ def resize(image: Tensor, height_width: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class LowEnergy:
-    """The first principal components of the train pictures. `mean` `[P]`, `components` `[K, P]`, float64.
+    """The first principal components of the train pictures: `mean` `[P]`, `components` `[K, P]`, float64;
+    `energy`: the share of variance that they hold."""
 
-    `energy`: the share of the train pictures' variance that the K components hold.
-    """
-
-    mean: npt.NDArray[np.float64]
-    components: npt.NDArray[np.float64]
+    mean: Floats
+    components: Floats
     energy: float
 
     @classmethod
     def fit(cls, train: npt.NDArray[np.floating[Any]], energy: float) -> Self:
-        """Fit on `[N, P]`: full SVD in float64, one thread, so that the bytes do not depend on the machine's
-        cores.
+        """Fit on `[N, P]`: full SVD in float64, on one thread, so that the bytes are the same on any machine.
 
         K is the largest count whose cumulative share of variance is at most `energy` (but for rounding,
-        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where the pictures are all alike.
-        """
+        1e-9), at least one (AV-MNIST, datasets.md §2.1). Raises DataError where pictures are all alike."""
         from sklearn.decomposition import PCA
-        from threadpoolctl import threadpool_limits
 
         train = np.asarray(train, np.float64)
         if len(train) < 2 or (train == train[0]).all():
@@ -330,7 +289,6 @@ class LowEnergy:
         return cls(pca.mean_, pca.components_[:count], float(cumulative[count - 1]))
 
     def apply(self, images: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """Project `[N, P]` onto the components, back to pixels; the train mean is subtracted and *not* added
-        back."""
+        """Project `[N, P]` onto the components, back to pixels; the train mean is *not* added back."""
         centred = np.asarray(images, np.float64) - self.mean
         return ((centred @ self.components.T) @ self.components).astype(np.float32)

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SequenceFeatures
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values, spread
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Values, spread
 from g2d_pipeline.features.kinds.vector import finite, open_array, width
-from g2d_pipeline.features.statistics import feature_statistics
+from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
 
 class Sequence(FileKind):
@@ -41,8 +42,7 @@ class Sequence(FileKind):
         return not values[:-1].any()
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        mean, std, constant = feature_statistics(array, train, masked=True)
-        return mean, std, {"constant": constant}
+        return feature_statistics(array, train, masked=True)
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """The `steps` that are kept."""

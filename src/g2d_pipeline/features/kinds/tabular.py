@@ -1,24 +1,21 @@
-"""Columns of a table → floats, with what is learnt on train alone: numbers (datasets.md §5.2), dates,
-categories."""
+"""Columns of a table → floats: numbers (datasets.md §5.2), dates, categories, all learnt on train alone."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.config.features import is_selector
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
-from g2d_pipeline.features.files import create
-from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows
-
-if TYPE_CHECKING:
-    import pandas as pd
+from g2d_pipeline.features.files import Array, Floats, Rows, create
+from g2d_pipeline.features.kinds.base import ColumnKind
 
 DTYPES = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
 BLANK = "<blank>"  # the name of the category of blank cells
@@ -40,15 +37,12 @@ class Tabular(ColumnKind):
         if list(columns) == s.all_columns or not any(map(is_selector, s.all_columns)):
             return s
         of_kind = {c: table[c].dtype.kind for c in columns}
-        return s.model_copy(
-            update={key: [c for c in columns if of_kind[c] in kinds] for key, (kinds, _) in DTYPES.items()}
-        )
+        by_key = {key: [c for c in columns if of_kind[c] in kinds] for key, (kinds, _) in DTYPES.items()}
+        return s.model_copy(update=by_key)
 
     @property
     def bytes_each(self) -> int:
-        return 4 * (
-            len(self.settings.columns) + 3 * len(self.settings.dates)
-        )  # and the categories, which are few
+        return 4 * (len(self.settings.columns) + 3 * len(self.settings.dates))  # categories are few
 
     def write(
         self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
@@ -73,8 +67,7 @@ class Tabular(ColumnKind):
         """By split the samples, missing values, and samples with one.
 
         `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
-        lack some; `constant`: columns constant in train, and how many samples of val and test differ from
-        them."""
+        lack some; `constant`: columns constant in train, and the samples of val and test that differ."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
         own = {name: blank[split == name] for name in SPLITS}
         splits = {
@@ -92,18 +85,16 @@ class Tabular(ColumnKind):
 
 
 def encode(
-    table: pd.DataFrame, settings: TabularFeatures, fit_on: npt.NDArray[np.int64], sample_ids: Sequence[str]
+    table: pd.DataFrame, settings: TabularFeatures, fit_on: Rows, sample_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any], list[str]]:
-    """The manifest's columns → float32 `[N, F]`: the numbers and those of dates standardised, then one-hot
-    categories.
+    """The manifest's columns → float32 `[N, F]`: numbers and dates standardised, then one-hot categories.
 
     `fit_on`: the rows of train. Returns with it the statistics: those of `standardise`, `categories` (column
     → what train has, in the order of the features) and `features` (F names); and notes. Raises DataError
     where a column is not of the kind it is listed under, and as `standardise` does."""
     for key, (kinds, what) in DTYPES.items():
-        if wrong := [
-            f"{c!r} is {table[c].dtype}" for c in getattr(settings, key) if table[c].dtype.kind not in kinds
-        ]:
+        dtypes = {c: table[c].dtype for c in getattr(settings, key)}
+        if wrong := [f"{c!r} is {dtype}" for c, dtype in dtypes.items() if dtype.kind not in kinds]:
             remedy = f"list them under another key of the modality than `{key}`."
             raise data_error(f"Table columns under `{key}` do not hold {what}", wrong, remedy)
     names, parts = list(settings.columns), [table[list(settings.columns)].to_numpy(np.float64)]
@@ -124,9 +115,8 @@ def encode(
     return values, statistics | {"features": names}, notes
 
 
-def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
-    """Dates `[N]` → `[N, 3]`: the year, sine and cosine of the day in it (1 January: 0 and 1); NaN where
-    missing."""
+def year_and_season(days: pd.Series[Any]) -> Floats:
+    """Dates `[N]` → `[N, 3]`: year, sine and cosine of the day in it (1 January: 0, 1); NaN where missing."""
     year = days.dt.year.to_numpy(np.float64)
     length = np.where(days.dt.is_leap_year.to_numpy(bool), 366, 365)
     angle = 2 * np.pi * (days.dt.day_of_year.to_numpy(np.float64) - 1) / length
@@ -134,7 +124,7 @@ def year_and_season(days: pd.Series[Any]) -> npt.NDArray[np.float64]:
 
 
 def one_hot(
-    cells: pd.DataFrame, fit_on: npt.NDArray[np.int64]
+    cells: pd.DataFrame, fit_on: Rows
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[str]], list[str]]:
     """Categories `[N, columns]` → float32 `[N, categories of train]`, 1 where a sample is of one; with it
     column → its categories, sorted, and notes on categories that train lacks, which are 0 throughout."""
@@ -142,9 +132,8 @@ def one_hot(
 
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
     encoder.fit(cells.iloc[fit_on])
-    categories = {
-        str(c): list(map(str, values)) for c, values in zip(cells.columns, encoder.categories_, strict=True)
-    }
+    fitted = zip(cells.columns, encoder.categories_, strict=True)
+    categories = {str(column): list(map(str, values)) for column, values in fitted}
     with warnings.catch_warnings():  # noted below, by name
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
         flags: npt.NDArray[np.float32] = encoder.transform(cells)
@@ -154,20 +143,15 @@ def one_hot(
         if len(unknown):
             named = sorted(set(unknown))
             shown = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
-            notes.append(
-                f"{len(unknown)} samples have a category of {column!r} that train lacks, so 0: {shown}"
-            )
+            what = f"have a category of {column!r} that train lacks, so 0"
+            notes.append(f"{len(unknown)} samples {what}: {shown}")
     return flags, categories, notes
 
 
 def standardise(
-    values: npt.NDArray[np.float64],
-    fit_on: npt.NDArray[np.int64],
-    columns: Sequence[str],
-    sample_ids: Sequence[str],
+    values: Floats, fit_on: Rows, columns: Sequence[str], sample_ids: Sequence[str]
 ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Values `[N, F]` (NaN = blank) → float32 `[N, F]`: blanks become the train mean, then (x − mean) / std
-    of train.
+    """Values `[N, F]` (NaN: blank) → float32 `[N, F]`: blanks are the train mean; (x − mean) / std of train.
 
     `fit_on`: the rows of train. std is the population's. A column that is constant in train carries nothing
     that could be learnt, and is 0 everywhere. Returns with it the statistics, a value a column: `mean`,
@@ -179,15 +163,13 @@ def standardise(
 
     if (infinite := np.argwhere(np.isinf(values))).size:
         named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in infinite.tolist()]
-        raise data_error(
-            "Table columns hold infinite values", named, "correct these cells, or leave them blank."
-        )
+        remedy = "correct these cells, or leave them blank."
+        raise data_error("Table columns hold infinite values", named, remedy)
     blank = np.isnan(values)
     if empty := [repr(columns[f]) for f in np.flatnonzero(blank[fit_on].all(axis=0)).tolist()]:
         headline = "Table columns are blank in all of train, so that they have no mean"
-        raise data_error(
-            headline, empty, "remove them from the modality's `columns`, or fill them in the raw data."
-        )
+        remedy = "remove them from the modality's `columns`, or fill them in the raw data."
+        raise data_error(headline, empty, remedy)
     imputer = SimpleImputer(strategy="mean").fit(values[fit_on])
     filled = imputer.transform(values)
     scaler = StandardScaler().fit(filled[fit_on])

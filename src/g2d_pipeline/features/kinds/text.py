@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.features.files import create
-from g2d_pipeline.features.kinds.base import Array, ColumnKind, Rows, spread
+from g2d_pipeline.features.files import Array, Rows, create
+from g2d_pipeline.features.kinds.base import ColumnKind, spread
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
-    import pandas as pd
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class Text(ColumnKind):
         check_texts(name, table.iloc[:, 0], sample_ids)
 
     def extra_files(self, name: str) -> list[str]:
-        return [tokenizer_file(name)]
+        """The tokenizer; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has them."""
+        return [f"{name}.tokenizer.json"]
 
     def write(
         self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
@@ -67,16 +68,15 @@ class Text(ColumnKind):
             cut[part] = [bool(encoding.overflowing) for encoding in encodings]
         array.flush()
         description = tokenizer.to_str(pretty=True) + "\n"
-        file = folder / tokenizer_file(name)
+        file = folder / self.extra_files(name)[0]
         file.write_text(description, encoding="utf-8", newline="\n")
         empty = array[:, 0] == 0
         longer = f"longer than {settings.length} tokens, whose end is left out"
         for rows, what in ((np.flatnonzero(cut), longer), (np.flatnonzero(empty), "empty")):
             if len(rows):
                 few = ", ".join(ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-                notes.append(
-                    f"{name}: {len(rows)} of {len(values)} samples have texts that are {what}: {few}"
-                )
+                share = f"{len(rows)} of {len(values)} samples"
+                notes.append(f"{name}: {share} have texts that are {what}: {few}")
                 logger.warning(notes[-1])
         tokens, unknown = int(np.count_nonzero(array)), int(np.count_nonzero(array == 1))
         return {
@@ -103,15 +103,8 @@ class Text(ColumnKind):
         return {"splits": splits, "found": about.get("found", {})}
 
 
-def tokenizer_file(modality: str) -> str:
-    """The file's name in the store; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has
-    them."""
-    return f"{modality}.tokenizer.json"
-
-
 def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
-    """A tokenizer with at most `vocabulary` tokens that pads and cuts to `length`; equal texts make equal
-    tokenizers.
+    """A tokenizer of at most `vocabulary` tokens that pads and cuts to `length`; the same for equal texts.
 
     Texts may hold `[PAD]` or any other such word: nothing in a text is taken for a special token. Where train
     has more different characters than there is room for, the most frequent ones are kept."""
@@ -140,8 +133,7 @@ def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:
 
 
 def _characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
-    """The characters of the normalised texts, the most frequent first; the trainer's own choice is not
-    repeatable."""
+    """The characters of the normalised texts, the most frequent first; the trainer's choice may differ."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(tokenizer.normalizer.normalize_str(text))
@@ -149,13 +141,11 @@ def _characters(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
 
 
 def check_texts(name: str, texts: pd.Series[str], sample_ids: Sequence[str]) -> None:
-    """Raise DataError, naming samples and rows (0-based, of the manifest), where a text is missing; "" is a
-    text."""
+    """Raise DataError, naming samples and rows (from 0), where a cell is no text ("" is one)."""
     values, missing = texts.astype(object).tolist(), texts.isna().tolist()
     if wrong := [row for row, value in enumerate(values) if not isinstance(value, str)]:
         reasons = {row: "there is none" if missing[row] else f"{values[row]!r} is none" for row in wrong}
         named = [f"sample {sample_ids[row]} (row {row}): {what}" for row, what in reasons.items()]
         headline = f"{len(wrong)} of {len(values)} texts of modality {name!r} are missing"
-        raise data_error(
-            headline, named, "write a text into these cells (an empty one is fine), or drop the rows."
-        )
+        remedy = "write a text into these cells (an empty one is fine), or drop the rows."
+        raise data_error(headline, named, remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import numpy.typing as npt
 from g2d_pipeline.config import VectorFeatures
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
-from g2d_pipeline.features.statistics import feature_statistics
+from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Values
+from g2d_pipeline.features.statistics import Normaliser, feature_statistics
+
+NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
 
 
 class Vector(FileKind):
@@ -29,33 +33,27 @@ class Vector(FileKind):
         return read_vector(cell, root, spec.shape[0]), {}
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        mean, std, constant = feature_statistics(array, train, masked=False)
-        return mean, std, {"constant": constant}
+        return feature_statistics(array, train, masked=False)
 
 
 def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]:
-    """A cell `[F]` → float32 `[F]`.
-
-    Raises MediaError where the cell is no such array of numbers, is not `features` long, or holds values that
-    are not finite."""
+    """A cell `[F]` → float32 `[F]`. Raises MediaError where the cell is no such array of numbers, is not
+    `features` long, or holds values that are not finite."""
     array = open_array(cell, root, 1)
     if len(array) != features:
         reason = f"has {len(array)} features, the first vector of the modality {features}"
         raise MediaError(root / cell, reason)
     values, bad = finite(array)
     if bad:
-        reason = f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)"
-        raise MediaError(root / cell, reason)
+        raise MediaError(root / cell, NOT_FINITE.format(bad))
     return values
 
 
 def width(cells: Iterable[str], root: Path, dimensions: int) -> int:
     """F of the first cell that holds an array of so many dimensions, the last of which is F; 1: none does."""
     for cell in cells:
-        try:
+        with suppress(MediaError):  # reported with its sample when it is decoded
             return int(open_array(cell, root, dimensions).shape[-1])
-        except MediaError:  # reported with its sample when it is decoded
-            continue
     return 1
 
 

@@ -1,7 +1,6 @@
 """A clip → some of its frames: which ones, counted and decoded with as little decoding as is safe.
 
-A clip is a file that PyAV opens, or a folder of images, which are those of one a second already
-(datasets.md §1.3)."""
+A clip is a file that PyAV opens, or a folder of images, one a second already (datasets.md §1.3)."""
 
 from __future__ import annotations
 
@@ -9,60 +8,32 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from g2d_pipeline.config import VideoFeatures
 from g2d_pipeline.features.cells import files_of, images_in
-from g2d_pipeline.features.containers import (
-    SHORT,
-    cause,
-    container_header,
-    form,
-    opened,
-    packets,
-    video_stream,
-)
+from g2d_pipeline.features.containers import SHORT, cause, form, opened, packets, video_header, video_stream
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.kinds.base import Array, ArraySpec, FileKind, Normaliser, Rows, Values
-from g2d_pipeline.features.kinds.image import (
-    NARROW,
-    configured_normaliser,
-    image_header,
-    one_colour,
-    read_image,
-    resize,
-)
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
+from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
+from g2d_pipeline.features.kinds.image import NARROW, image_header, read_image, resize
 
 Pick = Literal["even", "published"]
 PUBLISHED_SEED = 999  # re-seeded on each access: the choice depends on the number of pictures alone
 # Where a packet is a picture, so that pictures are counted without decoding, and where a seek is exact.
-COUNTABLE = {
-    "h264",
-    "hevc",
-    "av1",
-    "vp9",
-    "mpeg1video",
-    "mpeg2video",
-    "mpeg4",
-    "flv1",
-    "h263",
-    "vp6f",
-    "mjpeg",
-}
+COUNTABLE = {"h264", "hevc", "av1", "vp9", "flv1", "h263", "vp6f", "mjpeg"}
+COUNTABLE |= {"mpeg1video", "mpeg2video", "mpeg4"}
 SEEKABLE = {"mov", "matroska", "flv"}
 
 
-class Video(FileKind):
+class Video(PictureKind):
     """Clips as bytes `[3, frames, H, W]`."""
 
     settings: VideoFeatures
@@ -73,7 +44,7 @@ class Video(FileKind):
         "narrow": f"with pictures {NARROW}: save 8 bits ({{total}} pictures in all)",
     }
     chunk = 32  # clips are larger than recordings and images, and take longer
-    folders = headers = images = True
+    folders = True
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         return ArraySpec((3, self.settings.frames, *self.settings.height_width), "uint8")
@@ -83,18 +54,12 @@ class Video(FileKind):
         frames = read_frames(root / cell, self.settings.frames, self.settings.pick, notes)
         return resize(frames, self.settings.height_width).permute(1, 0, 2, 3).numpy(), notes
 
-    def is_constant(self, values: Array) -> bool:
-        return one_colour(values)
-
     def reusable(self, spec: ArraySpec) -> bool:
         return True
 
-    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        return configured_normaliser(self.settings) or super().normaliser(array, train, scale)
-
     def header(self, path: Path) -> dict[str, float]:
         if not path.is_dir():
-            return container_header(path)
+            return video_header(path)
         files = files_of("", path)
         return {"pictures": float(len(files))} | (image_header(files[0]) if files else {})
 
@@ -116,8 +81,7 @@ def read_frames(path: Path, frames: int, pick: Pick, notes: dict[str, int] | Non
 
 
 def evenly(times: Sequence[int], end: int, frames: int) -> list[int]:
-    """The positions in `times` (ascending) of what is shown at the middles of equal stretches from `times[0]`
-    on."""
+    """The positions in `times` (ascending) of what is shown at the middles of equal stretches of the clip."""
     length = end - times[0]
     doubled = [2 * frames * (t - times[0]) for t in times]  # whole numbers: no rounding
     return [max(bisect_right(doubled, (2 * k + 1) * length) - 1, 0) for k in range(frames)]
@@ -126,8 +90,7 @@ def evenly(times: Sequence[int], end: int, frames: int) -> list[int]:
 def published(count: int, frames: int) -> list[int]:
     """`frames` different positions of `count` pictures, as numpy's legacy generator draws them; not sorted.
 
-    `count` from 1 to 7: 0, 1, 1, 2, 3, 2, 3 for one picture; from 9, 10 and 11: (7, 2, 3), (6, 2, 8), (2, 4,
-    7)."""
+    `count` from 1 to 7: 0, 1, 1, 2, 3, 2, 3 for one picture; 9, 10, 11: (7, 2, 3), (6, 2, 8), (2, 4, 7)."""
     drawn = np.random.RandomState(PUBLISHED_SEED).permutation(count)[:frames]
     return [int(position) for position in drawn]
 
@@ -139,11 +102,8 @@ def choose(path: Path, clip: Clip, frames: int, pick: Pick) -> list[int]:
         raise MediaError(path, "holds no picture: 0 frames")
     if pick == "even":
         _enough(path, count, "", frames)
-        return (
-            evenly(range(count), count, frames)
-            if _steady(clip.times)
-            else evenly(clip.times, clip.end, frames)
-        )
+        times, end = (range(count), count) if _steady(clip.times) else (clip.times, clip.end)
+        return evenly(times, end, frames)
     if not clip.step:
         raise MediaError(path, "tells no frame rate of at least one picture a second")
     one_a_second = range(0, count, clip.step)
@@ -152,8 +112,7 @@ def choose(path: Path, clip: Clip, frames: int, pick: Pick) -> list[int]:
 
 
 def _steady(times: Sequence[int]) -> bool:
-    """Whether all pictures are shown for equally long, but for the rounding of times (to milliseconds, in a
-    webm)."""
+    """Whether all pictures are shown for equally long, but for rounding (to milliseconds, in a webm)."""
     steps = np.diff(np.asarray(times))
     return not len(steps) or int(np.ptp(steps)) <= (1 if steps.min() >= 10 else 0)
 
@@ -193,9 +152,8 @@ def _from_file(path: Path, frames: int, pick: Pick) -> list[Tensor]:
         images, times = by_decoding(path, positions)
         if len(times) != len(clip.times):  # packets that are no pictures: now they are counted
             if countable and len(times) < SHORT * len(clip.times):
-                raise MediaError(
-                    path, f"is damaged: of {len(clip.times)} pictures, {len(times)} can be decoded"
-                )
+                reason = f"is damaged: of {len(clip.times)} pictures, {len(times)} can be decoded"
+                raise MediaError(path, reason)
             clip = clip_of(times, [], 0, clip.step)
             positions = choose(path, clip, frames, pick)
             images, _ = by_decoding(path, positions)
@@ -208,8 +166,7 @@ class Clip:
     """What the packets of a stream tell. In decoding order: `pts` and `key` (decoding can start there).
 
     `times`: when each picture is shown, ascending; `end`: when the last one ceases to be; both in units of
-    the stream's time base, or numbers of pictures where the file does not tell times. `order[j]`: the packet
-    of picture j."""
+    the stream's time base, or numbers of pictures without times. `order[j]`: picture j's packet."""
 
     pts: list[int]
     key: list[bool]
@@ -262,10 +219,8 @@ def by_seek(
     for position in positions:
         packet = clip.order[position]
         last = first = bisect_right(starts, packet) - 1
-        while (
-            first >= 0 and clip.pts[packet] < clip.pts[starts[first]]
-        ):  # shown before its key frame: needs another
-            first -= 1
+        while first >= 0 and clip.pts[packet] < clip.pts[starts[first]]:
+            first -= 1  # it is shown before its key frame: needs another
         if first < 0:
             return None
         needed |= set(range(first, last + 1))
@@ -316,10 +271,7 @@ def _stretch(
 
 
 def by_decoding(path: Path, positions: Sequence[int]) -> tuple[dict[int, Tensor], list[int | None]]:
-    """(position → picture, the times of all frames), after decoding every frame of a file.
-
-    Raises MediaError where decoding fails or a frame is damaged.
-    """
+    """(position → picture, the times of all frames); MediaError where a frame is damaged or not decoded."""
     requested = set(positions)
     images: dict[int, Tensor] = {}
     times: list[int | None] = []
