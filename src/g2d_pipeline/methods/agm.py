@@ -69,15 +69,6 @@ def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
     return mean.expand(1, *x.shape[1:])
 
 
-class AGMParameters(Window):
-    """Explained one by one in conf/base/methods/agm.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    where: Literal["response", "encoder"] = "response"
-    masked: Literal["inputs", "features"] = "inputs"
-    clip: Annotated[float, Field(gt=0)] | None = None
-
-
 class AGM(Method):
     """The logits are split into a part of each modality, their Shapley values, and each part's gradient is
     scaled.
@@ -88,14 +79,19 @@ class AGM(Method):
     whole's, and κ one number for all. BalanceBenchmark has the ratio upside down, and amplifies who is ahead;
     this follows the authors. Scores of a regression and more than three modalities: our definition."""
 
-    Parameters = AGMParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 1.0
+        where: Literal["response", "encoder"] = "response"
+        masked: Literal["inputs", "features"] = "inputs"
+        clip: Annotated[float, Field(gt=0)] | None = None
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "∇φ^m ← κ^m·∇φ^m, κ^m = exp(α·min(r̄^m − r^m, 7)), r^m = exp(k/(k−1)·(mean_j S^j − S^m)), "
         "S^m = L_S(φ^m, y), φ^m: Shapley value of the logits"
     )
     source = "Li et al., ICCV 2023, adaptive gradient modulation"
-    parameters: AGMParameters
 
     def on_fit_start(self, state: State) -> None:
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄

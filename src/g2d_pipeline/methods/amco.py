@@ -39,18 +39,6 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
     return feature * mask.to(feature)
 
 
-class AMCoParameters(Window):
-    """Explained one by one in conf/base/methods/amco.yml."""
-
-    sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
-    epsilon: Annotated[float, Field(gt=0)] = 0.3
-    progress: Literal["epochs", "batches"] = "epochs"
-    greatest_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    hold: Literal["batch", "epoch"] = "batch"
-    rescale: bool = False
-    unimodal_weight: NonNegativeFloat = 1.0
-
-
 class AMCo(Method):
     """A modality whose share of the summed softmax is more than σ has ⌊p·D_m⌋ of its feature dimensions
     masked.
@@ -61,14 +49,22 @@ class AMCo(Method):
     has a task loss of its own besides, from what is left of its feature. Regression: shares of confidence
     (our definition). Predictions use all features."""
 
-    Parameters = AMCoParameters
+    class Parameters(Window):
+        sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
+        epsilon: Annotated[float, Field(gt=0)] = 0.3
+        progress: Literal["epochs", "batches"] = "epochs"
+        greatest_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+        hold: Literal["batch", "epoch"] = "batch"
+        rescale: bool = False
+        unimodal_weight: NonNegativeFloat = 1.0
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "L = L_S(l, y) + w Σ_m L_S(u^m, y); share^m > σ: ⌊p·D_m⌋ dimensions of f^m ← 0, "
         "p = sin(π/2·min(ε, l_t)/ε)"
     )
     source = "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
-    parameters: AMCoParameters
 
     def on_fit_start(self, state: State) -> None:
         self.batches = 0  # of this epoch

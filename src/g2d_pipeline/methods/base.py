@@ -21,7 +21,8 @@ from g2d_pipeline.models import MultimodalModel, Output, Task
 
 
 class MethodParameters(Strict):
-    """The hyper-parameters of a method; subclasses add fields with their allowed ranges."""
+    """The hyper-parameters of a method; its own `Parameters` add fields with their allowed ranges, which
+    conf/base/methods/<method>.yml explains."""
 
 
 @dataclass(frozen=True)

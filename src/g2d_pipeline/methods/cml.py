@@ -42,13 +42,6 @@ def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor
     return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
 
 
-class CMLParameters(Window):
-    """Explained one by one in conf/base/methods/cml.yml."""
-
-    weight: NonNegativeFloat = 0.1
-    losses: Literal["nested", "whole"] = "nested"
-
-
 class CML(Method):
     """Modalities are removed one by one in random order, and confidence that rises by it is punished.
 
@@ -57,11 +50,14 @@ class CML(Method):
     over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
     (our definition)."""
 
-    Parameters = CMLParameters
+    class Parameters(Window):
+        weight: NonNegativeFloat = 0.1
+        losses: Literal["nested", "whole"] = "nested"
+
+    parameters: Parameters
     min_modalities = 2
     equation = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
     source = "Ma et al., ICML 2023, calibrating multimodal learning"
-    parameters: CMLParameters
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target

@@ -51,17 +51,6 @@ def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tenso
     return -2 * lr * torch.stack(dots).sum()
 
 
-class DLMGParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/dlmg.yml."""
-
-    matching: Literal["infonce", "js"] = "infonce"
-    temperature: PositiveFloat = 0.1
-    schedule: Literal["heuristic", "learned"] = "heuristic"
-    start: Annotated[float, Field(ge=0, le=1)] = 0.8
-    weight_lr: PositiveFloat = 1e-4
-    every: PositiveInt = 1
-
-
 class DLMG(Method):
     """The task loss and the match of the modalities are mixed, and the mixture moves from matching to the
     task.
@@ -73,11 +62,18 @@ class DLMG(Method):
     definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
     definition). With a_2 = 0 it is joint training with twice the loss."""
 
-    Parameters = DLMGParameters
+    class Parameters(MethodParameters):
+        matching: Literal["infonce", "js"] = "infonce"
+        temperature: PositiveFloat = 0.1
+        schedule: Literal["heuristic", "learned"] = "heuristic"
+        start: Annotated[float, Field(ge=0, le=1)] = 0.8
+        weight_lr: PositiveFloat = 1e-4
+        every: PositiveInt = 1
+
+    parameters: Parameters
     equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
     source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
     fusions = ("late",)
-    parameters: DLMGParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

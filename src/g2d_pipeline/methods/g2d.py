@@ -39,23 +39,6 @@ def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature
     return task.distill(student, teacher.detach(), temperature)
 
 
-class G2DParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/g2d.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    feature_loss: FeatureLoss = "mse"
-    reduction: Literal["mean", "sum"] = "mean"
-    logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
-    modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    projection: bool = False
-
-    def weight(self, modality: str) -> float:
-        """w_m."""
-        return self.modality_weights.get(modality, 1.0)
-
-
 class G2D(Method):
     """Task loss + α·feature distillation + β·logit distillation; a term with weight 0 is not computed.
 
@@ -70,12 +53,24 @@ class G2D(Method):
 
     With one modality of a classification and late fusion the three are one."""
 
-    Parameters = G2DParameters
+    class Parameters(MethodParameters):
+        alpha: NonNegativeFloat = 1.0
+        beta: NonNegativeFloat = 1.0
+        temperature: Annotated[float, Field(gt=0)] = 1.0
+        feature_loss: FeatureLoss = "mse"
+        reduction: Literal["mean", "sum"] = "mean"
+        logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
+        modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+        projection: bool = False
+
+        def weight(self, modality: str) -> float:
+            """w_m."""
+            return self.modality_weights.get(modality, 1.0)
+
+    parameters: Parameters
     needs_teachers = True
     equation = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
     source = "G²D, ICCV 2025, Eq. 1-4"
-    parameters: G2DParameters
-
     by_modality = ("modality_weights",)
 
     def on_fit_start(self, state: State) -> None:

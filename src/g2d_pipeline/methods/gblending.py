@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -101,27 +101,6 @@ def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int6
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
 
-class GBlendingParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/gblending.yml."""
-
-    measure: Literal["online", "offline"] = "online"
-    super_epoch: PositiveInt = 10
-    branch_epochs: PositiveInt | None = None
-    floor: PositiveFloat = 0.01
-    least: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    gain: Literal["fall", "absolute"] = "fall"
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_counts(self) -> GBlendingParameters:
-        if self.weights and not 0 < sum(self.weights.values()) < math.inf:
-            raise ValueError(
-                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
-                "leave weights out so that they are measured"
-            )
-        return self
-
-
 class GBlending(Method):
     """Every modality alone and all together have a task loss; the weight of each is G/O², measured on copies.
 
@@ -132,11 +111,28 @@ class GBlending(Method):
     selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
     errors (our definition)."""
 
-    Parameters = GBlendingParameters
+    class Parameters(MethodParameters):
+        measure: Literal["online", "offline"] = "online"
+        super_epoch: PositiveInt = 10
+        branch_epochs: PositiveInt | None = None
+        floor: PositiveFloat = 0.01
+        least: Annotated[float, Field(ge=0, lt=1)] = 0.01
+        gain: Literal["fall", "absolute"] = "fall"
+        weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+        @model_validator(mode="after")
+        def _one_counts(self) -> Self:
+            if self.weights and not 0 < sum(self.weights.values()) < math.inf:
+                raise ValueError(
+                    f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
+                    "leave weights out so that they are measured"
+                )
+            return self
+
+    parameters: Parameters
     by_part = ("weights",)
     equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
     source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
-    parameters: GBlendingParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

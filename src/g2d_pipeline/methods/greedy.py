@@ -41,16 +41,6 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
     return first if gap > alpha else ""
 
 
-class GreedyParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/greedy.yml."""
-
-    alpha: NonNegativeFloat = 0.001
-    window: PositiveInt = 5
-    start_epoch: PositiveInt = 2
-    replaced: Literal["signal", "gate"] = "signal"
-    losses: Literal["branches", "whole"] = "branches"
-
-
 class Greedy(Method):
     """The branch whose exchange with other modalities learns fastest is held: for a window of steps it gets
     their mean.
@@ -59,14 +49,20 @@ class Greedy(Method):
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
     resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
-    Parameters = GreedyParameters
+    class Parameters(MethodParameters):
+        alpha: NonNegativeFloat = 0.001
+        window: PositiveInt = 5
+        start_epoch: PositiveInt = 2
+        replaced: Literal["signal", "gate"] = "signal"
+        losses: Literal["branches", "whole"] = "branches"
+
+    parameters: Parameters
     equation = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
     source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
     works_with_smp = False
     exchange = "mmtm"
-    parameters: GreedyParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

@@ -38,13 +38,6 @@ def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
     return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 
-class MBSDParameters(Window):
-    """Explained one by one in conf/base/methods/mbsd.yml."""
-
-    unimodal_weight: NonNegativeFloat = 1.0
-    distill_weight: NonNegativeFloat = 1.0
-
-
 class MBSD(Method):
     """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true
     class.
@@ -56,14 +49,17 @@ class MBSD(Method):
     modalities it takes distances of probabilities; here they are of logits. Regression, our definition:
     distances are of predictions."""
 
-    Parameters = MBSDParameters
+    class Parameters(Window):
+        unimodal_weight: NonNegativeFloat = 1.0
+        distill_weight: NonNegativeFloat = 1.0
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "L = L_S(l, y) + Σ_m L_S(u^m, y) + mean_{pairs, b} w·(‖u^a − u^v‖²/C + KL(strong ‖ weak)), "
         "w = |ρ^a − ρ^v| where one of them is right, else 0"
     )
     source = "bi-directional self-distillation, as BalanceBenchmark has it"
-    parameters: MBSDParameters
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target

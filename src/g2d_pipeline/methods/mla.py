@@ -44,17 +44,6 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     return -2 * confidence.clamp_min(torch.finfo(confidence.dtype).tiny).log().mean()
 
 
-class MLAParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mla.yml."""
-
-    regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    remember: Literal["previous", "current"] = "previous"
-    normalise_projection: bool = False
-    project_head: bool = True
-    project_bias: bool = False
-    error_memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-
 class MLA(Method):
     """On every batch the modalities take turns: each trains its encoder and the head that all share, by
     itself.
@@ -64,7 +53,15 @@ class MLA(Method):
     order. Predictions are weighted by certainty: fusion `shared` with `combine: entropy`. Regression: weights
     by running squared errors on train (our definition)."""
 
-    Parameters = MLAParameters
+    class Parameters(MethodParameters):
+        regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+        remember: Literal["previous", "current"] = "previous"
+        normalise_projection: bool = False
+        project_head: bool = True
+        project_bias: bool = False
+        error_memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+    parameters: Parameters
     equation = (
         "for each m: L = L_S(h(f^m), y), P ← P − (P r)(P r)ᵀ / (λ + rᵀ P r), ∇W ← ∇W·Pᵀ; p = Σ_m w^m σ(u^m)"
     )
@@ -72,7 +69,6 @@ class MLA(Method):
     fusions = ("shared",)
     works_with_smp = False
     steps_itself = True
-    parameters: MLAParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

@@ -40,14 +40,6 @@ def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
     return direction * torch.where(length > 0, factor, torch.ones_like(factor))
 
 
-class MMParetoParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mmpareto.yml."""
-
-    scale: Annotated[float, Field(gt=0)] = 1.5
-    unimodal_weight: NonNegativeFloat = 1.0
-    rescale: Literal["tensor", "encoder", "none"] = "tensor"
-
-
 class MMPareto(Method):
     """Each encoder is moved by a mixture of the gradients of the multimodal and its unimodal loss that helps
     both.
@@ -59,10 +51,14 @@ class MMPareto(Method):
     number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
     Regression: our definition."""
 
-    Parameters = MMParetoParameters
+    class Parameters(MethodParameters):
+        scale: Annotated[float, Field(gt=0)] = 1.5
+        unimodal_weight: NonNegativeFloat = 1.0
+        rescale: Literal["tensor", "encoder", "none"] = "tensor"
+
+    parameters: Parameters
     equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
     source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
-    parameters: MMParetoParameters
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)

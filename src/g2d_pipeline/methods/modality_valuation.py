@@ -57,15 +57,6 @@ def shares(contribution: Tensor, alpha: float) -> Tensor:
     return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
 
 
-class ModalityValuationParameters(Window):
-    """Explained one by one in conf/base/methods/modality_valuation.yml."""
-
-    level: Literal["sample", "modality"] = "sample"
-    alpha: NonNegativeFloat = 0.5
-    part_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
-    start_epoch: PositiveInt = 6
-
-
 class ModalityValuation(Method):
     """At the start of every epoch each modality's contribution to train samples is valued; low ones are
     re-sampled.
@@ -76,11 +67,16 @@ class ModalityValuation(Method):
     modality compares it with the mean of the others; regression: by the confidence of a Gaussian error (both:
     our definition)."""
 
-    Parameters = ModalityValuationParameters
+    class Parameters(Window):
+        level: Literal["sample", "modality"] = "sample"
+        alpha: NonNegativeFloat = 0.5
+        part_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+        start_epoch: PositiveInt = 6
+
+    parameters: Parameters
     min_modalities = 2
     equation = "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
     source = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
-    parameters: ModalityValuationParameters
 
     def on_fit_start(self, state: State) -> None:
         self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL

@@ -47,14 +47,6 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-class MSESParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mses.yml."""
-
-    patience: PositiveInt = 5
-    restore_best: bool = True
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-
-
 class MSES(Method):
     """Each modality's head is trained as a task of its own, and each modality stops early by its own
     validation loss.
@@ -64,7 +56,12 @@ class MSES(Method):
     the whole that they make up, if an epoch is left. With `ema` the losses are those of the averaged weights.
     Any k and both tasks; with all weights 0 it is joint training until the first one stops."""
 
-    Parameters = MSESParameters
+    class Parameters(MethodParameters):
+        patience: PositiveInt = 5
+        restore_best: bool = True
+        weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+    parameters: Parameters
     equation = (
         "L = L_S(l, y) + Σ_m w_m·L_S(u^m, y); θ^m is frozen after P epochs without a new minimum of "
         "L_S(u^m, y) on val"
@@ -74,7 +71,6 @@ class MSES(Method):
     works_with_smp = False
     undefined = ". A modality is frozen together with its head, one of its own: say fusion=late"
     by_modality = ("weights",)
-    parameters: MSESParameters
 
     def on_fit_start(self, state: State) -> None:
         self.lowest = dict.fromkeys(state.model.modalities, math.inf)  # validation losses

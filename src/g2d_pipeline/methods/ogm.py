@@ -28,15 +28,6 @@ def gradient_noise(gradient: Tensor) -> Tensor:
     return torch.randn_like(gradient) * gradient.std()
 
 
-class OGMParameters(Window):
-    """Explained one by one in conf/base/methods/ogm.yml."""
-
-    alpha: NonNegativeFloat = 0.1
-    ge: bool = False
-    noise: Literal["modulated", "always"] = "modulated"
-    scope: Literal["encoder", "conv_only"] = "encoder"
-
-
 class OGM(Method):
     """The gradient of an encoder whose modality scores more than the others is scaled down, step by step.
 
@@ -46,14 +37,19 @@ class OGM(Method):
     multimodal ones for film and gated, so that it modulates nothing there. With accumulation the scores of a
     whole step are compared."""
 
-    Parameters = OGMParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 0.1
+        ge: bool = False
+        noise: Literal["modulated", "always"] = "modulated"
+        scope: Literal["encoder", "conv_only"] = "encoder"
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, "
         "r^m = s^m / s^other"
     )
     source = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
-    parameters: OGMParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

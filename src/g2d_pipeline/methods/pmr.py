@@ -49,18 +49,6 @@ def stratified(
     return np.sort(rows[np.concatenate(chosen)])
 
 
-class PMRParameters(Window):
-    """Explained one by one in conf/base/methods/pmr.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    rule: Literal["paper", "code"] = "paper"
-    entropy_weight: NonNegativeFloat = 0.1
-    entropy_epochs: NonNegativeInt = 5
-    memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    bins: Annotated[int, Field(ge=2)] = 10
-
-
 class PMR(Method):
     """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to
     them.
@@ -71,13 +59,21 @@ class PMR(Method):
     the mean of the others; regression: classes are quantile bins of the target (both our definition). With α
     = 0 and μ = 0 it is joint training."""
 
-    Parameters = PMRParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 1.0
+        rule: Literal["paper", "code"] = "paper"
+        entropy_weight: NonNegativeFloat = 0.1
+        entropy_epochs: NonNegativeInt = 5
+        memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
+        share: Annotated[float, Field(gt=0, le=1)] = 0.1
+        bins: Annotated[int, Field(ge=2)] = 10
+
+    parameters: Parameters
     equation = (
         "L = L_S + Σ_m λ^m·CE(z^m, y) − Σ_m μ·clip(r^m − 1, 0, 1)·H(σ(z^m)), z^m = −‖f^m − c^m‖, "
         "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
     )
     source = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
-    parameters: PMRParameters
 
     def on_fit_start(self, state: State) -> None:
         target = state.targets(state.rows("train"))

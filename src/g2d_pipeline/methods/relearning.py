@@ -52,16 +52,6 @@ def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> 
         parameter.lerp_(start[name].to(parameter), alpha)
 
 
-class RelearningParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/relearning.yml."""
-
-    reinit_epoch: PositiveInt = 15
-    reinit_num: NonNegativeInt = 2
-    gap_scale: NonNegativeFloat = 3.0
-    gap: Literal["ahead", "absolute"] = "ahead"
-    bins: Annotated[int, Field(ge=2)] = 10
-
-
 class Relearning(Method):
     """Every few epochs each encoder is moved back towards its initialisation, the more the more it overfits.
 
@@ -70,10 +60,16 @@ class Relearning(Method):
     last epoch, after which nothing could be learnt again; the optimizer's momentum stays. Classes in a
     regression: quantile bins of the target (our definition)."""
 
-    Parameters = RelearningParameters
+    class Parameters(MethodParameters):
+        reinit_epoch: PositiveInt = 15
+        reinit_num: NonNegativeInt = 2
+        gap_scale: NonNegativeFloat = 3.0
+        gap: Literal["ahead", "absolute"] = "ahead"
+        bins: Annotated[int, Field(ge=2)] = 10
+
+    parameters: Parameters
     equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
     source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
-    parameters: RelearningParameters
 
     def on_fit_start(self, state: State) -> None:
         p = self.parameters

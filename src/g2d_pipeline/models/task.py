@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -182,9 +181,3 @@ def task_from_json(data: dict[str, Any]) -> Task:
     if data.pop("name") == "classification":
         return Classification(tuple(data["class_names"]))
     return Regression(**data)
-
-
-def split_confidence(task: Task, logits: Tensor, target: Tensor) -> float:
-    """Mean confidence ρ over a whole split, for logits `[N, C]` and encoded targets `[N]`."""
-    with torch.no_grad():
-        return float(task.confidence(logits, target).double().mean())
