@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._scores import Window
@@ -83,7 +81,7 @@ class AGM(Method):
         alpha: NonNegativeFloat = 1.0
         where: Literal["response", "encoder"] = "response"
         masked: Literal["inputs", "features"] = "inputs"
-        clip: Annotated[float, Field(gt=0)] | None = None
+        clip: PositiveFloat | None = None
 
     parameters: Parameters
     min_modalities = 2
@@ -101,18 +99,18 @@ class AGM(Method):
         if not self._acts(state):
             return super().loss(output, batch, state)
         whole = self.parameters.where == "response"
-        with nullcontext() if whole else torch.no_grad():
+        with torch.set_grad_enabled(whole):
             parts = self._responses(output, batch, state)
         now = batch_scores(state.task, parts, batch.target)
         values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
         kappa: dict[str, float] = dict(zip(parts, values, strict=True))
-        for m in kappa:
-            state.log(f"kappa/{m}", kappa[m])
+        for m, factor in kappa.items():
+            state.log(f"kappa/{m}", factor)
         self.batches += 1
         self.mean_scores = self.mean_scores + (now - self.mean_scores) / self.batches
         if whole:
             scaled = [scale_gradient(part, kappa[m]) for m, part in parts.items()]
-            output = Output(output.features, reduce(add, scaled))
+            output = Output(output.features, reduce(Tensor.add, scaled))
         else:
             for m, feature in output.features.items():
                 if feature.requires_grad:

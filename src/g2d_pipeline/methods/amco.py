@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import weighted_losses
@@ -51,7 +51,7 @@ class AMCo(Method):
 
     class Parameters(Window):
         sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
-        epsilon: Annotated[float, Field(gt=0)] = 0.3
+        epsilon: PositiveFloat = 0.3
         progress: Literal["epochs", "batches"] = "epochs"
         greatest_share: Annotated[float, Field(ge=0, le=1)] = 1.0
         hold: Literal["batch", "epoch"] = "batch"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import reduce
 from itertools import pairwise
-from operator import add
 from typing import Literal
 
 import torch
@@ -65,16 +64,14 @@ class CML(Method):
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
         _, *subsets = nested(self._order(output))
-        logits = [
-            output.logits,
-            *(state.model.fusion(mask_others(output.features, some)) for some in subsets),
-        ]
+        smaller = [state.model.fusion(mask_others(output.features, some)) for some in subsets]
+        logits = [output.logits, *smaller]
         if p.losses == "nested":
-            losses = [task.loss(smaller, target) for smaller in logits[1:]]
-            terms["task"] = (terms["task"] + reduce(add, losses)) / len(logits)
+            losses = reduce(Tensor.add, (task.loss(of_subset, target) for of_subset in smaller))
+            terms["task"] = (terms["task"] + losses) / len(logits)
         if p.weight > 0:
             rises = [rise(task, more, less, target) for more, less in pairwise(logits)]
-            terms["rise"] = p.weight * reduce(add, rises)
+            terms["rise"] = p.weight * reduce(Tensor.add, rises)
         return terms
 
     def _order(self, output: Output) -> list[str]:

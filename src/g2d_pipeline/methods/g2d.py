@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
@@ -56,7 +55,7 @@ class G2D(Method):
     class Parameters(MethodParameters):
         alpha: NonNegativeFloat = 1.0
         beta: NonNegativeFloat = 1.0
-        temperature: Annotated[float, Field(gt=0)] = 1.0
+        temperature: PositiveFloat = 1.0
         feature_loss: FeatureLoss = "mse"
         reduction: Literal["mean", "sum"] = "mean"
         logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
@@ -95,13 +94,13 @@ class G2D(Method):
                 f = output.features[m]
                 f = self.projections[m](f) if m in self.projections else f  # as wide as the teacher's
                 features.append(p.weight(m) * feature_distillation(f, v.feature, p.reduction, p.feature_loss))
-            terms["feature_distillation"] = p.alpha * reduce(add, features)
+            terms["feature_distillation"] = p.alpha * reduce(Tensor.add, features)
         if p.beta > 0 and views:
             logits = [
                 weight * logit_distillation(state.task, student, teacher, p.temperature)
                 for weight, student, teacher in self._logits(output, views, state)
             ]
-            terms["logit_distillation"] = p.beta * reduce(add, logits)
+            terms["logit_distillation"] = p.beta * reduce(Tensor.add, logits)
         return terms
 
     def _logits(
@@ -111,7 +110,8 @@ class G2D(Method):
         p = self.parameters
         if p.logits == "ensemble":
             total = sum(p.weight(m) for m in views)
-            yield 1.0, output.logits, reduce(add, (p.weight(m) / total * v.logits for m, v in views.items()))
+            parts = (p.weight(m) / total * v.logits for m, v in views.items())
+            yield 1.0, output.logits, reduce(Tensor.add, parts)
             return
         for m, v in views.items():
             own = p.logits == "modality"

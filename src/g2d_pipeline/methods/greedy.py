@@ -105,9 +105,7 @@ class Greedy(Method):
             return
         gates = bypasses(cast(Exchange, state.model.exchange))
         pairs = [(own, state.model.encoders[m].parameters()) for m, own in gates.items()]
-        steps = torch.stack(
-            [torch.stack([relative_gradient(x).cpu() for x in pair]) for pair in pairs]
-        ).tolist()
+        steps = [[float(relative_gradient(x)) for x in pair] for pair in pairs]
         if not all(math.isfinite(x) for pair in steps for x in pair):
             return  # fp16's scaler will skip this step
         for m, (bypass, main) in zip(state.model.modalities, steps, strict=True):

@@ -86,11 +86,9 @@ class MLA(Method):
         # The mean of what the head saw in the turn before, and in this one.
         self.before = self.mean = torch.zeros(width, device=head.weight.device)
         self.turns = 0
-        self.seen = 0  # samples of this epoch
-        self.progress = 0.0
 
     def on_epoch_start(self, state: State) -> None:
-        self.seen = 0
+        self.seen = 0  # samples of this epoch
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         self.progress = self.seen / len(state.rows("train"))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
@@ -52,7 +51,7 @@ class MMPareto(Method):
     Regression: our definition."""
 
     class Parameters(MethodParameters):
-        scale: Annotated[float, Field(gt=0)] = 1.5
+        scale: PositiveFloat = 1.5
         unimodal_weight: NonNegativeFloat = 1.0
         rescale: Literal["tensor", "encoder", "none"] = "tensor"
 
@@ -75,7 +74,7 @@ class MMPareto(Method):
         weights = dict.fromkeys(model.modalities, p.unimodal_weight)
         own = self.heads.losses(output, batch.target, weights, state)
         _give(state, self.own)
-        state.backward(reduce(add, own.values()), retain_graph=True)
+        state.backward(reduce(Tensor.add, own.values()), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)

@@ -61,9 +61,7 @@ class OGM(Method):
         for m, encoder in state.model.encoders.items():
             if self.parameters.scope == "conv_only" and not any(p.dim() == 4 for p in encoder.parameters()):
                 raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
-        self.scores = torch.zeros(
-            len(state.model.modalities), dtype=torch.float64
-        )  # sums over a step's samples
+        self.scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # sums over a step
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().train_batch(batch, state)

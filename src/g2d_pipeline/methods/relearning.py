@@ -74,7 +74,6 @@ class Relearning(Method):
     def on_fit_start(self, state: State) -> None:
         p = self.parameters
         self.done = 0  # re-initialisations so far
-        self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
         self.start: dict[str, dict[str, Tensor]] = {}
         if not self._due():
             return
@@ -95,7 +94,7 @@ class Relearning(Method):
         return 1 + min(p.reinit_num if p.gap_scale > 0 else 0, (epoch - 1) // p.reinit_epoch)
 
     def on_epoch_start(self, state: State) -> None:
-        self.learnt = []
+        self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         self.learnt = [m for m in state.model.modalities if m in self.learnt or m in state.active]

@@ -25,10 +25,7 @@ class SmallCNN(Trunk, nn.Sequential):
         for position, following in enumerate(widths):
             step = stride if position == 0 else 1
             height, width = math.ceil(height / step), math.ceil(width / step)
-            layers += [
-                nn.Conv2d(channels, following, 3, step, padding=1, bias=False),
-                nn.BatchNorm2d(following),
-            ]
+            layers += [nn.Conv2d(channels, following, 3, step, 1, bias=False), nn.BatchNorm2d(following)]
             if min(height, width) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2

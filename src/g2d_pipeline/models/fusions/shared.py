@@ -29,11 +29,6 @@ def certainty_weights_of_batch(logits: Tensor) -> Tensor:
     return (-entropy).softmax(dim=0)
 
 
-def error_weights(errors: Tensor) -> Tensor:
-    """w^m ∝ exp(−e^m) `[k]` of the running squared errors e `[k]` on train (regression; our definition)."""
-    return (-errors).softmax(dim=0)
-
-
 class SharedFusion(Fusion):
     """u^m = head(h^m); p = Σ_m u^m (`sum`), their `mean`, or log Σ_m w^m softmax(u^m) (`entropy`, weights a
     sample). `hidden`: widths of ReLU layers before the last one. `entropy_of_batch`: p = Σ_m w^m u^m, one
@@ -85,7 +80,7 @@ class SharedFusion(Fusion):
         if self.combine == "mean":
             return logits.mean(dim=0)
         if self.errors is not None:
-            return (error_weights(self.errors)[:, None, None] * logits).sum(dim=0)
+            return ((-self.errors).softmax(dim=0)[:, None, None] * logits).sum(dim=0)
         if self.combine == "entropy_of_batch":
             return (certainty_weights_of_batch(logits)[:, None, None] * logits).sum(dim=0)
         return torch.logsumexp(certainty_weights(logits).log()[..., None] + logits.log_softmax(dim=2), dim=0)
