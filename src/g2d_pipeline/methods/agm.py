@@ -58,8 +58,7 @@ def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
 
 
 def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
-    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0
-    (padding)."""
+    """A sample `[1, …]` that the trunk sees as zeros: its normaliser's mean, or token 0 (padding)."""
     normaliser = getattr(encoder, "normaliser", None)
     if not isinstance(normaliser, Normaliser) or (isinstance(encoder, Encoder) and encoder.tokens):
         return torch.zeros_like(x[:1])
@@ -68,8 +67,7 @@ def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 class AGM(Method):
-    """The logits are split into a part of each modality, their Shapley values, and each part's gradient is
-    scaled.
+    """The logits are split into a part a modality, their Shapley values, and each part's gradient is scaled.
 
     r^m says how much better modality m does in this batch than the others, and r̄^m the same of its mean
     score over all batches so far: ahead of its history it is held back. The subsets' logits carry gradients

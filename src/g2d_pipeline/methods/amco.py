@@ -40,8 +40,7 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
 
 
 class AMCo(Method):
-    """A modality whose share of the summed softmax is more than σ has ⌊p·D_m⌋ of its feature dimensions
-    masked.
+    """Of a modality whose share of the summed softmax exceeds σ, ⌊p·D_m⌋ feature dimensions are masked.
 
     Which ones is drawn anew for every batch; p grows over the epochs. The share is that of the batch itself,
     before anything is masked (the code decides by the batch before). The published mask has U = 512

@@ -50,9 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method is to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
-    names.
-
+    """What `Method.check` is asked about. `fusion`, and `encoders` by modality: their names;
     `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
 
     task: str
@@ -137,8 +135,7 @@ class State:
 
 
 class Method:
-    """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into
-    docs/methods.md.
+    """The hooks, all optional. The docstring (the idea), `equation` and `source` go into docs/methods.md.
 
     `tasks`, `fusions` (None: any), `min_modalities`, `max_modalities` (None: any number), `works_with_smp`:
     what it is defined for; `undefined` (of tasks and fusions) and `no_smp` say why not, and the remedy.

@@ -52,8 +52,7 @@ def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tenso
 
 
 class DLMG(Method):
-    """The task loss and the match of the modalities are mixed, and the mixture moves from matching to the
-    task.
+    """The task loss and the modalities' match are mixed, and the mixture moves from matching to the task.
 
     `learned`: a_2 follows the slope of the task loss on a batch of the validation split after one plain step;
     so that split is used for more than selection. (The public code's learnable run takes a curve fitted
@@ -111,9 +110,8 @@ class DLMG(Method):
         p = self.parameters
         if p.matching == "js":
             return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
-        features = dict(output.features)
-        for m, layer in self.projections.items():
-            features[m] = layer(features[m])
+        projected = {m: layer(output.features[m]) for m, layer in self.projections.items()}
+        features = output.features | projected
         return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:

@@ -42,8 +42,7 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
 
 class Greedy(Method):
-    """The branch whose exchange with other modalities learns fastest is held: for a window of steps it gets
-    their mean.
+    """The branch whose exchange with others learns fastest is held: it gets their mean for a window of steps.
 
     Σ_t μ counts steps in which nobody is held. An encoder's own head is left out of its μ, because a fusion
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and

@@ -1,5 +1,4 @@
-"""MBSD, bi-directional self-distillation (known to us by BalanceBenchmark's code): weak follow strong
-modalities."""
+"""MBSD, bi-directional self-distillation (after BalanceBenchmark's code): weak modalities follow strong."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
 
 
 class MBSD(Method):
-    """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true
-    class.
+    """Every modality has its own task loss, and is drawn to the others where they disagree in the true class.
 
     Each pair adds the squared distance of its logits, which moves both, and the divergence of the weak from
     the strong, sample by sample; more than two modalities: the mean over pairs. Weights and the strong side

@@ -45,8 +45,7 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 class MLA(Method):
-    """On every batch the modalities take turns: each trains its encoder and the head that all share, by
-    itself.
+    """On every batch the modalities take turns: each trains, by itself, its encoder and the shared head.
 
     The head's gradient is projected away from the mean feature of the modality before, so that what it said
     of that one stays; momentum and weight decay act after it, as published. Turns follow the configuration's

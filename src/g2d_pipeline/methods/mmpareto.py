@@ -40,8 +40,7 @@ def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
 
 
 class MMPareto(Method):
-    """Each encoder is moved by a mixture of the gradients of the multimodal and its unimodal loss that helps
-    both.
+    """Each encoder moves by a mixture of its gradients of the multimodal and unimodal loss that helps both.
 
     Where they agree it is their sum, where they conflict twice their min-norm point; it is brought to the
     length of the sum and multiplied by γ. Heads and fusion follow the plain sum of the losses. A unimodal

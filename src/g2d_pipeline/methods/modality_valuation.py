@@ -58,8 +58,7 @@ def shares(contribution: Tensor, alpha: float) -> Tensor:
 
 
 class ModalityValuation(Method):
-    """At the start of every epoch each modality's contribution to train samples is valued; low ones are
-    re-sampled.
+    """Every epoch begins with valuing each modality's contribution to train samples; low ones are re-sampled.
 
     The value of a subset of modalities is their number where it predicts rightly, with zeros in place of the
     others' features. A copy of a sample has the features of all modalities masked but the one that it is
@@ -145,7 +144,6 @@ class ModalityValuation(Method):
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """Positions `[k, N]` of the modalities from the least contribution up; ties: the least confidence
-    first."""
+    """Positions `[k, N]` of the modalities, the least contribution first; ties: the least confidence."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

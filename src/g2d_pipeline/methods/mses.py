@@ -48,8 +48,7 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
 
 
 class MSES(Method):
-    """Each modality's head is trained as a task of its own, and each modality stops early by its own
-    validation loss.
+    """Each modality's head is a task of its own, and each modality stops early by its own validation loss.
 
     Its encoder and head are then frozen, to the bit, while the others go on; training ends when all have
     stopped. Where the best epochs are restored, one more epoch without batches (loss 0 in the history) scores

@@ -30,8 +30,7 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
 
 
 class MSLR(Method):
-    """Each encoder has a learning rate of its own: the recipe's times a factor, which may change over
-    training.
+    """Each encoder has a learning rate of its own: the recipe's times a factor that may change in training.
 
     Fusion and heads learn at the recipe's rate. Published for late fusion, here with every one; the dynamic
     strategy goes by what the fusion lets each modality say alone, and for a regression by the inverse of its

@@ -50,8 +50,7 @@ def stratified(
 
 
 class PMR(Method):
-    """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to
-    them.
+    """Distances to class prototypes say how far each modality is; a loss draws the slower one to them.
 
     A modality that leads is slowed in the first epochs by a reward for the entropy of its similarities.
     Prototypes are class means of features of clean train samples, looked at once an epoch. They remember the

@@ -46,8 +46,7 @@ def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Te
 
 
 class ReconBoost(Method):
-    """In a stage one modality learns, in turn: to agree with the target where the ensemble of the others does
-    not.
+    """In a stage one modality learns, in turn: to agree with the target where the others' ensemble does not.
 
     Its encoder and the head move, the others rest. After each stage all learn together from the sum of the
     logits (rectification). Stages follow the configuration's order, and each begins with fresh momentum, as
@@ -143,8 +142,6 @@ class ReconBoost(Method):
     @torch.no_grad()
     def ensemble(self, output: Output, modality: str, state: State) -> Tensor:
         """Φ `[B, C]`: the sum of the logits of all modalities but one (zeros where it is the only one)."""
-        total = torch.zeros_like(output.logits)
-        for m in state.model.modalities:
-            if m != modality:
-                total += state.model.unimodal_logits(output.features, m)
-        return total
+        others = (m for m in state.model.modalities if m != modality)
+        logits = (state.model.unimodal_logits(output.features, m) for m in others)
+        return sum(logits, torch.zeros_like(output.logits))

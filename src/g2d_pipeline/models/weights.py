@@ -1,5 +1,4 @@
-"""Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is
-downloaded.
+"""Weights to start from: a local file of torchvision's names → an encoder's trunk. Nothing is downloaded.
 
 Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone."""
 
