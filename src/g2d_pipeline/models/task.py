@@ -3,8 +3,6 @@
 Everything that differs between the two stands here, so that models, methods and the trainer never ask which
 it is."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The bag of tokens of a text: ids `[L]`, 0 behind, → the mean of their embeddings, and a few layers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import nn

@@ -4,8 +4,6 @@ As published: no positional encoding, so that the order of steps has no influenc
 is masked everywhere, so that neither its length nor what stands in it nor the other samples of a batch change
 a feature."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
