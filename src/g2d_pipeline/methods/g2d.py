@@ -78,9 +78,9 @@ class G2D(Method):
                 layers[m] = nn.Linear(ours, theirs)
         self.projections = initialise(nn.ModuleDict(layers))
         if p.logits == "modality" and p.beta > 0:
-            learning = [m for m in model.modalities if p.weight(m) > 0]
             own = state.task.heads_average and model.fusion.heads_of_its_own
-            self.heads = UnimodalHeads(model, state.task.outputs, learning, own)
+            needed = [m for m in model.modalities if p.weight(m) > 0 and not own]
+            self.heads = UnimodalHeads(model, state.task.outputs, needed)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
