@@ -36,9 +36,8 @@ def responses(
 
 
 def batch_scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
-    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on
-    the CPU. Classification: cross-entropy. Regression (our definition): half the squared error over the
-    target's variance."""
+    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, CPU.
+    Classification: cross-entropy. Regression (ours): half the squared error over the target's variance."""
     with torch.no_grad():
         rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
         return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()

@@ -43,8 +43,7 @@ def heuristic_share(start: float, epoch: int, epochs: int) -> float:
 def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tensor], lr: float) -> Tensor:
     """dL_val(θ′)/da_2 = −2η ⟨∇L_val(θ′), ∇A − ∇L_S⟩, of gradients by parameter.
 
-    θ′ = θ − η·∇L is one plain step, and L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative
-    is needed."""
+    θ′ = θ − η·∇L is one plain step; L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative."""
     dots = [(v * (a - t)).sum() for v, t, a in zip(val, task, matching, strict=True)]
     return -2 * lr * torch.stack(dots).sum()
 

@@ -6,13 +6,12 @@ import math
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, Rows, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ class Branches:
         return {branch: (train, val) for branch, (train, val) in sums.items()}
 
 
-def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+def _batches(rows: Rows, size: int) -> list[Rows]:
     """Parts of nearly equal length, up to `size`: none has one sample (batch norm)."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
 
@@ -106,8 +105,7 @@ class GBlending(Method):
     without augmentation: G is what the val loss falls by, O by how much more it exceeds the train loss then.
     A branch that only overfits weighs nothing but `least`; where no branch gains, the weights stay. A fusion
     without a head for each modality gets linear ones besides. The branches share their batches. Val also
-    selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
-    errors (our definition)."""
+    selects the epoch here, where the paper holds out a part of train. Regression: squared errors (ours)."""
 
     class Parameters(MethodParameters):
         measure: Literal["online", "offline"] = "online"

@@ -42,8 +42,7 @@ class MBSD(Method):
     the strong, sample by sample; more than two modalities: the mean over pairs. Weights and the strong side
     carry no gradient (our reading). The published code takes the divergence of two numbers, the probabilities
     of the true class, and a logarithm of the wrong one; this is that of the distributions. With three
-    modalities it takes distances of probabilities; here they are of logits. Regression, our definition:
-    distances are of predictions."""
+    modalities it takes distances of probabilities; here of logits, for a regression (ours) of predictions."""
 
     class Parameters(Window):
         unimodal_weight: NonNegativeFloat = 1.0

@@ -44,8 +44,7 @@ class MMPareto(Method):
     length of the sum and multiplied by γ. Heads and fusion follow the plain sum of the losses. A unimodal
     head is the fusion's own where it has one a modality (late, sum), else a linear one beside it that is left
     behind after training. A unimodal loss reaches no encoder but its own, so two backward passes do for any
-    number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
-    Regression: our definition."""
+    k (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training. Regression: ours."""
 
     class Parameters(MethodParameters):
         scale: PositiveFloat = 1.5

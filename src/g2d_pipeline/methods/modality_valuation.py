@@ -2,15 +2,13 @@
 
 from typing import Annotated, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._scores import Window
 from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output, Task
 
 FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
@@ -79,7 +77,7 @@ class ModalityValuation(Method):
         self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+    def rows(self, rows: Rows, state: State) -> Rows:
         p, k = self.parameters, len(state.model.modalities)
         self.alone = self.alone[:0]
         if not p.acts(state.epoch) or (p.level == "modality" and p.alpha == 0):
@@ -114,7 +112,7 @@ class ModalityValuation(Method):
         kept = {m: f * ((alone == ALL) | (alone == position))[:, None] for position, (m, f) in features}
         return super().loss(Output(kept, state.model.fusion(kept)), batch, state)
 
-    def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
+    def _value(self, rows: Rows, state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
         values = []
         for batch, output in state.evaluate(rows):

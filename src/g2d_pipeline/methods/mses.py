@@ -4,14 +4,12 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import weighted_losses
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, Validation
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Rows, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 
 
@@ -78,7 +76,7 @@ class MSES(Method):
     def _all_stopped(self) -> bool:
         return len(self.stopped) == len(self.lowest)
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+    def rows(self, rows: Rows, state: State) -> Rows:
         return rows[:0] if self._all_stopped() else rows
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:

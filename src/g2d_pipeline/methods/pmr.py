@@ -3,14 +3,13 @@
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from g2d_pipeline.methods._scores import Window, quantile_edges, ratios
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output
 
 
@@ -35,9 +34,7 @@ def entropy(similarity: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1).mean()
 
 
-def stratified(
-    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
-) -> npt.NDArray[np.int64]:
+def stratified(rows: Rows, labels: Rows, order: Rows, share: float) -> Rows:
     """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
     classes, counts = np.unique(labels, return_counts=True)

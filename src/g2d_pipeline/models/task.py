@@ -129,8 +129,7 @@ def regression_task(
 ) -> Regression:
     """The regression whose scaling comes from the train statistics `{min, max, mean, std}` of the target.
 
-    `output`: see `TargetSettings`. Raises DataError (a ValueError) where the train target is constant: there
-    is nothing to learn."""
+    `output`: see `TargetSettings`. Raises DataError (a ValueError) where the train target is constant."""
     if not target["max"] > target["min"]:
         raise DataError(f"the train target is constant ({target['min']:g}): nothing can be learnt from it")
     if output == "sigmoid" or (output == "auto" and target["min"] >= 0 and target["max"] <= 1):

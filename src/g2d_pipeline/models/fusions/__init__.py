@@ -1,8 +1,7 @@
 """Fusion modules: the features of all modalities → logits `[B, C]` (paper A.3). A new one is one file.
 
 A file defines one subclass of `Fusion`, called with (widths, outputs, **options). Every fusion defines
-`unimodal_logits(features, m)`: what the model says from modality m alone. Analyses and half of the methods
-need it."""
+`unimodal_logits(features, m)`: what the model says from m alone. Analyses and half of the methods need it."""
 
 from typing import Any
 
