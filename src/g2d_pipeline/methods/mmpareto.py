@@ -76,16 +76,15 @@ class MMPareto(Method):
         state.backward(whole)
         self.whole = _take(state)
         for m, encoder in model.encoders.items():
-            self._combine(list(encoder.parameters()), self.whole[m], self.own[m])
+            self._combine(m, encoder)
         return terms | own
 
-    def _combine(
-        self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]
-    ) -> None:
+    def _combine(self, modality: str, encoder: nn.Module) -> None:
         """Give the encoder its new gradient, before the factor γ."""
+        gradients = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
         learning = [
             (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)
-            for p, g_0, g_u in zip(parameters, whole, own, strict=True)
+            for p, g_0, g_u in gradients
             if g_0 is not None or g_u is not None
         ]
         if not learning:  # suppressed

@@ -38,9 +38,8 @@ def stratified(rows: Rows, labels: Rows, order: Rows, share: float) -> Rows:
     """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
     classes, counts = np.unique(labels, return_counts=True)
-    chosen = [
-        order[sorted_labels == c][: int(np.ceil(share * n))] for c, n in zip(classes, counts, strict=True)
-    ]
+    quotas = np.ceil(share * counts).astype(int)
+    chosen = [order[sorted_labels == c][:n] for c, n in zip(classes, quotas, strict=True)]
     return np.sort(rows[np.concatenate(chosen)])
 
 

@@ -1,7 +1,6 @@
 """A small convolutional encoder of images, spectrograms and clips."""
 
 import math
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -17,7 +16,7 @@ class SmallCNN(Trunk, nn.Sequential):
     dimensions = (IMAGE, CLIP)
     has_stages = True
 
-    def __init__(self, shape: Shape, widths: Sequence[int], stride: int, grid: int) -> None:
+    def __init__(self, shape: Shape, widths: list[int], stride: int, grid: int) -> None:
         layers: list[nn.Module] = []
         channels, height, width = shape[0], *shape[-2:]
         for position, following in enumerate(widths):

@@ -59,9 +59,7 @@ class SharedFusion(Fusion):
             raise ValueError("combine = entropy_of_batch: a regression has no entropy. Say combine=entropy")
         self.combine = combine
         layers: list[nn.Module] = []
-        self.projections, before = projections(
-            widths, None if width == "greatest" else width or max(widths.values())
-        )
+        self.projections, before = projections(widths, None if width == "greatest" else width)
         for following in hidden:
             layers += [nn.Linear(before, following), nn.ReLU()]
             before = following
