@@ -35,8 +35,7 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
     Ties: the configuration's order. k = 2: the published rule; k > 2: our definition."""
     first = max(speeds, key=lambda m: speeds[m])
-    gap = speeds[first] - min(speeds.values())
-    return first if gap > alpha else ""
+    return first if speeds[first] - min(speeds.values()) > alpha else ""
 
 
 class Greedy(Method):

@@ -48,8 +48,7 @@ class MSLR(Method):
     by_modality = ("rates",)
 
     def on_fit_start(self, state: State) -> None:
-        # validation metrics, newest last
-        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}
+        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}  # metrics, newest last
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One of each encoder, then one of all else: together the order of joint training."""

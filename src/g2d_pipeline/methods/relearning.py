@@ -78,10 +78,8 @@ class Relearning(Method):
         for m in state.model.modalities:
             self.start[m] = {n: w.detach().clone() for n, w in state.model.encoders[m].named_parameters()}
         if state.epochs <= p.reinit_epoch:
-            note = "the first time is after epoch %d: say more epochs or a smaller reinit_epoch"
-            logger.warning(
-                "relearning: nothing is learnt again in %d epochs, " + note, state.epochs, p.reinit_epoch
-            )
+            why = f"the first time is after epoch {p.reinit_epoch}: say more epochs or a smaller reinit_epoch"
+            logger.warning("relearning: nothing is learnt again in %d epochs, %s", state.epochs, why)
 
     def _due(self) -> bool:
         return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
