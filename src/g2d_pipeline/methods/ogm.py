@@ -32,7 +32,7 @@ class OGM(Method):
     s^m is the mean confidence in the target of what modality m says alone. k > 2: r^m compares it with the
     mean of the others'; regression: the confidence of a Gaussian error (both: our definition). What a
     modality says alone is the fusion's unimodal logits for all fusions; the authors' code takes the
-    multimodal ones for film and gated: it modulates nothing there. Accumulation: a step's scores count."""
+    multimodal ones for film and gated: it modulates nothing there. Accumulation: scores of a whole step."""
 
     class Parameters(Window):
         alpha: NonNegativeFloat = 0.1
