@@ -44,7 +44,8 @@ class CML(Method):
 
     The order is drawn for every batch. Removed is who has zeros in place of its feature. A pair of neighbours
     S ⊃ T counts in the samples that S is right on, and the pairs' means are summed (published code: one sum
-    over samples and pairs, cut at 0 as a whole). Regression (ours): a Gaussian error's confidence, all samples."""
+    over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
+    (our definition)."""
 
     class Parameters(Window):
         weight: NonNegativeFloat = 0.1
