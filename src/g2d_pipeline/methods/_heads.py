@@ -1,7 +1,5 @@
 """Logits and losses of each modality by itself, for methods that train them beside the multimodal ones."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import cast
 
@@ -17,20 +15,14 @@ MULTI = "multi"  # the multimodal prediction, as in the history
 class UnimodalHeads(nn.Module):
     """u^m `[B, C]`: by the fusion's own head of m where it has one, else by a linear head made here.
 
-    `modalities`: those that need one (None: all); `own=False`: made here for all of them, the fusion's own
-    heads are not used. Made in `on_fit_start` as an attribute of the method, it is trained, checkpointed and
-    moved like the model, and not part of the model that is saved."""
+    `needed`: the modalities whose head is made here (left out: all, where the fusion has none of its own).
+    Made in `on_fit_start` as an attribute of the method, it is trained, checkpointed and moved as the model
+    is, and not part of the model that is saved."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        outputs: int,
-        modalities: Collection[str] | None = None,
-        own: bool | None = None,
-    ) -> None:
+    def __init__(self, model: MultimodalModel, outputs: int, needed: Collection[str] | None = None) -> None:
         super().__init__()
-        own = model.fusion.heads_of_its_own if own is None else own
-        needed = () if own else model.modalities if modalities is None else modalities
+        if needed is None:
+            needed = () if model.fusion.heads_of_its_own else model.modalities
         widths = {m: model.fusion.widths[m] for m in needed}
         self.heads = initialise(nn.ModuleDict({m: nn.Linear(width, outputs) for m, width in widths.items()}))
 

@@ -1,8 +1,6 @@
 """Shared by several methods: when one acts, scores of modalities, bins of a regression's target."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ class Window(MethodParameters):
     end_epoch: PositiveInt | None = None
 
     @model_validator(mode="after")
-    def _begins_before_it_ends(self) -> Window:
+    def _begins_before_it_ends(self) -> Self:
         if self.end_epoch is not None and self.end_epoch < self.start_epoch:
             raise ValueError(
                 f"end_epoch = {self.end_epoch} is before start_epoch = {self.start_epoch}, so it never "

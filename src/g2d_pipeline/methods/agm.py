@@ -1,15 +1,11 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from contextlib import nullcontext
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._scores import Window
@@ -40,9 +36,8 @@ def responses(
 
 
 def batch_scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
-    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, on
-    the CPU. Classification: cross-entropy. Regression (our definition): half the squared error over the
-    target's variance."""
+    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, CPU.
+    Classification: cross-entropy. Regression (ours): half the squared error over the target's variance."""
     with torch.no_grad():
         rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
         return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
@@ -60,8 +55,7 @@ def coefficients(now: Tensor, before: Tensor, alpha: float) -> Tensor:
 
 
 def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
-    """A sample `[1, …]` that the encoder's trunk sees as zeros: its normaliser's mean, or token 0
-    (padding)."""
+    """A sample `[1, …]` that the trunk sees as zeros: its normaliser's mean, or token 0 (padding)."""
     normaliser = getattr(encoder, "normaliser", None)
     if not isinstance(normaliser, Normaliser) or (isinstance(encoder, Encoder) and encoder.tokens):
         return torch.zeros_like(x[:1])
@@ -69,18 +63,8 @@ def masked_input(encoder: nn.Module, x: Tensor) -> Tensor:
     return mean.expand(1, *x.shape[1:])
 
 
-class AGMParameters(Window):
-    """Explained one by one in conf/base/methods/agm.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    where: Literal["response", "encoder"] = "response"
-    masked: Literal["inputs", "features"] = "inputs"
-    clip: Annotated[float, Field(gt=0)] | None = None
-
-
 class AGM(Method):
-    """The logits are split into a part of each modality, their Shapley values, and each part's gradient is
-    scaled.
+    """The logits are split into a part a modality, their Shapley values, and each part's gradient is scaled.
 
     r^m says how much better modality m does in this batch than the others, and r̄^m the same of its mean
     score over all batches so far: ahead of its history it is held back. The subsets' logits carry gradients
@@ -88,14 +72,19 @@ class AGM(Method):
     whole's, and κ one number for all. BalanceBenchmark has the ratio upside down, and amplifies who is ahead;
     this follows the authors. Scores of a regression and more than three modalities: our definition."""
 
-    Parameters = AGMParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 1.0
+        where: Literal["response", "encoder"] = "response"
+        masked: Literal["inputs", "features"] = "inputs"
+        clip: PositiveFloat | None = None
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "∇φ^m ← κ^m·∇φ^m, κ^m = exp(α·min(r̄^m − r^m, 7)), r^m = exp(k/(k−1)·(mean_j S^j − S^m)), "
         "S^m = L_S(φ^m, y), φ^m: Shapley value of the logits"
     )
     source = "Li et al., ICCV 2023, adaptive gradient modulation"
-    parameters: AGMParameters
 
     def on_fit_start(self, state: State) -> None:
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄
@@ -105,18 +94,18 @@ class AGM(Method):
         if not self._acts(state):
             return super().loss(output, batch, state)
         whole = self.parameters.where == "response"
-        with nullcontext() if whole else torch.no_grad():
+        with torch.set_grad_enabled(whole):
             parts = self._responses(output, batch, state)
         now = batch_scores(state.task, parts, batch.target)
         values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
         kappa: dict[str, float] = dict(zip(parts, values, strict=True))
-        for m in kappa:
-            state.log(f"kappa/{m}", kappa[m])
+        for m, factor in kappa.items():
+            state.log(f"kappa/{m}", factor)
         self.batches += 1
         self.mean_scores = self.mean_scores + (now - self.mean_scores) / self.batches
         if whole:
             scaled = [scale_gradient(part, kappa[m]) for m, part in parts.items()]
-            output = Output(output.features, reduce(add, scaled))
+            output = Output(output.features, reduce(Tensor.add, scaled))
         else:
             for m, feature in output.features.items():
                 if feature.requires_grad:

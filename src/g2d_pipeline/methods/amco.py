@@ -1,12 +1,10 @@
 """AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023)."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import weighted_losses
@@ -39,21 +37,8 @@ def mask_features(feature: Tensor, dimensions: Tensor) -> Tensor:
     return feature * mask.to(feature)
 
 
-class AMCoParameters(Window):
-    """Explained one by one in conf/base/methods/amco.yml."""
-
-    sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
-    epsilon: Annotated[float, Field(gt=0)] = 0.3
-    progress: Literal["epochs", "batches"] = "epochs"
-    greatest_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    hold: Literal["batch", "epoch"] = "batch"
-    rescale: bool = False
-    unimodal_weight: NonNegativeFloat = 1.0
-
-
 class AMCo(Method):
-    """A modality whose share of the summed softmax is more than σ has ⌊p·D_m⌋ of its feature dimensions
-    masked.
+    """Of a modality whose share of the summed softmax exceeds σ, ⌊p·D_m⌋ feature dimensions are masked.
 
     Which ones is drawn anew for every batch; p grows over the epochs. The share is that of the batch itself,
     before anything is masked (the code decides by the batch before). The published mask has U = 512
@@ -61,14 +46,22 @@ class AMCo(Method):
     has a task loss of its own besides, from what is left of its feature. Regression: shares of confidence
     (our definition). Predictions use all features."""
 
-    Parameters = AMCoParameters
+    class Parameters(Window):
+        sigma: Annotated[float, Field(gt=0, le=1)] = 0.5
+        epsilon: PositiveFloat = 0.3
+        progress: Literal["epochs", "batches"] = "epochs"
+        greatest_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+        hold: Literal["batch", "epoch"] = "batch"
+        rescale: bool = False
+        unimodal_weight: NonNegativeFloat = 1.0
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "L = L_S(l, y) + w Σ_m L_S(u^m, y); share^m > σ: ⌊p·D_m⌋ dimensions of f^m ← 0, "
         "p = sin(π/2·min(ε, l_t)/ε)"
     )
     source = "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
-    parameters: AMCoParameters
 
     def on_fit_start(self, state: State) -> None:
         self.batches = 0  # of this epoch

@@ -3,8 +3,6 @@
 A new method is one file in this folder (functions first: the equations, testable alone; then a class that
 says when they act) and one YAML in `conf/base/methods/` that lists its parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -19,9 +17,12 @@ from g2d_pipeline.config import Strict
 from g2d_pipeline.errors import did_you_mean
 from g2d_pipeline.models import MultimodalModel, Output, Task
 
+Rows = npt.NDArray[np.int64]  # of the store
+
 
 class MethodParameters(Strict):
-    """The hyper-parameters of a method; subclasses add fields with their allowed ranges."""
+    """The hyper-parameters of a method; its own `Parameters` add fields with their allowed ranges, which
+    conf/base/methods/<method>.yml explains."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,8 @@ class TeacherView:
 @dataclass(frozen=True)
 class Batch:
     """`index` `[B]`: rows of the store; `inputs`: m → `[B, …]`; `target` `[B]`, encoded; `teachers` by
-    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and the
-    inputs of these modalities are not read. `teachers` is empty where neither the method nor the schedule
-    needs them."""
+    modality. `features`: m → `[B, D_m]` of the encoders frozen in this epoch: they are cached, and
+    their `inputs` are not read. `teachers` is empty where neither the method nor the schedule needs them."""
 
     index: Tensor
     inputs: dict[str, Tensor]
@@ -49,9 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method is to work with; see `Method.check`. `fusion`, and `encoders` by modality: their
-    names.
-
+    """What `Method.check` is asked about. `fusion`, and `encoders` by modality: their names;
     `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
 
     task: str
@@ -113,10 +111,10 @@ class State:
     forward: Callable[[Batch], Output] = _outside_training
     backward: Callable[..., None] = _outside_training
     step: Callable[[], None] = _outside_training
-    rows: Callable[[str], npt.NDArray[np.int64]] = _outside_training
-    targets: Callable[[npt.NDArray[np.int64]], Tensor] = _outside_training
-    batch: Callable[[npt.NDArray[np.int64]], Batch] = _outside_training
-    evaluate: Callable[[npt.NDArray[np.int64]], Iterator[tuple[Batch, Output]]] = _outside_training
+    rows: Callable[[str], Rows] = _outside_training
+    targets: Callable[[Rows], Tensor] = _outside_training
+    batch: Callable[[Rows], Batch] = _outside_training
+    evaluate: Callable[[Rows], Iterator[tuple[Batch, Output]]] = _outside_training
     new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
     mark_updated: Callable[[Iterable[str]], None] = _outside_training
     logged: dict[str, float | Tensor] = field(default_factory=dict)  # by `log`, of the current batch
@@ -136,8 +134,7 @@ class State:
 
 
 class Method:
-    """The hooks, all optional. The class's docstring is the idea, `equation` and `source` go into
-    docs/methods.md.
+    """The hooks, all optional. The docstring (the idea), `equation` and `source` go into docs/methods.md.
 
     `tasks`, `fusions` (None: any), `min_modalities`, `max_modalities` (None: any number), `works_with_smp`:
     what it is defined for; `undefined` (of tasks and fusions) and `no_smp` say why not, and the remedy.
@@ -145,9 +142,8 @@ class Method:
     students' encoders exchange (`models/exchange.py`). `steps_itself`: it calls `state.step` several times a
     batch, so that there is nothing to accumulate.
 
-    What a method keeps in attributes of its own (tensors, numbers, lists, dictionaries, modules: running
-    averages, prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all
-    of them."""
+    What a method keeps in attributes (tensors, numbers, lists, dictionaries, modules: running averages,
+    prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all of them."""
 
     Parameters: ClassVar[type[MethodParameters]] = MethodParameters
     needs_teachers: ClassVar[bool] = False
@@ -201,8 +197,7 @@ class Method:
                     )
 
     def epochs(self, epochs: int) -> int:
-        """How many epochs it takes of the recipe's; a method that trains nothing says 1 and leaves out all
-        rows."""
+        """How many of the recipe's epochs it takes; what trains nothing says 1 and leaves out all rows."""
         return epochs
 
     def phase(self, epoch: int, state: State) -> int:
@@ -212,23 +207,20 @@ class Method:
         return 1 + (epoch >= getattr(self.parameters, "start_epoch", 1) > 1)
 
     def on_fit_start(self, state: State) -> None:
-        """Called once, before `parameter_groups`: make modules of its own here (torch's generator is
-        seeded)."""
+        """Called once, before `parameter_groups`: make modules here (torch's generator is seeded)."""
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """What the optimizer is given: by default one group, of the model and the modules of its own.
 
-        A group may have its own `lr`, and a `factor` that the method may change: lr × factor holds in the
-        next epoch."""
+        A group may have an `lr` and a `factor` that may change: lr × factor holds in the next epoch."""
         own = [p for module in self.modules().values() for p in module.parameters()]
         return [{"params": [*model.parameters(), *own]}]
 
     def on_epoch_start(self, state: State) -> None:
         """Called before the first batch of an epoch."""
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
-        """The train rows of this epoch, before they are shuffled: repeat or leave out some to rewrite the
-        epoch."""
+    def rows(self, rows: Rows, state: State) -> Rows:
+        """The train rows of this epoch, before they are shuffled: repeat or leave out some to rewrite it."""
         return rows
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
@@ -241,8 +233,7 @@ class Method:
         return terms
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        """The terms of the loss, weighted, by name; their sum is minimised. The default: the task loss
-        alone."""
+        """The terms of the loss, weighted, by name; their sum is minimised. Default: the task loss alone."""
         return {"task": state.task.loss(output.logits, batch.target)}
 
     def after_backward(self, state: State) -> None:
@@ -252,8 +243,7 @@ class Method:
         """Called after the last batch of an epoch, before validation."""
 
     def on_validation(self, validation: Validation, state: State) -> None:
-        """Called after each epoch with what the model says of the validation split; never with the test
-        split."""
+        """Called after each epoch with what the model says of the validation split; never with test."""
 
     def predict(self, output: Output) -> Tensor:
         """The multimodal logits `[B, C]` that are evaluated."""
@@ -264,8 +254,7 @@ class Method:
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All attributes but the parameters and functions (which have no state), modules as their own
-        state."""
+        """All attributes but the parameters and functions (without state); of modules their own state."""
         own = {n: value for n, value in vars(self).items() if n != "parameters" and not callable(value)}
         return own | {name: module.state_dict() for name, module in self.modules().items()}
 

@@ -1,10 +1,7 @@
 """CML (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
 
-from __future__ import annotations
-
 from functools import reduce
 from itertools import pairwise
-from operator import add
 from typing import Literal
 
 import torch
@@ -42,13 +39,6 @@ def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor
     return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
 
 
-class CMLParameters(Window):
-    """Explained one by one in conf/base/methods/cml.yml."""
-
-    weight: NonNegativeFloat = 0.1
-    losses: Literal["nested", "whole"] = "nested"
-
-
 class CML(Method):
     """Modalities are removed one by one in random order, and confidence that rises by it is punished.
 
@@ -57,11 +47,14 @@ class CML(Method):
     over samples and pairs, cut at 0 as a whole). Regression: confidence of a Gaussian error, in all samples
     (our definition)."""
 
-    Parameters = CMLParameters
+    class Parameters(Window):
+        weight: NonNegativeFloat = 0.1
+        losses: Literal["nested", "whole"] = "nested"
+
+    parameters: Parameters
     min_modalities = 2
     equation = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
     source = "Ma et al., ICML 2023, calibrating multimodal learning"
-    parameters: CMLParameters
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
@@ -69,16 +62,14 @@ class CML(Method):
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
         _, *subsets = nested(self._order(output))
-        logits = [
-            output.logits,
-            *(state.model.fusion(mask_others(output.features, some)) for some in subsets),
-        ]
+        smaller = [state.model.fusion(mask_others(output.features, some)) for some in subsets]
+        logits = [output.logits, *smaller]
         if p.losses == "nested":
-            losses = [task.loss(smaller, target) for smaller in logits[1:]]
-            terms["task"] = (terms["task"] + reduce(add, losses)) / len(logits)
+            losses = reduce(Tensor.add, (task.loss(of_subset, target) for of_subset in smaller))
+            terms["task"] = (terms["task"] + losses) / len(logits)
         if p.weight > 0:
             rises = [rise(task, more, less, target) for more, less in pairwise(logits)]
-            terms["rise"] = p.weight * reduce(add, rises)
+            terms["rise"] = p.weight * reduce(Tensor.add, rises)
         return terms
 
     def _order(self, output: Output) -> list[str]:

@@ -1,7 +1,5 @@
 """DLMG / LFM (NeurIPS 2024), learning the modality gap: modalities are matched, then labels count."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import combinations
 from typing import Annotated, Any, Literal
@@ -45,26 +43,13 @@ def heuristic_share(start: float, epoch: int, epochs: int) -> float:
 def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tensor], lr: float) -> Tensor:
     """dL_val(θ′)/da_2 = −2η ⟨∇L_val(θ′), ∇A − ∇L_S⟩, of gradients by parameter.
 
-    θ′ = θ − η·∇L is one plain step, and L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative
-    is needed."""
+    θ′ = θ − η·∇L is one plain step; L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative."""
     dots = [(v * (a - t)).sum() for v, t, a in zip(val, task, matching, strict=True)]
     return -2 * lr * torch.stack(dots).sum()
 
 
-class DLMGParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/dlmg.yml."""
-
-    matching: Literal["infonce", "js"] = "infonce"
-    temperature: PositiveFloat = 0.1
-    schedule: Literal["heuristic", "learned"] = "heuristic"
-    start: Annotated[float, Field(ge=0, le=1)] = 0.8
-    weight_lr: PositiveFloat = 1e-4
-    every: PositiveInt = 1
-
-
 class DLMG(Method):
-    """The task loss and the match of the modalities are mixed, and the mixture moves from matching to the
-    task.
+    """The task loss and the modalities' match are mixed, and the mixture moves from matching to the task.
 
     `learned`: a_2 follows the slope of the task loss on a batch of the validation split after one plain step;
     so that split is used for more than selection. (The public code's learnable run takes a curve fitted
@@ -73,11 +58,18 @@ class DLMG(Method):
     definition). More than two modalities: the mean over pairs; regression: InfoNCE alone (both our
     definition). With a_2 = 0 it is joint training with twice the loss."""
 
-    Parameters = DLMGParameters
+    class Parameters(MethodParameters):
+        matching: Literal["infonce", "js"] = "infonce"
+        temperature: PositiveFloat = 0.1
+        schedule: Literal["heuristic", "learned"] = "heuristic"
+        start: Annotated[float, Field(ge=0, le=1)] = 0.8
+        weight_lr: PositiveFloat = 1e-4
+        every: PositiveInt = 1
+
+    parameters: Parameters
     equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
     source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
     fusions = ("late",)
-    parameters: DLMGParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -115,9 +107,8 @@ class DLMG(Method):
         p = self.parameters
         if p.matching == "js":
             return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
-        features = dict(output.features)
-        for m, layer in self.projections.items():
-            features[m] = layer(features[m])
+        projected = {m: layer(output.features[m]) for m, layer in self.projections.items()}
+        features = output.features | projected
         return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:

@@ -1,14 +1,11 @@
 """G²D (ICCV 2025, Eq. 1-4): distil every unimodal teacher into the student; SMP is in training/smp.py."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
@@ -39,23 +36,6 @@ def logit_distillation(task: Task, student: Tensor, teacher: Tensor, temperature
     return task.distill(student, teacher.detach(), temperature)
 
 
-class G2DParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/g2d.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    beta: NonNegativeFloat = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    feature_loss: FeatureLoss = "mse"
-    reduction: Literal["mean", "sum"] = "mean"
-    logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
-    modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    projection: bool = False
-
-    def weight(self, modality: str) -> float:
-        """w_m."""
-        return self.modality_weights.get(modality, 1.0)
-
-
 class G2D(Method):
     """Task loss + α·feature distillation + β·logit distillation; a term with weight 0 is not computed.
 
@@ -70,12 +50,24 @@ class G2D(Method):
 
     With one modality of a classification and late fusion the three are one."""
 
-    Parameters = G2DParameters
+    class Parameters(MethodParameters):
+        alpha: NonNegativeFloat = 1.0
+        beta: NonNegativeFloat = 1.0
+        temperature: PositiveFloat = 1.0
+        feature_loss: FeatureLoss = "mse"
+        reduction: Literal["mean", "sum"] = "mean"
+        logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
+        modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+        projection: bool = False
+
+        def weight(self, modality: str) -> float:
+            """w_m."""
+            return self.modality_weights.get(modality, 1.0)
+
+    parameters: Parameters
     needs_teachers = True
     equation = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
     source = "G²D, ICCV 2025, Eq. 1-4"
-    parameters: G2DParameters
-
     by_modality = ("modality_weights",)
 
     def on_fit_start(self, state: State) -> None:
@@ -86,9 +78,9 @@ class G2D(Method):
                 layers[m] = nn.Linear(ours, theirs)
         self.projections = initialise(nn.ModuleDict(layers))
         if p.logits == "modality" and p.beta > 0:
-            learning = [m for m in model.modalities if p.weight(m) > 0]
             own = state.task.heads_average and model.fusion.heads_of_its_own
-            self.heads = UnimodalHeads(model, state.task.outputs, learning, own)
+            needed = [m for m in model.modalities if p.weight(m) > 0 and not own]
+            self.heads = UnimodalHeads(model, state.task.outputs, needed)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
@@ -100,13 +92,13 @@ class G2D(Method):
                 f = output.features[m]
                 f = self.projections[m](f) if m in self.projections else f  # as wide as the teacher's
                 features.append(p.weight(m) * feature_distillation(f, v.feature, p.reduction, p.feature_loss))
-            terms["feature_distillation"] = p.alpha * reduce(add, features)
+            terms["feature_distillation"] = p.alpha * reduce(Tensor.add, features)
         if p.beta > 0 and views:
             logits = [
                 weight * logit_distillation(state.task, student, teacher, p.temperature)
                 for weight, student, teacher in self._logits(output, views, state)
             ]
-            terms["logit_distillation"] = p.beta * reduce(add, logits)
+            terms["logit_distillation"] = p.beta * reduce(Tensor.add, logits)
         return terms
 
     def _logits(
@@ -116,7 +108,8 @@ class G2D(Method):
         p = self.parameters
         if p.logits == "ensemble":
             total = sum(p.weight(m) for m in views)
-            yield 1.0, output.logits, reduce(add, (p.weight(m) / total * v.logits for m, v in views.items()))
+            parts = (p.weight(m) / total * v.logits for m, v in views.items())
+            yield 1.0, output.logits, reduce(Tensor.add, parts)
             return
         for m, v in views.items():
             own = p.logits == "modality"

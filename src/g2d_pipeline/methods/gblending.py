@@ -1,20 +1,17 @@
 """Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how branches generalise and overfit."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
-from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
+from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, Rows, State
 from g2d_pipeline.models import MultimodalModel, Output
 
 logger = logging.getLogger(__name__)
@@ -96,30 +93,9 @@ class Branches:
         return {branch: (train, val) for branch, (train, val) in sums.items()}
 
 
-def _batches(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+def _batches(rows: Rows, size: int) -> list[Rows]:
     """Parts of nearly equal length, up to `size`: none has one sample (batch norm)."""
     return np.array_split(rows, max(1, math.ceil(len(rows) / size)))
-
-
-class GBlendingParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/gblending.yml."""
-
-    measure: Literal["online", "offline"] = "online"
-    super_epoch: PositiveInt = 10
-    branch_epochs: PositiveInt | None = None
-    floor: PositiveFloat = 0.01
-    least: Annotated[float, Field(ge=0, lt=1)] = 0.01
-    gain: Literal["fall", "absolute"] = "fall"
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_counts(self) -> GBlendingParameters:
-        if self.weights and not 0 < sum(self.weights.values()) < math.inf:
-            raise ValueError(
-                f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
-                "leave weights out so that they are measured"
-            )
-        return self
 
 
 class GBlending(Method):
@@ -129,14 +105,30 @@ class GBlending(Method):
     without augmentation: G is what the val loss falls by, O by how much more it exceeds the train loss then.
     A branch that only overfits weighs nothing but `least`; where no branch gains, the weights stay. A fusion
     without a head for each modality gets linear ones besides. The branches share their batches. Val also
-    selects the epoch here, where the paper holds out a part of train. Regression: the losses are squared
-    errors (our definition)."""
+    selects the epoch here, where the paper holds out a part of train. Regression: squared errors (ours)."""
 
-    Parameters = GBlendingParameters
+    class Parameters(MethodParameters):
+        measure: Literal["online", "offline"] = "online"
+        super_epoch: PositiveInt = 10
+        branch_epochs: PositiveInt | None = None
+        floor: PositiveFloat = 0.01
+        least: Annotated[float, Field(ge=0, lt=1)] = 0.01
+        gain: Literal["fall", "absolute"] = "fall"
+        weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+        @model_validator(mode="after")
+        def _one_counts(self) -> Self:
+            if self.weights and not 0 < sum(self.weights.values()) < math.inf:
+                raise ValueError(
+                    f"weights = {self.weights} must have a finite sum above 0: give one branch a weight, or "
+                    "leave weights out so that they are measured"
+                )
+            return self
+
+    parameters: Parameters
     by_part = ("weights",)
     equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
     source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
-    parameters: GBlendingParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

@@ -1,7 +1,5 @@
 """Greedy (Wu et al., ICML 2022): branches whose exchange (MMTM) learns too fast are held."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal, cast
@@ -37,36 +35,30 @@ def leader(speeds: dict[str, float], alpha: float) -> str:
 
     Ties: the configuration's order. k = 2: the published rule; k > 2: our definition."""
     first = max(speeds, key=lambda m: speeds[m])
-    gap = speeds[first] - min(speeds.values())
-    return first if gap > alpha else ""
-
-
-class GreedyParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/greedy.yml."""
-
-    alpha: NonNegativeFloat = 0.001
-    window: PositiveInt = 5
-    start_epoch: PositiveInt = 2
-    replaced: Literal["signal", "gate"] = "signal"
-    losses: Literal["branches", "whole"] = "branches"
+    return first if speeds[first] - min(speeds.values()) > alpha else ""
 
 
 class Greedy(Method):
-    """The branch whose exchange with other modalities learns fastest is held: for a window of steps it gets
-    their mean.
+    """The branch whose exchange with others learns fastest is held: it gets their mean for a window of steps.
 
     Σ_t μ counts steps in which nobody is held. An encoder's own head is left out of its μ, because a fusion
     need not have one (our definition; the code counts it). Encoders need stages with maps: small_cnn and
     resnet18. The features of a modality contain what the others told it, and so do its unimodal logits."""
 
-    Parameters = GreedyParameters
+    class Parameters(MethodParameters):
+        alpha: NonNegativeFloat = 0.001
+        window: PositiveInt = 5
+        start_epoch: PositiveInt = 2
+        replaced: Literal["signal", "gate"] = "signal"
+        losses: Literal["branches", "whole"] = "branches"
+
+    parameters: Parameters
     equation = (
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
     source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
     works_with_smp = False
     exchange = "mmtm"
-    parameters: GreedyParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -109,9 +101,7 @@ class Greedy(Method):
             return
         gates = bypasses(cast(Exchange, state.model.exchange))
         pairs = [(own, state.model.encoders[m].parameters()) for m, own in gates.items()]
-        steps = torch.stack(
-            [torch.stack([relative_gradient(x).cpu() for x in pair]) for pair in pairs]
-        ).tolist()
+        steps = [[float(relative_gradient(x)) for x in pair] for pair in pairs]
         if not all(math.isfinite(x) for pair in steps for x in pair):
             return  # fp16's scaler will skip this step
         for m, (bypass, main) in zip(state.model.modalities, steps, strict=True):

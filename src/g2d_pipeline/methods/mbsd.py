@@ -1,7 +1,4 @@
-"""MBSD, bi-directional self-distillation (known to us by BalanceBenchmark's code): weak follow strong
-modalities."""
-
-from __future__ import annotations
+"""MBSD, bi-directional self-distillation (after BalanceBenchmark's code): weak modalities follow strong."""
 
 from itertools import combinations
 
@@ -38,32 +35,26 @@ def distance(task: Task, a: Tensor, b: Tensor) -> Tensor:
     return 2 * task.divergence(a, b) if task.outputs == 1 else (a - b).square().mean(dim=1)
 
 
-class MBSDParameters(Window):
-    """Explained one by one in conf/base/methods/mbsd.yml."""
-
-    unimodal_weight: NonNegativeFloat = 1.0
-    distill_weight: NonNegativeFloat = 1.0
-
-
 class MBSD(Method):
-    """Every modality has a task loss of its own, and is drawn to the others where they disagree in the true
-    class.
+    """Every modality has its own task loss, and is drawn to the others where they disagree in the true class.
 
     Each pair adds the squared distance of its logits, which moves both, and the divergence of the weak from
     the strong, sample by sample; more than two modalities: the mean over pairs. Weights and the strong side
     carry no gradient (our reading). The published code takes the divergence of two numbers, the probabilities
     of the true class, and a logarithm of the wrong one; this is that of the distributions. With three
-    modalities it takes distances of probabilities; here they are of logits. Regression, our definition:
-    distances are of predictions."""
+    modalities it takes distances of probabilities; here of logits, for a regression (ours) of predictions."""
 
-    Parameters = MBSDParameters
+    class Parameters(Window):
+        unimodal_weight: NonNegativeFloat = 1.0
+        distill_weight: NonNegativeFloat = 1.0
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "L = L_S(l, y) + Σ_m L_S(u^m, y) + mean_{pairs, b} w·(‖u^a − u^v‖²/C + KL(strong ‖ weak)), "
         "w = |ρ^a − ρ^v| where one of them is right, else 0"
     )
     source = "bi-directional self-distillation, as BalanceBenchmark has it"
-    parameters: MBSDParameters
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target

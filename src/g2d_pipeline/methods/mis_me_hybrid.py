@@ -1,29 +1,11 @@
 """MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all learn."""
 
-from __future__ import annotations
-
 from pydantic import Field, NonNegativeFloat, field_validator
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
-
-
-class MisMeHybridParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mis_me_hybrid.yml."""
-
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-
-    @field_validator("weights")
-    @classmethod
-    def _whole_is_trained(cls, value: dict[str, float]) -> dict[str, float]:
-        if value.get(MULTI, 1.0) == 0:
-            raise ValueError(
-                f"weights.{MULTI} = 0: the multimodal prediction would never be trained. Allowed: above 0. "
-                "For modalities on their own take method=unimodal"
-            )
-        return value
 
 
 class MisMeHybrid(Method):
@@ -33,11 +15,22 @@ class MisMeHybrid(Method):
     that is left behind after training (the authors' image head has three layers). More than two modalities
     and classification: our definition."""
 
-    Parameters = MisMeHybridParameters
+    class Parameters(MethodParameters):
+        weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+        @field_validator("weights")
+        @classmethod
+        def _whole_is_trained(cls, value: dict[str, float]) -> dict[str, float]:
+            if value.get(MULTI, 1.0) == 0:
+                raise ValueError(
+                    f"weights.{MULTI} = 0: the multimodal prediction would never be trained. "
+                    "Allowed: above 0. For modalities on their own take method=unimodal"
+                )
+            return value
+
+    parameters: Parameters
     equation = "L = w_multi·L_S(l, y) + Σ_m w_m·L_S(u^m, y)"
     source = "MIS-ME (soil moisture estimation), hybrid loss of its public code: λ, δ, γ = 1"
-    parameters: MisMeHybridParameters
-
     by_part = ("weights",)
 
     def on_fit_start(self, state: State) -> None:

@@ -1,7 +1,5 @@
 """MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, cast
 
 import torch
@@ -44,27 +42,23 @@ def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     return -2 * confidence.clamp_min(torch.finfo(confidence.dtype).tiny).log().mean()
 
 
-class MLAParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mla.yml."""
-
-    regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    remember: Literal["previous", "current"] = "previous"
-    normalise_projection: bool = False
-    project_head: bool = True
-    project_bias: bool = False
-    error_memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-
 class MLA(Method):
-    """On every batch the modalities take turns: each trains its encoder and the head that all share, by
-    itself.
+    """On every batch the modalities take turns: each trains, by itself, its encoder and the shared head.
 
     The head's gradient is projected away from the mean feature of the modality before, so that what it said
     of that one stays; momentum and weight decay act after it, as published. Turns follow the configuration's
     order. Predictions are weighted by certainty: fusion `shared` with `combine: entropy`. Regression: weights
     by running squared errors on train (our definition)."""
 
-    Parameters = MLAParameters
+    class Parameters(MethodParameters):
+        regularisation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+        remember: Literal["previous", "current"] = "previous"
+        normalise_projection: bool = False
+        project_head: bool = True
+        project_bias: bool = False
+        error_memory: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+    parameters: Parameters
     equation = (
         "for each m: L = L_S(h(f^m), y), P ← P − (P r)(P r)ᵀ / (λ + rᵀ P r), ∇W ← ∇W·Pᵀ; p = Σ_m w^m σ(u^m)"
     )
@@ -72,7 +66,6 @@ class MLA(Method):
     fusions = ("shared",)
     works_with_smp = False
     steps_itself = True
-    parameters: MLAParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -90,11 +83,9 @@ class MLA(Method):
         # The mean of what the head saw in the turn before, and in this one.
         self.before = self.mean = torch.zeros(width, device=head.weight.device)
         self.turns = 0
-        self.seen = 0  # samples of this epoch
-        self.progress = 0.0
 
     def on_epoch_start(self, state: State) -> None:
-        self.seen = 0
+        self.seen = 0  # samples of this epoch
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         self.progress = self.seen / len(state.rows("train"))

@@ -1,14 +1,10 @@
-"""MMCosine (Xu et al., 2023): logits by angles between features and class weights: no norm outweighs
-another."""
-
-from __future__ import annotations
+"""MMCosine (Xu et al., 2023): logits by angles of features and class weights: no norm outweighs another."""
 
 from g2d_pipeline.methods.base import Method
 
 
 class MMCosine(Method):
-    """The task loss on logits that are a sum over modalities of scaled cosines: fusion `cosine`, nothing
-    else.
+    """The task loss on logits that sum scaled cosines over modalities: fusion `cosine`, nothing else.
 
     Any number of modalities. A regression has no classes and so no angles to them."""
 

@@ -1,13 +1,10 @@
 """MMPareto (Wei & Hu, ICML 2024): encoders take steps that hurt neither multimodal nor unimodal loss."""
 
-from __future__ import annotations
-
 from functools import reduce
-from operator import add
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
@@ -40,29 +37,23 @@ def keep_magnitude(direction: Tensor, total: Tensor) -> Tensor:
     return direction * torch.where(length > 0, factor, torch.ones_like(factor))
 
 
-class MMParetoParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mmpareto.yml."""
-
-    scale: Annotated[float, Field(gt=0)] = 1.5
-    unimodal_weight: NonNegativeFloat = 1.0
-    rescale: Literal["tensor", "encoder", "none"] = "tensor"
-
-
 class MMPareto(Method):
-    """Each encoder is moved by a mixture of the gradients of the multimodal and its unimodal loss that helps
-    both.
+    """Each encoder moves by a mixture of its gradients of the multimodal and unimodal loss that helps both.
 
     Where they agree it is their sum, where they conflict twice their min-norm point; it is brought to the
     length of the sum and multiplied by γ. Heads and fusion follow the plain sum of the losses. A unimodal
     head is the fusion's own where it has one a modality (late, sum), else a linear one beside it that is left
     behind after training. A unimodal loss reaches no encoder but its own, so two backward passes do for any
-    number of modalities (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training.
-    Regression: our definition."""
+    k (the code: 2 + k). With `unimodal_weight=0` and `scale=1` it is joint training. Regression: ours."""
 
-    Parameters = MMParetoParameters
+    class Parameters(MethodParameters):
+        scale: PositiveFloat = 1.5
+        unimodal_weight: NonNegativeFloat = 1.0
+        rescale: Literal["tensor", "encoder", "none"] = "tensor"
+
+    parameters: Parameters
     equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
     source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
-    parameters: MMParetoParameters
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)
@@ -79,22 +70,21 @@ class MMPareto(Method):
         weights = dict.fromkeys(model.modalities, p.unimodal_weight)
         own = self.heads.losses(output, batch.target, weights, state)
         _give(state, self.own)
-        state.backward(reduce(add, own.values()), retain_graph=True)
+        state.backward(reduce(Tensor.add, own.values()), retain_graph=True)
         self.own = _take(state)
         _give(state, self.whole)
         state.backward(whole)
         self.whole = _take(state)
         for m, encoder in model.encoders.items():
-            self._combine(list(encoder.parameters()), self.whole[m], self.own[m])
+            self._combine(m, encoder)
         return terms | own
 
-    def _combine(
-        self, parameters: list[nn.Parameter], whole: list[Tensor | None], own: list[Tensor | None]
-    ) -> None:
+    def _combine(self, modality: str, encoder: nn.Module) -> None:
         """Give the encoder its new gradient, before the factor γ."""
+        gradients = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
         learning = [
             (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)
-            for p, g_0, g_u in zip(parameters, whole, own, strict=True)
+            for p, g_0, g_u in gradients
             if g_0 is not None or g_u is not None
         ]
         if not learning:  # suppressed

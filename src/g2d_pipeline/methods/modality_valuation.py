@@ -1,18 +1,14 @@
 """Modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._scores import Window
 from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output, Task
 
 FEWER = (1 - 1e-6, 0.4, -0.1)  # a contribution below each of them is one copy more
@@ -57,18 +53,8 @@ def shares(contribution: Tensor, alpha: float) -> Tensor:
     return (alpha * 2 / 3 * (others - contribution)).clamp_min(0)
 
 
-class ModalityValuationParameters(Window):
-    """Explained one by one in conf/base/methods/modality_valuation.yml."""
-
-    level: Literal["sample", "modality"] = "sample"
-    alpha: NonNegativeFloat = 0.5
-    part_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
-    start_epoch: PositiveInt = 6
-
-
 class ModalityValuation(Method):
-    """At the start of every epoch each modality's contribution to train samples is valued; low ones are
-    re-sampled.
+    """Every epoch begins with valuing each modality's contribution to train samples; low ones are re-sampled.
 
     The value of a subset of modalities is their number where it predicts rightly, with zeros in place of the
     others' features. A copy of a sample has the features of all modalities masked but the one that it is
@@ -76,17 +62,22 @@ class ModalityValuation(Method):
     modality compares it with the mean of the others; regression: by the confidence of a Gaussian error (both:
     our definition)."""
 
-    Parameters = ModalityValuationParameters
+    class Parameters(Window):
+        level: Literal["sample", "modality"] = "sample"
+        alpha: NonNegativeFloat = 0.5
+        part_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+        start_epoch: PositiveInt = 6
+
+    parameters: Parameters
     min_modalities = 2
     equation = "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
     source = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
-    parameters: ModalityValuationParameters
 
     def on_fit_start(self, state: State) -> None:
         self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL
         self.following = torch.zeros(0, dtype=torch.long)  # store row → which of them is its next one
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+    def rows(self, rows: Rows, state: State) -> Rows:
         p, k = self.parameters, len(state.model.modalities)
         self.alone = self.alone[:0]
         if not p.acts(state.epoch) or (p.level == "modality" and p.alpha == 0):
@@ -121,7 +112,7 @@ class ModalityValuation(Method):
         kept = {m: f * ((alone == ALL) | (alone == position))[:, None] for position, (m, f) in features}
         return super().loss(Output(kept, state.model.fusion(kept)), batch, state)
 
-    def _value(self, rows: npt.NDArray[np.int64], state: State) -> tuple[Tensor, Tensor]:
+    def _value(self, rows: Rows, state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
         values = []
         for batch, output in state.evaluate(rows):
@@ -149,7 +140,6 @@ class ModalityValuation(Method):
 
 
 def _rising(contribution: Tensor, confidence: Tensor) -> Tensor:
-    """Positions `[k, N]` of the modalities from the least contribution up; ties: the least confidence
-    first."""
+    """Positions `[k, N]` of the modalities, the least contribution first; ties: the least confidence."""
     by_confidence = confidence.argsort(dim=0, stable=True)
     return by_confidence.gather(0, contribution.gather(0, by_confidence).argsort(dim=0, stable=True))

@@ -1,19 +1,15 @@
 """MSES (Fujimori et al., 2019): each modality stops early, when it begins to overfit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import weighted_losses
-from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, Validation
+from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Rows, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 
 
@@ -47,24 +43,20 @@ def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-class MSESParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mses.yml."""
-
-    patience: PositiveInt = 5
-    restore_best: bool = True
-    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-
-
 class MSES(Method):
-    """Each modality's head is trained as a task of its own, and each modality stops early by its own
-    validation loss.
+    """Each modality's head is a task of its own, and each modality stops early by its own validation loss.
 
     Its encoder and head are then frozen, to the bit, while the others go on; training ends when all have
     stopped. Where the best epochs are restored, one more epoch without batches (loss 0 in the history) scores
     the whole that they make up, if an epoch is left. With `ema` the losses are those of the averaged weights.
     Any k and both tasks; with all weights 0 it is joint training until the first one stops."""
 
-    Parameters = MSESParameters
+    class Parameters(MethodParameters):
+        patience: PositiveInt = 5
+        restore_best: bool = True
+        weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+
+    parameters: Parameters
     equation = (
         "L = L_S(l, y) + Σ_m w_m·L_S(u^m, y); θ^m is frozen after P epochs without a new minimum of "
         "L_S(u^m, y) on val"
@@ -74,7 +66,6 @@ class MSES(Method):
     works_with_smp = False
     undefined = ". A modality is frozen together with its head, one of its own: say fusion=late"
     by_modality = ("weights",)
-    parameters: MSESParameters
 
     def on_fit_start(self, state: State) -> None:
         self.lowest = dict.fromkeys(state.model.modalities, math.inf)  # validation losses
@@ -85,7 +76,7 @@ class MSES(Method):
     def _all_stopped(self) -> bool:
         return len(self.stopped) == len(self.lowest)
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+    def rows(self, rows: Rows, state: State) -> Rows:
         return rows[:0] if self._all_stopped() else rows
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """MSLR (Yao & Mihalcea, Findings of ACL 2022): a learning rate of its own for each encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -29,35 +27,28 @@ def dynamic(values: Sequence[float], higher_is_better: bool) -> float:
     return min(mean / values[-1], float(len(values))) if values[-1] > 0 else float(len(values))
 
 
-class MSLRParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/mslr.yml."""
-
-    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
-    strategy: Literal["keep", "smooth", "dynamic"] = "keep"
-    window: PositiveInt = 5
-
-
 class MSLR(Method):
-    """Each encoder has a learning rate of its own: the recipe's times a factor, which may change over
-    training.
+    """Each encoder has a learning rate of its own: the recipe's times a factor that may change in training.
 
     Fusion and heads learn at the recipe's rate. Published for late fusion, here with every one; the dynamic
     strategy goes by what the fusion lets each modality say alone, and for a regression by the inverse of its
     error (our definition). With factors of 1, kept or smooth, or a window of 1, it is joint training."""
 
-    Parameters = MSLRParameters
+    class Parameters(MethodParameters):
+        rates: dict[str, PositiveFloat] = Field(default_factory=dict)
+        strategy: Literal["keep", "smooth", "dynamic"] = "keep"
+        window: PositiveInt = 5
+
+    parameters: Parameters
     equation = (
         "η^m = η·ρ^m (keep), η·(ρ^m + (1 − ρ^m)·t), t: 0 → 1 (smooth), "
         "η·ρ^m·a^m / mean of the last a^m (dynamic)"
     )
     source = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
-    parameters: MSLRParameters
-
     by_modality = ("rates",)
 
     def on_fit_start(self, state: State) -> None:
-        # validation metrics, newest last
-        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}
+        self.seen: dict[str, list[float]] = {m: [] for m in state.model.modalities}  # metrics, newest last
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One of each encoder, then one of all else: together the order of joint training."""

@@ -1,7 +1,5 @@
 """OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -28,32 +26,27 @@ def gradient_noise(gradient: Tensor) -> Tensor:
     return torch.randn_like(gradient) * gradient.std()
 
 
-class OGMParameters(Window):
-    """Explained one by one in conf/base/methods/ogm.yml."""
-
-    alpha: NonNegativeFloat = 0.1
-    ge: bool = False
-    noise: Literal["modulated", "always"] = "modulated"
-    scope: Literal["encoder", "conv_only"] = "encoder"
-
-
 class OGM(Method):
     """The gradient of an encoder whose modality scores more than the others is scaled down, step by step.
 
     s^m is the mean confidence in the target of what modality m says alone. k > 2: r^m compares it with the
     mean of the others'; regression: the confidence of a Gaussian error (both: our definition). What a
     modality says alone is the fusion's unimodal logits for all fusions; the authors' code takes the
-    multimodal ones for film and gated, so that it modulates nothing there. With accumulation the scores of a
-    whole step are compared."""
+    multimodal ones for film and gated: it modulates nothing there. Accumulation: scores of a whole step."""
 
-    Parameters = OGMParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 0.1
+        ge: bool = False
+        noise: Literal["modulated", "always"] = "modulated"
+        scope: Literal["encoder", "conv_only"] = "encoder"
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "∇θ^m ← κ^m·∇θ^m (+ h, h ~ N(0, std(∇θ^m)²)), κ^m = 1 − tanh(α·r^m) if r^m > 1 else 1, "
         "r^m = s^m / s^other"
     )
     source = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
-    parameters: OGMParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -65,9 +58,7 @@ class OGM(Method):
         for m, encoder in state.model.encoders.items():
             if self.parameters.scope == "conv_only" and not any(p.dim() == 4 for p in encoder.parameters()):
                 raise ConfigError(_nothing_to_scale(m, type(encoder).__name__))
-        self.scores = torch.zeros(
-            len(state.model.modalities), dtype=torch.float64
-        )  # sums over a step's samples
+        self.scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # sums over a step
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().train_batch(batch, state)

@@ -1,7 +1,5 @@
 """OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
@@ -35,16 +33,6 @@ def dropped_share(probabilities: Tensor, widths: Tensor) -> float:
     return float((probabilities * widths).sum() / widths.sum())
 
 
-class OPMParameters(Window):
-    """Explained one by one in conf/base/methods/opm.yml."""
-
-    q_base: Fraction = 0.4
-    alpha: NonNegativeFloat = 0.5
-    p_exe: Fraction = 0.7
-    others: Literal["mean", "sum"] = "mean"
-    rescale: bool = False
-
-
 class OPM(Method):
     """The features of a modality that scores more than the others are dropped at random, sample by sample.
 
@@ -52,14 +40,20 @@ class OPM(Method):
     dropped. A sample with no modality left leaves the batch. k > 2: against the mean of the others;
     regression: the confidence of a Gaussian error (both: our definition). Predictions use all features."""
 
-    Parameters = OPMParameters
+    class Parameters(Window):
+        q_base: Fraction = 0.4
+        alpha: NonNegativeFloat = 0.5
+        p_exe: Fraction = 0.7
+        others: Literal["mean", "sum"] = "mean"
+        rescale: bool = False
+
+    parameters: Parameters
     min_modalities = 2
     equation = (
         "f^m ← 0 with probability q^m = clip(q_base·(1 + α·tanh(r^m − 1)), 0, 1) if r^m > 1 else 0, "
         "r^m = s^m / s^other"
     )
     source = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
-    parameters: OPMParameters
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters

@@ -1,18 +1,15 @@
 """PMR (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from g2d_pipeline.methods._scores import Window, quantile_edges, ratios
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output
 
 
@@ -37,33 +34,17 @@ def entropy(similarity: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(dim=1).mean()
 
 
-def stratified(
-    rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], order: npt.NDArray[np.int64], share: float
-) -> npt.NDArray[np.int64]:
+def stratified(rows: Rows, labels: Rows, order: Rows, share: float) -> Rows:
     """A share of the rows `[N]` of each label, at least one, the first in `order` (a permutation)."""
     sorted_labels = labels[order]
     classes, counts = np.unique(labels, return_counts=True)
-    chosen = [
-        order[sorted_labels == c][: int(np.ceil(share * n))] for c, n in zip(classes, counts, strict=True)
-    ]
+    quotas = np.ceil(share * counts).astype(int)
+    chosen = [order[sorted_labels == c][:n] for c, n in zip(classes, quotas, strict=True)]
     return np.sort(rows[np.concatenate(chosen)])
 
 
-class PMRParameters(Window):
-    """Explained one by one in conf/base/methods/pmr.yml."""
-
-    alpha: NonNegativeFloat = 1.0
-    rule: Literal["paper", "code"] = "paper"
-    entropy_weight: NonNegativeFloat = 0.1
-    entropy_epochs: NonNegativeInt = 5
-    memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    bins: Annotated[int, Field(ge=2)] = 10
-
-
 class PMR(Method):
-    """Distances to class prototypes say how far each modality is; the slower one gets a loss that draws it to
-    them.
+    """Distances to class prototypes say how far each modality is; a loss draws the slower one to them.
 
     A modality that leads is slowed in the first epochs by a reward for the entropy of its similarities.
     Prototypes are class means of features of clean train samples, looked at once an epoch. They remember the
@@ -71,13 +52,21 @@ class PMR(Method):
     the mean of the others; regression: classes are quantile bins of the target (both our definition). With α
     = 0 and μ = 0 it is joint training."""
 
-    Parameters = PMRParameters
+    class Parameters(Window):
+        alpha: NonNegativeFloat = 1.0
+        rule: Literal["paper", "code"] = "paper"
+        entropy_weight: NonNegativeFloat = 0.1
+        entropy_epochs: NonNegativeInt = 5
+        memory: Annotated[float, Field(ge=0, lt=1)] = 0.2
+        share: Annotated[float, Field(gt=0, le=1)] = 0.1
+        bins: Annotated[int, Field(ge=2)] = 10
+
+    parameters: Parameters
     equation = (
         "L = L_S + Σ_m λ^m·CE(z^m, y) − Σ_m μ·clip(r^m − 1, 0, 1)·H(σ(z^m)), z^m = −‖f^m − c^m‖, "
         "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
     )
     source = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
-    parameters: PMRParameters
 
     def on_fit_start(self, state: State) -> None:
         target = state.targets(state.rows("train"))

@@ -1,7 +1,5 @@
 """ReconBoost: boosting over modalities that reconciles them with the ensemble (Hua et al., ICML 2024)."""
 
-from __future__ import annotations
-
 import logging
 from typing import Literal, Self
 
@@ -45,30 +43,8 @@ def consolidation(logits: Tensor, previous: Tensor, gradient: bool = True) -> Te
     return F.mse_loss(own.softmax(dim=1), previous.detach().softmax(dim=1))
 
 
-class ReconBoostParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/reconboost.yml."""
-
-    stage_epochs: PositiveInt = 4
-    rectification_epochs: NonNegativeInt = 4
-    agreement_weight: PositiveFloat = 5.0
-    reconcilement_weight: NonNegativeFloat = 1.0
-    consolidation_weight: NonNegativeFloat = 0.5
-    consolidation_gradient: bool = True
-    reduction: Reduction = "mean"
-
-    @model_validator(mode="after")
-    def _loss_has_a_lower_bound(self) -> Self:
-        if self.reconcilement_weight > self.agreement_weight:
-            raise ValueError(
-                f"reconcilement_weight = {self.reconcilement_weight:g} exceeds agreement_weight = "
-                f"{self.agreement_weight:g}: the loss would have no lower bound. Make it that or less"
-            )
-        return self
-
-
 class ReconBoost(Method):
-    """In a stage one modality learns, in turn: to agree with the target where the ensemble of the others does
-    not.
+    """In a stage one modality learns, in turn: to agree with the target where the others' ensemble does not.
 
     Its encoder and the head move, the others rest. After each stage all learn together from the sum of the
     logits (rectification). Stages follow the configuration's order, and each begins with fresh momentum, as
@@ -76,7 +52,25 @@ class ReconBoost(Method):
     joins it with its first stage). Regression (our definition): a stage fits L_S(u^m + Φ, y), what the others
     leave of the target, without weights."""
 
-    Parameters = ReconBoostParameters
+    class Parameters(MethodParameters):
+        stage_epochs: PositiveInt = 4
+        rectification_epochs: NonNegativeInt = 4
+        agreement_weight: PositiveFloat = 5.0
+        reconcilement_weight: NonNegativeFloat = 1.0
+        consolidation_weight: NonNegativeFloat = 0.5
+        consolidation_gradient: bool = True
+        reduction: Reduction = "mean"
+
+        @model_validator(mode="after")
+        def _loss_has_a_lower_bound(self) -> Self:
+            if self.reconcilement_weight > self.agreement_weight:
+                raise ValueError(
+                    f"reconcilement_weight = {self.reconcilement_weight:g} exceeds agreement_weight = "
+                    f"{self.agreement_weight:g}: the loss would have no lower bound. Make it that or less"
+                )
+            return self
+
+    parameters: Parameters
     equation = (
         "stage m: L = −w₁·y·log σ(u^m) + w₂·y·σ(Φ)·log σ(u^m) + α·MSE(σ(u^m), σ(u^prev)), "
         "Φ = Σ_{j≠m} u^j; then L = CE(Σ_m u^m, y)"
@@ -84,7 +78,6 @@ class ReconBoost(Method):
     source = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
     fusions = ("shared", "sum")
     works_with_smp = False
-    parameters: ReconBoostParameters
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -147,8 +140,6 @@ class ReconBoost(Method):
     @torch.no_grad()
     def ensemble(self, output: Output, modality: str, state: State) -> Tensor:
         """Φ `[B, C]`: the sum of the logits of all modalities but one (zeros where it is the only one)."""
-        total = torch.zeros_like(output.logits)
-        for m in state.model.modalities:
-            if m != modality:
-                total += state.model.unimodal_logits(output.features, m)
-        return total
+        others = (m for m in state.model.modalities if m != modality)
+        logits = (state.model.unimodal_logits(output.features, m) for m in others)
+        return sum(logits, torch.zeros_like(output.logits))

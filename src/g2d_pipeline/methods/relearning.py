@@ -1,7 +1,5 @@
 """Re-learning (Wei et al., ECCV 2024): an encoder that overfits starts over, in part."""
 
-from __future__ import annotations
-
 import logging
 import math
 from typing import Annotated, Any, Literal
@@ -52,16 +50,6 @@ def reinitialise(encoder: nn.Module, start: dict[str, Tensor], alpha: float) -> 
         parameter.lerp_(start[name].to(parameter), alpha)
 
 
-class RelearningParameters(MethodParameters):
-    """Explained one by one in conf/base/methods/relearning.yml."""
-
-    reinit_epoch: PositiveInt = 15
-    reinit_num: NonNegativeInt = 2
-    gap_scale: NonNegativeFloat = 3.0
-    gap: Literal["ahead", "absolute"] = "ahead"
-    bins: Annotated[int, Field(ge=2)] = 10
-
-
 class Relearning(Method):
     """Every few epochs each encoder is moved back towards its initialisation, the more the more it overfits.
 
@@ -70,25 +58,28 @@ class Relearning(Method):
     last epoch, after which nothing could be learnt again; the optimizer's momentum stays. Classes in a
     regression: quantile bins of the target (our definition)."""
 
-    Parameters = RelearningParameters
+    class Parameters(MethodParameters):
+        reinit_epoch: PositiveInt = 15
+        reinit_num: NonNegativeInt = 2
+        gap_scale: NonNegativeFloat = 3.0
+        gap: Literal["ahead", "absolute"] = "ahead"
+        bins: Annotated[int, Field(ge=2)] = 10
+
+    parameters: Parameters
     equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
     source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
-    parameters: RelearningParameters
 
     def on_fit_start(self, state: State) -> None:
         p = self.parameters
         self.done = 0  # re-initialisations so far
-        self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
         self.start: dict[str, dict[str, Tensor]] = {}
         if not self._due():
             return
         for m in state.model.modalities:
             self.start[m] = {n: w.detach().clone() for n, w in state.model.encoders[m].named_parameters()}
         if state.epochs <= p.reinit_epoch:
-            note = "the first time is after epoch %d: say more epochs or a smaller reinit_epoch"
-            logger.warning(
-                "relearning: nothing is learnt again in %d epochs, " + note, state.epochs, p.reinit_epoch
-            )
+            why = f"the first time is after epoch {p.reinit_epoch}: say more epochs or a smaller reinit_epoch"
+            logger.warning("relearning: nothing is learnt again in %d epochs, %s", state.epochs, why)
 
     def _due(self) -> bool:
         return self.done < self.parameters.reinit_num and self.parameters.gap_scale > 0
@@ -99,7 +90,7 @@ class Relearning(Method):
         return 1 + min(p.reinit_num if p.gap_scale > 0 else 0, (epoch - 1) // p.reinit_epoch)
 
     def on_epoch_start(self, state: State) -> None:
-        self.learnt = []
+        self.learnt: list[str] = []  # modalities whose encoders learnt in this epoch
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         self.learnt = [m for m in state.model.modalities if m in self.learnt or m in state.active]

@@ -1,14 +1,10 @@
 """UME, the uni-modal ensemble (Du et al., ICML 2023): the teachers' own mean, with nothing trained on it."""
 
-from __future__ import annotations
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import Method, State
+from g2d_pipeline.methods.base import Method, Rows, State
 from g2d_pipeline.models import MultimodalModel
 
 REMEDY = """Give the student the teacher's encoder (no teacher_encoder, or the same one), and train teachers \
@@ -53,7 +49,7 @@ class UME(Method):
     def epochs(self, epochs: int) -> int:
         return 1  # an epoch without a batch: scored and kept as any other
 
-    def rows(self, rows: npt.NDArray[np.int64], state: State) -> npt.NDArray[np.int64]:
+    def rows(self, rows: Rows, state: State) -> Rows:
         return rows[:0]
 
     def on_fit_start(self, state: State) -> None:

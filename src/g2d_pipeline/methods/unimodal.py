@@ -1,5 +1,4 @@
-"""Unimodal training: an encoder and a linear head on one modality. The teachers are trained so (g2d.md
-§1)."""
+"""Unimodal training: an encoder and a linear head on one modality, as teachers are trained (g2d.md §1)."""
 
 from g2d_pipeline.methods.base import Method
 

@@ -1,7 +1,5 @@
 """A model from its architecture, a plain dictionary kept in `model.json`: enough to rebuild and predict."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from g2d_pipeline.config import EncoderSettings
@@ -27,15 +25,11 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
     exchange."""
     encoders = {}
     for m, section in architecture["modalities"].items():
-        statistics = section["normaliser"]
-        normaliser = (
-            Normaliser(**{k: statistics[k] for k in ("scale", "mean", "std")}) if statistics else None
-        )
+        stored, shape = section["normaliser"], tuple(section["shape"])
+        normaliser = Normaliser(stored["scale"], stored["mean"], stored["std"]) if stored else None
         try:
             settings = checked(EncoderSettings, section["encoder"], ("encoder",), HERE)
-            encoders[m] = build_encoder(
-                settings, tuple(section["shape"]), normaliser, section.get("vocabulary")
-            )
+            encoders[m] = build_encoder(settings, shape, normaliser, section.get("vocabulary"))
         except ConfigError as error:
             raise ConfigError(f"modality {m}: {error}") from error
     task = task_from_json(architecture["task"])

@@ -1,7 +1,5 @@
 """The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from g2d_pipeline.models.encoders import Encoder
 from g2d_pipeline.models.fusions.base import Fusion
@@ -106,8 +106,12 @@ def scale_gradient(x: Tensor, kappa: float) -> Tensor:
 
 def depends_on_batch(encoder: nn.Module) -> bool:
     """Whether a sample's feature in training mode depends on more than the sample: batch norm or dropout."""
-    norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
-    return any(isinstance(p, norm) or (isinstance(p, dropout) and p.p > 0) for p in encoder.modules())
+    drops = (isinstance(part, _DropoutNd) and part.p > 0 for part in encoder.modules())
+    return any(drops) or bool(_batch_norms(encoder))
+
+
+def _batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    return [part for part in encoder.modules() if isinstance(part, _BatchNorm)]
 
 
 @contextmanager
@@ -118,14 +122,11 @@ def preserve_norm_stats(encoder: nn.Module, norm: str) -> Iterator[None]:
     nothing), dropout drops; `"frozen"`: batch norm uses its running statistics and dropout is off;
     `"moving"`: as in training, buffers move (what `update: zero_grad` does to a suppressed encoder)."""
     was_training = encoder.training
-    tracking: list[nn.modules.batchnorm._BatchNorm] = []
+    tracking = [part for part in _batch_norms(encoder) if norm == "batch" and part.track_running_stats]
+    for part in tracking:
+        part.track_running_stats = False
     if norm == "frozen":
         encoder.eval()
-    elif norm == "batch":
-        for part in encoder.modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
-                part.track_running_stats = False
-                tracking.append(part)
     try:
         yield
     finally:
@@ -144,8 +145,7 @@ def settle_norm_stats(
     They are those of the encoder as it is, each batch normalised by itself as in training, without dropout.
     Batch norm with statistics (trained or pretrained), weights and random streams stay; without any that
     lacks them, no batch is read. `dtype`: see `MultimodalModel.forward`."""
-    norms = (part for part in encoder.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
-    fresh = {norm: norm.momentum for norm in norms if _never_updated(norm)}
+    fresh = {norm: norm.momentum for norm in _batch_norms(encoder) if _never_updated(norm)}
     if not fresh:
         return
     was_training = encoder.training
@@ -161,7 +161,7 @@ def settle_norm_stats(
     encoder.train(was_training)
 
 
-def _never_updated(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+def _never_updated(norm: _BatchNorm) -> bool:
     """Files of old torch versions lack `num_batches_tracked`, so that it is 0 for pretrained ones, too."""
     mean, variance = norm.running_mean, norm.running_var
     return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())

@@ -1,9 +1,6 @@
-"""Weights to start from: a local file of torchvision's names → the trunk of an encoder. Nothing is
-downloaded.
+"""Weights to start from: a local file of torchvision's names → an encoder's trunk. Nothing is downloaded.
 
 Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone."""
-
-from __future__ import annotations
 
 import logging
 import re
@@ -26,8 +23,7 @@ from g2d_pipeline.models.multimodal import MultimodalModel
 logger = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"  # of batch norm: old torch versions' files lack it; it changes no output
-# What torch and safetensors raise on files cut off, with flipped bytes or with something else than weights in
-# them.
+# What torch and safetensors raise on files cut off, with flipped bytes or of something else than weights.
 BROKEN = (
     SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
     EOFError, AssertionError, OSError, struct.error,
@@ -106,9 +102,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _reason(error: Exception) -> str:
     """Why a file could not be read. torch's own words would advise to execute what stands in it."""
     if isinstance(error, UnpicklingError):
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"holds {foreign[1]}, and only tensors are read" if foreign else "is not a file of tensors"
-        return f"it {what}"
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        return f"it holds {named[1]}, and only tensors are read" if named else "it is not a file of tensors"
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

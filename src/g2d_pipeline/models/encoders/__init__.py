@@ -1,13 +1,11 @@
 """Encoders: one modality's input → feature `[B, D]`; each is one file (see `base.Trunk`)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import nn
 
-from g2d_pipeline.config import ENCODER_GROUP, ENCODERS, EncoderSettings, ExternalEncoder
+from g2d_pipeline.config import ENCODER_GROUP, ENCODERS, EncoderSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.encoders.base import (
     CLIP,
@@ -22,8 +20,6 @@ from g2d_pipeline.models.encoders.base import (
     initialise,
 )
 from g2d_pipeline.plugins import find_class
-
-__all__ = ["Encoder", "Normaliser", "Trunk", "build_encoder", "initialise", "load_encoder"]
 
 # Kind of sample → how its shape is written, and what it is.
 KINDS = {
@@ -55,10 +51,8 @@ def build_encoder(
     if not takes(cls, shape, tokens):
         raise _refused(settings.name, cls, shape, tokens)
     options: dict[str, Any] = {"vocabulary": vocabulary} if tokens else {}
-    if isinstance(settings, ExternalEncoder):
-        options |= settings.options
-    else:
-        options |= settings.model_dump(exclude={"name", "initialisation", "weights"})
+    own = settings.model_dump(exclude={"name", "initialisation", "weights"})
+    options |= own.pop("options", own)  # those of another package's encoder
     try:
         trunk = cls(shape, **options)
     except (TypeError, ValueError) as error:
@@ -66,10 +60,8 @@ def build_encoder(
     encoder = Encoder(trunk, trunk.width, normaliser, tokens)
     if settings.initialisation == "published":
         initialise(encoder)
-    if len(shape) in (
-        IMAGE,
-        CLIP,
-    ):  # convolutions are faster with the channels innermost (docs/performance.md)
+    # Convolutions are faster with the channels innermost (docs/performance.md).
+    if len(shape) in (IMAGE, CLIP):
         encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return encoder
 

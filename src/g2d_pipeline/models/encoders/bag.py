@@ -1,9 +1,5 @@
 """The bag of tokens of a text: ids `[L]`, 0 behind, → the mean of their embeddings, and a few layers."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 from torch import nn
 
 from g2d_pipeline.models.encoders.base import TOKENS, Shape, Trunk
@@ -18,9 +14,7 @@ class Bag(Trunk, nn.Sequential):
     dimensions = (TOKENS,)
     convolutional = False
 
-    def __init__(
-        self, shape: Shape, vocabulary: int, width: int, widths: Sequence[int], dropout: float
-    ) -> None:
+    def __init__(self, shape: Shape, vocabulary: int, width: int, widths: list[int], dropout: float) -> None:
         layers: list[nn.Module] = [nn.EmbeddingBag(vocabulary, width, mode="mean", padding_idx=PADDING)]
         for following in widths:
             layers += [nn.Dropout(dropout)] if dropout > 0 else []

@@ -1,7 +1,5 @@
 """An encoder is a normaliser for stored numbers and a trunk: `[B, …]` → feature `[B, D]`."""
 
-from __future__ import annotations
-
 from typing import ClassVar, TypeVar, cast
 
 import torch
@@ -73,11 +71,10 @@ class Encoder(nn.Module):
         self.tokens = tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.tokens:
-            return cast(Tensor, self.trunk(x))
-        x = self.normaliser(x).float()
-        if x.dim() == 5:
-            return mean_of_frames(self.trunk(fold(x)), x.shape[0], self.width)
+        if not self.tokens:
+            x = self.normaliser(x).float()
+            if x.dim() == 5:
+                return mean_of_frames(self.trunk(fold(x)), x.shape[0], self.width)
         return cast(Tensor, self.trunk(x))
 
 

@@ -1,8 +1,6 @@
 """A multilayer perceptron for vectors and columns of tables."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
@@ -21,9 +19,7 @@ class MLP(Trunk, nn.Sequential):
     dimensions = (VECTOR,)
     convolutional = False
 
-    def __init__(
-        self, shape: Shape, widths: Sequence[int], dropout: Sequence[float], norm: str = "batch"
-    ) -> None:
+    def __init__(self, shape: Shape, widths: list[int], dropout: list[float], norm: str = "batch") -> None:
         layers: list[nn.Module] = []
         width = shape[0]
         for position, following in enumerate(widths):

@@ -1,9 +1,6 @@
 """A small convolutional encoder of images, spectrograms and clips."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 
 from torch import nn
 
@@ -19,16 +16,13 @@ class SmallCNN(Trunk, nn.Sequential):
     dimensions = (IMAGE, CLIP)
     has_stages = True
 
-    def __init__(self, shape: Shape, widths: Sequence[int], stride: int, grid: int) -> None:
+    def __init__(self, shape: Shape, widths: list[int], stride: int, grid: int) -> None:
         layers: list[nn.Module] = []
         channels, height, width = shape[0], *shape[-2:]
         for position, following in enumerate(widths):
             step = stride if position == 0 else 1
             height, width = math.ceil(height / step), math.ceil(width / step)
-            layers += [
-                nn.Conv2d(channels, following, 3, step, padding=1, bias=False),
-                nn.BatchNorm2d(following),
-            ]
+            layers += [nn.Conv2d(channels, following, 3, step, 1, bias=False), nn.BatchNorm2d(following)]
             if min(height, width) >= 2:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2

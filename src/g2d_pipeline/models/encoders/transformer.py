@@ -1,10 +1,7 @@
 """The transformer encoder of sequences `[F + 1, T]`, whose last row is 1 on real steps (datasets.md §4.4).
 
-As published: no positional encoding, so that the order of steps has no influence. Not as published: padding
-is masked everywhere, so that neither its length nor what stands in it nor the other samples of a batch change
-a feature."""
-
-from __future__ import annotations
+As published: no positional encoding, so the order of steps has no influence. Not as published: padding is
+masked everywhere, so that neither its length nor its content nor a batch's other samples change a feature."""
 
 import torch
 from torch import Tensor, nn

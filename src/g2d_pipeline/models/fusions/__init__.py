@@ -1,22 +1,17 @@
 """Fusion modules: the features of all modalities → logits `[B, C]` (paper A.3). A new one is one file.
 
 A file defines one subclass of `Fusion`, called with (widths, outputs, **options). Every fusion defines
-`unimodal_logits(features, m)`: what the model says from modality m alone. Analyses and half of the methods
-need it."""
-
-from __future__ import annotations
+`unimodal_logits(features, m)`: what the model says from m alone. Analyses and half of the methods need it."""
 
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from g2d_pipeline.config import FUSION_GROUP, ExternalFusion, FusionSettings, Strict
+from g2d_pipeline.config import FUSION_GROUP, FusionSettings, Strict
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models.encoders.base import initialise
 from g2d_pipeline.models.fusions.base import Fusion
 from g2d_pipeline.plugins import find_class
-
-__all__ = ["Fusion", "build_fusion", "load_fusion"]
 
 
 def load_fusion(name: str) -> type[Fusion]:
@@ -29,9 +24,8 @@ def build_fusion(settings: str | dict[str, Any] | Strict, widths: dict[str, int]
     """The fusion of `settings` (a name, or a section with `name`) over features of the given widths,
     initialised. Raises ConfigError where the settings are wrong or do not fit the modalities."""
     chosen: Any = TypeAdapter(FusionSettings).validate_python(settings)
-    options = chosen.model_dump(exclude={"name", "options"}) | (
-        chosen.options if isinstance(chosen, ExternalFusion) else {}
-    )
+    options = chosen.model_dump(exclude={"name"})
+    options |= options.pop("options", {})  # those of another package's fusion
     cls = load_fusion(chosen.name)
     for key in cls.modality_options:
         if options.get(key) is not None and options[key] not in widths:

@@ -1,7 +1,5 @@
 """Concatenation: one head on all features side by side; their widths may differ."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch
@@ -14,8 +12,7 @@ from g2d_pipeline.models.fusions.base import Fusion, Widths
 class ConcatFusion(Fusion):
     """p = W [h^1 … h^k] + b.
 
-    Unimodal logits: the modality's columns of W and the bias: whole (our definition), or 1/k of it (the
-    code)."""
+    Unimodal logits: the modality's columns of W and the bias, whole (our definition) or 1/k of it (code)."""
 
     def __init__(self, widths: Widths, outputs: int, **options: Any) -> None:
         super().__init__(widths, outputs, **options)

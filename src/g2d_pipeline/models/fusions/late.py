@@ -1,9 +1,7 @@
 """Late fusion: the mean of a head a modality. The default, and that of all headline numbers."""
 
-from __future__ import annotations
-
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +15,7 @@ class LateFusion(SeparateHeads):
     `average="probabilities"`: p = log of the mean over m of softmax(W_m h^m + b_m), so that softmax(p) is
     that mean. Raises ValueError for it with one output."""
 
-    def __init__(
-        self,
-        widths: Widths,
-        outputs: int,
-        average: Literal["logits", "probabilities"] = "logits",
-        **options: Any,
-    ) -> None:
+    def __init__(self, widths: Widths, outputs: int, average: str = "logits", **options: Any) -> None:
         super().__init__(widths, outputs, **options)
         if average == "probabilities" and outputs == 1:
             raise ValueError("average = probabilities: a regression has none. Say average=logits")

@@ -1,7 +1,5 @@
 """One head for all modalities, whose features are of one width: the fusion of MLA and ReconBoost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -27,11 +25,6 @@ def certainty_weights_of_batch(logits: Tensor) -> Tensor:
     log_p = logits.log_softmax(dim=1)
     entropy = -(log_p.exp() * log_p).sum(dim=(1, 2))
     return (-entropy).softmax(dim=0)
-
-
-def error_weights(errors: Tensor) -> Tensor:
-    """w^m ∝ exp(−e^m) `[k]` of the running squared errors e `[k]` on train (regression; our definition)."""
-    return (-errors).softmax(dim=0)
 
 
 class SharedFusion(Fusion):
@@ -66,9 +59,7 @@ class SharedFusion(Fusion):
             raise ValueError("combine = entropy_of_batch: a regression has no entropy. Say combine=entropy")
         self.combine = combine
         layers: list[nn.Module] = []
-        self.projections, before = projections(
-            widths, None if width == "greatest" else width or max(widths.values())
-        )
+        self.projections, before = projections(widths, None if width == "greatest" else width)
         for following in hidden:
             layers += [nn.Linear(before, following), nn.ReLU()]
             before = following
@@ -85,7 +76,7 @@ class SharedFusion(Fusion):
         if self.combine == "mean":
             return logits.mean(dim=0)
         if self.errors is not None:
-            return (error_weights(self.errors)[:, None, None] * logits).sum(dim=0)
+            return ((-self.errors).softmax(dim=0)[:, None, None] * logits).sum(dim=0)
         if self.combine == "entropy_of_batch":
             return (certainty_weights_of_batch(logits)[:, None, None] * logits).sum(dim=0)
         return torch.logsumexp(certainty_weights(logits).log()[..., None] + logits.log_softmax(dim=2), dim=0)

@@ -1,7 +1,5 @@
 """Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -13,8 +11,7 @@ from g2d_pipeline.models.fusions.base import SeparateHeads, Widths
 class WeightedFusion(SeparateHeads):
     """p = Σ_m w_m p_m with p_m = W_m h^m + b_m and w_m learnt, from `start` on (left out: 1 / k, which is
     late). MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own
-    head without its weight, p_m, in both readouts (our definition). Of a regression the logits are weighted,
-    before any sigmoid."""
+    head without its weight, p_m, in both readouts (our definition). Weights act before any sigmoid."""
 
     def __init__(self, widths: Widths, outputs: int, start: float | None = None, **options: Any) -> None:
         super().__init__(widths, outputs, **options)
