@@ -1,5 +1,7 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import reduce
 from typing import Literal, cast

@@ -1,5 +1,7 @@
 """AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023)."""
 
+from __future__ import annotations
+
 import math
 from typing import Annotated, Literal
 

@@ -1,5 +1,7 @@
 """CML (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
 
+from __future__ import annotations
+
 from functools import reduce
 from itertools import pairwise
 from typing import Literal

@@ -1,5 +1,7 @@
 """MBSD, bi-directional self-distillation (after BalanceBenchmark's code): weak modalities follow strong."""
 
+from __future__ import annotations
+
 from itertools import combinations
 
 import torch

@@ -1,5 +1,7 @@
 """The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What a fusion is: the features of all modalities → logits, and what one modality alone says."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Literal, cast
 
 import torch

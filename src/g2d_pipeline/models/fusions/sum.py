@@ -1,5 +1,7 @@
 """Sum fusion: a head a modality, added."""
 
+from __future__ import annotations
+
 from typing import cast
 
 import torch

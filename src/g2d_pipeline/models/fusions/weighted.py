@@ -1,5 +1,7 @@
 """Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME)."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
