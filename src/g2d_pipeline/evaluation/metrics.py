@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from .records import MULTI, Run, check_runs, modality_order, ordered_runs, row_label
+from .records import MULTI, Run, check_runs, modality_order, ordered_runs
 
 RUN_COLUMNS = ("dataset", "source", "method", "modality", "seed")
 METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection", "selected_epoch")
@@ -144,7 +144,7 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
     task, parts = check_runs(runs), [MULTI, *modality_order(runs)]
     rows: list[dict[str, object]] = []
     for run in ordered_runs(runs):
-        name, frame = f"{row_label(run.method, run.modality)}, {run.repeat}", run.predictions
+        name, frame = run.label, run.predictions
         if frame.empty:
             raise ValueError(f"{name}: there are no predictions")
         if unknown := sorted(set(frame["part"]) - set(parts)):
