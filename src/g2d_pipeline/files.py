@@ -71,7 +71,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     file = path.with_name(f"{path.name}.lock")
     lock = FileLock(file, poll_interval=0.2)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    shown = relative(path, Path.cwd())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,6 +94,11 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):  # while it is held: who waits then opens a new one
             file.unlink()
         lock.release()
+
+
+def relative(path: Path, folder: Path) -> Path:
+    """`path` as seen from `folder`; as it is where it lies elsewhere."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _text(file: Path) -> str:

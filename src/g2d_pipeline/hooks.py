@@ -14,9 +14,10 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
-from g2d_pipeline.files import locked
+from g2d_pipeline.files import locked, relative
 from g2d_pipeline.overrides import leaves
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
@@ -32,11 +33,7 @@ class Mistake(click.ClickException):
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
-        self.status = error.exit_status
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        return self.status
+        self.exit_code = error.exit_status  # type: ignore[misc]
 
 
 class ProjectHooks:
@@ -86,13 +83,13 @@ class ProjectHooks:
         """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
         models, each is locked when its turn comes.)"""
         for d in map(catalog.get, node.outputs):
-            if not hasattr(d, "start_clock"):
+            if not hasattr(d, "clock"):
                 continue
             if node.name not in self.locks:
                 self.locks[node.name] = ExitStack()
                 wait = d.plan.configuration.run.wait
                 self.locks[node.name].enter_context(locked(d.plan.folder(d.stage), wait))
-            d.start_clock()
+            d.clock = Clock.start()
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -105,7 +102,7 @@ class ProjectHooks:
         """Show the result table where the run goes as far as `evaluate`."""
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
-            report = _relative(catalog.get("report").filepath, self.project)
+            report = relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
         self._fail_for_runs(pipeline, catalog)
 
@@ -130,7 +127,7 @@ class ProjectHooks:
         seeds = "/".join(map(str, c.run.seeds))
         if len(splits := c.ingest().runs) > 1:
             seeds += f", {len(splits)} splits"
-        root = _relative(c.root, self.project)
+        root = relative(c.root, self.project)
         logger.info(
             "dataset %s, method %s, seeds %s: %s data in %s",
             c.run.dataset,
@@ -165,7 +162,7 @@ class ProjectHooks:
             return
         report = catalog.load("data_report")
         if report["warnings"] or "report" not in pipeline.all_outputs():
-            page, summary = _relative(catalog.get("data_page").filepath, self.project), report["summary"]
+            page, summary = relative(catalog.get("data_page").filepath, self.project), report["summary"]
             click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
             for warning in report["warnings"]:
                 if warning["grave"]:
@@ -192,7 +189,3 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
                 f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "
                 f"kedro run {command} (or leave --nodes and the like out: then what is missing is made)."
             )
-
-
-def _relative(path: Path, project: Path) -> Path:
-    return path.relative_to(project) if path.is_relative_to(project) else path

@@ -74,14 +74,6 @@ class TrainedSetDataset(FolderDataset):
         if not (partial / CHECKPOINTS).is_dir():
             shutil.rmtree(partial, ignore_errors=True)
 
-    def load(self) -> dict[str, TrainedFolder | FailedRun]:
-        """Every run; in the place of one that failed in this process, why."""
-        failures, stage = self.plan.failures, self.stage
-        return {
-            run: failures.get((stage, run)) or TrainedFolder(self.plan.require(stage, run))
-            for run in self.plan.runs(stage)
-        }
-
     @when_made
     def preview(self) -> TablePreview:
         """What each run is and how it was selected, for Kedro-Viz."""
