@@ -150,11 +150,9 @@ class CodeGraph:
         content = file.read_bytes()
         key = hashlib.blake2b(name.encode() + b"\0" + content, digest_size=8).hexdigest()
         if (known := self._cached.get(key)) is None:
-            module = _read_module(ast.parse(content), name, file.name == "__init__.py")
-            known = {"definitions": module.definitions, "imports": module.imports}
+            known = vars(_read_module(ast.parse(content), name, file.name == "__init__.py"))
         self._read[key] = known
-        definitions = {n: (digest, used) for n, (digest, used) in known["definitions"].items()}
-        return Module(definitions, {n: (m, a) for n, (m, a) in known["imports"].items()})
+        return Module(**known)
 
     @cached_property
     def _cached(self) -> dict[str, Any]:

@@ -127,15 +127,8 @@ class ProjectHooks:
         seeds = "/".join(map(str, c.run.seeds))
         if len(splits := c.ingest().runs) > 1:
             seeds += f", {len(splits)} splits"
-        root = relative(c.root, self.project)
-        logger.info(
-            "dataset %s, method %s, seeds %s: %s data in %s",
-            c.run.dataset,
-            c.run.method,
-            seeds,
-            c.source,
-            root,
-        )
+        data = f"{c.source} data in {relative(c.root, self.project)}"
+        logger.info("dataset %s, method %s, seeds %s: %s", c.run.dataset, c.run.method, seeds, data)
         if c.source == "sample":
             bundled = c.dataset.raw.layout == "av_digits"
             why = "the bundled sample is used" if bundled else "source=sample asks for the simulated sample"

@@ -83,16 +83,9 @@ def short_number(value: float) -> str:
 
 def figure_html(name: str, figure: go.Figure) -> Markup:
     """The figure's `<div>` and script, with an id made from its name: plotly's own ids are random."""
-    options = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
-    html = plotly.io.to_html(
-        figure,
-        config=options,
-        include_plotlyjs=False,
-        include_mathjax=False,
-        full_html=False,
-        div_id=f"figure-{name}",
-    )
-    return Markup(html)
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+    alone: dict[str, Any] = dict.fromkeys(("include_plotlyjs", "include_mathjax", "full_html"), False)
+    return Markup(plotly.io.to_html(figure, config=config, div_id=f"figure-{name}", **alone))
 
 
 def describe_dropped(item: Mapping[str, Any]) -> dict[str, str]:

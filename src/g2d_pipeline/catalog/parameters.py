@@ -190,7 +190,7 @@ def _interpolated(merged: Tree, used: Sequence[KeyPath], origins: Origins) -> Tr
     config: Any = None
     for *above, key in used:
         tree = merged[above[0]] if above else merged
-        if key not in tree or not _has_interpolation(tree[key]):
+        if "${" not in str(tree.get(key)):
             continue
         config = OmegaConf.create(merged) if config is None else config
         try:
@@ -201,11 +201,3 @@ def _interpolated(merged: Tree, used: Sequence[KeyPath], origins: Origins) -> Tr
             said = str(error).splitlines()[0]
             raise ConfigError(f"{origins.find(tuple(full.split('.')))}: {full}: {said}") from error
     return merged
-
-
-def _has_interpolation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_interpolation, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_interpolation, value))
-    return isinstance(value, str) and "${" in value

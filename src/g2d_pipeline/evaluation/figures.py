@@ -40,11 +40,16 @@ def _reading(history: pd.DataFrame) -> str:
     return f"{seeds}; dashed: new phase, with who learns" if students["phase"].nunique() > 1 else seeds
 
 
-def _students(history: pd.DataFrame, prefix: str, modalities: Sequence[str]) -> pd.DataFrame:
-    """The rows of the students that log `prefix/<modality>`."""
+def _students(
+    history: pd.DataFrame, prefix: str, modalities: Sequence[str], must: bool = False
+) -> pd.DataFrame:
+    """The rows of the students that log `prefix/<modality>`; ValueError where there `must` be some."""
     columns = [f"{prefix}/{m}" for m in modalities if f"{prefix}/{m}" in history]
     frame = history[history["method"] != TEACHER]
-    return frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
+    frame = frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
+    if must and frame.empty:
+        raise ValueError(f"no student's history has a {prefix}/<modality> column")
+    return frame
 
 
 def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
@@ -102,9 +107,7 @@ def confidence_curves(
     history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str
 ) -> go.Figure:
     """Each teacher's mean confidence over the batches of an epoch: what the ranking is made from (Fig. 3)."""
-    frame = _students(history, "confidence", modalities)
-    if frame.empty:
-        raise ValueError("no student's history has a confidence/<modality> column")
+    frame = _students(history, "confidence", modalities, must=True)
     title = figure_title("Teachers' confidence ρ on training batches", dataset, source, _reading(frame))
     figure, panels = panel_figure(frame, title, "confidence ρ (0 to 1)", one_scale=True, phases=modalities)
     for panel in panels:
@@ -119,9 +122,7 @@ def kappa_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: s
 
     Lines get thinner from one modality to the next, so that those that lie on one another are all seen.
     """
-    frame = _students(history, "kappa", modalities)
-    if frame.empty:
-        raise ValueError("no student's history has a kappa/<modality> column")
+    frame = _students(history, "kappa", modalities, must=True)
     columns = [f"kappa/{m}" for m in modalities if f"kappa/{m}" in frame]
     modulated = frame["method"].isin(frame.loc[(frame[columns] < 1).any(axis=1), "method"])
     frame = frame[modulated] if modulated.any() else frame
@@ -188,10 +189,9 @@ def summary_bars(
         showlegend=True,
         uniformtext={"minsize": 9, "mode": "hide"},
     )
-    figure.update_xaxes(
-        tickvals=list(ticks), ticktext=list(ticks.values()), tickangle=0, ticks="", showgrid=False
-    )
     middle, half = (end - 1.7) / 2, max(end - 0.7, 7.0) / 2 + 0.3  # few bars keep a decent width
+    at, labels = list(ticks), list(ticks.values())
+    figure.update_xaxes(tickvals=at, ticktext=labels, tickangle=0, ticks="", showgrid=False)
     figure.update_xaxes(range=[middle - half, middle + half], title_text="teacher or method")
     figure.update_yaxes(title_text=text(spec.title(unit)))
     return figure

@@ -54,18 +54,14 @@ def _runs(
 ) -> tuple[list[Run], list[Failure]]:
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
+    runs, failures = list[Run](), list[Failure]()
     named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
     named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
-    runs = [
-        Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold)
-        for method, m, fold, run in named
-        if isinstance(run, TrainedFolder)
-    ]
-    failures = [
-        Failure(method, m, run.seed, run.reason, fold)
-        for method, m, fold, run in named
-        if isinstance(run, FailedRun)
-    ]
+    for method, m, fold, run in named:
+        if isinstance(run, FailedRun):
+            failures.append(Failure(method, m, run.seed, run.reason, fold))
+        else:
+            runs.append(Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold))
     return runs, failures
 
 
