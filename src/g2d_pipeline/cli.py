@@ -55,9 +55,8 @@ def run(**arguments: Any) -> Any:
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
-            click.secho(
-                "\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True
-            )
+            words = "What is whole is kept; the same command goes on from there."
+            click.secho(f"\nStopped by Ctrl-C. {words}", err=True)
             sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
             cause: BaseException | None = error  # the mistake under Kedro's wrapping
@@ -158,8 +157,7 @@ def _in_words(parse: Any, check: Callable[[str], None] | None) -> Any:
 
 
 def _check_params(text: str) -> None:
-    """Raise ConfigError for what is not key=value, and for what would be lost: `fusion=film,fusion.width=8`
-    keeps the width alone."""
+    """Raise ConfigError for what is not key=value, or would be lost: `fusion=film,fusion.width=8` keeps 8."""
     items = [item.partition("=") for item in text.split(",")]
     words = {key.strip(): word.strip() for key, _, word in items}
     for key, equals, _ in items:

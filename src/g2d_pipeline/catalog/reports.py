@@ -18,8 +18,7 @@ class StageFile:
     """Mixed into a file dataset: a file in the folder of a stage's artefact, whole or absent.
 
     `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
-    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the whole folder.
-    """
+    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the folder."""
 
     def __init__(
         self,
