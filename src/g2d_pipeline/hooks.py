@@ -1,5 +1,4 @@
-"""Around a Kedro run: mistakes in one line, what a node makes is locked, what is fresh is said, results are
-shown."""
+"""Around a Kedro run: mistakes in one line, locks of what a node makes, what is fresh, and the results."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and small
 
 
 class Mistake(click.ClickException):
-    """A user's mistake: any Kedro command shows it as one message and exits with its status, without a
-    traceback."""
+    """A user's mistake: any Kedro command shows its message, no traceback, and exits with its status."""
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
@@ -141,15 +139,13 @@ class ProjectHooks:
                 SHRUNK if c.shrunk else "",
             )
         if c.run.code == "ignore":
-            logger.warning(
-                "code=ignore: artefacts that other versions of the code made are used, and marked so."
-            )
+            words = "artefacts that other versions of the code made are used, and marked so."
+            logger.warning("code=ignore: %s", words)
         for note in c.notes:
             logger.info(note)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and its warnings, the gravest in full; at the end of a whole run, only
-        where there are any."""
+        """Where the data report is, and its grave warnings; after a whole run, only where it has warnings."""
         entries = ("data_page", "data_report")
         if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
@@ -173,10 +169,9 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            words = [
-                f"{'.'.join(k)}={'' if v is None else v}" for k, v in leaves(run_params["runtime_params"])
-            ]
-            options = {"--pipeline": last, "--env": run_params["env"], "--params": ",".join(words)}
+            typed = leaves(run_params["runtime_params"])
+            words = ",".join(f"{'.'.join(key)}={'' if value is None else value}" for key, value in typed)
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": words}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)
             raise ConfigError(
                 f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "

@@ -15,8 +15,8 @@ from markupsafe import Markup
 INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
-"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order.
-"""
+"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, in the configuration's
+order."""
 _AXIS = {
     "gridcolor": FAINT,
     "zerolinecolor": FAINT,

@@ -53,8 +53,7 @@ def _students(
 
 
 def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
-    """Training loss and its terms by epoch, and the validation loss; teachers in one panel, coloured by
-    modality."""
+    """Training loss, its terms and the validation loss by epoch; teachers in one panel, by modality."""
     subtitle = f"training: solid, validation: dotted; {_reading(history)}"
     title = figure_title("Loss by epoch", dataset, source, subtitle)
     figure, panels = panel_figure(history, title, "loss", one_scale=False, phases=modalities)
@@ -83,11 +82,9 @@ def metric_curves(
     source: str,
     unit: str = "",
 ) -> go.Figure:
-    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phase changes
-    marked.
+    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phases marked.
 
-    `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (for `rmse` and `mae`).
-    """
+    `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (`rmse` and `mae`)."""
     spec = metric_spec(metric)
     subtitle = f"validation: solid, test: dotted; {_reading(history)}"
     title = figure_title(f"{spec.label} by epoch", dataset, source, subtitle)
@@ -120,8 +117,7 @@ def confidence_curves(
 def kappa_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
     """The coefficient κ of each encoder by epoch, of the methods that modulate (of all, where none does).
 
-    Lines get thinner from one modality to the next, so that those that lie on one another are all seen.
-    """
+    Lines get thinner from one modality to the next, so that those that lie on one another are seen."""
     frame = _students(history, "kappa", modalities, must=True)
     columns = [f"kappa/{m}" for m in modalities if f"kappa/{m}" in frame]
     modulated = frame["method"].isin(frame.loc[(frame[columns] < 1).any(axis=1), "method"])
@@ -147,10 +143,7 @@ def summary_bars(
     metric: str | None = None,
 ) -> go.Figure:
     """One metric of every teacher and method: a bar a part, error bars of ± one standard deviation over
-    seeds.
-
-    `metric`: by default the first headline metric that is a number. `unit` is the target's.
-    """
+    seeds. `metric`: by default the first headline metric that is a number. `unit` is the target's."""
     name = metric or main_metric(summary)
     spec, rows = metric_spec(name), summary[summary["metric"] == name]
     bars, ticks, end = _place_bars(rows, [MULTI, *modalities])

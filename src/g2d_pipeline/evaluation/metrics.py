@@ -19,11 +19,8 @@ METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection",
 @dataclass(frozen=True)
 class Metric:
     """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal
-    point.
-
-    `digits` None: three significant digits of the column's median, for values in the target's own unit.
-    `unit` is what stands in brackets; "target" means the target's unit.
-    """
+    point (None: three significant digits of the column's median, for values in the target's own unit), `unit`
+    is what stands in brackets; "target" means the target's unit."""
 
     label: str
     higher_is_better: bool
@@ -46,8 +43,7 @@ METRICS: Mapping[str, Metric] = {
     "rmse": Metric("RMSE", False, 1.0, None, "target"),
     "mae": Metric("MAE", False, 1.0, None, "target"),
 }
-"""Stored values: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in
-nats."""
+"""Stored: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in nats."""
 
 TASK_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro", "nll"),

@@ -89,8 +89,7 @@ def repeats_note(runs: int, folds: int) -> str:
 
 
 def row_label(method: str, modality: str) -> str:
-    """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name
-    otherwise."""
+    """What a run is called in tables and figures: `"unimodal · audio"`, a student by its method's name."""
     return f"{method} · {modality}" if modality else method
 
 
@@ -102,8 +101,7 @@ def modality_order(runs: Iterable[Run]) -> list[str]:
 
 
 def ordered_runs(runs: Sequence[Run]) -> list[Run]:
-    """Teachers in the configuration's order, then students by first appearance of their method; folds and
-    seeds ascending."""
+    """Teachers in the configuration's order, then methods by appearance; folds and seeds ascending."""
     modalities = modality_order(runs)
     methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
 

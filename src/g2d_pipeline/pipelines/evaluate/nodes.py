@@ -26,8 +26,7 @@ def evaluate_runs(
     students: dict[str, TrainedFolder | FailedRun],
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes the metrics (tidy and nested), the figures of results and of history, the result table, the
-    report."""
+    """What makes metrics (tidy and nested), figures (results and history), result table and report."""
 
     @cache
     def make() -> Evaluation:
@@ -88,8 +87,7 @@ def _parts(name: str) -> tuple[str, int]:
 
 
 def _meta(manifests: list[Manifest], data: dict[str, Any]) -> dict[str, Any]:
-    """The first manifest's, with the notes of all and the samples that featurize has left; `draws`: those of
-    each split, if there are several."""
+    """The first manifest's, with all notes and what featurize has left; `draws`: counts of each split."""
     manifest = manifests[0]
     target = manifest.meta.get("target") or {}
     return manifest.meta | {
