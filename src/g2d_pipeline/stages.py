@@ -219,11 +219,8 @@ def settings_classes(settings: Any) -> Iterator[str]:
             yield f"{cls.__module__.removeprefix(f'{PACKAGE.name}.')}.{cls.__name__}"
         for name in cls.model_fields.keys() - RUN_OPTIONS:
             yield from settings_classes(getattr(settings, name))
-    elif isinstance(settings, Mapping):
-        for value in settings.values():
-            yield from settings_classes(value)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
+    elif isinstance(settings, Mapping | list | tuple):
+        for value in settings.values() if isinstance(settings, Mapping) else settings:
             yield from settings_classes(value)
 
 

@@ -51,15 +51,9 @@ def evaluate(
     summary = summarise(metrics, "test")
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     first = next((run for run in runs if not run.is_teacher), runs[0])
-    figures = make_figures(
-        history_frame(runs),
-        summary,
-        metric=str(first.info["metric"]),
-        modalities=modality_order(runs),
-        dataset=dataset,
-        source=source,
-        unit=unit,
-    )
+    common = {"modalities": modality_order(runs), "dataset": dataset, "source": source}
+    metric = str(first.info["metric"])
+    figures = make_figures(history_frame(runs), summary, metric=metric, unit=unit, **common)
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes)
     report = build_report(
         metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes

@@ -206,23 +206,16 @@ def _place_bars(rows: pd.DataFrame, parts: Sequence[str]) -> tuple[pd.DataFrame,
 
 
 def make_figures(
-    history: pd.DataFrame,
-    summary: pd.DataFrame,
-    *,
-    metric: str,
-    modalities: Sequence[str],
-    dataset: str,
-    source: str,
-    unit: str = "",
+    history: pd.DataFrame, summary: pd.DataFrame, *, metric: str, unit: str = "", **common: Any
 ) -> dict[str, go.Figure]:
-    """Every figure that these data can fill, by name, in the report's order."""
-    common: dict[str, Any] = {"modalities": list(modalities), "dataset": dataset, "source": source}
+    """Every figure that these data can fill, by name, in the report's order. `common`: `modalities`,
+    `dataset`, `source`."""
     figures = {"summary_bars": summary_bars(summary, **common, unit=unit)}
     if history.empty:
         return figures
     figures["metric_curves"] = metric_curves(history, metric=metric, **common, unit=unit)
     figures["loss_curves"] = loss_curves(history, **common)
     for prefix, draw in (("confidence", confidence_curves), ("kappa", kappa_curves)):
-        if not _students(history, prefix, modalities).empty:
+        if not _students(history, prefix, common["modalities"]).empty:
             figures[draw.__name__] = draw(history, **common)
     return figures

@@ -142,7 +142,7 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str], wid
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
-    """`epoch`, `mean`, `std` over the seeds that have it (ddof = 1; NaN for one); empty without the column."""
+    """`epoch`, `mean`, `std` over the seeds that have it (ddof = 1; NaN for 1); empty without the column."""
     if column not in frame or frame[column].isna().all():
         return pd.DataFrame(columns=["epoch", "mean", "std"])
     values = frame[["epoch", column]].dropna().assign(**{column: lambda d: d[column].astype(float) * scale})
