@@ -305,7 +305,7 @@ def another_run(own: Own) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Told:
-    """A case that ends in a message: `place` (file, row, column, value or key), a reason, then the remedy that
+    """A case that ends in a message: `place` (file, row, column, value or key), a reason, the remedy that
     begins with `remedy`; its words are in `MESSAGES`. `store`: what is damaged is the store, once written."""
 
     name: str

@@ -152,3 +152,7 @@ class TrainedFolder:
         model = build_model(self.info["architecture"])
         model.load_state_dict(load_file(self._file("model.safetensors")))
         return model.eval()
+
+
+Models = dict[str, TrainedFolder | FailedRun]
+"""Run → trained model, or why there is none."""

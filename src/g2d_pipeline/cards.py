@@ -120,14 +120,12 @@ def whole_folder(
     write_card(partial, card, clock, content(partial))
     for file in partial.rglob("*"):
         _sync(file)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old)
-    else:
-        partial.replace(folder)
+    partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
     _sync(folder.parent)
 
 

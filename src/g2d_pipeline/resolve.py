@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -315,23 +315,18 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
             words = f"has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
             draft.notes.append(f"{name}: {words}")
     training = merge(dataset.training.model_dump(), own["training"] or {})
-    method = MethodConfig(
-        name=name,
-        algorithm=name if own["algorithm"] is None else own["algorithm"],
-        parameters=parameters,
-        smp=None,
-        training=checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task),
-        fusion=fusion,
-        needs_teachers=checked(bool, needs_teachers, (*path, "needs_teachers"), origins),
-    )
-    return replace(method, smp=_smp(method, own["smp"], draft, len(dataset.modalities)))
+    training = checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task)
+    needs_teachers = checked(bool, needs_teachers, (*path, "needs_teachers"), origins)
+    smp = _smp(name, training.epochs, own["smp"], draft, len(dataset.modalities))
+    algorithm = name if own["algorithm"] is None else own["algorithm"]
+    return MethodConfig(name, algorithm, parameters, smp, training, fusion, needs_teachers)
 
 
-def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
+def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
     """The schedule of a method whose file has (or whose command line switches on) one, else None."""
     if not isinstance(own, Mapping | None):
-        own = checked(bool, own, ("methods", method.name, "smp"), draft.origins)
-    switched_on = draft.smp_switch and method.name == draft.run.method
+        own = checked(bool, own, ("methods", method, "smp"), draft.origins)
+    switched_on = draft.smp_switch and method == draft.run.method
     if draft.smp_switch is False or not (own or switched_on):
         return None
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
@@ -340,11 +335,10 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
-    epochs = method.training.epochs
     if modalities < 2:
         raise draft.origins.mistake(
             ("method",),
-            f"method = {method.name!r} needs at least two modalities; {draft.run.dataset} has one. "
+            f"method = {method!r} needs at least two modalities; {draft.run.dataset} has one. "
             "Say method=unimodal,compare= to train it alone.",
         )
     try:
@@ -354,7 +348,7 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
         raise draft.origins.mistake((*draft.path, "smp", "tau"), words) from error
     if not isinstance(smp.tau, str) and sum(smp.tau) != epochs:
         words = f"phases of {'/'.join(map(str, phases))} epochs, the last one filling up the rest"
-        draft.notes.append(f"{method.name}: tau {short(smp.tau)} in {epochs} epochs: {words}")
+        draft.notes.append(f"{method}: tau {short(smp.tau)} in {epochs} epochs: {words}")
     return smp
 
 

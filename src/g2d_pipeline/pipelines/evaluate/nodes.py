@@ -8,7 +8,7 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.artefacts import FailedRun, TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.sources.manifest import Manifest
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def evaluate_runs(
     manifests: dict[str, Manifest],
     data: dict[str, Any],
-    teachers: dict[str, TrainedFolder | FailedRun],
-    students: dict[str, TrainedFolder | FailedRun],
+    teachers: Models,
+    students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
     """What makes metrics (tidy and nested), figures (results and history), result table and report."""
@@ -48,9 +48,7 @@ def evaluate_runs(
     )
 
 
-def _runs(
-    teachers: dict[str, TrainedFolder | FailedRun], students: dict[str, TrainedFolder | FailedRun]
-) -> tuple[list[Run], list[Failure]]:
+def _runs(teachers: Models, students: Models) -> tuple[list[Run], list[Failure]]:
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
     runs, failures = list[Run](), list[Failure]()
@@ -64,7 +62,7 @@ def _runs(
     return runs, failures
 
 
-def _rankings(teachers: dict[str, TrainedFolder | FailedRun]) -> pd.DataFrame:
+def _rankings(teachers: Models) -> pd.DataFrame:
     """The confidence of each teacher on train and val; of folds and seeds whose teachers were all trained."""
     import pandas as pd
 
