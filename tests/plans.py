@@ -43,7 +43,7 @@ class FixedPlan(Plan):
     """A plan of one artefact, whose card and folder are known."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folders = {"featurize": str(folder)}
+        self.folders, self.failures = {"featurize": str(folder)}, {}
         self._cards = {("featurize", ""): {"stage": "featurize", "fingerprint": fingerprint}}
 
     def runs(self, stage: str) -> list[str]:

@@ -35,10 +35,9 @@ CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside th
 @dataclass(frozen=True)
 class Trained:
     """A model just trained. `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a
-    row an epoch;
-    `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays
-    over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n,
-    D]`, `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
+    row an epoch; `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`:
+    named arrays over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n, D]`,
+    `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
 
     model: MultimodalModel
     info: dict[str, Any]
@@ -58,10 +57,9 @@ class FailedRun:
     def of(cls, seed: int, error: Exception) -> FailedRun:
         """The first line of the error's message, without the run's name, which is said beside it."""
         reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
-        return cls(
-            seed,
-            reason if isinstance(error, TrainingError) else f"{type(error).__name__}: {reason}".rstrip(": "),
-        )
+        if not isinstance(error, TrainingError):
+            reason = f"{type(error).__name__}: {reason}".rstrip(": ")
+        return cls(seed, reason)
 
 
 def write_trained(folder: Path, trained: Trained) -> None:
@@ -92,9 +90,8 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def reserve(file: IO[bytes], size: int) -> None:
-    """Take room for `size` bytes of a file that a memory map will write: on a full disk the map would kill
-    the
-    process without a word. Raises OSError."""
+    """Take room for `size` bytes of a file that a memory map will write: on a full disk, writing through the
+    map would kill the process without a word. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
@@ -114,8 +111,7 @@ def _output_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class TrainedFolder:
-    """A trained model on disk; each part is read when it is asked for. Raises DataError where a file is
-    missing."""
+    """A trained model on disk, each part read when asked for. Raises DataError where a file is missing."""
 
     path: Path
 
@@ -156,3 +152,7 @@ class TrainedFolder:
         model = build_model(self.info["architecture"])
         model.load_state_dict(load_file(self._file("model.safetensors")))
         return model.eval()
+
+
+Models = dict[str, TrainedFolder | FailedRun]
+"""Run → trained model, or why there is none."""

@@ -63,10 +63,9 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 def write_card(folder: Path, card: dict[str, Any], clock: Clock, content: str) -> None:
     """Write the stage card, with the hash of the artefact's content, its time and the versions in use."""
     card = card | {"content": content} | clock.read() | {"versions": versions()}
+    text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with atomic_write(folder / CARD) as path:
-        path.write_text(
-            json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        path.write_text(text, encoding="utf-8")
 
 
 def folder_content(folder: Path) -> str:
@@ -121,14 +120,12 @@ def whole_folder(
     write_card(partial, card, clock, content(partial))
     for file in partial.rglob("*"):
         _sync(file)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old)
-    else:
-        partial.replace(folder)
+    partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
     _sync(folder.parent)
 
 

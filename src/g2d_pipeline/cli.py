@@ -21,14 +21,9 @@ from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean
 from g2d_pipeline.progress import rich_logs
 
-SELECTIONS = {
-    "node_names": "--nodes",
-    "from_nodes": "--from-nodes",
-    "to_nodes": "--to-nodes",
-    "tags": "--tags",
-    "from_inputs": "--from-inputs",
-    "to_outputs": "--to-outputs",
-}  # Kedro's arguments that choose nodes, as they are typed
+CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
+# Kedro's arguments that choose nodes, as they are typed.
+SELECTIONS = {"node_names": "--nodes"} | {key: f"--{key.replace('_', '-')}" for key in CHOOSING}
 
 for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
     os.environ.setdefault(variable, "1")
@@ -60,9 +55,8 @@ def run(**arguments: Any) -> Any:
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
-            click.secho(
-                "\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True
-            )
+            words = "What is whole is kept; the same command goes on from there."
+            click.secho(f"\nStopped by Ctrl-C. {words}", err=True)
             sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
             cause: BaseException | None = error  # the mistake under Kedro's wrapping
@@ -109,20 +103,15 @@ def _check_selection(arguments: dict[str, Any]) -> None:
     chosen = sum((pipelines[name] for name in names or ["__default__"]), Pipeline([]))
     nodes = [node.name for node in chosen.nodes]
     data = sorted(name for name in chosen.datasets() if not name.startswith("params:"))
-    known = {
-        "tags": sorted({t for n in chosen.nodes for t in n.tags}),
-        "from_inputs": data,
-        "to_outputs": data,
-    }
+    tags = sorted({tag for n in chosen.nodes for tag in n.tags})
+    known = {"tags": tags, "from_inputs": data, "to_outputs": data}
     where = f"pipeline {' + '.join(names)} has: " if names else ""
     for key, option in SELECTIONS.items():
         _refuse_unknown(option, selected[key], known.get(key, nodes), where)
     try:
         chosen.filter(**{key: value or None for key, value in selected.items()})
     except ValueError:
-        options = ", ".join(
-            f"{SELECTIONS[key]} {','.join(value)}" for key, value in selected.items() if value
-        )
+        options = ", ".join(f"{SELECTIONS[k]} {','.join(own)}" for k, own in selected.items() if own)
         raise ConfigError(f"{options}: no node is all of this. Nodes: {', '.join(nodes)}.") from None
 
 
@@ -168,8 +157,7 @@ def _in_words(parse: Any, check: Callable[[str], None] | None) -> Any:
 
 
 def _check_params(text: str) -> None:
-    """Raise ConfigError for what is not key=value, and for what would be lost: `fusion=film,fusion.width=8`
-    keeps the width alone."""
+    """Raise ConfigError for what is not key=value, or would be lost: `fusion=film,fusion.width=8` keeps 8."""
     items = [item.partition("=") for item in text.split(",")]
     words = {key.strip(): word.strip() for key, _, word in items}
     for key, equals, _ in items:

@@ -44,8 +44,8 @@ class Module:
 class CodeGraph:
     """The definitions of the package in folder `package`, read on demand.
 
-    `cache`: a JSON file of what was read, by content of the source files; it may be absent and is rewritten
-    by `save`."""
+    `cache`: a JSON file of what was read, by content of the source files; it may be absent, and `save`
+    rewrites it."""
 
     def __init__(self, package: Path, cache: Path | None = None) -> None:
         self.package, self.cache = package, cache
@@ -54,9 +54,7 @@ class CodeGraph:
 
     def fingerprint(self, entries: Iterable[str]) -> str:
         """The hash of everything that `entries` reach: `module.name` for a definition, or a module for all of
-        it.
-
-        Raises ValueError for an entry that is neither."""
+        it. Raises ValueError for an entry that is neither."""
         symbols = sorted(self.closure(entries))
         digests = [(*s, self._module(s[0]).definitions[s[1]][0]) for s in symbols]  # type: ignore[union-attr]
         folders = sorted({self._file(module).parent for module, _ in symbols})
@@ -84,8 +82,7 @@ class CodeGraph:
         return self._module(module) is not None
 
     def save(self) -> None:
-        """Write the cache, where something was read that it did not hold. A cache that cannot be written is
-        done without."""
+        """Write the cache, if something new was read. One that cannot be written is done without."""
         if self.cache is None or self._read.keys() <= self._cached.keys():
             return
         try:
@@ -114,8 +111,7 @@ class CodeGraph:
         return [(name, definition) for definition in module.definitions] if module is not None else []
 
     def _resolve(self, name: str, chain: str) -> list[Symbol]:
-        """The definitions that `chain`, as used in the module `name`, stands for; none where it is not the
-        package's."""
+        """The package's definitions that `chain`, as used in the module `name`, stands for."""
         module = self._module(name)
         head, _, rest = chain.partition(".")
         if module is None:
@@ -150,11 +146,9 @@ class CodeGraph:
         content = file.read_bytes()
         key = hashlib.blake2b(name.encode() + b"\0" + content, digest_size=8).hexdigest()
         if (known := self._cached.get(key)) is None:
-            module = _read_module(ast.parse(content), name, file.name == "__init__.py")
-            known = {"definitions": module.definitions, "imports": module.imports}
+            known = vars(_read_module(ast.parse(content), name, file.name == "__init__.py"))
         self._read[key] = known
-        definitions = {n: (digest, used) for n, (digest, used) in known["definitions"].items()}
-        return Module(definitions, {n: (m, a) for n, (m, a) in known["imports"].items()})
+        return Module(**known)
 
     @cached_property
     def _cached(self) -> dict[str, Any]:
@@ -227,9 +221,8 @@ def _bound(statement: ast.stmt) -> list[str]:
     """The names that a statement at the top level of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
-    return sorted(
-        {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    )
+    names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return sorted({name.id for name in names if isinstance(name.ctx, ast.Store)})
 
 
 def _is_docstring(statement: ast.stmt) -> bool:

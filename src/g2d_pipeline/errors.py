@@ -12,15 +12,13 @@ SHOWN = 5  # offenders that a message lists; the others are counted
 
 
 class G2DError(Exception):
-    """A failure that the user can act on; the command line prints the message alone and exits with
-    `exit_status`."""
+    """A failure that users can act on: the command line prints the message and exits with `exit_status`."""
 
     exit_status = 1
 
 
 class ConfigError(G2DError, ValueError):
-    """A parameter is wrong: the message names the file, the key, the value and what is allowed (exit status
-    2)."""
+    """A parameter is wrong: the message names file, key, value and what is allowed (exit status 2)."""
 
     exit_status = 2
 
@@ -38,8 +36,7 @@ class TrainingError(G2DError):
 
 
 class InterruptedRun(G2DError):
-    """Ctrl-C or SIGTERM: training finished its batch and saved its state. Exit status: 128 + the signal, as
-    usual."""
+    """Ctrl-C or SIGTERM: training finished its batch and saved its state. Exit status: 128 + the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -56,8 +53,7 @@ def is_failed_training(error: Exception) -> bool:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the nearest of the known words, or an empty string.
 
-    A word that differs in case or surrounding blanks alone is always recognised.
-    """
+    A word that differs in case or surrounding blanks alone is always recognised."""
     names = list(known)
     plain = {name.strip().casefold(): name for name in names}
     close = difflib.get_close_matches(word, names, n=1)
@@ -73,8 +69,7 @@ def enumerated(names: Iterable[str], most: int = 30) -> str:
 
 
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
-    """A DataError that says what is wrong, lists five offenders and how many there are, and ends with the
-    remedy."""
+    """A DataError: what is wrong, `SHOWN` of the offenders and how many there are, and the remedy."""
     lines = [str(offender) for offender in offenders]
     shown = [f"  - {line}" for line in lines[:SHOWN]]
     if len(lines) > SHOWN:
@@ -83,8 +78,7 @@ def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataE
 
 
 def media_fault(path: Path | str) -> str | None:
-    """What is wrong with a media file, as far as its size and first 40 bytes tell; None: nothing (datasets.md
-    §0.5)."""
+    """What is wrong with a media file by its size and first 40 bytes; None: nothing (datasets.md §0.5)."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - strings are quicker, and there are many files
             start = file.read(POINTER)

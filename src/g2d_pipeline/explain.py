@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
@@ -35,6 +36,10 @@ class Origins:
                 if key == path[:depth]:
                     return file
         return "parameters"
+
+    def mistake(self, path: KeyPath, message: str) -> ConfigError:
+        """The error for what is wrong with `path`, with the file that set it."""
+        return ConfigError(f"{self.find(path)}: {message}")
 
     def note(self, *path: str) -> None:
         """Note that `path` was set on the command line."""
@@ -140,18 +145,16 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
             hint = did_you_mean(str(word), choices)
             return f"{key}.{tag} {state}.{hint} Allowed: {', '.join(filter(None, choices))}"
         case "too_short":
-            return (
-                f"{key} = {short(value)}: it needs {context['min_length']} values or more, "
-                f"and has {context['actual_length']}"
-            )
+            least, has = context["min_length"], context["actual_length"]
+            return f"{key} = {short(value)}: it needs {least} values or more, and has {has}"
         case _ if value is None:
             return f"{key} is empty: give it a value (a section: its keys, indented below it), or remove it"
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"{key} = {short(value)}: it is a section, not one value: say {key}.<key>=…"
         case "bool_parsing" | "bool_type":
             return f"{key} = {short(value)}: say true or false"
-    message, hint = item["msg"].removeprefix("Value error, ").replace("Input should", "It should"), ""
-    message = message.replace("String should", "It should")
+    message, hint = item["msg"].removeprefix("Value error, "), ""
+    message = re.sub("(Input|String) should", "It should", message)
     if kind in WORDS and fault in ("type", "parsing", "from_float"):
         message = WORDS[kind]
     if item["type"] == "literal_error" and isinstance(value, str):

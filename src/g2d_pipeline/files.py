@@ -26,9 +26,7 @@ RESIDENT = 8 * 2**20  # bytes of an array whose pages may stay resident
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what the block writes there replaces `path` when it succeeds.
 
-    The temporary file is removed if the block raises. Raises whatever the block raises, and OSError where
-    the rename fails.
-    """
+    The temporary file is removed if the block raises. Raises what the block raises, and OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -43,8 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` when the block succeeds, else it is removed.
 
-    Leftovers of killed processes, an hour old, are removed. Raises what the block raises, and OSError.
-    """
+    Leftovers of killed processes, an hour old, are removed. Raises what the block raises, and OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(".unfinished-*"):
         if leftover.is_dir() and time.time() - leftover.stat().st_mtime > 3600:
@@ -71,7 +68,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     file = path.with_name(f"{path.name}.lock")
     lock = FileLock(file, poll_interval=0.2)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    shown = relative(path, Path.cwd())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -79,9 +76,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         except Timeout:
             holder = f"Another run ({_text(file) or 'of an unknown process'}) is making {shown}"
             if not wait:
-                raise LockedError(
-                    f"{holder}. Say --params wait=true to wait for it and use what it makes."
-                ) from None
+                remedy = "Say --params wait=true to wait for it and use what it makes."
+                raise LockedError(f"{holder}. {remedy}") from None
             logger.warning("%s: waiting for it to end …", holder)
             lock.acquire()
         with contextlib.suppress(PermissionError):  # Windows: a locked file is not written
@@ -94,6 +90,11 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):  # while it is held: who waits then opens a new one
             file.unlink()
         lock.release()
+
+
+def relative(path: Path, folder: Path) -> Path:
+    """`path` as seen from `folder`; as it is where it lies elsewhere."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def _text(file: Path) -> str:

@@ -1,5 +1,4 @@
-"""Around a Kedro run: mistakes in one line, what a node makes is locked, what is fresh is said, results are
-shown."""
+"""Around a Kedro run: mistakes in one line, locks of what a node makes, what is fresh, and the results."""
 
 from __future__ import annotations
 
@@ -14,9 +13,10 @@ from kedro.framework.hooks import hook_impl
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
-from g2d_pipeline.files import locked
+from g2d_pipeline.files import locked, relative
 from g2d_pipeline.overrides import leaves
 from g2d_pipeline.resolve import Configuration, check_methods
 from g2d_pipeline.sources import ensure_sample
@@ -27,16 +27,11 @@ SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and small
 
 
 class Mistake(click.ClickException):
-    """A user's mistake: any Kedro command shows it as one message and exits with its status, without a
-    traceback."""
+    """A user's mistake: any Kedro command shows its message, no traceback, and exits with its status."""
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
-        self.status = error.exit_status
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        return self.status
+        self.exit_code = error.exit_status  # type: ignore[misc]
 
 
 class ProjectHooks:
@@ -86,13 +81,13 @@ class ProjectHooks:
         """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
         models, each is locked when its turn comes.)"""
         for d in map(catalog.get, node.outputs):
-            if not hasattr(d, "start_clock"):
+            if not hasattr(d, "clock"):
                 continue
             if node.name not in self.locks:
                 self.locks[node.name] = ExitStack()
                 wait = d.plan.configuration.run.wait
                 self.locks[node.name].enter_context(locked(d.plan.folder(d.stage), wait))
-            d.start_clock()
+            d.clock = Clock.start()
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -105,7 +100,7 @@ class ProjectHooks:
         """Show the result table where the run goes as far as `evaluate`."""
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
-            report = _relative(catalog.get("report").filepath, self.project)
+            report = relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
         self._fail_for_runs(pipeline, catalog)
 
@@ -130,15 +125,8 @@ class ProjectHooks:
         seeds = "/".join(map(str, c.run.seeds))
         if len(splits := c.ingest().runs) > 1:
             seeds += f", {len(splits)} splits"
-        root = _relative(c.root, self.project)
-        logger.info(
-            "dataset %s, method %s, seeds %s: %s data in %s",
-            c.run.dataset,
-            c.run.method,
-            seeds,
-            c.source,
-            root,
-        )
+        data = f"{c.source} data in {relative(c.root, self.project)}"
+        logger.info("dataset %s, method %s, seeds %s: %s", c.run.dataset, c.run.method, seeds, data)
         if c.source == "sample":
             bundled = c.dataset.raw.layout == "av_digits"
             why = "the bundled sample is used" if bundled else "source=sample asks for the simulated sample"
@@ -151,21 +139,19 @@ class ProjectHooks:
                 SHRUNK if c.shrunk else "",
             )
         if c.run.code == "ignore":
-            logger.warning(
-                "code=ignore: artefacts that other versions of the code made are used, and marked so."
-            )
+            words = "artefacts that other versions of the code made are used, and marked so."
+            logger.warning("code=ignore: %s", words)
         for note in c.notes:
             logger.info(note)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is and its warnings, the gravest in full; at the end of a whole run, only
-        where there are any."""
+        """Where the data report is, and its grave warnings; after a whole run, only where it has warnings."""
         entries = ("data_page", "data_report")
         if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
             return
         report = catalog.load("data_report")
         if report["warnings"] or "report" not in pipeline.all_outputs():
-            page, summary = _relative(catalog.get("data_page").filepath, self.project), report["summary"]
+            page, summary = relative(catalog.get("data_page").filepath, self.project), report["summary"]
             click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
             for warning in report["warnings"]:
                 if warning["grave"]:
@@ -183,16 +169,11 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            words = [
-                f"{'.'.join(k)}={'' if v is None else v}" for k, v in leaves(run_params["runtime_params"])
-            ]
-            options = {"--pipeline": last, "--env": run_params["env"], "--params": ",".join(words)}
+            typed = leaves(run_params["runtime_params"])
+            words = ",".join(f"{'.'.join(key)}={'' if value is None else value}" for key, value in typed)
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": words}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)
             raise ConfigError(
                 f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "
                 f"kedro run {command} (or leave --nodes and the like out: then what is missing is made)."
             )
-
-
-def _relative(path: Path, project: Path) -> Path:
-    return path.relative_to(project) if path.is_relative_to(project) else path

@@ -15,8 +15,8 @@ from markupsafe import Markup
 INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
-"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, by the configuration's order.
-"""
+"""Okabe and Ito's colours, told apart by colour-blind readers; one a modality, in the configuration's
+order."""
 _AXIS = {
     "gridcolor": FAINT,
     "zerolinecolor": FAINT,
@@ -83,16 +83,9 @@ def short_number(value: float) -> str:
 
 def figure_html(name: str, figure: go.Figure) -> Markup:
     """The figure's `<div>` and script, with an id made from its name: plotly's own ids are random."""
-    options = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
-    html = plotly.io.to_html(
-        figure,
-        config=options,
-        include_plotlyjs=False,
-        include_mathjax=False,
-        full_html=False,
-        div_id=f"figure-{name}",
-    )
-    return Markup(html)
+    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+    alone: dict[str, Any] = dict.fromkeys(("include_plotlyjs", "include_mathjax", "full_html"), False)
+    return Markup(plotly.io.to_html(figure, config=config, div_id=f"figure-{name}", **alone))
 
 
 def describe_dropped(item: Mapping[str, Any]) -> dict[str, str]:

@@ -66,9 +66,8 @@ class Draft:
         matches = [key for key in self._matches(path, value) if key.exists or not methods]
         if len(matches) == 1 and not methods:
             self._put(self.dataset, matches[0], value)
-            if (
-                matches[0].choices and value not in matches[0].choices
-            ):  # before the keys beside it are unknown
+            choices = matches[0].choices
+            if choices and value not in choices:  # before the keys beside it are unknown
                 checked(DatasetSettings, self.dataset, self.path, self.origins)
         elif methods and not matches:
             for name in methods:
@@ -77,15 +76,12 @@ class Draft:
         elif matches:
             names = [".".join(key.path) for key in matches]
             names += [f"methods.{name}.{'.'.join(path)}" for name in methods]
-            raise ConfigError(
-                f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {', '.join(names)}"
-            )
+            which = ", ".join(names)
+            raise ConfigError(f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {which}")
         else:
-            raise ConfigError(
-                f"{COMMAND_LINE}: unknown key '{'.'.join(path)}' (value {value!r}) for dataset "
-                f"'{self.run.dataset}' and method {', '.join(self.methods) or 'unimodal'}."
-                f"{self._remedy(path)}"
-            )
+            run = f"dataset '{self.run.dataset}' and method {', '.join(self.methods) or 'unimodal'}"
+            key = f"unknown key '{'.'.join(path)}' (value {value!r})"
+            raise ConfigError(f"{COMMAND_LINE}: {key} for {run}.{self._remedy(path)}")
 
     def _put(self, tree: Tree, key: Key, value: Any, *above: str) -> None:
         """Set a key in `tree`, which is the section `above` of the dataset, and note where it comes from."""
@@ -95,10 +91,8 @@ class Draft:
             self.origins.note(*self.path, *above, *key.path[:-1])
 
     def _matches(self, path: KeyPath, value: Any) -> list[Key]:
-        """The keys that `path` may mean: itself; else the shallowest that end so, in sections that exist if
-        possible.
-
-        A word for a section that has a name (`optimizer=adam`) means its name."""
+        """The keys that `path` may mean: itself; else the shallowest that end so, if possible in sections
+        that exist. A word for a section that has a name (`optimizer=adam`) means its name."""
         if path[0] == "teacher":
             training = self.dataset.get("training")
             base = copy.deepcopy(training) if isinstance(training, dict) else {}
@@ -132,9 +126,8 @@ class Draft:
         if whole:
             return f" Did you mean '{whole[0]}'?"
         known = {k.path[-1] for k in keys} | {*SMPSettings.model_fields, *RunSettings.model_fields, "seed"}
-        return did_you_mean(
-            last, known | {k for tree in self.methods.values() for k in tree} - {*METHOD_KEYS}
-        )
+        known |= set().union(*self.methods.values()) - {*METHOD_KEYS}
+        return did_you_mean(last, known)
 
 
 def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
@@ -150,9 +143,8 @@ def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
 def raw_overrides(overrides: Tree) -> Tree:
     """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
     raw = overrides.get("raw")
-    return {key: overrides[key] for key in ("raw_dir",) if key in overrides} | (
-        raw if isinstance(raw, dict) else {}
-    )
+    short = {"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}
+    return short | (raw if isinstance(raw, dict) else {})
 
 
 def name_sections(tree: Tree) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from kedro.pipeline import Pipeline
 
-from g2d_pipeline.pipelines import data_report, distill, evaluate, featurize, ingest, teachers
+from g2d_pipeline.stages import STAGES
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """`ingest → featurize → teachers → distill → evaluate`; `__default__` is the whole way."""
+    """`ingest → featurize → teachers → distill → evaluate`; `__default__` is the whole way. The data report
+    belongs to `featurize`."""
     so_far, pipelines = Pipeline([]), {}
-    for stage in (ingest, featurize, teachers, distill, evaluate):
-        so_far = so_far + stage.create_pipeline()
-        if stage is featurize:
-            so_far = so_far + data_report.create_pipeline()
-        pipelines[stage.__name__.rsplit(".", 1)[-1]] = so_far
+    for stage in STAGES:
+        so_far += import_module(f"g2d_pipeline.pipelines.{stage}.pipeline").create_pipeline()
+        pipelines["featurize" if stage == "data_report" else stage] = so_far
     return pipelines | {"__default__": so_far}

@@ -14,8 +14,7 @@ T = TypeVar("T")
 
 
 def files(package: str) -> list[str]:
-    """The names that the files of a folder give; `base` and what begins with _ is shared by several of
-    them."""
+    """The names that the files of a folder give; `base` and what begins with _ is shared by several."""
     path = importlib.import_module(package).__path__
     return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base" and m.name[0] != "_")
 
@@ -42,10 +41,8 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
             )
         target = point.load()
     if isinstance(target, ModuleType):
-        classes = [
-            c for c in vars(target).values() if isinstance(c, type) and c.__module__ == target.__name__
-        ]
-        own = [c for c in classes if issubclass(c, kind)]
+        classes = [c for c in vars(target).values() if isinstance(c, type) and issubclass(c, kind)]
+        own = [c for c in classes if c.__module__ == target.__name__]
         if len(own) != 1:
             must = f"must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
             raise ConfigError(f"{target.__name__} {must}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,11 +83,9 @@ class EpochProgress:
         """Batches are done. `terms()`: the means of the loss terms over this epoch, called to be shown."""
         now = time.monotonic()
         self.training, self.mark = self.training + now - self.mark, now
-        self.batch, self.seen, self.samples = (
-            self.batch + batches,
-            self.seen + batches,
-            self.samples + samples,
-        )
+        self.batch += batches
+        self.seen += batches
+        self.samples += samples
         if self._due():
             self.terms = terms()
             if self.live or self.batch < self.batches:  # else `end` shows it, with the scores
@@ -110,10 +108,8 @@ class EpochProgress:
         return self._position() * 10 // self.total > self.tenths and now - since >= QUIET
 
     def _show(self) -> None:
-        place, eta = (
-            f"epoch {self.epoch}/{self.epochs}" if self.epochs else f"{self.batch}/{self.batches}",
-            "",
-        )
+        place = f"epoch {self.epoch}/{self.epochs}" if self.epochs else f"{self.batch}/{self.batches}"
+        eta = ""
         if self.seen and self.began is not None:  # scoring included, if it goes on as it went in this process
             seconds = (time.monotonic() - self.began) / self.seen
             eta = f"ETA {duration(seconds * (self.total - self._position()))}"
@@ -122,9 +118,8 @@ class EpochProgress:
         numbers = [f"{name} {value:.3g}" for name, value in (*self.terms.items(), *self.scores.items())]
         if self.live is not None and self.task is not None:
             detail = " · ".join(filter(None, (*numbers[:1], self.phase, *numbers[1:], speed)))
-            self.live.update(
-                self.task, completed=self.batch, visible=True, place=place, detail=detail, eta=eta
-            )
+            fields: dict[str, Any] = {"place": place, "detail": detail, "eta": eta}
+            self.live.update(self.task, completed=self.batch, visible=True, **fields)
             self.live.refresh()
         else:
             parts = filter(None, (place, self.phase, *numbers, speed, eta))
@@ -161,10 +156,9 @@ def _bar() -> Iterator[Progress]:
             return Text(task.fields["detail"], no_wrap=True, overflow="ellipsis")
 
     console = _console()
-    texts = [
-        TextColumn(f"{{task.{key}}}", markup=False) for key in ("description", "fields[place]", "fields[eta]")
-    ]
-    columns = (*texts[:2], BarColumn(10), Detail(), texts[2])
+    keys = ("description", "fields[place]", "fields[eta]")
+    what, place, eta = (TextColumn(f"{{task.{key}}}", markup=False) for key in keys)
+    columns = (what, place, BarColumn(10), Detail(), eta)
     with Progress(*columns, console=console, auto_refresh=False) as live, ExitStack() as restore:
         for handler in logging.getLogger().handlers if console.is_terminal else ():
             if isinstance(handler, RichHandler) and handler.console.is_terminal:

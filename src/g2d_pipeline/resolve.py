@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +54,7 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that a run is made of, resolved and validated (methods' own parameters: see
-    `check_methods`)."""
+    """All that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
 
     run: RunSettings
     dataset: DatasetSettings
@@ -209,10 +208,10 @@ def resolve(
     datasets, methods = (section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
     if run.dataset not in datasets:
-        raise ConfigError(
-            f"{origins.find(('dataset',))}: unknown dataset '{run.dataset}'."
-            f"{did_you_mean(run.dataset, datasets)} Known: {', '.join(sorted(datasets))}. "
-            "A new one is one file conf/base/parameters_<name>.yml."
+        raise origins.mistake(
+            ("dataset",),
+            f"unknown dataset '{run.dataset}'.{did_you_mean(run.dataset, datasets)} "
+            f"Known: {', '.join(sorted(datasets))}. A new one is one file conf/base/parameters_<name>.yml.",
         )
     where = ("datasets", run.dataset)
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
@@ -249,40 +248,32 @@ def resolve(
 
 def check_methods(configuration: Configuration) -> None:
     """Validate each method's own parameters against its class, and whether the method is defined for the data
-    set.
-
-    Imports torch: called when there is work to do. Raises ConfigError naming the file, the key, the value and
-    what is allowed."""
+    set. Imports torch: called when there is work to do. Raises ConfigError as `checked` does."""
     from g2d_pipeline.methods import load
     from g2d_pipeline.methods.base import MethodContext
     from g2d_pipeline.models.encoders import load_encoder
 
-    d = configuration.dataset
+    d, origins = configuration.dataset, configuration.origins
     for modality, s in d.modalities.items():
         for name in {s.encoder.name, (s.teacher_encoder or s.encoder).name}:
             try:
                 load_encoder(name)
             except ConfigError as error:
                 where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
-                file = configuration.origins.find(where)
-                raise ConfigError(f"{file}: modality {modality}: {error}") from error
+                raise origins.mistake(where, f"modality {modality}: {error}") from error
     for m in configuration.methods.values():
         method = load(m.algorithm)
-        parameters = checked(method.Parameters, m.parameters, ("methods", m.name), configuration.origins)
+        parameters = checked(method.Parameters, m.parameters, ("methods", m.name), origins)
         encoders = {modality: s.encoder.name for modality, s in d.modalities.items()}
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
             context = MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
             method(parameters).check(context)
         except ValueError as error:
-            raise ConfigError(
-                f"{configuration.origins.find(('method',))}: method = {m.name!r}: {error}"
-            ) from error
+            raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:
-            file = configuration.origins.find(("methods", m.name, "needs_teachers"))
-            raise ConfigError(
-                f"{file}: needs_teachers = False: {m.algorithm} distils from teachers; remove the line"
-            )
+            words = f"needs_teachers = False: {m.algorithm} distils from teachers; remove the line"
+            raise origins.mistake(("methods", m.name, "needs_teachers"), words)
 
 
 def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
@@ -302,10 +293,11 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
 def _method_tree(name: str, methods: Tree, changes: Tree, origins: Origins) -> Tree:
     """A method's file, or nothing for a plug-in, with what the dataset changes of it."""
     if name not in methods and "." not in name and name not in external():
-        raise ConfigError(
-            f"{origins.find(('method',))}: unknown method '{name}'."
-            f"{did_you_mean(name, [*methods, 'unimodal'])} Known: {', '.join(sorted(methods))}, unimodal. "
-            "A new one is one file in methods/ and one conf/base/methods/<name>.yml."
+        raise origins.mistake(
+            ("method",),
+            f"unknown method '{name}'.{did_you_mean(name, [*methods, 'unimodal'])} "
+            f"Known: {', '.join(sorted(methods))}, unimodal. "
+            "A new one is one file in methods/ and one conf/base/methods/<name>.yml.",
         )
     section = checked(dict[str, Any], methods.get(name) or {}, ("methods", name), origins)
     return merge(copy.deepcopy(section), changes.get(name) or {})
@@ -321,27 +313,21 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
     if own["fusion"] is not None:
         fusion = checked(FusionSettings, own["fusion"], (*path, "fusion"), origins)
         if origins.find((*draft.path, "fusion")) == COMMAND_LINE:
-            draft.notes.append(
-                f"{name}: has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
-            )
+            words = f"has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
+            draft.notes.append(f"{name}: {words}")
     training = merge(dataset.training.model_dump(), own["training"] or {})
-    method = MethodConfig(
-        name=name,
-        algorithm=name if own["algorithm"] is None else own["algorithm"],
-        parameters=parameters,
-        smp=None,
-        training=checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task),
-        fusion=fusion,
-        needs_teachers=checked(bool, needs_teachers, (*path, "needs_teachers"), origins),
-    )
-    return replace(method, smp=_smp(method, own["smp"], draft, len(dataset.modalities)))
+    training = checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task)
+    needs_teachers = checked(bool, needs_teachers, (*path, "needs_teachers"), origins)
+    smp = _smp(name, training.epochs, own["smp"], draft, len(dataset.modalities))
+    algorithm = name if own["algorithm"] is None else own["algorithm"]
+    return MethodConfig(name, algorithm, parameters, smp, training, fusion, needs_teachers)
 
 
-def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
+def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
     """The schedule of a method whose file has (or whose command line switches on) one, else None."""
     if not isinstance(own, Mapping | None):
-        own = checked(bool, own, ("methods", method.name, "smp"), draft.origins)
-    switched_on = draft.smp_switch and method.name == draft.run.method
+        own = checked(bool, own, ("methods", method, "smp"), draft.origins)
+    switched_on = draft.smp_switch and method == draft.run.method
     if draft.smp_switch is False or not (own or switched_on):
         return None
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
@@ -350,38 +336,33 @@ def _smp(method: MethodConfig, own: Any, draft: Draft, modalities: int) -> SMPSe
     ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
     smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
-    epochs = method.training.epochs
     if modalities < 2:
-        raise ConfigError(
-            f"{draft.origins.find(('method',))}: method = {method.name!r} needs at least two modalities; "
-            f"{draft.run.dataset} has one. Say method=unimodal,compare= to train it alone."
+        raise draft.origins.mistake(
+            ("method",),
+            f"method = {method!r} needs at least two modalities; {draft.run.dataset} has one. "
+            "Say method=unimodal,compare= to train it alone.",
         )
     try:
         phases = smp.phases(modalities, epochs)
     except ValueError as error:
-        file = draft.origins.find((*draft.path, "smp", "tau"))
-        raise ConfigError(f"{file}: smp.tau = {short(smp.tau)} (epochs {epochs}): {error}") from error
+        words = f"smp.tau = {short(smp.tau)} (epochs {epochs}): {error}"
+        raise draft.origins.mistake((*draft.path, "smp", "tau"), words) from error
     if not isinstance(smp.tau, str) and sum(smp.tau) != epochs:
-        draft.notes.append(
-            f"{method.name}: tau {short(smp.tau)} in {epochs} epochs: phases of {'/'.join(map(str, phases))} "
-            "epochs, the last one filling up the rest"
-        )
+        words = f"phases of {'/'.join(map(str, phases))} epochs, the last one filling up the rest"
+        draft.notes.append(f"{method}: tau {short(smp.tau)} in {epochs} epochs: {words}")
     return smp
 
 
 def _check_weights(configuration: Configuration) -> None:
-    """Raise ConfigError, naming file and key, where weights to start from are not there: now, not after
-    ingest."""
+    """Raise ConfigError, naming file and key, where weights to start from are not there."""
     c, lines = configuration, []
     for encoder, files in (("encoder", c.weights), ("teacher_encoder", c.teacher_weights)):
         for m, path in files.items():
             settings = getattr(c.dataset.modalities[m], encoder)
             if settings is not None and (fault := media_fault(path)):
                 key = ("modalities", m, encoder, "weights")
-                lines.append(
-                    f"{c.origins.find(('datasets', c.run.dataset, *key))}: {'.'.join(key)} = "
-                    f"{settings.weights!r}: the file {path} {fault}. "
-                    "(A relative path starts at the project's folder.)"
-                )
+                file, value = c.origins.find(("datasets", c.run.dataset, *key)), settings.weights
+                words = f"the file {path} {fault}. (A relative path starts at the project's folder.)"
+                lines.append(f"{file}: {'.'.join(key)} = {value!r}: {words}")
     if lines:
         raise ConfigError("\n".join(lines))

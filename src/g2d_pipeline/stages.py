@@ -59,8 +59,7 @@ class Plan:
 
     `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
     `{fingerprint}` in it; what the catalog says. `graph`: the code of the package. `failures`: (stage, run) →
-    why its training failed; what is made from it counts the reason as its content.
-    """
+    why its training failed; what is made from it counts the reason as its content."""
 
     configuration: Configuration
     raw: str
@@ -108,9 +107,8 @@ class Plan:
         self._cards.clear()
 
     def card(self, stage: str, run: str = "") -> dict[str, Any]:
-        """The stage card that the artefact must have; with `code=ignore`, that of an artefact made by other
-        code from the same inputs and parameters, where there is one. Raises PendingInputError where an input
-        is not made yet."""
+        """The stage card that the artefact must have; with `code=ignore`, that of one made by other code from
+        the same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
         if (stage, run) not in self._cards:
             c, settings = self.configuration, self._settings[stage][run]
             parameters = settings.model_dump(mode="json", exclude=RUN_OPTIONS)
@@ -129,8 +127,7 @@ class Plan:
         return self._cards[stage, run]
 
     def _any_code(self, card: dict[str, Any], run: str) -> dict[str, Any] | None:
-        """The card of the newest artefact that differs in its code alone; None: there is none, or the very
-        one."""
+        """The card of the newest artefact that differs in its code alone, if the very one is not there."""
         if is_fresh(self._path(card["stage"], run, card["fingerprint"]), card["fingerprint"]):
             return None
         others = [read_card(folder) or {} for folder in self._made(card["stage"], run)]
@@ -222,11 +219,8 @@ def settings_classes(settings: Any) -> Iterator[str]:
             yield f"{cls.__module__.removeprefix(f'{PACKAGE.name}.')}.{cls.__name__}"
         for name in cls.model_fields.keys() - RUN_OPTIONS:
             yield from settings_classes(getattr(settings, name))
-    elif isinstance(settings, Mapping):
-        for value in settings.values():
-            yield from settings_classes(value)
-    elif isinstance(settings, list | tuple):
-        for value in settings:
+    elif isinstance(settings, Mapping | list | tuple):
+        for value in settings.values() if isinstance(settings, Mapping) else settings:
             yield from settings_classes(value)
 
 

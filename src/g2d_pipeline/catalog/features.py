@@ -19,9 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureStoreDataset(FolderDataset):
-    """A store of memory-mapped arrays for each split. What is saved is a function that writes a store into a
-    folder, given the finished stores beside it: what they have is copied. A killed run goes on from its last
-    whole chunk."""
+    """A store of memory-mapped arrays for each split. Saved: a function that writes one into a folder, given
+    the finished ones beside it: what they have is copied. A killed run goes on from its last whole chunk."""
 
     keep_partial = True
 
@@ -35,8 +34,7 @@ class FeatureStoreDataset(FolderDataset):
         return fingerprint({k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")})
 
     def read(self, folder: Path) -> FeatureStore:
-        """Open it; its checksums are compared when its files are first met, and again where one of them was
-        touched."""
+        """Open it; its checksums are compared when its files are first met, or one of them was touched."""
         store = open_store(folder)
         verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
         return store
@@ -51,8 +49,7 @@ class FeatureStoreDataset(FolderDataset):
 def verify_once(store: FeatureStore, note: Path) -> None:
     """`store.verify()`, unless `note` says that these very files (size, times, inode) have passed it.
 
-    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone. A note that can
-    not be written is done without."""
+    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
     state = {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
     with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off: read again
@@ -63,6 +60,5 @@ def verify_once(store: FeatureStore, note: Path) -> None:
         with atomic_write(note) as path:
             path.write_text(json.dumps(state), encoding="utf-8")
     except OSError as error:
-        logger.warning(
-            "%s can not be written (%s): the store is read whole again next time.", note, error.strerror
-        )
+        words = "%s can not be written (%s): the store is read whole again next time."
+        logger.warning(words, note, error.strerror)

@@ -30,20 +30,22 @@ def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
     return shown
 
 
-class StageDataset(AbstractDataset[Any, Any]):
-    """What a stage makes. `path`: a template of its folders; `plan`: which cards they must have; `overwrite`:
-    counts as missing even if fresh (`--params rebuild=true`)."""
+class FolderDataset(AbstractDataset[Any, Any]):
+    """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
+    files and `stage.json`.
+
+    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
+    time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what
+    another process makes comes last: with `wait=true` it is waited for and used. `plan` knows the stage card
+    of each. `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh
+    when it is about to be made (the stage left of it made the same content again) is kept."""
+
+    keep_partial = False
 
     def __init__(
-        self,
-        path: str,
-        stage: str,
-        plan: Plan,
-        overwrite: bool = False,
-        metadata: dict[str, Any] | None = None,
+        self, path: str, stage: str, plan: Plan, overwrite: bool = False, metadata: Any = None
     ) -> None:
-        self.path, self.stage, self.plan = path, stage, plan
-        self.overwrite = overwrite
+        self.path, self.stage, self.plan, self.overwrite = path, stage, plan, overwrite
         self.metadata = metadata
 
     def _describe(self) -> dict[str, Any]:
@@ -55,19 +57,6 @@ class StageDataset(AbstractDataset[Any, Any]):
 
     def _exists(self) -> bool:
         return not self.overwrite and self.is_made()
-
-
-class FolderDataset(StageDataset):
-    """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
-    files and `stage.json`.
-
-    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
-    time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what
-    another process makes comes last: with `wait=true` it is waited for and used. `plan` knows the stage card
-    of each. `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh
-    when it is about to be made (the stage left of it made the same content again) is kept."""
-
-    keep_partial = False
 
     @abstractmethod
     def write(self, folder: Path, make: Any, run: str) -> None:
@@ -113,4 +102,9 @@ class FolderDataset(StageDataset):
             self.write(partial, make, run)
 
     def load(self) -> dict[str, Any]:
-        return {run: self.read(self.plan.require(self.stage, run)) for run in self.plan.runs(self.stage)}
+        """Every run; in the place of one that failed in this process, why."""
+        plan, stage = self.plan, self.stage
+        return {
+            run: plan.failures.get((stage, run)) or self.read(plan.require(stage, run))
+            for run in plan.runs(stage)
+        }

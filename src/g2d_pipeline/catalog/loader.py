@@ -59,12 +59,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
             folder = Path(str(self.conf_source)).name
             raise ConfigError(f"{key} files in {folder}: {' '.join(str(error).split())}") from error
         if key == "catalog":
-            paths = {
-                e["stage"]: e.get("path") or Path(e["filepath"]).parent
-                for e in entries.values()
-                if "stage" in e
-            }
-            self.plan.folders = {stage: str(self.project / path) for stage, path in paths.items()}
+            for e in entries.values():
+                if "stage" in e:
+                    path = self.project / (e.get("path") or Path(e["filepath"]).parent)
+                    self.plan.folders[e["stage"]] = str(path)
         return entries
 
     @cached_property
@@ -90,8 +88,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return Plan(c, raw, graph)
 
     def _files(self, environment: str) -> dict[str, bytes]:
-        """The parameter files of an environment: the name to show → the content. Raises ConfigError where
-        there is no such environment."""
+        """The parameter files of an environment: name to show → content. Raises ConfigError without it."""
         folder = self._get_conf_env_path(environment)
         root = str(Path(folder).parent)
         if not self._fs.isdir(root):

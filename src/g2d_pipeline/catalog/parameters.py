@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.constructor import ConstructorError
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import KeyPath, Origins, short
@@ -31,8 +32,7 @@ IN_WORDS = {
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as OmegaConf reads it: 1e-3 is a number, and dates stay text. (libyaml's reader is ten times as
-    fast.)"""
+    """YAML as OmegaConf reads it: 1e-3 is a number, dates stay text. (libyaml's is ten times as fast.)"""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -101,16 +101,15 @@ def parse_yaml(name: str, content: bytes) -> Tree:
 def _check_nodes(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> None:
     """Raise YAMLError for a key that stands twice in a section, and for a section inside itself."""
     if node in above:
-        raise yaml.constructor.ConstructorError(
-            problem="a section is inside itself", problem_mark=node.start_mark
-        )
+        problem = "a section is inside itself"
+        raise ConstructorError(problem=problem, problem_mark=node.start_mark)
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             name = str(key.value)
             if key.tag != MERGE and name in seen:
                 problem = f"the key '{name}' stands in line {seen[name]}, too: remove one of them"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+                raise ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen[name] = key.start_mark.line + 1
             _check_nodes(value, (*above, node))
     elif isinstance(node, yaml.SequenceNode):
@@ -156,9 +155,8 @@ def _merge(into: Tree, new: Tree) -> None:
 
 def _names_of_run(merged: Tree, overrides: Tree) -> list[str]:
     """The data set of this run, and the words that may be its methods."""
-    dataset, method, compare = (
-        str(overrides.get(key, merged.get(key, ""))) for key in ("dataset", "method", "compare")
-    )
+    settings = merged | overrides
+    dataset, method, compare = (str(settings.get(key, "")) for key in ("dataset", "method", "compare"))
     return [dataset, *dict.fromkeys(re.findall(r"[\w.-]+", f"{method} {compare}"))]
 
 
@@ -190,7 +188,7 @@ def _interpolated(merged: Tree, used: Sequence[KeyPath], origins: Origins) -> Tr
     config: Any = None
     for *above, key in used:
         tree = merged[above[0]] if above else merged
-        if key not in tree or not _has_interpolation(tree[key]):
+        if "${" not in str(tree.get(key)):
             continue
         config = OmegaConf.create(merged) if config is None else config
         try:
@@ -201,11 +199,3 @@ def _interpolated(merged: Tree, used: Sequence[KeyPath], origins: Origins) -> Tr
             said = str(error).splitlines()[0]
             raise ConfigError(f"{origins.find(tuple(full.split('.')))}: {full}: {said}") from error
     return merged
-
-
-def _has_interpolation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_interpolation, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_interpolation, value))
-    return isinstance(value, str) and "${" in value

@@ -18,8 +18,7 @@ class StageFile:
     """Mixed into a file dataset: a file in the folder of a stage's artefact, whole or absent.
 
     `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
-    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the whole folder.
-    """
+    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the folder."""
 
     def __init__(
         self,
@@ -29,16 +28,12 @@ class StageFile:
         plan: Plan,
         overwrite: bool = False,
         last: bool = False,
-        **arguments: Any,
+        **kwargs: Any,
     ) -> None:
-        self.template, self.stage, self.plan, self.last = filepath, stage, plan, last
-        self.overwrite = overwrite
-        self.clock = Clock.start()
-        super().__init__(filepath=filepath, **arguments)  # type: ignore[call-arg]
-
-    def start_clock(self) -> None:
-        """Called when the node that makes this file starts."""
-        self.clock = Clock.start()
+        self.template, self.stage, self.plan = filepath, stage, plan
+        self.overwrite, self.last = overwrite, last
+        self.clock = Clock.start()  # again when the node that makes this file starts
+        super().__init__(filepath=filepath, **kwargs)  # type: ignore[call-arg]
 
     @property
     def filepath(self) -> Path:

@@ -28,9 +28,8 @@ class FailedTraining(Exception):
 
 
 class TrainedSetDataset(FolderDataset):
-    """Run → trained model. What is saved is a function that trains it, given the folder for its checkpoints:
-    a run begun by a killed process resumes from its last one. A run whose training failed is left out, and
-    noted in the plan."""
+    """Run → trained model. Saved is a function that trains it, given the folder for its checkpoints: a run of
+    a killed process resumes from its last one. A run whose training failed is noted in the plan alone."""
 
     @property
     def keep_partial(self) -> bool:  # type: ignore[override]
@@ -63,8 +62,7 @@ class TrainedSetDataset(FolderDataset):
         return TrainedFolder(folder)
 
     def _note_failure(self, run: str, error: Exception) -> None:
-        """Log it, remember it for what is made from this run, and keep nothing of it but its checkpoints: the
-        next attempt goes on from there."""
+        """Log it, remember it for what is made from this run, and keep its checkpoints for the next try."""
         failed = FailedRun.of(self.plan.card(self.stage, run)["seed"], error)
         debug, said = self.plan.configuration.run.debug, isinstance(error, TrainingError)
         words = str(error) if said else f"{failed.reason} (--params debug=true shows where)"
@@ -73,14 +71,6 @@ class TrainedSetDataset(FolderDataset):
         partial = partial_folder(self.plan.folder(self.stage, run))
         if not (partial / CHECKPOINTS).is_dir():
             shutil.rmtree(partial, ignore_errors=True)
-
-    def load(self) -> dict[str, TrainedFolder | FailedRun]:
-        """Every run; in the place of one that failed in this process, why."""
-        failures, stage = self.plan.failures, self.stage
-        return {
-            run: failures.get((stage, run)) or TrainedFolder(self.plan.require(stage, run))
-            for run in self.plan.runs(stage)
-        }
 
     @when_made
     def preview(self) -> TablePreview:

@@ -1,7 +1,6 @@
 """Evaluation: the predictions and histories of trained runs in, numbers, tables, figures and one report out.
 
-Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts, usable alone.
-"""
+Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts."""
 
 from .evaluation import Evaluation, evaluate
 from .figures import confidence_curves, kappa_curves, loss_curves, make_figures, metric_curves, summary_bars

@@ -20,8 +20,7 @@ from .tables import summarise, table_text
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that evaluation makes: every number, the numbers over seeds, the same for JSON, figures, report,
-    table (with the notes below it)."""
+    """Every number, the numbers over seeds, the same for JSON, figures, report, and table with notes."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -42,8 +41,8 @@ def evaluate(
     """Evaluate `runs` (any order) on the test split.
 
     `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
-    not there because their training failed. Raises ValueError where runs
-    are missing, come twice, differ in task, or their predictions are unfit; the message names the run."""
+    not there because their training failed. Raises ValueError where runs are missing, come twice, differ in
+    task, or their predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
         raise ValueError(f"source {source!r}: expected 'raw' or 'sample'")
@@ -52,22 +51,12 @@ def evaluate(
     summary = summarise(metrics, "test")
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     first = next((run for run in runs if not run.is_teacher), runs[0])
-    figures = make_figures(
-        history_frame(runs),
-        summary,
-        metric=str(first.info["metric"]),
-        modalities=modality_order(runs),
-        dataset=dataset,
-        source=source,
-        unit=unit,
+    common = {"modalities": modality_order(runs), "dataset": dataset, "source": source}
+    metric = str(first.info["metric"])
+    figures = make_figures(history_frame(runs), summary, metric=metric, unit=unit, **common)
+    numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes)
+    report = build_report(
+        metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
     )
-    return Evaluation(
-        metrics=metrics,
-        summary=summary,
-        metrics_json=metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes),
-        figures=figures,
-        report=build_report(
-            metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
-        ),
-        table=table_text(summary, unit, None, failures, notes),
-    )
+    table = table_text(summary, unit, None, failures, notes)
+    return Evaluation(metrics, summary, numbers, figures, report, table)

@@ -40,16 +40,20 @@ def _reading(history: pd.DataFrame) -> str:
     return f"{seeds}; dashed: new phase, with who learns" if students["phase"].nunique() > 1 else seeds
 
 
-def _students(history: pd.DataFrame, prefix: str, modalities: Sequence[str]) -> pd.DataFrame:
-    """The rows of the students that log `prefix/<modality>`."""
+def _students(
+    history: pd.DataFrame, prefix: str, modalities: Sequence[str], must: bool = False
+) -> pd.DataFrame:
+    """The rows of the students that log `prefix/<modality>`; ValueError where there `must` be some."""
     columns = [f"{prefix}/{m}" for m in modalities if f"{prefix}/{m}" in history]
     frame = history[history["method"] != TEACHER]
-    return frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
+    frame = frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
+    if must and frame.empty:
+        raise ValueError(f"no student's history has a {prefix}/<modality> column")
+    return frame
 
 
 def loss_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
-    """Training loss and its terms by epoch, and the validation loss; teachers in one panel, coloured by
-    modality."""
+    """Training loss, its terms and the validation loss by epoch; teachers in one panel, by modality."""
     subtitle = f"training: solid, validation: dotted; {_reading(history)}"
     title = figure_title("Loss by epoch", dataset, source, subtitle)
     figure, panels = panel_figure(history, title, "loss", one_scale=False, phases=modalities)
@@ -78,11 +82,9 @@ def metric_curves(
     source: str,
     unit: str = "",
 ) -> go.Figure:
-    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phase changes
-    marked.
+    """The selection metric by epoch: the whole and every modality, val solid, test dotted, phases marked.
 
-    `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (for `rmse` and `mae`).
-    """
+    `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (`rmse` and `mae`)."""
     spec = metric_spec(metric)
     subtitle = f"validation: solid, test: dotted; {_reading(history)}"
     title = figure_title(f"{spec.label} by epoch", dataset, source, subtitle)
@@ -102,9 +104,7 @@ def confidence_curves(
     history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str
 ) -> go.Figure:
     """Each teacher's mean confidence over the batches of an epoch: what the ranking is made from (Fig. 3)."""
-    frame = _students(history, "confidence", modalities)
-    if frame.empty:
-        raise ValueError("no student's history has a confidence/<modality> column")
+    frame = _students(history, "confidence", modalities, must=True)
     title = figure_title("Teachers' confidence ρ on training batches", dataset, source, _reading(frame))
     figure, panels = panel_figure(frame, title, "confidence ρ (0 to 1)", one_scale=True, phases=modalities)
     for panel in panels:
@@ -117,11 +117,8 @@ def confidence_curves(
 def kappa_curves(history: pd.DataFrame, *, modalities: Sequence[str], dataset: str, source: str) -> go.Figure:
     """The coefficient κ of each encoder by epoch, of the methods that modulate (of all, where none does).
 
-    Lines get thinner from one modality to the next, so that those that lie on one another are all seen.
-    """
-    frame = _students(history, "kappa", modalities)
-    if frame.empty:
-        raise ValueError("no student's history has a kappa/<modality> column")
+    Lines get thinner from one modality to the next, so that those that lie on one another are seen."""
+    frame = _students(history, "kappa", modalities, must=True)
     columns = [f"kappa/{m}" for m in modalities if f"kappa/{m}" in frame]
     modulated = frame["method"].isin(frame.loc[(frame[columns] < 1).any(axis=1), "method"])
     frame = frame[modulated] if modulated.any() else frame
@@ -146,10 +143,7 @@ def summary_bars(
     metric: str | None = None,
 ) -> go.Figure:
     """One metric of every teacher and method: a bar a part, error bars of ± one standard deviation over
-    seeds.
-
-    `metric`: by default the first headline metric that is a number. `unit` is the target's.
-    """
+    seeds. `metric`: by default the first headline metric that is a number. `unit` is the target's."""
     name = metric or main_metric(summary)
     spec, rows = metric_spec(name), summary[summary["metric"] == name]
     bars, ticks, end = _place_bars(rows, [MULTI, *modalities])
@@ -188,10 +182,9 @@ def summary_bars(
         showlegend=True,
         uniformtext={"minsize": 9, "mode": "hide"},
     )
-    figure.update_xaxes(
-        tickvals=list(ticks), ticktext=list(ticks.values()), tickangle=0, ticks="", showgrid=False
-    )
     middle, half = (end - 1.7) / 2, max(end - 0.7, 7.0) / 2 + 0.3  # few bars keep a decent width
+    at, labels = list(ticks), list(ticks.values())
+    figure.update_xaxes(tickvals=at, ticktext=labels, tickangle=0, ticks="", showgrid=False)
     figure.update_xaxes(range=[middle - half, middle + half], title_text="teacher or method")
     figure.update_yaxes(title_text=text(spec.title(unit)))
     return figure
@@ -213,23 +206,16 @@ def _place_bars(rows: pd.DataFrame, parts: Sequence[str]) -> tuple[pd.DataFrame,
 
 
 def make_figures(
-    history: pd.DataFrame,
-    summary: pd.DataFrame,
-    *,
-    metric: str,
-    modalities: Sequence[str],
-    dataset: str,
-    source: str,
-    unit: str = "",
+    history: pd.DataFrame, summary: pd.DataFrame, *, metric: str, unit: str = "", **common: Any
 ) -> dict[str, go.Figure]:
-    """Every figure that these data can fill, by name, in the report's order."""
-    common: dict[str, Any] = {"modalities": list(modalities), "dataset": dataset, "source": source}
+    """Every figure that these data can fill, by name, in the report's order. `common`: `modalities`,
+    `dataset`, `source`."""
     figures = {"summary_bars": summary_bars(summary, **common, unit=unit)}
     if history.empty:
         return figures
     figures["metric_curves"] = metric_curves(history, metric=metric, **common, unit=unit)
     figures["loss_curves"] = loss_curves(history, **common)
     for prefix, draw in (("confidence", confidence_curves), ("kappa", kappa_curves)):
-        if not _students(history, prefix, modalities).empty:
+        if not _students(history, prefix, common["modalities"]).empty:
             figures[draw.__name__] = draw(history, **common)
     return figures

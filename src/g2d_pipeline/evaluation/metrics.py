@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from .records import MULTI, Run, check_runs, modality_order, ordered_runs, row_label
+from .records import MULTI, Run, check_runs, modality_order, ordered_runs
 
 RUN_COLUMNS = ("dataset", "source", "method", "modality", "seed")
 METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection", "selected_epoch")
@@ -19,11 +19,8 @@ METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection",
 @dataclass(frozen=True)
 class Metric:
     """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal
-    point.
-
-    `digits` None: three significant digits of the column's median, for values in the target's own unit.
-    `unit` is what stands in brackets; "target" means the target's unit.
-    """
+    point (None: three significant digits of the column's median, for values in the target's own unit), `unit`
+    is what stands in brackets; "target" means the target's unit."""
 
     label: str
     higher_is_better: bool
@@ -46,8 +43,7 @@ METRICS: Mapping[str, Metric] = {
     "rmse": Metric("RMSE", False, 1.0, None, "target"),
     "mae": Metric("MAE", False, 1.0, None, "target"),
 }
-"""Stored values: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in
-nats."""
+"""Stored: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in nats."""
 
 TASK_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro", "nll"),
@@ -144,7 +140,7 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
     task, parts = check_runs(runs), [MULTI, *modality_order(runs)]
     rows: list[dict[str, object]] = []
     for run in ordered_runs(runs):
-        name, frame = f"{row_label(run.method, run.modality)}, {run.repeat}", run.predictions
+        name, frame = run.label, run.predictions
         if frame.empty:
             raise ValueError(f"{name}: there are no predictions")
         if unknown := sorted(set(frame["part"]) - set(parts)):

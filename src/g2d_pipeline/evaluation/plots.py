@@ -1,5 +1,4 @@
-"""What all figures share: template, colours, a panel a method, mean curves with a band over seeds, phase
-marks."""
+"""What all figures share: colours, a panel a method, mean curves with a band over seeds, phase marks."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
 from g2d_pipeline.html import GREY, INK, PALETTE, TEMPLATE, text
@@ -22,9 +22,8 @@ LETTER = 6.5  # pixels, about, of a letter of the labels above a panel
 
 def figure_title(words: str, dataset: str, source: str, subtitle: str = "") -> dict[str, object]:
     """A figure's title with its dataset, prefixed `"SAMPLE · "` where the data are a sample."""
-    title: dict[str, object] = {
-        "text": f"{'SAMPLE · ' if source == 'sample' else ''}{text(words)} · {text(dataset)}"
-    }
+    sample = "SAMPLE · " if source == "sample" else ""
+    title: dict[str, object] = {"text": f"{sample}{text(words)} · {text(dataset)}"}
     if subtitle:
         title["subtitle"] = {"text": text(subtitle), "font": {"size": 12, "color": GREY}}
     return title
@@ -59,8 +58,7 @@ def panel_figure(
 ) -> tuple[go.Figure, list[Panel]]:
     """An empty figure with a panel a method in order of appearance, teachers together in the first.
 
-    `one_scale`: all panels share the y range. `phases`: the modalities, where phase changes are to be marked.
-    """
+    `one_scale`: all panels share the y range. `phases`: the modalities, where phase changes are marked."""
     names = list(dict.fromkeys(history["method"]))
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
@@ -79,9 +77,8 @@ def panel_figure(
         heading = "teachers alone" if panel.is_teachers else text(name)
         _note(figure, panel, f"<b>{heading}</b>", size=13, shift=34 if phases else 4)
         last = index + columns >= len(names)
-        figure.update_xaxes(
-            title_text="epoch" if last else None, showticklabels=True, row=panel.row, col=panel.col
-        )
+        words = "epoch" if last else None
+        figure.update_xaxes(title_text=words, showticklabels=True, row=panel.row, col=panel.col)
         if phases and not panel.is_teachers:
             _mark_phases(figure, panel, phases, PANEL_WIDTH / columns)
     figure.update_yaxes(title_text=y_title, col=1)
@@ -111,8 +108,7 @@ def _note(
 
 def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str], width: float) -> None:
     """A vertical line where a phase begins, and above it who learns (all, one modality, or the phase's
-    number), in the lower of two rows with room for it; in neither where labels are too close. `width`: of the
-    panel, in pixels."""
+    number), in the lower of two rows with room for it, if any. `width`: of the panel, in pixels."""
     frame = panel.history
     if frame["phase"].nunique() < 2:
         return
@@ -146,8 +142,7 @@ def _mark_phases(figure: go.Figure, panel: Panel, modalities: Sequence[str], wid
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
-    """`epoch`, `mean`, `std` over the seeds that have the epoch (ddof = 1; NaN for one); empty without the
-    column."""
+    """`epoch`, `mean`, `std` over the seeds that have it (ddof = 1; NaN for 1); empty without the column."""
     if column not in frame or frame[column].isna().all():
         return pd.DataFrame(columns=["epoch", "mean", "std"])
     values = frame[["epoch", column]].dropna().assign(**{column: lambda d: d[column].astype(float) * scale})
@@ -169,24 +164,19 @@ def add_curve(
 ) -> None:
     """A mean over seeds, under it a band of ± one standard deviation where there is more than one seed.
 
-    Curves of one `name` share a legend entry and are switched together; `rank` orders the entries.
-    """
+    Curves of one `name` share a legend entry and are switched together; `rank` orders the entries."""
     if curve.empty:
         return
     shown = any(trace.legendgroup == name and trace.showlegend is not False for trace in figure.data)
-    x = [int(e) for e in curve["epoch"]]
     where = {"row": panel.row, "col": panel.col}
     spread = curve.dropna(subset=["std"])
     if band and not spread.empty:
-        high = (spread["mean"] + spread["std"]).tolist()
-        low = (spread["mean"] - spread["std"]).tolist()
-        edge = spread["epoch"].astype(int).tolist()
-        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        mean, std, edge = spread["mean"], spread["std"], spread["epoch"].astype(int).tolist()
         figure.add_scatter(
             x=edge + edge[::-1],
-            y=high + low[::-1],
+            y=(mean + std).tolist() + (mean - std).tolist()[::-1],
             fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.14)",
+            fillcolor=f"rgba({','.join(map(str, hex_to_rgb(colour)))},0.14)",
             mode="lines",
             line={"width": 0, "shape": "linear"},
             hoverinfo="skip",
@@ -195,10 +185,10 @@ def add_curve(
             **where,
         )
     figure.add_scatter(
-        x=x,
+        x=curve["epoch"].astype(int).tolist(),
         y=curve["mean"].tolist(),
         name=text(name),
-        mode="lines" if len(x) > 1 else "markers",
+        mode="lines" if len(curve) > 1 else "markers",
         line={"color": colour, "dash": dash, "width": width, "shape": shape},
         marker={"color": colour},
         legendgroup=name,

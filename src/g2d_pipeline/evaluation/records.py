@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -22,8 +23,28 @@ SELECTIONS = {
 """How the evaluated epoch was chosen, in words."""
 
 
+class Labelled:
+    """What tells one run from the others, and how it is called."""
+
+    method: str
+    modality: str
+    seed: int
+    fold: int
+
+    @property
+    def repeated(self) -> dict[str, int]:
+        """`seed`, and before it `fold` where there are several: the columns of tables."""
+        return ({"fold": self.fold} if self.fold else {}) | {"seed": self.seed}
+
+    @property
+    def label(self) -> str:
+        """`g2d, seed 0`, or `unimodal · audio, fold 2, seed 0`."""
+        numbers = (f"{name} {number}" for name, number in self.repeated.items())
+        return ", ".join([row_label(self.method, self.modality), *numbers])
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Labelled):
     """One trained model, as its artefact describes it.
 
     `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is
@@ -40,22 +61,12 @@ class Run:
     fold: int = 0
 
     @property
-    def repeated(self) -> dict[str, int]:
-        """`seed`, and before it `fold` where there are several: the columns of tables."""
-        return ({"fold": self.fold} if self.fold else {}) | {"seed": self.seed}
-
-    @property
-    def repeat(self) -> str:
-        """`seed 0`, or `fold 2, seed 0`."""
-        return ", ".join(f"{name} {number}" for name, number in self.repeated.items())
-
-    @property
     def is_teacher(self) -> bool:
         return self.method == TEACHER
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Labelled):
     """A run that has no model: its training failed, for this reason (a line)."""
 
     method: str
@@ -63,11 +74,6 @@ class Failure:
     seed: int
     reason: str
     fold: int = 0
-
-    @property
-    def label(self) -> str:
-        fold = f"fold {self.fold}, " if self.fold else ""
-        return f"{row_label(self.method, self.modality)}, {fold}seed {self.seed}"
 
 
 def repeat_columns(frame: pd.DataFrame) -> list[str]:
@@ -83,23 +89,19 @@ def repeats_note(runs: int, folds: int) -> str:
 
 
 def row_label(method: str, modality: str) -> str:
-    """What a run is called in tables and figures: `"unimodal · audio"` for a teacher, the method's name
-    otherwise."""
+    """What a run is called in tables and figures: `"unimodal · audio"`, a student by its method's name."""
     return f"{method} · {modality}" if modality else method
 
 
 def modality_order(runs: Iterable[Run]) -> list[str]:
     """Every modality of `runs`, in the configuration's order (that of the runs with the most of them)."""
     lists = [list(run.info.get("modalities", [])) or [run.modality] for run in runs]
-    ordered = [
-        m for names in sorted(lists, key=len, reverse=True) for m in names
-    ]  # sorted() keeps ties in order
-    return [m for m in dict.fromkeys(ordered) if m]
+    ordered = sorted(lists, key=len, reverse=True)  # which keeps ties in order
+    return [m for m in dict.fromkeys(chain.from_iterable(ordered)) if m]
 
 
 def ordered_runs(runs: Sequence[Run]) -> list[Run]:
-    """Teachers in the configuration's order, then students by first appearance of their method; folds and
-    seeds ascending."""
+    """Teachers in the configuration's order, then methods by appearance; folds and seeds ascending."""
     modalities = modality_order(runs)
     methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
 
@@ -111,20 +113,16 @@ def ordered_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def check_runs(runs: Sequence[Run]) -> str:
-    """The one task of `runs`; raises ValueError where there are none, a run comes twice, or the tasks
-    differ."""
+    """The one task of `runs`. Raises ValueError for none, a run that comes twice, and several tasks."""
     if not runs:
         raise ValueError("there are no runs to evaluate")
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[str] = set()
     for run in runs:
         if run.is_teacher != bool(run.modality):
-            raise ValueError(
-                f"run {run.method!r}, {run.repeat}: a teacher, and only a teacher, has a modality"
-            )
-        key = (run.method, run.modality, run.repeat)
-        if key in seen:
-            raise ValueError(f"{row_label(run.method, run.modality)}, {run.repeat}, is there twice")
-        seen.add(key)
+            raise ValueError(f"run {run.label}: a teacher, and only a teacher, has a modality")
+        if run.label in seen:
+            raise ValueError(f"{run.label}, is there twice")
+        seen.add(run.label)
     tasks = sorted({str(run.info["task"]) for run in runs})
     if len(tasks) > 1:
         raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
@@ -135,14 +133,9 @@ def history_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """All histories below one another, with `method`, `modality` (`fold`, where there are several) and `seed`
     in front: what the figures draw from.
 
-    A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows.
-    """
+    A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows."""
     frames = []
     for run in ordered_runs(runs):
-        labels = pd.DataFrame(
-            {"method": run.method, "modality": run.modality, **run.repeated}, index=run.history.index
-        )
-        frames.append(pd.concat([labels, run.history], axis=1))
-    if not frames:
-        return pd.DataFrame(columns=["method", "modality", "seed", "epoch", "phase", "learning"])
+        labels = {"method": run.method, "modality": run.modality, **run.repeated}
+        frames.append(pd.concat([pd.DataFrame(labels, run.history.index), run.history], axis=1))
     return pd.concat(frames, ignore_index=True)

@@ -127,8 +127,7 @@ def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
-    """The first thing seen: the best teacher and each method, by `main_metric`; of more than fit, the run's
-    own `method` and the first ones."""
+    """The best teacher and each method, by `main_metric`; of too many, the run's `method` and the first."""
     name = main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
     digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
@@ -180,8 +179,8 @@ def table_cells(
 
 
 def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row a method: fusion, parameters and schedule, as the first of its runs was trained; of parameters
-    those that differ from the defaults."""
+    """A row a method, as the first of its runs was trained: fusion, parameters that differ from the defaults,
+    schedule."""
     first: dict[str, Run] = {}
     for run in ordered_runs(runs):
         if not run.is_teacher:

@@ -78,9 +78,7 @@ def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:
     `{"seed": 0, "train": [{"modality": "audio", "confidence": 0.61}, …], "val": […]}`.
 
     `rankings` has the columns `RANKING_COLUMNS`, and may have `fold`; `confidence` in [0, 1]. Ties keep the
-    order of the rows. Raises ValueError for a missing column, a NaN confidence, or a modality that comes
-    twice.
-    """
+    order of the rows. Raises ValueError for a missing column, a NaN, or a modality that comes twice."""
     if missing := [name for name in RANKING_COLUMNS if name not in rankings]:
         raise ValueError(f"rankings lack the column {', '.join(missing)}")
     if rankings["confidence"].isna().any():
@@ -114,7 +112,6 @@ def teacher_orders(rankings: pd.DataFrame) -> dict[int | str, dict[str, list[str
 
 
 def ranking_disagreements(rankings: pd.DataFrame) -> list[int | str]:
-    """The seeds (`fold/seed`) whose ranking on train differs from the one on val, ascending; a seed with one
-    ranking never does."""
+    """The seeds (`fold/seed`) whose rankings on train and on val, if there are both, differ; ascending."""
     orders = teacher_orders(rankings)
     return [s for s, order in orders.items() if len(order) == 2 and order["train"] != order["val"]]

@@ -35,20 +35,17 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     has nothing on `split`: a mean over fewer seeds would go unnoticed."""
     chosen = metrics[metrics["split"] == split]
     run = ["method", "modality", *repeat_columns(metrics)]
-    runs, present = (
-        list(frame[run].drop_duplicates().itertuples(index=False)) for frame in (metrics, chosen)
-    )
-    lacking: list[Any] = [r for r in runs if r not in present]
+    runs, present = (frame[run].drop_duplicates().itertuples(index=False) for frame in (metrics, chosen))
+    there = set(present)
+    lacking: list[Any] = [r for r in runs if r not in there]
     if lacking or chosen.empty:
         ends = (", ".join(f"{c} {v}" for c, v in zip(run[2:], r[2:], strict=True)) for r in lacking)
         names = "; ".join(f"{row_label(*r[:2])}, {end}" for r, end in zip(lacking, ends, strict=True))
         raise ValueError(f"no predictions on the {split} split: {names or 'there are no metrics'}")
     groups = chosen.groupby(SUMMARY_KEYS, sort=False, dropna=False)
     summary = groups["value"].agg(
-        mean=lambda values: float(np.mean(values.to_numpy(dtype=float))),
-        std=lambda values: (
-            float(np.std(values.to_numpy(dtype=float), ddof=1)) if len(values) > 1 else math.nan
-        ),
+        mean=lambda values: float(np.mean(values.to_numpy(float))),
+        std=lambda values: float(np.std(values.to_numpy(float), ddof=1)) if len(values) > 1 else math.nan,
         n="size",
     )
     summary["selection"] = groups["selection"].agg(lambda names: "/".join(dict.fromkeys(names)))
@@ -58,8 +55,7 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def decimals(metric: str, values: Iterable[float]) -> int:
-    """Digits after the point for a column of `metric`: fixed by the metric, or three significant ones of the
-    median."""
+    """Digits after the point for a column of `metric`: its own, or three significant ones of the median."""
     spec = metric_spec(metric)
     if spec.digits is not None:
         return spec.digits
@@ -78,8 +74,7 @@ def format_value(metric: str, mean: float, std: float = math.nan, digits: int | 
 
 
 def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None, mean: str) -> pd.DataFrame:
-    """Text: a row a distinct `keys`, columns (metric, part) with the multimodal part first; `ABSENT`
-    elsewhere."""
+    """Text: a row a distinct `keys`, columns (metric, part), multimodal first; `ABSENT` elsewhere."""
     names = headline(frame) if names is None else names
     parts = sorted(dict.fromkeys(frame["part"]), key=lambda part: part != MULTI)
     digits = {name: decimals(name, frame.loc[frame["metric"] == name, mean]) for name in names}
@@ -99,8 +94,7 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None,
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
-    """The main table's metrics, by the task of the `metric` column; without MAPE where it is undefined
-    throughout."""
+    """The main table's metrics, by the task of the `metric` column; no MAPE where it is never defined."""
     undefined = set(frame["metric"]) - finite_metrics(frame)
     return [name for name in HEADLINE_METRICS[task_of(frame)] if name != "mape" or name not in undefined]
 
@@ -177,8 +171,7 @@ def seeds_note(summary: pd.DataFrame) -> str:
 
 
 def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[tuple[str, str], str]:
-    """(method, modality) → what its row is called: where runs failed, with how many of its seeds are there.
-    Those without any come last."""
+    """(method, modality) → its row's name; where runs failed, with how many are left. None left: last."""
     lost = Counter((failure.method, failure.modality) for failure in failures)
     left: dict[Any, int] = summary.groupby(["method", "modality"], sort=False)["n"].max().to_dict()
     labels = {(method, m): row_label(method, m) for method, m in [*left, *lost]}
@@ -189,8 +182,7 @@ def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[
 
 
 def table_title(summary: pd.DataFrame) -> str:
-    """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it the selection where it was not
-    validation."""
+    """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it any `selection_note`."""
     first = summary.iloc[0]
     seeds = seeds_note(summary)
     spread = seeds if seeds == "1 seed" else f"mean ± std over {seeds}"
@@ -206,10 +198,7 @@ def render_table(
     failures: Sequence[Failure] = (),
 ) -> Table:
     """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
-    modalities.
-
-    ★ marks the best multimodal value. `unit` is the target's, `metric_names` as in `summary_table`.
-    """
+    modalities. ★: the best multimodal value. `unit`: the target's; `metric_names`: as in `summary_table`."""
     wide, best = summary_table(summary, metric_names, failures), best_methods(summary)
     labels = row_labels(summary, failures)
     names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
@@ -244,8 +233,7 @@ def table_text(
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
 ) -> str:
-    """`render_table` as plain text, for logs and files; as wide as it needs to be. Below it, a line each, the
-    runs that failed, and `notes`."""
+    """`render_table` as plain text, as wide as it must be; below, a line each, failed runs and `notes`."""
     table = render_table(summary, unit, metric_names, failures)
     console = Console(file=io.StringIO(), width=240, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:

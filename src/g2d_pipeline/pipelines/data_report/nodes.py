@@ -16,8 +16,7 @@ from g2d_pipeline.sources.manifest import Manifest
 def make_data_report(
     manifests: dict[str, Manifest], features: dict[str, FeatureStore], settings: FeaturizeSettings
 ) -> tuple[Callable[[], str], Callable[[], dict[str, Any]]]:
-    """What makes the data report, as a page and as plain data: what is in train, val and test, missing,
-    dropped, suspicious."""
+    """What makes the data report, as a page and as plain data: splits, what is missing or suspicious."""
     from g2d_pipeline.data_report.page import build_data_page
     from g2d_pipeline.data_report.report import describe_data, merge_reports
 
@@ -25,11 +24,10 @@ def make_data_report(
     def report() -> dict[str, Any]:
         project = Path(settings.options.project)
         hashes = cache_file(project, settings.dataset)
-        return merge_reports(
-            {
-                name: describe_data(manifest, features[name], project / manifest.meta["raw_dir"], hashes)
-                for name, manifest in manifests.items()
-            }
-        )
+        reports = {}
+        for name, manifest in manifests.items():
+            raw = project / manifest.meta["raw_dir"]
+            reports[name] = describe_data(manifest, features[name], raw, hashes)
+        return merge_reports(reports)
 
     return lambda: build_data_page(report()), report

@@ -7,27 +7,21 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from g2d_pipeline.artefacts import FailedRun, Trained, TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, Models, Trained, TrainedFolder
 from g2d_pipeline.config import DistillSettings
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.features.store import FeatureStore
 
 
 def train_students(
-    features: dict[str, FeatureStore],
-    teachers: dict[str, TrainedFolder | FailedRun],
-    settings: DistillSettings,
+    features: dict[str, FeatureStore], teachers: Models, settings: DistillSettings
 ) -> dict[str, Callable[[Path], Trained]]:
     """Run → what trains its student, given a folder; the catalog skips the fresh ones."""
     return {name: partial(_train, name, features, teachers, settings) for name in settings.runs}
 
 
 def _train(
-    name: str,
-    features: dict[str, FeatureStore],
-    teachers: dict[str, TrainedFolder | FailedRun],
-    settings: DistillSettings,
-    folder: Path,
+    name: str, features: dict[str, FeatureStore], teachers: Models, settings: DistillSettings, folder: Path
 ) -> Trained:
     from g2d_pipeline.training import Data, train_student
 

@@ -5,14 +5,5 @@ from g2d_pipeline.pipelines.distill.nodes import train_students
 
 def create_pipeline() -> Pipeline:
     """Feature store + teachers → students."""
-    return Pipeline(
-        [
-            node(
-                train_students,
-                ["features", "teachers", "params:distill"],
-                "students",
-                name="train_students",
-                tags="distill",
-            )
-        ]
-    )
+    inputs = ["features", "teachers", "params:distill"]
+    return Pipeline([node(train_students, inputs, "students", name="train_students", tags="distill")])

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.artefacts import FailedRun, TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.sources.manifest import Manifest
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 def evaluate_runs(
     manifests: dict[str, Manifest],
     data: dict[str, Any],
-    teachers: dict[str, TrainedFolder | FailedRun],
-    students: dict[str, TrainedFolder | FailedRun],
+    teachers: Models,
+    students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes the metrics (tidy and nested), the figures of results and of history, the result table, the
-    report."""
+    """What makes metrics (tidy and nested), figures (results and history), result table and report."""
 
     @cache
     def make() -> Evaluation:
@@ -49,27 +48,21 @@ def evaluate_runs(
     )
 
 
-def _runs(
-    teachers: dict[str, TrainedFolder | FailedRun], students: dict[str, TrainedFolder | FailedRun]
-) -> tuple[list[Run], list[Failure]]:
+def _runs(teachers: Models, students: Models) -> tuple[list[Run], list[Failure]]:
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
+    runs, failures = list[Run](), list[Failure]()
     named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
     named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
-    runs = [
-        Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold)
-        for method, m, fold, run in named
-        if isinstance(run, TrainedFolder)
-    ]
-    failures = [
-        Failure(method, m, run.seed, run.reason, fold)
-        for method, m, fold, run in named
-        if isinstance(run, FailedRun)
-    ]
+    for method, m, fold, run in named:
+        if isinstance(run, FailedRun):
+            failures.append(Failure(method, m, run.seed, run.reason, fold))
+        else:
+            runs.append(Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold))
     return runs, failures
 
 
-def _rankings(teachers: dict[str, TrainedFolder | FailedRun]) -> pd.DataFrame:
+def _rankings(teachers: Models) -> pd.DataFrame:
     """The confidence of each teacher on train and val; of folds and seeds whose teachers were all trained."""
     import pandas as pd
 
@@ -92,8 +85,7 @@ def _parts(name: str) -> tuple[str, int]:
 
 
 def _meta(manifests: list[Manifest], data: dict[str, Any]) -> dict[str, Any]:
-    """The first manifest's, with the notes of all and the samples that featurize has left; `draws`: those of
-    each split, if there are several."""
+    """The first manifest's, with all notes and what featurize has left; `draws`: counts of each split."""
     manifest = manifests[0]
     target = manifest.meta.get("target") or {}
     return manifest.meta | {

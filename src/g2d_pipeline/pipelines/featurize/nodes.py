@@ -15,9 +15,7 @@ def featurize_modalities(
     manifests: dict[str, Manifest], settings: FeaturizeSettings
 ) -> dict[str, Callable[[Path, Sequence[Path]], None]]:
     """Split → what writes its feature store into a folder, given finished ones of other splits and of earlier
-    runs, the newest first.
-
-    Every file is decoded and transformed once; what an earlier store has is copied.
+    runs, the newest first. Every file is decoded and transformed once; what an earlier store has is copied.
     """
     return {n: partial(_write, manifest=manifest, settings=settings) for n, manifest in manifests.items()}
 

@@ -5,14 +5,5 @@ from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
 
 def create_pipeline() -> Pipeline:
     """Manifest → feature store."""
-    return Pipeline(
-        [
-            node(
-                featurize_modalities,
-                ["manifest", "params:featurize"],
-                "features",
-                name="featurize_modalities",
-                tags="featurize",
-            )
-        ]
-    )
+    inputs, name = ["manifest", "params:featurize"], "featurize_modalities"
+    return Pipeline([node(featurize_modalities, inputs, "features", name=name, tags="featurize")])

@@ -1,5 +1,1 @@
 """The stage `teachers`."""
-
-from g2d_pipeline.pipelines.teachers.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]

@@ -5,14 +5,5 @@ from g2d_pipeline.pipelines.teachers.nodes import train_teachers
 
 def create_pipeline() -> Pipeline:
     """Feature store → teachers."""
-    return Pipeline(
-        [
-            node(
-                train_teachers,
-                ["features", "params:teachers"],
-                "teachers",
-                name="train_teachers",
-                tags="teachers",
-            )
-        ]
-    )
+    inputs = ["features", "params:teachers"]
+    return Pipeline([node(train_teachers, inputs, "teachers", name="train_teachers", tags="teachers")])

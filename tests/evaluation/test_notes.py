@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from g2d_pipeline.evaluation import Run
-from g2d_pipeline.evaluation.warnings import differs, selection_warnings, split_gap, tied_epochs
+from g2d_pipeline.evaluation.notes import differs, selection_notes, split_gap, tied_epochs
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
 def test_epochs_that_tie(values: list[float], info: dict[str, Any], tied: tuple[int, int]) -> None:
     one = run({"val/multi": values}, **info)
     assert tied_epochs(one)[:2] == tied
-    assert any("Epochs tie" in line for line in selection_warnings([one])) == (tied[0] >= 3)
+    assert any("Epochs tie" in line for line in selection_notes([one])) == (tied[0] >= 3)
 
 
 def test_three_epochs_of_a_hundred_are_no_tie() -> None:
@@ -53,7 +53,7 @@ def test_three_epochs_of_a_hundred_are_no_tie() -> None:
     long = run()
     history = pd.DataFrame({"epoch": range(1, 101), "val/multi": values, "val/loss": 1.0})
     assert tied_epochs(replace(long, history=history))[:2] == (3, 100)
-    assert selection_warnings([replace(long, history=history)]) == []
+    assert list(selection_notes([replace(long, history=history)])) == []
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_three_epochs_of_a_hundred_are_no_tie() -> None:
 def test_val_unlike_test(val: tuple[int, int], test: tuple[int, int], warned: bool) -> None:
     one = run(val=val, test=test)
     assert differs(split_gap(one), "classification") == warned
-    lines = selection_warnings([one])
+    lines = list(selection_notes([one]))
     assert (len(lines) == 1) == warned
     if warned and val[0] > test[0]:
         assert "g2d, seed 0 (99.5 and 75.0)" in lines[0]
@@ -95,11 +95,11 @@ def test_errors_of_a_regression_are_compared_by_their_squares() -> None:
 
 def test_a_model_of_an_unfinished_phase_and_how_many_more_there_are() -> None:
     early = run(selected_phase=[1, 3], selected_epoch=4)
-    lines = selection_warnings([replace(early, seed=seed) for seed in range(6)])
+    lines = list(selection_notes([replace(early, seed=seed) for seed in range(6)]))
     assert len(lines) == 1
     assert "g2d, seed 0 (epoch 4, phase 1 of 3)" in lines[0]
     assert "and 2 more" in lines[0]
-    assert selection_warnings([run(selected_phase=[3, 3])]) == []
+    assert list(selection_notes([run(selected_phase=[3, 3])])) == []
 
 
 def test_they_reach_the_table_of_the_console_the_report_and_the_json(make_study: Any) -> None:
@@ -107,7 +107,7 @@ def test_they_reach_the_table_of_the_console_the_report_and_the_json(make_study:
     study.runs[-1].info.update(selected_phase=[1, 2], selection_epochs=[16, 30])
     evaluation = study.evaluate()
     (line,) = evaluation.metrics_json["notes"]
-    assert line in evaluation.table
+    assert line in evaluation.table.splitlines()
     assert line in evaluation.report
     assert "30 of 16–30" in evaluation.report
     assert "best validation epoch of the last phase" in evaluation.report
