@@ -11,15 +11,27 @@ import os
 import shutil
 import tempfile
 import time
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from g2d_pipeline.errors import DataError, LockedError
 
 logger = logging.getLogger(__name__)
 
 RESIDENT = 8 * 2**20  # bytes of an array whose pages may stay resident
+
+
+def load_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
+    """A .npy array without pickles, `[…]`. Raises OSError, EOFError, or ValueError, for a damaged header too:
+    numpy parses it as Python, and lets the tokenizer's error pass."""
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (tokenize.TokenError, SyntaxError) as error:
+        raise ValueError(f"damaged header: {error.args[0]}") from error
 
 
 @contextlib.contextmanager

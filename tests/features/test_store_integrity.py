@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from g2d_pipeline.catalog.features import FeatureStoreDataset, verify_once
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import files, media, open_store
 from g2d_pipeline.features import store as store_module
-from g2d_pipeline.files import atomic_write
+from g2d_pipeline.files import atomic_write, load_npy
 from tests.plans import FixedPlan
 
 MakeRaw = Callable[..., Any]
@@ -198,3 +199,13 @@ def test_the_files_that_can_be_copied_from_are_verified_too(make_raw: MakeRaw, t
     (store.path / "image.cells.npy").unlink()
     with pytest.raises(DataError, match=r"image.cells.npy is missing"):
         open_store(store.path)
+
+
+def test_a_flipped_bit_in_a_header_is_an_error_that_readers_expect_or_another_array(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(6.0))
+    whole = path.read_bytes()
+    for at, bit in product(range(6, 128), range(8)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        with suppress(ValueError, OSError, EOFError):
+            assert load_npy(path).dtype != object

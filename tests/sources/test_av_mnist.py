@@ -136,7 +136,7 @@ def test_the_network_sees_both_arrays_divided_by_255(raw: Path, repository: Path
 
     tree = yaml.safe_load((repository / "conf/base/parameters_av_mnist.yml").read_text("utf-8"))
     modalities = DatasetSettings.model_validate(
-        {k: v for k, v in tree["datasets"]["av_mnist"].items() if k not in ("smp", "sample")}
+        {k: v for k, v in tree["datasets"]["av_mnist"].items() if k not in ("smp", "sample", "methods")}
     ).modalities
     features = {
         m: s.model_dump(exclude={"encoder", "teacher_encoder", "augment"}) for m, s in modalities.items()

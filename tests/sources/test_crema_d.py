@@ -187,7 +187,7 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     repository: Path, tmp_path: Path, source: Literal["raw", "sample"]
 ) -> None:
     from g2d_pipeline.config import AudioFeatures, ResNet18, VideoFeatures
-    from g2d_pipeline.features.kinds.audio import shape
+    from g2d_pipeline.features.kinds.audio import Audio
 
     files = yaml.safe_load((repository / "conf/base/parameters_crema_d.yml").read_text())
     overrides = {"dataset": "crema_d", "method": "unimodal", "compare": []}
@@ -197,7 +197,7 @@ def test_the_parameters_are_the_published_ones_and_a_sample_shrinks_them(
     assert isinstance(visual, VideoFeatures)
     assert (audio.fill, audio.clamp, audio.peak_normalise, audio.n_mels) == ("repeat", True, False, 0)
     assert (visual.frames, visual.pick) == (1, "published")
-    assert shape(audio) == ((1, 257, 188) if source == "raw" else (1, 65, 63))
+    assert Audio(audio).spec([], Path()).shape == ((1, 257, 188) if source == "raw" else (1, 65, 63))
     assert of.training.epochs == (300 if source == "raw" else 40)
     assert (of.modalities["visual"].encoder == ResNet18()) == (source == "raw")
 

@@ -618,6 +618,30 @@ REFUSED: list[Told] = [
         ["row 1, column 'txt': '<list>'"],
     ),
     (
+        "a joined table without the column",
+        "m.csv",
+        lambda p: (
+            frame().drop(columns="x").to_csv(p, index=False),
+            frame(z=1)[["id", "z"]].to_csv(p.with_name("o.csv"), index=False),
+        ),
+        {"raw": {"join": [{"table": "o.csv", "key": "id"}]}},
+        ["m.csv lacks columns", "'x'", "o.csv is joined to it"],
+    ),
+    (
+        "too few rows",
+        "m.csv",
+        lambda p: frame().head(2).to_csv(p, index=False),
+        {},
+        ["m.csv: 2 samples can not be divided into train, val and test"],
+    ),
+    (
+        "a path that names no file",
+        "m.csv",
+        lambda p: frame(x="./").to_csv(p, index=False),
+        {"modalities": {"x": {"kind": "image", "size": [8]}}},
+        ["12 of 12 rows", "'./' names no file"],
+    ),
+    (
         "truths as numbers",
         "m.parquet",
         parquet(x=[True, False] * 6),

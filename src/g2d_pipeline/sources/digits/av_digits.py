@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from g2d_pipeline.config import IngestSettings, Split
 from g2d_pipeline.config.layouts import AVDigits
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.files import load_npy
 from g2d_pipeline.sources.digits import CLASSES, DigitsLayout
 from g2d_pipeline.sources.layout import Samples
 
@@ -67,8 +67,8 @@ def _labels(root: Path) -> npt.NDArray[np.uint8]:
     arrays = []
     for name in (IMAGES, LABELS):
         try:
-            arrays.append(np.load(root / name, allow_pickle=False))
-        except (OSError, ValueError, EOFError, tokenize.TokenError) as error:  # numpy parses the header
+            arrays.append(load_npy(root / name))
+        except (OSError, ValueError, EOFError) as error:
             raise data_error(f"{root / name} can not be read ({error})", [], f"{RESTORE}.") from None
     images, labels = arrays
     same_type = images.dtype == labels.dtype == np.uint8

@@ -13,6 +13,7 @@ import pandas as pd
 
 from g2d_pipeline.config import Join, Table, Task
 from g2d_pipeline.errors import data_error
+from g2d_pipeline.files import load_npy
 from g2d_pipeline.sources.cells import SENTINEL
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
 from g2d_pipeline.sources.table.frame import RawTable, as_text
@@ -83,6 +84,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         bad=[*table.bad, *other.bad, *table.bad_rows(faults)],
         repeated=table.repeated | other.repeated | repeated,
         separators=other.separators | table.separators,
+        hint=f"{table.hint} {join.table} is joined to it.",
     )
 
 
@@ -95,7 +97,7 @@ def _array_names(path: Path) -> list[str] | None:
     if path.suffix.lower() != ".npy":
         return None
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        shape = load_npy(path, "r").shape
     except (OSError, ValueError, EOFError):  # told by `read_table`
         return None
     return [f"{path.stem}_{k}" for k in range(shape[1])] if len(shape) == 2 else [path.stem]

@@ -145,6 +145,8 @@ class Files:
         if absolute or path == ".." or path.startswith("../"):
             leads = "is an absolute path that leads" if absolute else "leads"
             return file, f"{file!r} {leads} out of {self.root}: set `root` to the folder where paths start"
+        if path == ".":
+            return file, f"{file!r} names no file"
         return path if path.isascii() else self._spell(path), None
 
     def _inside(self, path: str) -> str | None:

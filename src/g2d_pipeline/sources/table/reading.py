@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.files import load_npy
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.spreadsheet import read_formulas, read_sheet
 from g2d_pipeline.sources.table.files import ENDINGS
@@ -245,8 +246,8 @@ def _compose(cells: pd.Series[Any]) -> pd.Series[Any]:
 def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
     """Numbers `[N]` or `[N, F]` and the `names` of the columns; rows count from 0, as an array's do."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        array = load_npy(path)
+    except (ValueError, EOFError) as error:
         remedy = "save it again by numpy.save."
         raise data_error(f"{file} is no array of numbers ({error})", [], remedy) from None
     if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from g2d_pipeline.config import SPLIT_WORDS, SPLITS, HeldOut, SplitFractions, Table
-from g2d_pipeline.errors import SHOWN, data_error, did_you_mean
+from g2d_pipeline.errors import SHOWN, DataError, data_error, did_you_mean
 from g2d_pipeline.sources.splitting import Labels, draw_split
 from g2d_pipeline.sources.table.files import Tables
 from g2d_pipeline.sources.table.frame import Cells, RawTable, Rows
@@ -98,7 +98,10 @@ def draw(
     `is_official`: `samples` have a column `split`, of whose train rows val is drawn."""
     official = samples["split"].to_numpy(object) if is_official else None
     target, codes = samples["target"].to_numpy(), None if groups is None else groups.astype(str)
-    split = draw_split(len(samples), target, shares, codes, official)
+    try:
+        split = draw_split(len(samples), target, shares, codes, official)
+    except DataError as error:
+        raise DataError(f"{table.file}: {error}") from None
     counts = ", ".join(f"{name} {int((split == name).sum())}" for name in SPLITS)
     parts = "them" if not is_official else "train and val"
     by = f", no {shares.group!r} in two of {parts}" if groups is not None else ""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.files import atomic_folder
+from g2d_pipeline.files import atomic_folder, load_npy
 from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.ur_funny.readers import KEYS, READERS, Array, Collection, Sample
@@ -99,7 +99,7 @@ def _read_record(folder: Path) -> Record | None:
     """The record of a folder that exists and is whole; None otherwise."""
     try:
         record = TypeAdapter(Record).validate_json((folder / RECORD).read_bytes())
-        arrays = [np.load(folder / f"{m}.npy", mmap_mode="r", allow_pickle=False) for m in KEYS]
+        arrays = [load_npy(folder / f"{m}.npy", "r") for m in KEYS]
         if {len(record.rows)} == set(map(len, arrays)):
             return record
     except FileNotFoundError:
