@@ -642,6 +642,13 @@ REFUSED: list[Told] = [
         ["12 of 12 rows", "'./' names no file"],
     ),
     (
+        "a path that names no file, where paths are ids",
+        "m.csv",
+        lambda p: frame(x=".").to_csv(p, index=False),
+        {"modalities": {"x": {"kind": "image", "size": [8]}}, "raw": {"id": None}},
+        ["12 of 12 rows", "'.' names no file"],
+    ),
+    (
         "truths as numbers",
         "m.parquet",
         parquet(x=[True, False] * 6),

@@ -106,7 +106,7 @@ def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
     ]
     if paths is None:
         return rows
-    stems = [str(PurePosixPath(path).with_suffix("")) if path else "" for path in paths]
+    stems = [str(path.with_suffix("")) if path.name else "" for path in map(PurePosixPath, paths)]
     counts = Counter(stems)
     return [s if s and counts[s] == 1 else f"{s}@{row}" for s, row in zip(stems, rows, strict=True)]
 
