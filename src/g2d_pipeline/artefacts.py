@@ -54,7 +54,7 @@ class FailedRun:
     reason: str
 
     @classmethod
-    def of(cls, seed: int, error: Exception) -> FailedRun:
+    def from_error(cls, seed: int, error: Exception) -> FailedRun:
         """The first line of the error's message, without the run's name, which is said beside it."""
         reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
         if not isinstance(error, TrainingError):

@@ -102,7 +102,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 f"--env {environment}: there is no folder {folder}.{did_you_mean(environment, names)} "
                 f"Known: {', '.join(names)}."
             )
-        found = {f for p in self.config_patterns["parameters"] for f in self._fs.glob(f"{folder}/{p}")}
-        files = (Path(f) for f in sorted(found) if Path(f).suffix in (".yml", ".yaml", ".json"))
+        matches = {f for p in self.config_patterns["parameters"] for f in self._fs.glob(f"{folder}/{p}")}
+        files = (Path(f) for f in sorted(matches) if Path(f).suffix in (".yml", ".yaml", ".json"))
         shown = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
         return {name: self._fs.cat_file(file.as_posix()) for file, name in shown.items()}

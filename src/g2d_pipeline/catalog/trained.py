@@ -63,7 +63,7 @@ class TrainedSetDataset(FolderDataset):
 
     def _note_failure(self, run: str, error: Exception) -> None:
         """Log it, remember it for what is made from this run, and keep its checkpoints for the next try."""
-        failed = FailedRun.of(self.plan.card(self.stage, run)["seed"], error)
+        failed = FailedRun.from_error(self.plan.card(self.stage, run)["seed"], error)
         debug, said = self.plan.configuration.run.debug, isinstance(error, TrainingError)
         words = str(error) if said else f"{failed.reason} (--params debug=true shows where)"
         logger.error("%s %s failed: %s", self.stage, run, words, exc_info=debug)

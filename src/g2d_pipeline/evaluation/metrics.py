@@ -160,6 +160,6 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
                 values = evaluate_predictions(chosen, task)
             except ValueError as error:
                 raise ValueError(f"{name}, {split}, {part}: {error}") from error
-            of = identity | run.repeated | {"split": split, "part": part}
-            rows += [of | {"metric": name, "value": value} | selection for name, value in values.items()]
+            row = identity | run.repeated | {"split": split, "part": part}
+            rows += [row | {"metric": name, "value": value} | selection for name, value in values.items()]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(METRIC_COLUMNS))

@@ -90,10 +90,10 @@ def selection_notes(runs: Sequence[Run]) -> Iterator[str]:
     unfinished: dict[str, str] = {}
     for run in runs:
         metric = str(run.info["metric"])
-        count, of, best = tied_epochs(run)
-        if count >= max(TIES, TIED_SHARE * of):
+        count, total, best = tied_epochs(run)
+        if count >= max(TIES, TIED_SHARE * total):
             by = run.info.get("selection_metric", metric)
-            tied[run.label] = f"{count} of {of} at {metric_spec(by).label} {format_value(by, best)}"
+            tied[run.label] = f"{count} of {total} at {metric_spec(by).label} {format_value(by, best)}"
         gap = split_gap(run)
         if differs(gap, str(run.info["task"])):
             apart[run.label] = " and ".join(format_value(metric, value) for value in (gap.val, gap.test))

@@ -36,8 +36,8 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     chosen = metrics[metrics["split"] == split]
     run = ["method", "modality", *repeat_columns(metrics)]
     runs, present = (frame[run].drop_duplicates().itertuples(index=False) for frame in (metrics, chosen))
-    there = set(present)
-    lacking: list[Any] = [r for r in runs if r not in there]
+    known = set(present)
+    lacking: list[Any] = [r for r in runs if r not in known]
     if lacking or chosen.empty:
         ends = (", ".join(f"{c} {v}" for c, v in zip(run[2:], r[2:], strict=True)) for r in lacking)
         names = "; ".join(f"{row_label(*r[:2])}, {end}" for r, end in zip(lacking, ends, strict=True))

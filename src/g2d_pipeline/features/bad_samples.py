@@ -53,13 +53,13 @@ class Faults:
 
     def dropped(self) -> list[dict[str, Any]]:
         """Every bad sample, in the manifest's order: its id, the first bad modality, the file, the reason."""
-        found: dict[int, dict[str, Any]] = {}
+        bad: dict[int, dict[str, Any]] = {}
         for name, media in self.media.items():
             for k, reason in self.reasons.get(name, {}).items():
                 for row in media.rows(k).tolist():
                     about = {"modality": name, "file": media.cells[k], "reason": reason}
-                    found.setdefault(row, {"sample_id": self.sample_ids[row]} | about)
-        return [found[row] for row in sorted(found)]
+                    bad.setdefault(row, {"sample_id": self.sample_ids[row]} | about)
+        return [bad[row] for row in sorted(bad)]
 
     def _error(self, bad: int, total: int) -> DataError:
         parts, named = [], []

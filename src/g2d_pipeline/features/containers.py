@@ -132,8 +132,8 @@ def read_sound(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             after = sum(map(len, parts)) / max(rates, default=1)
             reason = f"can not be decoded: its sound fails after {after:.2f} s ({cause(error)})"
             raise MediaError(path, reason) from error
-        told = form(container) not in BARE | FROM_ZERO
-        promised = in_seconds(stream.duration, stream.time_base) if told else 0.0
+        trusted = form(container) not in BARE | FROM_ZERO
+        promised = in_seconds(stream.duration, stream.time_base) if trusted else 0.0
         late = _delay(container, start)
     if len(rates) > 1:
         raise MediaError(path, f"changes its sample rate: {', '.join(map(str, sorted(rates)))} Hz")

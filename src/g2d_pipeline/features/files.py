@@ -85,8 +85,8 @@ def writing_to(folder: Path, needed: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            there = next(f for f in (folder, *folder.parents) if f.is_dir())
-            raise DataError(_full(folder, needed, shutil.disk_usage(there).free)) from error
+            existing = next(f for f in (folder, *folder.parents) if f.is_dir())
+            raise DataError(_full(folder, needed, shutil.disk_usage(existing).free)) from error
         where = Path(str(error.filename)) if error.filename is not None else folder
         if error.errno in FORBIDDEN and (where.is_relative_to(folder) or folder.is_relative_to(where)):
             raise DataError(

@@ -98,7 +98,7 @@ def describe_notes(
 ) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """What decoding noticed in the rows `stored`: sentences, which are logged, too; and for the data report
     note → how many `samples` of each split, and the `first` five."""
-    sentences, found = [], {}
+    sentences, noticed = [], {}
     is_stored = np.zeros(len(sample_ids), bool)
     is_stored[stored] = True
     for note, counts in findings.notes.items():
@@ -107,10 +107,10 @@ def describe_notes(
         if not len(rows):
             continue
         first = [sample_ids[row] for row in rows[:SHOWN]]
-        found[note] = {"samples": {s: int((split[rows] == s).sum()) for s in SPLITS}, "first": first}
+        noticed[note] = {"samples": {s: int((split[rows] == s).sum()) for s in SPLITS}, "first": first}
         words = media.kind.notes[note].format(total=sum(n * len(own[k]) for k, n in counts.items()))
         share = f"{len(rows)} of {len(stored)} samples"
         named = ", ".join(first) + (", …" if len(rows) > SHOWN else "")
         sentences.append(f"{media.name}: {share} have {media.kind.plural} {words}: {named}")
         logger.warning(sentences[-1])
-    return sentences, found
+    return sentences, noticed

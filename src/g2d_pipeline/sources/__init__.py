@@ -96,24 +96,24 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
         ensure_folder(root, layout.sample_text, layout.make_sample)
 
 
-def read_raw(settings: IngestSettings, project: Path, told: set[str] | None = None) -> Manifest:
+def read_raw(settings: IngestSettings, project: Path, logged: set[str] | None = None) -> Manifest:
     """The validated manifest of `settings.raw`; a simulated sample is made where it is requested and absent.
 
-    Notes are logged, but for those in `told`, where they are added. Raises what `Layout.read` raises."""
+    Notes are logged, but for those in `logged`, where they are added. Raises what `Layout.read` raises."""
     source, root = locate(settings.raw, settings.source, project)
     if source != settings.source:
         raise ConfigError(f"source={settings.source}: layout {settings.raw.layout} has only source={source}.")
     if source == "sample":
         ensure_sample(settings.raw, root)
     manifest = find_layout(settings.raw, root).read(settings)
-    told = set() if told is None else told
+    logged = set() if logged is None else logged
     notes = list(manifest.meta["notes"])
     if dropped := manifest.meta["dropped"]:
         notes.append(f"Warning: {len(dropped)} samples are dropped; manifest.json lists them.")
-    for note in (note for note in notes if note not in told):
+    for note in (note for note in notes if note not in logged):
         level = logging.WARNING if note.startswith("Warning: ") else logging.INFO
         logger.log(level, "%s: %s", settings.dataset, note)
-    told.update(notes)
+    logged.update(notes)
     return manifest
 
 

@@ -205,8 +205,8 @@ def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Gen
 
 def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
-    of = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
-    both = torch.tensor([of["mean"], of["std"]], dtype=torch.float64) / of["scale"]
+    scaling = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
+    both = torch.tensor([scaling["mean"], scaling["std"]], dtype=torch.float64) / scaling["scale"]
     mean, std = both.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))
     return mean, std
 

@@ -177,13 +177,13 @@ def _true_seconds(path: Path, info: Any) -> tuple[float, bool]:
     form = "MP3" if str(info.subtype).startswith("MPEG") else info.format
     if form not in ("MP3", "OGG", "FLAC"):
         return seconds, True
-    whole, told = tells_all(path, form)
+    whole, trusted = tells_all(path, form)
     if whole and info.frames < ENDLESS:
         return seconds, True
     held, left_out = count_sound(path)
-    if info.frames >= ENDLESS or held > seconds + (left_out if told and form != "FLAC" else 0) + TOLERANCE:
+    if info.frames >= ENDLESS or held > seconds + (left_out if trusted and form != "FLAC" else 0) + TOLERANCE:
         return held, False
-    return (seconds if told or not held else held), True
+    return (seconds if trusted or not held else held), True
 
 
 def _check_header(path: Path, log: str) -> None:

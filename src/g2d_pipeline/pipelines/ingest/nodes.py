@@ -14,5 +14,5 @@ from g2d_pipeline.sources.manifest import Manifest
 def ingest_raw(settings: IngestSettings) -> dict[str, Callable[[], Manifest]]:
     """Split ("": there is one) → what reads the raw layout and lists every sample: its split, its target,
     where each modality lies. What is noted of all is logged once."""
-    project, told = Path(settings.options.project), set[str]()
-    return {name: partial(read_raw, one, project, told) for name, one in settings.runs.items()}
+    project, logged = Path(settings.options.project), set[str]()
+    return {name: partial(read_raw, one, project, logged) for name, one in settings.runs.items()}

@@ -173,7 +173,7 @@ def select_columns(
     for modality, own in entries.items():
         columns[modality] = []
         for key, part in _by_key(settings, own):
-            selected = selection.of(modality, part)
+            selected = selection.select(modality, part)
             columns[modality] += selected
             by_key[key] += selected
     kinds = {key: by_key[key] for key in ("categorical", "dates")}
@@ -200,7 +200,7 @@ class _Selection:
         self.known = set(self.names)
         self.by: dict[str, str] = {}
 
-    def of(self, modality: str, entries: Iterable[str]) -> list[str]:
+    def select(self, modality: str, entries: Iterable[str]) -> list[str]:
         """The columns of one list of a modality."""
         own: dict[str, str] = {}
         for entry in entries:
