@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,10 @@ from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.kinds import image, kind_of, video
 from tests.conftest import read_audio
+from tests.features.test_hard_inputs_media import TURNS
 
 RATE = 16_000
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE, dtype=np.float32)
-
-TURNS: dict[str, Callable[[Any], Any]] = {
-    "base": lambda a: a,
-    "hflip": lambda a: a[:, ::-1],
-    "vflip": lambda a: a[::-1],
-    "rot180": lambda a: a[::-1, ::-1],
-    "transp": lambda a: a.transpose(1, 0, 2),
-    "rot90": lambda a: np.rot90(a, -1),
-    "rot270": lambda a: np.rot90(a),
-    "transverse": lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-}
 
 
 def turned(path: Path, matrix: list[int]) -> None:
