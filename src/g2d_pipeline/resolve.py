@@ -167,6 +167,7 @@ class Configuration:
             dataset=self.run.dataset,
             teachers=list(self.teachers().runs),
             students=list(self.distill().runs),
+            splits={end: split for end, (_, split, _) in self.repeats.items()},
             configuration=self.describe(),
         )
 

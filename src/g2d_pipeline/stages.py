@@ -35,7 +35,7 @@ ENTRIES = {
     "data_report": ("pipelines.data_report.nodes.make_data_report", STORE),
     "teachers": ("pipelines.teachers.nodes.train_teachers", STORE, *TRAINED, "methods.unimodal"),
     "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
-    "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", *TRAINED),
+    "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", STORE, *TRAINED),
 }
 # What the artefacts of a stage are called among the inputs of another.
 ARTEFACTS = {
@@ -165,7 +165,7 @@ class Plan:
         names = {
             "featurize": {"manifest": ("ingest", run)},
             "data_report": made["ingest"] | made["featurize"],
-            "evaluate": {name: of for s in made if s != "featurize" for name, of in made[s].items()},
+            "evaluate": {name: of for artefacts in made.values() for name, of in artefacts.items()},
         }.get(stage) or {"features": ("featurize", getattr(settings, "split", ""))}
         files: dict[str, Path] = {}
         if isinstance(settings, TeacherRun):

@@ -53,10 +53,24 @@ def fabricate(
     metric = "accuracy" if task == "classification" else "rmse"
     skill = {m: 0.42 + 0.4 * i / max(1, len(modalities) - 1) for i, m in enumerate(modalities)}
 
+    counts = {"train": 4 * samples, "val": samples // 2, "test": samples}
+    common = np.random.default_rng(0)  # every run predicts the same samples
+    targets = {
+        split: common.integers(0, classes, n) if task == "classification" else common.uniform(0.05, 0.45, n)
+        for split, n in counts.items()
+    }
+    tables = [
+        pd.DataFrame(
+            {"sample_id": [f"{split}-{i}" for i in range(n)], "split": split, "target": targets[split]}
+        )
+        for split, n in counts.items()
+    ]
+    table = pd.concat(tables, ignore_index=True).assign(group=lambda d: [f"g{i // 5}" for i in d.index])
+
     def predictions(rng: np.random.Generator, parts: dict[str, float]) -> pd.DataFrame:
         frames = []
-        for split, n in (("val", samples // 2), ("test", samples)):
-            target = rng.integers(0, classes, n) if task == "classification" else rng.uniform(0.05, 0.45, n)
+        for split in ("val", "test"):
+            target, n = targets[split], counts[split]
             for part, ability in parts.items():
                 if task == "classification":
                     right = rng.random(n) < ability
@@ -78,6 +92,26 @@ def fabricate(
                     )
                 )
         return pd.concat(frames, ignore_index=True)
+
+    def outputs(rng: np.random.Generator, own: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Logits that predict what `own` says, and features of width 8 that know the target."""
+        row = np.arange(counts["train"], len(table))
+        arrays: dict[str, np.ndarray] = {"row": row}
+        for part, frame in own.groupby("part", sort=False):
+            confidence, prediction = frame["confidence"].to_numpy(), frame["prediction"].to_numpy()
+            logits = prediction.astype(np.float32)[:, None]
+            if task == "classification":
+                target, at = frame["target"].to_numpy(), np.arange(len(frame))
+                p = np.repeat((1 - confidence)[:, None] * 0.01 / classes, classes, axis=1)
+                p[at, prediction] = np.where(prediction == target, 0, (1 - confidence) * 0.99)
+                p[at, target] = confidence
+                logits = np.log(np.clip(p, 1e-6, None)).astype(np.float32)
+            arrays |= {f"logits/{part}": logits, f"confidence/{part}": confidence.astype(np.float32)}
+            if part != "multi":
+                means = np.random.default_rng(1).normal(size=(classes, 8))
+                mean = means[np.digitize(frame["target"], np.linspace(0, frame["target"].max(), classes)) - 1]
+                arrays[f"feature/{part}"] = (mean + rng.normal(size=mean.shape)).astype(np.float32)
+        return arrays
 
     def rising(rng: np.random.Generator, top: float, late: float = 0.0) -> np.ndarray:
         """A learning curve; `late`: the share of the epochs after which it starts in earnest."""
@@ -120,13 +154,14 @@ def fabricate(
     def run(method: str, modality: str, seed: int, parts: dict[str, float]) -> Run:
         rng = np.random.default_rng([seed, len(method), *map(ord, method + modality)])
         parts = {part: float(np.clip(a + rng.normal(0, 0.01), 0, 1)) for part, a in parts.items()}
+        own = predictions(rng, parts)
         smp = {"tau": [epochs // 2], "ranking": "batch", "update": "skip", "confidence_on": "train"}
         return Run(
             method,
             modality,
             seed,
             history(rng, parts, method),
-            predictions(rng, parts),
+            own,
             {
                 "task": task,
                 "class_names": [f"class {i}" for i in range(classes)] if task == "classification" else [],
@@ -138,6 +173,8 @@ def fabricate(
                 "smp": smp if method == "g2d" else None,
                 "fusion": "" if modality else "late",
             },
+            outputs=outputs(rng, own),
+            samples=table,
         )
 
     runs = [run("unimodal", m, seed, {m: skill[m]}) for seed in seeds for m in modalities]
@@ -158,7 +195,7 @@ def fabricate(
         "class_names": [f"class {i}" for i in range(classes)] if task == "classification" else [],
         "target_name": "emotion" if task == "classification" else "soil moisture",
         "target_unit": "" if task == "classification" else "m³/m³",
-        "counts": {"train": 4 * samples, "val": samples // 2, "test": samples},
+        "counts": counts,
         "source": source,
         "dropped": [
             {"file": "clip_0031.wav", "reason": "file is empty"},

@@ -188,7 +188,7 @@ def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
         students = train("distill", train_students(store, trained, distill))
     check("distill", ran)
     with recorded() as ran:
-        for make in evaluate_runs({"": manifest}, data(), trained, students, evaluate):
+        for make in evaluate_runs({"": manifest}, store, data(), trained, students, evaluate):
             make()
     check("evaluate", ran)
 

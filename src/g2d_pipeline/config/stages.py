@@ -118,4 +118,5 @@ class EvaluateSettings(Strict):
     dataset: str
     teachers: list[str]
     students: list[str]
+    splits: dict[str, str]  # how runs' names end → the name of their split
     configuration: dict[str, Any]

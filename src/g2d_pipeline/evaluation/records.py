@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 TEACHER = "unimodal"
@@ -50,7 +52,9 @@ class Run(Labelled):
     `method` is `"unimodal"` for a teacher, and `modality` is then the teacher's; a student's `modality` is
     empty. `history` has a row an epoch, `predictions` a row per sample, split and part, `info` is the
     artefact's `model.json` (`task`, `metric`, `selection`, `selected_epoch`, `modalities` in the
-    configuration's order, …). `fold`: of a cross-validation, from 1; 0: there is one split."""
+    configuration's order, …). `fold`: of a cross-validation, from 1; 0: there is one split. `outputs`: the
+    stored arrays (`artefacts.Trained`); `samples`: a row a sample of the feature store, `sample_id`, `split`,
+    `target` and, where there are groups, `group`."""
 
     method: str
     modality: str
@@ -59,10 +63,26 @@ class Run(Labelled):
     predictions: pd.DataFrame
     info: dict[str, Any]
     fold: int = 0
+    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def is_teacher(self) -> bool:
         return self.method == TEACHER
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """The rows `[n]` of a split in `samples`, ascending: the order of `output` and of the predictions."""
+        return np.flatnonzero((self.samples["split"] == split).to_numpy())
+
+    def output(self, name: str, split: str) -> npt.NDArray[Any]:
+        """The stored array `name` (`logits/multi`, `feature/<m>`, …) of the samples of a split, `[n, …]`.
+
+        Raises KeyError where it is not stored, ValueError where it is not stored for this split."""
+        stored, rows = np.asarray(self.outputs["row"]), self.rows(split)
+        at = np.searchsorted(stored, rows)
+        if len(rows) and (at[-1] >= len(stored) or (stored[at] != rows).any()):
+            raise ValueError(f"{self.label}: {name} is not stored for the {split} split")
+        return np.asarray(self.outputs[name][at])
 
 
 @dataclass(frozen=True)

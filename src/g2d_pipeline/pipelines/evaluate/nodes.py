@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.config import EvaluateSettings
 from g2d_pipeline.errors import TrainingError
+from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.sources.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate_runs(
     manifests: dict[str, Manifest],
+    features: dict[str, FeatureStore],
     data: dict[str, Any],
     teachers: Models,
     students: Models,
@@ -32,7 +34,9 @@ def evaluate_runs(
     def make() -> Evaluation:
         from g2d_pipeline.evaluation import evaluate
 
-        runs, failures = _runs(teachers, students)
+        samples = {split: _samples(store, manifests[split]) for split, store in features.items()}
+        by_repeat = {end: samples[split] for end, split in settings.splits.items()}
+        runs, failures = _runs(teachers, students, by_repeat)
         if not runs:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
         meta = _meta(list(manifests.values()), data)
@@ -48,17 +52,32 @@ def evaluate_runs(
     )
 
 
-def _runs(teachers: Models, students: Models) -> tuple[list[Run], list[Failure]]:
+def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
+    """A row a sample of the store: sample_id, split, target, and its group, where there are groups."""
+    groups = [column for column in ("group",) if column in manifest.table]
+    return store.index.merge(
+        manifest.table[["sample_id", *groups]], on="sample_id", how="left", validate="1:1"
+    )
+
+
+def _runs(
+    teachers: Models, students: Models, samples: Mapping[str, pd.DataFrame]
+) -> tuple[list[Run], list[Failure]]:
+    """The trained and the failed runs. `samples`: how a run's name ends → those of its split."""
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
     runs, failures = list[Run](), list[Failure]()
-    named = [(TEACHER, *_parts(name), run) for name, run in teachers.items()]
-    named += [(method, "", fold, run) for name, run in students.items() for method, fold in [_parts(name)]]
-    for method, m, fold, run in named:
+    named = [(TEACHER, *_parts(name), name, run) for name, run in teachers.items()]
+    named += [
+        (method, "", fold, name, run) for name, run in students.items() for method, fold in [_parts(name)]
+    ]
+    for method, m, fold, name, run in named:
         if isinstance(run, FailedRun):
             failures.append(Failure(method, m, run.seed, run.reason, fold))
-        else:
-            runs.append(Run(method, m, run.info["seed"], run.history, run.predictions, run.info, fold))
+            continue
+        own, info = samples[name.partition("/")[2]], run.info
+        tables = run.history, run.predictions
+        runs.append(Run(method, m, info["seed"], *tables, info, fold, run.outputs(), own))
     return runs, failures
 
 
