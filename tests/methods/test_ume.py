@@ -88,9 +88,7 @@ def test_a_copy_that_answers_differently_is_refused() -> None:
 def test_what_it_cannot_do_is_told() -> None:
     data, teachers = given()
     of = teacher_outputs(teachers["b"], "b")
-    with pytest.raises(
-        ConfigError, match="of b only remembered outputs are given: give the trained teachers"
-    ):
+    with pytest.raises(ConfigError, match="teacher of b, and only its stored outputs are given: give the tr"):
         ensemble(data, teachers | {"b": TeacherOutputs(of.feature, of.logits, of.confidence)})
     with pytest.raises(ConfigError, match=r"not defined for fusion concat\. It works with: late"):
         ensemble(data, teachers, fusion="concat")

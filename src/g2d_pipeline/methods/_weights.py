@@ -18,8 +18,8 @@ def copy_weights(model: MultimodalModel, teachers: Mapping[str, Any], method: st
     """Write each teacher's encoder, and its head where the student's fusion has one of its own for every
     modality, into the student's of the same modality.
 
-    `teachers`: as of `State`. Raises ConfigError, naming the method, the modality and the first difference, where they have other
-    layers, and where only the outputs of a teacher are given."""
+    `teachers`: as of `State`. Raises ConfigError, naming the method, the modality and the first difference,
+    where they have other layers, and where only the outputs of a teacher are given."""
     own = model.state_dict()
     copied: dict[str, Tensor] = {}
     for m, outputs in teachers.items():
