@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
-from g2d_pipeline.methods._weights import copy_weights
+from g2d_pipeline.methods._weights import start_as_teachers
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, TeacherView
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
@@ -99,7 +99,7 @@ class G2D(Method):
             views = {m: t.view(state.rows("val"), torch.device("cpu")) for m, t in teachers.items()}
             weakest = min(views, key=lambda m: float(views[m].confidence.double().mean()))
             teachers = {weakest: teachers[weakest]}
-        copy_weights(state.model, teachers, f"start = {self.parameters.start}")
+        start_as_teachers(state, teachers, f"start = {self.parameters.start}")
         for m, head in self.heads.heads.items() if self.heads is not None else ():
             if m in teachers:
                 head.load_state_dict(teachers[m].model.fusion.heads[m].state_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._weights import REMEDY, copy_weights
+from g2d_pipeline.methods._weights import REMEDY, start_as_teachers
 from g2d_pipeline.methods.base import Method, Rows, State
 
 TRIED = 32  # samples of val on which a copy is compared with its teacher
@@ -15,12 +15,14 @@ class UME(Method):
     """Unimodal models, each trained alone, predict by the mean of their logits; nothing is trained together.
 
     The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
-    fusion takes the mean of their softmaxes. With one modality it is the teacher."""
+    fusion takes the mean of their softmaxes. With one modality it is the teacher. In weighted fusion (ours)
+    w_m is in inverse proportion to the teacher's task loss on val, its held-out precision in a regression: a
+    poor predictor does not pull a good one to the middle."""
 
     needs_teachers = True
-    equation = "l = (1/k)·Σ_m u^m of the unimodal teachers"
+    equation = "l = Σ_m w_m u^m of the unimodal teachers; w_m = 1/k (late) or ∝ 1 / L^m on val (weighted)"
     source = "Du et al., ICML 2023, uni-modal ensemble"
-    fusions = ("late",)
+    fusions = ("late", "weighted")
     works_with_smp = False
     no_smp = "trains nothing, so SMP has nothing to schedule"
 
@@ -31,7 +33,7 @@ class UME(Method):
         return rows[:0]
 
     def on_fit_start(self, state: State) -> None:
-        copy_weights(state.model, {m: state.teachers[m] for m in state.model.modalities}, "ume")
+        start_as_teachers(state, state.teachers, "ume")
         self._compare(state)
 
     def _compare(self, state: State) -> None:
