@@ -278,8 +278,8 @@ class Trainer:
         self.history.check()
         self.method.on_epoch_end(state)
         restore_group_lrs(self.optimizer)
-        val, test = self._score("val"), self._score("test")
-        scores = {"val": val.scores, "test": test.scores}
+        validations = {split: self._score(split) for split in self.training.scored}
+        val, scores = validations["val"], {split: of.scores for split, of in validations.items()}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
         self.log(self.history.epochs)
         phase, last = self._phase()
