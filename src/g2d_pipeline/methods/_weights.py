@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,17 +13,17 @@ REMEDY = """Give the student the teacher's encoder (no teacher_encoder, or the s
 for it: kedro run --pipeline teachers."""
 
 
-def start_as_teachers(state: State, teachers: Mapping[str, Any], method: str) -> None:
+def start_as_teachers(state: State, method: str) -> None:
     """Write each teacher's encoder, and its head where the student's fusion has one of its own for every
     modality, into the student's of the same modality.
 
-    `teachers`: some or all of those of `State`. With all of them, a fusion that weighs its heads (`weighted`)
-    weighs them by `precision_weights`. Raises ConfigError, naming the method, the modality and the first
-    difference, where they have other layers, and where only the outputs of a teacher are given."""
+    A fusion that weighs its heads (`weighted`) weighs them by `precision_weights`. Raises ConfigError, naming
+    the method, the modality and the first difference, where they have other layers, and where only the
+    outputs of a teacher are given."""
     model = state.model
     own = model.state_dict()
     copied: dict[str, Tensor] = {}
-    for m, outputs in teachers.items():
+    for m, outputs in state.teachers.items():
         if outputs.model is None:
             raise ConfigError(
                 f"{method} copies the teacher of {m}, and only its stored outputs are given: "
@@ -44,18 +41,18 @@ def start_as_teachers(state: State, teachers: Mapping[str, Any], method: str) ->
                 )
         copied |= theirs
     model.load_state_dict(own | copied)
-    if isinstance(model.fusion, WeightedFusion) and teachers.keys() >= set(model.modalities):
-        for m, weight in precision_weights(state, teachers).items():
+    if isinstance(model.fusion, WeightedFusion):
+        for m, weight in precision_weights(state).items():
             model.fusion.weights[m].data.fill_(weight)
 
 
-def precision_weights(state: State, teachers: Mapping[str, Any]) -> dict[str, float]:
+def precision_weights(state: State) -> dict[str, float]:
     """w_m ∝ 1 / the task loss of teacher m on val (in a regression: its held-out precision), Σ_m w_m = 1."""
     rows = state.rows("val")
     target = state.targets(rows)
     loss = {
         m: float(state.task.loss(teacher.view(rows, target.device).logits.float(), target))
-        for m, teacher in teachers.items()
+        for m, teacher in state.teachers.items()
     }
     precision = {m: 1.0 / max(value, torch.finfo(torch.float32).tiny) for m, value in loss.items()}
     return {m: value / sum(precision.values()) for m, value in precision.items()}

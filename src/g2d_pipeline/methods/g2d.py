@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
@@ -54,8 +53,8 @@ class G2D(Method):
 
     With one modality of a classification and late fusion the three are one.
 
-    `start`: `scratch` (the paper); `teachers`: every encoder starts as its teacher's, and so does a head of
-    the modality's own; `weakest`: only that of the teacher least confident on val (ours)."""
+    `start`: `scratch` (the paper); `teachers` (ours): every encoder starts as its teacher's, and so does a
+    head of the modality's own."""
 
     class Parameters(MethodParameters):
         alpha: NonNegativeFloat = 1.0
@@ -64,7 +63,7 @@ class G2D(Method):
         feature_loss: FeatureLoss = "mse"
         reduction: Literal["mean", "sum"] = "mean"
         logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
-        start: Literal["scratch", "weakest", "teachers"] = "scratch"
+        start: Literal["scratch", "teachers"] = "scratch"
         modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
         projection: bool = False
 
@@ -94,15 +93,9 @@ class G2D(Method):
             self._start_as_teachers(state)
 
     def _start_as_teachers(self, state: State) -> None:
-        teachers = dict(state.teachers)
-        if self.parameters.start == "weakest":
-            views = {m: t.view(state.rows("val"), torch.device("cpu")) for m, t in teachers.items()}
-            weakest = min(views, key=lambda m: float(views[m].confidence.double().mean()))
-            teachers = {weakest: teachers[weakest]}
-        start_as_teachers(state, teachers, f"start = {self.parameters.start}")
+        start_as_teachers(state, "start = teachers")
         for m, head in self.heads.heads.items() if self.heads is not None else ():
-            if m in teachers:
-                head.load_state_dict(teachers[m].model.fusion.heads[m].state_dict())
+            head.load_state_dict(state.teachers[m].model.fusion.heads[m].state_dict())
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters

@@ -33,7 +33,7 @@ class UME(Method):
         return rows[:0]
 
     def on_fit_start(self, state: State) -> None:
-        start_as_teachers(state, state.teachers, "ume")
+        start_as_teachers(state, "ume")
         self._compare(state)
 
     def _compare(self, state: State) -> None:
