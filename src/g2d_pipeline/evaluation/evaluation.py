@@ -7,27 +7,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
+
+from g2d_pipeline.charts import Chart, figure_files
 
 from .figures import make_figures
 from .metrics import collect_metrics
 from .notes import result_notes
+from .plots import Frames
 from .records import Failure, Run, history_frame, modality_order
 from .report import build_report
 from .summary_json import metrics_summary
+from .table_files import table_files
 from .tables import summarise, table_text
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every number, the numbers over seeds, the same for JSON, figures, report, and table with notes."""
+    """Every number, the numbers over seeds, the same for JSON, figures, report, table with notes, and the
+    table as files (see `table_files`)."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
     metrics_json: dict[str, Any]
-    figures: dict[str, go.Figure]
+    figures: dict[str, Chart]
     report: str
     table: str
+    table_files: dict[str, str]
+
+    @property
+    def figure_files(self) -> dict[str, str]:
+        """Every figure as SVG and its data as CSV: file name → text."""
+        return figure_files(self.figures)
 
 
 def evaluate(
@@ -51,12 +61,13 @@ def evaluate(
     summary = summarise(metrics, "test")
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     first = next((run for run in runs if not run.is_teacher), runs[0])
-    common = {"modalities": modality_order(runs), "dataset": dataset, "source": source}
-    metric = str(first.info["metric"])
-    figures = make_figures(history_frame(runs), summary, metric=metric, unit=unit, **common)
+    metric, modalities = str(first.info["metric"]), modality_order(runs)
+    frames = Frames(dataset, source, modalities, metric, history_frame(runs), summary, unit)
+    figures = make_figures(frames)
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes)
     report = build_report(
         metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
     )
     table = table_text(summary, unit, None, failures, notes)
-    return Evaluation(metrics, summary, numbers, figures, report, table)
+    files = table_files(summary, unit, failures)
+    return Evaluation(metrics, summary, numbers, figures, report, table, files)

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
+from g2d_pipeline.charts import Chart
 from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.data_report.page import data_context
-from g2d_pipeline.html import describe_dropped, figure_html, page_environment
+from g2d_pipeline.html import describe_dropped, page_environment
 
 from .metrics import metric_spec
 from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
@@ -40,7 +38,7 @@ CARDS_SHOWN = 6
 def build_report(
     metrics: pd.DataFrame,
     summary: pd.DataFrame,
-    figures: Mapping[str, go.Figure],
+    figures: Mapping[str, Chart],
     runs: Sequence[Run],
     manifest_meta: Mapping[str, Any],
     rankings: pd.DataFrame,
@@ -49,7 +47,8 @@ def build_report(
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
 ) -> str:
-    """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
+    """The whole evaluation as one self-contained HTML page: figures as SVG, no script, no network, no time
+    stamps.
 
     `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this
     order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
@@ -90,8 +89,7 @@ def build_report(
         ranked_on=ranked_on(runs),
         configuration=json.dumps(plain(configuration), indent=2, ensure_ascii=False),
         **data_context(data),
-        plotly_js=Markup(get_plotlyjs()) if figures or data else "",
-        figures=[(name, figure_html(name, figure)) for name, figure in figures.items()],
+        figures=[figure.html(name) for name, figure in figures.items()],
     )
 
 

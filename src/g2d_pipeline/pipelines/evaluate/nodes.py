@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def evaluate_runs(
     students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes metrics (tidy and nested), figures (results and history), result table and report."""
+    """What makes metrics (tidy and nested), figures (SVG and CSV), result tables and the report."""
 
     @cache
     def make() -> Evaluation:
@@ -45,9 +45,9 @@ def evaluate_runs(
     return (
         lambda: make().metrics,
         lambda: make().metrics_json,
-        lambda: make().figures["summary_bars"],
-        lambda: make().figures["metric_curves"],
+        lambda: make().figure_files,
         lambda: make().table,
+        *(partial(lambda form: make().table_files[form], form) for form in ("md", "tex", "csv")),
         lambda: make().report,
     )
 
