@@ -166,8 +166,8 @@ class Chart:
             getattr(axes, f"set_{axis}lim")(min(a for a, _ in limits), max(b for _, b in limits))
 
     def points(self, panel: str, rows: pd.DataFrame, colour: str, lines: int) -> None:
-        """A line a row, from above: its `label`, a point at `mean`, a bar from `low` to `high`, and at the right
-        edge `text`; rows that are `bold` are. There is room for `lines`."""
+        """A line a row, from above: its `label`, a point at `mean`, a bar from `low` to `high`, and and
+        at the right edge `text`; rows that are `bold` are. There is room for `lines`."""
         axes, y = self.axes[panel], -np.arange(len(rows), dtype=float)
         self.record(panel, panel, rows.drop(columns=["text", "bold"]))
         axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.6)
