@@ -119,4 +119,6 @@ class EvaluateSettings(Strict):
     teachers: list[str]
     students: list[str]
     splits: dict[str, str]  # how runs' names end → the name of their split
+    robustness: bool = True
     configuration: dict[str, Any]
+    options: RunOptions = RunOptions()

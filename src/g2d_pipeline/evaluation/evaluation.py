@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from .analyses import analysis_frames
 from .figures import make_figures
 from .metrics import collect_metrics
 from .notes import result_notes
@@ -20,7 +21,9 @@ from .tables import summarise, table_text
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every number, the numbers over seeds, the same for JSON, figures, report, and table with notes."""
+    """Every number, the numbers over seeds, the same for JSON, figures, report, and table with notes.
+
+    `frames`: those of `analyses.FRAMES`, by name; one that these runs can not fill has no rows."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -28,6 +31,7 @@ class Evaluation:
     figures: dict[str, go.Figure]
     report: str
     table: str
+    frames: dict[str, pd.DataFrame]
 
 
 def evaluate(
@@ -37,11 +41,13 @@ def evaluate(
     configuration: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
+    frames: Mapping[str, pd.DataFrame] | None = None,
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
     `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
-    not there because their training failed. Raises ValueError where runs are missing, come twice, differ in
+    not there because their training failed; `frames`: what `robustness.robustness_frames` returns, where the
+    models were run again. Raises ValueError where runs are missing, come twice, differ in
     task, or their predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
@@ -59,4 +65,5 @@ def evaluate(
         metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
     )
     table = table_text(summary, unit, None, failures, notes)
-    return Evaluation(metrics, summary, numbers, figures, report, table)
+    analyses = analysis_frames(runs) | dict(frames or {})
+    return Evaluation(metrics, summary, numbers, figures, report, table, analyses)
