@@ -168,7 +168,7 @@ class Configuration:
             teachers=list(self.teachers().runs),
             students=list(self.distill().runs),
             splits={end: split for end, (_, split, _) in self.repeats.items()},
-            robustness=self.run.evaluate.robustness,
+            **self.run.evaluate.model_dump(),
             configuration=self.describe(),
             options=self.options,
         )

@@ -52,9 +52,11 @@ class DatasetSettings(Strict):
 
 
 class EvaluateOptions(Strict):
-    """`robustness`: whether every model runs again on test samples with missing and corrupted modalities."""
+    """`robustness`: whether every model runs again on test samples with missing and corrupted modalities;
+    `corrupted_samples`: on how many of them at most (null: all) modalities are corrupted."""
 
     robustness: bool = True
+    corrupted_samples: PositiveInt | None = 2000
 
 
 class RunSettings(Strict):

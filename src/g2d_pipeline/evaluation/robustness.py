@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -17,64 +17,59 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.artefacts import TrainedFolder
-from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.kinds import stored_kind
-from g2d_pipeline.features.kinds.base import Corruption
+from g2d_pipeline.features.kinds.base import Corruption, standardised
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.models.task import task_from_json
-from g2d_pipeline.training.data import Rows, take
+from g2d_pipeline.training.data import Array, Rows, take
 from g2d_pipeline.training.feature_cache import CHUNK
 
 from .analyses import frame_of
-from .metrics import HEADLINE_METRICS, evaluate_predictions, metric_spec
+from .metrics import evaluate_predictions, metric_spec
+from .probes import METRICS
 from .records import MULTI, Run
 
 logger = logging.getLogger(__name__)
 
 SEED = 2026  # of all corruptions: every model gets the same corrupted samples
 MOST = 5  # modalities up to which all subsets are tried
-METRICS = {task: names[:2] for task, names in HEADLINE_METRICS.items()}
-TOLERANCE = 1e-2  # of logits computed again, on another machine perhaps
+TOLERANCE = 1e-2  # of logits that are computed again, perhaps on another device
 
 Case = tuple[Run, TrainedFolder, FeatureStore]
+Changes = Mapping[str, Callable[[Array], Array]]  # modality → what is done to its stored samples `[n, …]`
 
 
 def robustness_frames(
     cases: Iterable[Case], device: torch.device, samples: int | None = None
 ) -> dict[str, pd.DataFrame]:
-    """`robustness`, `shapley` and `forwards` (columns: `analyses.FRAMES`) of trained runs, on test.
+    """The frames `robustness`, `shapley` and `forwards` (see `analyses.FRAMES`) of trained runs, on test.
 
-    Every modality of every student is absent once, as `Fusion.logits_without` defines it; every modality,
+    Each modality of each student is absent once, as `Fusion.logits_without` defines it; each modality,
     teachers' too, is corrupted as its kind defines it (`Kind.corruptions`), on at most `samples` samples, the
-    same for all models. Encoders of other modalities do not run: their features are stored. `kept`: the share
-    of the value on the same samples unharmed; where lower is better, the inverse. `shapley`: φ of accuracy or
-    of −RMSE over all subsets of at most five modalities, v(∅) being the best constant of train.
-    `forwards`: how many times an encoder ran over how many samples. A run whose outputs are missing, or whose
-    model says something else than what is stored, is left out with a warning."""
+    same for all models. Only its encoder runs: the others' features are stored. A run whose outputs are
+    missing, or whose model says something else than what is stored, is left out with a warning."""
     rows: dict[str, list[dict[str, Any]]] = {"robustness": [], "shapley": [], "forwards": []}
     runs = []
     for run, folder, store in cases:
         runs.append(run)
         try:
             tested = Tested(run, folder, store, device)
-            values = {
-                "robustness": [*tested.absent(), *tested.corrupted(samples)],
-                "shapley": tested.shapley(),
-            }
-        except (DataError, KeyError, ValueError) as error:
-            logger.warning("%s: no missing or corrupted modalities are tried: %s", run.label, error)
+        except ValueError as error:
+            logger.warning("%s: left out of missing and corrupted modalities: %s", run.label, error)
             continue
-        values["forwards"] = [
-            {"modality": m, "samples": n, "forwards": count} for (m, n), count in tested.forwards.items()
-        ]
-        for name, own in values.items():
-            rows[name] += [{"method": run.method, **run.repeated, **row} for row in own]
+        labels = {"method": run.method, **run.repeated}
+        values, contributions = tested.absent() + tested.corrupted(samples), tested.shapley()
+        counts = [{"modality": m, "samples": n, "forwards": c} for (m, n), c in tested.forwards.items()]
+        for name, own in (("robustness", values), ("shapley", contributions), ("forwards", counts)):
+            rows[name] += [labels | row for row in own]
     frames = {name: frame_of(name, own, runs) for name, own in rows.items()}
     counted = frames["forwards"]
-    passes, encoded = counted["forwards"].sum(), (counted["forwards"] * counted["samples"]).sum()
-    words = "Missing and corrupted modalities: encoders ran %d times over test samples (%d samples in all)."
-    logger.info(words, passes, encoded)
+    logger.info(
+        "Missing and corrupted modalities: encoders ran %d times over test samples, %d samples in all.",
+        counted["forwards"].sum(),
+        (counted["forwards"] * counted["samples"]).sum(),
+    )
     return frames
 
 
@@ -85,44 +80,136 @@ class Tested:
         self.run, self.store, self.device = run, store, device
         self.model = folder.model().to(device)
         self.modalities = self.model.modalities
-        self.shapes = {m: of["shape"] for m, of in run.info["architecture"]["modalities"].items()}
-        self.task = task_from_json(run.info["architecture"]["task"])
-        self.metrics = METRICS[run.info["task"]]
+        architecture = run.info["architecture"]
+        self.shapes = {m: of["shape"] for m, of in architecture["modalities"].items()}
+        self.task, self.metrics = task_from_json(architecture["task"]), METRICS[run.info["task"]]
         self.forwards: Counter[tuple[str, int]] = Counter()
         self.rows = run.rows("test")
         self.target = run.samples["target"].to_numpy()[self.rows]
-        stored = run.output(f"logits/{run.modality or MULTI}", "test")
-        self.features = {m: torch.from_numpy(run.output(f"feature/{m}", "test")) for m in self.modalities}
-        everything = np.arange(len(self.rows))
-        if not np.allclose(self.logits(everything), stored, rtol=TOLERANCE, atol=TOLERANCE):
-            raise ValueError("its saved model and features do not give the stored logits")
+        if not len(self.rows):
+            raise ValueError("it has no test samples")
+        names = {m: f"feature/{m}" for m in self.modalities} | {MULTI: f"logits/{run.modality or MULTI}"}
+        if missing := [name for name in names.values() if name not in run.outputs]:
+            raise ValueError(f"its outputs lack {', '.join(missing)}")
+        stored = {m: torch.from_numpy(run.output(name, "test")) for m, name in names.items()}
+        logits = stored.pop(MULTI)
+        self.features, self.all = stored, np.arange(len(self.rows))
+        self.clean: dict[int, dict[str, float]] = {}
+        if not torch.allclose(self.logits(self.all), logits, rtol=TOLERANCE, atol=TOLERANCE):
+            raise ValueError("its stored features do not give its stored logits")
 
     @torch.no_grad()
-    def logits(
-        self, at: Rows, absent: Sequence[str] = (), corrupted: tuple[str, Corruption] | None = None
-    ) -> Tensor:
-        """Logits `[n, C]` of the test samples at these positions, by chunks as they were in training."""
+    def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
+        """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
         chunks = []
-        rng = np.random.default_rng([SEED, crc32(repr(corrupted and (corrupted[0], corrupted[1].name)).encode())])
         for start in range(0, len(at), CHUNK):
-            part = at[start : start + CHUNK]
-            features = {m: x[part].to(self.device) for m, x in self.features.items()}
-            if corrupted:
-                m, corruption = corrupted
-                features = self._encode(part, features, {m: self._corrupted(part, m, corruption, rng)})
-            elif absent and self.model.exchange is not None:  # others have been told what it says
-                features = self._encode(part, features, {m: self._train_mean(part, m) for m in absent})
-            logits = self.model.fusion.logits_without(features, absent) if absent else self.model.fusion(features)
-            chunks.append(logits.cpu())
-        encoded = [corrupted[0]] if corrupted else absent if self.model.exchange is not None else []
-        for m in self.modalities if encoded and self.model.exchange is not None else encoded:
+            features = self._features(at[start : start + CHUNK], changes or {})
+            fuse = self.model.fusion
+            chunks.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
+        for m in self._encoded(changes or {}):
             self.forwards[m, len(at)] += 1
         return torch.cat(chunks)
 
-    def _encode(self, at: Rows, features: dict[str, Tensor], changed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Features where the inputs of some modalities are `changed`; with an exchange all encoders run."""
-        if self.model.exchange is not None:
-            changed = {m: self._input(at, m) for m in self.modalities} | changed
-            features = {}
-        known = {m: x for m, x in features.items() if m not in changed}
-        return self.model(changed, features=known).features
+    def _encoded(self, changes: Changes) -> Collection[str]:
+        """The modalities whose encoders run: with an exchange all."""
+        return self.modalities if changes and self.model.exchange is not None else list(changes)
+
+    def _features(self, at: Rows, changes: Changes) -> dict[str, Tensor]:
+        """m → `[n, D_m]`, stored where the encoder gets what it got in training."""
+        encoded = self._encoded(changes)
+        known = {m: x[at].to(self.device) for m, x in self.features.items() if m not in encoded}
+        inputs = {m: self._input(at, m, changes.get(m)).to(self.device) for m in encoded}
+        features: dict[str, Tensor] = self.model(inputs, features=known).features if encoded else known
+        return features
+
+    def _input(self, at: Rows, modality: str, change: Callable[[Array], Array] | None) -> Tensor:
+        """What an encoder gets `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
+        x = take(self.store.arrays[modality], self.rows[at])
+        if change is not None:
+            x = torch.from_numpy(np.ascontiguousarray(change(x.numpy())))
+        frames = self.shapes[modality][-1]
+        return x.narrow(-1, (x.shape[-1] - frames) // 2, frames)
+
+    def values(self, logits: Tensor, at: Rows) -> dict[str, float]:
+        """Metric → value of the test samples at these positions; NaN where logits are not finite."""
+        if not logits.isfinite().all():
+            return dict.fromkeys(self.metrics, np.nan)
+        target = self.target[at]
+        confidence = self.task.confidence(logits, self.task.encode(torch.as_tensor(target)))
+        columns = {"prediction": self.task.predict(logits), "confidence": confidence.double().clamp(0, 1)}
+        frame = pd.DataFrame({"target": target, **{name: x.numpy() for name, x in columns.items()}})
+        values = evaluate_predictions(frame, self.run.info["task"])
+        return {name: values[name] for name in self.metrics}
+
+    def _rows(self, logits: Tensor, at: Rows, **labels: Any) -> list[dict[str, Any]]:
+        if len(at) not in self.clean:
+            self.clean[len(at)] = self.values(self.logits(at), at)
+        rows = []
+        for name, value in self.values(logits, at).items():
+            part, whole = value, self.clean[len(at)][name]
+            if not metric_spec(name).higher_is_better:
+                part, whole = whole, part
+            kept = part / whole if whole > 0 else np.nan
+            rows.append({**labels, "metric": name, "value": value, "kept": kept})
+        return rows
+
+    def absent(self) -> list[dict[str, Any]]:
+        """Rows of `robustness`: each modality of a student is missing from all samples."""
+        rows = []
+        for m in self.modalities if len(self.modalities) > 1 else ():
+            logits = self._without(frozenset({m}))
+            labels = {"modality": m, "corruption": "absent", "strength": 1.0, "label": "absent"}
+            rows += self._rows(logits, self.all, **labels)
+        return rows
+
+    def _without(self, absent: Coalition) -> Tensor:
+        """Logits without some modalities. With an exchange, which tells the other encoders what they say,
+        their encoders get the train mean."""
+
+        def train_mean(modality: str, values: Array) -> Array:
+            about = self.store.meta["modalities"][modality]
+            return standardised(np.zeros_like(values), about, back=True)
+
+        changes = {m: partial(train_mean, m) for m in absent if self.model.exchange is not None}
+        return self.logits(self.all, absent, changes)
+
+    def corrupted(self, samples: int | None) -> list[dict[str, Any]]:
+        """Rows of `robustness`: each modality corrupted in every way and strength that its kind has."""
+        at, rows = self.all, []
+        if samples is not None and len(at) > samples:
+            at = np.sort(np.random.default_rng(SEED).choice(at, samples, replace=False))
+        for m in self.modalities:
+            about = self.store.meta["modalities"][m]
+            kind = stored_kind(about["kind"], about["settings"])
+            for name, (words, strengths) in kind.corruptions.items():
+                for strength in strengths:
+                    corruption = Corruption(name, strength, about)
+                    rng = np.random.default_rng([SEED, crc32(f"{m} {name} {strength}".encode())])
+                    change = {m: partial(kind.corrupt, corruption=corruption, rng=rng)}
+                    labels = {"modality": m, "corruption": name, "strength": strength}
+                    label = f"{name} {words.format(strength)}"
+                    rows += self._rows(self.logits(at, (), change), at, **labels, label=label)
+        return rows
+
+    def shapley(self) -> list[dict[str, Any]]:
+        """Rows of `shapley` of a student: φ of accuracy, or of −RMSE, over all subsets of its modalities; the
+        worth of none is that of the best constant of train. No rows for more than `MOST` modalities."""
+        if not 1 < len(self.modalities) <= MOST:
+            return []
+        name = self.metrics[0]
+        sign = 1.0 if metric_spec(name).higher_is_better else -1.0
+
+        def worth(present: Coalition) -> float:
+            if not present:
+                return sign * self._constant(name)
+            return sign * self.values(self._without(frozenset(self.modalities) - present), self.all)[name]
+
+        contributions = shapley(self.modalities, worth)
+        return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]
+
+    def _constant(self, metric: str) -> float:
+        """The metric of the commonest class of train, or of its mean target."""
+        train = self.run.samples.loc[self.run.samples["split"] == "train", "target"]
+        best = train.mean() if metric == "rmse" else train.mode().iloc[0]
+        frame = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})
+        return evaluate_predictions(frame, self.run.info["task"])[metric]
