@@ -78,7 +78,8 @@ def _runs(
     samples and store of its split."""
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
-    cases, failures = list[Case](), list[Failure]()
+    cases: list[Case] = []
+    failures: list[Failure] = []
     named = [(TEACHER, *_parts(name), name, run) for name, run in teachers.items()]
     named += [
         (method, "", fold, name, run) for name, run in students.items() for method, fold in [_parts(name)]
