@@ -2,6 +2,7 @@
 
 Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts."""
 
+from .analyses import FRAMES, analysis_frames
 from .evaluation import Evaluation, evaluate
 from .figures import make_figures
 from .metrics import METRICS, Metric, collect_metrics, evaluate_predictions

@@ -10,6 +10,7 @@ import pandas as pd
 
 from g2d_pipeline.charts import Chart, figure_files
 
+from .analyses import analysis_frames
 from .figures import make_figures
 from .metrics import collect_metrics
 from .notes import result_notes
@@ -24,7 +25,9 @@ from .tables import summarise, table_text
 @dataclass(frozen=True)
 class Evaluation:
     """Every number, the numbers over seeds, the same for JSON, figures, report, table with notes, and the
-    table as files (see `table_files`)."""
+    table as files (see `table_files`).
+
+    `frames`: those of `analyses.FRAMES`, by name; one that these runs can not fill has no rows."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -33,6 +36,7 @@ class Evaluation:
     report: str
     table: str
     table_files: dict[str, str]
+    frames: dict[str, pd.DataFrame]
 
     @property
     def figure_files(self) -> dict[str, str]:
@@ -47,11 +51,13 @@ def evaluate(
     configuration: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
+    frames: Mapping[str, pd.DataFrame] | None = None,
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
     `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
-    not there because their training failed. Raises ValueError where runs are missing, come twice, differ in
+    not there because their training failed; `frames`: what `robustness.robustness_frames` returns, where the
+    models were run again. Raises ValueError where runs are missing, come twice, differ in
     task, or their predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
@@ -62,12 +68,13 @@ def evaluate(
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     first = next((run for run in runs if not run.is_teacher), runs[0])
     metric, modalities = str(first.info["metric"]), modality_order(runs)
-    frames = Frames(dataset, source, modalities, metric, history_frame(runs), summary, unit)
-    figures = make_figures(frames)
+    analyses = analysis_frames(runs) | dict(frames or {})
+    history = history_frame(runs)
+    figures = make_figures(Frames(dataset, source, modalities, metric, history, summary, unit, analyses))
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes)
     report = build_report(
         metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
     )
     table = table_text(summary, unit, None, failures, notes)
     files = table_files(summary, unit, failures)
-    return Evaluation(metrics, summary, numbers, figures, report, table, files)
+    return Evaluation(metrics, summary, numbers, figures, report, table, files, analyses)
