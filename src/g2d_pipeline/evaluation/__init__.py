@@ -2,7 +2,7 @@
 
 Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts."""
 
-from .breakdown import confusion, per_class, per_group
+from .breakdown import Breakdown, breakdown
 from .evaluation import Evaluation, evaluate
 from .figures import confidence_curves, kappa_curves, loss_curves, make_figures, metric_curves, summary_bars
 from .metrics import METRICS, Metric, collect_metrics, evaluate_predictions

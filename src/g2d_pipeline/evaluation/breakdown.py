@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,68 +13,74 @@ from .metrics import negative_log, run_parts
 from .records import MULTI, Run, modality_order, ordered_runs
 
 
-def _parts(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any], pd.DataFrame]]:
-    """(run, what names its part, the part's predictions), in the order of all tables."""
+class Breakdown(NamedTuple):
+    """Of every run, split and part, a row …
+
+    `per_class`: a class of target or prediction: `class` (its index), how many `samples`, `precision`,
+    `recall` and `f1` (0 where undefined). `confusion`: a true class `target` and a predicted `prediction`:
+    how many `samples`, at least one. Both are empty for a regression. `per_group`: a `group` and a `metric`
+    that is a mean over samples (accuracy and NLL; RMSE, MAE and bias): its `value`, of how many `samples`;
+    empty where samples have no groups."""
+
+    per_class: pd.DataFrame
+    confusion: pd.DataFrame
+    per_group: pd.DataFrame
+
+
+def breakdown(runs: Sequence[Run]) -> Breakdown:
+    """The numbers of `runs` (one or more, of one task) by class, pair of classes and group."""
     parts = [MULTI, *modality_order(runs)]
+    labels: list[dict[str, Any]] = []
+    frames = []
     for run in ordered_runs(runs):
         identity = {"method": run.method, "modality": run.modality, **run.repeated}
         for split, part, frame in run_parts(run, parts):
-            yield run, identity | {"split": split, "part": part}, frame
-
-
-def per_class(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run, split, part and class of target or prediction: `class` (its index), how many
-    `samples`, how often `predicted`, `precision`, `recall` and `f1` (0 where undefined). Empty for a
-    regression."""
-    frames = []
-    for run, labels, frame in _parts(runs):
-        if run.info["task"] == "classification":
-            true, predicted = frame["target"].to_numpy(int), frame["prediction"].to_numpy(int)
-            classes, both = np.unique(np.concatenate([true, predicted]), return_counts=True)
-            *scores, samples = sk.precision_recall_fscore_support(
-                true, predicted, labels=classes, zero_division=0
-            )
-            own = {"class": classes, "samples": samples, "predicted": both - samples}
-            frames.append(
-                pd.DataFrame(labels | own | dict(zip(("precision", "recall", "f1"), scores, strict=True)))
-            )
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def confusion(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run, split, part, true class `target` and predicted class `prediction`: how many `samples`;
-    pairs without one are left out. Empty for a regression."""
-    frames = [
-        frame.groupby(["target", "prediction"]).size().rename("samples").reset_index().assign(**labels)
-        for run, labels, frame in _parts(runs)
-        if run.info["task"] == "classification"
+            own = frame[["sample_id", "target", "prediction", "confidence"]].assign(piece=len(labels))
+            if "group" in run.samples:
+                own["group"] = frame["sample_id"].map(run.samples.set_index("sample_id")["group"])
+            labels.append(identity | {"split": split, "part": part})
+            frames.append(own)
+    stacked, names = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
+    classes = runs[0].info["task"] == "classification"
+    tables = [
+        _per_class(stacked) if classes else None,
+        stacked.groupby(["piece", "target", "prediction"]).size().reset_index(name="samples")
+        if classes
+        else None,
+        _per_group(stacked, classes) if "group" in stacked else None,
     ]
-    if not frames:
-        return pd.DataFrame()
-    table = pd.concat(frames, ignore_index=True)
-    return table[[*table.columns[3:], "target", "prediction", "samples"]]
+    return Breakdown(
+        *(
+            pd.DataFrame()
+            if table is None
+            else names.loc[table["piece"]].reset_index(drop=True).join(table.drop(columns="piece"))
+            for table in tables
+        )
+    )
 
 
-def per_group(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run, split, part, `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE
-    and bias): its `value`, and of how many `samples`. Empty where samples have no groups."""
+def _per_class(stacked: pd.DataFrame) -> pd.DataFrame:
     frames = []
-    for run, labels, frame in _parts(runs):
-        if "group" not in run.samples:
-            continue
-        group = run.samples.set_index("sample_id")["group"].reindex(frame["sample_id"]).to_numpy()
-        error = frame["prediction"].to_numpy(float) - frame["target"].to_numpy(float)
-        if run.info["task"] == "classification":
-            columns = {"accuracy": error == 0, "nll": negative_log(frame["confidence"].to_numpy(float))}
-        else:
-            columns = {"rmse": error**2, "mae": np.abs(error), "bias": error}
-        groups = pd.DataFrame(columns).groupby(group)
-        table = groups.mean().rename_axis("group").assign(samples=groups.size())
-        if "rmse" in table:
-            table["rmse"] **= 0.5
-        own = table.reset_index().melt(["group", "samples"], var_name="metric")
-        frames.append(pd.DataFrame(labels, own.index).join(own))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    for piece, own in stacked.groupby("piece"):
+        true, predicted = own["target"].to_numpy(int), own["prediction"].to_numpy(int)
+        classes = sorted({*true, *predicted})
+        scores = sk.precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+        columns = zip(("precision", "recall", "f1", "samples"), scores, strict=True)
+        frames.append(pd.DataFrame({"piece": piece, "class": classes, **dict(columns)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _per_group(stacked: pd.DataFrame, classes: bool) -> pd.DataFrame:
+    error = (stacked["prediction"] - stacked["target"]).to_numpy(float)
+    if classes:
+        columns = {"accuracy": error == 0, "nll": negative_log(stacked["confidence"].to_numpy(float))}
+    else:
+        columns = {"rmse": error**2, "mae": np.abs(error), "bias": error}
+    groups = stacked[["piece", "group"]].join(pd.DataFrame(columns)).groupby(["piece", "group"])
+    table = groups.mean().assign(samples=groups.size())
+    if "rmse" in table:
+        table["rmse"] **= 0.5
+    return table.reset_index().melt(["piece", "group", "samples"], var_name="metric")
 
 
 def over_runs(frame: pd.DataFrame, split: str = "test") -> list[dict[str, Any]]:

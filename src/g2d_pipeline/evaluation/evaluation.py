@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from .breakdown import confusion, over_runs, per_class, per_group
+from .breakdown import Breakdown, breakdown, over_runs
 from .figures import make_figures
 from .metrics import collect_metrics
 from .notes import result_notes, val_unlike_test
@@ -31,9 +31,7 @@ class Evaluation:
     metrics: pd.DataFrame
     summary: pd.DataFrame
     comparisons: pd.DataFrame
-    per_class: pd.DataFrame
-    confusion: pd.DataFrame
-    per_group: pd.DataFrame
+    breakdown: Breakdown
     verdict: list[Sentence]
     metrics_json: dict[str, Any]
     figures: dict[str, go.Figure]
@@ -62,7 +60,7 @@ def evaluate(
     resampled = resample([*runs, *ensemble_runs(runs)])
     metrics, compared = intervals(metrics, resampled), comparisons(runs, resampled)
     summary = summarise(metrics, "test")
-    by_class, by_group = per_class(runs), per_group(runs)
+    broken_down = breakdown(runs)
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
     apart = list(val_unlike_test(ordered_runs(runs)))
     sentences = verdict(summary, compared, unit=unit, rankings=rankings, apart=apart)
@@ -72,8 +70,8 @@ def evaluate(
     figures = make_figures(history_frame(runs), summary, metric=metric, unit=unit, **common)
     further = {
         "comparisons": compared.to_dict(orient="records"),
-        "per_class": over_runs(by_class),
-        "per_group": over_runs(by_group),
+        "per_class": over_runs(broken_down.per_class),
+        "per_group": over_runs(broken_down.per_group),
         "verdict": [asdict(sentence) for sentence in sentences],
     }
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes, **further)
@@ -83,6 +81,6 @@ def evaluate(
     )  # fmt: skip
     table = table_text(summary, unit, None, failures, notes, compared, list(map(str, sentences)))
     return Evaluation(
-        metrics, summary, compared, by_class, confusion(runs), by_group, sentences,
+        metrics, summary, compared, broken_down, sentences,
         numbers, figures, report, table,
     )  # fmt: skip

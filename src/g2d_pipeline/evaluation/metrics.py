@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
+from sklearn import config_context
 from sklearn import metrics as sk
 
 from .records import MULTI, Run, check_runs, modality_order, ordered_runs
@@ -147,7 +148,9 @@ def _of_probabilities(true: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     """scikit-learn's mAP and Brier score. It has no ECE, nor has another locked library: two histograms."""
     classes = range(probabilities.shape[1])
     present = np.unique(true)
-    precision = [sk.average_precision_score(true == c, probabilities[:, c]) for c in present]
+    one_hot = true[:, None] == present
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        precision = sk.average_precision_score(one_hot, probabilities[:, present])
     brier = (
         sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
         if len(classes) > 1
@@ -156,11 +159,7 @@ def _of_probabilities(true: np.ndarray, probabilities: np.ndarray) -> dict[str, 
     top = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == true) - top
     gaps, _ = np.histogram(top, np.linspace(0, 1, BINS + 1), weights=gap)
-    return {
-        "map": float(np.mean(precision)),
-        "brier": float(brier),
-        "ece": float(np.abs(gaps).sum() / len(true)),
-    }
+    return {"map": float(precision), "brier": float(brier), "ece": float(np.abs(gaps).sum() / len(true))}
 
 
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
