@@ -16,7 +16,8 @@ from g2d_pipeline.html import INK
 from .metrics import metric_spec
 from .plots import Frames, history_chart, mean_curve
 from .records import MULTI, TEACHER, row_label
-from .tables import best_methods, decimals, format_value, main_metric, seeds_note, selection_note
+from .statistics import BETTER
+from .tables import decimals, format_value, main_metric, marks, seeds_note, selection_note
 
 LOSS_TERMS = {
     "loss/total": ("total", "#332288", "solid"),
@@ -33,7 +34,8 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
     over seeds. `metric`: by default the first headline metric that is a number."""
     summary, name = frames.summary, metric or main_metric(frames.summary)
     spec, rows = metric_spec(name), summary[summary["metric"] == name]
-    digits, best = decimals(name, rows["mean"]), best_methods(summary).get(name, [])
+    digits, known = decimals(name, rows["mean"]), marks(frames.comparisons)
+    better = rows["method"].map(lambda method: known.get((method, name)) == BETTER)
     table = pd.DataFrame(
         {
             "part": rows["part"],
@@ -42,7 +44,7 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
             "low": (rows["mean"] - rows["std"]) * spec.scale,
             "high": (rows["mean"] + rows["std"]) * spec.scale,
             "text": [format_value(name, *v, digits) for v in zip(rows["mean"], rows["std"], strict=True)],
-            "bold": (rows["part"] == MULTI) & rows["method"].isin(best),
+            "bold": (rows["part"] == MULTI) & better,
         }
     )
     parts = [part for part in (MULTI, *frames.modalities) if part in set(table["part"])]

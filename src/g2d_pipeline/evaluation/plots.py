@@ -19,8 +19,9 @@ from .records import MULTI, TEACHER, repeat_columns, repeats_note
 @dataclass(frozen=True)
 class Frames:
     """What figures are drawn from: `history` (see `records.history_frame`), `summary` (see
-    `tables.summarise`), and by name the frames of `analyses`; `modalities` are in the configuration's order,
-    which fixes their colours; `metric` is what `val/<part>` holds, `unit` the target's."""
+    `tables.summarise`), `comparisons` (see `statistics.comparisons`), and by name the frames of `analyses`;
+    `modalities` are in the configuration's order, which fixes their colours; `metric` is what `val/<part>`
+    holds, `unit` the target's."""
 
     dataset: str
     source: str
@@ -28,6 +29,7 @@ class Frames:
     metric: str
     history: pd.DataFrame
     summary: pd.DataFrame
+    comparisons: pd.DataFrame | None = None
     unit: str = ""
     analyses: dict[str, pd.DataFrame] = field(default_factory=dict)
 

@@ -10,16 +10,24 @@ import pandas as pd
 
 from .metrics import metric_spec
 from .records import MULTI, Failure
-from .tables import best_methods, row_labels, summary_table, table_title
+from .statistics import BETTER
+from .tables import marks, row_labels, summary_table, table_title
 
 
-def table_files(summary: pd.DataFrame, unit: str = "", failures: Sequence[Failure] = ()) -> dict[str, str]:
-    """`"md"`, `"tex"`, `"csv"` → the file's text. Best multimodal values are bold; the CSV is `summary`."""
+def table_files(
+    summary: pd.DataFrame,
+    comparisons: pd.DataFrame | None = None,
+    unit: str = "",
+    failures: Sequence[Failure] = (),
+) -> dict[str, str]:
+    """`"md"`, `"tex"`, `"csv"` → the file's text. What is told to be better than joint training is bold; the
+    CSV is `summary`."""
     wide, labels = summary_table(summary, None, failures), row_labels(summary, failures)
-    title, best = table_title(summary).replace("\n", "; "), best_methods(summary)
+    title, known = table_title(summary).replace("\n", "; "), marks(comparisons)
+    title = ". ".join(filter(None, [title, "Bold: better than joint" * (BETTER in known.values())]))
     rows: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
-    bold = [[p == MULTI and method in best.get(name, []) for name, p in columns] for method, _ in rows]
+    bold = [[p == MULTI and known.get((method, name)) == BETTER for name, p in columns] for method, _ in rows]
     heads = [(metric_spec(name).title(unit), part) for name, part in columns]
     wide.index = pd.Index([labels[key] for key in rows], name="")
     wide.columns = pd.MultiIndex.from_tuples(heads)
@@ -33,8 +41,8 @@ def table_files(summary: pd.DataFrame, unit: str = "", failures: Sequence[Failur
 def _markdown(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
     heads: list[Any] = list(wide.columns)
     rows = [["", *(f"{name}, {part}" for name, part in heads)], ["---", *["---:"] * len(heads)]]
-    for label, cells, marks in zip(wide.index, wide.to_numpy(), bold, strict=True):
-        rows.append([label, *(f"**{c}**" if mark else c for c, mark in zip(cells, marks, strict=True))])
+    for label, cells, row in zip(wide.index, wide.to_numpy(), bold, strict=True):
+        rows.append([label, *(f"**{c}**" if mark else c for c, mark in zip(cells, row, strict=True))])
     lines = (" | ".join(str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row) for row in rows)
     return "\n".join([title, "", *(f"| {line} |" for line in lines)]) + "\n"
 
