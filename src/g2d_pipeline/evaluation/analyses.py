@@ -73,8 +73,8 @@ def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
         "confidence_ratio": lambda run: _confidence_ratio(run, _teachers_of(run, teachers)),
         "gradients": lambda run: _history(run, grad_norm="grad_norm", kappa="kappa"),
         "alpha_beta": lambda run: _alpha_beta(run, students, scores),
+        "probes": probe_rows,
     }
-    per_run["probes"] = probe_rows
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
     for name, analyse in per_run.items():
         own = runs if name in OF_TEACHERS else students
@@ -184,10 +184,9 @@ def _alignment(run: Run, teachers: Mapping[str, Run]) -> Rows:
 
 
 def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
-    on_train = {
-        m: of.info.get("confidence", {}).get("train", {}).get(m, np.inf) for m, of in teachers.items()
-    }
-    weakest = min(on_train, key=on_train.__getitem__, default=None)
+    on_train = {m: _stored(of, f"confidence/{m}", "train") for m, of in teachers.items()}
+    means = {m: values.mean() for m, values in on_train.items() if values is not None}
+    weakest = min(means, key=means.__getitem__, default=None)
     for split in SPLITS:
         for m, teacher in teachers.items():
             own, other = (_stored(of, f"confidence/{m}", split) for of in (run, teacher))
