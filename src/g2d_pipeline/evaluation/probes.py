@@ -19,8 +19,8 @@ def probe_rows(run: Run) -> Iterator[dict[str, Any]]:
     """Rows of the frame `probes` (`modality`, `split`, `metric`, `value`): fitted on val, scored on test.
 
     Features `[n, D]` are standardised by val; scikit-learn's LogisticRegression (C = 1/D) or Ridge (α = D,
-    the same penalty: that of C = 1 for features of length 1) is fitted on val, as students store no features of
-    train; teachers are treated alike, so that the two compare. The rows of val tell how far the probe fits
+    the same penalty: that of C = 1 for features of length 1) is fitted on val, as students store no features
+    of train; teachers are treated alike, so that the two compare. The rows of val tell how far the probe fits
     what it was fitted on. No rows where features are missing, or val has one value of the target only."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
