@@ -36,8 +36,8 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Name of a frame → its columns after `method`, (`fold`, where there are several,) and `seed`.
 
-- `unimodal_curves` (Fig. 1): the selection metric of the whole ("multi") and of each modality inside of a
-  student by epoch; `teacher`: what the modality's teacher reaches on the same split.
+- `unimodal_curves` (Fig. 1): the selection metric by epoch of the whole ("multi") and of each modality inside
+  a student, and of each teacher; `teacher`: what the modality's teacher reaches on the same split.
 - `confidence` (Fig. 3): a teacher's mean confidence ρ on the training batches of a student's epoch.
 - `gap` (Fig. 4): the distance of the centroids of two modalities' L2-normalised features.
 - `projection` (Fig. 4): the two first principal components of those features of at most `POINTS` test
@@ -47,13 +47,13 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
   `weakest`: of the modality whose teacher is least confident on train.
 - `gradients`: the norm of an encoder's gradient and its coefficient κ, means over an epoch's batches.
 - `alpha_beta` (Table 7): the selection metric of the whole by α and β, where runs of one algorithm vary them.
-- `probes`: see `probes.probe_rows`. A teacher's `method` is "unimodal".
+- `probes`: see `probes.probe_rows`.
 - `robustness`: a modality "absent" (strength 1) or corrupted; `label`: corruption and strength in words;
   `kept`: the share of the value of the same samples unharmed (where lower is better, the inverse).
 - `shapley`: φ of accuracy, or of −RMSE in the target's unit; over the parts they sum to v(all) − v(∅).
 - `forwards`: how many times an encoder ran over so many test samples to make the two."""
 
-NEEDS_MODELS = ("robustness", "shapley", "forwards")
+OF_TEACHERS = ("unimodal_curves", "probes")  # frames with rows of teachers, too, whose method is "unimodal"
 
 
 def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
@@ -73,17 +73,13 @@ def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
         "confidence_ratio": lambda run: _confidence_ratio(run, _teachers_of(run, teachers)),
         "gradients": lambda run: _history(run, grad_norm="grad_norm", kappa="kappa"),
         "alpha_beta": lambda run: _alpha_beta(run, students, scores),
+        "probes": probe_rows,
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
     for name, analyse in per_run.items():
-        rows[name] = [labels(run) | row for run in students for row in analyse(run)]
-    rows["probes"] = [labels(run) | row for run in runs for row in probe_rows(run)]
+        own = runs if name in OF_TEACHERS else students
+        rows[name] = [{"method": run.method, **run.repeated, **row} for run in own for row in analyse(run)]
     return {name: frame_of(name, own, runs) for name, own in rows.items()}
-
-
-def labels(run: Run) -> dict[str, Any]:
-    """What stands in front of a run's rows in every frame."""
-    return {"method": run.method, **run.repeated}
 
 
 def frame_of(name: str, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> pd.DataFrame:
@@ -188,8 +184,9 @@ def _alignment(run: Run, teachers: Mapping[str, Run]) -> Rows:
 
 
 def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
-    on_train = {m: of.info["confidence"]["train"][m] for m, of in teachers.items() if "confidence" in of.info}
-    weakest = min(on_train, key=on_train.__getitem__, default=None)
+    on_train = {m: _stored(of, f"confidence/{m}", "train") for m, of in teachers.items()}
+    means = {m: values.mean() for m, values in on_train.items() if values is not None}
+    weakest = min(means, key=means.__getitem__, default=None)
     for split in SPLITS:
         for m, teacher in teachers.items():
             own, other = (_stored(of, f"confidence/{m}", split) for of in (run, teacher))

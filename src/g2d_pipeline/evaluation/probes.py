@@ -18,10 +18,10 @@ METRICS = {"classification": ("accuracy", "f1_macro"), "regression": ("rmse", "r
 def probe_rows(run: Run) -> Iterator[dict[str, Any]]:
     """Rows of the frame `probes` (`modality`, `split`, `metric`, `value`): fitted on val, scored on test.
 
-    Features `[n, D]` are standardised by val; scikit-learn's LogisticRegression or Ridge with its defaults (C
-    = 1; α = 1) is fitted on val, as students store no train features; teachers are treated alike, so that
-    the two compare. The rows of val tell how far the probe fits what it was fitted on. No rows where features
-    are missing, or val has one value of the target only."""
+    Features `[n, D]` are standardised by val; scikit-learn's LogisticRegression (C = 1/D) or Ridge (α = D,
+    the same penalty: that of C = 1 for features of length 1) is fitted on val, as students store no features
+    of train; teachers are treated alike, so that the two compare. The rows of val tell how far the probe fits
+    what it was fitted on. No rows where features are missing, or val has one value of the target only."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
@@ -36,7 +36,9 @@ def probe_rows(run: Run) -> Iterator[dict[str, Any]]:
             continue
         if not all(map(len, features.values())) or len(np.unique(target["val"])) < 2:
             continue
-        linear = LogisticRegression(max_iter=1000) if task == "classification" else Ridge()
+        width = features["val"].shape[1]
+        classes = task == "classification"
+        linear = LogisticRegression(C=1 / width, max_iter=1000) if classes else Ridge(alpha=width)
         probe = make_pipeline(StandardScaler(), linear)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
