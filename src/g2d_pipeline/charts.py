@@ -19,6 +19,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform
@@ -29,7 +30,7 @@ from g2d_pipeline.html import FAINT, GREY, INK, TEXT, THEME, short_number
 CELL, COLUMNS = 360, 3  # pixels a panel is wide; panels in a row of the file
 ABOVE, BELOW = 26, 40  # pixels above and below the axes: the heading; ticks and the axis' name
 LETTER = 6.0  # pixels, about, of a letter of a label
-LABEL = 18  # letters of a direct label; longer names are cut
+LABEL, NAME = 18, 24  # letters of a label right and left of the axes; longer ones are cut
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", SVG)
@@ -66,7 +67,7 @@ class Chart:
 
     `words`, `dataset` and `source` make the title, prefixed `"SAMPLE · "` where the data are a sample. `x`
     and `y` name the axes; `height` is that of the axes, `left`, `right` and `above` their margins, in pixels;
-    `labels`: names that shall fit right of the axes."""
+    `labels` shall fit right of the axes, `names` left of them; `lines`: how many of them are to have room."""
 
     def __init__(
         self,
@@ -82,21 +83,25 @@ class Chart:
         left: int = 56,
         right: int = 16,
         labels: Sequence[str] = (),
+        names: Sequence[str] = (),
+        lines: int = 0,
         above: int = ABOVE,
     ) -> None:
         sample = "SAMPLE" if source == "sample" else ""
         named = " · ".join(filter(None, [sample, words, dataset]))
         self.title, self.subtitle = (clean(text) for text in (named, subtitle))
         right += int(LETTER * min(LABEL, max(map(len, labels), default=0)))
+        left = int(LETTER * min(NAME, max(map(len, names)))) + 18 + 16 * bool(y) if names else left
+        height, self.lines = (20 * lines + 6 if lines else height), lines
         self.columns = min(COLUMNS, len(panels))
         self.cell = (CELL, above + height + BELOW)
         width = CELL * self.columns
-        lines = [(line, 15, INK) for line in textwrap.wrap(self.title, width // 9)]
-        lines += [(line, 11, GREY) for line in textwrap.wrap(self.subtitle, width // 7)]
-        self.head = 14 + 18 * len(lines)
+        above_all = [(line, 15, INK) for line in textwrap.wrap(self.title, width // 9)]
+        above_all += [(line, 11, GREY) for line in textwrap.wrap(self.subtitle, width // 7)]
+        self.head = 14 + 18 * len(above_all)
         total = self.head + self.cell[1] * -(-len(panels) // self.columns)
         self.figure = Figure(figsize=(width / 72, total / 72))
-        for number, (line, size, colour) in enumerate(lines, start=1):
+        for number, (line, size, colour) in enumerate(above_all, start=1):
             at = 1 - 18 * number / total
             weight = "bold" if size > 12 else "normal"
             self.figure.text(8 / width, at, line, size=size, color=colour, weight=weight)
@@ -165,15 +170,23 @@ class Chart:
         for axes in self.axes.values():
             getattr(axes, f"set_{axis}lim")(min(a for a, _ in limits), max(b for _, b in limits))
 
-    def points(self, panel: str, rows: pd.DataFrame, colour: str, lines: int) -> None:
+    def level(self, panel: str, value: float, name: str, colour: str) -> None:
+        """A horizontal line."""
+        self.axes[panel].axhline(value, color=colour, linewidth=1, linestyle=(0, (6, 2, 1, 2)))
+        self.record(panel, name, pd.DataFrame({"mean": [value]}), line="level")
+
+    def points(self, panel: str, rows: pd.DataFrame, colour: str, bars_from: float | None = None) -> None:
         """A line a row, from above: its `label`, a point at `mean`, a bar from `low` to `high`, and and
         at the right edge `text`; rows that are `bold` are. There is room for `lines`."""
         axes, y = self.axes[panel], -np.arange(len(rows), dtype=float)
         self.record(panel, panel, rows.drop(columns=["text", "bold"]))
+        if bars_from is not None:
+            width = rows["mean"] - bars_from
+            axes.barh(y, width, left=bars_from, height=0.5, color=colour, alpha=0.3)
         axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.6)
         axes.plot(rows["mean"], y, "o", color=colour, markersize=6.5)
-        axes.set_yticks(y, [shorten(label, 24) for label in rows["label"]], color=INK)
-        axes.set_ylim(0.4 - lines, 0.6)
+        axes.set_yticks(y, [shorten(label, NAME) for label in rows["label"]], color=INK)
+        axes.set_ylim(0.4 - self.lines, 0.6)
         axes.grid(axis="x", visible=True)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -181,6 +194,34 @@ class Chart:
         for at, text, bold in zip(y, rows["text"], rows["bold"], strict=True):
             weight = "bold" if bold else "normal"
             self._beside(panel, text, axes.get_yaxis_transform(), at, INK, weight=weight)
+
+    def scatter(self, panel: str, points: pd.DataFrame, name: str, colour: str) -> None:
+        """Dots at the columns `x` and `y`, as one short path; the name beside their middle."""
+        x, y, nothing = points["x"].to_numpy(float), points["y"].to_numpy(float), np.full(len(points), np.nan)
+        ends = (np.stack(columns, axis=1).ravel() for columns in ((x, x + 1e-9, nothing), (y, y, nothing)))
+        (dots,) = self.axes[panel].plot(*ends, color=colour, linewidth=3.2, solid_capstyle="round", alpha=0.7)
+        dots.get_path().should_simplify = False
+        self.record(panel, name, points)
+        self._labels[panel].append((float(y.mean()), name, colour))
+
+    def heat(self, panel: str, table: pd.DataFrame, texts: pd.DataFrame) -> None:
+        """`table` (index: y, from below; columns: x) as coloured cells with `texts` in them."""
+        axes, values = self.axes[panel], table.to_numpy(float)
+        low, high = np.nanmin(values), np.nanmax(values)
+        span = (values - low) / (high - low) if high > low else np.zeros_like(values)
+        axes.pcolormesh(
+            span, cmap=LinearSegmentedColormap.from_list("", ["#f4f7fb", "#0a5a8f"]), vmin=0, vmax=1
+        )
+        axes.grid(visible=False)
+        for (row, column), text in np.ndenumerate(texts.to_numpy()):
+            colour = "#ffffff" if span[row, column] > 0.5 else "#101010"  # in a dark page, too
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=9.5, color=colour)
+        for axis, labels in ((axes.xaxis, table.columns), (axes.yaxis, table.index)):
+            axis.set_ticks(np.arange(len(labels)) + 0.5, [shorten(str(label), NAME) for label in labels])
+        if sum(len(str(label)) + 1 for label in table.columns) * LETTER > axes.bbox.width:
+            axes.set_xticklabels([shorten(str(label), 8) for label in table.columns], rotation=35, ha="right")
+        long = table.rename_axis(index="y", columns="x").reset_index().melt("y", value_name="value")
+        self.record(panel, panel, long)
 
     def _place_labels(self) -> None:
         """The names of the curves right of their ends, apart from one another."""

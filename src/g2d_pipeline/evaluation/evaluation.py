@@ -88,7 +88,9 @@ def evaluate(
     )
     first = next((run for run in runs if not run.is_teacher), runs[0])
     called = (dataset, source, modality_order(runs), str(first.info["metric"]))
-    figures = make_figures(Frames(*called, history_frame(runs), summary, compared, unit, analyses))
+    drawn = {**analyses, "confusion": broken_down.confusion}
+    classes = manifest_meta.get("class_names") or ()
+    figures = make_figures(Frames(*called, history_frame(runs), summary, compared, unit, drawn, classes))
     further = {
         "comparisons": compared.to_dict(orient="records"),
         "per_class": over_runs(broken_down.per_class),

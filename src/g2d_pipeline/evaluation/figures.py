@@ -10,11 +10,12 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib import rc_context
 
-from g2d_pipeline.charts import LETTER, STYLE, Chart
+from g2d_pipeline.charts import STYLE, Chart
 from g2d_pipeline.html import INK
 
+from . import analysis_figures as analyses
 from .metrics import metric_spec
-from .plots import Frames, history_chart, mean_curve
+from .plots import Frames, history_chart, mean_curve, point_rows
 from .records import MULTI, TEACHER, row_label
 from .statistics import BETTER
 from .tables import decimals, format_value, main_metric, marks, seeds_note, selection_note
@@ -36,18 +37,11 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
     spec, rows = metric_spec(name), summary[summary["metric"] == name]
     digits, known = decimals(name, rows["mean"]), marks(frames.comparisons)
     better = rows["method"].map(lambda method: known.get((method, name)) == BETTER)
-    table = pd.DataFrame(
-        {
-            "part": rows["part"],
-            "label": [row_label(*key) for key in zip(rows["method"], rows["modality"], strict=True)],
-            "mean": rows["mean"] * spec.scale,
-            "low": (rows["mean"] - rows["std"]) * spec.scale,
-            "high": (rows["mean"] + rows["std"]) * spec.scale,
-            "text": [format_value(name, *v, digits) for v in zip(rows["mean"], rows["std"], strict=True)],
-            "bold": (rows["part"] == MULTI) & better,
-        }
-    )
-    parts = [part for part in (MULTI, *frames.modalities) if part in set(table["part"])]
+    labels = [row_label(*key) for key in zip(rows["method"], rows["modality"], strict=True)]
+    texts = [format_value(name, *v, digits) for v in zip(rows["mean"], rows["std"], strict=True)]
+    bold = (rows["part"] == MULTI) & better
+    table = point_rows(labels, rows["mean"] * spec.scale, rows["std"] * spec.scale, texts, bold)
+    parts = [part for part in (MULTI, *frames.modalities) if part in set(rows["part"])]
     many = int(summary["n"].max()) > 1
     notes = [
         "higher is better" if spec.higher_is_better else "lower is better",
@@ -59,23 +53,27 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
         {part: part for part in parts},
         subtitle="; ".join(filter(None, notes)),
         x=spec.title(frames.unit),
-        height=20 * (lines := int(table["part"].value_counts().max())) + 6,
-        left=int(LETTER * min(24, table["label"].map(len).max())) + 18,
-        labels=list(table["text"]),
+        lines=int(rows["part"].value_counts().max()),
+        names=labels,
+        labels=texts,
     )
     for part in parts:
-        rows = table[table["part"] == part].drop(columns="part")
-        chart.points(part, rows, frames.colours[part], lines)
+        chart.points(part, table[rows["part"] == part], frames.colours[part])
     chart.share_limits("x")
     return chart
 
 
 def metric_curves(frames: Frames) -> Chart | None:
-    """The selection metric by epoch: the whole and every modality, val solid, test dotted."""
+    """The selection metric by epoch: the whole and every modality, val solid, test dotted; as a level, what the
+    teacher of a modality reaches on val (Fig. 1)."""
     spec, parts = metric_spec(frames.metric), [MULTI, *frames.modalities]
     if frames.history.empty:
         return None
+    levels = frames.analysis("unimodal_curves")
+    levels = levels[(levels["split"] == "val") & (levels["method"] != TEACHER)].dropna(subset=["teacher"])
+    known = {k: v.mean() * spec.scale for k, v in levels.groupby(["method", "part"])["teacher"]}
     words, subtitle = f"{spec.label} by epoch", "validation: solid, test: dotted"
+    subtitle += ", its teacher alone: level" * bool(known)
     y = spec.title(frames.unit)
     chart, panels = history_chart(frames, frames.history, words, y, parts, subtitle)
     for name, rows in panels.items():
@@ -85,6 +83,8 @@ def metric_curves(frames: Frames) -> Chart | None:
             validation, test = (mean_curve(own, f"{split}/{part}", spec.scale) for split in ("val", "test"))
             chart.curve(name, validation, part, colour, width=width)
             chart.curve(name, test, part, colour, width=width, dash="dotted", band=False, label=False)
+            if (name, part) in known:
+                chart.level(name, known[name, part], f"teacher {part}", colour)
     chart.share_limits()
     return chart
 
@@ -155,10 +155,22 @@ def _by_modality(
 
 FIGURES: tuple[Callable[[Frames], Chart | None], ...] = (
     results,
+    analyses.comparisons,
+    analyses.absent_modalities,
+    analyses.corruptions,
+    analyses.shapley_values,
     metric_curves,
-    loss_curves,
+    analyses.probes,
     confidence_curves,
+    analyses.confidence_ratio,
+    analyses.alignment,
+    analyses.modality_gap,
+    analyses.projection,
     kappa_curves,
+    analyses.gradient_norms,
+    loss_curves,
+    analyses.alpha_beta,
+    analyses.confusion,
 )
 """All figures, in the report's order."""
 

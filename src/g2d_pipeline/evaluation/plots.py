@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from g2d_pipeline.charts import ABOVE, CELL, LETTER, Chart
 from g2d_pipeline.html import GREY, INK, PALETTE
 
+from .analyses import FRAMES
 from .records import MULTI, TEACHER, repeat_columns, repeats_note
 
 
@@ -21,7 +22,7 @@ class Frames:
     """What figures are drawn from: `history` (see `records.history_frame`), `summary` (see
     `tables.summarise`), `comparisons` (see `statistics.comparisons`), and by name the frames of `analyses`;
     `modalities` are in the configuration's order, which fixes their colours; `metric` is what `val/<part>`
-    holds, `unit` the target's."""
+    holds, `unit` the target's, `classes` the names of its classes."""
 
     dataset: str
     source: str
@@ -31,7 +32,8 @@ class Frames:
     summary: pd.DataFrame
     comparisons: pd.DataFrame | None = None
     unit: str = ""
-    analyses: dict[str, pd.DataFrame] = field(default_factory=dict)
+    analyses: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     @property
     def colours(self) -> dict[str, str]:
@@ -43,6 +45,10 @@ class Frames:
         columns = [f"{prefix}/{m}" for m in self.modalities if f"{prefix}/{m}" in self.history]
         frame = self.history[self.history["method"] != TEACHER]
         return frame[frame["method"].isin(frame.loc[frame[columns].notna().any(axis=1), "method"])]
+
+    def analysis(self, name: str) -> pd.DataFrame:
+        """A frame of `analyses`; one that is not there has no rows."""
+        return self.analyses.get(name, pd.DataFrame(columns=["method", "seed", *FRAMES.get(name, ())]))
 
     def chart(self, words: str, panels: dict[str, str], **options: Any) -> Chart:
         """An empty chart of this data set."""
@@ -103,6 +109,14 @@ def mark_phases(chart: Chart, panel: str, rows: pd.DataFrame, modalities: Sequen
         if row is not None:
             ends[row] = left + LETTER * (len(words) + 1)
             chart.words(panel, words, up=4 + 14 * row, x=left)
+
+
+def point_rows(
+    labels: Iterable[str], mean: pd.Series, std: pd.Series, texts: Iterable[str], bold: Any = False
+) -> pd.DataFrame:
+    """The rows of `Chart.points`: means with bars of ± one standard deviation."""
+    columns = {"mean": mean, "low": mean - std, "high": mean + std}
+    return pd.DataFrame(columns).assign(label=list(labels), text=list(texts), bold=bold)
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:
