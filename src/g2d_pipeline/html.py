@@ -1,65 +1,25 @@
-"""What the HTML pages share: templates, colours, figures, numbers and dropped samples in words."""
+"""What the HTML pages share: templates, colours, numbers and dropped samples in words."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-import plotly.io
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-INK, GREY, FAINT = "#1b1e28", "#6b7080", "#e4e6ec"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK, GREY, FAINT = "#1b1e28", "#5d6272", "#e1e4eb"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#999933")
 """Okabe and Ito's colours, told apart by colour-blind readers; one a modality, in the configuration's
 order."""
-_AXIS = {
-    "gridcolor": FAINT,
-    "zerolinecolor": FAINT,
-    "linecolor": "#b9bdc9",
-    "showline": True,
-    "ticks": "outside",
-    "tickcolor": "#b9bdc9",
-    "ticklen": 4,
-    "automargin": True,
-    "title": {"standoff": 8},
-}
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {"family": FONT, "size": 13, "color": INK},
-        "title": {
-            "font": {"size": 18},
-            "x": 0.0,
-            "xref": "paper",
-            "xanchor": "left",
-            "y": 1.0,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 14},
-        },
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "colorway": list(PALETTE),
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "hovermode": "x unified",
-        "hoverlabel": {"font": {"size": 12}},
-        "legend": {
-            "orientation": "h",
-            "x": 0.0,
-            "xanchor": "left",
-            "y": 0.0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "font": {"size": 12},
-        },
-        "margin": {"l": 64, "r": 18, "t": 116, "b": 96},
-    }
-)
+_DARKER = "0072b2 b34f00 00795a a3507f 8a6000 1f78a8 7f5539 6f6f1f"
+TEXT = {colour: f"#{dark}" for colour, dark in zip(PALETTE, _DARKER.split(), strict=True)}
+"""The palette, dark enough for words."""
+_BRIGHTER = "e8eaf0 a3a9ba 343947 3d9be0 ff8a3d 2fc496 e39cc2 f0b030 9bdcff c49a7c c5c55a"
+_SHOWN = zip((INK, GREY, FAINT, *PALETTE), _BRIGHTER.split(), strict=True)
+THEME = {colour: f"#{bright}" for colour, bright in _SHOWN}
+THEME |= {TEXT[c]: THEME[c] for c in PALETTE} | {"#332288": "#a99bf0", "#882255": "#e87fb0"}
+"""Colour → the one that a page shows in dark mode."""
 
 
 def page_environment() -> Environment:
@@ -73,6 +33,7 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = short_number
+    environment.globals["theme"] = THEME
     return environment
 
 
@@ -81,19 +42,7 @@ def short_number(value: float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def figure_html(name: str, figure: go.Figure) -> Markup:
-    """The figure's `<div>` and script, with an id made from its name: plotly's own ids are random."""
-    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
-    alone: dict[str, Any] = dict.fromkeys(("include_plotlyjs", "include_mathjax", "full_html"), False)
-    return Markup(plotly.io.to_html(figure, config=config, div_id=f"figure-{name}", **alone))
-
-
 def describe_dropped(item: Mapping[str, Any]) -> dict[str, str]:
     """What was dropped (a row, a file, or whatever the source names), and why."""
     what = ", ".join(f"{key} {value}" for key, value in item.items() if key != "reason" and value is not None)
     return {"what": what or "–", "reason": str(item.get("reason", ""))}
-
-
-def text(value: object) -> str:
-    """`value` as it shall be read: plotly would take `<b>` and `&lt;` in a name for markup."""
-    return html.escape(str(value), quote=False)

@@ -168,7 +168,9 @@ class Configuration:
             teachers=list(self.teachers().runs),
             students=list(self.distill().runs),
             splits={end: split for end, (_, split, _) in self.repeats.items()},
+            **self.run.evaluate.model_dump(),
             configuration=self.describe(),
+            options=self.options,
         )
 
     def describe(self) -> Tree:

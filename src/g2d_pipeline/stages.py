@@ -228,7 +228,7 @@ def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> 
     """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
     if stage == "ingest":
         yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
-    if stage in ("featurize", "data_report"):
+    if stage in ("featurize", "data_report", "evaluate"):
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     if isinstance(settings, TeacherRun):
         yield "models.encoders", settings.encoder.name

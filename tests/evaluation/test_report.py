@@ -25,8 +25,8 @@ EVIL = "<script>alert('x')</script>"
 
 
 def visible(html: str) -> str:
-    """The page without the code of plotly and the style sheet."""
-    return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+    """The page without its style sheet."""
+    return re.sub(r"<style\b.*?</style>", "", html, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -65,7 +65,7 @@ def test_everything_from_data_is_escaped(make_study):
     study.configuration[EVIL] = EVIL
     report = study.evaluate().report
     assert "<script>alert" not in report
-    assert report.lower().count("<script") == report.lower().count("</script>")
+    assert "<script" not in report.lower()
     assert "&lt;script&gt;alert" in visible(report)
 
 
@@ -99,11 +99,9 @@ def test_the_selection_is_stated_with_the_numbers(make_study, selection: str, wo
 def test_nothing_is_loaded_and_every_section_is_there(evaluated):
     report = evaluated(("audio", "image", "text")).report
     text = visible(report)
-    assert not re.search(
-        r"<(link|img|iframe)\b|<script[^>]+src=|@import|url\(", report.split("<body>")[1] + text
-    )
+    assert not re.search(r"<(link|img|iframe|script)\b|@import|url\((?!#)|href=\"(?!#)", report)
     assert "default-src 'none'" in text
-    assert report.count("plotly.js v") == 1
+    assert len(report) < 500_000
     for words in (
         "clip_0031.wav",
         "file is empty",
@@ -113,7 +111,7 @@ def test_nothing_is_loaded_and_every_section_is_there(evaluated):
         "800",
     ):
         assert words in text
-    for name in ("summary_bars", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"):
+    for name in ("results", "metric_curves", "loss_curves", "confidence_curves", "kappa_curves"):
         assert f'id="figure-{name}"' in text
     assert "alpha = 1, beta = 1" in text
     assert "tau = 15" in text
@@ -161,7 +159,7 @@ def test_a_percentage_without_a_meaning_leaves_the_rest_standing(make_study):
         run.predictions.loc[run.predictions["sample_id"].str.endswith("-0"), "target"] = 0.0
     evaluation = study.evaluate()
     assert evaluation.summary.loc[evaluation.summary["metric"] == "mape", "mean"].isna().all()
-    assert evaluation.figures["summary_bars"].layout.yaxis.title.text == "RMSE (m³/m³)"
+    assert evaluation.figures["results"].axes["multi"].get_xlabel() == "RMSE (m³/m³)"
     assert all(row["mean"] is None for row in evaluation.metrics_json["summary"] if row["metric"] == "mape")
 
 

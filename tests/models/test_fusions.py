@@ -147,6 +147,42 @@ def test_what_one_modality_says_does_not_depend_on_the_others(name: str) -> None
             assert torch.equal(fusion.unimodal_logits(f, m), fusion.unimodal_logits(changed | {m: f[m]}, m))
 
 
+@pytest.mark.parametrize("name", [*FUSIONS, "cosine", "shared"])
+def test_absent_modalities_have_no_influence_and_one_that_is_left_says_what_it_says_alone(name: str) -> None:
+    """Heads that are added up are left out; elsewhere features are zeros, as for one modality alone."""
+    widths = dict.fromkeys("abc", 8)
+    f, fusion = as_tensors(draw(widths)), make(name, widths)
+    for absent in ({"a"}, {"b"}, {"a", "c"}):
+        without = fusion.logits_without(f, absent)
+        changed = {m: x + 1 if m in absent else x for m, x in f.items()}
+        assert torch.equal(without, fusion.logits_without(changed, absent))
+        alone = {m: fusion.unimodal_logits(f, m) for m in f if m not in absent}
+        wanted: Any = None
+        if name in ("late", "sum", "cosine", "shared"):
+            wanted = sum(alone.values()) / (len(alone) if name in ("late", "shared") else 1)
+        elif name == "weighted":
+            wanted = sum(fusion.weights[m] * logits for m, logits in alone.items())  # type: ignore[index, operator]
+        elif len(alone) == 1:
+            (wanted,) = alone.values()
+        if wanted is not None:
+            torch.testing.assert_close(without, wanted)
+
+
+@pytest.mark.parametrize("combine", ["sum", "mean", "entropy", "entropy_of_batch"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_shared_head_weighs_those_that_are_there(combine: str, outputs: int) -> None:
+    widths = dict.fromkeys("abc", 8)
+    f = as_tensors(draw(widths))
+    if (combine, outputs) == ("entropy_of_batch", 1):
+        return  # refused
+    three = random(build_fusion({"name": "shared", "combine": combine}, widths, outputs))
+    two = random(build_fusion({"name": "shared", "combine": combine}, {"b": 8, "c": 8}, outputs))
+    if three.errors is not None:
+        three.errors = torch.tensor([9.0, 1.0, 2.0])
+        two.errors = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(three.logits_without(f, {"a"}), two({m: f[m] for m in "bc"}))
+
+
 @pytest.mark.parametrize("widths", [WIDTHS[0], WIDTHS[3]], ids=["k2", "k3"])
 @pytest.mark.parametrize("name", FUSIONS)
 def test_the_order_of_modalities_has_no_influence_where_condition_and_gate_are_named(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kedro_datasets import json, pandas, plotly, text
+from kedro.io import AbstractDataset
+from kedro_datasets import json, pandas, text
+from kedro_datasets._typing import HTMLPreview
 
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.catalog.folder import when_made
-from g2d_pipeline.files import atomic_write, content_hash
+from g2d_pipeline.files import atomic_folder, atomic_write, content_hash
 from g2d_pipeline.stages import Plan
 
 
@@ -19,6 +23,8 @@ class StageFile:
 
     `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
     unless the stage is fresh; `last`: the file that is saved last brings the stage card of the folder."""
+
+    whole = staticmethod(atomic_write)
 
     def __init__(
         self,
@@ -44,7 +50,7 @@ class StageFile:
         if self._exists():
             return
         card = self.plan.card(self.stage)
-        with atomic_write(self.filepath) as path:
+        with self.whole(self.filepath) as path:
             self._filepath = PurePosixPath(path)
             super().save(data())  # type: ignore[misc]
             self._filepath = PurePosixPath(self.template)
@@ -58,7 +64,7 @@ class StageFile:
 
     def is_made(self) -> bool:
         """Whether it is there and fresh, to be made anew or not."""
-        return self.plan.is_fresh(self.stage) and self.filepath.is_file()
+        return self.plan.is_fresh(self.stage) and self.filepath.exists()
 
     def _exists(self) -> bool:
         return not self.overwrite and self.is_made()
@@ -76,11 +82,46 @@ class JSONDataset(StageFile, json.JSONDataset):
     preview = when_made(json.JSONDataset.preview)
 
 
-class FigureDataset(StageFile, plotly.JSONDataset):
-    """A plotly figure."""
+class _TextFolder(AbstractDataset):
+    """A folder of text files: name → text."""
 
-    preview = when_made(plotly.JSONDataset.preview)
+    def __init__(self, filepath: str, metadata: Any = None) -> None:
+        self._filepath, self.metadata = PurePosixPath(filepath), metadata
+
+    def load(self) -> dict[str, str]:
+        return {file.name: file.read_text("utf-8") for file in sorted(Path(self._get_load_path()).iterdir())}
+
+    def save(self, data: Any) -> None:
+        for name, content in data.items():
+            (Path(self._filepath) / name).write_text(content, "utf-8", newline="\n")
+
+    def _get_load_path(self) -> PurePosixPath:
+        return self._filepath
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class FiguresDataset(StageFile, _TextFolder):
+    """A folder of figures: each as SVG, and its data as CSV."""
+
+    whole = staticmethod(atomic_folder)
+
+    @when_made
+    def preview(self) -> HTMLPreview:
+        """Every figure, for Kedro-Viz."""
+        drawn = [text for name, text in self.load().items() if name.endswith(".svg")]
+        encoded = (b64encode(text.encode()).decode() for text in drawn)
+        return HTMLPreview("".join(f'<p><img src="data:image/svg+xml;base64,{one}"></p>' for one in encoded))
 
 
 class TextDataset(StageFile, text.TextDataset):
     """A text or a page."""
+
+
+class TableDataset(TextDataset):
+    """A text for people, shown in Kedro-Viz as it is."""
+
+    @when_made
+    def preview(self) -> HTMLPreview:
+        return HTMLPreview(f"<pre>{escape(self.load())}</pre>")

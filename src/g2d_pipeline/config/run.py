@@ -51,6 +51,14 @@ class DatasetSettings(Strict):
         return value
 
 
+class EvaluateOptions(Strict):
+    """`robustness`: whether every model runs again on test samples with missing and corrupted modalities;
+    `corrupted_samples`: on how many of them at most (null: all) modalities are corrupted."""
+
+    robustness: bool = True
+    corrupted_samples: PositiveInt | None = 2000
+
+
 class RunSettings(Strict):
     """The top of `parameters.yml`: which dataset, which method, how many seeds, on what machine."""
 
@@ -64,6 +72,7 @@ class RunSettings(Strict):
     progress: Literal["auto"] | bool = "auto"
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
+    evaluate: EvaluateOptions = EvaluateOptions()
     rebuild: bool = False
     wait: bool = False  # for another run that is making the same artefact
     code: Literal["check", "ignore"] = "check"  # ignore: what other versions of the code made stays fresh

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
@@ -119,4 +119,7 @@ class EvaluateSettings(Strict):
     teachers: list[str]
     students: list[str]
     splits: dict[str, str]  # how runs' names end → the name of their split
+    robustness: bool = True
+    corrupted_samples: PositiveInt | None = None
     configuration: dict[str, Any]
+    options: RunOptions = RunOptions()

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
 
-from g2d_pipeline.html import PALETTE, TEMPLATE, describe_dropped, figure_html, page_environment, text
+from g2d_pipeline.charts import STYLE, Chart, shorten
+from g2d_pipeline.html import PALETTE, describe_dropped, page_environment
 
 # What may be known of a modality's samples in a split: key, title, divisor. What nobody knows, and
 # what is 0 throughout, has no column.
@@ -29,13 +30,14 @@ FACTS = (
     ("incomplete", "Samples with one", 1),
     ("empty", "Empty", 1),
 )
+NAMED_CLASSES = 20  # of more, the figure names none
 
 
 def build_data_page(report: Mapping[str, Any]) -> str:
     """`report` (see `describe_data`) as one self-contained page; all text from data is escaped."""
     template = page_environment().get_template("data_page.html.j2")
     dropped = [describe_dropped(item) for item in report["dropped"]["first"]]
-    return template.render(**data_context(report), dropped=dropped, plotly_js=Markup(get_plotlyjs()))
+    return template.render(**data_context(report), dropped=dropped)
 
 
 def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -50,26 +52,34 @@ def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "data": report,
         "facts": [fact for fact in FACTS if any(facts.get(fact[0], 0) != 0 for facts in splits)],
-        "target_figure": figure_html("data_target", target_figure(report)),
+        "target_figure": target_chart(report).html("data_target"),
         "repeated": [(title, duplicates) for title, duplicates in repeated if duplicates["contents"]],
         "found": [(name, of["found"]) for name, of in modalities.items() if of.get("found")],
     }
 
 
-def target_figure(report: Mapping[str, Any]) -> go.Figure:
+@rc_context(STYLE)
+def target_chart(report: Mapping[str, Any]) -> Chart:
     """The shares of the classes in each split, or a histogram of a regression's target by split."""
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 300, "margin": {"t": 20, "b": 70}})
-    for (split, facts), colour in zip(report["splits"].items(), PALETTE, strict=False):
-        counts = facts["classes"].values() if "classes" in facts else report["histogram"]["counts"][split]
+    name, splits = " · ".join(str(part) for part in report["target"].values() if part), report["splits"]
+    classes = list(splits["train"].get("classes", ())) if report["task"] == "classification" else []
+    named = 0 < len(classes) <= NAMED_CLASSES
+    height, left = (16 * len(classes) + 10, 110) if named else (190, 56)
+    x, y = ("% of the split", "") if named else (name, "% of the split")
+    words = f"Target by split: {name}"
+    chart = Chart(words, {"target": ""}, x=x, y=y, height=height, left=left, labels=list(splits))
+    for (split, facts), colour in zip(splits.items(), PALETTE, strict=False):
+        counts = facts["classes"].values() if classes else report["histogram"]["counts"][split]
         shares = [100 * n / max(facts["samples"], 1) for n in counts]
-        if "classes" in facts:
-            names = [text(name) for name in facts["classes"]]
-            figure.add_bar(x=names, y=shares, name=split, marker_color=colour)
-        else:
-            centres = [(a + b) / 2 for a, b in pairwise(report["histogram"]["edges"])]
-            figure.add_scatter(x=centres, y=shares, name=split, line={"shape": "hvh", "color": colour})
-    name = " · ".join(str(part) for part in report["target"].values() if part)
-    category = {"type": "category"} if report["task"] == "classification" else {}
-    figure.update_xaxes(title=text(name), **category)
-    figure.update_yaxes(title="% of the split")
-    return figure
+        edges = report["histogram"]["edges"] if not classes else range(len(shares) + 1)
+        at = [(a + b) / 2 for a, b in pairwise(edges)]
+        frame = pd.DataFrame({"x": at, "mean": shares, "std": np.nan})
+        if not named:
+            chart.curve("target", frame, split, colour, drawstyle="steps-mid")
+            continue
+        chart.axes["target"].plot(shares, [-a for a in at], "o", color=colour, label=split, markersize=6)
+    if named:
+        axes = chart.axes["target"]
+        axes.set_yticks([-0.5 - i for i in range(len(classes))], [shorten(str(c)) for c in classes])
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0)
+    return chart

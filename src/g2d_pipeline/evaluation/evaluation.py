@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from g2d_pipeline.charts import Chart, figure_files
+
+from .analyses import analysis_frames
+from .breakdown import Breakdown, breakdown, over_runs
 from .figures import make_figures
 from .metrics import collect_metrics
-from .notes import result_notes
-from .records import Failure, Run, history_frame, modality_order
+from .notes import result_notes, val_unlike_test
+from .plots import Frames
+from .records import Failure, Run, history_frame, modality_order, ordered_runs
 from .report import build_report
+from .resampling import ensemble_runs, resample
+from .statistics import comparisons, intervals
 from .summary_json import metrics_summary
+from .table_files import table_files
 from .tables import summarise, table_text
+from .verdict import Sentence, verdict
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every number, the numbers over seeds, the same for JSON, figures, report, and table with notes."""
+    """Every number (`metrics` with the intervals `low` and `high`), the numbers over seeds, what was compared
+    with what, numbers by class, pair of classes and group, what they say, the same for JSON, figures, report,
+    table with verdict and notes, and the table as files (see `table_files`).
+
+    `frames`: those of `analyses.FRAMES`, by name; one that these runs can not fill has no rows."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
+    comparisons: pd.DataFrame
+    breakdown: Breakdown
+    verdict: list[Sentence]
     metrics_json: dict[str, Any]
-    figures: dict[str, go.Figure]
+    figures: dict[str, Chart]
     report: str
     table: str
+    table_files: dict[str, str]
+    frames: dict[str, pd.DataFrame]
+
+    @property
+    def figure_files(self) -> dict[str, str]:
+        """Every figure as SVG and its data as CSV: file name → text."""
+        return figure_files(self.figures)
 
 
 def evaluate(
@@ -37,26 +59,56 @@ def evaluate(
     configuration: Mapping[str, Any],
     data: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
+    frames: Mapping[str, pd.DataFrame] | None = None,
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
     `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
-    not there because their training failed. Raises ValueError where runs are missing, come twice, differ in
-    task, or their predictions are unfit; the message names the run."""
+    not there because their training failed; `frames`: what `robustness.robustness_frames` returns, where the
+    models were run again. Raises ValueError where runs are missing, come twice, differ in task, or their
+    predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
         raise ValueError(f"source {source!r}: expected 'raw' or 'sample'")
     unit = str(manifest_meta.get("target_unit") or "")
     metrics = collect_metrics(runs, dataset, source)
-    summary = summarise(metrics, "test")
+    resampled = resample([*runs, *ensemble_runs(runs)])
+    metrics, compared = intervals(metrics, resampled), comparisons(runs, resampled)
+    summary, broken_down = summarise(metrics, "test"), breakdown(runs)
+    analyses = analysis_frames(runs) | dict(frames or {})
     notes = result_notes(runs, metrics, manifest_meta.get("counts") or {})
-    first = next((run for run in runs if not run.is_teacher), runs[0])
-    common = {"modalities": modality_order(runs), "dataset": dataset, "source": source}
-    metric = str(first.info["metric"])
-    figures = make_figures(history_frame(runs), summary, metric=metric, unit=unit, **common)
-    numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes)
-    report = build_report(
-        metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes
+    sentences = verdict(
+        summary,
+        compared,
+        unit=unit,
+        shapley=_if_any(analyses["shapley"]),
+        probes=_if_any(analyses["probes"]),
+        rankings=rankings,
+        apart=list(val_unlike_test(ordered_runs(runs))),
     )
-    table = table_text(summary, unit, None, failures, notes)
-    return Evaluation(metrics, summary, numbers, figures, report, table)
+    first = next((run for run in runs if not run.is_teacher), runs[0])
+    called = (dataset, source, modality_order(runs), str(first.info["metric"]))
+    drawn = {**analyses, "confusion": broken_down.confusion}
+    classes = manifest_meta.get("class_names") or ()
+    figures = make_figures(Frames(*called, history_frame(runs), summary, compared, unit, drawn, classes))
+    further = {
+        "comparisons": compared.to_dict(orient="records"),
+        "per_class": over_runs(broken_down.per_class),
+        "per_group": over_runs(broken_down.per_group),
+        "verdict": [asdict(sentence) for sentence in sentences],
+    }
+    numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes, **further)
+    report = build_report(
+        metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes,
+        comparisons=compared, verdict=sentences,
+    )  # fmt: skip
+    table = table_text(summary, unit, None, failures, notes, compared, list(map(str, sentences)))
+    files = table_files(summary, compared, unit, failures)
+    return Evaluation(
+        metrics, summary, compared, broken_down, sentences,
+        numbers, figures, report, table, files, analyses,
+    )  # fmt: skip
+
+
+def _if_any(frame: pd.DataFrame) -> pd.DataFrame | None:
+    return frame if len(frame) else None

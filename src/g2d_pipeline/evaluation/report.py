@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
+from g2d_pipeline.charts import Chart
 from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.data_report.page import data_context
-from g2d_pipeline.html import describe_dropped, figure_html, page_environment
+from g2d_pipeline.html import describe_dropped, page_environment
 
 from .metrics import metric_spec
 from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
+from .statistics import BETTER
 from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
 from .tables import (
     FAILED,
-    best_methods,
     decimals,
     format_value,
     main_metric,
+    marks,
+    marks_note,
     other_metrics,
     row_labels,
     seed_table,
@@ -32,6 +32,7 @@ from .tables import (
     selection_note,
     summary_table,
 )
+from .verdict import Sentence
 
 DROPPED_SHOWN = 40
 CARDS_SHOWN = 6
@@ -40,7 +41,7 @@ CARDS_SHOWN = 6
 def build_report(
     metrics: pd.DataFrame,
     summary: pd.DataFrame,
-    figures: Mapping[str, go.Figure],
+    figures: Mapping[str, Chart],
     runs: Sequence[Run],
     manifest_meta: Mapping[str, Any],
     rankings: pd.DataFrame,
@@ -48,14 +49,19 @@ def build_report(
     data: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
+    *,
+    comparisons: pd.DataFrame | None = None,
+    verdict: Sequence[Sentence] = (),
 ) -> str:
-    """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
+    """The whole evaluation as one self-contained HTML page: figures as SVG, no script, no network, no time
+    stamps.
 
     `metrics`: see `collect_metrics`; `summary`: see `summarise`; `figures`: name → figure, drawn in this
     order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
     `source`, `dropped`, `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved;
     `data`: see `data_report.report.describe_data`; `failures`: runs without a model; `notes`: see
-    `result_notes`. All text from data is escaped."""
+    `result_notes`; `comparisons`: see `statistics.comparisons`; `verdict`: its sentences. All text from data
+    is escaped."""
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])
@@ -77,9 +83,19 @@ def build_report(
         code_ignored=configuration.get("code") == "ignore",
         failures=failures,
         notes=notes,
-        cards=cards(summary, str(configuration.get("method", "")), failures),
-        main=table_cells(summary_table(summary, None, failures), summary, unit, failures),
-        other=table_cells(summary_table(summary, other_metrics(summary), failures), summary, unit, failures),
+        verdict=verdict,
+        marks_note=marks_note(comparisons),
+        cards=cards(summary, str(configuration.get("method", "")), failures, comparisons),
+        main=table_cells(
+            summary_table(summary, None, failures, comparisons), summary, unit, failures, comparisons
+        ),
+        other=table_cells(
+            summary_table(summary, other_metrics(summary), failures, comparisons),
+            summary,
+            unit,
+            failures,
+            comparisons,
+        ),
         by_seed=with_epochs(table_cells(seed_table(metrics, split), summary, unit), runs),
         methods=method_rows(runs),
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
@@ -90,8 +106,7 @@ def build_report(
         ranked_on=ranked_on(runs),
         configuration=json.dumps(plain(configuration), indent=2, ensure_ascii=False),
         **data_context(data),
-        plotly_js=Markup(get_plotlyjs()) if figures or data else "",
-        figures=[(name, figure_html(name, figure)) for name, figure in figures.items()],
+        figures=[figure.html(name) for name, figure in figures.items()],
     )
 
 
@@ -126,11 +141,16 @@ def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     return table
 
 
-def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
+def cards(
+    summary: pd.DataFrame,
+    method: str = "",
+    failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
+) -> list[dict[str, Any]]:
     """The best teacher and each method, by `main_metric`; of too many, the run's `method` and the first."""
     name = main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
-    digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
+    digits, results = decimals(name, own["mean"]), marks(comparisons)
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
     teachers = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").head(1)
     students = own[(own["method"] != TEACHER) & (own["part"] == MULTI)]
@@ -146,17 +166,21 @@ def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] =
             "spread": format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
-            "best": row["method"] in best,
+            "result": results.get((row["method"], name), ""),
         }
         for row in chosen
     ]
 
 
 def table_cells(
-    wide: pd.DataFrame, summary: pd.DataFrame, unit: str, failures: Sequence[Failure] = ()
+    wide: pd.DataFrame,
+    summary: pd.DataFrame,
+    unit: str,
+    failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """A wide table for the template: `groups` (metric titles), `parts` and `rows` (label, extra, cells)."""
-    best, rows, labels = best_methods(summary), [], row_labels(summary, failures)
+    results, rows, labels = marks(comparisons), [], row_labels(summary, failures)
     index: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
     for (method, modality, *extra), texts in zip(index, wide.to_numpy(), strict=True):
@@ -164,7 +188,7 @@ def table_cells(
             {
                 "text": text,
                 "multi": part == MULTI,
-                "best": not extra and part == MULTI and method in best.get(name, []),
+                "best": part == MULTI and results.get((method, name)) == BETTER,
             }
             for (name, part), text in zip(columns, texts, strict=True)
         ]
@@ -174,7 +198,6 @@ def table_cells(
         "groups": [metric_spec(name).title(unit) for name in wide.columns.unique("metric")],
         "parts": list(wide.columns.unique("part")),
         "rows": rows,
-        "marked": any(cell["best"] for row in rows for cell in row["cells"]),
     }
 
 

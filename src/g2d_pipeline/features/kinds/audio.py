@@ -28,7 +28,7 @@ from g2d_pipeline.features.cells import is_row, open_cell
 from g2d_pipeline.features.containers import count_sound, read_sound, tells_all, video_header
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Findings, Item
+from g2d_pipeline.features.kinds.base import ArraySpec, Corruption, FileKind, Findings, Item
 
 FLOOR = 1e-7  # of a magnitude, before its logarithm
 ENDLESS = 2**62  # samples
@@ -54,6 +54,7 @@ class Audio(FileKind):
     notes: ClassVar[dict[str, str]] = {"constant": "that are silent"}
     keep_bytes = 2**17  # four seconds of speech
     headers = True
+    corruptions: ClassVar = {"noise": ("{:g} dB SNR", (20.0, 10.0, 0.0))}
 
     def check(self, name: str, table: Any, sample_ids: Sequence[str]) -> None:
         """Raise ConfigError, naming the key of modality `name`, where no spectrogram can be made."""
@@ -92,6 +93,18 @@ class Audio(FileKind):
                     put(wave, rate, self.settings, cell, row)
             ready = finish(waves, self.settings, [cell for _, cell, _ in part])
             values[[k for k, _, _ in part]] = spectrogram(ready, self.settings).numpy()
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """White noise in each spectrogram, so many dB below the spectrogram's own mean power.
+
+        A complex Gaussian number is added to each magnitude: as the STFT's own phase is independent of the
+        noise's, magnitudes are distributed as those of a recording with noise (exactly without mel bands)."""
+        magnitude = np.exp(values.astype(np.float32))
+        power = np.square(magnitude).mean(axis=(1, 2, 3), keepdims=True)
+        sigma = np.sqrt(power * 10 ** (-corruption.strength / 10) / 2, dtype=np.float32)
+        real, imaginary = (sigma * rng.standard_normal(values.shape, np.float32) for _ in range(2))
+        noisy: Array = np.hypot(magnitude + real, imaginary)
+        return np.log(noisy + np.float32(FLOOR))
 
     def header(self, path: Path) -> dict[str, float]:
         try:

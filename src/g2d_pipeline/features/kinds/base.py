@@ -16,7 +16,7 @@ from g2d_pipeline.config.base import Strict
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.statistics import Normaliser, channel_statistics
+from g2d_pipeline.features.statistics import NO_INFORMATION, Normaliser, channel_statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,11 +60,22 @@ class Findings:
             self.faults[k] = error.reason
 
 
+@dataclass(frozen=True)
+class Corruption:
+    """One of a kind's `corruptions`, and its strength; `about`: the modality's entry in `meta.json`."""
+
+    name: str
+    strength: float
+    about: Mapping[str, Any]
+
+
 class Kind(ABC):
     """One kind of modality with its settings. Subclass `FileKind` or `ColumnKind`."""
 
     settings_class: ClassVar[type[Strict]]
     images = False  # whether the stored bytes are images `[C, …, H, W]` that can nearly equal one another
+    # Name of a corruption → how its strength is written, and three strengths from mild to severe.
+    corruptions: ClassVar[Mapping[str, tuple[str, tuple[float, ...]]]] = {}
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -80,6 +91,11 @@ class Kind(ABC):
 
     def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
         """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """Stored samples `[n, …]` corrupted in one of the ways of `corruptions`, of the same shape, in stored
+        units; `rng` is the only source of chance."""
+        raise NotImplementedError(f"{type(self).__name__} lists {corruption.name}, and does not define it")
 
 
 class ColumnKind(Kind):
@@ -224,6 +240,36 @@ class PictureKind(FileKind):
     """A kind of pictures `[C, …, H, W]`, whose settings may have mean and std."""
 
     headers = images = True
+    corruptions: ClassVar = {
+        "noise": ("{:g} std", (0.25, 0.5, 1.0)),
+        "blur": ("{:.0%} of the side", (0.02, 0.04, 0.08)),
+        "occlusion": ("{:.0%} of the area", (0.1, 0.25, 0.5)),
+    }
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """`noise`: Gaussian, in train standard deviations of each channel, not clipped; `blur`: Gaussian, its
+        standard deviation as a share of the shorter side; `occlusion`: a box of the picture's proportions
+        at a random place, the same in all pictures of a clip, of the train mean."""
+        import torch
+        from torchvision.transforms.v2 import functional as transforms
+
+        about, strength = corruption.about, corruption.strength
+        pictures = torch.from_numpy(standardised(values, about))
+        height, width = pictures.shape[-2:]
+        if corruption.name == "noise":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(2**63)))
+                pictures = transforms.gaussian_noise(pictures, sigma=strength, clip=False)
+        elif corruption.name == "blur":
+            sigma = strength * min(height, width)
+            radius = [min(int(np.ceil(3 * sigma)), side - 1) for side in (width, height)]
+            pictures = transforms.gaussian_blur(pictures, [2 * r + 1 for r in radius], [sigma, sigma])
+        else:
+            tall, wide = (max(1, round(side * strength**0.5)) for side in (height, width))
+            places = rng.integers([height - tall + 1, width - wide + 1], size=(len(values), 2))
+            for picture, (top, left) in zip(pictures, places.tolist(), strict=True):
+                transforms.erase(picture, top, left, tall, wide, torch.zeros(()), inplace=True)
+        return standardised(pictures.numpy(), about, back=True)
 
     def is_constant(self, values: Array) -> bool:
         """Whether each channel holds one value."""
@@ -234,6 +280,28 @@ class PictureKind(FileKind):
         if self.settings.mean is None:
             return super().normaliser(array, train, scale)
         return list(self.settings.mean), list(self.settings.std), {}
+
+
+def standardised(values: Array, about: Mapping[str, Any], back: bool = False) -> Array:
+    """Stored samples `[n, C, …]` in train standard deviations from the train mean, as float32; `back`: the
+    inverse. A constant channel counts as one of standard deviation 1."""
+    normaliser = about["normaliser"] or {"scale": 1.0, "mean": 0.0, "std": 1.0}
+    shape = (1, -1) + (1,) * (values.ndim - 2)
+    mean, std = (np.reshape(normaliser[key], shape) / normaliser["scale"] for key in ("mean", "std"))
+    std = np.where(np.reshape(normaliser["std"], shape) >= NO_INFORMATION, 1.0, std)
+    return np.asarray(values * std + mean if back else (values - mean) / std, np.float32)
+
+
+def keep_some(real: Array, share: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Drop each of the `real` steps `[n, T]` with probability `share`, but leave a sample its first one.
+
+    Returns two arrays `[n, T]`: the order in which the kept steps stand first, as they were, and where they
+    stand then."""
+    kept = real & (rng.random(real.shape) >= share)
+    lost = np.flatnonzero(real.any(axis=1) & ~kept.any(axis=1))
+    kept[lost, real[lost].argmax(axis=1)] = True
+    order = np.argsort(~kept, axis=1, kind="stable")
+    return order, np.arange(real.shape[1]) < kept.sum(axis=1)[:, None]
 
 
 def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.config.features import is_selector
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import Array, Floats, Rows, create
-from g2d_pipeline.features.kinds.base import ColumnKind
+from g2d_pipeline.features.kinds.base import ColumnKind, Corruption
 
 DTYPES = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
 BLANK = "<blank>"  # the name of the category of blank cells
@@ -26,6 +26,7 @@ class Tabular(ColumnKind):
 
     settings: TabularFeatures
     settings_class = TabularFeatures
+    corruptions: ClassVar = {"cells missing": ("{:.0%}", (0.1, 0.3, 0.6))}
 
     @property
     def columns(self) -> list[str]:
@@ -62,6 +63,16 @@ class Tabular(ColumnKind):
             "normaliser": {"scale": 1.0, "mean": [0.0] * width, "std": [1.0] * width},
             "statistics": statistics,
         }
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """Cells of the table are missing at random, and get what a blank one has: numbers and dates the train
+        mean, 0; categories the one of blank cells, where train has some, else none."""
+        s, categories = self.settings, corruption.about["statistics"].get("categories", {})
+        widths = [1] * len(s.columns) + [3] * len(s.dates) + [len(names) for names in categories.values()]
+        blank = [0] * (len(s.columns) + 3 * len(s.dates))
+        blank += [name == BLANK for names in categories.values() for name in names]
+        missing = rng.random((len(values), len(widths))) < corruption.strength
+        return np.where(np.repeat(missing, widths, axis=1), np.asarray(blank, values.dtype), values)
 
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.

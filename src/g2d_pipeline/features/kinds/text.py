@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
 from g2d_pipeline.features.files import Array, Rows, create
-from g2d_pipeline.features.kinds.base import ColumnKind, spread
+from g2d_pipeline.features.kinds.base import ColumnKind, Corruption, keep_some, spread
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Text(ColumnKind):
 
     settings: TextFeatures
     settings_class = TextFeatures
+    corruptions: ClassVar = {"tokens dropped": ("{:.0%}", (0.1, 0.3, 0.6))}
 
     @property
     def bytes_each(self) -> int:
@@ -91,6 +92,11 @@ class Text(ColumnKind):
                 "unknown": unknown / max(tokens, 1),  # share of all tokens
             },
         }
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """Tokens are dropped at random; those behind move up."""
+        order, kept = keep_some(values != 0, corruption.strength, rng)
+        return np.take_along_axis(values, order, axis=1) * kept
 
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, min, median, max of the `characters`, and empty texts."""

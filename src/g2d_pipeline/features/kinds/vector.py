@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from g2d_pipeline.config import VectorFeatures
 from g2d_pipeline.features.cells import open_cell
 from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.kinds.base import ArraySpec, FileKind, Values
+from g2d_pipeline.features.kinds.base import ArraySpec, Corruption, FileKind, Values, standardised
 from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
 NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
@@ -25,12 +26,18 @@ class Vector(FileKind):
     settings: VectorFeatures
     settings_class = VectorFeatures
     plural = "vectors"
+    corruptions: ClassVar = {"noise": ("{:g} std", (0.5, 1.0, 2.0))}
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         return ArraySpec((width(cells, root, 1),), self.settings.dtype)
 
     def read(self, cell: str, root: Path, spec: ArraySpec, content: bytes | None) -> Values:
         return read_vector(cell, root, spec.shape[0]), {}
+
+    def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
+        """Gaussian noise in each feature, in its train standard deviations."""
+        noise = corruption.strength * rng.standard_normal(values.shape, np.float32)
+        return standardised(standardised(values, corruption.about) + noise, corruption.about, back=True)
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         return feature_statistics(array, train, masked=False)

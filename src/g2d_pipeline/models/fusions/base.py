@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -16,9 +17,11 @@ class Fusion(nn.Module):
 
     `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality
     has a head in it that is trained as such, so that its unimodal logits are those of a classifier.
+    `adds_heads`: `forward` takes the features of some modalities alone, and leaves the others' heads out.
     `modality_options`: the options whose value is the name of a modality."""
 
     heads_of_its_own: ClassVar[bool] = False
+    adds_heads: ClassVar[bool] = False
     min_modalities: ClassVar[int] = 1
     modality_options: ClassVar[tuple[str, ...]] = ()
 
@@ -35,8 +38,15 @@ class Fusion(nn.Module):
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""
-        alone = {m: f if m == modality else torch.zeros_like(f) for m, f in features.items()}
-        return cast(Tensor, self(alone))
+        return self.logits_without(features, features.keys() - {modality})
+
+    def logits_without(self, features: dict[str, Tensor], absent: Collection[str]) -> Tensor:
+        """Logits `[B, C]` where some modalities, not all, are absent: their heads are left out where logits
+        are added up or averaged (`adds_heads`), else their features are zeros (paper A.5)."""
+        if self.adds_heads:
+            return cast(Tensor, self({m: f for m, f in features.items() if m not in absent}))
+        zeroed = {m: torch.zeros_like(f) if m in absent else f for m, f in features.items()}
+        return cast(Tensor, self(zeroed))
 
 
 class SeparateHeads(Fusion):

@@ -38,7 +38,7 @@ class SharedFusion(Fusion):
     `greatest`, are projected to it by a linear layer of their own (our definition). Unimodal logits: u^m, in
     both readouts. Raises ValueError for features of different widths without it."""
 
-    heads_of_its_own = True
+    heads_of_its_own = adds_heads = True
     errors: Tensor | None
 
     def __init__(
@@ -72,13 +72,15 @@ class SharedFusion(Fusion):
         )
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        logits = torch.stack([self.unimodal_logits(features, m) for m in self.widths])
+        present = [m for m in self.widths if m in features]
+        logits = torch.stack([self.unimodal_logits(features, m) for m in present])
         if self.combine == "sum":
             return logits.sum(dim=0)
         if self.combine == "mean":
             return logits.mean(dim=0)
         if self.errors is not None:
-            return ((-self.errors).softmax(dim=0)[:, None, None] * logits).sum(dim=0)
+            errors = self.errors[[m in features for m in self.widths]]
+            return ((-errors).softmax(dim=0)[:, None, None] * logits).sum(dim=0)
         if self.combine == "entropy_of_batch":
             return (certainty_weights_of_batch(logits)[:, None, None] * logits).sum(dim=0)
         return torch.logsumexp(certainty_weights(logits).log()[..., None] + logits.log_softmax(dim=2), dim=0)

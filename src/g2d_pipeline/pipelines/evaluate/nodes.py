@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from g2d_pipeline.sources.manifest import Manifest
 if TYPE_CHECKING:
     import pandas as pd
 
-    from g2d_pipeline.evaluation import Evaluation, Failure, Run
+    from g2d_pipeline.evaluation import Evaluation, Failure
+    from g2d_pipeline.evaluation.robustness import Case
 
 
 def evaluate_runs(
@@ -28,26 +29,28 @@ def evaluate_runs(
     students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes metrics (tidy and nested), figures (results and history), result table and report."""
+    """What makes metrics (tidy and nested), figures (SVG and CSV), result tables and the report."""
 
     @cache
     def make() -> Evaluation:
         from g2d_pipeline.evaluation import evaluate
 
         samples = {split: _samples(store, manifests[split]) for split, store in features.items()}
-        by_repeat = {end: samples[split] for end, split in settings.splits.items()}
-        runs, failures = _runs(teachers, students, by_repeat)
-        if not runs:
+        by_repeat = {end: (samples[split], features[split]) for end, split in settings.splits.items()}
+        cases, failures = _runs(teachers, students, by_repeat)
+        if not cases:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
         meta = _meta(list(manifests.values()), data)
-        return evaluate(runs, meta, _rankings(teachers), settings.configuration, data, failures)
+        frames = _run_again(cases, settings) if settings.robustness else {}
+        runs = [run for run, *_ in cases]
+        return evaluate(runs, meta, _rankings(teachers), settings.configuration, data, failures, frames)
 
     return (
         lambda: make().metrics,
         lambda: make().metrics_json,
-        lambda: make().figures["summary_bars"],
-        lambda: make().figures["metric_curves"],
+        lambda: make().figure_files,
         lambda: make().table,
+        *(partial(lambda form: make().table_files[form], form) for form in ("md", "tex", "csv")),
         lambda: make().report,
     )
 
@@ -60,13 +63,23 @@ def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
     )
 
 
+def _run_again(cases: list[Case], settings: EvaluateSettings) -> dict[str, pd.DataFrame]:
+    """The frames of missing and corrupted modalities."""
+    from g2d_pipeline.evaluation.robustness import robustness_frames
+    from g2d_pipeline.training.precision import pick_device
+
+    return robustness_frames(cases, pick_device(settings.options.device), settings.corrupted_samples)
+
+
 def _runs(
-    teachers: Models, students: Models, samples: Mapping[str, pd.DataFrame]
-) -> tuple[list[Run], list[Failure]]:
-    """The trained and the failed runs. `samples`: how a run's name ends → those of its split."""
+    teachers: Models, students: Models, data: Mapping[str, tuple[pd.DataFrame, FeatureStore]]
+) -> tuple[list[Case], list[Failure]]:
+    """The trained runs, each with its folder and store, and the failed ones. `data`: how a run's name ends →
+    samples and store of its split."""
     from g2d_pipeline.evaluation import TEACHER, Failure, Run
 
-    runs, failures = list[Run](), list[Failure]()
+    cases: list[Case] = []
+    failures: list[Failure] = []
     named = [(TEACHER, *_parts(name), name, run) for name, run in teachers.items()]
     named += [
         (method, "", fold, name, run) for name, run in students.items() for method, fold in [_parts(name)]
@@ -75,10 +88,11 @@ def _runs(
         if isinstance(run, FailedRun):
             failures.append(Failure(method, m, run.seed, run.reason, fold))
             continue
-        own, info = samples[name.partition("/")[2]], run.info
+        (samples, store), info = data[name.partition("/")[2]], run.info
         tables = run.history, run.predictions
-        runs.append(Run(method, m, info["seed"], *tables, info, fold, run.outputs(), own))
-    return runs, failures
+        tested = Run(method, m, info["seed"], *tables, info, fold, run.outputs(), samples)
+        cases.append((tested, run, store))
+    return cases, failures
 
 
 def _rankings(teachers: Models) -> pd.DataFrame:

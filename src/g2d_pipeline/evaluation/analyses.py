@@ -1,0 +1,214 @@
+"""The paper's analyses (g2d.md §9) for any number of modalities and any method: runs in, tidy frames out.
+
+Everything comes from stored outputs and histories. A run that lacks what an analysis needs has no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .metrics import evaluate_predictions
+from .probes import probe_rows
+from .records import MULTI, Run, ordered_runs
+
+Rows = Iterator[dict[str, Any]]
+Scores = Mapping[tuple[str, str], float]  # (label of a run, split) → its selection metric
+SPLITS = ("val", "test")
+POINTS = 300  # samples of a projection
+FRAMES: Mapping[str, tuple[str, ...]] = {
+    "unimodal_curves": ("epoch", "split", "part", "metric", "value", "teacher"),
+    "confidence": ("epoch", "modality", "confidence"),
+    "gap": ("split", "first", "second", "distance"),
+    "projection": ("sample_id", "target", "modality", "x", "y"),
+    "alignment": ("split", "modality", "cosine"),
+    "confidence_ratio": ("split", "modality", "student", "teacher", "ratio", "weakest"),
+    "gradients": ("epoch", "modality", "grad_norm", "kappa"),
+    "alpha_beta": ("alpha", "beta", "split", "metric", "value"),
+    "probes": ("modality", "split", "metric", "value"),
+    "robustness": ("modality", "corruption", "strength", "label", "metric", "value", "kept"),
+    "shapley": ("part", "metric", "value"),
+    "forwards": ("modality", "samples", "forwards"),
+}
+"""Name of a frame → its columns after `method`, (`fold`, where there are several,) and `seed`.
+
+- `unimodal_curves` (Fig. 1): the selection metric by epoch of the whole ("multi") and of each modality inside
+  a student, and of each teacher; `teacher`: what the modality's teacher reaches on the same split.
+- `confidence` (Fig. 3): a teacher's mean confidence ρ on the training batches of a student's epoch.
+- `gap` (Fig. 4): the distance of the centroids of two modalities' L2-normalised features.
+- `projection` (Fig. 4): the two first principal components of those features of at most `POINTS` test
+  samples, fitted on all modalities of a run together; of the first seed (and fold) of each method.
+- `alignment` (Fig. 5): the mean cosine of student's and teacher's features, where they are equally wide.
+- `confidence_ratio` (Fig. 6): mean confidence of a modality alone inside the student ÷ of its teacher;
+  `weakest`: of the modality whose teacher is least confident on train.
+- `gradients`: the norm of an encoder's gradient and its coefficient κ, means over an epoch's batches.
+- `alpha_beta` (Table 7): the selection metric of the whole by α and β, where runs of one algorithm vary them.
+- `probes`: see `probes.probe_rows`.
+- `robustness`: a modality "absent" (strength 1) or corrupted; `label`: corruption and strength in words;
+  `kept`: the share of the value of the same samples unharmed (where lower is better, the inverse).
+- `shapley`: φ of accuracy, or of −RMSE in the target's unit; over the parts they sum to v(all) − v(∅).
+- `forwards`: how many times an encoder ran over so many test samples to make the two."""
+
+OF_TEACHERS = ("unimodal_curves", "probes")  # frames with rows of teachers, too, whose method is "unimodal"
+
+
+def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """Every frame of `FRAMES`, runs in the order of all tables; those that need further forwards have no rows
+    (see `robustness.robustness_frames`)."""
+    runs = ordered_runs(runs)
+    teachers = {(run.modality, run.fold, run.seed): run for run in runs if run.is_teacher}
+    students = [run for run in runs if not run.is_teacher]
+    first = {run.method: run for run in reversed(students)}
+    scores = {(run.label, split): _score(run, split) for run in runs for split in SPLITS}
+    per_run: dict[str, Callable[[Run], Rows]] = {
+        "unimodal_curves": lambda run: _curves(run, _teachers_of(run, teachers), scores),
+        "confidence": lambda run: _history(run, confidence="confidence"),
+        "gap": _gap,
+        "projection": lambda run: _projection(run) if first[run.method] is run else iter(()),
+        "alignment": lambda run: _alignment(run, _teachers_of(run, teachers)),
+        "confidence_ratio": lambda run: _confidence_ratio(run, _teachers_of(run, teachers)),
+        "gradients": lambda run: _history(run, grad_norm="grad_norm", kappa="kappa"),
+        "alpha_beta": lambda run: _alpha_beta(run, students, scores),
+        "probes": probe_rows,
+    }
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
+    for name, analyse in per_run.items():
+        own = runs if name in OF_TEACHERS else students
+        rows[name] = [{"method": run.method, **run.repeated, **row} for run in own for row in analyse(run)]
+    return {name: frame_of(name, own, runs) for name, own in rows.items()}
+
+
+def frame_of(name: str, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> pd.DataFrame:
+    """The frame `name` of `FRAMES` from its rows."""
+    fold = ["fold"] * any(run.fold for run in runs)
+    return pd.DataFrame(list(rows), columns=["method", *fold, "seed", *FRAMES[name]])
+
+
+def _teachers_of(run: Run, teachers: Mapping[tuple[str, int, int], Run]) -> dict[str, Run]:
+    """m → the teacher of the run's fold and seed, where there is one."""
+    keys = {m: (m, run.fold, run.seed) for m in run.info["modalities"]}
+    return {m: teachers[key] for m, key in keys.items() if key in teachers}
+
+
+def _stored(run: Run, name: str, split: str) -> npt.NDArray[np.float64] | None:
+    """A stored array, or None where the run has none of it for this split."""
+    try:
+        values = run.output(name, split)
+    except (KeyError, ValueError):
+        return None
+    return values.astype(np.float64) if len(values) else None
+
+
+def normalised(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Features `[n, D]`, each sample's of length 1; one of zeros stays so."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1.0)
+
+
+def common_width(features: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
+    """Features `[n, D_m]` with zeros behind, up to the greatest width: lengths and cosines stay."""
+    width = max(x.shape[1] for x in features)
+    return [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in features]
+
+
+def _features(run: Run, split: str) -> dict[str, npt.NDArray[np.float64]]:
+    """m → its normalised features `[n, D]`, all of the greatest width; empty where some are not stored."""
+    stored = {m: _stored(run, f"feature/{m}", split) for m in run.info["modalities"]}
+    present = {m: normalised(x) for m, x in stored.items() if x is not None}
+    return dict(zip(present, common_width(list(present.values())), strict=True)) if present else {}
+
+
+def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:
+    for split in SPLITS:
+        for part in [MULTI, *run.info["modalities"]]:
+            if (column := f"{split}/{part}") in run.history:
+                level = scores[teachers[part].label, split] if part in teachers else np.nan
+                shared = {"split": split, "part": part, "metric": run.info["metric"]}
+                for epoch, value in zip(run.history["epoch"], run.history[column], strict=True):
+                    yield {"epoch": epoch, **shared, "value": value, "teacher": level}
+
+
+def _score(run: Run, split: str) -> float:
+    """The selection metric of the whole (of a teacher: its modality); NaN without predictions."""
+    frame = run.predictions
+    own = frame[(frame["split"] == split) & (frame["part"] == (run.modality or MULTI))]
+    return evaluate_predictions(own, run.info["task"])[run.info["metric"]] if len(own) else np.nan
+
+
+def _history(run: Run, **columns: str) -> Rows:
+    """Columns `<prefix>/<m>` of the history, by epoch and modality."""
+    for m in run.info["modalities"]:
+        own = {name: f"{prefix}/{m}" for name, prefix in columns.items()}
+        if all(column not in run.history for column in own.values()):
+            continue
+        frame = run.history.reindex(columns=["epoch", *own.values()])
+        for epoch, *values in frame.itertuples(index=False, name=None):
+            yield {"epoch": epoch, "modality": m, **dict(zip(own, values, strict=True))}
+
+
+def _gap(run: Run) -> Rows:
+    for split in SPLITS:
+        centroids = {m: x.mean(axis=0) for m, x in _features(run, split).items()}
+        for (first, a), (second, b) in combinations(centroids.items(), 2):
+            yield {"split": split, "first": first, "second": second, "distance": np.linalg.norm(a - b)}
+
+
+def _projection(run: Run) -> Rows:
+    from sklearn.decomposition import PCA
+
+    features = _features(run, "test")
+    every = np.concatenate(list(features.values())) if len(features) > 1 else np.empty((0, 0))
+    if min(every.shape) < 2:
+        return
+    pca = PCA(2, svd_solver="covariance_eigh").fit(every)
+    rows = run.rows("test")
+    shown = np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int)
+    samples = run.samples.iloc[rows[shown]]
+    for m, x in features.items():
+        points = pca.transform(x[shown])
+        for (x_, y), sample, target in zip(points, samples["sample_id"], samples["target"], strict=True):
+            yield {"sample_id": sample, "target": target, "modality": m, "x": x_, "y": y}
+
+
+def _alignment(run: Run, teachers: Mapping[str, Run]) -> Rows:
+    for split in SPLITS:
+        for m, teacher in teachers.items():
+            own, other = (_stored(of, f"feature/{m}", split) for of in (run, teacher))
+            if own is not None and other is not None and own.shape == other.shape:
+                cosine = (normalised(own) * normalised(other)).sum(axis=1).mean()
+                yield {"split": split, "modality": m, "cosine": cosine}
+
+
+def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
+    on_train = {m: _stored(of, f"confidence/{m}", "train") for m, of in teachers.items()}
+    means = {m: values.mean() for m, values in on_train.items() if values is not None}
+    weakest = min(means, key=means.__getitem__, default=None)
+    for split in SPLITS:
+        for m, teacher in teachers.items():
+            own, other = (_stored(of, f"confidence/{m}", split) for of in (run, teacher))
+            if own is not None and other is not None:
+                values = {"student": own.mean(), "teacher": other.mean()}
+                ratio = values["student"] / values["teacher"] if values["teacher"] > 0 else np.nan
+                yield {"split": split, "modality": m, **values, "ratio": ratio, "weakest": m == weakest}
+
+
+def _alpha_beta(run: Run, students: Sequence[Run], scores: Scores) -> Rows:
+    """Where runs of the same algorithm differ in α or β."""
+
+    def pair(of: Run) -> tuple[Any, Any]:
+        parameters = of.info.get("parameters", {})
+        return parameters.get("alpha"), parameters.get("beta")
+
+    def algorithm(of: Run) -> str:
+        return str(of.info.get("algorithm", of.method))
+
+    same = [of for of in students if algorithm(of) == algorithm(run)]
+    if None not in pair(run) and len(set(map(pair, same))) > 1:
+        alpha, beta = pair(run)
+        for split in SPLITS:
+            value = {"metric": run.info["metric"], "value": scores[run.label, split]}
+            yield {"alpha": alpha, "beta": beta, "split": split, **value}
