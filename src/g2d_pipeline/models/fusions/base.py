@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 Readout = Literal["paper", "code"]
@@ -16,9 +15,11 @@ class Fusion(nn.Module):
 
     `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality
     has a head in it that is trained as such, so that its unimodal logits are those of a classifier.
+    `adds_terms`: whether `forward` adds up, or averages, a term a modality, of those that `features` holds.
     `modality_options`: the options whose value is the name of a modality."""
 
     heads_of_its_own: ClassVar[bool] = False
+    adds_terms: ClassVar[bool] = False
     min_modalities: ClassVar[int] = 1
     modality_options: ClassVar[tuple[str, ...]] = ()
 
@@ -35,8 +36,26 @@ class Fusion(nn.Module):
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""
-        alone = {m: f if m == modality else torch.zeros_like(f) for m, f in features.items()}
-        return cast(Tensor, self(alone))
+        return self._with_zeros({modality: features[modality]})
+
+    def partial_logits(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits `[B, C]` where only the modalities that `features` holds are there; the others are absent.
+
+        All: as `forward`. One: its unimodal logits. Of several, a fusion that `adds_terms` adds, or averages,
+        theirs; of any other the absent features are zeros (paper A.5). Raises ValueError for none."""
+        if not features:
+            raise ValueError("no modality is there")
+        if len(features) == 1 < len(self.widths):
+            return self.unimodal_logits(features, next(iter(features)))
+        return cast(Tensor, self(features)) if self.adds_terms else self._with_zeros(features)
+
+    def _with_zeros(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits where the features that are not given are zeros."""
+        like = next(iter(features.values()))
+        every = {
+            m: features[m] if m in features else like.new_zeros(len(like), d) for m, d in self.widths.items()
+        }
+        return cast(Tensor, self(every))
 
 
 class SeparateHeads(Fusion):

@@ -17,6 +17,8 @@ class LateFusion(SeparateHeads):
     `average="probabilities"`: p = log of the mean over m of softmax(W_m h^m + b_m), so that softmax(p) is
     that mean. Raises ValueError for it with one output."""
 
+    adds_terms = True
+
     def __init__(self, widths: Widths, outputs: int, average: str = "logits", **options: Any) -> None:
         super().__init__(widths, outputs, **options)
         if average == "probabilities" and outputs == 1:
@@ -24,7 +26,7 @@ class LateFusion(SeparateHeads):
         self.average = average
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        logits = torch.stack([head(features[m]) for m, head in self.heads.items()])
+        logits = torch.stack([head(features[m]) for m, head in self.heads.items() if m in features])
         if self.average == "probabilities":
-            return torch.logsumexp(logits.log_softmax(dim=2), dim=0) - math.log(len(self.heads))
+            return torch.logsumexp(logits.log_softmax(dim=2), dim=0) - math.log(len(logits))
         return logits.mean(dim=0)

@@ -16,8 +16,10 @@ class SumFusion(SeparateHeads):
 
     Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias."""
 
+    adds_terms = True
+
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        return torch.stack([head(features[m]) for m, head in self.heads.items()]).sum(dim=0)
+        return torch.stack([head(features[m]) for m, head in self.heads.items() if m in features]).sum(dim=0)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         head = cast(nn.Linear, self.heads[modality])
