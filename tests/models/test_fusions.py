@@ -255,21 +255,3 @@ def test_cross_attention_has_8_heads_from_a_width_of_64_on_and_may_be_given_a_wi
         fusion = build_fusion({"name": "cross_attention", "width": settings}, {"a": width, "b": width}, 2)
         assert fusion.attention["a"].num_heads == heads  # type: ignore[index, union-attr]
         assert fusion.attention["a"].embed_dim == (settings or width)  # type: ignore[index, union-attr]
-
-
-@pytest.mark.parametrize("name", [*FUSIONS, "cosine", "shared"])
-def test_absent_modalities_leave_what_the_fusion_says_of_the_rest(name: str) -> None:
-    """All: the forward. One: its unimodal logits. Two of three: their terms, or zeros for the absent one."""
-    widths = dict.fromkeys("abc", 8)
-    fusion, features = random(build_fusion(name, widths, 3)), as_tensors(draw(widths))
-    two = {m: features[m] for m in "ac"}
-    assert torch.equal(fusion.partial_logits(features), fusion(features))
-    assert torch.equal(fusion.partial_logits({"b": features["b"]}), fusion.unimodal_logits(features, "b"))
-    if fusion.adds_terms:
-        alone = torch.stack([fusion.unimodal_logits(features, m) for m in two])
-        expected = alone.mean(dim=0) if name in ("late", "shared") else alone.sum(dim=0)
-    else:
-        expected = fusion(two | {"b": torch.zeros_like(features["b"])})
-    assert torch.allclose(fusion.partial_logits(two), expected)
-    with pytest.raises(ValueError, match="no modality"):
-        fusion.partial_logits({})

@@ -85,10 +85,6 @@ class MultimodalModel(nn.Module):
         """Logits `[B, C]` from one modality alone, as the fusion defines it."""
         return self.fusion.unimodal_logits(features, modality)
 
-    def partial_logits(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits `[B, C]` where only the modalities in `features` are there: see `Fusion.partial_logits`."""
-        return self.fusion.partial_logits(features)
-
 
 def autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext()

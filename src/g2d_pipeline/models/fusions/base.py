@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, ClassVar, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 Readout = Literal["paper", "code"]
@@ -15,11 +17,11 @@ class Fusion(nn.Module):
 
     `widths`: modality → D_m, in configuration order; `outputs`: C. `heads_of_its_own`: whether every modality
     has a head in it that is trained as such, so that its unimodal logits are those of a classifier.
-    `adds_terms`: whether `forward` adds up, or averages, a term a modality, of those that `features` holds.
+    `adds_heads`: `forward` takes the features of some modalities alone, and leaves the others' heads out.
     `modality_options`: the options whose value is the name of a modality."""
 
     heads_of_its_own: ClassVar[bool] = False
-    adds_terms: ClassVar[bool] = False
+    adds_heads: ClassVar[bool] = False
     min_modalities: ClassVar[int] = 1
     modality_options: ClassVar[tuple[str, ...]] = ()
 
@@ -36,26 +38,15 @@ class Fusion(nn.Module):
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""
-        return self._with_zeros({modality: features[modality]})
+        return self.logits_without(features, features.keys() - {modality})
 
-    def partial_logits(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits `[B, C]` where only the modalities that `features` holds are there; the others are absent.
-
-        All: as `forward`. One: its unimodal logits. Of several, a fusion that `adds_terms` adds, or averages,
-        theirs; of any other the absent features are zeros (paper A.5). Raises ValueError for none."""
-        if not features:
-            raise ValueError("no modality is there")
-        if len(features) == 1 < len(self.widths):
-            return self.unimodal_logits(features, next(iter(features)))
-        return cast(Tensor, self(features)) if self.adds_terms else self._with_zeros(features)
-
-    def _with_zeros(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits where the features that are not given are zeros."""
-        like = next(iter(features.values()))
-        every = {
-            m: features[m] if m in features else like.new_zeros(len(like), d) for m, d in self.widths.items()
-        }
-        return cast(Tensor, self(every))
+    def logits_without(self, features: dict[str, Tensor], absent: Collection[str]) -> Tensor:
+        """Logits `[B, C]` where some modalities, not all, are absent: their heads are left out where logits
+        are added up or averaged (`adds_heads`), else their features are zeros (paper A.5)."""
+        if self.adds_heads:
+            return cast(Tensor, self({m: f for m, f in features.items() if m not in absent}))
+        zeroed = {m: torch.zeros_like(f) if m in absent else f for m, f in features.items()}
+        return cast(Tensor, self(zeroed))
 
 
 class SeparateHeads(Fusion):

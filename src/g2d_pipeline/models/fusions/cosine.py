@@ -17,7 +17,7 @@ class CosineFusion(Fusion):
     Unimodal logits: the modality's own term, in both readouts. A feature of zeros says nothing: its logits
     are 0. Raises ValueError with one output: a regression has no classes."""
 
-    heads_of_its_own = adds_terms = True
+    heads_of_its_own = True
 
     def __init__(self, widths: Widths, outputs: int, scale: float = 15.0, **options: Any) -> None:
         super().__init__(widths, outputs, **options)
@@ -29,9 +29,7 @@ class CosineFusion(Fusion):
         self.heads = nn.ModuleDict({m: nn.Linear(width, outputs, bias=False) for m, width in widths.items()})
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        return torch.stack([self.unimodal_logits(features, m) for m in self.widths if m in features]).sum(
-            dim=0
-        )
+        return torch.stack([self.unimodal_logits(features, m) for m in self.widths]).sum(dim=0)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         weight = cast(Tensor, self.heads[modality].weight)

@@ -17,7 +17,7 @@ class LateFusion(SeparateHeads):
     `average="probabilities"`: p = log of the mean over m of softmax(W_m h^m + b_m), so that softmax(p) is
     that mean. Raises ValueError for it with one output."""
 
-    adds_terms = True
+    adds_heads = True
 
     def __init__(self, widths: Widths, outputs: int, average: str = "logits", **options: Any) -> None:
         super().__init__(widths, outputs, **options)

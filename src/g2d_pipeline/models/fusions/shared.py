@@ -38,7 +38,7 @@ class SharedFusion(Fusion):
     `greatest`, are projected to it by a linear layer of their own (our definition). Unimodal logits: u^m, in
     both readouts. Raises ValueError for features of different widths without it."""
 
-    heads_of_its_own = adds_terms = True
+    heads_of_its_own = adds_heads = True
     errors: Tensor | None
 
     def __init__(
@@ -79,15 +79,11 @@ class SharedFusion(Fusion):
         if self.combine == "mean":
             return logits.mean(dim=0)
         if self.errors is not None:
-            errors = self.errors if len(present) == len(self.widths) else self._errors_of(present)
+            errors = self.errors[[m in features for m in self.widths]]
             return ((-errors).softmax(dim=0)[:, None, None] * logits).sum(dim=0)
         if self.combine == "entropy_of_batch":
             return (certainty_weights_of_batch(logits)[:, None, None] * logits).sum(dim=0)
         return torch.logsumexp(certainty_weights(logits).log()[..., None] + logits.log_softmax(dim=2), dim=0)
-
-    def _errors_of(self, modalities: Sequence[str]) -> Tensor:
-        order = list(self.widths)
-        return cast(Tensor, self.errors)[[order.index(m) for m in modalities]]
 
     def head_input(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """What the head sees of a modality `[B, D]`: its feature, projected where its width is another."""

@@ -16,7 +16,7 @@ class SumFusion(SeparateHeads):
 
     Unimodal logits: the modality's own head (paper); the code takes 1/k of its bias."""
 
-    adds_terms = True
+    adds_heads = True
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         return torch.stack([head(features[m]) for m, head in self.heads.items() if m in features]).sum(dim=0)

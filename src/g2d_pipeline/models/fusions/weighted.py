@@ -15,10 +15,13 @@ class WeightedFusion(SeparateHeads):
     late). MIS-ME's code has the weights on the features, before its head. Unimodal logits: the modality's own
     head without its weight, p_m, in both readouts (our definition). Weights act before any sigmoid."""
 
+    adds_heads = True
+
     def __init__(self, widths: Widths, outputs: int, start: float | None = None, **options: Any) -> None:
         super().__init__(widths, outputs, **options)
         first = start if start is not None else 1.0 / len(widths)
         self.weights = nn.ParameterDict({m: nn.Parameter(torch.tensor(float(first))) for m in widths})
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        return torch.stack([self.weights[m] * head(features[m]) for m, head in self.heads.items()]).sum(dim=0)
+        heads = ((m, head) for m, head in self.heads.items() if m in features)
+        return torch.stack([self.weights[m] * head(features[m]) for m, head in heads]).sum(dim=0)
