@@ -25,6 +25,7 @@ from g2d_pipeline.config import (
     RunSettings,
     SMPSettings,
     StudentRun,
+    Table,
     TabularFeatures,
     TeacherRun,
     TeachersSettings,
@@ -135,7 +136,7 @@ class Configuration:
             for end, (seed, split, _) in self.repeats.items()
             for m, s in d.modalities.items()
         }
-        beside: dict[str, Any] = {"weights": self.teacher_weights, "options": self.options}
+        beside: dict[str, Any] = {"weights": self.teacher_weights, **self._beside}
         return TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
 
     def distill(self) -> DistillSettings:
@@ -159,8 +160,16 @@ class Configuration:
             for end, (seed, split, _) in self.repeats.items()
             for name, method in self.methods.items()
         }
-        beside: dict[str, Any] = {"weights": self.weights, "options": self.options}
+        beside: dict[str, Any] = {"weights": self.weights, **self._beside}
         return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
+
+    @property
+    def _beside(self) -> Tree:
+        """What training stages are given beside their runs, and fixes no weights."""
+        return {
+            "table": self.dataset.raw if isinstance(self.dataset.raw, Table) else None,
+            "options": self.options,
+        }
 
     def evaluate(self) -> EvaluateSettings:
         return EvaluateSettings(

@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
-from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
+from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
@@ -104,6 +104,7 @@ class TeachersSettings(Strict):
     dataset: str
     runs: dict[str, TeacherRun]
     weights: dict[str, Path] = {}  # modality → the absolute path of the file its encoder starts from
+    table: Table | None = None  # of a user's: how samples stand in it, for predictions
     options: RunOptions
 
 
@@ -111,6 +112,7 @@ class DistillSettings(Strict):
     dataset: str
     runs: dict[str, StudentRun]
     weights: dict[str, Path] = {}
+    table: Table | None = None  # of a user's: how samples stand in it, for predictions
     options: RunOptions
 
 
