@@ -21,6 +21,7 @@ from g2d_pipeline.config import (
     IngestSettings,
     LayoutSettings,
     Modality,
+    PredictSettings,
     RunOptions,
     RunSettings,
     SMPSettings,
@@ -37,6 +38,8 @@ from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
 from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
 from g2d_pipeline.sources import with_folds
+
+NO_RESULT = ("rebuild", "input", "model", "wait", "debug")  # settings of a run that change no result
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,24 @@ class Configuration:
             configuration=self.describe(),
         )
 
+    def predict(self) -> PredictSettings:
+        """The model is the first student of `model`, left out of `method`, or the run or folder of this name.
+        Raises ConfigError where there is something to predict, and no such model."""
+        name, folder = self.run.model or self.run.method, None
+        runs = [("distill", r) for r in self.distill().runs] + [("teachers", r) for r in self.teachers().runs]
+        stage, run = next((r for r in runs if f"{r[1]}/".startswith(f"{name}/")), ("distill", ""))
+        if not run and self.run.model and (path := self.project / Path(name).expanduser()).is_dir():
+            folder = path
+        elif not run and (self.run.model or self.run.input):
+            known = [name for _, name in runs]
+            raise self.origins.mistake(
+                ("model",),
+                f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
+                f"{', '.join(known)}; or the folder of a model.",
+            )
+        of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
+        return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
+
     def describe(self) -> Tree:
         """The resolved configuration as plain data: saved with every report, enough to rerun."""
         methods = {
@@ -192,7 +213,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "wait", "debug", *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),

@@ -116,6 +116,19 @@ class DistillSettings(Strict):
     options: RunOptions
 
 
+class PredictSettings(Strict):
+    """`input`: the table or folder to predict. `stage`, `run`: of the model; `folder`: of one that is
+    named by its folder ("" is the run then)."""
+
+    dataset: str
+    input: str | None = None
+    stage: Literal["teachers", "distill"] = "distill"
+    run: str = ""
+    folder: Path | None = None
+    wait: bool = False
+    options: RunOptions
+
+
 class EvaluateSettings(Strict):
     dataset: str
     teachers: list[str]

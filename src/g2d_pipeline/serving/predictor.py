@@ -22,6 +22,7 @@ from g2d_pipeline.features.inputs import FILE, read_inputs
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.encoders.base import middle
+from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.models.task import Classification, task_from_json
 from g2d_pipeline.serving.samples import BATCH, ID, Batch, open_samples
 
@@ -43,6 +44,36 @@ def load_model(path: str | Path, device: str = "cpu") -> Predictor:
     return Predictor(Path(path).expanduser(), device)
 
 
+class Tally:
+    """Counts what samples lack."""
+
+    def __init__(self) -> None:
+        self.total, self.faulty = 0, 0
+        self.missing, self.faults = Counter[str](), list[str]()
+
+    def add(self, part: pd.DataFrame) -> pd.DataFrame:
+        """Count a table of predictions, and return it."""
+        self.total += len(part)
+        for names, count in part["missing"].value_counts().items():
+            self.missing.update(dict.fromkeys(filter(None, str(names).split("+")), int(count)))
+        faulty = part[part["fault"] != ""]
+        self.faulty += len(faulty)
+        some = faulty.head(SHOWN - len(self.faults))
+        self.faults += [f"{sample}: {fault}" for sample, fault in zip(some[ID], some["fault"], strict=True)]
+        return part
+
+    def log(self) -> None:
+        """Say how many samples lack a modality, and what can not be used."""
+        if self.missing:
+            counts = ", ".join(f"{m} in {n}" for m, n in sorted(self.missing.items()))
+            words = "%d samples are predicted, some without a modality (column missing): %s"
+            logger.warning(words, self.total, counts)
+        if self.faulty:
+            more = "; …" if self.faulty > len(self.faults) else ""
+            words = "%d samples name what can not be used (column fault): %s%s"
+            logger.warning(words, self.faulty, "; ".join(self.faults), more)
+
+
 class Predictor:
     """A model with all that turns a raw file into its input. `inputs`: that; `info`: what `model.json` says;
     `version`: data set, method, seed and the hash of weights and transforms."""
@@ -50,7 +81,7 @@ class Predictor:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         if not folder.is_dir():
             raise DataError(f"There is no model {folder}. `kedro run --pipeline distill` makes one.")
-        self.folder, self.device = folder, torch.device(device)
+        self.folder, self.device = folder, pick_device(device)
         self.inputs = read_inputs(folder)
         with _reading(folder):
             trained = TrainedFolder(folder)
@@ -79,23 +110,12 @@ class Predictor:
         modalities that the sample lacks, joined by +, without which it is predicted as the fusion defines it
         (null without any); `fault`: why a file or cell that is named can not be used; `model`. Raises
         what `open_samples` raises."""
-        with self.batches(data, root=root, batch_size=batch_size) as batches:
-            return self.frame(list(batches))
-
-    @contextmanager
-    def batches(
-        self, data: Any, *, root: Path | str | None = None, batch_size: int = BATCH
-    ) -> Iterator[Iterator[pd.DataFrame]]:
-        """The same, in parts of `batch_size` samples: memory does not grow with their number."""
+        tally = Tally()
         with open_samples(data, self.inputs, root, batch_size) as batches:
-            yield self._logged(batches)
-
-    def frame(self, parts: list[pd.DataFrame]) -> pd.DataFrame:
-        """One table of all parts, with `attrs`: target, unit, task, model."""
-        whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-        target = self.inputs.about["target"]
-        about = {"target": target.get("name", ""), "unit": target.get("unit", "")}
-        whole.attrs = about | {"task": self.inputs.about["task"], "model": self.version}
+            parts = [tally.add(self.predict_batch(batch)) for batch in batches]
+        tally.log()
+        whole = pd.concat(parts, ignore_index=True)
+        whole.attrs.update(self.attributes)
         return whole
 
     def export(self, path: Path | str, format: Literal["onnx", "torch"] = "onnx") -> Path:
@@ -104,25 +124,21 @@ class Predictor:
 
         return export_model(self, Path(path), format)
 
-    def _logged(self, batches: Iterator[Batch]) -> Iterator[pd.DataFrame]:
-        """Predict the batches; at the end, say how many samples lacked something."""
-        missing, faults, total = Counter[str](), list[str](), 0
-        for batch in batches:
-            part = self.predict_batch(batch)
-            total += len(part)
-            missing.update(m for m, mask in batch.present.items() for _ in range(int((~mask).sum())))
-            faults += [f"sample {part[ID].iloc[i]}: {part['fault'].iloc[i]}" for i in sorted(batch.faults)]
-            yield part
-        if missing:
-            counts = ", ".join(f"{m} in {n}" for m, n in sorted(missing.items()))
-            logger.warning(
-                "Of %d samples, modalities are missing: %s. See the column missing.", total, counts
-            )
-        if faults:
-            more = f"; … {len(faults)} in all" if len(faults) > SHOWN else ""
-            logger.warning(
-                "%d samples name what can not be used: %s%s", len(faults), "; ".join(faults[:SHOWN]), more
-            )
+    @property
+    def columns(self) -> list[str]:
+        """Of what `predict` returns."""
+        names, certainty = [], "agreement"
+        if isinstance(self.task, Classification):
+            names, certainty = [f"probability/{c}" for c in self.task.class_names], "confidence"
+        own = [f"{of}/{m}" for m in self.modalities for of in ("prediction", certainty)]
+        return [ID, "prediction", *names, *own, "missing", "fault", "model"]
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """`attrs` of what `predict` returns."""
+        about, target = self.inputs.about, self.inputs.about["target"]
+        own = {"target": target.get("name", ""), "unit": target.get("unit", "")}
+        return own | {"task": about["task"], "source": about["source"], "model": self.version}
 
     # -------------------------------------------------------------------------------------------- one batch
     def predict_batch(self, batch: Batch) -> pd.DataFrame:
