@@ -169,7 +169,7 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            typed = leaves(run_params["runtime_params"])
+            typed = [t for t in leaves(run_params["runtime_params"]) if t[0][0] not in ("input", "model")]
             words = ",".join(f"{'.'.join(key)}={'' if value is None else value}" for key, value in typed)
             options = {"--pipeline": last, "--env": run_params["env"], "--params": words}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)

@@ -21,10 +21,12 @@ from g2d_pipeline.config import (
     IngestSettings,
     LayoutSettings,
     Modality,
+    PredictSettings,
     RunOptions,
     RunSettings,
     SMPSettings,
     StudentRun,
+    Table,
     TabularFeatures,
     TeacherRun,
     TeachersSettings,
@@ -36,6 +38,8 @@ from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
 from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
 from g2d_pipeline.sources import with_folds
+
+NO_RESULT = ("rebuild", "input", "model", "wait", "debug")  # settings of a run that change no result
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Configuration:
             for end, (seed, split, _) in self.repeats.items()
             for m, s in d.modalities.items()
         }
-        beside: dict[str, Any] = {"weights": self.teacher_weights, "options": self.options}
+        beside: dict[str, Any] = {"weights": self.teacher_weights, **self._beside}
         return TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
 
     def distill(self) -> DistillSettings:
@@ -159,8 +163,16 @@ class Configuration:
             for end, (seed, split, _) in self.repeats.items()
             for name, method in self.methods.items()
         }
-        beside: dict[str, Any] = {"weights": self.weights, "options": self.options}
+        beside: dict[str, Any] = {"weights": self.weights, **self._beside}
         return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
+
+    @property
+    def _beside(self) -> Tree:
+        """What training stages are given beside their runs, and fixes no weights."""
+        return {
+            "table": self.dataset.raw if isinstance(self.dataset.raw, Table) else None,
+            "options": self.options,
+        }
 
     def evaluate(self) -> EvaluateSettings:
         return EvaluateSettings(
@@ -172,6 +184,24 @@ class Configuration:
             configuration=self.describe(),
             options=self.options,
         )
+
+    def predict(self) -> PredictSettings:
+        """The model is the first student of `model`, left out of `method`, or the run or folder of this name.
+        Raises ConfigError where there is something to predict, and no such model."""
+        name, folder = self.run.model or self.run.method, None
+        runs = [("distill", r) for r in self.distill().runs] + [("teachers", r) for r in self.teachers().runs]
+        stage, run = next((r for r in runs if f"{r[1]}/".startswith(f"{name}/")), ("distill", ""))
+        if not run and self.run.model and (path := self.project / Path(name).expanduser()).is_dir():
+            folder = path
+        elif not run and (self.run.model or self.run.input):
+            known = [name for _, name in runs]
+            raise self.origins.mistake(
+                ("model",),
+                f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
+                f"{', '.join(known)}; or the folder of a model.",
+            )
+        of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
+        return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
 
     def describe(self) -> Tree:
         """The resolved configuration as plain data: saved with every report, enough to rerun."""
@@ -185,7 +215,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={"rebuild", "wait", "debug", *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),

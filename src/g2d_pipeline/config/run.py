@@ -74,6 +74,8 @@ class RunSettings(Strict):
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
     evaluate: EvaluateOptions = EvaluateOptions()
     rebuild: bool = False
+    input: str | None = None  # of the pipeline predict: a table or a folder
+    model: str | None = None  # that predicts: a run's name, or the folder of a model
     wait: bool = False  # for another run that is making the same artefact
     code: Literal["check", "ignore"] = "check"  # ignore: what other versions of the code made stays fresh
     debug: bool = False

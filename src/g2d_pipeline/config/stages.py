@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from g2d_pipeline.config.base import Fraction, Strict, Task
 from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
-from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
+from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
@@ -104,6 +104,7 @@ class TeachersSettings(Strict):
     dataset: str
     runs: dict[str, TeacherRun]
     weights: dict[str, Path] = {}  # modality → the absolute path of the file its encoder starts from
+    table: Table | None = None  # of a user's: how samples stand in it, for predictions
     options: RunOptions
 
 
@@ -111,6 +112,20 @@ class DistillSettings(Strict):
     dataset: str
     runs: dict[str, StudentRun]
     weights: dict[str, Path] = {}
+    table: Table | None = None  # of a user's: how samples stand in it, for predictions
+    options: RunOptions
+
+
+class PredictSettings(Strict):
+    """`input`: the table or folder to predict. `stage`, `run`: of the model; `folder`: of one that is
+    named by its folder ("" is the run then)."""
+
+    dataset: str
+    input: str | None = None
+    stage: Literal["teachers", "distill"] = "distill"
+    run: str = ""
+    folder: Path | None = None
+    wait: bool = False
     options: RunOptions
 
 

@@ -75,7 +75,7 @@ def run(job: Job) -> Done:
     with one_thread():
         kind.decode(fresh(), job.root, job.spec, values, findings)
     decoded = np.setdiff1d(np.arange(len(job.cells)), list(rows))
-    values, errors = _round(values, decoded, job.spec, findings)
+    values, errors = round_values(values, decoded, job.spec, findings)
     copied = np.array(list(rows), np.int64)
     if len(copied):
         values[copied] = mapped(job.known.array)[list(rows.values())]  # type: ignore[union-attr]
@@ -90,16 +90,20 @@ def run(job: Job) -> Done:
     return Done(job.number, findings, len(copied))
 
 
-def decode_cells(kind: FileKind, cells: Sequence[str], root: Path) -> tuple[Array, Findings]:
+def decode_cells(
+    kind: FileKind, cells: Sequence[str], root: Path, spec: ArraySpec | None = None
+) -> tuple[Array, Findings]:
     """(values `[len(cells), …]`, what was found) of cells that are decoded here, without a store."""
-    spec, findings = kind.spec(cells, root), kind.findings()
+    spec, findings = spec or kind.spec(cells, root), kind.findings()
     values = np.zeros((len(cells), *spec.shape), spec.exact)
     with one_thread():
         kind.decode(((k, cell, None) for k, cell in enumerate(cells)), root, spec, values, findings)
     return values, findings
 
 
-def _round(values: Array, decoded: Rows, spec: ArraySpec, findings: Findings) -> tuple[Array, Floats | None]:
+def round_values(
+    values: Array, decoded: Rows, spec: ArraySpec, findings: Findings
+) -> tuple[Array, Floats | None]:
     """(what is stored, the rounding errors `[n, 2, C]` of the rows `decoded`; None: nothing is rounded)."""
     if values.dtype.kind != "f":
         return values, None

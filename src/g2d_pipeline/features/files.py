@@ -18,6 +18,7 @@ from g2d_pipeline.errors import DataError
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
+FITTED = "components"  # the part of a modality's files that its transform has fitted
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 

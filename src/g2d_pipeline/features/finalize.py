@@ -11,7 +11,7 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
-from g2d_pipeline.features.files import Array, Floats, Rows, create, mapped
+from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped
 from g2d_pipeline.features.kinds import Findings
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
@@ -39,11 +39,16 @@ def finish(
     notes += sentences
     decoded = mapped(folder / media.file(media.kind.decoded))
     path = folder / media.file()
-    statistics: dict[str, Any] = {}
+    statistics, more = dict[str, Any](), dict[str, Any]()
     present, rows = np.unique(media.code[stored], return_index=True)  # cells, and a stored row of each
     if media.kind.decoded:
         samples = len(stored)
         array, statistics, errors = media.kind.transform(path, decoded, stored, train, sample_ids)
+        fitted = folder / media.file(FITTED)
+        more = {
+            "decoded": str(decoded.dtype),
+            FITTED: {"file": fitted.name, "checksum": content_hash(fitted)},
+        }
     else:
         samples, errors = _errors(folder, media, present, len(media.cells) - len(findings.faults))
         array = decoded if kept is None else _move(folder / media.file("kept"), path, decoded, kept)
@@ -55,6 +60,7 @@ def finish(
         "dtype": str(array.dtype),
         "normaliser": {"scale": scale, "mean": mean, "std": std},
         "statistics": statistics | further | {"distinct": len(present)},
+        **more,
     }
     if errors is not None:
         count = samples * int(np.prod(decoded.shape[2:]))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FORMAT, INDEX, META, mapped, read_header
+from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, mapped, read_header
 from g2d_pipeline.files import content_hash
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class FeatureStore:
     notes, index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings,
     normaliser {scale, mean, std} (None: no number is changed), statistics; of float16 rounding {max, rms} in
     train standard deviations; of what later stores copy cells {file, checksum}; of token ids vocabulary
-    (their number) and tokenizer {file, checksum}."""
+    (their number) and tokenizer {file, checksum}; of principal components decoded (the type of the pictures)
+    and components {file, checksum}: the mean, then the components `[K + 1, P]`."""
 
     path: Path
     meta: dict[str, Any]
@@ -113,7 +114,7 @@ def open_store(folder: Path) -> FeatureStore:
 
 def _extra_files(about: dict[str, Any]) -> list[dict[str, str]]:
     """The entries {file, checksum} of the files beside a modality's array."""
-    return [about[part] for part in ("tokenizer", "cells") if part in about]
+    return [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
 
 
 def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:

@@ -20,7 +20,7 @@ from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, w
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.files import FORMAT, INDEX, META, allocated, check_space, writing_to
+from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, allocated, check_space, writing_to
 from g2d_pipeline.features.finalize import finish
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
 from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
@@ -77,7 +77,7 @@ def write_store(
         for left in folder.glob(".*.tmp"):  # by a process that was killed
             left.unlink()
         (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
-        files = {f"{name}{end}.npy" for name in kinds for end in ("", ".cells")}
+        files = {f"{name}{end}.npy" for name in kinds for end in ("", ".cells", f".{FITTED}")}
         for name, kind in kinds.items():
             files.update(kind.extra_files(name) if isinstance(kind, ColumnKind) else media[name].scratch)
         journal = ChunkJournal(folder, _plan(settings, sample_ids, media), sorted(files))

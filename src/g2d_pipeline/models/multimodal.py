@@ -86,6 +86,13 @@ class MultimodalModel(nn.Module):
         return self.fusion.unimodal_logits(features, modality)
 
 
+def pick_device(name: str) -> torch.device:
+    """`auto`: CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
 def autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from g2d_pipeline.config import AudioAugment, AugmentSettings, ImageAugment
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.models.encoders.base import middle
 
 AUGMENTATION = 2  # this stream's number beside those of `data.epoch_rows` (1) and `streams.stream` (letters)
 TRIES = 10  # boxes drawn for a crop before the central one is taken, as in torchvision
@@ -82,7 +83,8 @@ def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
     window = settings.window_frames if isinstance(settings, AudioAugment) else None
     if window is None:
         return x
-    return x.narrow(-1, (_room(x, window) - 1) // 2, window)
+    _room(x, window)
+    return middle(x, window)
 
 
 def random_window(x: Tensor, generator: torch.Generator, window: int) -> Tensor:

@@ -62,13 +62,6 @@ def gradient_scaler(precision: str, device: torch.device) -> GradScaler:
 
 
 # ----------------------------------------------------------------------------------------------------- device
-def pick_device(name: str) -> torch.device:
-    """`auto`: CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
 def check_machine(training: TrainingSettings, device: torch.device) -> None:
     """Raise ConfigError, before work starts, where the machine lacks what the settings ask for.
 

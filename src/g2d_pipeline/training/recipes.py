@@ -19,9 +19,9 @@ from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
+from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release, take
-from g2d_pipeline.training.precision import pick_device
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
-from g2d_pipeline.models.multimodal import settle_norm_stats
+from g2d_pipeline.models.multimodal import pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
@@ -39,7 +39,6 @@ from g2d_pipeline.training.precision import (
     autocast_dtype,
     check_machine,
     gradient_scaler,
-    pick_device,
     prepare,
     tf32_mode,
     unprepare,

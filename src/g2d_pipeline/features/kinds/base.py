@@ -116,6 +116,11 @@ class ColumnKind(Kind):
     ) -> dict[str, Any]:
         """Write `<name>.npy` `[N, …]`, adding to `notes`; returns the modality's entry in `meta.json`."""
 
+    def encode(self, table: pd.DataFrame, about: Mapping[str, Any], folder: Path) -> Array:
+        """The manifest's columns of further samples `[n]` as `write` stores them: by the modality's entry
+        `about` and what else `write` has made, in `folder`. A kind without it trains, but does not serve."""
+        raise NotImplementedError(f"{type(self).__name__} has no encode: it can not predict from raw data")
+
     @abstractmethod
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """What the data report says beyond `stored_facts`: `splits` (split → facts), …"""
@@ -137,6 +142,10 @@ class FileKind(Kind):
     @abstractmethod
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:
         """The array that is decoded into, as far as settings and the first usable cell determine it."""
+
+    def stored_spec(self, about: Mapping[str, Any]) -> ArraySpec:
+        """The same of a stored modality, by its entry in `meta.json`."""
+        return ArraySpec(tuple(about["shape"]), about["dtype"])
 
     def check_spec(self, name: str, spec: ArraySpec) -> None:
         """Raise ConfigError where the settings of modality `name` do not fit what its cells hold."""
@@ -181,6 +190,11 @@ class FileKind(Kind):
         Returns the array, statistics for `meta.json`, rounding errors `[n, 2, C]` (see `to_half`) or None.
         `train` is of the stored rows, `sample_ids` are of the decoded ones."""
         raise NotImplementedError
+
+    def encode(self, decoded: Array, about: Mapping[str, Any], folder: Path) -> Array:
+        """What `transform` would store of further decoded samples `[n, …]`, by the modality's entry `about`
+        and the file of what was fitted, in `folder`."""
+        return decoded
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
         """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""

@@ -24,7 +24,7 @@ from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import is_row, open_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
-from g2d_pipeline.features.files import Array, Floats, Rows, create
+from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
 from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
 from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
@@ -75,6 +75,9 @@ class Image(PictureKind):
             pixels = read_image(cell, root, channels, size, content, self.settings.value_range, notes)
         return resize(pixels, size).numpy(), notes
 
+    def stored_spec(self, about: Mapping[str, Any]) -> ArraySpec:
+        return ArraySpec(tuple(about["shape"]), about.get("decoded") or about["dtype"])
+
     def reusable(self, spec: ArraySpec) -> bool:
         return not self.decoded and spec.dtype == "uint8"
 
@@ -89,15 +92,17 @@ class Image(PictureKind):
         self, path: Path, decoded: Array, rows: Rows, train: Rows, sample_ids: Sequence[str]
     ) -> tuple[Array, dict[str, Any], Floats | None]:
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
-        full = 255 if decoded.dtype == np.uint8 else 1
         energy = self.settings.pca_energy or 1.0
-        components = LowEnergy.fit(decoded[rows[train]].reshape(len(train), -1) / full, energy)
+        components = LowEnergy.fit(_unit_pixels(decoded[rows[train]]), energy)
+        np.save(
+            path.with_name(f"{path.stem}.{FITTED}.npy"), np.vstack([components.mean, components.components])
+        )
         array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]))
         errors = []
         with threadpool_limits(1):
             for start in range(0, len(rows), self.chunk):
                 part = decoded[rows[start : start + self.chunk]]
-                values: Array = components.apply(part.reshape(len(part), -1) / full).reshape(part.shape)
+                values: Array = components.apply(_unit_pixels(part)).reshape(part.shape)
                 if self.settings.dtype == "float16":
                     values, error = to_half(values)
                     if len(over := infinite_rows(values)):
@@ -111,6 +116,20 @@ class Image(PictureKind):
         array.flush()
         statistics = {"components": len(components.components), "energy": components.energy}
         return array, statistics, np.stack(errors) if errors else None
+
+    def encode(self, decoded: Array, about: Mapping[str, Any], folder: Path) -> Array:
+        if not self.decoded:
+            return decoded
+        mean, *components = mapped(folder / about[FITTED]["file"])
+        low_energy = LowEnergy(mean, np.stack(components), about["statistics"]["energy"])
+        with threadpool_limits(1):
+            return low_energy.apply(_unit_pixels(decoded)).reshape(decoded.shape)
+
+
+def _unit_pixels(decoded: Array) -> Array:
+    """`[n, C, H, W]` → `[n, P]` in units of [0, 1], of bytes; floats as they are."""
+    pixels: Array = decoded.reshape(len(decoded), -1) / (255 if decoded.dtype == np.uint8 else 1)
+    return pixels
 
 
 def image_header(path: Path) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,6 +55,7 @@ class Tabular(ColumnKind):
         array.flush()
         if statistics["constant"]:
             notes.append(f"{name}: constant in train: {enumerated(statistics['constant'])}.")
+        statistics["blank_rows"] = int(table[self.columns].isna().all(axis=1).sum())
         width = values.shape[1]
         return {
             "shape": [width],
@@ -73,6 +73,9 @@ class Tabular(ColumnKind):
         blank += [name == BLANK for names in categories.values() for name in names]
         missing = rng.random((len(values), len(widths))) < corruption.strength
         return np.where(np.repeat(missing, widths, axis=1), np.asarray(blank, values.dtype), values)
+
+    def encode(self, table: pd.DataFrame, about: Mapping[str, Any], folder: Path) -> Array:
+        return transform(table, self.settings, about["statistics"])
 
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.
@@ -108,22 +111,50 @@ def encode(
         if wrong := [f"{c!r} is {dtype}" for c, dtype in dtypes.items() if dtype.kind not in kinds]:
             remedy = f"list them under another key of the modality than `{key}`."
             raise data_error(f"Table columns under `{key}` do not hold {what}", wrong, remedy)
-    names, parts = list(settings.columns), [table[list(settings.columns)].to_numpy(np.float64)]
+    names = list(settings.columns)
     for column in settings.dates:
         names += [f"{column} (year)", f"{column} (sine)", f"{column} (cosine)"]
-        parts.append(year_and_season(table[column]))
     values = np.zeros((len(table), 0), np.float32)
     statistics: dict[str, Any] = {key: [] for key in ("columns", "mean", "std", "blanks", "constant")}
     notes: list[str] = []
     if names:
-        values, statistics = standardise(np.concatenate(parts, axis=1), fit_on, names, sample_ids)
+        values, statistics = standardise(numbers(table, settings), fit_on, names, sample_ids)
     if settings.categorical:
-        cells = table[list(settings.categorical)].astype(object)
-        flags, categories, notes = one_hot(cells.where(cells.notna(), BLANK), fit_on)
+        cells = categories(table, settings)
+        statistics["categories"] = {str(c): sorted(set(cells[c].iloc[fit_on])) for c in cells}
+        flags, notes = one_hot(cells, statistics["categories"])
         values = np.concatenate([values, flags], axis=1)
-        statistics["categories"] = categories
-        names += [f"{column}={category}" for column in categories for category in categories[column]]
+        names += [
+            f"{column}={category}" for column, of in statistics["categories"].items() for category in of
+        ]
     return values, statistics | {"features": names}, notes
+
+
+def transform(table: pd.DataFrame, settings: TabularFeatures, statistics: Mapping[str, Any]) -> Array:
+    """The manifest's columns of further samples → float32 `[N, F]`, by the `statistics` of `encode`; values
+    that are too large are infinite."""
+    values = np.zeros((len(table), 0), np.float32)
+    if statistics["columns"]:
+        values = scale(numbers(table, settings), statistics)
+    if settings.categorical:
+        flags, _ = one_hot(categories(table, settings), statistics["categories"])
+        values = np.concatenate([values, flags], axis=1)
+    return values
+
+
+def numbers(table: pd.DataFrame, settings: TabularFeatures) -> Floats:
+    """The columns of numbers, then three of each of dates `[N, F]`; NaN where missing."""
+    parts = [
+        table[list(settings.columns)].to_numpy(np.float64),
+        *(year_and_season(table[c]) for c in settings.dates),
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def categories(table: pd.DataFrame, settings: TabularFeatures) -> pd.DataFrame:
+    """The columns of categories; blank cells are one of their own."""
+    cells = table[list(settings.categorical)].astype(object)
+    return cells.where(cells.notna(), BLANK)
 
 
 def year_and_season(days: pd.Series[Any]) -> Floats:
@@ -135,28 +166,20 @@ def year_and_season(days: pd.Series[Any]) -> Floats:
 
 
 def one_hot(
-    cells: pd.DataFrame, fit_on: Rows
-) -> tuple[npt.NDArray[np.float32], dict[str, list[str]], list[str]]:
+    cells: pd.DataFrame, known: Mapping[str, Sequence[str]]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Categories `[N, columns]` → float32 `[N, categories of train]`, 1 where a sample is of one; with it
-    column → its categories, sorted, and notes on categories that train lacks, which are 0 throughout."""
-    from sklearn.preprocessing import OneHotEncoder
-
-    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
-    encoder.fit(cells.iloc[fit_on])
-    fitted = zip(cells.columns, encoder.categories_, strict=True)
-    categories = {str(column): list(map(str, values)) for column, values in fitted}
-    with warnings.catch_warnings():  # noted below, by name
-        warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)
-        flags: npt.NDArray[np.float32] = encoder.transform(cells)
-    notes = []
-    for column, known in categories.items():
-        unknown = cells.loc[~cells[column].isin(known), column]
+    notes on categories that train lacks, which are 0 throughout. `known`: column → those of train."""
+    flags, notes = [], []
+    for column, of_train in known.items():
+        flags.append(cells[column].to_numpy()[:, None] == np.array(of_train, object))
+        unknown = cells.loc[~flags[-1].any(axis=1), column]
         if len(unknown):
             named = sorted(set(unknown))
             shown = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
             what = f"have a category of {column!r} that train lacks, so 0"
             notes.append(f"{len(unknown)} samples {what}: {shown}")
-    return flags, categories, notes
+    return np.concatenate(flags, axis=1).astype(np.float32), notes
 
 
 def standardise(
@@ -165,10 +188,10 @@ def standardise(
     """Values `[N, F]` (NaN: blank) → float32 `[N, F]`: blanks are the train mean; (x − mean) / std of train.
 
     `fit_on`: the rows of train. std is the population's. A column that is constant in train carries nothing
-    that could be learnt, and is 0 everywhere. Returns with it the statistics, a value a column: `mean`,
-    `std`, `blanks` (in all rows), `constant` (names of such columns), and `differing` (of them: name → rows
-    whose value is another one). Raises DataError, naming columns and samples, where a column is blank
-    throughout train or a value is infinite."""
+    that could be learnt, and is 0 everywhere. Returns with it the statistics, a value a column: `fill` (of
+    blanks), `mean`, `std`, `blanks` (in all rows), `constant` (names of such columns), and `differing` (of
+    them: name → rows whose value is another one). Raises DataError, naming columns and samples, where a
+    column is blank throughout train or a value is infinite."""
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 
@@ -187,17 +210,29 @@ def standardise(
     # scikit-learn divides by 1 where the variance is rounding.
     constant = np.flatnonzero((scaler.scale_ == 1) & ~np.isclose(scaler.var_, 1)).tolist()
     same = {columns[f]: np.isclose(filled[:, f], scaler.mean_[f], 1e-9, 0) for f in constant}
-    with np.errstate(over="ignore"):  # raised below, by name
-        result = scaler.transform(filled).astype(np.float32)
-    result[:, constant] = 0
-    if (broken := np.argwhere(~np.isfinite(result))).size:
-        named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]
-        raise data_error("Table values are too large to be standardised", named, "correct these cells.")
-    return result, {
+    statistics = {
         "columns": list(columns),
+        "fill": imputer.statistics_.tolist(),
         "mean": scaler.mean_.tolist(),
         "std": scaler.scale_.tolist(),
         "blanks": blank.sum(axis=0).tolist(),
         "constant": [columns[f] for f in constant],
         "differing": {name: int((~rows).sum()) for name, rows in same.items() if not rows.all()},
     }
+    result = scale(values, statistics)
+    if (broken := np.argwhere(~np.isfinite(result))).size:
+        named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]
+        raise data_error("Table values are too large to be standardised", named, "correct these cells.")
+    return result, statistics
+
+
+def scale(values: Floats, statistics: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Values `[N, F]` (NaN: blank), filled and standardised by the `statistics` of `standardise`; infinite
+    where they are too large."""
+    filled = np.where(np.isnan(values), statistics["fill"], values)
+    with np.errstate(over="ignore"):
+        result: npt.NDArray[np.float32] = ((filled - statistics["mean"]) / statistics["std"]).astype(
+            np.float32
+        )
+    result[:, [name in set(statistics["constant"]) for name in statistics["columns"]]] = 0
+    return result

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -63,10 +64,8 @@ class Text(ColumnKind):
         array = create(folder / f"{name}.npy", np.int32, shape)
         cut = np.zeros(len(values), bool)
         for start in range(0, len(values), BATCH):
-            encodings = tokenizer.encode_batch(values[start : start + BATCH])
-            part = slice(start, start + len(encodings))
-            array[part] = [encoding.ids for encoding in encodings]
-            cut[part] = [bool(encoding.overflowing) for encoding in encodings]
+            part = slice(start, start + BATCH)
+            array[part], cut[part] = token_ids(tokenizer, values[part])
         array.flush()
         description = tokenizer.to_str(pretty=True) + "\n"
         file = folder / self.extra_files(name)[0]
@@ -98,6 +97,10 @@ class Text(ColumnKind):
         order, kept = keep_some(values != 0, corruption.strength, rng)
         return np.take_along_axis(values, order, axis=1) * kept
 
+    def encode(self, table: pd.DataFrame, about: Mapping[str, Any], folder: Path) -> Array:
+        tokenizer = _tokenizer((folder / about["tokenizer"]["file"]).read_text(encoding="utf-8"))
+        return token_ids(tokenizer, table.iloc[:, 0].astype(object).tolist())[0]
+
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, min, median, max of the `characters`, and empty texts."""
         lengths = table.iloc[:, 0].astype(str).str.len().to_numpy()
@@ -107,6 +110,20 @@ class Text(ColumnKind):
             facts = {"samples": len(own), "empty": int((own == 0).sum())}
             splits[name] = facts | spread("characters", own.tolist())
         return {"splits": splits, "found": about.get("found", {})}
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Array, Array]:
+    """(ids `[n, length]` int32, which texts are cut `[n]`)."""
+    encodings = tokenizer.encode_batch(texts)
+    ids = np.array([encoding.ids for encoding in encodings], np.int32)
+    return ids, np.array([bool(encoding.overflowing) for encoding in encodings])
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(description: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(description)
 
 
 def train_tokenizer(texts: Sequence[str], settings: TextFeatures) -> Tokenizer:

@@ -80,6 +80,12 @@ class Encoder(nn.Module):
         return cast(Tensor, self.trunk(x))
 
 
+def middle(x: Tensor, frames: int) -> Tensor:
+    """The `frames` in the middle of `[…, T]`, T ≥ frames: what is evaluated of spectrograms of which windows
+    are trained on."""
+    return x.narrow(-1, (x.shape[-1] - frames) // 2, frames)
+
+
 def fold(x: Tensor) -> Tensor:
     """`[B, C, T, H, W]` → `[T · B, C, H, W]`, a copy: torch.compile fails on a view of that shape."""
     return torch.cat(x.unbind(2))

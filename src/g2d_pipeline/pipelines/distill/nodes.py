@@ -23,6 +23,7 @@ def train_students(
 def _train(
     name: str, features: dict[str, FeatureStore], teachers: Models, settings: DistillSettings, folder: Path
 ) -> Trained:
+    from g2d_pipeline.features.inputs import write_inputs
     from g2d_pipeline.training import Data, train_student
 
     run, repeat = settings.runs[name], name.partition("/")[2]
@@ -33,6 +34,7 @@ def _train(
         if isinstance(teacher, FailedRun):
             raise TrainingError(f"it needs the teacher of {m}, which failed: {teacher.reason}")
         own[m] = teacher
+    write_inputs(folder, features[run.split], list(run.encoders), settings.table)
     return train_student(
         Data.from_store(features[run.split], run.target, run.augment),
         run.encoders,

@@ -19,9 +19,11 @@ def train_teachers(
 
 
 def _train(name: str, features: dict[str, FeatureStore], settings: TeachersSettings, folder: Path) -> Trained:
+    from g2d_pipeline.features.inputs import write_inputs
     from g2d_pipeline.training import Data, train_teacher
 
     run = settings.runs[name]
+    write_inputs(folder, features[run.split], [run.modality], settings.table)
     return train_teacher(
         Data.from_store(features[run.split], run.target, {run.modality: run.augment}),
         run.modality,

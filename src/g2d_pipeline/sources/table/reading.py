@@ -221,9 +221,14 @@ def _parquet(path: Path, file: str) -> RawTable:
         table = pa.parquet.ParquetFile(path).read()
     except (pa.ArrowException, ValueError) as error:
         raise data_error(f"{file} is no parquet table ({error})", [], WHOLE_COPY) from None
+    return typed_table(table, file)
+
+
+def typed_table(table: pa.Table, file: str, start: int = 0) -> RawTable:
+    """A table whose columns have types; `start`: how many rows of the file are before its first."""
     names = [str(name).strip() for name in table.column_names]
     data = pd.DataFrame({k: _column(values) for k, values in enumerate(table.columns)})
-    return make_table(file, names, data, np.arange(1, table.num_rows + 1), 1)
+    return make_table(file, names, data, np.arange(start + 1, start + table.num_rows + 1), 1)
 
 
 def _column(values: pa.ChunkedArray | pa.Array) -> pd.Series[Any]:

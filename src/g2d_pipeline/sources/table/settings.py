@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import SPLITS, IngestSettings, SplitFractions, Table, is_selector
@@ -112,39 +112,53 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
     `file_name` (audiofolder, imagefolder), or the only `…_file_name`; for sound that of the only video.
     DataError where there is none."""
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
-    media = [name for name, kind in kinds.items() if kind != "text"]
-    common = {name: _common_names(name, kind, list(kinds.values())) for name, kind in kinds.items()}
-    columns = {name: c for name in kinds for c in reversed(common[name]) if c in table.names}  # the first one
-    columns |= {name: column for name, column in raw.columns.items() if name in kinds}
-    videos = [name for name in media if kinds[name] == "video"]
-    audio = [name for name in media if kinds[name] == "audio"]
-    # the one medium that `file_name` can name: a single one, or a video whose sound the others are
-    single = media if len(media) == 1 else videos if len(audio) == len(media) - 1 else []
-    if len(single) == 1 and single[0] not in columns:
-        matches = [name for name in table.names if name.endswith("_file_name")]
-        matches = ["file_name"] if "file_name" in table.names else matches
-        columns |= dict.fromkeys(single, matches[0]) if len(matches) == 1 else {}
-    for name in audio:
-        if name not in columns and len(videos) == 1 and videos[0] in columns:
-            columns[name] = columns[videos[0]]
-            table.note(
-                f"{name}: the table has no column of its own for it, so it is the sound of {videos[0]!r}."
-            )
+    columns = known_columns(kinds, raw.columns, table)
     if missing := next((name for name in kinds if name not in columns), None):
         known = table.names
         hint = did_you_mean(missing, known)
-        names = common[missing] + (["file_name"] if single == [missing] else [])
+        names = _common_names(missing, kinds) + (["file_name"] if _single(kinds) == missing else [])
         remedy = (
             f"say which one under raw: `columns: {{{missing}: <column>}}`; without that it is one of {names}."
         )
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
         raise data_error(headline, [enumerated(known)], remedy + table.hint)
-    return {name: columns[name] for name in kinds}
+    return columns
 
 
-def _common_names(name: str, kind: str, kinds: Sequence[str]) -> list[str]:
+def known_columns(kinds: Mapping[str, str], named: Mapping[str, str], table: RawTable) -> dict[str, str]:
+    """Modality of media or text → its column, or its template, as of `find_columns`; those without one are
+    left out. `kinds`: modality → its kind; `named`: what the settings say."""
+    columns = {
+        m: c for m in kinds for c in reversed(_common_names(m, kinds)) if c in table.names
+    }  # the first
+    columns |= {name: column for name, column in named.items() if name in kinds}
+    if (single := _single(kinds)) is not None and single not in columns:
+        matches = [name for name in table.names if name.endswith("_file_name")]
+        matches = ["file_name"] if "file_name" in table.names else matches
+        columns |= {single: matches[0]} if len(matches) == 1 else {}
+    videos = [name for name in kinds if kinds[name] == "video"]
+    for name in (name for name in kinds if kinds[name] == "audio"):
+        if name not in columns and len(videos) == 1 and videos[0] in columns:
+            columns[name] = columns[videos[0]]
+            table.note(
+                f"{name}: the table has no column of its own for it, so it is the sound of {videos[0]!r}."
+            )
+    return {name: columns[name] for name in kinds if name in columns}
+
+
+def _single(kinds: Mapping[str, str]) -> str | None:
+    """The one medium that `file_name` can name: the only one, or a video whose sound the others are."""
+    media = [name for name, kind in kinds.items() if kind != "text"]
+    videos = [name for name in media if kinds[name] == "video"]
+    audio = [name for name in media if kinds[name] == "audio"]
+    one = media if len(media) == 1 else videos if len(audio) == len(media) - 1 else []
+    return one[0] if len(one) == 1 else None
+
+
+def _common_names(name: str, kinds: Mapping[str, str]) -> list[str]:
     """What a modality's column is commonly called, the most likely first."""
-    names = [name, kind] if kinds.count(kind) == 1 and kind != "file" else [name]
+    kind = kinds[name]
+    names = [name, kind] if list(kinds.values()).count(kind) == 1 and kind != "file" else [name]
     endings = [""] if kind == "text" else ["", "_file_name", "_file"]
     return list(dict.fromkeys(f"{stem}{ending}" for stem in names for ending in endings))
 

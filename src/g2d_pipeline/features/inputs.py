@@ -1,0 +1,148 @@
+"""What turns raw samples into a model's inputs: kept beside its weights, read without the feature store.
+
+`inputs.json` has what `meta.json` of the store says of the target and of each modality: kind, settings,
+shape, type, what was measured on train; `table`: how the samples stand in a user's table. Files that the
+transforms read (a tokenizer, principal components) are copied beside it, with their checksums."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from g2d_pipeline.config import Table
+from g2d_pipeline.errors import DataError
+from g2d_pipeline.features.chunks import decode_cells, one_thread, round_values
+from g2d_pipeline.features.files import FITTED, Array
+from g2d_pipeline.features.kinds import ArraySpec, ColumnKind, FileKind, stored_kind
+from g2d_pipeline.features.statistics import infinite_rows
+from g2d_pipeline.files import content_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from g2d_pipeline.features.store import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+FILE, VERSION = "inputs.json", 1
+ABOUT = ("dataset", "task", "class_names", "target", "source")
+KEPT = ("kind", "settings", "shape", "dtype", "decoded", "statistics", "vocabulary", "tokenizer", FITTED)
+REMEDY = "Train it again (`kedro run --pipeline distill`), or copy its whole folder."
+
+Encoded = tuple[Array, dict[int, str]]  # `[n, …]` as stored; position → why a sample can not be used
+
+
+def write_inputs(
+    folder: Path, store: FeatureStore, modalities: Sequence[str], table: Table | None = None
+) -> None:
+    """Write `inputs.json` and the files it names into the model's `folder`. `table`: the settings of the
+    layout of a user's table."""
+    kept = {}
+    for m in modalities:
+        kept[m] = {key: value for key, value in store.meta["modalities"][m].items() if key in KEPT}
+        for part in _files(kept[m]):
+            shutil.copyfile(store.path / part["file"], folder / part["file"])
+    about = {"version": VERSION, **{key: store.meta[key] for key in ABOUT}, "table": _placeless(table)}
+    text = json.dumps(about | {"modalities": kept}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def _placeless(table: Table | None) -> dict[str, Any] | None:
+    """The settings as JSON without what is of the data that were trained on: their folder and splits."""
+    if table is None:
+        return None
+    file = table.table if isinstance(table.table, str) else None
+    plain = {"raw_dir": ".", "split": None, "group": None, "table": file}
+    return table.model_copy(update=plain).model_dump(mode="json")
+
+
+def _files(about: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [about[key] for key in ("tokenizer", FITTED) if key in about]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`folder`: of a model; make it with `read_inputs`. `about`: what `inputs.json` says."""
+
+    folder: Path
+    about: dict[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.about["modalities"])
+
+    @cached_property
+    def kinds(self) -> dict[str, FileKind | ColumnKind]:
+        """Modality → its kind, with its settings."""
+        return {m: stored_kind(of["kind"], of["settings"]) for m, of in self.about["modalities"].items()}
+
+    def columns(self, modality: str) -> list[str]:
+        """The columns of the manifest that it is made from."""
+        return self.kinds[modality].columns or [modality]
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        return tuple(self.about["modalities"][modality]["shape"])
+
+    def empty(self, modality: str, count: int) -> Array:
+        """Zeros as stored `[count, …]`."""
+        return np.zeros((count, *self.shape(modality)), self.about["modalities"][modality]["dtype"])
+
+    def encode(self, modality: str, table: pd.DataFrame, root: Path) -> Encoded:
+        """The samples of the manifest's columns of a modality, as featurize would store them. Paths are
+        relative to `root`."""
+        kind, about = self.kinds[modality], self.about["modalities"][modality]
+        if isinstance(kind, FileKind):
+            return self._decode(kind, about, table.iloc[:, 0].astype(object).tolist(), root)
+        values = kind.encode(table, about, self.folder)
+        if values.dtype.kind != "f":
+            return values, {}
+        return values, dict.fromkeys(infinite_rows(values).tolist(), "holds values that are too large")
+
+    def _decode(self, kind: FileKind, about: Mapping[str, Any], cells: list[str], root: Path) -> Encoded:
+        """Equal cells are decoded once."""
+        distinct = list(dict.fromkeys(cells))
+        decoded, findings = decode_cells(kind, distinct, root, kind.stored_spec(about))
+        with one_thread():
+            values = kind.encode(decoded, about, self.folder)
+        spec = ArraySpec(values.shape[1:], about["dtype"])
+        values, _ = round_values(values, np.arange(len(values)), spec, findings)
+        position = {cell: k for k, cell in enumerate(distinct)}
+        rows = np.array([position[cell] for cell in cells], np.int64)
+        faults = {i: findings.faults[k] for i, k in enumerate(rows.tolist()) if k in findings.faults}
+        return values[rows], faults
+
+
+def read_inputs(folder: Path) -> Inputs:
+    """Read and check `inputs.json`. Raises DataError where it, or a file that it names, is missing, changed,
+    or of another version."""
+    path = folder / FILE
+    try:
+        about = json.loads(path.read_bytes())
+        if about["version"] != VERSION:
+            raise DataError(
+                f"{path} is of version {about['version']}, this program reads {VERSION}. {REMEDY}"
+            )
+        inputs = Inputs(folder, about)
+        parts = [part for of in about["modalities"].values() for part in _files(of)]
+        if outside := [p["file"] for p in parts if Path(p["file"]).name != p["file"]]:
+            raise ValueError(f"{outside[0]!r} is no name of a file beside it")
+        changed = [p["file"] for p in parts if content_hash(folder / p["file"]) != p["checksum"]]
+        _ = inputs.kinds
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: without it no raw sample can be read. {REMEDY}") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        words = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {words}). {REMEDY}") from None
+    if changed:
+        raise DataError(f"{folder}: {', '.join(changed)} changed since training. {REMEDY}")
+    return inputs
