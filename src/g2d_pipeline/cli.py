@@ -13,9 +13,10 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
+from kedro.framework.project import settings as kedro_settings
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
-from kedro.utils import load_obj
+from kedro.utils import find_kedro_project, load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean
@@ -51,6 +52,8 @@ def run(**arguments: Any) -> Any:
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
             _check_selection(arguments)
+            if "study" in (arguments.get("params") or {}):
+                return _run_study(arguments)
             return callback(**arguments)
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
@@ -70,6 +73,22 @@ def run(**arguments: Any) -> Any:
             hint = "" if isinstance(cause, G2DError) else " (--params debug=true shows where)"
             click.secho(f"Error: {cause}{hint}", fg="red", err=True)
             sys.exit(getattr(cause, "exit_status", 1))
+
+
+def _run_study(arguments: dict[str, Any]) -> None:
+    """`--params study=<name>`: a grid of runs instead of one."""
+    from g2d_pipeline.studies.cells import Site
+    from g2d_pipeline.studies.study import run_study
+
+    params = dict(arguments["params"])
+    names = {n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n}
+    typed = [option for key, option in SELECTIONS.items() if arguments.get(key)]
+    if names - {"evaluate", "__default__"} or typed:
+        words = ", ".join([*(f"--pipeline {n}" for n in sorted(names - {"evaluate", "__default__"})), *typed])
+        raise ConfigError(f"{words}: a study goes to its end: leave it out, or say --pipeline evaluate.")
+    name, project = params.pop("study"), Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
+    source = arguments.get("conf_source") or str(project / kedro_settings.CONF_SOURCE)
+    run_study(Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV")), str(name), params)
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
@@ -181,4 +200,14 @@ def _check_config(file: str) -> None:
     parse_yaml(file, Path(file).read_bytes())
 
 
-cli.add_command(click.Command("run", callback=run, params=_options(), help=run.__doc__))
+def study(name: str, **arguments: Any) -> Any:
+    """Run a study of conf/base/studies: a grid of data sets, methods, options and seeds, of which only what
+    is missing is trained. The same as `kedro run --params study=NAME`."""
+    return run(**arguments | {"params": {**(arguments.get("params") or {}), "study": name}})
+
+
+OPTIONS = _options()
+cli.add_command(click.Command("run", callback=run, params=OPTIONS, help=run.__doc__))
+cli.add_command(
+    click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
+)

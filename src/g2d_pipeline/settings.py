@@ -14,5 +14,9 @@ CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     "merge_strategy": {"parameters": "soft"},
-    "config_patterns": {"parameters": ["parameters*", "datasets/*", "methods/*"], "catalog": ["catalog*"]},
+    "config_patterns": {
+        "parameters": ["parameters*", "datasets/*", "methods/*"],
+        "catalog": ["catalog*"],
+        "studies": ["studies/*"],
+    },
 }

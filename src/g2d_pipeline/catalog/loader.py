@@ -69,8 +69,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def configuration(self) -> Configuration:
         """The resolved and validated configuration. Raises ConfigError or DataError (no raw data)."""
         where, overrides = self.project, self.runtime_params or {}
-        environments = dict.fromkeys([self.base_env, self.env or self.default_run_env])
-        files, origins = merge_files([self._files(name) for name in environments], overrides)
+        files, origins = merge_files([self._files(name) for name in self._environments], overrides)
         return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, where), origins, where)
 
     @cached_property
@@ -87,8 +86,21 @@ class ProjectConfigLoader(OmegaConfigLoader):
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
         return Plan(c, raw, graph)
 
-    def _files(self, environment: str) -> dict[str, bytes]:
-        """The parameter files of an environment: name to show → content. Raises ConfigError without it."""
+    @property
+    def _environments(self) -> list[str]:
+        return list(dict.fromkeys([self.base_env, self.env or self.default_run_env]))
+
+    def studies(self) -> dict[str, list[tuple[str, bytes]]]:
+        """Name of a study → its files, as (name to show, content), the ones that win last."""
+        files: dict[str, list[tuple[str, bytes]]] = {}
+        for environment in self._environments:
+            for shown, content in self._files(environment, "studies").items():
+                files.setdefault(Path(shown).stem, []).append((shown, content))
+        return files
+
+    def _files(self, environment: str, kind: str = "parameters") -> dict[str, bytes]:
+        """The files of `kind` (see `config_patterns`) of an environment: name to show → content. Raises
+        ConfigError without the environment."""
         folder = self._get_conf_env_path(environment)
         root = str(Path(folder).parent)
         if not self._fs.isdir(root):
@@ -102,7 +114,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 f"--env {environment}: there is no folder {folder}.{did_you_mean(environment, names)} "
                 f"Known: {', '.join(names)}."
             )
-        matches = {f for p in self.config_patterns["parameters"] for f in self._fs.glob(f"{folder}/{p}")}
+        matches = {f for p in self.config_patterns[kind] for f in self._fs.glob(f"{folder}/{p}")}
         files = (Path(f) for f in sorted(matches) if Path(f).suffix in (".yml", ".yaml", ".json"))
         shown = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
         return {name: self._fs.cat_file(file.as_posix()) for file, name in shown.items()}

@@ -1,0 +1,96 @@
+"""A study: a grid of data sets, methods and options, as its file declares it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+
+from g2d_pipeline.config.base import Names, Seeds, Strict, split_slashes
+from g2d_pipeline.errors import ConfigError
+
+SHORT = {"dataset": "datasets", "method": "methods", "seed": "seeds", "metric": "metrics"}
+"""Keys of `kedro run` and what a study calls them."""
+# Keys of `kedro run` that have no meaning here, and what to say instead.
+REFUSED = {
+    "compare": "a study compares its methods: say methods",
+    "rebuild": "a study makes what is missing: kedro run --params rebuild=true makes anew what you doubt",
+    "workers": "a study has n_jobs processes of `threads` threads: say n_jobs",
+}
+Options = dict[str, Any]
+Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
+
+
+class PublishedTable(Strict):
+    """What a study is compared with: `table` of `published.csv`. `protocol`: data set → dotted key of the
+    resolved settings → published value; where a cell has another, its comparison is void."""
+
+    table: PositiveInt
+    protocol: dict[str, Options] = {}
+
+
+class StudySettings(Strict):
+    """`options`: the same in all cells, as after `--params`; `of_dataset`: those of a data set. `vary`: the
+    values of an option; options that change together share a key (`alpha/beta: [0/1, 1/0]`). Every
+    combination of data set, values, method and seed is trained once. `metrics`: of the table (none: the
+    task's first headline metric). `n_jobs` processes (auto: as many as the cores allow) with `threads` each;
+    `retries`: how often work is handed out again after a process was killed, at last piece by piece."""
+
+    title: str = ""
+    like: str | None = None  # another study, of which this one changes what it says
+    datasets: Annotated[Names, Field(min_length=1)]
+    methods: Annotated[Names, Field(min_length=1)]
+    seeds: Seeds = [0, 1, 2]
+    options: Options = {}
+    of_dataset: dict[str, Options] = {}
+    vary: dict[str, Values] = {}
+    metrics: Names = []
+    published: PublishedTable | None = None
+    n_jobs: PositiveInt | Literal["auto"] = "auto"
+    threads: PositiveInt = 1
+    retries: NonNegativeInt = 2
+
+    @field_validator("datasets", "methods", "seeds", "metrics")
+    @classmethod
+    def _are_different(cls, values: list[Any]) -> list[Any]:
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            raise ValueError(f"{'/'.join(map(str, twice))} comes twice: every cell is declared once")
+        return values
+
+    @field_validator("options", "of_dataset", "vary")
+    @classmethod
+    def _are_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        trees = value.values() if info.field_name == "of_dataset" else [value]
+        for key in (part for tree in trees for keys in tree for part in keys.split("/")):
+            own = SHORT.get(key, key)
+            if own in StudySettings.model_fields or own in REFUSED:
+                raise ValueError(
+                    f"{key}: {REFUSED.get(own, f'say {own} beside {info.field_name}, not in it')}"
+                )
+        return value
+
+    @field_validator("vary")
+    @classmethod
+    def _differ(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in axes.items():
+            parts = key.split("/")
+            for value in values:
+                if len(parts) > 1 and len(split_slashes(value)) != len(parts):
+                    raise ValueError(f"{key}: {value} should have {len(parts)} values with / between")
+            texts = Counter(str(float(v)) if isinstance(v, int | float) else str(v) for v in values)
+            if twice := [text for text, count in texts.items() if count > 1]:
+                raise ValueError(
+                    f"{key}: {'/'.join(map(str, twice))} comes twice: every cell is declared once"
+                )
+        return axes
+
+    def processes(self, cores: int) -> int:
+        """How many processes there are. Raises ConfigError where they and their threads exceed the cores."""
+        number = max(cores // self.threads, 1) if self.n_jobs == "auto" else self.n_jobs
+        if number * self.threads > max(cores, 1):
+            raise ConfigError(
+                f"n_jobs = {number} processes × threads = {self.threads} are more than the {cores} cores: "
+                f"say n_jobs={max(cores // self.threads, 1)}, or n_jobs=auto"
+            )
+        return number

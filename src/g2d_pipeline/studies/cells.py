@@ -1,0 +1,171 @@
+"""One artefact of a study's cell, made by the catalog's own datasets in whatever process it is asked for."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from kedro.io import AbstractDataset
+
+from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
+from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.errors import InterruptedRun
+from g2d_pipeline.overrides import Tree
+from g2d_pipeline.settings import CONFIG_LOADER_ARGS
+from g2d_pipeline.sources import ensure_sample
+
+DATASETS = {"ingest": "manifest", "featurize": "features", "teachers": "teachers", "distill": "students"}
+"""Stage → the catalog's dataset of its artefacts."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a project and its settings are, as any process finds them; `threads` of torch in each."""
+
+    project: str
+    conf_source: str
+    env: str | None = None
+    threads: int = 1
+
+    def loader(self, params: Tree) -> ProjectConfigLoader:
+        """The configuration loader of a run with these parameters."""
+        arguments: dict[str, Any] = dict(CONFIG_LOADER_ARGS)
+        loader = ProjectConfigLoader(
+            self.conf_source, self.env, runtime_params=copy.deepcopy(params), **arguments
+        )
+        loader.project = Path(self.project)
+        return loader
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run of `teachers` or `distill` to be made, with the parameters (as JSON) that it is part of."""
+
+    params: str
+    stage: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task. `reason`: why it failed, in one line."""
+
+    status: Literal["made", "fresh", "failed", "interrupted"]
+    reason: str = ""
+
+
+class Workspace:
+    """A configuration, the plan of its artefacts, and their datasets. Raises ConfigError and DataError."""
+
+    def __init__(self, site: Site, params: Tree) -> None:
+        loader = site.loader(params)
+        self.params = json.dumps(params, sort_keys=True)
+        self.configuration = c = loader.configuration
+        if c.source == "sample":
+            ensure_sample(c.dataset.raw, c.root)
+        self.distill = c.distill()
+        self.plan = loader.plan
+        entries = loader["catalog"]
+        self.datasets: dict[str, Any] = {  # of FolderDatasets
+            stage: AbstractDataset.from_config(name, entries[name]) for stage, name in DATASETS.items()
+        }
+
+    def prepare(self) -> None:
+        """Make the manifests and the feature stores, where they are missing. Raises what that raises."""
+        from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
+        from g2d_pipeline.pipelines.ingest.nodes import ingest_raw
+
+        self.plan.refresh()
+        manifests, features = self.datasets["ingest"], self.datasets["featurize"]
+        if not manifests.is_made():
+            manifests.save(ingest_raw(self.configuration.ingest()))
+        if not features.is_made():
+            features.save(featurize_modalities(manifests.load(), self.configuration.featurize()))
+
+    def students(self, methods: Collection[str]) -> list[str]:
+        """The runs of these methods."""
+        return [name for name, run in self.distill.runs.items() if run.method in methods]
+
+    def teachers_of(self, student: str) -> list[str]:
+        """The runs of the teachers that a student needs."""
+        run, repeat = self.distill.runs[student], student.partition("/")[2]
+        return [f"{m}/{repeat}" for m in run.encoders] if run.needs_teachers else []
+
+    def trained(self, stage: str, run: str) -> TrainedFolder:
+        """A finished run. Raises DataError where it is not there."""
+        folder: TrainedFolder = self.datasets[stage].read(self.plan.require(stage, run))
+        return folder
+
+    def make(self, stage: str, run: str) -> Outcome:
+        """Make one artefact, of which all inputs are made, unless it is fresh: then another process was
+        quicker. Its training may fail: see the outcome. Raises G2DError and OSError for other faults."""
+        from g2d_pipeline.pipelines.distill.nodes import train_students
+        from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+
+        self.plan.refresh()
+        if self.plan.is_fresh(stage, run):
+            return Outcome("fresh")
+        stores = self.datasets["featurize"]
+        settings: Any = self.configuration.teachers() if stage == "teachers" else self.distill
+        split = settings.runs[run].split
+        features = {split: stores.read(self.plan.require("featurize", split))}
+        if stage == "teachers":
+            make = train_teachers(features, settings)[run]
+        else:
+            own: Models = {name: self.trained("teachers", name) for name in self.teachers_of(run)}
+            make = train_students(features, own, settings)[run]
+        self.datasets[stage].save({run: make})
+        failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
+        return Outcome("failed", failed.reason) if failed else Outcome("made")
+
+
+@lru_cache(maxsize=64)
+def _workspace(site: Site, params: str) -> Workspace:
+    return Workspace(site, json.loads(params))
+
+
+def make(site: Site, parent: int, number: int, task: Task) -> tuple[int, Outcome]:
+    """(number, what became of the task), in the process `parent` or in a worker of it, without a word. No
+    error escapes: what goes wrong is the cell's, not the study's."""
+    import torch
+
+    if os.getpid() != parent:
+        _end_with(parent)
+    threads, disabled = torch.get_num_threads(), logging.root.manager.disable
+    torch.set_num_threads(site.threads)
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return number, _workspace(site, task.params).make(task.stage, task.run)
+    except InterruptedRun as error:
+        if os.getpid() == parent:
+            raise
+        return number, Outcome("interrupted", str(error))
+    except Exception as error:
+        return number, Outcome("failed", FailedRun.from_error(0, error).reason)
+    finally:
+        torch.set_num_threads(threads)
+        logging.disable(disabled)
+
+
+@lru_cache(maxsize=1)
+def _end_with(parent: int) -> None:
+    """From now on this process ends when `parent` does: what it has in hand goes on from its checkpoint."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

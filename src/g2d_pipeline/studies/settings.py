@@ -1,0 +1,128 @@
+"""A study as its file declares it (conf/<environment>/studies/<name>.yml), and the grid that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from g2d_pipeline.config.base import split_slashes
+from g2d_pipeline.config.studies import REFUSED, SHORT, Options, StudySettings
+from g2d_pipeline.errors import ConfigError, did_you_mean
+from g2d_pipeline.explain import COMMAND_LINE, Origins, checked
+from g2d_pipeline.overrides import Tree, leaves, merge
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid: `options` as they are shown (key → value), `params` as `kedro run` takes them."""
+
+    dataset: str
+    methods: tuple[str, ...]
+    options: Options
+    params: Tree
+
+    @property
+    def label(self) -> str:
+        """`fusion=film, alpha/beta=0/1`; empty where nothing varies."""
+        return ", ".join(f"{key}={_text(value)}" for key, value in self.options.items())
+
+    def __str__(self) -> str:
+        return f"{self.dataset}{self.label and f' ({self.label})'}"
+
+
+Files = Mapping[str, list[tuple[str, bytes]]]
+"""Name of a study → its files, as (name to show, content), the ones that win last."""
+Parse = Callable[[str, bytes], Tree]
+
+
+def read_study(name: str, files: Files, parse: Parse, changes: Tree) -> tuple[StudySettings, Origins]:
+    """The validated study `name`, and where its keys were written. `parse(file, content)`: a YAML's content;
+    `changes`: what `--params` says beside it: keys of the study, and options of all cells.
+
+    Raises ConfigError with file, key, value and what is allowed."""
+    origins = Origins()
+    tree = _tree(name, files, parse, origins, ())
+    for key, value in changes.items():
+        own = SHORT.get(key, key)
+        if own in REFUSED:
+            raise ConfigError(f"{COMMAND_LINE}: {key} does not go with study={name}: {REFUSED[own]}")
+        if own in StudySettings.model_fields:
+            tree[own] = merge(dict(tree.get(own) or {}), value) if isinstance(value, Mapping) else value
+            origins.note("studies", name, own)
+        else:
+            tree["options"] = {**(tree.get("options") or {}), key: value}
+            origins.note("studies", name, "options", key)
+    study: StudySettings = checked(StudySettings, tree, ("studies", name), origins)
+    return study, origins
+
+
+def _tree(name: str, files: Files, parse: Parse, origins: Origins, above: tuple[str, ...]) -> Tree:
+    """What the files say of a study, over what they say of the one that it is `like`."""
+    if name not in files:
+        where = f"{origins.find(('studies', above[-1], 'like'))}: like = {name!r}" if above else COMMAND_LINE
+        raise ConfigError(
+            f"{where}: unknown study '{name}'.{did_you_mean(name, files)} Known: {', '.join(sorted(files))}. "
+            "A new one is one file conf/base/studies/<name>.yml."
+        )
+    tree: Tree = {}
+    for file, content in files[name]:
+        section = parse(file, content).get("studies")
+        if not isinstance(section, Mapping) or not isinstance(section.get(name), Mapping):
+            raise ConfigError(
+                f"{file}: it should begin with the line 'studies:' and, indented below it, '{name}:' with "
+                "datasets, methods, … below that"
+            )
+        for path, _ in leaves(section[name]):
+            prefixes = (("studies", name, *path[:depth]) for depth in range(len(path) + 1))
+            origins.entries.extend((file, prefix) for prefix in prefixes)
+        merge(tree, section[name])
+    if (like := tree.get("like")) is None:
+        return tree
+    if like in (name, *above):
+        raise origins.mistake(("studies", name, "like"), f"like = {like!r}: they are like one another")
+    base = _tree(str(like), files, parse, origins, (*above, name))
+    written = [(file, path) for file, path in origins.entries if path[:2] == ("studies", like)]
+    for file, path in reversed(written):
+        origins.entries.insert(0, (file, ("studies", name, *path[2:])))
+    vary = {"vary": tree["vary"]} if "vary" in tree else {}  # another grid replaces, it does not add
+    return merge(base, tree) | vary
+
+
+def points(study: StudySettings) -> Iterator[Point]:
+    """Every point of the grid, data sets first, then the options in their order.
+
+    `smp=true` is an option of one method (see `resolve`), so that each has a point of its own then."""
+    for dataset in study.datasets:
+        for values in product(*study.vary.values()):
+            options = dict(zip(study.vary, values, strict=True))
+            flat: Options = {}
+            for key, value in options.items():
+                keys = key.split("/")
+                flat |= dict(zip(keys, split_slashes(value) if len(keys) > 1 else [value], strict=True))
+            fixed = merge(_nested(study.options), _nested(study.of_dataset.get(dataset, {})))
+            params = merge(fixed, _nested(flat))
+            groups = [(m,) for m in study.methods] if "smp" in params else [tuple(study.methods)]
+            for methods in groups:
+                run = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1])}
+                quiet = {"progress": False, "workers": 1, "wait": True, "seeds": list(study.seeds)}
+                yield Point(dataset, methods, options, {**params, **run, **quiet})
+
+
+def _nested(options: Mapping[str, Any]) -> Tree:
+    """`{"a.b": 1}` → `{"a": {"b": 1}}`, as `--params` are read."""
+    tree: Tree = {}
+    for key, value in options.items():
+        *above, last = key.split(".")
+        nested: Any = {last: _nested(value) if isinstance(value, Mapping) else value}
+        for name in reversed(above):
+            nested = {name: nested}
+        merge(tree, nested)
+    return tree
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
