@@ -295,13 +295,15 @@ def _results(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], l
     if made:
         manifests, stores = w.datasets["ingest"].load(), w.datasets["featurize"].load()
         tables = {split: _samples(store, manifests[split]) for split, store in stores.items()}
-        samples = {end: tables[split] for end, (_, split, _) in w.configuration.repeats.items()}
-    runs, failures = _runs(*(({}, models) if stage == "distill" else (models, {})), samples)
+        samples = {
+            end: (tables[split], stores[split]) for end, (_, split, _) in w.configuration.repeats.items()
+        }
+    cases, failures = _runs(*(({}, models) if stage == "distill" else (models, {})), samples)
     seconds = {}
-    for run, model in zip(runs, made, strict=True):
+    for run, model, _ in cases:
         card = read_card(model.path) or {}
         seconds[run.method, run.modality, run.fold, run.seed] = float(card.get("wall_seconds", 0.0))
-    return runs, failures, seconds
+    return [run for run, *_ in cases], failures, seconds
 
 
 def _model(cell: Cell, stage: str, run: str) -> TrainedFolder | FailedRun:

@@ -66,7 +66,7 @@ def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
 def _run_again(cases: list[Case], settings: EvaluateSettings) -> dict[str, pd.DataFrame]:
     """The frames of missing and corrupted modalities."""
     from g2d_pipeline.evaluation.robustness import robustness_frames
-    from g2d_pipeline.training.precision import pick_device
+    from g2d_pipeline.models.multimodal import pick_device
 
     return robustness_frames(cases, pick_device(settings.options.device), settings.corrupted_samples)
 
