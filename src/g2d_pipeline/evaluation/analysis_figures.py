@@ -113,7 +113,7 @@ def absent_modalities(frames: Frames) -> Chart | None:
 
 
 def corruptions(frames: Frames) -> Chart | None:
-    """What is kept of the main metric where a modality is corrupted, from mild to severe; a curve a method."""
+    """What is kept of the main metric where a modality is corrupted, mild to severe; a curve a method."""
     own = _robustness(frames, absent=False)
     if own.empty:
         return None
