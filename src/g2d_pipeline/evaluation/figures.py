@@ -64,8 +64,8 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
 
 
 def metric_curves(frames: Frames) -> Chart | None:
-    """The selection metric by epoch: the whole and every modality, val solid, test dotted; as a level, what the
-    teacher of a modality reaches on val (Fig. 1)."""
+    """The selection metric by epoch: the whole and every modality, val solid, test dotted; as a level, what
+    the teacher of a modality reaches on val (Fig. 1)."""
     spec, parts = metric_spec(frames.metric), [MULTI, *frames.modalities]
     if frames.history.empty:
         return None
