@@ -119,7 +119,7 @@ class Chart:
             axes.set_ylabel(clean(y))
             axes.grid(axis="x", visible=False)
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axes.yaxis.set_major_formatter(lambda value, _: short_number(float(value)))
+            axes.yaxis.set_major_formatter(tick)
             self.words(key, heading, up=above - 16, x=-left + 8, size=12.5, color=INK, weight="bold")
 
     @property
@@ -176,8 +176,8 @@ class Chart:
         self.record(panel, name, pd.DataFrame({"mean": [value]}), line="level")
 
     def points(self, panel: str, rows: pd.DataFrame, colour: str, bars_from: float | None = None) -> None:
-        """A line a row, from above: its `label`, a point at `mean`, a bar from `low` to `high`, and and
-        at the right edge `text`; rows that are `bold` are. There is room for `lines`."""
+        """A line a row, from above: its `label`, a point at `mean`, a line from `low` to `high`, and and
+        at the right edge `text`; rows that are `bold` are. `bars_from`: where bars start, if there are."""
         axes, y = self.axes[panel], -np.arange(len(rows), dtype=float)
         self.record(panel, panel, rows.drop(columns=["text", "bold"]))
         if bars_from is not None:
@@ -190,7 +190,7 @@ class Chart:
         axes.grid(axis="x", visible=True)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(lambda value, _: short_number(float(value)))
+        axes.xaxis.set_major_formatter(tick)
         for at, text, bold in zip(y, rows["text"], rows["bold"], strict=True):
             weight = "bold" if bold else "normal"
             self._beside(panel, text, axes.get_yaxis_transform(), at, INK, weight=weight)
@@ -227,6 +227,7 @@ class Chart:
         """The names of the curves right of their ends, apart from one another."""
         for key, labels in self._labels.items():
             axes, labels[:] = self.axes[key], sorted(labels)
+            axes.get_ylim()  # brings transLimits up to date
             apart = 12.0 * np.arange(len(labels))
             ends = [axes.transLimits.transform((0, value))[1] * axes.bbox.height for value, *_ in labels]
             places = isotonic_regression(np.array(ends) - apart) + apart if labels else ()
@@ -288,6 +289,11 @@ class Chart:
         caption = f"<b>{html.escape(self.title)}</b> {html.escape(self.subtitle)}"
         head = f'<figure class="chart" id="figure-{html.escape(name)}"><figcaption>{caption}</figcaption>'
         return Markup(f'{head}<div class="panels">{drawn}</div></figure>')
+
+
+def tick(value: float, _: float = 0) -> str:
+    """A number at an axis."""
+    return short_number(float(value)).replace("-", "−")
 
 
 def _variable(colour: str) -> str:

@@ -7,6 +7,7 @@ from g2d_pipeline.hooks import ProjectHooks
 
 # Kedro registers its resolvers under OmegaConf's older name; the warning is for Kedro's developers.
 warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is deprecated")
+warnings.filterwarnings("ignore", message="The 'preview_fn' feature is experimental")
 
 HOOKS = (ProjectHooks(),)
 CONFIG_LOADER_CLASS = ProjectConfigLoader

@@ -309,8 +309,16 @@ def test_viz_builds_with_layers_and_previews(project: Project) -> None:
     assert main["layers"] == ["intermediate", "feature", "models", "reporting"]
     assert "could not be previewed" not in built.output
     nodes = [json.loads(f.read_text()) for f in (project.path / "build" / "api" / "nodes").iterdir()]
-    shown = {node["preview_type"] for node in nodes if node.get("preview")}
-    assert {"TablePreview", "JSONPreview", "PlotlyPreview"} <= shown
+    shown = {node.get("preview_type") for node in nodes if node.get("preview")}
+    assert {"TablePreview", "JSONPreview", "HTMLPreview"} <= shown
+    pages = " ".join(str(node["preview"]) for node in nodes if node.get("preview_type") == "HTMLPreview")
+    assert "data:image/svg+xml" in pages  # figures
+    assert "Accuracy (%)" in pages  # tables
+    tasks = [node["preview"] for node in nodes if isinstance(node.get("preview"), dict)]
+    diagrams = [preview["content"] for preview in tasks if preview.get("kind") == "mermaid"]
+    assert len(diagrams) == 2
+    for words in ("small_cnn", "late fusion", "phase 1, ", "teacher audio"):
+        assert any(words in diagram for diagram in diagrams), words
 
 
 @pytest.mark.skipif(os.environ.get("G2D_SKIP_VIZ") == "1", reason="G2D_SKIP_VIZ=1")

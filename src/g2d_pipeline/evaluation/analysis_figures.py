@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from g2d_pipeline.charts import Chart
-from g2d_pipeline.html import GREY, INK, PALETTE, short_number
+from g2d_pipeline.html import GREY, INK, PALETTE
 
 from .metrics import metric_spec
 from .plots import Frames, history_chart, mean_curve, point_rows
 from .records import MULTI, TEACHER, repeat_columns, repeats_note
 from .statistics import BETTER, LEVEL
-from .tables import format_value, main_metric
+from .tables import ABSENT, format_value, main_metric
 
 SCATTERED, CLASSES = 120, 12  # points a modality; classes of a confusion matrix that is legible
 
@@ -51,7 +51,8 @@ def _points(
     for name in ordered:
         grouped = frame[frame[panel] == name].groupby("method", sort=False)[value]
         mean, std = grouped.mean() * scale, grouped.std() * scale
-        texts = ["–" if math.isnan(one) else short_number(float(one)) for one in mean]
+        digits = 1 if scale > 1 else 3
+        texts = [ABSENT if math.isnan(one) else f"{one:.{digits}f}".replace("-", "−") for one in mean]
         tables[name] = point_rows(mean.index, mean, std, texts)
     every = pd.concat(tables.values())
     chart = frames.chart(
@@ -91,7 +92,7 @@ def comparisons(frames: Frames) -> Chart | None:
     chart = frames.chart(
         f"Difference of {spec.label} on the test split",
         {str(against): f"against {against}" for against in groups},
-        subtitle=f"> 0: better; bars: {LEVEL:.0%} interval over seeds and samples; bold: told to be better",
+        subtitle=f"> 0: better; bars: {LEVEL:.0%} interval over seeds and samples; bold: p < {1 - LEVEL:.2g}",
         x=f"difference ({unit})" if unit else "difference",
         lines=max(map(len, groups.values())),
         names=list(table["label"]),
@@ -179,7 +180,7 @@ def modality_gap(frames: Frames) -> Chart | None:
     """The distance between the centroids of two modalities' features (Fig. 4)."""
     frame = frames.analysis("gap")
     frame = frame[frame["split"] == "test"].assign(pair=lambda d: d["first"] + " – " + d["second"])
-    words, x = "Modality gap", "distance of the centroids of normalised features (0 to 2)"
+    words, x = "Modality gap", "distance of centroids (0 to 2)"
     return _points(frames, frame, "distance", words, x, panel="pair")
 
 
@@ -204,7 +205,7 @@ def alignment(frames: Frames) -> Chart | None:
     """The mean cosine of student's and teacher's features, a panel a modality (Fig. 5)."""
     frame = frames.analysis("alignment")
     words = "Alignment with the teacher"
-    x = "mean cosine of student's and teacher's features"
+    x = "mean cosine of features"
     return _points(frames, frame[frame["split"] == "test"], "cosine", words, x, origin=0.0)
 
 
@@ -241,10 +242,7 @@ def alpha_beta(frames: Frames) -> Chart | None:
     chart = frames.chart(words, {n: n for n in panels}, x="α", y=y, lines=frame["beta"].nunique())
     for name, rows in panels.items():
         table = rows.pivot_table(index="beta", columns="alpha", values="value")
-        texts = table.map(
-            lambda value: "" if math.isnan(value) else format_value(frames.metric, value / spec.scale)
-        )
-        chart.heat(name, table, texts)
+        chart.heat(name, table * spec.scale, table.map(lambda value: format_value(frames.metric, value)))
     return chart
 
 
@@ -262,9 +260,7 @@ def confusion(frames: Frames) -> Chart | None:
     chart = frames.chart(
         "Confusion matrix on the test split",
         {name: name for name in panels},
-        subtitle="% of a true class (row), all seeds together",
-        x="predicted",
-        y="true",
+        subtitle="row: true class, column: predicted; % of the row, all seeds together",
         lines=len(classes),
         names=names,
     )

@@ -19,6 +19,7 @@ from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, o
 from .statistics import BETTER
 from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
 from .tables import (
+    ABSENT,
     FAILED,
     decimals,
     format_value,
@@ -86,6 +87,8 @@ def build_report(
         verdict=verdict,
         marks_note=marks_note(comparisons),
         cards=cards(summary, str(configuration.get("method", "")), failures, comparisons),
+        headline=headline_rows(summary_table(summary, None, failures, comparisons), summary, failures),
+        compared=comparison_rows(summary, comparisons, unit),
         main=table_cells(
             summary_table(summary, None, failures, comparisons), summary, unit, failures, comparisons
         ),
@@ -199,6 +202,46 @@ def table_cells(
         "parts": list(wide.columns.unique("part")),
         "rows": rows,
     }
+
+
+def headline_rows(
+    wide: pd.DataFrame, summary: pd.DataFrame, failures: Sequence[Failure] = ()
+) -> list[dict[str, Any]]:
+    """A row a teacher or method: its `label` and, for each metric, the value of the whole (of a teacher: its
+    modality's) and its spread. `wide`: see `summary_table`."""
+    labels, names = row_labels(summary, failures), list(wide.columns.unique("metric"))
+    keys: list[Any] = list(wide.index)
+    rows = []
+    for method, modality in keys:
+        own = wide.loc[(method, modality)]
+        cells = [str(own.get((name, modality or MULTI), ABSENT)).partition(" ± ") for name in names]
+        values = [(value, spread) for value, _, spread in cells]
+        rows.append({"label": labels[method, modality], "teacher": method == TEACHER, "cells": values})
+    return rows
+
+
+def comparison_rows(
+    summary: pd.DataFrame, comparisons: pd.DataFrame | None, unit: str = ""
+) -> dict[str, Any] | None:
+    """The comparisons of the main metric on test: its `title`, and `rows` in words."""
+    if comparisons is None:
+        return None
+    name = main_metric(summary)
+    chosen = (comparisons["metric"] == name) & (comparisons["split"] == "test")
+    own = comparisons[chosen & (comparisons["part"] == MULTI) & comparisons["difference"].notna()]
+    digits = decimals(name, summary.loc[summary["metric"] == name, "mean"])
+
+    def signed(value: float) -> str:
+        text = format_value(name, value, digits=digits)
+        return text.replace("-", "−") if value < 0 else f"+{text}".replace(f"+{ABSENT}", ABSENT)
+
+    rows = [
+        row
+        | {column: signed(row[column]) for column in ("difference", "low", "high")}
+        | {"p": "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.2g}".replace("nan", ABSENT)}
+        for row in own.to_dict(orient="records")
+    ]
+    return {"title": metric_spec(name).title(unit), "rows": rows} if rows else None
 
 
 def method_rows(runs: Sequence[Run]) -> list[dict[str, str]]:

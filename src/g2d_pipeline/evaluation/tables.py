@@ -27,6 +27,8 @@ FAILED = "failed"
 MARKS = {BETTER: "▲", WORSE: "▼", EQUAL: "≈"}
 """Before a multimodal value: how it compares with joint training."""
 
+ENDS = ("low", "high")
+"""Columns of an interval."""
 SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "metric"]
 
 
@@ -78,7 +80,8 @@ def format_value(metric: str, mean: float, std: float = math.nan, digits: int | 
 
 
 def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None, mean: str) -> pd.DataFrame:
-    """Text: a row a distinct `keys`, columns (metric, part), multimodal first; `ABSENT` elsewhere."""
+    """Text: a row a distinct `keys`, columns (metric, part), multimodal first; `ABSENT` elsewhere. With the
+    interval where `frame` has one."""
     names = headline(frame) if names is None else names
     parts = sorted(dict.fromkeys(frame["part"]), key=lambda part: part != MULTI)
     digits = {name: decimals(name, frame.loc[frame["metric"] == name, mean]) for name in names}
@@ -87,6 +90,8 @@ def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None,
         cells, name = rows.setdefault(tuple(record[key] for key in keys), {}), record["metric"]
         if name in digits:
             text = format_value(name, record[mean], record.get("std", math.nan), digits[name])
+            ends = [format_value(name, record.get(end, math.nan), digits=digits[name]) for end in ENDS]
+            text += f" [{', '.join(ends)}]" * (ABSENT not in ends)
             cells[(name, record["part"])] = text
     columns = pd.MultiIndex.from_product([names, parts], names=["metric", "part"])
     return pd.DataFrame(

@@ -29,7 +29,7 @@ def evaluate_runs(
     students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes metrics (tidy and nested), figures (SVG and CSV), result tables and the report."""
+    """What makes metrics (tidy and nested), figures (SVG and CSV), verdict, result tables, report."""
 
     @cache
     def make() -> Evaluation:
@@ -49,6 +49,7 @@ def evaluate_runs(
         lambda: make().metrics,
         lambda: make().metrics_json,
         lambda: make().figure_files,
+        lambda: "".join(f"{sentence}\n" for sentence in make().verdict),
         lambda: make().table,
         *(partial(lambda form: make().table_files[form], form) for form in ("md", "tex", "csv")),
         lambda: make().report,

@@ -1,0 +1,68 @@
+"""What Kedro-Viz shows on a task's page: Mermaid diagrams of what will be trained, by the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kedro.pipeline.preview_contract import MermaidPreview
+from omegaconf import OmegaConf
+
+from g2d_pipeline.config import SMPSettings
+from g2d_pipeline.resolve import Configuration
+
+
+def configuration() -> Configuration | None:
+    """That of the session, which the catalog's entries get in the same way; None where there is none."""
+    if not OmegaConf.has_resolver("plan"):
+        return None
+    entry = OmegaConf.create({"plan": "${plan:}"}, flags={"allow_objects": True})
+    found: Configuration = entry.plan.configuration
+    return found
+
+
+def teachers_preview() -> MermaidPreview | None:
+    """A teacher a modality: its encoder and its task."""
+    c = configuration()
+    first = {run.modality: run for run in c.teachers().runs.values()} if c else {}
+    lines = [
+        f"m{i}[{_quoted(m)}] --> e{i}[{_quoted(run.encoder.name)}] --> y{i}[{_quoted(run.task)}]"
+        for i, (m, run) in enumerate(first.items())
+    ]
+    return _diagram(lines)
+
+
+def students_preview() -> MermaidPreview | None:
+    """The parts of the model of each method, and the phases of those that prioritise."""
+    c = configuration()
+    runs = {run.method: run for run in c.distill().runs.values()} if c else {}
+    lines = []
+    for i, (method, run) in enumerate(runs.items()):
+        lines += [f"subgraph s{i}[{_quoted(method)}]", "direction LR"]
+        for j, (m, encoder) in enumerate(run.encoders.items()):
+            lines.append(f"m{i}_{j}[{_quoted(m)}] --> e{i}_{j}[{_quoted(encoder.name)}] --> f{i}")
+            lines += [f"t{i}_{j}([{_quoted(f'teacher {m}')}]) -.-> e{i}_{j}"] * run.needs_teachers
+        lines += [f"f{i}{{{{{_quoted(f'{run.fusion.name} fusion')}}}}} --> y{i}[{_quoted(run.task)}]"]
+        lines += _phases(i, run.smp, len(run.encoders), run.training.epochs) if run.smp else []
+        lines.append("end")
+    return _diagram(lines)
+
+
+def _phases(i: int, smp: SMPSettings, modalities: int, epochs: int) -> list[str]:
+    """A box a phase, one after the other."""
+    learning = ["the least confident modality alone", *["the next one alone"] * (modalities - 2), "all"]
+    if smp.suppression == "partial":
+        learning = ["all, the more confident ones less", "all"]
+    lengths = enumerate(zip(smp.phases(modalities, epochs), learning, strict=True))
+    return [
+        " ==> ".join(f"p{i}_{j}[{_quoted(f'phase {j + 1}, {n} epochs: {who}')}]" for j, (n, who) in lengths)
+    ]
+
+
+def _quoted(text: object) -> str:
+    """Text as Mermaid shall read it: no markup."""
+    return '"' + str(text).replace('"', "#quot;").replace("<", "#lt;") + '"'
+
+
+def _diagram(lines: Iterable[str]) -> MermaidPreview | None:
+    body = [f"  {line}" for line in lines]
+    return MermaidPreview(content="\n".join(["graph LR", *body])) if body else None
