@@ -36,7 +36,16 @@ from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
-from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
+from g2d_pipeline.overrides import (
+    METHOD_KEYS,
+    Draft,
+    Tree,
+    leaves,
+    merge,
+    name_sections,
+    raw_overrides,
+    section,
+)
 from g2d_pipeline.sources import with_folds
 
 NO_RESULT = ("rebuild", "input", "model", "wait", "debug")  # settings of a run that change no result
@@ -317,9 +326,9 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
         if "seed" in tree:
             tree["seeds"] = [tree.pop("seed")]
     changes = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
-    for key in changes:
-        origins.note(key)
-    run: RunSettings = checked(RunSettings, files | changes, (), origins)
+    for path, _ in leaves(changes):
+        origins.note(*path)
+    run: RunSettings = checked(RunSettings, merge(files, changes), (), origins)
     return run
 
 

@@ -128,7 +128,8 @@ def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:
             if (column := f"{split}/{part}") in run.history:
                 level = scores[teachers[part].label, split] if part in teachers else np.nan
                 shared = {"split": split, "part": part, "metric": run.info["metric"]}
-                for epoch, value in zip(run.history["epoch"], run.history[column], strict=True):
+                scored = run.history[["epoch", column]].dropna()  # test is scored when it counts
+                for epoch, value in scored.itertuples(index=False, name=None):
                     yield {"epoch": epoch, **shared, "value": value, "teacher": level}
 
 
