@@ -149,7 +149,9 @@ class TrainedFolder:
 
         from g2d_pipeline.models.build import build_model
 
-        model = build_model(self.info["architecture"])
+        of_modality = self.info["architecture"]["modalities"]  # sorted by name: the list has their order
+        ordered = {m: of_modality[m] for m in self.info["modalities"]}
+        model = build_model(self.info["architecture"] | {"modalities": ordered})
         model.load_state_dict(load_file(self._file("model.safetensors")))
         return model.eval()
 

@@ -116,7 +116,11 @@ class Inputs:
         values, _ = round_values(values, np.arange(len(values)), spec, findings)
         position = {cell: k for k, cell in enumerate(distinct)}
         rows = np.array([position[cell] for cell in cells], np.int64)
-        faults = {i: findings.faults[k] for i, k in enumerate(rows.tolist()) if k in findings.faults}
+        faults = {
+            i: f"{cells[i]!r} {findings.faults[k]}"
+            for i, k in enumerate(rows.tolist())
+            if k in findings.faults
+        }
         return values[rows], faults
 
 
