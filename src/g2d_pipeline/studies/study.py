@@ -240,7 +240,10 @@ def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell])
         for c in cells
         for stage, run in c.runs()
     ]
-    results.write_results(folder, title, [], frame, summary, about)
+    notes = list(
+        dict.fromkeys(f"{c.point}: {note}" for c in cells for note in c.workspace.configuration.notes)
+    )
+    results.write_results(folder, title, notes, frame, summary, about)
 
 
 def _made(cell: Cell, stage: str, run: str) -> dict[str, Any]:
