@@ -332,7 +332,7 @@ def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> S
     if draft.smp_switch is False or not (own or switched_on):
         return None
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
-    # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command
+    # A method file that names tau is about tau: the data set's own does not undo it, the command
     # line does.
     ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})

@@ -86,7 +86,8 @@ def metric_curves(
 
     `metric` names what `val/<part>` and `test/<part>` hold, `unit` is the target's (`rmse` and `mae`)."""
     spec = metric_spec(metric)
-    subtitle = f"validation: solid, test: dotted; {_reading(history)}"
+    tested = any(str(column).startswith("test/") for column in history)
+    subtitle = f"validation{': solid, test: dotted' if tested else ''}; {_reading(history)}"
     title = figure_title(f"{spec.label} by epoch", dataset, source, subtitle)
     figure, panels = panel_figure(history, title, text(spec.title(unit)), one_scale=True, phases=modalities)
     colours = part_colours(modalities)
