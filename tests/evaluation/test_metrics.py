@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics as sk
 
 from g2d_pipeline.evaluation import collect_metrics, evaluate_predictions
-from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS
+from g2d_pipeline.evaluation.metrics import BINS, METRIC_COLUMNS
 
 
 def frame(
@@ -109,8 +111,8 @@ def test_one_row_a_number_in_the_order_of_the_tables(make_study):
     study = make_study(("audio", "image", "text"), seeds=(3, 1))
     metrics = collect_metrics(study.runs[::-1], "d", "raw")
     assert tuple(metrics.columns) == METRIC_COLUMNS
-    # (3 teachers × 1 part + 2 methods × 4 parts) × 2 seeds × 2 splits × 3 metrics
-    assert len(metrics) == 11 * 2 * 2 * 3
+    # (3 teachers × 1 part + 2 methods × 4 parts) × 2 seeds × 2 splits × 7 metrics
+    assert len(metrics) == 11 * 2 * 2 * 7
     assert not metrics.duplicated(["method", "modality", "seed", "split", "part", "metric"]).any()
     rows = list(metrics[["method", "modality", "seed"]].drop_duplicates().itertuples(index=False, name=None))
     teachers = [("unimodal", m, s) for m in ("audio", "image", "text") for s in (1, 3)]
@@ -148,3 +150,73 @@ def test_the_message_names_the_run(make_study, spoil, message: str):
     run = replace(study.runs[-1], predictions=spoil(study.runs[-1].predictions))
     with pytest.raises(ValueError, match=message):
         collect_metrics([*study.runs[:-1], run], "d", "raw")
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 7))
+def test_classification_equals_scikit_learn(seed: int, n: int, classes: int):
+    """Random logits, with ties, and classes that may be absent from the target."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, classes)).round(1)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    true, said, labels = rng.integers(0, classes, n), p.argmax(axis=1), range(classes)
+    values = evaluate_predictions(frame(list(true), list(said), list(p[range(n), true])), "classification", p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, of predicted classes that do not occur
+        expected = {
+            "accuracy": sk.accuracy_score(true, said),
+            "balanced_accuracy": sk.balanced_accuracy_score(true, said),
+            "f1_macro": sk.f1_score(true, said, average="macro", zero_division=0),
+            "map": np.mean([sk.average_precision_score(true == c, p[:, c]) for c in set(true)]),
+            "nll": sk.log_loss(true, p, labels=labels),
+            "brier": sk.brier_score_loss(true, p, labels=labels, scale_by_half=False),
+            "ece": expected_calibration_error(true, p),
+        }
+    assert values == pytest.approx(expected, abs=1e-9)
+
+
+def expected_calibration_error(true: np.ndarray, p: np.ndarray) -> float:
+    """Bin by bin: share of samples × |accuracy − mean confidence|."""
+    top, right = p.max(axis=1), p.argmax(axis=1) == true
+    bins = np.minimum((top * BINS).astype(int), BINS - 1)
+    gaps = [
+        (bins == b).mean() * abs(right[bins == b].mean() - top[bins == b].mean())
+        for b in range(BINS)
+        if (bins == b).any()
+    ]
+    return float(sum(gaps))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 60))
+def test_regression_equals_scikit_learn(seed: int, n: int):
+    rng = np.random.default_rng(seed)
+    target, prediction = rng.uniform(1, 5, n), rng.normal(3, 2, n)
+    values = evaluate_predictions(frame(list(target), list(prediction)), "regression")
+    assert values == pytest.approx(
+        {
+            "rmse": sk.root_mean_squared_error(target, prediction),
+            "mae": sk.mean_absolute_error(target, prediction),
+            "r2": sk.r2_score(target, prediction),
+            "mape": 100 * sk.mean_absolute_percentage_error(target, prediction),
+            "bias": prediction.mean() - target.mean(),
+        }
+    )
+
+
+def test_a_well_calibrated_coin_has_no_calibration_error_and_a_boaster_has():
+    p, boast = np.array([[0.8, 0.2]] * 10), np.array([[1.0, 0.0]] * 10)
+    true = [0] * 8 + [1] * 2
+    honest = evaluate_predictions(frame(true, [0] * 10), "classification", p)
+    assert honest["ece"] == pytest.approx(0)
+    assert honest["brier"] == pytest.approx(2 * (0.8 * 0.04 + 0.2 * 0.64))
+    assert evaluate_predictions(frame(true, [0] * 10), "classification", boast)["ece"] == pytest.approx(0.2)
+
+
+def test_what_needs_probabilities_is_left_out_where_no_logits_are_stored(make_study):
+    run = make_study(seeds=(0,), methods=()).runs[0]
+    with_logits, without = (
+        set(collect_metrics([own], "d", "raw")["metric"]) for own in (run, replace(run, outputs={}))
+    )
+    assert with_logits - without == {"map", "brier", "ece"}
+    other = run.samples.assign(sample_id=run.samples["sample_id"] + "x")
+    with pytest.raises(ValueError, match="val, audio: the stored logits are of other samples"):
+        collect_metrics([replace(run, samples=other)], "d", "raw")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from g2d_pipeline.evaluation import Run
-from g2d_pipeline.evaluation.notes import differs, selection_notes, split_gap, tied_epochs
+from g2d_pipeline.evaluation.notes import differs, selection_notes, split_gap, tied_epochs, val_unlike_test
 
 
 def run(
@@ -70,7 +70,7 @@ def test_three_epochs_of_a_hundred_are_no_tie() -> None:
 def test_val_unlike_test(val: tuple[int, int], test: tuple[int, int], warned: bool) -> None:
     one = run(val=val, test=test)
     assert differs(split_gap(one), "classification") == warned
-    lines = list(selection_notes([one]))
+    lines = list(val_unlike_test([one]))
     assert (len(lines) == 1) == warned
     if warned and val[0] > test[0]:
         assert "g2d, seed 0 (99.5 and 75.0)" in lines[0]

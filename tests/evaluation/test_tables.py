@@ -1,4 +1,4 @@
-"""Mean and spread over seeds, the order of rows, how numbers are written, which value is best."""
+"""Mean and spread over seeds, the order of rows, how numbers are written, what is told apart from joint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from g2d_pipeline.evaluation import (
     summary_table,
     table_text,
 )
-from g2d_pipeline.evaluation.tables import ABSENT, FAILED, best_methods, format_value, table_title
+from g2d_pipeline.evaluation.tables import ABSENT, FAILED, MARKS, format_value, table_title
 
 
 def metrics_of(values: dict[str, list[float]], metric: str = "accuracy", **columns: object) -> pd.DataFrame:
@@ -96,21 +96,41 @@ def test_how_a_number_is_written(metric: str, mean: float, std: float, written: 
     assert format_value(metric, mean, std) == written
 
 
-@pytest.mark.parametrize(("metric", "winner"), [("accuracy", "high"), ("rmse", "low")])
-def test_the_best_multimodal_value_is_marked(metric: str, winner: str):
-    summary = summarise(metrics_of({"low": [0.1, 0.2], "high": [0.6, 0.7]}, metric))
-    assert best_methods(summary) == {metric: [winner]}
-    lines = table_text(summary, metric_names=[metric]).splitlines()
-    assert [line.split()[0] for line in lines if "★" in line and "best" not in line] == [winner]
+def compared(results: dict[str, str], metric: str = "accuracy", runs: int = 3) -> pd.DataFrame:
+    """Comparisons with joint training, and others that mark nothing."""
+    rows = [
+        {"method": method, "against": against, "part": part, "split": split, "result": result, "runs": runs}
+        for method, outcome in results.items()
+        for against, part, split, result in (
+            ("joint", "multi", "test", outcome),
+            ("joint", "multi", "val", "worse"),
+            ("unimodal · a", "multi", "test", "worse"),
+            ("unimodal · a", "a", "test", "worse"),
+        )
+    ]
+    return pd.DataFrame(rows).assign(metric=metric)
 
 
-def test_ties_share_the_mark_and_a_lone_method_has_none():
-    assert best_methods(summarise(metrics_of({"a": [0.5], "b": [0.5], "c": [0.4]}))) == {
-        "accuracy": ["a", "b"]
-    }
-    alone = summarise(metrics_of({"a": [0.5]}))
-    assert best_methods(alone) == {"accuracy": []}
-    assert "★" not in table_text(alone)
+def test_a_multimodal_value_is_marked_by_its_comparison_with_joint_and_not_by_its_size():
+    results = {"ogm": "not told apart", "g2d": "better", "umt": "worse"}
+    values = {"joint": [0.5, 0.5], "ogm": [0.9, 0.9], "g2d": [0.6, 0.7], "umt": [0.4, 0.4]}
+    summary, comparisons = summarise(metrics_of(values)), compared(results)
+    wide = summary_table(summary, ["accuracy"], (), comparisons)["accuracy", "multi"]
+    assert wide.tolist() == ["50.0 ± 0.0", "≈ 90.0 ± 0.0", "▲ 65.0 ± 7.1", "▼ 40.0 ± 0.0"]
+    text = table_text(summary, "", ["accuracy"], (), (), comparisons)
+    rows = {line.split()[0]: line for line in text.splitlines() if "±" in line and "·" not in line}
+    assert {name for name, row in rows.items() if any(mark in row for mark in MARKS.values())} == set(results)
+    assert "Against joint: ▲ better, ▼ worse, ≈ not told apart (p < 0.05)" in text.splitlines()
+    single = table_text(summary, "", ["accuracy"], (), (), compared({"g2d": "better"}, runs=1))
+    assert "Against joint: ▲ better (p < 0.05, one run of each)" in single.splitlines()
+
+
+def test_without_joint_training_nothing_is_marked():
+    alone = summarise(metrics_of({"a": [0.5], "b": [0.6]}))
+    for comparisons in (None, compared({}).reindex(columns=compared({"a": "better"}).columns)):
+        text = table_text(alone, comparisons=comparisons)
+        assert not any(mark in text for mark in MARKS.values())
+        assert "joint" not in text
 
 
 def test_the_title_says_sample_and_selection():
@@ -126,7 +146,10 @@ def test_the_title_says_sample_and_selection():
 
 def test_the_terminal_table_fits_80_characters_with_three_modalities(make_study):
     summary = summarise(collect_metrics(make_study(("audio", "image", "text")).runs, "d", "raw"))
-    assert max(map(len, table_text(summary).splitlines())) <= 80
+    marked = compared({"joint": "worse", "g2d": "not told apart"}, runs=1)
+    text = table_text(summary, comparisons=marked)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "▼" in text
     assert render_table(summary).row_count == 2 * (1 + 5)
 
 
@@ -173,15 +196,16 @@ def test_seed_by_seed(make_study):
 LOST = [Failure("g2d", "", 2, "it diverged"), Failure("umt", "", 0, "no memory"), Failure("umt", "", 1, "x")]
 
 
-def test_failed_runs_are_in_the_table_and_what_is_left_of_a_method_wins_nothing():
+def test_failed_runs_are_in_the_table_below_the_verdict():
     summary = summarise(metrics_of({"joint": [0.5, 0.5, 0.5], "ogm": [0.6, 0.6, 0.6], "g2d": [0.9, 0.9]}))
-    assert best_methods(summary) == {"accuracy": ["ogm"]}
     wide = summary_table(summary, ["accuracy"], LOST)
     assert wide["accuracy", "multi"].tolist() == ["50.0 ± 0.0", "60.0 ± 0.0", "90.0 ± 0.0", FAILED]
-    text = table_text(summary, "", ["accuracy"], LOST, ["A note."])
+    text = table_text(summary, "", ["accuracy"], LOST, ["A note."], None, ["A finding."])
     rows = {line.strip().split("  ")[0] for line in text.splitlines()}
     assert {"joint", "ogm", "g2d (2 of 3 seeds)", "umt (0 of 2 seeds)"} <= rows
-    assert text.splitlines()[-4:] == [
+    assert text.splitlines()[-6:] == [
+        "A finding.",
+        "",
         "Failed: g2d, seed 2: it diverged",
         "Failed: umt, seed 0: no memory",
         "Failed: umt, seed 1: x",

@@ -2,10 +2,14 @@
 
 Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts."""
 
+from .breakdown import Breakdown, breakdown
 from .evaluation import Evaluation, evaluate
 from .figures import confidence_curves, kappa_curves, loss_curves, make_figures, metric_curves, summary_bars
 from .metrics import METRICS, Metric, collect_metrics, evaluate_predictions
 from .records import MULTI, TEACHER, Failure, Run, history_frame, modality_order
 from .report import build_report
+from .resampling import ENSEMBLE, ensemble_runs, resample
+from .statistics import comparisons, intervals
 from .summary_json import metrics_summary, ranking_disagreements, teacher_orders
 from .tables import render_table, seed_table, summarise, summary_table, table_text
+from .verdict import Sentence, verdict

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from scipy.special import softmax
+from sklearn import config_context
 from sklearn import metrics as sk
 
 from .records import MULTI, Run, check_runs, modality_order, ordered_runs
@@ -36,24 +39,31 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", True, 100.0, 1, "%"),
+    "balanced_accuracy": Metric("Balanced accuracy", True, 100.0, 1, "%"),
     "f1_macro": Metric("Macro F1", True, 100.0, 1, "%"),
+    "map": Metric("mAP", True, 100.0, 1, "%"),
     "nll": Metric("Negative log-likelihood", False, 1.0, 3, "nats"),
+    "brier": Metric("Brier score", False, 1.0, 3),
+    "ece": Metric("ECE", False, 100.0, 1, "%"),
     "mape": Metric("MAPE", False, 1.0, 2, "%"),
     "r2": Metric("R²", True, 1.0, 3),
     "rmse": Metric("RMSE", False, 1.0, None, "target"),
     "mae": Metric("MAE", False, 1.0, None, "target"),
+    "bias": Metric("Mean bias", False, 1.0, None, "target"),
 }
-"""Stored: accuracy and F1 as fractions, MAPE in percent, RMSE and MAE in the target's unit, NLL in nats."""
+"""Stored: accuracies, F1, mAP and ECE as fractions, MAPE in percent, RMSE, MAE and bias in the target's unit,
+NLL in nats. Of biases the one nearest to 0 is best."""
 
 TASK_METRICS: Mapping[str, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1_macro", "nll"),
-    "regression": ("rmse", "r2", "mape", "mae"),
+    "classification": ("accuracy", "balanced_accuracy", "f1_macro", "map", "nll", "brier", "ece"),
+    "regression": ("rmse", "r2", "mape", "mae", "bias"),
 }
 HEADLINE_METRICS: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "f1_macro"),
     "regression": ("rmse", "r2", "mape"),
 }
 """The metrics of the main table; the first one is drawn in the bars. MAPE only where it is defined."""
+BINS = 15  # of equal width, of the confidence in the predicted class, for the ECE
 NEAR_ZERO = 0.01  # standard deviations of the targets: a target nearer to 0 makes percentages explode
 
 
@@ -68,16 +78,23 @@ def task_of(metrics: pd.DataFrame) -> str:
     return next((task for task, own in TASK_METRICS.items() if names & set(own)), "classification")
 
 
-def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
+def evaluate_predictions(
+    frame: pd.DataFrame, task: str, probabilities: npt.NDArray[np.float64] | None = None
+) -> dict[str, float]:
     """Metrics of one part on one split.
 
     `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and
-    for classification `confidence`, the probability of the true class.
+    for classification `confidence`, the probability of the true class. `probabilities` `[N, C]`: of the
+    classes, in the frame's order.
 
-    Classification: `accuracy` and `f1_macro` (over the classes that occur) as fractions, `nll` = mean of
-    −ln(confidence) in nats, a zero confidence counted as the smallest positive float. Regression: `rmse` and
-    `mae` in the target's unit, `r2` (NaN where the targets do not vary), and `mape` in percent (NaN where a
-    target lies within 1 % of the targets' standard deviation of 0: the percentage has no meaning).
+    Classification: `accuracy`, `balanced_accuracy` (mean recall of the classes that occur in the target) and
+    `f1_macro` (over the classes that occur in target or prediction) as fractions, `nll` = mean of
+    −ln(confidence) in nats, a zero confidence counted as the smallest positive float; and of the
+    probabilities, where there are any: `map`, the mean of the classes' one-vs-rest average precision (of
+    those that occur), `brier`, the mean squared distance to the one-hot target (0 to 2), and `ece` over
+    `BINS` bins. Regression: `rmse`, `mae` and `bias` (mean of prediction − target) in the target's unit, `r2`
+    (NaN where the targets do not vary), and `mape` in percent (NaN where a target lies within 1 % of the
+    targets' standard deviation of 0: the percentage has no meaning).
 
     Raises ValueError for an unknown task, an empty frame, a missing column, a NaN or infinite value, a class
     that is not a whole number, or a confidence outside [0, 1]."""
@@ -91,7 +108,7 @@ def evaluate_predictions(frame: pd.DataFrame, task: str) -> dict[str, float]:
     target, prediction, *confidence = (_finite(frame[name]) for name in columns)
     if task == "regression":
         return _regression(target, prediction)
-    return _classification(target, prediction, confidence[0])
+    return _classification(target, prediction, confidence[0], probabilities)
 
 
 def _finite(column: pd.Series) -> np.ndarray:
@@ -102,18 +119,47 @@ def _finite(column: pd.Series) -> np.ndarray:
     return values
 
 
-def _classification(target: np.ndarray, prediction: np.ndarray, confidence: np.ndarray) -> dict[str, float]:
+def _classification(
+    target: np.ndarray, prediction: np.ndarray, confidence: np.ndarray, probabilities: np.ndarray | None
+) -> dict[str, float]:
     for name, values in (("target", target), ("prediction", prediction)):
         if (values != np.round(values)).any():
             raise ValueError(f"predictions: {name!r} must hold class indices (whole numbers)")
     if ((confidence < 0) | (confidence > 1 + 1e-6)).any():
         raise ValueError("predictions: 'confidence' must lie in [0, 1]")
     true, predicted = target.astype(int), prediction.astype(int)
-    return {
+    _, recall, f1, count = sk.precision_recall_fscore_support(true, predicted, zero_division=0)
+    scores = {
         "accuracy": float(sk.accuracy_score(true, predicted)),
-        "f1_macro": float(sk.f1_score(true, predicted, average="macro", zero_division=0)),
-        "nll": float(-np.log(np.clip(confidence, np.finfo(float).tiny, 1.0)).mean()),
+        "balanced_accuracy": float(recall[count > 0].mean()),
+        "f1_macro": float(f1.mean()),
+        "nll": float(negative_log(confidence).mean()),
     }
+    return scores if probabilities is None else scores | _of_probabilities(true, probabilities)
+
+
+def negative_log(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """−ln(confidence), a zero counted as the smallest positive float."""
+    values: npt.NDArray[np.float64] = -np.log(np.clip(confidence, np.finfo(float).tiny, 1.0))
+    return values
+
+
+def _of_probabilities(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """scikit-learn's mAP and Brier score. It has no ECE, nor has another locked library: two histograms."""
+    classes = range(probabilities.shape[1])
+    present = np.unique(true)
+    one_hot = true[:, None] == present
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        precision = sk.average_precision_score(one_hot, probabilities[:, present])
+    brier = (
+        sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
+        if len(classes) > 1
+        else 0.0
+    )
+    top = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == true) - top
+    gaps, _ = np.histogram(top, np.linspace(0, 1, BINS + 1), weights=gap)
+    return {"map": float(precision), "brier": float(brier), "ece": float(np.abs(gaps).sum() / len(true))}
 
 
 def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
@@ -124,7 +170,31 @@ def _regression(target: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         "r2": float(sk.r2_score(target, prediction)) if np.ptp(target) > 0 else float("nan"),
         "mape": 100.0 * float(percentage),
         "mae": float(sk.mean_absolute_error(target, prediction)),
+        "bias": float((prediction - target).mean()),
     }
+
+
+def class_probabilities(
+    run: Run, split: str, part: str, predictions: pd.DataFrame
+) -> npt.NDArray[np.float64] | None:
+    """softmax of the stored logits `[n, C]` of the samples of `predictions`, those of a split in its order;
+    None for a regression, or where none are stored. Raises ValueError where they are of other samples."""
+    if str(run.info["task"]) != "classification" or f"logits/{part}" not in run.outputs:
+        return None
+    own = run.samples["sample_id"].to_numpy()[run.rows(split)]
+    if not np.array_equal(own, predictions["sample_id"]):
+        raise ValueError("the stored logits are of other samples than the predictions")
+    logits = run.output(f"logits/{part}", split).astype(float)
+    probabilities: npt.NDArray[np.float64] = softmax(logits, axis=1)
+    return probabilities
+
+
+def run_parts(run: Run, parts: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """(split, part, its predictions): val before test, the parts in the order of `parts`."""
+    frames = dict(iter(run.predictions.groupby(["split", "part"], sort=False)))
+    for key in product(("val", "test"), parts):
+        if key in frames:
+            yield *key, frames[key]
 
 
 def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFrame:
@@ -152,12 +222,9 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
             "selection": str(run.info.get("selection", "val")),
             "selected_epoch": int(run.info.get("selected_epoch", 0)),
         }
-        for split, part in product(("val", "test"), parts):
-            chosen = frame[(frame["split"] == split) & (frame["part"] == part)]
-            if chosen.empty:
-                continue
+        for split, part, chosen in run_parts(run, parts):
             try:
-                values = evaluate_predictions(chosen, task)
+                values = evaluate_predictions(chosen, task, class_probabilities(run, split, part, chosen))
             except ValueError as error:
                 raise ValueError(f"{name}, {split}, {part}: {error}") from error
             row = identity | run.repeated | {"split": split, "part": part}

@@ -84,9 +84,8 @@ def differs(gap: Gap, task: str) -> bool:
 
 
 def selection_notes(runs: Sequence[Run]) -> Iterator[str]:
-    """At most one sentence of each kind: ties, val unlike test, an epoch before the last phase."""
+    """At most one sentence of each kind: ties, an epoch before the last phase."""
     tied: dict[str, str] = {}
-    apart: dict[str, str] = {}
     unfinished: dict[str, str] = {}
     for run in runs:
         metric = str(run.info["metric"])
@@ -94,9 +93,6 @@ def selection_notes(runs: Sequence[Run]) -> Iterator[str]:
         if count >= max(TIES, TIED_SHARE * total):
             by = run.info.get("selection_metric", metric)
             tied[run.label] = f"{count} of {total} at {metric_spec(by).label} {format_value(by, best)}"
-        gap = split_gap(run)
-        if differs(gap, str(run.info["task"])):
-            apart[run.label] = " and ".join(format_value(metric, value) for value in (gap.val, gap.test))
         phase, last = run.info.get("selected_phase", (1, 1))
         if phase < last:
             unfinished[run.label] = f"epoch {run.info['selected_epoch']}, phase {phase} of {last}"
@@ -105,16 +101,25 @@ def selection_notes(runs: Sequence[Run]) -> Iterator[str]:
             f"Epochs tie for the best score, and the lowest loss decided: {_named(tied)}. The split hardly "
             "tells them apart: use a larger one, or selection_metric=loss."
         )
+    if unfinished:
+        yield (
+            f"Selected before the last phase, not trained to the end: {_named(unfinished)}. "
+            "Say select_in=last_phase."
+        )
+
+
+def val_unlike_test(runs: Sequence[Run]) -> Iterator[str]:
+    """At most one sentence, for the verdict: the runs whose metric differs between val and test."""
+    apart: dict[str, str] = {}
+    for run in runs:
+        gap, metric = split_gap(run), str(run.info["metric"])
+        if differs(gap, str(run.info["task"])):
+            apart[run.label] = " and ".join(format_value(metric, value) for value in (gap.val, gap.test))
     if apart:
         yield (
             f"{metric_spec(str(runs[0].info['metric'])).title()} on val and on test, more than {ERRORS:g} "
             f"standard errors apart: {_named(apart)}. Samples of val are not like those of test: look for "
             "groups or duplicates across train and val (data report)."
-        )
-    if unfinished:
-        yield (
-            f"Selected before the last phase, not trained to the end: {_named(unfinished)}. "
-            "Say select_in=last_phase."
         )
 
 

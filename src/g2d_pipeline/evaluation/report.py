@@ -18,13 +18,15 @@ from g2d_pipeline.html import describe_dropped, figure_html, page_environment
 
 from .metrics import metric_spec
 from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
+from .statistics import BETTER
 from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
 from .tables import (
     FAILED,
-    best_methods,
     decimals,
     format_value,
     main_metric,
+    marks,
+    marks_note,
     other_metrics,
     row_labels,
     seed_table,
@@ -32,6 +34,7 @@ from .tables import (
     selection_note,
     summary_table,
 )
+from .verdict import Sentence
 
 DROPPED_SHOWN = 40
 CARDS_SHOWN = 6
@@ -48,6 +51,9 @@ def build_report(
     data: Mapping[str, Any] | None = None,
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
+    *,
+    comparisons: pd.DataFrame | None = None,
+    verdict: Sequence[Sentence] = (),
 ) -> str:
     """The whole evaluation as one self-contained HTML page: plotly inlined once, no network, no time stamps.
 
@@ -55,7 +61,8 @@ def build_report(
     order; `manifest_meta`: `dataset`, `task`, `class_names`, `target_name`, `target_unit`, `counts`,
     `source`, `dropped`, `notes`; `rankings`: see `rankings.teacher_orders`; `configuration`: as resolved;
     `data`: see `data_report.report.describe_data`; `failures`: runs without a model; `notes`: see
-    `result_notes`. All text from data is escaped."""
+    `result_notes`; `comparisons`: see `statistics.comparisons`; `verdict`: its sentences. All text from data
+    is escaped."""
     unit = str(manifest_meta.get("target_unit") or "")
     modalities = modality_order(runs)
     split = str(summary["split"].iloc[0])
@@ -77,9 +84,19 @@ def build_report(
         code_ignored=configuration.get("code") == "ignore",
         failures=failures,
         notes=notes,
-        cards=cards(summary, str(configuration.get("method", "")), failures),
-        main=table_cells(summary_table(summary, None, failures), summary, unit, failures),
-        other=table_cells(summary_table(summary, other_metrics(summary), failures), summary, unit, failures),
+        verdict=verdict,
+        marks_note=marks_note(comparisons),
+        cards=cards(summary, str(configuration.get("method", "")), failures, comparisons),
+        main=table_cells(
+            summary_table(summary, None, failures, comparisons), summary, unit, failures, comparisons
+        ),
+        other=table_cells(
+            summary_table(summary, other_metrics(summary), failures, comparisons),
+            summary,
+            unit,
+            failures,
+            comparisons,
+        ),
         by_seed=with_epochs(table_cells(seed_table(metrics, split), summary, unit), runs),
         methods=method_rows(runs),
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
@@ -126,11 +143,16 @@ def with_epochs(table: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     return table
 
 
-def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
+def cards(
+    summary: pd.DataFrame,
+    method: str = "",
+    failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
+) -> list[dict[str, Any]]:
     """The best teacher and each method, by `main_metric`; of too many, the run's `method` and the first."""
     name = main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
-    digits, best = decimals(name, own["mean"]), best_methods(summary).get(name, [])
+    digits, results = decimals(name, own["mean"]), marks(comparisons)
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
     teachers = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").head(1)
     students = own[(own["method"] != TEACHER) & (own["part"] == MULTI)]
@@ -146,17 +168,21 @@ def cards(summary: pd.DataFrame, method: str = "", failures: Sequence[Failure] =
             "spread": format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
-            "best": row["method"] in best,
+            "result": results.get((row["method"], name), ""),
         }
         for row in chosen
     ]
 
 
 def table_cells(
-    wide: pd.DataFrame, summary: pd.DataFrame, unit: str, failures: Sequence[Failure] = ()
+    wide: pd.DataFrame,
+    summary: pd.DataFrame,
+    unit: str,
+    failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """A wide table for the template: `groups` (metric titles), `parts` and `rows` (label, extra, cells)."""
-    best, rows, labels = best_methods(summary), [], row_labels(summary, failures)
+    results, rows, labels = marks(comparisons), [], row_labels(summary, failures)
     index: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
     for (method, modality, *extra), texts in zip(index, wide.to_numpy(), strict=True):
@@ -164,7 +190,7 @@ def table_cells(
             {
                 "text": text,
                 "multi": part == MULTI,
-                "best": not extra and part == MULTI and method in best.get(name, []),
+                "best": part == MULTI and results.get((method, name)) == BETTER,
             }
             for (name, part), text in zip(columns, texts, strict=True)
         ]
@@ -174,7 +200,6 @@ def table_cells(
         "groups": [metric_spec(name).title(unit) for name in wide.columns.unique("metric")],
         "parts": list(wide.columns.unique("part")),
         "rows": rows,
-        "marked": any(cell["best"] for row in rows for cell in row["cells"]),
     }
 
 

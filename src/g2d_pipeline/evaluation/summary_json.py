@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,21 +36,24 @@ def metrics_summary(
     rankings: pd.DataFrame,
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
+    **further: Any,
 ) -> dict[str, Any]:
     """Every number of a run and over seeds, JSON-able; values as stored (see `metrics.METRICS`), NaN as None.
 
     Keys: `dataset`, `source`, `task`, `target`, `counts`, `dropped` (how many), `selection` (a note where an
-    epoch was not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`),
+    epoch was not selected on validation, else ""), `runs` (each with `metrics[split][part][metric]`
+    and, where there are any, `intervals` of the same form, `[low, high]`),
     `failed` (runs without a model: method, modality, seed, reason), `notes` (see `result_notes`), `summary`
     (rows of `summarise`), `rankings` (seed → `train`/`val` → order and confidences) and
-    `ranking_disagreements` (seeds); of several splits `draws` (the counts of each) and every run's `fold`."""
+    `ranking_disagreements` (seeds); of several splits `draws` (the counts of each) and every run's `fold`;
+    and `further` as they are (of `evaluate`: comparisons, per_class, per_group and verdict)."""
     runs = []
     keys = ["method", "modality", *repeat_columns(metrics), "selection", "selected_epoch"]
     for key, group in metrics.groupby(keys, sort=False):
-        values: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in group.itertuples(index=False):
-            values.setdefault(str(row.split), {}).setdefault(str(row.part), {})[str(row.metric)] = row.value
-        runs.append({**dict(zip(keys, key, strict=True)), "metrics": values})
+        run = {**dict(zip(keys, key, strict=True)), "metrics": _nested(group, group["value"])}
+        if "low" in group and len(known := group.dropna(subset=["low", "high"])):
+            run["intervals"] = _nested(known, zip(known["low"], known["high"], strict=True))
+        runs.append(run)
     rows = summary.drop(columns=["dataset", "source"]).to_dict(orient="records")
     result: dict[str, Any] = plain(
         {
@@ -66,11 +69,20 @@ def metrics_summary(
             "failed": [{k: v for k, v in asdict(f).items() if k != "fold" or v} for f in failures],
             "notes": notes,
             "summary": rows,
+            **further,
             "rankings": ranking_record(rankings),
             "ranking_disagreements": ranking_disagreements(rankings),
         }
     )
     return result
+
+
+def _nested(rows: pd.DataFrame, values: Iterable[Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """split → part → metric → value."""
+    nested: dict[str, dict[str, dict[str, Any]]] = {}
+    for split, part, metric, value in zip(rows["split"], rows["part"], rows["metric"], values, strict=True):
+        nested.setdefault(split, {}).setdefault(part, {})[metric] = value
+    return nested
 
 
 def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:

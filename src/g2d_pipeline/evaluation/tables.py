@@ -16,12 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec, task_of
-from .records import MULTI, SELECTIONS, TEACHER, Failure, repeat_columns, repeats_note, row_label
+from .records import MULTI, SELECTIONS, Failure, repeat_columns, repeats_note, row_label
+from .statistics import BETTER, EQUAL, JOINT, LEVEL, WORSE
 
 ABSENT = "–"
 """What stands where there is no number."""
 FAILED = "failed"
 """What stands where every run of a method or teacher failed."""
+
+MARKS = {BETTER: "▲", WORSE: "▼", EQUAL: "≈"}
+"""Before a multimodal value: how it compares with joint training."""
 
 SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "metric"]
 
@@ -112,19 +116,27 @@ def main_metric(frame: pd.DataFrame) -> str:
 
 def other_metrics(frame: pd.DataFrame) -> list[str]:
     """The metrics that the main table leaves out."""
-    main = headline(frame)
-    return [name for name in TASK_METRICS[task_of(frame)] if name not in main]
+    names = set(frame["metric"]).difference(headline(frame))
+    return [name for name in TASK_METRICS[task_of(frame)] if name in names]
 
 
 def summary_table(
-    summary: pd.DataFrame, metric_names: Sequence[str] | None = None, failures: Sequence[Failure] = ()
+    summary: pd.DataFrame,
+    metric_names: Sequence[str] | None = None,
+    failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Wide text: index (method, modality), columns (metric, part), cells like `"71.3 ± 1.2"` or `"–"`.
 
     `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE
     are in percent; RMSE and MAE in the target's unit. A method or teacher of which all runs are among
-    `failures` has a row at the end that says so."""
+    `failures` has a row at the end that says so. With `comparisons`: `MARKS` before multimodal values."""
     wide = _wide(summary, ["method", "modality"], metric_names, "mean")
+    for (method, name), result in marks(comparisons).items():
+        if (name, MULTI) in wide:
+            column = wide[name, MULTI]
+            column[method, ""] = f"{MARKS[result]} {column[method, '']}"
+            wide[name, MULTI] = column
     missing = [key for key in row_labels(summary, failures) if key not in wide.index]
     parts = wide.columns.get_level_values("part")
     cells = [[FAILED if part == (m or MULTI) else ABSENT for part in parts] for _, m in missing]
@@ -141,17 +153,23 @@ def seed_table(
     return _wide(metrics[metrics["split"] == split], keys, metric_names, "value")
 
 
-def best_methods(summary: pd.DataFrame) -> dict[str, list[str]]:
-    """Metric → the method(s) with the best multimodal mean; empty where fewer than two methods can be
-    compared. A method of which runs failed is compared with none: the mean of what is left flatters it."""
-    best: dict[str, list[str]] = {}
-    students = summary[(summary["part"] == MULTI) & (summary["method"] != TEACHER) & summary["mean"].notna()]
-    students = students[students["n"] == students["n"].max()]
-    for name, group in students.groupby("metric", sort=False):
-        top = group["mean"].max() if metric_spec(str(name)).higher_is_better else group["mean"].min()
-        chosen = group.loc[np.isclose(group["mean"], top, rtol=1e-12, atol=0.0), "method"]
-        best[str(name)] = list(chosen) if len(group) > 1 else []
-    return best
+def marks(comparisons: pd.DataFrame | None, split: str = "test") -> dict[tuple[str, str], str]:
+    """(method, metric) → how its multimodal value compares with joint training: better, worse or not told
+    apart (`statistics.comparisons`)."""
+    if comparisons is None:
+        return {}
+    chosen = (comparisons["against"] == JOINT) & (comparisons["part"] == MULTI)
+    own = comparisons[chosen & (comparisons["split"] == split)]
+    return dict(zip(zip(own["method"], own["metric"], strict=True), own["result"], strict=True))
+
+
+def marks_note(comparisons: pd.DataFrame | None) -> str:
+    """The legend of `MARKS`, where a table has any."""
+    if comparisons is None or not (results := marks(comparisons)):
+        return ""
+    words = ", ".join(f"{mark} {result}" for result, mark in MARKS.items() if result in results.values())
+    runs = ", one run of each" if comparisons["runs"].max() == 1 else ""
+    return f"Against joint: {words} (p < {1 - LEVEL:.2g}{runs})"
 
 
 def selection_note(frame: pd.DataFrame) -> str:
@@ -196,32 +214,27 @@ def render_table(
     unit: str = "",
     metric_names: Sequence[str] | None = None,
     failures: Sequence[Failure] = (),
+    comparisons: pd.DataFrame | None = None,
 ) -> Table:
     """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
-    modalities. ★: the best multimodal value. `unit`: the target's; `metric_names`: as in `summary_table`."""
-    wide, best = summary_table(summary, metric_names, failures), best_methods(summary)
-    labels = row_labels(summary, failures)
+    modalities. `unit`: the target's; `metric_names`, `comparisons`: as in `summary_table`."""
+    wide, labels = summary_table(summary, metric_names, failures, comparisons), row_labels(summary, failures)
     names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
-    loud = summary["source"].iloc[0] == "sample"
+    loud, better = summary["source"].iloc[0] == "sample", MARKS[BETTER]
     table = Table(
         title=Text(table_title(summary), style="bold yellow" if loud else "bold"),
-        caption=Text("★ best multimodal value") if any(best.get(name) for name in names) else None,
         box=box.SIMPLE_HEAD,
         min_width=60,
         title_justify="left",
-        caption_justify="left",
     )
     table.add_column("")
     for part in parts:
         table.add_column(Text(part, style="bold" if part == MULTI else ""), justify="right", no_wrap=True)
     for name in names:
         table.add_row(Text(metric_spec(name).title(unit), style="bold"))
-        for (method, modality), cells in wide[name].iterrows():
-            texts = []
-            for part, cell in zip(parts, cells, strict=True):
-                winner = part == MULTI and method in best.get(name, [])
-                texts.append(Text(f"★ {cell}" if winner else cell, style="bold green" if winner else ""))
-            table.add_row(Text(labels[method, modality]), *texts)
+        for key, cells in wide[name].iterrows():
+            texts = [Text(cell, style="bold green" if cell.startswith(better) else "") for cell in cells]
+            table.add_row(Text(labels[key]), *texts)
         table.add_section()
     return table
 
@@ -232,12 +245,17 @@ def table_text(
     metric_names: Sequence[str] | None = None,
     failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
+    comparisons: pd.DataFrame | None = None,
+    verdict: Sequence[str] = (),
 ) -> str:
-    """`render_table` as plain text, as wide as it must be; below, a line each, failed runs and `notes`."""
-    table = render_table(summary, unit, metric_names, failures)
+    """`render_table` as plain text, as wide as it must be; below, a line each, `verdict`, failed runs and
+    `notes`."""
+    table = render_table(summary, unit, metric_names, failures, comparisons)
     console = Console(file=io.StringIO(), width=240, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
     lines = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    lines = "\n\n".join(filter(None, [lines, marks_note(comparisons)]))
     below = [*(f"Failed: {failure.label}: {failure.reason}" for failure in failures), *notes]
-    return "\n".join([lines, *(["", *below] if below else [])]) + "\n"
+    blocks = ["\n".join(block) for block in (verdict, below) if block]
+    return "\n\n".join([lines, *blocks]) + "\n"

@@ -1,0 +1,94 @@
+"""The numbers behind the numbers: by class, by pair of classes (confusion matrix), and by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+from .metrics import negative_log, run_parts
+from .records import MULTI, Run, modality_order, ordered_runs
+
+
+class Breakdown(NamedTuple):
+    """Of every run, split and part, a row …
+
+    `per_class`: a class of target or prediction: `class` (its index), how many `samples`, `precision`,
+    `recall` and `f1` (0 where undefined). `confusion`: a true class `target` and a predicted `prediction`:
+    how many `samples`, at least one. Both are empty for a regression. `per_group`: a `group` and a `metric`
+    that is a mean over samples (accuracy and NLL; RMSE, MAE and bias): its `value`, of how many `samples`;
+    empty where samples have no groups."""
+
+    per_class: pd.DataFrame
+    confusion: pd.DataFrame
+    per_group: pd.DataFrame
+
+
+def breakdown(runs: Sequence[Run]) -> Breakdown:
+    """The numbers of `runs` (one or more, of one task) by class, pair of classes and group."""
+    parts = [MULTI, *modality_order(runs)]
+    labels: list[dict[str, Any]] = []
+    frames = []
+    for run in ordered_runs(runs):
+        identity = {"method": run.method, "modality": run.modality, **run.repeated}
+        for split, part, frame in run_parts(run, parts):
+            own = frame[["sample_id", "target", "prediction", "confidence"]].assign(piece=len(labels))
+            if "group" in run.samples:
+                own["group"] = frame["sample_id"].map(run.samples.set_index("sample_id")["group"])
+            labels.append(identity | {"split": split, "part": part})
+            frames.append(own)
+    stacked, names = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
+    classes = runs[0].info["task"] == "classification"
+    tables = [
+        _per_class(stacked) if classes else None,
+        stacked.groupby(["piece", "target", "prediction"]).size().reset_index(name="samples")
+        if classes
+        else None,
+        _per_group(stacked, classes) if "group" in stacked else None,
+    ]
+    return Breakdown(
+        *(
+            pd.DataFrame()
+            if table is None
+            else names.loc[table["piece"]].reset_index(drop=True).join(table.drop(columns="piece"))
+            for table in tables
+        )
+    )
+
+
+def _per_class(stacked: pd.DataFrame) -> pd.DataFrame:
+    frames = []
+    for piece, own in stacked.groupby("piece"):
+        true, predicted = own["target"].to_numpy(int), own["prediction"].to_numpy(int)
+        classes = sorted({*true, *predicted})
+        scores = sk.precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+        columns = zip(("precision", "recall", "f1", "samples"), scores, strict=True)
+        frames.append(pd.DataFrame({"piece": piece, "class": classes, **dict(columns)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _per_group(stacked: pd.DataFrame, classes: bool) -> pd.DataFrame:
+    error = (stacked["prediction"] - stacked["target"]).to_numpy(float)
+    if classes:
+        columns = {"accuracy": error == 0, "nll": negative_log(stacked["confidence"].to_numpy(float))}
+    else:
+        columns = {"rmse": error**2, "mae": np.abs(error), "bias": error}
+    groups = stacked[["piece", "group"]].join(pd.DataFrame(columns)).groupby(["piece", "group"])
+    table = groups.mean().assign(samples=groups.size())
+    if "rmse" in table:
+        table["rmse"] **= 0.5
+    return table.reset_index().melt(["piece", "group", "samples"], var_name="metric")
+
+
+def over_runs(frame: pd.DataFrame, split: str = "test") -> list[dict[str, Any]]:
+    """`per_class` or `per_group` on one split, the mean over folds and seeds, as records."""
+    if frame.empty:
+        return []
+    own = frame[frame["split"] == split]
+    keys = ["method", "modality", "part", *(c for c in ("class", "group", "metric") if c in own)]
+    values = [c for c in own.columns if c not in {*keys, "fold", "seed", "split"}]
+    records: list[Any] = own.groupby(keys, sort=False)[values].mean().reset_index().to_dict(orient="records")
+    return records
