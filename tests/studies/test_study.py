@@ -137,7 +137,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"method": "joint"}, {}, "unknown key 'method'.*Did you mean 'methods'"),
     ({"like": "y"}, {}, "like = 'y': unknown study 'y'"),
     ({"like": "x"}, {}, "like = 'x': they are like one another"),
-    ({"published": {"table": 0}}, {}, "published.table = 0"),
+    ({"published": 12}, {}, "published = 12: of the paper there are the tables 1/2/3"),
     ({}, {"n_jobs": 1000}, "n_jobs = 1000 processes × threads = 1 are more than the .* cores: say n_jobs="),
     ({}, {"rebuild": True}, "rebuild does not go with study=x"),
     ({}, {"smp": {"tau": "1/2/3"}}, "study x, tiny: smp.tau = 1/2/3"),

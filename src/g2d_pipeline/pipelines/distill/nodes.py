@@ -34,7 +34,7 @@ def _train(
             raise TrainingError(f"it needs the teacher of {m}, which failed: {teacher.reason}")
         own[m] = teacher
     return train_student(
-        Data.from_store(features[run.split], run.target, run.augment),
+        Data.from_store(features[run.split], run.target, run.augment).only(*run.encoders),
         run.encoders,
         own,
         method=run.algorithm,
