@@ -81,6 +81,12 @@ class Configuration:
     project: Path
 
     @property
+    def encoders(self) -> dict[str, Any]:
+        """Modality → the encoder of the students, of those that they use."""
+        used = self.run.use_modalities
+        return {m: s.encoder for m, s in self.dataset.modalities.items() if not used or m in used}
+
+    @property
     def options(self) -> RunOptions:
         shared = set(RunOptions.model_fields) & set(RunSettings.model_fields)
         return RunOptions(**self.run.model_dump(include=shared), project=str(self.project))
@@ -88,7 +94,7 @@ class Configuration:
     @property
     def weights(self) -> dict[str, Path]:
         """Modality → the absolute path of the file that its encoder starts from, for those that name one."""
-        return self._files({m: s.encoder for m, s in self.dataset.modalities.items()})
+        return self._files(self.encoders)
 
     @property
     def teacher_weights(self) -> dict[str, Path]:
@@ -162,8 +168,8 @@ class Configuration:
                 task=d.task,
                 target=d.target,
                 fusion=method.fusion,
-                encoders={m: s.encoder for m, s in d.modalities.items()},
-                augment={m: s.augment for m, s in d.modalities.items()},
+                encoders=self.encoders,
+                augment={m: d.modalities[m].augment for m in self.encoders},
                 training=method.training,
                 parameters=method.parameters,
                 smp=method.smp,
@@ -272,6 +278,9 @@ def resolve(
     draft.override(overrides)
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
+    for m in (m for m in run.use_modalities if m not in dataset.modalities):
+        words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
+        raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
@@ -306,7 +315,7 @@ def check_methods(configuration: Configuration) -> None:
     for m in configuration.methods.values():
         method = load(m.algorithm)
         parameters = checked(method.Parameters, m.parameters, ("methods", m.name), origins)
-        encoders = {modality: s.encoder.name for modality, s in d.modalities.items()}
+        encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
             context = MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
@@ -360,7 +369,8 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
     training = merge(dataset.training.model_dump(), own["training"] or {})
     training = checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task)
     needs_teachers = checked(bool, needs_teachers, (*path, "needs_teachers"), origins)
-    smp = _smp(name, training.epochs, own["smp"], draft, len(dataset.modalities))
+    used = len(set(draft.run.use_modalities)) or len(dataset.modalities)
+    smp = _smp(name, training.epochs, own["smp"], draft, used)
     algorithm = name if own["algorithm"] is None else own["algorithm"]
     return MethodConfig(name, algorithm, parameters, smp, training, fusion, needs_teachers)
 

@@ -65,6 +65,7 @@ class RunSettings(Strict):
     dataset: str
     method: str = "g2d"
     compare: Names = ["joint"]
+    use_modalities: Names = []  # those of the students; none named: all
     seeds: Seeds = [0, 1, 2]
     source: Literal["auto", "raw", "sample"] = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -22,14 +22,6 @@ Options = dict[str, Any]
 Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
 
 
-class PublishedTable(Strict):
-    """What a study is compared with: `table` of `published.csv`. `protocol`: data set → dotted key of the
-    resolved settings → published value; where a cell has another, its comparison is void."""
-
-    table: PositiveInt
-    protocol: dict[str, Options] = {}
-
-
 class StudySettings(Strict):
     """`options`: the same in all cells, as after `--params`; `of_dataset`: those of a data set. `vary`: the
     values of an option; options that change together share a key (`alpha/beta: [0/1, 1/0]`). Every
@@ -46,7 +38,7 @@ class StudySettings(Strict):
     of_dataset: dict[str, Options] = {}
     vary: dict[str, Values] = {}
     metrics: Names = []
-    published: PublishedTable | None = None
+    published: PositiveInt | None = None  # the table of the paper (`published.csv`) to be compared with
     n_jobs: PositiveInt | Literal["auto"] = "auto"
     threads: PositiveInt = 1
     retries: NonNegativeInt = 2

@@ -19,10 +19,12 @@ from kedro.io import AbstractDataset
 
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import ensure_sample
+from g2d_pipeline.stages import PACKAGE
 
 DATASETS = {"ingest": "manifest", "featurize": "features", "teachers": "teachers", "distill": "students"}
 """Stage → the catalog's dataset of its artefacts."""
@@ -75,6 +77,7 @@ class Workspace:
             ensure_sample(c.dataset.raw, c.root)
         self.distill = c.distill()
         self.plan = loader.plan
+        self.plan.graph = _graph(self.plan.graph.cache)
         entries = loader["catalog"]
         self.datasets: dict[str, Any] = {  # of FolderDatasets
             stage: AbstractDataset.from_config(name, entries[name]) for stage, name in DATASETS.items()
@@ -127,6 +130,12 @@ class Workspace:
         self.datasets[stage].save({run: make})
         failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
         return Outcome("failed", failed.reason) if failed else Outcome("made")
+
+
+@lru_cache(maxsize=1)
+def _graph(cache: Path | None) -> CodeGraph:
+    """The code of the package, read once a process."""
+    return CodeGraph(PACKAGE, cache)
 
 
 @lru_cache(maxsize=64)

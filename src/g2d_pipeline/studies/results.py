@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec
 from g2d_pipeline.evaluation.records import MULTI, TEACHER, Failure, row_label
 from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, summarise
-from g2d_pipeline.explain import short
 from g2d_pipeline.overrides import Tree
 
 ROW = ["dataset", "options", "method", "modality"]
@@ -34,28 +34,25 @@ class Part:
     metrics: pd.DataFrame
     failures: Sequence[Failure]
     seconds: Mapping[tuple[str, str, int, int], float]
-    void: str = ""
+    void: Mapping[str, str] = field(default_factory=dict)  # see `departures`
 
 
-def departures(source: str, settings: Tree, protocol: Mapping[str, Any]) -> str:
-    """In plain words, what keeps numbers from being compared with the published ones; empty: nothing.
+def departures(source: str, settings: Tree, protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What keeps numbers from being compared with the published ones: plain word → details.
 
-    `settings`: of the data set, resolved; `protocol`: dotted key → published value."""
-    words = ["sample"] if source == "sample" else []
+    `settings`: of the data set, resolved; `protocol`: see `published_protocol`."""
+    words = {"sample": "a simulated sample, not the data"} if source == "sample" else {}
     for key, published in protocol.items():
         value: Any = settings
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value == published:
             continue
-        both = f"{short(value)}, published {short(published)}"
-        if key.startswith("raw."):
-            words.append(f"other split ({key} {both})")
-        elif key == "training.epochs" and isinstance(value, int) and value < published:
-            words.append(f"fewer epochs ({value} of {published})")
-        else:
-            words.append(f"other {key.rpartition('.')[2]} ({both})")
-    return ", ".join(words)
+        word = "other split" if key.startswith("raw.") else f"other {key.rpartition('.')[2]}"
+        if key == "training.epochs" and isinstance(value, int) and value < published:
+            word = "fewer epochs"
+        words[word] = f"{key} = {value}, published {published}"
+    return words
 
 
 def cells_frame(parts: Sequence[Part]) -> pd.DataFrame:
@@ -65,7 +62,7 @@ def cells_frame(parts: Sequence[Part]) -> pd.DataFrame:
     for part in parts:
         about = {"dataset": part.dataset, "source": part.source, "options": part.options}
         failed = pd.DataFrame([asdict(f) | about | {"status": FAILED} for f in part.failures])
-        made = part.metrics.assign(options=part.options, status="made", reason="", void=part.void)
+        made = part.metrics.assign(options=part.options, status="made", reason="", void=", ".join(part.void))
         if not made.empty:
             folds = made["fold"] if "fold" in made else [0] * len(made)
             keys = zip(made["method"], made["modality"], folds, made["seed"], strict=True)
@@ -100,9 +97,18 @@ def check_metrics(metrics: Sequence[str], tasks: Mapping[str, str]) -> None:
                 raise ConfigError(f"metrics = {name!r}: {dataset} is a {task}.{hint} Its metrics: {own}")
 
 
+def published_protocol(dataset: str) -> dict[str, Any]:
+    """Dotted key of a data set's settings → the value that the published numbers were made with."""
+    return dict(yaml.safe_load(PUBLISHED.with_suffix(".yml").read_text("utf-8")).get(dataset, {}))
+
+
 def published_rows(table: int) -> pd.DataFrame:
-    """The published numbers of a table: dataset, options, method, part, metric, published (as written)."""
+    """The published numbers of a table: dataset, options, method, part, metric, published (as written).
+    Raises ConfigError for a table that there is not."""
     rows = pd.read_csv(PUBLISHED, comment="#", keep_default_na=False)
+    if table not in set(rows["table"]):
+        known = "/".join(map(str, sorted(set(rows["table"]))))
+        raise ConfigError(f"published = {table}: of the paper there are the tables {known}")
     return rows[rows["table"] == table].drop(columns="table").astype({"published": float})
 
 

@@ -103,7 +103,8 @@ def points(study: StudySettings) -> Iterator[Point]:
                 flat |= dict(zip(keys, split_slashes(value) if len(keys) > 1 else [value], strict=True))
             fixed = merge(_nested(study.options), _nested(study.of_dataset.get(dataset, {})))
             params = merge(fixed, _nested(flat))
-            groups = [(m,) for m in study.methods] if "smp" in params else [tuple(study.methods)]
+            apart = not isinstance(params.get("smp", {}), Mapping)
+            groups = [(m,) for m in study.methods] if apart else [tuple(study.methods)]
             for methods in groups:
                 run = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1])}
                 quiet = {"progress": False, "workers": 1, "wait": True, "seeds": list(study.seeds)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,14 +120,17 @@ def open_cells(site: Site, name: str, study: StudySettings, origins: Origins) ->
 def _check(name: str, study: StudySettings, origins: Origins, cells: Sequence[Cell]) -> None:
     """Raise ConfigError for metrics that do not fit; note methods that are not defined where they shall be
     used, which is asked only where there is work."""
-    if study.metrics:
-        from g2d_pipeline.studies.results import check_metrics
+    from g2d_pipeline.studies import results
 
-        tasks = {c.point.dataset: c.workspace.configuration.dataset.task for c in cells}
+    tasks = {c.point.dataset: c.workspace.configuration.dataset.task for c in cells}
+    for key in ("metrics", "published") if study.metrics or study.published else ():
         try:
-            check_metrics(study.metrics, tasks)
+            if key == "metrics":
+                results.check_metrics(study.metrics, tasks)
+            elif study.published:
+                results.published_rows(study.published)
         except ConfigError as error:
-            raise origins.mistake(("studies", name, "metrics"), str(error)) from None
+            raise origins.mistake(("studies", name, key), str(error)) from None
     for cell in cells:
         for method in undefined_methods(cell).items() if cell.missing() else ():
             cell.fail(f"not defined here: {method[1]}", method[0])
@@ -227,9 +230,9 @@ def _artefact(
 def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell]) -> None:
     from g2d_pipeline.studies import results
 
-    parts = list(collect(cells, study.published.protocol if study.published else {}))
+    parts = list(collect(cells, compared=study.published is not None))
     frame = results.cells_frame(parts)
-    published = results.published_rows(study.published.table) if study.published else None
+    published = results.published_rows(study.published) if study.published else None
     summary = results.summary_frame(frame, study.metrics, published)
     sample = "SAMPLE" if any(part.source == "sample" for part in parts) else ""
     title = " · ".join(filter(None, [sample, name, study.title, "test"]))
@@ -240,7 +243,15 @@ def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell])
         for c in cells
         for stage, run in c.runs()
     ]
-    results.write_results(folder, title, [], frame, summary, about)
+    notes = list(
+        dict.fromkeys(f"{c.point}: {note}" for c in cells for note in c.workspace.configuration.notes)
+    )
+    for part in parts if study.published else []:
+        if part.void:
+            words = "; ".join(f"{word} ({details})" for word, details in part.void.items())
+            notes.append(f"{part.dataset}: the comparison with what is published is void: {words}.")
+    notes = list(dict.fromkeys(notes))
+    results.write_results(folder, title, notes, frame, summary, about)
 
 
 def _made(cell: Cell, stage: str, run: str) -> dict[str, Any]:
@@ -250,12 +261,13 @@ def _made(cell: Cell, stage: str, run: str) -> dict[str, Any]:
     return {"folder": str(relative(folder, project)), "seconds": card.get("wall_seconds")}
 
 
-def collect(cells: Sequence[Cell], protocol: Mapping[str, Tree]) -> Iterable[Any]:
-    """The results of each cell, as `results.Part`s; teachers that all points of a data set share, once."""
+def collect(cells: Sequence[Cell], compared: bool = False) -> Iterable[Any]:
+    """The results of each cell, as `results.Part`s; teachers that all points of a data set share, once.
+    `compared`: with published numbers."""
     import pandas as pd
 
     from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS, collect_metrics
-    from g2d_pipeline.studies.results import Part, departures
+    from g2d_pipeline.studies.results import Part, departures, published_protocol
 
     sets: dict[str, set[tuple[str, ...]]] = {}  # of teachers, by data set
     for cell in cells:
@@ -263,7 +275,8 @@ def collect(cells: Sequence[Cell], protocol: Mapping[str, Tree]) -> Iterable[Any
     shown = set()
     for cell in cells:
         c, dataset = cell.workspace.configuration, cell.point.dataset
-        void = departures(c.source, c.describe()["dataset_settings"], protocol.get(dataset, {}))
+        protocol = published_protocol(dataset) if compared else {}
+        void = departures(c.source, c.describe()["dataset_settings"], protocol)
         shared = len(sets[dataset]) == 1
         groups = [("distill", cell.students, cell.point.label)]
         if cell.teachers_shown and not (shared and dataset in shown):

@@ -36,7 +36,7 @@ def _train(
         own[m] = teacher
     write_inputs(folder, features[run.split], list(run.encoders), settings.table)
     return train_student(
-        Data.from_store(features[run.split], run.target, run.augment),
+        Data.from_store(features[run.split], run.target, run.augment).only(*run.encoders),
         run.encoders,
         own,
         method=run.algorithm,
