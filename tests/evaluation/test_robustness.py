@@ -164,6 +164,7 @@ def test_absent_rows_and_shapley_values_are_the_fusions_and_sum_to_the_whole(
     robust = frames["robustness"]
     absent = robust[(robust["corruption"] == "absent") & (robust["metric"] == metric)]
     assert absent["modality"].tolist() == names
+    assert robust.loc[robust["metric"] == "r2", "kept"].isna().all()
     for m, value, kept in absent[["modality", "value", "kept"]].itertuples(index=False, name=None):
         without, whole = values[frozenset(names) - {m}], values[frozenset(names)]
         assert value == pytest.approx(sign * without)

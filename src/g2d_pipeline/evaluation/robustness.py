@@ -149,7 +149,7 @@ class SavedModel:
             part, whole = value, self.clean[len(at)][name]
             if not metric_spec(name).higher_is_better:
                 part, whole = whole, part
-            kept = part / whole if whole > 0 else np.nan
+            kept = part / whole if whole > 0 and name != "r2" else np.nan  # R² has no zero to count from
             rows.append({**labels, "metric": name, "value": value, "kept": kept})
         return rows
 
