@@ -19,7 +19,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_without_kedro_runs_and_imports_no_kedro() -> None:
-    _, code = PYTHON
+    _, code, _ = PYTHON
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     check = "\nimport sys\nassert not [m for m in sys.modules if m == 'kedro' or m.startswith('kedro.')]\n"
     done = subprocess.run(

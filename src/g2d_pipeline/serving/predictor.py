@@ -171,9 +171,13 @@ class Predictor:
                 values[rows], faults = self.inputs.encode(m, own, batch.root)
                 batch.fault(m, {int(rows[k]): reason for k, reason in faults.items()})
                 values[~batch.present[m]] = 0
-            x = torch.from_numpy(values)
-            inputs[m] = middle(x, self.shapes[m][-1]) if tuple(x.shape[1:]) != self.shapes[m] else x
-        return inputs
+            inputs[m] = torch.from_numpy(values)
+        return self.windows(inputs)
+
+    def windows(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the encoders get of stored samples: of spectrograms trained on in windows, the middle."""
+        whole = {m: tuple(x.shape[1:]) == self.shapes[m] for m, x in stored.items()}
+        return {m: x if whole[m] else middle(x, self.shapes[m][-1]) for m, x in stored.items()}
 
     @torch.inference_mode()
     def logits(self, inputs: dict[str, Tensor], present: dict[str, Any]) -> dict[str, Tensor]:
