@@ -6,7 +6,7 @@ from pathlib import Path
 
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.resolve import Configuration
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.stages import PACKAGE, STAGES, Plan
 
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from kedro.framework.cli.utils import _split_params
 
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins
 from g2d_pipeline.hooks import ProjectHooks
 from g2d_pipeline.methods import available, load
 from g2d_pipeline.overrides import METHOD_KEYS
-from g2d_pipeline.resolve import Configuration, check_methods, resolve
+from g2d_pipeline.resolve import check_methods, resolve
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "base"
 

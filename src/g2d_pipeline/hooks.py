@@ -15,10 +15,11 @@ from kedro.pipeline.node import Node
 
 from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.files import locked, relative
 from g2d_pipeline.overrides import leaves
-from g2d_pipeline.resolve import Configuration, check_methods
+from g2d_pipeline.resolve import check_methods
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import STAGES
 

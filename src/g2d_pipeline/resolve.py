@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from g2d_pipeline.config import (
     DatasetSettings,
-    DistillSettings,
-    EvaluateSettings,
-    FeaturizeSettings,
     FusionSettings,
-    IngestSettings,
     LayoutSettings,
-    Modality,
-    PredictSettings,
-    RunOptions,
     RunSettings,
     SMPSettings,
-    StudentRun,
-    Table,
-    TabularFeatures,
-    TeacherRun,
-    TeachersSettings,
     TrainingSettings,
 )
-from g2d_pipeline.config.layouts import RawSettings
+from g2d_pipeline.configuration import Configuration, MethodConfig
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
@@ -47,197 +34,6 @@ from g2d_pipeline.overrides import (
     section,
 )
 from g2d_pipeline.sources import with_folds
-
-NO_RESULT = ("rebuild", "input", "model", "wait", "debug")  # settings of a run that change no result
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """A named method: the file that implements it, its parameters (validated by `check_methods`) and its
-    schedule. `needs_teachers: false` in its file: its students do not depend on teachers."""
-
-    name: str
-    algorithm: str
-    parameters: Tree
-    smp: SMPSettings | None
-    training: TrainingSettings
-    fusion: Any  # one of FusionSettings
-    needs_teachers: bool = True
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """All that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
-
-    run: RunSettings
-    dataset: DatasetSettings
-    methods: dict[str, MethodConfig]
-    teacher_training: TrainingSettings
-    source: Literal["raw", "sample"]
-    root: Path
-    shrunk: bool  # the dataset's `sample:` section was applied
-    notes: list[str]
-    origins: Origins
-    project: Path
-
-    @property
-    def encoders(self) -> dict[str, Any]:
-        """Modality → the encoder of the students, of those that they use."""
-        used = self.run.use_modalities
-        return {m: s.encoder for m, s in self.dataset.modalities.items() if not used or m in used}
-
-    @property
-    def options(self) -> RunOptions:
-        shared = set(RunOptions.model_fields) & set(RunSettings.model_fields)
-        return RunOptions(**self.run.model_dump(include=shared), project=str(self.project))
-
-    @property
-    def weights(self) -> dict[str, Path]:
-        """Modality → the absolute path of the file that its encoder starts from, for those that name one."""
-        return self._files(self.encoders)
-
-    @property
-    def teacher_weights(self) -> dict[str, Path]:
-        """The same of its teacher's encoder."""
-        return self._files({m: s.teacher_encoder or s.encoder for m, s in self.dataset.modalities.items()})
-
-    def _files(self, encoders: dict[str, Any]) -> dict[str, Path]:
-        files = {m: getattr(encoder, "weights", None) for m, encoder in encoders.items()}
-        return {m: (self.project / Path(file).expanduser()).absolute() for m, file in files.items() if file}
-
-    @property
-    def repeats(self) -> dict[str, tuple[int, str, Any]]:
-        """How runs' names end → seed, name of the split and its settings; see `RawSettings.repeats`."""
-        raw: RawSettings = self.dataset.raw
-        return {end: (s, *split) for s in self.run.seeds for end, split in raw.repeats(s).items()}
-
-    def ingest(self) -> IngestSettings:
-        d, splits = self.dataset, {split: raw for _, split, raw in self.repeats.values()}
-        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularFeatures)}
-        return IngestSettings(
-            dataset=self.run.dataset,
-            source=self.source,
-            task=d.task,
-            target=d.target,
-            raw=d.raw,
-            columns={m: tables[m].all_columns if m in tables else [m] for m in d.modalities},
-            kinds={m: s.kind for m, s in d.modalities.items()},
-            categorical=[c for s in tables.values() for c in s.categorical],
-            dates=[c for s in tables.values() for c in s.dates],
-            max_bad_fraction=d.may_drop,
-            splits={} if list(splits) == [""] else splits,
-            options=self.options,
-        )
-
-    def featurize(self) -> FeaturizeSettings:
-        d, not_features = self.dataset, set(Modality.model_fields)
-        return FeaturizeSettings(
-            dataset=self.run.dataset,
-            modalities={m: s.model_dump(exclude=not_features) for m, s in d.modalities.items()},
-            max_bad_fraction=d.may_drop,
-            options=self.options,
-        )
-
-    def teachers(self) -> TeachersSettings:
-        d = self.dataset
-        runs = {
-            f"{m}/{end}": TeacherRun(
-                modality=m,
-                split=split,
-                seed=seed,
-                task=d.task,
-                target=d.target,
-                encoder=s.teacher_encoder or s.encoder,
-                augment=s.augment,
-                training=self.teacher_training,
-            )
-            for end, (seed, split, _) in self.repeats.items()
-            for m, s in d.modalities.items()
-        }
-        beside: dict[str, Any] = {"weights": self.teacher_weights, **self._beside}
-        return TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
-
-    def distill(self) -> DistillSettings:
-        d = self.dataset
-        runs = {
-            f"{name}/{end}": StudentRun(
-                method=name,
-                algorithm=method.algorithm,
-                split=split,
-                seed=seed,
-                task=d.task,
-                target=d.target,
-                fusion=method.fusion,
-                encoders=self.encoders,
-                augment={m: d.modalities[m].augment for m in self.encoders},
-                training=method.training,
-                parameters=method.parameters,
-                smp=method.smp,
-                needs_teachers=method.needs_teachers or method.smp is not None,
-            )
-            for end, (seed, split, _) in self.repeats.items()
-            for name, method in self.methods.items()
-        }
-        beside: dict[str, Any] = {"weights": self.weights, **self._beside}
-        return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
-
-    @property
-    def _beside(self) -> Tree:
-        """What training stages are given beside their runs, and fixes no weights."""
-        return {
-            "table": self.dataset.raw if isinstance(self.dataset.raw, Table) else None,
-            "options": self.options,
-        }
-
-    def evaluate(self) -> EvaluateSettings:
-        return EvaluateSettings(
-            dataset=self.run.dataset,
-            teachers=list(self.teachers().runs),
-            students=list(self.distill().runs),
-            splits={end: split for end, (_, split, _) in self.repeats.items()},
-            **self.run.evaluate.model_dump(),
-            configuration=self.describe(),
-            options=self.options,
-        )
-
-    def predict(self) -> PredictSettings:
-        """The model is the first student of `model`, left out of `method`, or the run or folder of this name.
-        Raises ConfigError where there is something to predict, and no such model."""
-        name, folder = self.run.model or self.run.method, None
-        runs = [("distill", r) for r in self.distill().runs] + [("teachers", r) for r in self.teachers().runs]
-        stage, run = next((r for r in runs if f"{r[1]}/".startswith(f"{name}/")), ("distill", ""))
-        if not run and self.run.model and (path := self.project / Path(name).expanduser()).is_dir():
-            folder = path
-        elif not run and (self.run.model or self.run.input):
-            known = [name for _, name in runs]
-            raise self.origins.mistake(
-                ("model",),
-                f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
-                f"{', '.join(known)}; or the folder of a model.",
-            )
-        of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
-        return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
-
-    def describe(self) -> Tree:
-        """The resolved configuration as plain data: saved with every report, enough to rerun."""
-        methods = {
-            name: {
-                "algorithm": m.algorithm,
-                **m.parameters,
-                "fusion": m.fusion.model_dump(mode="json"),
-                "smp": m.smp.model_dump(mode="json") if m.smp else None,
-                "training": m.training.model_dump(mode="json"),
-            }
-            for name, m in self.methods.items()
-        }
-        run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *RunOptions.model_fields})
-        return run | {
-            "source": self.source,
-            "dataset_settings": self.dataset.model_dump(mode="json"),
-            "methods": methods,
-            "teacher": self.teacher_training.model_dump(mode="json"),
-        }
-
 
 Wanted = Literal["auto", "raw", "sample"]
 Locate = Callable[[Any, Wanted], tuple[Literal["raw", "sample"], Path]]

@@ -19,9 +19,9 @@ from g2d_pipeline.artefacts import FailedRun
 from g2d_pipeline.cards import CARD, is_fresh, read_card, require_fresh
 from g2d_pipeline.code import CodeGraph, external_fingerprint
 from g2d_pipeline.config import EvaluateSettings, StudentRun, TeacherRun
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, fingerprint
-from g2d_pipeline.resolve import Configuration
 from g2d_pipeline.sources.layout import layout_module
 
 PACKAGE = Path(__file__).parent

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import external, load
 from g2d_pipeline.methods.base import Method
-from g2d_pipeline.resolve import Configuration
 from g2d_pipeline.training import train_student
 from tests.conftest import TINY, make_data, recipe
 from tests.test_resolve import configure

@@ -21,11 +21,12 @@ from torchvision.models import get_model_weights, mobilenet_v2, resnet18
 
 from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.config import EncoderSettings, MobileNetV2, ResNet18
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.models import build_encoder
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.weights import load_pretrained, load_trunk
-from g2d_pipeline.resolve import Configuration, resolve
+from g2d_pipeline.resolve import resolve
 from g2d_pipeline.stages import STAGES
 from g2d_pipeline.training import Data, train_student, train_teacher
 from tests.conftest import recipe

@@ -18,8 +18,8 @@ import pytest
 from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import PRESENTATION, CodeGraph
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.features.store import open_store
-from g2d_pipeline.resolve import Configuration
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources.manifest import write_manifest
 from g2d_pipeline.stages import PACKAGE

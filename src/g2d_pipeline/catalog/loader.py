@@ -20,8 +20,9 @@ from yaml import YAMLError
 
 from g2d_pipeline.catalog.parameters import merge_files
 from g2d_pipeline.code import CodeGraph
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, did_you_mean
-from g2d_pipeline.resolve import Configuration, resolve
+from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import PACKAGE, Plan

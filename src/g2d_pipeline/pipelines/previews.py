@@ -8,7 +8,7 @@ from kedro.pipeline.preview_contract import MermaidPreview
 from omegaconf import OmegaConf
 
 from g2d_pipeline.config import SMPSettings
-from g2d_pipeline.resolve import Configuration
+from g2d_pipeline.configuration import Configuration
 
 
 def configuration() -> Configuration | None:
