@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from g2d_pipeline import load_model
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import MultimodalModel, task_from_json
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.serving.export import export_network
+from tests.e2e.project import REPOSITORY
 from tests.serving.conftest import CNN, MLP, STEPS, Served
 
 MISSING = "onnxscript and onnxruntime are not installed: pip install 'g2d-pipeline[export]'"
@@ -94,3 +99,41 @@ def test_fusions(every_kind: Served, tmp_path: Path, format: str, name: str) -> 
 
 def test_an_exchange(every_kind: Served, tmp_path: Path, format: str) -> None:
     check(every_kind, tmp_path, format, {"image": CNN, "video": CNN}, "concat", "mmtm")
+
+
+def test_all_of_ours_are_in_the_docs_table() -> None:
+    """Every encoder and fusion is exported above, and the table lists what is."""
+    from g2d_pipeline.config import ENCODERS as ours
+    from g2d_pipeline.plugins import files
+
+    parts = [*ENCODERS, *sorted(OPTIONS), "mmtm"]
+    assert {name.partition(" ")[0] for name in parts} == {
+        *ours,
+        *files("g2d_pipeline.models.fusions"),
+        "mmtm",
+    }
+    page = (REPOSITORY / "docs/predict.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([^|]+) \| yes \| yes \|$", page, re.MULTILINE) == parts
+
+
+def test_a_predictor_exports_what_it_is(regression: Served, tmp_path: Path, format: str) -> None:
+    """With its class names, unit and version; refused is another format."""
+    model = load_model(regression.runs["joint/seed0"])
+    file = model.export(tmp_path / "model", format=format)  # type: ignore[arg-type]
+    part = {m: np.array(regression.store.arrays[m][:5]) for m in model.modalities}
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file.read_bytes())
+        values = session.run(["prediction"], part)[0]
+        about = json.loads(session.get_modelmeta().custom_metadata_map["about"])
+    else:
+        extra = {"about.json": ""}
+        program = torch.export.load(file, extra_files=extra).module()
+        values = program(*(torch.from_numpy(part[m]) for m in model.modalities))[1].numpy()
+        about = json.loads(extra["about.json"])
+    expected = model.predict(regression.raw / "metadata.csv")["prediction"][:5]
+    assert np.allclose(values, expected, atol=1e-5)
+    assert (about["unit"], about["model"]) == ("%", model.version)
+    with pytest.raises(ConfigError, match=r"format = 'tflite'\. Allowed: onnx, torch"):
+        model.export(tmp_path / "other", format="tflite")  # type: ignore[arg-type]
