@@ -176,6 +176,7 @@ def ours(
     batch_size: int,
     meter: Meter,
     teacher_view: Literal["augmented", "clean"] = "augmented",
+    drawn: Literal["multimodal", "modality"] = "multimodal",
 ) -> Costs:
     """Three epochs in which `alone` learns and a joint one, by `training.fit`; validation is not counted.
 
@@ -206,7 +207,7 @@ def ours(
     fitted = fit(
         model,
         data,
-        Watched(),
+        Watched(G2D.Parameters(logits=drawn)),
         training=TrainingSettings(
             epochs=4, batch_size=batch_size, optimizer=SGD(), selection="last", teacher_view=teacher_view
         ),

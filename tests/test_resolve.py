@@ -140,6 +140,11 @@ def test_dotted_keys_and_lists_with_slashes() -> None:
     assert c.run.seeds == [1, 2]
 
 
+def test_one_key_of_evaluate_leaves_the_others_as_the_file_has_them() -> None:
+    settings = configure(evaluate={"robustness": "false"}).evaluate()
+    assert (settings.robustness, settings.corrupted_samples) == (False, 2000)
+
+
 def test_another_encoder_replaces_the_settings_of_the_old_one() -> None:
     c = configure(modalities={"audio": {"encoder": {"name": "resnet18"}}})
     assert c.dataset.modalities["audio"].encoder.model_dump() == {
@@ -410,6 +415,9 @@ NEW = "datasets.av_digits.modalities.new"
         ({"datasets.av_digits.modalities": {}}, {}, [AV, "modalities", "needs 1", "has 0"]),
         ({}, {"seeds": None}, [P, "seeds", "needs 1", "has 0"]),
         ({}, {"epochs": None}, [P, "training.epochs is empty"]),
+        ({}, {"evaluate": {"robustness": "often"}}, [P, "evaluate.robustness = 'often'", "true or false"]),
+        ({}, {"evaluate": {"robust": True}}, [P, "evaluate.robust", "Did you mean 'robustness'"]),
+        ({"evaluate": {"corrupted_samples": 0}}, {}, ["parameters.yml: evaluate.corrupted_samples = 0"]),
         ({}, {"lr": "high"}, [P, "training.optimizer.lr = 'high'", "a number"]),
         ({}, {"teacher_encoder": {"name": "mlp"}}, [P, "ambiguous", "image.teacher_encoder.name"]),
         ({}, {"size": "0"}, [P, "modalities.image.size.0 = '0'", "greater than 0"]),

@@ -34,7 +34,16 @@ from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
-from g2d_pipeline.overrides import METHOD_KEYS, Draft, Tree, merge, name_sections, raw_overrides, section
+from g2d_pipeline.overrides import (
+    METHOD_KEYS,
+    Draft,
+    Tree,
+    leaves,
+    merge,
+    name_sections,
+    raw_overrides,
+    section,
+)
 from g2d_pipeline.sources import with_folds
 
 
@@ -287,9 +296,9 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings
         if "seed" in tree:
             tree["seeds"] = [tree.pop("seed")]
     changes = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
-    for key in changes:
-        origins.note(key)
-    run: RunSettings = checked(RunSettings, files | changes, (), origins)
+    for path, _ in leaves(changes):
+        origins.note(*path)
+    run: RunSettings = checked(RunSettings, merge(files, changes), (), origins)
     return run
 
 
@@ -334,7 +343,7 @@ def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> S
     if draft.smp_switch is False or not (own or switched_on):
         return None
     schedule = copy.deepcopy(dict(own)) if isinstance(own, Mapping) else {}
-    # A method file that names tau is about tau (g2d_auto): the data set's own does not undo it, the command
+    # A method file that names tau is about tau: the data set's own does not undo it, the command
     # line does.
     ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from g2d_pipeline.artefacts import FailedRun
 from g2d_pipeline.cards import CARD, is_fresh, read_card, require_fresh
 from g2d_pipeline.code import CodeGraph, external_fingerprint
-from g2d_pipeline.config import StudentRun, TeacherRun
+from g2d_pipeline.config import EvaluateSettings, StudentRun, TeacherRun
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.resolve import Configuration
@@ -226,14 +226,19 @@ def settings_classes(settings: Any) -> Iterator[str]:
 
 def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
     """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
+    runs: list[BaseModel] = [settings]
+    if again := isinstance(settings, EvaluateSettings) and settings.robustness:  # all models run again
+        runs = [*configuration.teachers().runs.values(), *configuration.distill().runs.values()]
     if stage == "ingest":
         yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
-    if stage in ("featurize", "data_report", "evaluate"):
+    if stage in ("featurize", "data_report") or again:
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
-    if isinstance(settings, TeacherRun):
-        yield "models.encoders", settings.encoder.name
-        yield "models.fusions", "late"
-    if isinstance(settings, StudentRun):
-        yield from (("models.encoders", encoder.name) for encoder in settings.encoders.values())
-        yield "models.fusions", settings.fusion.name
-        yield "methods", settings.algorithm
+    for run in runs:
+        if isinstance(run, TeacherRun):
+            yield "models.encoders", run.encoder.name
+            yield "models.fusions", "late"
+        if isinstance(run, StudentRun):
+            yield from (("models.encoders", encoder.name) for encoder in run.encoders.values())
+            yield "models.fusions", run.fusion.name
+        if isinstance(run, StudentRun) and not again:
+            yield "methods", run.algorithm

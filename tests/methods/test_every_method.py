@@ -135,9 +135,7 @@ def test_it_trains_with_every_fusion_and_moves_what_should_move(name: str, kind:
             assert len(reason) > 20
             continue
         done = student(name, kind, fusion)
-        losses = done.history[
-            ["loss/total", "val/loss", "test/loss"]
-        ]  # terms may come and go; NaN ends a training
+        losses = done.history[["loss/total", "val/loss"]]  # terms may come and go; NaN ends a training
         assert np.isfinite(losses.to_numpy()).all(), fusion
         assert done.predictions["prediction"].notna().all()
         start = student(name, kind, fusion, UNTRAINED).model

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 import yaml
 
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.config import SmallCNN, SMPSettings
+from g2d_pipeline.config import MLP, SmallCNN, SMPSettings
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State, TeacherView
 from g2d_pipeline.models import MultimodalModel, Output
 from g2d_pipeline.models.build import build_model
-from g2d_pipeline.training import Data, TeacherOutputs, fit, train_student
+from g2d_pipeline.training import Data, TeacherOutputs, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import batches_of, epoch_rows
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import REPOSITORY, TINY, make_data, recipe
@@ -38,9 +39,7 @@ def teachers_of(data: Data, width: int = 5, equal: bool = False) -> dict[str, Te
     return dict.fromkeys(made, first) if equal else made
 
 
-def student(
-    data: Data, teachers: dict[str, TeacherOutputs], parameters: dict[str, Any], **more: Any
-) -> Trained:
+def student(data: Data, teachers: dict[str, Any], parameters: dict[str, Any], **more: Any) -> Trained:
     settings = {"training": recipe(2), "progress": False, "parameters": parameters, **more}
     return train_student(data, dict.fromkeys(data.modalities, TINY), teachers, **settings)
 
@@ -184,6 +183,52 @@ def test_a_suppressed_encoder_rests_while_its_head_learns() -> None:
             assert torch.equal(value, start[name]), name
     after = method.heads.state_dict()  # type: ignore[attr-defined]
     assert all(not torch.equal(value, heads[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(("task", "fusion"), [("classification", "late"), ("regression", "concat")])
+def test_encoders_and_heads_start_as_the_teachers(task: str, fusion: str) -> None:
+    data = make_data(3, task)
+    trained = {
+        m: train_teacher(data, m, TINY, training=recipe(n), progress=False) for n, m in enumerate("abc", 1)
+    }
+    teachers = {m: teacher_outputs(t, m) for m, t in trained.items()}
+    plain = student(data, {}, {}, method="joint", fusion=fusion, training=recipe(1))
+    with seeded(0, "model"):
+        model = build_model(plain.info["architecture"])
+    method = build("g2d", {"logits": "modality", "start": "teachers"})
+    state = State(model, None, data.task, 1, teachers=teachers)  # type: ignore[arg-type]
+    method.on_fit_start(state)
+    heads = model.fusion if fusion == "late" else method.heads  # type: ignore[attr-defined]
+    for m, teacher in trained.items():
+        theirs = teacher.model.state_dict()
+        for name, value in model.encoders[m].state_dict().items():
+            assert torch.equal(value, theirs[f"encoders.{m}.{name}"]), (m, name)
+        for name, value in heads.heads[m].state_dict().items():  # type: ignore[index, union-attr]
+            assert torch.equal(value, theirs[f"fusion.heads.{m}.{name}"]), (m, name)
+
+
+def test_starting_as_the_teachers_without_a_step_is_their_ensemble() -> None:
+    data = make_data(2)
+    teachers = {m: train_teacher(data, m, TINY, training=recipe(2), progress=False) for m in "ab"}
+    ours = student(data, teachers, {"start": "teachers"}, training=recipe(1, lr=1e-30))
+    ensemble = dict(student(data, teachers, {}, method="ume", training=recipe(1)).model.named_parameters())
+    for (
+        name,
+        value,
+    ) in ours.model.named_parameters():  # what is no parameter, a batch norm's statistics, moves
+        assert torch.equal(value, ensemble[name]), name
+
+
+def test_a_teacher_of_another_shape_is_no_start() -> None:
+    data = make_data(2)
+    teachers = {m: train_teacher(data, m, TINY, training=recipe(1), progress=False) for m in "a"}
+    teachers["b"] = train_teacher(
+        data, "b", MLP(widths=[9, 5], dropout=[]), training=recipe(1), progress=False
+    )
+    with pytest.raises(
+        ConfigError, match=r"start = teachers: the teacher of b has another encoder .*teacher_enc"
+    ):
+        student(data, teachers, {"start": "teachers"})
 
 
 def test_g2d_code_equals_a_loop_written_by_hand() -> None:

@@ -60,6 +60,20 @@ def test_the_mean_of_softmaxes_is_an_option_of_the_fusion() -> None:
     torch.testing.assert_close(found, (of[0] + of[1]) / 2)
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_in_weighted_fusion_a_teacher_counts_by_its_precision_on_val(task: str) -> None:
+    data, teachers = given(3, task)
+    student = ensemble(data, teachers, fusion="weighted")
+    val, target = data.rows["val"], data.task.encode(torch.as_tensor(data.target))
+    logits = {m: torch.as_tensor(np.asarray(teacher_outputs(t, m).logits)) for m, t in teachers.items()}
+    inverse = np.array([1 / float(data.task.loss(x[val], target[val])) for x in logits.values()])
+    weights = inverse / inverse.sum()
+    rows = np.asarray(student.outputs["row"])
+    expected = sum(w * x[rows] for w, x in zip(weights, logits.values(), strict=True))
+    torch.testing.assert_close(student.outputs["logits/multi"], expected, rtol=1e-4, atol=1e-5)
+    assert weights[0] != weights[1]
+
+
 def test_with_one_modality_it_is_the_teacher() -> None:
     data, teachers = given(1)
     student = ensemble(data, teachers)
@@ -88,11 +102,9 @@ def test_a_copy_that_answers_differently_is_refused() -> None:
 def test_what_it_cannot_do_is_told() -> None:
     data, teachers = given()
     of = teacher_outputs(teachers["b"], "b")
-    with pytest.raises(
-        ConfigError, match="of b only remembered outputs are given: give the trained teachers"
-    ):
+    with pytest.raises(ConfigError, match="teacher of b, and only its stored outputs are given: give the tr"):
         ensemble(data, teachers | {"b": TeacherOutputs(of.feature, of.logits, of.confidence)})
-    with pytest.raises(ConfigError, match=r"not defined for fusion concat\. It works with: late"):
+    with pytest.raises(ConfigError, match=r"not defined for fusion concat\. It works with: late, weighted"):
         ensemble(data, teachers, fusion="concat")
     with pytest.raises(
         ConfigError, match="ume trains nothing, so SMP has nothing to schedule: say smp=false"

@@ -162,6 +162,7 @@ def test_absent_modalities_have_no_influence_and_one_that_is_left_says_what_it_s
             wanted = sum(alone.values()) / (len(alone) if name in ("late", "shared") else 1)
         elif name == "weighted":
             wanted = sum(fusion.weights[m] * logits for m, logits in alone.items())  # type: ignore[index, operator]
+            assert min(w.item() for w in fusion.weights.values()) < 0  # type: ignore[union-attr, operator]
         elif len(alone) == 1:
             (wanted,) = alone.values()
         if wanted is not None:
@@ -239,6 +240,7 @@ def test_weighted_begins_as_late_and_its_weights_learn() -> None:
     assert all(w == torch.tensor(1 / 3) for w in build_fusion("weighted", widths, 4).weights.values())  # type: ignore[union-attr, operator]
     f = {m: torch.randn(6, d) for m, d in widths.items()}
     torch.testing.assert_close(weighted(f), late(f))
+    torch.testing.assert_close(weighted.logits_without(f, {"b"}), late.logits_without(f, {"b"}))
     weighted(f).square().sum().backward()
     for m in widths:
         assert weighted.weights[m].grad != 0  # type: ignore[index]

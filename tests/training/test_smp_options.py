@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import SmallCNN, SMPSettings
 from g2d_pipeline.models.multimodal import scale_gradient
-from g2d_pipeline.training import Data, TeacherOutputs, train_student, train_teacher
-from g2d_pipeline.training.smp import SMP, partial_kappa
+from g2d_pipeline.training import Data, TeacherOutputs, train_student
+from g2d_pipeline.training.smp import partial_kappa
 from tests.conftest import TINY, make_data, recipe
 
 
@@ -134,78 +134,15 @@ def test_conv_only_holds_convolutions_and_nothing_else(update: str) -> None:
     assert all(after.state_dict()[n].abs().sum() > 0 for n in means)
 
 
-def test_tau_auto_ends_a_phase_when_the_gap_is_closed_or_patience_runs_out() -> None:
-    settings = SMPSettings(tau="auto", ranking="dataset", auto_gap=0.8, auto_patience=3)
-    confidence = torch.tensor([[0.9], [0.2], [0.5]])
-
-    def smp() -> SMP:
-        return SMP(settings, "abc", 40, confidence, (0.9, 0.6, 0.7), torch.tensor([0]))
-
-    def run(values: list[tuple[float, float, float]]) -> list[int]:
-        of, phases = smp(), []
-        assert of.needs_start
-        of.end_epoch((0.1, 0.1, 0.1))
-        for epoch, value in enumerate(values, start=1):
-            of.start_epoch(epoch)
-            phases.append(of.phase)
-            of.end_epoch(value)
-        of.start_epoch(len(values) + 1)
-        return [*phases, of.phase]
-
-    # b is watched: 0.1 → 0.6, of which 80 % are 0.5; then c: 0.2 → 0.7, 80 % are 0.6.
-    assert run([(0.1, 0.3, 0.2), (0.1, 0.5, 0.2), (0.1, 0.5, 0.59), (0.1, 0.5, 0.6)]) == [1, 1, 2, 2, 3]
-    # No rise for three epochs ends it as well; epochs // 2 shared by two phases are the most: 10 each.
-    assert run([(0.1, 0.3, 0.2)] * 5) == [1, 1, 1, 1, 2, 2]
-    rising = [(0.1, 0.1 + 0.01 * e, 0.1) for e in range(1, 12)]
-    assert run(rising) == [1] * 10 + [2, 2]
-
-
-def test_tau_auto_resumes_in_the_same_phase() -> None:
-    settings = SMPSettings(tau="auto", ranking="dataset")
-    one, two = (
-        SMP(settings, "ab", 20, torch.tensor([[0.2], [0.9]]), (0.6, 0.9), torch.tensor([0])) for _ in range(2)
-    )
-    one.end_epoch((0.1, 0.1))
-    one.start_epoch(1)
-    one.end_epoch((0.59, 0.3))
-    two.load_state_dict(one.state_dict())
-    for smp in (one, two):
-        smp.start_epoch(2)
-    assert (one.phase, two.phase) == (2, 2)
-    assert one.watch == two.watch
-
-
-def test_tau_auto_trains_and_reports_the_phases_that_came() -> None:
-    data = make_data()
-    teachers = {m: train_teacher(data, m, TINY, training=recipe(4), progress=False) for m in data.modalities}
-    done = joint(data, teachers, {"tau": "auto", "auto_patience": 1}, training=recipe(8))
-    phases = done.history["phase"].value_counts(sort=False)
-    assert done.info["smp"]["phases"] == [phases.get(1, 0), phases.get(2, 0)]
-    assert sum(done.info["smp"]["phases"]) == 8
-    assert 1 <= done.info["smp"]["phases"][0] <= 4
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"tau": "all"}, "goes with suppression=partial"),
-        ({"tau": "auto", "suppression": "partial"}, "goes with suppression=complete"),
-        ({"tau": "quarter"}, "or half, auto, all"),
+        ({"tau": "quarter"}, "or half, all"),
         ({"scope": "conv_only", "suppression": "partial"}, "goes with suppression=complete"),
-        ({"auto_gap": 0}, "greater than 0"),
+        ({"tau": "auto"}, "or half, all"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SMPSettings(**settings)
-
-
-def test_tau_auto_passes_over_phases_that_the_epochs_have_no_room_for() -> None:
-    settings = SMPSettings(tau="auto", ranking="dataset")
-    smp = SMP(settings, "abc", 2, torch.tensor([[0.2], [0.9], [0.5]]), (0.6, 0.9, 0.7), torch.tensor([0]))
-    assert smp.phases == [1, 0, 1]
-    smp.end_epoch((0.1, 0.1, 0.1))
-    smp.start_epoch(1)
-    smp.end_epoch((0.2, 0.1, 0.1))
-    smp.start_epoch(2)
-    assert smp.phase == 3

@@ -59,6 +59,24 @@ def test_the_published_protocol_selects_on_test_and_says_so() -> None:
     )
 
 
+def test_test_is_scored_when_it_counts() -> None:
+    data = make_data()
+    at_end = recipe(3).model_copy(update={"selection": "val"})
+    by_epoch = at_end.model_copy(update={"score_test": "epoch"})
+    ended, curves = (
+        train_student(
+            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
+        )
+        for training in (at_end, by_epoch)
+    )
+    assert not [column for column in ended.history if column.startswith("test/")]
+    assert ended.history.equals(curves.history[ended.history.columns])
+    assert ended.predictions.equals(curves.predictions)
+    test = ended.predictions.query("split == 'test' and part == 'multi'")
+    selected = curves.history["test/multi"][curves.info["selected_epoch"] - 1]
+    assert (test["prediction"] == test["target"]).mean() == pytest.approx(selected)
+
+
 def test_a_model_on_disk_predicts_the_same_bits(tmp_path: Path) -> None:
     data = make_data(task="regression")
     trained = train_student(

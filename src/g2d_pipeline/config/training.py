@@ -108,13 +108,14 @@ class TrainingSettings(Strict):
     `early_stopping`: epochs without a better validation score after which training ends, counted in the last
     phase only: no other one is cut. `selection`: `val` keeps the weights of the best validation epoch; `last`
     the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number made with
-    it is labelled so. `selection_metric`: what is best, for early stopping too (None: accuracy or RMSE); of
-    equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the last phase of SMP or
-    of a method with stages (see `Method.phase`), or of all phases. `precision`: of the encoders (fusion and
-    losses are float32); `channels_last`: memory format of convolutions; `compile`: encoders through
-    torch.compile; `checkpoint_activations`: encoders compute their activations again in the backward pass
-    instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the `augmented`
-    batch (as published) or its stored outputs on the `clean` samples are used."""
+    it is labelled so. `score_test`: at the `end`, of the kept weights alone, or after every `epoch`, for
+    curves (always where test selects). `selection_metric`: what is best, for early stopping too (None:
+    accuracy or RMSE); of equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the
+    last phase of SMP or of a method with stages (see `Method.phase`), or of all phases. `precision`: of the
+    encoders (fusion and losses are float32); `channels_last`: memory format of convolutions; `compile`:
+    encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
+    backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
+    `augmented` batch (as published) or its stored outputs on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
@@ -125,6 +126,7 @@ class TrainingSettings(Strict):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     early_stopping: PositiveInt | None = None
     selection: Literal["val", "last", "test"] = "val"
+    score_test: Literal["end", "epoch"] = "end"
     selection_metric: Literal["accuracy", "rmse", "loss"] | None = None
     select_in: Literal["last_phase", "all"] = "last_phase"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -132,6 +134,12 @@ class TrainingSettings(Strict):
     compile: bool = False
     checkpoint_activations: bool = False
     teacher_view: Literal["augmented", "clean"] = "augmented"
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The splits that are scored after every epoch."""
+        test = self.score_test == "epoch" or self.selection == "test"
+        return ("val", "test") if test else ("val",)
 
     @field_validator("selection_metric")
     @classmethod

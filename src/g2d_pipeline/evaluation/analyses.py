@@ -49,7 +49,7 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
 - `alpha_beta` (Table 7): the selection metric of the whole by α and β, where runs of one algorithm vary them.
 - `probes`: see `probes.probe_rows`.
 - `robustness`: a modality "absent" (strength 1) or corrupted; `label`: corruption and strength in words;
-  `kept`: the share of the value of the same samples unharmed (where lower is better, the inverse).
+  `kept`: the share of the value of the same samples unharmed (of RMSE the inverse, of R² NaN).
 - `shapley`: φ of accuracy, or of −RMSE in the target's unit; over the parts they sum to v(all) − v(∅).
 - `forwards`: how many times an encoder ran over so many test samples to make the two."""
 
@@ -128,7 +128,8 @@ def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:
             if (column := f"{split}/{part}") in run.history:
                 level = scores[teachers[part].label, split] if part in teachers else np.nan
                 shared = {"split": split, "part": part, "metric": run.info["metric"]}
-                for epoch, value in zip(run.history["epoch"], run.history[column], strict=True):
+                scored = run.history[["epoch", column]].dropna()  # test is scored when it counts
+                for epoch, value in scored.itertuples(index=False, name=None):
                     yield {"epoch": epoch, **shared, "value": value, "teacher": level}
 
 

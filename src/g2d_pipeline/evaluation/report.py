@@ -267,8 +267,7 @@ def schedule(smp: Any) -> Any:
     if not isinstance(smp, Mapping):
         return smp
     defaults = SMPSettings().model_dump(mode="json") | {"tau": None, "confidence_on": None}
-    unused = () if smp.get("tau") == "auto" else ("auto_gap", "auto_patience")
-    return {key: value for key, value in smp.items() if key not in unused and value != defaults.get(key)}
+    return {key: value for key, value in smp.items() if value != defaults.get(key)}
 
 
 def describe(values: Any) -> str:

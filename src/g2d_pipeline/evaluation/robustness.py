@@ -54,13 +54,13 @@ def robustness_frames(
     for run, folder, store in cases:
         runs.append(run)
         try:
-            tested = Tested(run, folder, store, device)
+            saved_model = SavedModel(run, folder, store, device)
         except ValueError as error:
             logger.warning("%s: left out of missing and corrupted modalities: %s", run.label, error)
             continue
         labels = {"method": run.method, **run.repeated}
-        values, contributions = tested.absent() + tested.corrupted(samples), tested.shapley()
-        counts = [{"modality": m, "samples": n, "forwards": c} for (m, n), c in tested.forwards.items()]
+        values, contributions = saved_model.absent() + saved_model.corrupted(samples), saved_model.shapley()
+        counts = [{"modality": m, "samples": n, "forwards": c} for (m, n), c in saved_model.forwards.items()]
         for name, own in (("robustness", values), ("shapley", contributions), ("forwards", counts)):
             rows[name] += [labels | row for row in own]
     frames = {name: frame_of(name, own, runs) for name, own in rows.items()}
@@ -73,7 +73,7 @@ def robustness_frames(
     return frames
 
 
-class Tested:
+class SavedModel:
     """A trained model on the test samples of its store; `forwards` counts (modality, samples) → passes."""
 
     def __init__(self, run: Run, folder: TrainedFolder, store: FeatureStore, device: torch.device) -> None:
@@ -149,7 +149,7 @@ class Tested:
             part, whole = value, self.clean[len(at)][name]
             if not metric_spec(name).higher_is_better:
                 part, whole = whole, part
-            kept = part / whole if whole > 0 else np.nan
+            kept = part / whole if whole > 0 and name != "r2" else np.nan  # R² has no zero to count from
             rows.append({**labels, "metric": name, "value": value, "kept": kept})
         return rows
 

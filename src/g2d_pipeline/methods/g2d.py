@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from g2d_pipeline.methods._heads import UnimodalHeads
+from g2d_pipeline.methods._weights import start_as_teachers
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, TeacherView
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
@@ -50,7 +51,10 @@ class G2D(Method):
       of its own) from an auxiliary linear head on f_s^m, trained beside the fusion and left behind.
     - `ensemble`: l_s to the w-weighted mean of the teachers' logits: one term, Σ_m w_m is divided out.
 
-    With one modality of a classification and late fusion the three are one."""
+    With one modality of a classification and late fusion the three are one.
+
+    `start`: `scratch` (the paper); `teachers` (ours): every encoder starts as its teacher's, and so does a
+    head of the modality's own."""
 
     class Parameters(MethodParameters):
         alpha: NonNegativeFloat = 1.0
@@ -59,6 +63,7 @@ class G2D(Method):
         feature_loss: FeatureLoss = "mse"
         reduction: Literal["mean", "sum"] = "mean"
         logits: Literal["multimodal", "modality", "ensemble"] = "multimodal"
+        start: Literal["scratch", "teachers"] = "scratch"
         modality_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
         projection: bool = False
 
@@ -79,10 +84,18 @@ class G2D(Method):
             if ours != theirs and p.weight(m) > 0:
                 layers[m] = nn.Linear(ours, theirs)
         self.projections = initialise(nn.ModuleDict(layers))
+        self.heads: UnimodalHeads | None = None
         if p.logits == "modality" and p.beta > 0:
             own = state.task.heads_average and model.fusion.heads_of_its_own
             needed = [m for m in model.modalities if p.weight(m) > 0 and not own]
             self.heads = UnimodalHeads(model, state.task.outputs, needed)
+        if p.start != "scratch":
+            self._start_as_teachers(state)
+
+    def _start_as_teachers(self, state: State) -> None:
+        start_as_teachers(state, "start = teachers")
+        for m, head in self.heads.heads.items() if self.heads is not None else ():
+            head.load_state_dict(state.teachers[m].model.fusion.heads[m].state_dict())
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
@@ -114,6 +127,6 @@ class G2D(Method):
             yield 1.0, output.logits, reduce(Tensor.add, parts)
             return
         for m, v in views.items():
-            own = p.logits == "modality"
-            student = self.heads.logits(state.model, output.features, m) if own else output.logits
+            own = self.heads
+            student = own.logits(state.model, output.features, m) if own is not None else output.logits
             yield p.weight(m), student, v.logits

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.methods._weights import REMEDY, start_as_teachers
 from g2d_pipeline.methods.base import Method, Rows, State
-from g2d_pipeline.models import MultimodalModel
 
-REMEDY = """Give the student the teacher's encoder (no teacher_encoder, or the same one), and train teachers \
-for it: kedro run --pipeline teachers."""
 TRIED = 32  # samples of val on which a copy is compared with its teacher
-
-
-def copy_weights(model: MultimodalModel, teachers: dict[str, MultimodalModel]) -> None:
-    """Write each teacher's encoder and head into the student's of the same modality.
-
-    Raises ConfigError, naming the modality and the first difference, where they have other layers."""
-    own = model.state_dict()
-    copied: dict[str, Tensor] = {}
-    for m, teacher in teachers.items():
-        theirs = teacher.state_dict()
-        names = [name for name in own if name.startswith((f"encoders.{m}.", f"fusion.heads.{m}."))]
-        for name in dict.fromkeys([*names, *theirs]):
-            shapes = [list(state[name].shape) if name in state else None for state in (own, theirs)]
-            if shapes[0] != shapes[1]:
-                raise ConfigError(
-                    f"ume: the teacher of {m} has another encoder than the student: {name} is "
-                    f"{shapes[1] or 'absent'} in the teacher and {shapes[0] or 'absent'} in the "
-                    f"student. {REMEDY}"
-                )
-        copied |= theirs
-    model.load_state_dict(copied)
 
 
 class UME(Method):
     """Unimodal models, each trained alone, predict by the mean of their logits; nothing is trained together.
 
     The student is made of the teachers' encoders and heads, in late fusion; `average: probabilities` of that
-    fusion takes the mean of their softmaxes. With one modality it is the teacher."""
+    fusion takes the mean of their softmaxes. With one modality it is the teacher. In weighted fusion (ours)
+    w_m is in inverse proportion to the teacher's task loss on val, its held-out precision in a regression: a
+    poor predictor does not pull a good one to the middle."""
 
     needs_teachers = True
-    equation = "l = (1/k)·Σ_m u^m of the unimodal teachers"
+    equation = "l = Σ_m w_m u^m of the unimodal teachers; w_m = 1/k (late) or ∝ 1 / L^m on val (weighted)"
     source = "Du et al., ICML 2023, uni-modal ensemble"
-    fusions = ("late",)
+    fusions = ("late", "weighted")
     works_with_smp = False
     no_smp = "trains nothing, so SMP has nothing to schedule"
 
@@ -55,13 +33,7 @@ class UME(Method):
         return rows[:0]
 
     def on_fit_start(self, state: State) -> None:
-        models = {m: state.teachers[m].model for m in state.model.modalities}
-        if missing := [m for m, model in models.items() if model is None]:
-            raise ConfigError(
-                f"ume copies the teachers, and of {', '.join(missing)} only remembered outputs are given: "
-                "give the trained teachers themselves"
-            )
-        copy_weights(state.model, models)
+        start_as_teachers(state, "ume")
         self._compare(state)
 
     def _compare(self, state: State) -> None:

@@ -136,7 +136,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """What `model.json` says of the model and how it was trained."""
     task, modalities = architecture["task"], list(data.modalities)
-    phases = {"phases": _phases(smp, result.history, len(modalities), training.epochs)} if smp else {}
+    phases = {"phases": smp.phases(len(modalities), training.epochs)} if smp else {}
     return {
         "architecture": architecture,
         "task": task["name"],
@@ -223,13 +223,6 @@ def _predictions(data: Data, target: Tensor, split: str, part: str, logits: Tens
     confidence = data.task.confidence(logits, target[torch.from_numpy(rows)]).double().numpy()
     columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part, "target": data.target[rows]}
     return pd.DataFrame(columns | {"prediction": data.task.predict(logits).numpy(), "confidence": confidence})
-
-
-def _phases(smp: SMPSettings, history: pd.DataFrame, modalities: int, epochs: int) -> list[int]:
-    """Epochs of each phase: as planned, or with `tau: auto` as they came."""
-    if smp.tau != "auto":
-        return smp.phases(modalities, epochs)
-    return [int((history["phase"] == phase).sum()) for phase in range(1, modalities + 1)]
 
 
 def _mean_confidence(

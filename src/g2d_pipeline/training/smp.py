@@ -20,8 +20,6 @@ from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.data import Data, Rows, take
 from g2d_pipeline.training.teachers import TeacherOutputs
 
-WATCH = {"start": math.nan, "best": -math.inf, "stale": 0.0, "epochs": 0.0, "done": 0.0}  # of tau: auto
-
 
 def rank(confidence: Sequence[float] | Tensor) -> list[int]:
     """π: positions in ascending confidence ρ `[k]`, the least confident first; ties keep the given order."""
@@ -48,13 +46,10 @@ def partial_kappa(confidence: Sequence[float] | Tensor) -> list[float]:
 class JointSchedule(Stateful):
     """No schedule: all encoders learn from every batch, in one phase. The base of those that choose.
 
-    `needs_batch_confidence`: `activate` reads the teachers' confidences of the batch; `needs_start` and
-    `watches`: `end_epoch` is to be called before the first epoch, and after an epoch; `norm`: how suppressed
-    encoders normalise (see `models.preserve_norm_stats`)."""
+    `needs_batch_confidence`: `activate` reads the teachers' confidences of the batch; `norm`: how
+    suppressed encoders normalise (see `models.preserve_norm_stats`)."""
 
     needs_batch_confidence = False
-    needs_start = False
-    watches = False
     norm = "batch"
     phase = 1
     final_phase = 1  # the last one that has epochs
@@ -89,9 +84,6 @@ class JointSchedule(Stateful):
     def before_step(self, model: MultimodalModel) -> None:
         """Change gradients before the method and the optimizer see them."""
 
-    def end_epoch(self, confidence: Sequence[float]) -> None:
-        """`confidence` `[k]`: the mean, on val, of the model's confidence from each modality alone."""
-
     def release(self, model: MultimodalModel) -> None:
         """Undo what `activate` did to the model: training has ended."""
 
@@ -120,7 +112,7 @@ class SMP(JointSchedule):
     `val_confidence` `[k]`: each teacher's mean on the validation split; `train_rows` `[n]`. `known`: whether
     the confidences of a batch are those stored ones (no teacher sees an augmented batch)."""
 
-    state_names: ClassVar = ("phase", "ranking", "evidence", "watch", "sum", "learnt", "before")
+    state_names: ClassVar = ("phase", "ranking", "evidence", "sum", "learnt", "before")
 
     def __init__(
         self,
@@ -144,8 +136,6 @@ class SMP(JointSchedule):
         self.ranking = rank(evidence)
         self.evidence = [float(c) for c in evidence]
         self.kappa = dict.fromkeys(self.modalities, 1.0)
-        self.val_confidence = val_confidence
-        self.watch = dict(WATCH)
         self.learnt: set[str] = set(self.modalities)  # the encoders that have learnt in this epoch
         self.before: set[str] = set(self.modalities)  # … in the epoch before
         self.sum = torch.zeros(len(self.modalities), dtype=torch.float64)
@@ -166,14 +156,6 @@ class SMP(JointSchedule):
         by_train = self.settings.confidence_on == "train" and self.settings.ranking != "dataset"
         return by_train and not self.in_last_phase
 
-    @property
-    def watches(self) -> bool:  # type: ignore[override]
-        return self.settings.tau == "auto" and not self.in_last_phase
-
-    @property
-    def needs_start(self) -> bool:  # type: ignore[override]
-        return self.settings.tau == "auto" and math.isnan(self.watch["start"])
-
     def cacheable(self, model: MultimodalModel, data: Data) -> list[str]:
         s = self.settings
         if s.update != "skip" or self.conv_only or self.partial:
@@ -189,13 +171,7 @@ class SMP(JointSchedule):
             self.evidence = [float(c) for c in self.sum]
         self.sum.zero_()
         self.before, self.learnt = self.learnt, set()
-        if self.settings.tau != "auto":
-            self.phase = phase_of(epoch, self.phases)
-        elif self.watch["done"]:
-            self.phase += 1
-            while not self.in_last_phase and not self.phases[self.phase - 1]:  # too few epochs for this one
-                self.phase += 1
-            self.watch |= WATCH | {"start": self.watch["next"]}
+        self.phase = phase_of(epoch, self.phases)
 
     def activate(self, batch: Batch, model: MultimodalModel) -> tuple[str, ...]:
         views = batch.teachers.values() if self.needs_batch_confidence else ()
@@ -245,26 +221,6 @@ class SMP(JointSchedule):
             for parameter in model.encoders.parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-
-    def end_epoch(self, confidence: Sequence[float]) -> None:
-        """`tau: auto`: decide whether this was the last epoch of the phase.
-
-        The first call, before epoch 1, notes where the gap begins. Watched: whom train ranks here."""
-        if not self.watches:
-            return
-        position = self.ranking[self.phase - 1]
-        now, watch = float(confidence[position]), self.watch
-        if math.isnan(watch["start"]):
-            watch["start"] = now
-            return
-        gap = self.val_confidence[position] - watch["start"]
-        watch["epochs"] += 1
-        watch["stale"] = 0.0 if now > watch["best"] else watch["stale"] + 1
-        watch["best"] = max(watch["best"], now)
-        closed = now - watch["start"] >= self.settings.auto_gap * gap
-        out = watch["stale"] >= self.settings.auto_patience or watch["epochs"] >= self.phases[self.phase - 1]
-        watch["done"] = float(closed or out)
-        watch["next"] = float(confidence[self.ranking[self.phase]])  # where the next phase's gap begins
 
     def frozen(self, batches: Sequence[Rows]) -> set[str]:
         """The modalities expected to learn from none of the `batches` (store rows) of this epoch.

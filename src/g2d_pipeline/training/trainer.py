@@ -196,8 +196,6 @@ class Trainer:
             done = (self.loop.epoch - 1) * steps + self.loop.batch
             if not done:
                 self._settle_norm_stats()
-            if self.schedule.needs_start:
-                self.schedule.end_epoch(self._confidences(self._score("val")))
             epochs, progress = self.state.epochs, self.options.progress
             with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
                 yield
@@ -278,8 +276,8 @@ class Trainer:
         self.history.check()
         self.method.on_epoch_end(state)
         restore_group_lrs(self.optimizer)
-        val, test = self._score("val"), self._score("test")
-        scores = {"val": val.scores, "test": test.scores}
+        validations = {split: self._score(split) for split in self.training.scored}
+        val, scores = validations["val"], {split: of.scores for split, of in validations.items()}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
         self.log(self.history.epochs)
         phase, last = self._phase()
@@ -287,8 +285,6 @@ class Trainer:
         self.early_stopping.update(val.scores, counts=phase == last)
         self.learning_rate.step(val.scores["loss"])
         self.method.on_validation(val, state)
-        if schedule.watches:
-            schedule.end_epoch(self._confidences(val))
         self.bar.end({"val": next(iter(val.scores.values()))})
         loop.epoch, loop.batch, loop.rows = epoch + 1, 0, None
         if self._ends_early(epoch):
@@ -330,8 +326,3 @@ class Trainer:
         model = self.average.module
         cache = self.cache if model is self.model else None  # it holds features of the model itself
         return score_split(model, self.data, self.method, self.target, split, self.device, cache)
-
-    def _confidences(self, validation: Validation) -> list[float]:
-        """The mean confidence of each modality alone `[k]`."""
-        confidence, target = self.data.task.confidence, validation.target
-        return [float(confidence(validation.logits[m], target).mean()) for m in self.data.modalities]
