@@ -134,7 +134,8 @@ def corruptions(frames: Frames) -> Chart | None:
         words = [label.removeprefix(rows["corruption"].iloc[0]).strip() for label in labels["label"]]
         sizes, _, units = zip(*(word.partition(" ") for word in words), strict=True)
         chart.axes[name].set_xticks([0, *steps.values()], ["none", *sizes])
-        chart.axes[name].set_xlabel(" ".join(filter(None, [rows["corruption"].iloc[0], *set(units)])))
+        unit = f" ({units[0]})" if units[0] else ""
+        chart.axes[name].set_xlabel(f"{rows['corruption'].iloc[0]}{unit}")
         for method, curve in rows.groupby("method", sort=False):
             means = curve.groupby(curve["label"].map(steps))["kept"].agg(["mean", "std"]) * 100
             means.loc[0] = (100.0, math.nan if means["std"].isna().all() else 0.0)
