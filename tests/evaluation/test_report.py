@@ -3,12 +3,14 @@ itself."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.evaluation import (
@@ -19,7 +21,7 @@ from g2d_pipeline.evaluation import (
     summarise,
     table_text,
 )
-from g2d_pipeline.evaluation.report import CARDS_SHOWN, cards, method_rows
+from g2d_pipeline.evaluation.report import CARDS_SHOWN, cards, comparison_rows, method_rows
 
 EVIL = "<script>alert('x')</script>"
 
@@ -101,7 +103,7 @@ def test_nothing_is_loaded_and_every_section_is_there(evaluated):
     text = visible(report)
     assert not re.search(r"<(link|img|iframe|script)\b|@import|url\((?!#)|href=\"(?!#)", report)
     assert "default-src 'none'" in text
-    assert len(report) < 500_000
+    assert len(report) < 1_000_000
     for words in (
         "clip_0031.wav",
         "file is empty",
@@ -115,6 +117,48 @@ def test_nothing_is_loaded_and_every_section_is_there(evaluated):
         assert f'id="figure-{name}"' in text
     assert "alpha = 1, beta = 1" in text
     assert "tau = 15" in text
+
+
+def test_the_verdict_and_the_headline_come_first_and_settings_are_folded(evaluated):
+    evaluation = evaluated()
+    text = visible(evaluation.report)
+    places = [
+        text.index(f'id="{name}"') for name in ("verdict", "results", "comparisons", "ranking", "figures")
+    ]
+    assert places == sorted(places)
+    for sentence in evaluation.verdict:
+        assert str(escape(sentence.text)) in text
+    assert "<details><summary>Methods and their settings" in text
+    headline = text[text.index('<table class="headline">') :].split("</table>")[0]
+    summary = evaluation.summary.set_index(["method", "modality", "part", "metric"])["mean"]
+    for method, m, part in (("unimodal", "image", "image"), ("g2d", "", "multi")):
+        assert f"{100 * summary[method, m, part, 'accuracy']:.1f}" in headline
+    assert headline.count("<tr") == 1 + 4
+
+
+def test_comparisons_are_listed_with_their_result(evaluated):
+    evaluation = evaluated()
+    own = evaluation.comparisons
+    own = own[(own["metric"] == "accuracy") & (own["split"] == "test") & (own["part"] == "multi")]
+    rows = comparison_rows(evaluation.summary, evaluation.comparisons)["rows"]
+    assert [row["result"] for row in rows] == list(own["result"])
+    assert rows[0]["difference"] == f"{100 * own['difference'].iloc[0]:+.1f}".replace("-", "−")
+    table = visible(evaluation.report).split('id="comparisons"')[1].split("</table>")[0]
+    assert table.count("<tr>") == 1 + len(own)
+
+
+def test_the_table_as_files(make_study):
+    study = make_study(("a|b", "image"), methods=("joint", "g2d_&"))
+    files = study.evaluate().table_files
+    markdown, latex = files["md"].splitlines(), files["tex"]
+    assert markdown[0] == "made_up · test · mean ± std over 2 seeds"
+    assert {line.replace(r"\|", "").count("|") for line in markdown[2:]} == {8}
+    assert r"unimodal · a\|b" in files["md"]
+    assert r"g2d\_\&" in latex
+    assert r"\toprule" in latex
+    assert latex.count(r"\begin") == latex.count(r"\end")
+    read = pd.read_csv(io.StringIO(files["csv"]), keep_default_na=False, na_values={"std": ""})
+    assert list(read["mean"]) == pytest.approx(list(study.evaluate().summary["mean"]))
 
 
 def test_one_modality_one_seed_no_student(evaluated):

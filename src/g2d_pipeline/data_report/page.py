@@ -67,7 +67,7 @@ def target_chart(report: Mapping[str, Any]) -> Chart:
     height, left = (16 * len(classes) + 10, 110) if named else (190, 56)
     x, y = ("% of the split", "") if named else (name, "% of the split")
     words = f"Target by split: {name}"
-    chart = Chart(words, {"target": ""}, x=x, y=y, height=height, left=left, labels=list(splits))
+    chart = Chart(words, {"target": ""}, x=x, y=y, height=height, left=left, right=44, labels=list(splits))
     for (split, facts), colour in zip(splits.items(), PALETTE, strict=False):
         counts = facts["classes"].values() if classes else report["histogram"]["counts"][split]
         shares = [100 * n / max(facts["samples"], 1) for n in counts]

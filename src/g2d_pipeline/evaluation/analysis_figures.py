@@ -125,7 +125,6 @@ def corruptions(frames: Frames) -> Chart | None:
         f"Kept of {metric_spec(main_metric(frames.summary)).label} with a corrupted modality",
         {name: name for name in panels},
         subtitle=f"left: as it is, then from mild to severe; {_repeats(own).replace('bars', 'band')}",
-        x="corruption",
         y="kept (%)",
         labels=methods,
     )
@@ -133,7 +132,10 @@ def corruptions(frames: Frames) -> Chart | None:
         labels = rows.drop_duplicates("label")
         steps = dict(zip(labels["label"], range(1, len(labels) + 1), strict=True))
         words = [label.removeprefix(rows["corruption"].iloc[0]).strip() for label in labels["label"]]
-        chart.axes[name].set_xticks([0, *steps.values()], ["none", *words])
+        sizes, _, units = zip(*(word.partition(" ") for word in words), strict=True)
+        chart.axes[name].set_xticks([0, *steps.values()], ["none", *sizes])
+        unit = f" ({units[0]})" if units[0] else ""
+        chart.axes[name].set_xlabel(f"{rows['corruption'].iloc[0]}{unit}")
         for method, curve in rows.groupby("method", sort=False):
             means = curve.groupby(curve["label"].map(steps))["kept"].agg(["mean", "std"]) * 100
             means.loc[0] = (100.0, math.nan if means["std"].isna().all() else 0.0)

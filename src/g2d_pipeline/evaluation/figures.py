@@ -72,9 +72,9 @@ def metric_curves(frames: Frames) -> Chart | None:
     levels = frames.analysis("unimodal_curves")
     levels = levels[(levels["split"] == "val") & (levels["method"] != TEACHER)].dropna(subset=["teacher"])
     known = {k: v.mean() * spec.scale for k, v in levels.groupby(["method", "part"])["teacher"]}
-    words, tested = f"{spec.label} by epoch", frames.history.filter(like="test/").notna().any(axis=None)
-    subtitle = "validation: solid, test: dotted" if tested else "validation"
-    subtitle += ", its teacher alone: level" * bool(known)
+    tested = any(str(column).startswith("test/") for column in frames.history)
+    words, subtitle = f"{spec.label} by epoch", "validation: solid" + ", test: dotted" * tested
+    subtitle += ", a teacher alone: level" * bool(known)
     y = spec.title(frames.unit)
     chart, panels = history_chart(frames, frames.history, words, y, parts, subtitle)
     for name, rows in panels.items():
