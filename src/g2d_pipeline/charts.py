@@ -184,7 +184,7 @@ class Chart:
             width = rows["mean"] - bars_from
             axes.barh(y, width, left=bars_from, height=0.5, color=colour, alpha=0.3)
         axes.hlines(y, rows["low"], rows["high"], color=colour, linewidth=1.6)
-        axes.plot(rows["mean"], y, "o", color=colour, markersize=6.5)
+        axes.plot(rows["mean"], y, "o", color=colour, markersize=6.5, clip_on=False)
         axes.set_yticks(y, [shorten(label, NAME) for label in rows["label"]], color=INK)
         axes.set_ylim(0.4 - self.lines, 0.6)
         axes.grid(axis="x", visible=True)

@@ -111,8 +111,8 @@ class FiguresDataset(StageFile, _TextFolder):
     def preview(self) -> HTMLPreview:
         """Every figure, for Kedro-Viz."""
         drawn = [text for name, text in self.load().items() if name.endswith(".svg")]
-        encoded = (b64encode(text.encode()).decode() for text in drawn)
-        return HTMLPreview("".join(f'<p><img src="data:image/svg+xml;base64,{one}"></p>' for one in encoded))
+        sources = (f"data:image/svg+xml;base64,{b64encode(text.encode()).decode()}" for text in drawn)
+        return HTMLPreview("".join(f'<p><img style="max-width: 100%" src="{one}"></p>' for one in sources))
 
 
 class TextDataset(StageFile, text.TextDataset):
