@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -25,3 +26,11 @@ class WeightedFusion(SeparateHeads):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         heads = ((m, head) for m, head in self.heads.items() if m in features)
         return torch.stack([self.weights[m] * head(features[m]) for m, head in heads]).sum(dim=0)
+
+    def logits_without(self, features: dict[str, Tensor], absent: Collection[str]) -> Tensor:
+        """The weights that are left sum to what all of them do (our definition; where none is below 0), so
+        that equal weights are late fusion here, too."""
+        logits = super().logits_without(features, absent)
+        weights = {m: w.item() for m, w in self.weights.items()}
+        left = [w for m, w in weights.items() if m not in absent]
+        return logits * (sum(weights.values()) / sum(left)) if min(weights.values()) > 0 else logits
