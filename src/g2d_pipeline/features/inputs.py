@@ -7,7 +7,6 @@ transforms read (a tokenizer, principal components) are copied beside it, with t
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from g2d_pipeline.features.store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 FILE, VERSION = "inputs.json", 1
 ABOUT = ("dataset", "task", "class_names", "target", "source")
