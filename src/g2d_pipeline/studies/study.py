@@ -13,7 +13,7 @@ import click
 from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.config.studies import StudySettings
+from g2d_pipeline.config.studies import AdviseSettings, StudySettings
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
@@ -84,6 +84,10 @@ def run_study(site: Site, name: str, changes: Tree) -> None:
     import joblib
 
     pool = Pool(replace(site, threads=study.threads), study.processes(joblib.cpu_count()), study.retries)
+    if isinstance(study, AdviseSettings):
+        from g2d_pipeline.studies.advise import run_advise
+
+        return run_advise(study, name, origins, pool, clock)
     cells = open_cells(site, name, study, origins)
     _check(name, study, origins, cells)
     make_cells(cells, pool, f"study {name}")
@@ -283,7 +287,7 @@ def collect(cells: Sequence[Cell], compared: bool = False) -> Iterable[Any]:
             groups.insert(0, ("teachers", cell.teachers, "" if shared else cell.point.label))
             shown.add(dataset)
         for stage, names, label in groups:
-            runs, failures, seconds = _results(cell, stage, names)
+            runs, failures, seconds = results_of(cell, stage, names)
             metrics = pd.DataFrame(columns=list(METRIC_COLUMNS))
             if runs:
                 metrics = collect_metrics(runs, c.run.dataset, c.source)
@@ -298,7 +302,7 @@ def _teacher_set(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def _results(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
+def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
     """(runs, failures, seconds of training by run) of teachers or students."""
     from g2d_pipeline.pipelines.evaluate.nodes import _runs, _samples
 
