@@ -157,6 +157,3 @@ def project(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield project
     if (tmp_path / GRAPH).exists():
         shutil.copy(tmp_path / GRAPH, graph)
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)

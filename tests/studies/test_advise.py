@@ -11,7 +11,7 @@ from tests.studies.conftest import Project
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*register_new_resolver")
 ROWS = {"train": 400, "val": 200, "test": 1500}
-QUICK = {"minutes": 10, "methods": ["mses", "ogm"], "rungs": [0.5], "finalists": 1, "n_jobs": 1}
+QUICK = {"minutes": 10, "methods": ["mses"], "rungs": [0.5], "finalists": 1, "n_jobs": 1}
 
 
 def add_constructed(project: Project, kind: str, seed: int) -> str:

@@ -28,7 +28,7 @@ from g2d_pipeline.files import fingerprint, relative
 from g2d_pipeline.overrides import Tree, merge
 from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
-from g2d_pipeline.studies.cells import Outcome, Task, Workspace
+from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
 from g2d_pipeline.studies.racing import (
     Advice,
     Costs,
@@ -51,9 +51,10 @@ RESERVE = 0.05  # share of the time for what comes after training
 Runs = list[tuple[str, str]]  # (stage, run)
 
 
-def run_advise(study: AdviseSettings, name: str, origins: Origins, pool: Pool, clock: Clock) -> None:
+def run_advise(study: AdviseSettings, name: str, origins: Origins, pool: Pool) -> None:
     """Race, and say what to do. Raises ConfigError where the time does not suffice for one training of each
     teacher and of joint training, and for data of one modality."""
+    clock = Clock.start()
     race = Race.start(study, name, origins, pool)
     race.baselines()
     going = race.run_rungs()
@@ -87,7 +88,7 @@ class Race:
         methods = [m for m in dict.fromkeys([*named, ENSEMBLE_METHOD, JOINT]) if m != TEACHER]
         params = merge(nested(study.options), run_params(study.dataset, methods, study.seeds))
         try:
-            race = cls(study, name, pool, Workspace(pool.site, params), began)
+            race = cls(study, name, pool, open_workspace(pool.site, params), began)
         except ConfigError as error:
             text = str(error).removeprefix(f"{COMMAND_LINE}: ")
             raise ConfigError(f"{COMMAND_LINE}: study {name}: {text}") from error
@@ -226,7 +227,7 @@ class Race:
         params = merge(json.loads(self.full.params), scaled(c, share))
         params = params | run_params(self.study.dataset, left, self.study.seeds)
         params["methods"] = {m: own for m, own in params.get("methods", {}).items() if m in left}
-        return Workspace(self.pool.site, params)
+        return open_workspace(self.pool.site, params)
 
     def _runs(self, workspace: Workspace, method: str, seed: int) -> Runs:
         runs = workspace.distill.runs

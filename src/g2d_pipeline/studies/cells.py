@@ -145,6 +145,18 @@ def _workspace(site: Site, params: str) -> Workspace:
     return Workspace(site, json.loads(params))
 
 
+def open_workspace(site: Site, params: Tree) -> Workspace:
+    """The configuration of a run with these parameters, opened once a process. Raises ConfigError and
+    DataError."""
+    return _workspace(site, json.dumps(params, sort_keys=True))
+
+
+def forget_workspaces() -> None:
+    """Open all anew from now on: files may have changed."""
+    _workspace.cache_clear()
+    _graph.cache_clear()
+
+
 def make(site: Site, parent: int, until: float | None, number: int, task: Task) -> tuple[int, Outcome]:
     """(number, what became of the task), in the process `parent` or in a worker of it, without a word. No
     error escapes: what goes wrong is the cell's, not the study's. `until`: the time (of `time.time`) at which

@@ -15,13 +15,25 @@ logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pool:
-    """`processes` on this machine; 1: this one. `retries`: see `StudySettings`."""
+    """`processes` on this machine, which end with its context; 1: this one. `retries`: see `Processes`."""
 
     site: Site
     processes: int
     retries: int = 2
+    started: bool = False
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes: what is in hand goes on from its checkpoint."""
+        if self.started:
+            from joblib.externals.loky import get_reusable_executor
+
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            self.started = False
 
     def run(
         self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
@@ -50,10 +62,9 @@ class Pool:
         if not tasks:
             return
         from joblib import Parallel, delayed, parallel_config
-        from joblib.externals.loky import get_reusable_executor
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        whole = False
+        self.started = self.processes > 1
         try:
             with parallel_config(backend="loky", n_jobs=self.processes, **self._threads):
                 pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
@@ -64,12 +75,8 @@ class Pool:
                     for number, outcome in pool(jobs):
                         if outcome.status != "interrupted":
                             yield tasks[number], outcome
-            whole = True
         except TerminatedWorkerError:
-            return
-        finally:
-            if not whole and self.processes > 1:  # Ctrl-C, too: what is in hand goes on from its checkpoint
-                get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            self.__exit__()
 
     @property
     def _threads(self) -> Mapping[str, int]:
