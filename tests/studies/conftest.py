@@ -22,7 +22,7 @@ ROWS = {"train": 90, "val": 30, "test": 45}
 
 # Methods that are no good, as a plug-in of the user's: `misbehaving.Fails`, …
 MISBEHAVING = '''
-import os, signal
+import os, signal, time
 from pathlib import Path
 from g2d_pipeline.methods.base import Method
 
@@ -30,6 +30,11 @@ class Fails(Method):
     """Fails."""
     def on_fit_start(self, state):
         raise ValueError("no cluster is left")
+
+class Slow(Method):
+    """Takes 0.6 seconds an epoch."""
+    def on_epoch_start(self, state):
+        time.sleep(0.6)
 
 class Kills(Method):
     """Kills its process."""
@@ -134,9 +139,8 @@ def new_project(path: Path) -> Project:
     project = Project(path)
     project.add_dataset("tiny")
     for name in ("Fails", "Kills", "KillsOnce"):
-        project.write(
-            f"methods/{name.lower()}.yml", {"methods": {name.lower(): {"algorithm": f"misbehaving.{name}"}}}
-        )
+        method = {"algorithm": f"misbehaving.{name}", "needs_teachers": False}
+        project.write(f"methods/{name.lower()}.yml", {"methods": {name.lower(): method}})
     return project
 
 

@@ -254,7 +254,7 @@ class Race:
             self.costs.add(_name(one), epochs, float(card.get("wall_seconds", 0.0)))
 
     def _make(self, workspace: Workspace, runs: Runs, title: str, limited: bool = True) -> None:
-        """Make what is missing, teachers first, and note times and failures; `limited`: until time is over."""
+        """Make what is missing, teachers first, and note times and failures; `limited`: until the end."""
         missing = self._missing(workspace, runs)
         self.fresh += len(runs) - len(missing)
         if not missing:

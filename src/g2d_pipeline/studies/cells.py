@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -193,10 +193,13 @@ def _stopped_at(until: float | None) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: object) -> None:
-        raise InterruptedRun("stopped at the end of the time", number)
+    ended, over = threading.Event(), "stopped at the end of the time"
+    if time.time() >= until:
+        raise InterruptedRun(over, signal.SIGTERM)
 
-    ended = threading.Event()
+    def stop(number: int, frame: object) -> None:
+        if not ended.is_set():
+            raise InterruptedRun(over, number)
 
     def remind() -> None:
         seconds = max(until - time.time(), 0)
@@ -206,13 +209,15 @@ def _stopped_at(until: float | None) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     clock = threading.Thread(target=remind, daemon=True)
-    clock.start()
     try:
-        yield
-    finally:
-        with suppress(InterruptedRun):  # sent in the very moment in which it ended
+        try:
+            clock.start()
+            yield
+        finally:  # where a signal may still raise, but no second one
             ended.set()
-            clock.join()
+    finally:
+        ended.set()
+        clock.join()
         signal.signal(signal.SIGTERM, before)
 
 
