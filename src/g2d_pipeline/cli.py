@@ -19,7 +19,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project, load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean
+from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
 from g2d_pipeline.progress import rich_logs
 
 CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
@@ -62,9 +62,7 @@ def run(**arguments: Any) -> Any:
             click.secho(f"\nStopped by Ctrl-C. {words}", err=True)
             sys.exit(130)
         except (G2DError, OSError, DatasetError) as error:
-            cause: BaseException | None = error  # the mistake under Kedro's wrapping
-            while cause is not None and not isinstance(cause, G2DError | OSError):
-                cause = cause.__cause__ or cause.__context__
+            cause = mistake_under(error)
             if debug or cause is None:
                 raise
             if isinstance(cause, InterruptedRun):

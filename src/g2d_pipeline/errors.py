@@ -50,6 +50,14 @@ def is_failed_training(error: Exception) -> bool:
     return isinstance(error, TrainingError) or not isinstance(error, G2DError | OSError)
 
 
+def mistake_under(error: BaseException) -> BaseException | None:
+    """The G2DError or OSError that Kedro wrapped into `error`, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, G2DError | OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the nearest of the known words, or an empty string.
 

@@ -22,7 +22,7 @@ ROWS = {"train": 90, "val": 30, "test": 45}
 
 # Methods that are no good, as a plug-in of the user's: `misbehaving.Fails`, …
 MISBEHAVING = '''
-import os, signal
+import os, signal, time
 from pathlib import Path
 from g2d_pipeline.methods.base import Method
 
@@ -30,6 +30,11 @@ class Fails(Method):
     """Fails."""
     def on_fit_start(self, state):
         raise ValueError("no cluster is left")
+
+class Slow(Method):
+    """Takes 0.6 seconds an epoch."""
+    def on_epoch_start(self, state):
+        time.sleep(0.6)
 
 class Kills(Method):
     """Kills its process."""
@@ -59,16 +64,27 @@ class Project:
         strengths = {"loud": 2.0, "soft": 0.7} if signals is None else signals
         rng = np.random.default_rng(0)
         label = rng.integers(0, 3, sum(ROWS.values()))
-        columns: dict[str, Any] = {}
+        values = {}
         for m, strength in strengths.items():
-            x = rng.normal(size=(len(label), 3))
-            x[np.arange(len(label)), label] += strength
-            columns |= {f"{m}_{i}": x[:, i] for i in range(3)}
-        split = np.repeat(list(ROWS), list(ROWS.values()))
+            values[m] = rng.normal(size=(len(label), 3))
+            values[m][np.arange(len(label)), label] += strength
+        self.add_table(name, values, label, np.repeat(list(ROWS), list(ROWS.values())), **changes)
+
+    def add_table(
+        self,
+        name: str,
+        values: dict[str, np.ndarray],
+        label: np.ndarray,
+        split: np.ndarray,
+        width: int = 8,
+        **changes: Any,
+    ) -> None:
+        """A data set of tabular modalities, `values` m → `[N, columns]`, with its settings."""
+        columns = {f"{m}_{i}": x[:, i] for m, x in values.items() for i in range(x.shape[1])}
         folder = self.path / "data" / "01_raw" / name
         folder.mkdir(parents=True)
         pd.DataFrame(columns | {"label": label, "split": split}).to_csv(folder / "table.csv", index=False)
-        mlp = {"name": "mlp", "widths": [8], "dropout": [], "norm": "none"}
+        mlp = {"name": "mlp", "widths": [width], "dropout": [], "norm": "none"}
         settings: dict[str, Any] = {
             "raw": {
                 "layout": "table",
@@ -78,13 +94,18 @@ class Project:
                 "split": "split",
             },
             "task": "classification",
-            "modalities": {m: {"kind": "tabular", "columns": [f"{m}_*"], "encoder": mlp} for m in strengths},
+            "modalities": {m: {"kind": "tabular", "columns": [f"{m}_*"], "encoder": mlp} for m in values},
             "training": {"epochs": 4, "batch_size": 16, "optimizer": {"name": "sgd", "lr": 0.05}},
         } | changes
         self.write(f"parameters_{name}.yml", {"datasets": {name: settings}})
 
     def add_study(self, name: str, **settings: Any) -> str:
-        declared = {"datasets": "tiny", "methods": ["joint", "g2d"], "seeds": [0, 1]} | settings
+        grid = (
+            {}
+            if "minutes" in settings
+            else {"datasets": "tiny", "methods": ["joint", "g2d"], "seeds": [0, 1]}
+        )
+        declared = grid | settings
         self.write(f"studies/{name}.yml", {"studies": {name: declared}})
         return name
 
@@ -118,9 +139,8 @@ def new_project(path: Path) -> Project:
     project = Project(path)
     project.add_dataset("tiny")
     for name in ("Fails", "Kills", "KillsOnce"):
-        project.write(
-            f"methods/{name.lower()}.yml", {"methods": {name.lower(): {"algorithm": f"misbehaving.{name}"}}}
-        )
+        method = {"algorithm": f"misbehaving.{name}", "needs_teachers": False}
+        project.write(f"methods/{name.lower()}.yml", {"methods": {name.lower(): method}})
     return project
 
 
@@ -141,6 +161,3 @@ def project(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield project
     if (tmp_path / GRAPH).exists():
         shutil.copy(tmp_path / GRAPH, graph)
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor().shutdown(wait=True, kill_workers=True)

@@ -22,6 +22,7 @@ from g2d_pipeline.catalog.parameters import merge_files
 from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, did_you_mean
+from g2d_pipeline.explain import Origins
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
@@ -70,7 +71,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def configuration(self) -> Configuration:
         """The resolved and validated configuration. Raises ConfigError or DataError (no raw data)."""
         where, overrides = self.project, self.runtime_params or {}
-        files, origins = merge_files([self._files(name) for name in self._environments], overrides)
+        files, origins = self._merged
         return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, where), origins, where)
 
     @cached_property
@@ -86,6 +87,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
             raw = "not made yet"
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
         return Plan(c, raw, graph)
+
+    @cached_property
+    def _merged(self) -> tuple[dict[str, Any], Origins]:
+        return merge_files([self._files(name) for name in self._environments], self.runtime_params or {})
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of all methods that have a file."""
+        return sorted(self._merged[0]["methods"])
 
     @property
     def _environments(self) -> list[str]:

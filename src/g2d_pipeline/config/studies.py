@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from g2d_pipeline.config.base import Names, Seeds, Strict, split_slashes
 from g2d_pipeline.errors import ConfigError
@@ -19,18 +29,37 @@ REFUSED = {
     "workers": "a study has n_jobs processes of `threads` threads: say n_jobs",
 }
 Options = dict[str, Any]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
 
 
-class StudySettings(Strict):
-    """`options`: the same in all cells, as after `--params`; `of_dataset`: those of a data set. `vary`: the
-    values of an option; options that change together share a key (`alpha/beta: [0/1, 1/0]`). Every
-    combination of data set, values, method and seed is trained once. `metrics`: of the table (none: the
-    task's first headline metric). `n_jobs` processes (auto: as many as the cores allow) with `threads` each;
-    `retries`: how often work is handed out again after a process was killed, at last piece by piece."""
+class Processes(Strict):
+    """`n_jobs` processes (auto: as many as the cores allow) with `threads` each; `retries`: how often work is
+    handed out again after a process was killed, at last piece by piece."""
 
     title: str = ""
     like: str | None = None  # another study, of which this one changes what it says
+    n_jobs: PositiveInt | Literal["auto"] = "auto"
+    threads: PositiveInt = 1
+    retries: NonNegativeInt = 2
+
+    def processes(self, cores: int) -> int:
+        """How many processes there are. Raises ConfigError where they and their threads exceed the cores."""
+        number = max(cores // self.threads, 1) if self.n_jobs == "auto" else self.n_jobs
+        if number * self.threads > max(cores, 1):
+            raise ConfigError(
+                f"n_jobs = {number} processes × threads = {self.threads} are more than the {cores} cores: "
+                f"say n_jobs={max(cores // self.threads, 1)}, or n_jobs=auto"
+            )
+        return number
+
+
+class StudySettings(Processes):
+    """`options`: the same in all cells, as after `--params`; `of_dataset`: those of a data set. `vary`: the
+    values of an option; options that change together share a key (`alpha/beta: [0/1, 1/0]`). Every
+    combination of data set, values, method and seed is trained once. `metrics`: of the table (none: the
+    task's first headline metric)."""
+
     datasets: Annotated[Names, Field(min_length=1)]
     methods: Annotated[Names, Field(min_length=1)]
     seeds: Seeds = [0, 1, 2]
@@ -39,9 +68,6 @@ class StudySettings(Strict):
     vary: dict[str, Values] = {}
     metrics: Names = []
     published: PositiveInt | None = None  # the table of the paper (`published.csv`) to be compared with
-    n_jobs: PositiveInt | Literal["auto"] = "auto"
-    threads: PositiveInt = 1
-    retries: NonNegativeInt = 2
 
     @field_validator("datasets", "methods", "seeds", "metrics")
     @classmethod
@@ -77,12 +103,28 @@ class StudySettings(Strict):
                 )
         return axes
 
-    def processes(self, cores: int) -> int:
-        """How many processes there are. Raises ConfigError where they and their threads exceed the cores."""
-        number = max(cores // self.threads, 1) if self.n_jobs == "auto" else self.n_jobs
-        if number * self.threads > max(cores, 1):
-            raise ConfigError(
-                f"n_jobs = {number} processes × threads = {self.threads} are more than the {cores} cores: "
-                f"say n_jobs={max(cores // self.threads, 1)}, or n_jobs=auto"
-            )
-        return number
+
+class AdviseSettings(Processes):
+    """Which method for a data set, within `minutes`: a race of `methods` (none named: all) by successive
+    halving on validation. In each of `rungs`, a share of the epochs, the `keep` best of them go on; the last
+    ones, `finalists` of them, are trained with all epochs, and with all `seeds` where the time allows.
+    Methods of `first` come first where the time does not suffice for all. `margin`: what is gained by less
+    than that is not worth a remedy (of accuracy; of an error its share)."""
+
+    dataset: str
+    minutes: PositiveFloat
+    methods: Names = []
+    first: Names = []
+    options: Options = {}
+    seeds: Seeds = [0, 1, 2, 3, 4]
+    rungs: Annotated[list[Share], BeforeValidator(split_slashes)] = [0.25, 0.5]
+    keep: Share = 0.34
+    finalists: PositiveInt = 2
+    margin: NonNegativeFloat = 0.02
+
+    @field_validator("rungs")
+    @classmethod
+    def _rise(cls, rungs: list[float]) -> list[float]:
+        if any(b <= a for a, b in pairwise([*rungs, 1.0])):
+            raise ValueError("shares of the epochs rise, and stay below 1: 0.25/0.5")
+        return rungs

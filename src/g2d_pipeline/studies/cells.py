@@ -6,10 +6,12 @@ import copy
 import json
 import logging
 import os
+import signal
 import threading
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from kedro.io import AbstractDataset
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.errors import InterruptedRun
+from g2d_pipeline.errors import InterruptedRun, mistake_under
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import ensure_sample
@@ -143,9 +145,22 @@ def _workspace(site: Site, params: str) -> Workspace:
     return Workspace(site, json.loads(params))
 
 
-def make(site: Site, parent: int, number: int, task: Task) -> tuple[int, Outcome]:
+def open_workspace(site: Site, params: Tree) -> Workspace:
+    """The configuration of a run with these parameters, opened once a process. Raises ConfigError and
+    DataError."""
+    return _workspace(site, json.dumps(params, sort_keys=True))
+
+
+def forget_workspaces() -> None:
+    """Open all anew from now on: files may have changed."""
+    _workspace.cache_clear()
+    _graph.cache_clear()
+
+
+def make(site: Site, parent: int, until: float | None, number: int, task: Task) -> tuple[int, Outcome]:
     """(number, what became of the task), in the process `parent` or in a worker of it, without a word. No
-    error escapes: what goes wrong is the cell's, not the study's."""
+    error escapes: what goes wrong is the cell's, not the study's. `until`: the time (of `time.time`) at which
+    training is stopped and saved."""
     import torch
 
     if os.getpid() != parent:
@@ -154,18 +169,56 @@ def make(site: Site, parent: int, number: int, task: Task) -> tuple[int, Outcome
     torch.set_num_threads(site.threads)
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _stopped_at(until):
             warnings.simplefilter("ignore")
             return number, _workspace(site, task.params).make(task.stage, task.run)
-    except InterruptedRun as error:
-        if os.getpid() == parent:
-            raise
-        return number, Outcome("interrupted", str(error))
     except Exception as error:
-        return number, Outcome("failed", FailedRun.from_error(0, error).reason)
+        cause = mistake_under(error) or error
+        if not isinstance(cause, InterruptedRun):
+            reason = FailedRun.from_error(0, cause if isinstance(cause, Exception) else error).reason
+            return number, Outcome("failed", reason)
+        if os.getpid() == parent and (until is None or time.time() < until):
+            raise cause from None
+        return number, Outcome("interrupted", str(cause))
     finally:
         torch.set_num_threads(threads)
         logging.disable(disabled)
+
+
+@contextmanager
+def _stopped_at(until: float | None) -> Iterator[None]:
+    """Send this process SIGTERM at the time `until`: training saves and raises InterruptedRun; whatever else
+    it is doing, and training that does not come to an end in ten seconds, raises it at once."""
+    if until is None:
+        yield
+        return
+
+    ended, over = threading.Event(), "stopped at the end of the time"
+    if time.time() >= until:
+        raise InterruptedRun(over, signal.SIGTERM)
+
+    def stop(number: int, frame: object) -> None:
+        if not ended.is_set():
+            raise InterruptedRun(over, number)
+
+    def remind() -> None:
+        seconds = max(until - time.time(), 0)
+        while not ended.wait(seconds):
+            os.kill(os.getpid(), signal.SIGTERM)
+            seconds = 10.0
+
+    before = signal.signal(signal.SIGTERM, stop)
+    clock = threading.Thread(target=remind, daemon=True)
+    try:
+        try:
+            clock.start()
+            yield
+        finally:  # where a signal may still raise, but no second one
+            ended.set()
+    finally:
+        ended.set()
+        clock.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 @lru_cache(maxsize=1)

@@ -178,7 +178,7 @@ def table_frame(summary: pd.DataFrame) -> pd.DataFrame:
     columns["ours"] = [_number(record, "mean") for record in records]
     columns["runs"] = [str(int(n)) for n in summary["n"]]
     if "published" in summary:
-        columns["published"] = [_number(record, "published") for record in records]
+        columns["published"] = [f"{v:g}" if math.isfinite(v) else ABSENT for v in summary["published"]]
         columns["difference"] = [_difference(record) for record in records]
     if summary["failed"].any():
         columns["failed"] = [f"{int(r['failed'])}: {r['reason']}" if r["failed"] else "" for r in records]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,56 +15,68 @@ logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pool:
-    """`processes` on this machine; 1: this one. `retries`: see `StudySettings`."""
+    """`processes` on this machine, which end with its context; 1: this one. `retries`: see `Processes`."""
 
     site: Site
     processes: int
     retries: int = 2
+    started: bool = False
 
-    def run(self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None]) -> None:
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes: what is in hand goes on from its checkpoint."""
+        if self.started:
+            from joblib.externals.loky import get_reusable_executor
+
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            self.started = False
+
+    def run(
+        self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
+    ) -> None:
         """Call `done` with each task when it has ended, and what became of it; none needs another one.
 
         Of a killed process the tasks in hand are lost, and handed out again; at the last attempt each task is
-        alone with the processes, so that one that kills them all takes no other with it."""
+        alone with the processes, so that one that kills them all takes no other with it. `until`: the time
+        (of `time.time`) at which what is not done is saved and given up."""
         rest = list(tasks)
         for attempt in range(self.retries + 1):
             if attempt:
                 logger.warning("A process of the study was killed: %d tasks are handed out again", len(rest))
             for group in [[task] for task in rest] if attempt == self.retries > 0 else [list(rest)]:
-                for task, outcome in self._attempt(group):
+                for task, outcome in self._attempt(group, until):
                     rest.remove(task)
                     done(task, outcome)
-            if not rest:
-                return
+            if not rest or (until is not None and time.time() >= until):
+                break
+        late = until is not None and time.time() >= until
         for task in rest:
-            done(task, Outcome("failed", KILLED))
+            done(task, Outcome("interrupted") if late else Outcome("failed", KILLED))
 
-    def _attempt(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+    def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
         """(task, outcome) as they end; fewer than all where a process was killed."""
         if not tasks:
             return
         from joblib import Parallel, delayed, parallel_config
-        from joblib.externals.loky import get_reusable_executor
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        whole = False
+        self.started = self.processes > 1
         try:
             with parallel_config(backend="loky", n_jobs=self.processes, **self._threads):
                 pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-                    jobs = (delayed(make)(self.site, os.getpid(), *pair) for pair in enumerate(tasks))
+                    about = self.site, os.getpid(), until
+                    jobs = (delayed(make)(*about, *pair) for pair in enumerate(tasks))
                     for number, outcome in pool(jobs):
                         if outcome.status != "interrupted":
                             yield tasks[number], outcome
-            whole = True
         except TerminatedWorkerError:
-            return
-        finally:
-            if not whole and self.processes > 1:  # Ctrl-C, too: what is in hand goes on from its checkpoint
-                get_reusable_executor().shutdown(wait=True, kill_workers=True)
+            self.__exit__()
 
     @property
     def _threads(self) -> Mapping[str, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from g2d_pipeline.config.base import split_slashes
-from g2d_pipeline.config.studies import REFUSED, SHORT, Options, StudySettings
+from g2d_pipeline.config.studies import REFUSED, SHORT, AdviseSettings, Options, StudySettings
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked
 from g2d_pipeline.overrides import Tree, leaves, merge
@@ -37,25 +37,28 @@ Files = Mapping[str, list[tuple[str, bytes]]]
 Parse = Callable[[str, bytes], Tree]
 
 
-def read_study(name: str, files: Files, parse: Parse, changes: Tree) -> tuple[StudySettings, Origins]:
-    """The validated study `name`, and where its keys were written. `parse(file, content)`: a YAML's content;
-    `changes`: what `--params` says beside it: keys of the study, and options of all cells.
+def read_study(
+    name: str, files: Files, parse: Parse, changes: Tree
+) -> tuple[StudySettings | AdviseSettings, Origins]:
+    """The validated study `name` (one with `minutes` is a race), and where its keys were written.
+    `parse(file, content)`: a YAML's content; `changes`: what `--params` says beside it: keys of the study,
+    and options of all cells.
 
     Raises ConfigError with file, key, value and what is allowed."""
     origins = Origins()
     tree = _tree(name, files, parse, origins, ())
+    settings = AdviseSettings if "minutes" in tree else StudySettings
     for key, value in changes.items():
-        own = SHORT.get(key, key)
+        own = key if key in settings.model_fields else SHORT.get(key, key)
         if own in REFUSED:
             raise ConfigError(f"{COMMAND_LINE}: {key} does not go with study={name}: {REFUSED[own]}")
-        if own in StudySettings.model_fields:
+        if own in settings.model_fields:
             tree[own] = merge(dict(tree.get(own) or {}), value) if isinstance(value, Mapping) else value
             origins.note("studies", name, own)
         else:
             tree["options"] = {**(tree.get("options") or {}), key: value}
             origins.note("studies", name, "options", key)
-    study: StudySettings = checked(StudySettings, tree, ("studies", name), origins)
-    return study, origins
+    return checked(settings, tree, ("studies", name), origins), origins
 
 
 def _tree(name: str, files: Files, parse: Parse, origins: Origins, above: tuple[str, ...]) -> Tree:
@@ -101,25 +104,29 @@ def points(study: StudySettings) -> Iterator[Point]:
             for key, value in options.items():
                 keys = key.split("/")
                 flat |= dict(zip(keys, split_slashes(value) if len(keys) > 1 else [value], strict=True))
-            fixed = merge(_nested(study.options), _nested(study.of_dataset.get(dataset, {})))
-            params = merge(fixed, _nested(flat))
+            fixed = merge(nested(study.options), nested(study.of_dataset.get(dataset, {})))
+            params = merge(fixed, nested(flat))
             apart = not isinstance(params.get("smp", {}), Mapping)
             groups = [(m,) for m in study.methods] if apart else [tuple(study.methods)]
             for methods in groups:
-                run = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1])}
-                quiet = {"progress": False, "workers": 1, "wait": True, "seeds": list(study.seeds)}
-                yield Point(dataset, methods, options, {**params, **run, **quiet})
+                yield Point(dataset, methods, options, params | run_params(dataset, methods, study.seeds))
 
 
-def _nested(options: Mapping[str, Any]) -> Tree:
+def run_params(dataset: str, methods: Sequence[str], seeds: Sequence[int]) -> Tree:
+    """The parameters of runs that share what they make, and say nothing."""
+    run = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1]), "seeds": list(seeds)}
+    return run | {"progress": False, "workers": 1, "wait": True}
+
+
+def nested(options: Mapping[str, Any]) -> Tree:
     """`{"a.b": 1}` → `{"a": {"b": 1}}`, as `--params` are read."""
     tree: Tree = {}
     for key, value in options.items():
         *above, last = key.split(".")
-        nested: Any = {last: _nested(value) if isinstance(value, Mapping) else value}
+        section: Any = {last: nested(value) if isinstance(value, Mapping) else value}
         for name in reversed(above):
-            nested = {name: nested}
-        merge(tree, nested)
+            section = {name: section}
+        merge(tree, section)
     return tree
 
 

@@ -13,14 +13,14 @@ import click
 from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.config.studies import StudySettings
+from g2d_pipeline.config.studies import AdviseSettings, StudySettings
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.progress import EpochProgress, track_epochs
 from g2d_pipeline.stages import PendingInputError
-from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace
+from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace, forget_workspaces, open_workspace
 from g2d_pipeline.studies.runner import Pool
 from g2d_pipeline.studies.settings import Point, points, read_study
 
@@ -52,6 +52,16 @@ class Cell:
     def runs(self) -> list[tuple[str, str]]:
         return [("teachers", run) for run in self.teachers] + [("distill", run) for run in self.students]
 
+    def named(self, runs: Failures) -> Failures:
+        """Runs of this cell, told from those of others; teachers are the data set's."""
+        return {
+            (
+                f"{self.point.dataset} {self.point.label if stage == 'distill' else ''}",
+                f"{stage} {run}",
+            ): reason
+            for (stage, run), reason in runs.items()
+        }
+
     def missing(self) -> list[tuple[str, str]]:
         """What is neither fresh nor failed."""
         self.workspace.plan.refresh()
@@ -79,27 +89,39 @@ def run_study(site: Site, name: str, changes: Tree) -> None:
 
     Raises ConfigError and DataError before any work for what is wrong with the study, and TrainingError at
     the end where cells failed: then everything else is made, and in the table."""
-    clock = Clock.start()
+    forget_workspaces()
     study, origins = read_study(name, site.loader({}).studies(), parse_yaml, changes)
     import joblib
 
-    pool = Pool(replace(site, threads=study.threads), study.processes(joblib.cpu_count()), study.retries)
-    cells = open_cells(site, name, study, origins)
+    site = replace(site, threads=study.threads)
+    with Pool(site, study.processes(joblib.cpu_count()), study.retries) as pool:
+        if isinstance(study, AdviseSettings):
+            from g2d_pipeline.studies.advise import run_advise
+
+            run_advise(study, name, origins, pool)
+        else:
+            _run_grid(study, name, origins, pool)
+
+
+def _run_grid(study: StudySettings, name: str, origins: Origins, pool: Pool) -> None:
+    clock, project = Clock.start(), Path(pool.site.project)
+    cells = open_cells(pool.site, name, study, origins)
     _check(name, study, origins, cells)
     make_cells(cells, pool, f"study {name}")
-    folder, card = _artefact(site, name, study, cells)
+    folder, card = _artefact(project, name, study, cells)
     with locked(folder, wait=True):
         if (read_card(folder) or {}).get("fingerprint") != card["fingerprint"]:
             with whole_folder(folder, card, clock) as partial:
                 _write(partial, name, study, cells)
     text = (folder / "table.txt").read_text(encoding="utf-8")
-    click.echo(f"\n{text}\nStudy: {relative(folder / 'study.html', Path(site.project))}")
-    if failed := sum(len(cell.failed) for cell in cells):
-        total = sum(len(cell.runs()) for cell in cells)
-        reason = next(reason for cell in cells for reason in cell.failed.values())
+    click.echo(f"\n{text}\nStudy: {relative(folder / 'study.html', project)}")
+    failed = {one: reason for cell in cells for one, reason in cell.named(cell.failed).items()}
+    if failed:
+        total = len({one for cell in cells for one in cell.named(dict.fromkeys(cell.runs(), ""))})
+        reason = next(iter(failed.values())).rstrip(".")
         raise TrainingError(
-            f"study {name}: {failed} of {total} runs failed, the first one: {reason}. The others are whole; "
-            "the same command tries the failed ones again."
+            f"study {name}: {len(failed)} of {total} runs failed, the first one: {reason}. The others are "
+            "whole; the same command tries the failed ones again."
         )
 
 
@@ -108,7 +130,7 @@ def open_cells(site: Site, name: str, study: StudySettings, origins: Origins) ->
     cells = []
     for point in points(study):
         try:
-            workspace = Workspace(site, point.params)
+            workspace = open_workspace(site, point.params)
         except G2DError as error:
             where = origins.find(("studies", name, "datasets"))
             text = str(error).removeprefix(f"{COMMAND_LINE}: ")
@@ -209,7 +231,7 @@ def _make(shared: Shared, pool: Pool, line: EpochProgress) -> None:
 
 
 def _artefact(
-    site: Site, name: str, study: StudySettings, cells: Sequence[Cell]
+    project: Path, name: str, study: StudySettings, cells: Sequence[Cell]
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of the results, and its card: they follow from the settings, the runs and the code."""
     made = []
@@ -224,7 +246,7 @@ def _artefact(
     graph.save()
     card = {"stage": "study", "study": name, "parameters": about, "inputs": made, "code": code}
     card["fingerprint"] = fingerprint(card)
-    return Path(site.project) / FOLDER / f"{name}-{card['fingerprint']}", card
+    return project / FOLDER / f"{name}-{card['fingerprint']}", card
 
 
 def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell]) -> None:
@@ -283,7 +305,7 @@ def collect(cells: Sequence[Cell], compared: bool = False) -> Iterable[Any]:
             groups.insert(0, ("teachers", cell.teachers, "" if shared else cell.point.label))
             shown.add(dataset)
         for stage, names, label in groups:
-            runs, failures, seconds = _results(cell, stage, names)
+            runs, failures, seconds = results_of(cell, stage, names)
             metrics = pd.DataFrame(columns=list(METRIC_COLUMNS))
             if runs:
                 metrics = collect_metrics(runs, c.run.dataset, c.source)
@@ -298,7 +320,7 @@ def _teacher_set(cell: Cell) -> tuple[str, ...]:
     )
 
 
-def _results(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
+def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
     """(runs, failures, seconds of training by run) of teachers or students."""
     from g2d_pipeline.pipelines.evaluate.nodes import _runs, _samples
 
