@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, evaluate_predictions, metric_spec
 from g2d_pipeline.evaluation.records import MULTI, TEACHER
 from g2d_pipeline.evaluation.statistics import JOINT
 from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.overrides import Tree
-from g2d_pipeline.configuration import Configuration
 
 GUESS = 2.0  # an epoch of a method that was not tried yet, in epochs of joint training
 LEAST = 2  # epochs of a shortened training
