@@ -45,6 +45,7 @@ def run_of(
     modality: str = "",
     groups: Sequence[int] | None = None,
     errors: bool = False,
+    splits: Sequence[str] = ("val", "test"),
 ) -> Run:
     """A run that predicts rightly where `right` `[n]`; with `errors`, a regression that errs by `right`."""
     n, parts = len(right), modality or "multi"
@@ -53,7 +54,7 @@ def run_of(
         {"sample_id": [f"{fold}-{i}" for i in range(n)], "split": "test", "target": target}
     )
     frame = samples.assign(part=parts, prediction=target + right if errors else np.where(right, target, 3))
-    both = pd.concat([frame, frame.assign(split="val")]).assign(confidence=0.5)
+    both = pd.concat([frame.assign(split=split) for split in splits]).assign(confidence=0.5)
     samples = samples if groups is None else samples.assign(group=groups)
     info = {
         "task": "regression" if errors else "classification",
@@ -72,25 +73,25 @@ def only(runs: Sequence[Run], **chosen: object) -> pd.DataFrame:
 
 def test_intervals_cover_the_truth_in_95_percent_of_500_draws():
     truth = 0.75
-    independent = [run_of(RNG.random(150) < truth, seed=i) for i in range(500)]
+    independent = [run_of(RNG.random(150) < truth, seed=i, splits=["test"]) for i in range(500)]
     effects = RNG.beta(6, 2, (500, 15))  # 15 groups, whose accuracies have the mean ¾
+    group = np.arange(150) // 10
     by_group = np.repeat(effects, 10, axis=1)
     grouped = [
-        run_of(RNG.random(150) < p, seed=i, groups=np.arange(150) // 10) for i, p in enumerate(by_group)
+        run_of(RNG.random(150) < p, seed=i, groups=group, splits=["test"]) for i, p in enumerate(by_group)
     ]
-    errors = [run_of(RNG.normal(size=150), seed=i, errors=True) for i in range(500)]
-    for runs, metric, expected in (
-        (independent, "accuracy", truth),
-        (grouped, "accuracy", truth),
-        (errors, "rmse", 1.0),
-        (errors, "bias", 0.0),
+    errors = [run_of(RNG.normal(size=150), seed=i, errors=True, splits=["test"]) for i in range(500)]
+    for runs, expected in (
+        (independent, {"accuracy": truth}),
+        (grouped, {"accuracy": truth}),
+        (errors, {"rmse": 1.0, "bias": 0.0}),
     ):
         resampled = resample(runs)
-        keys = pd.DataFrame([key for key in resampled if key.split == "test"]).assign(metric=metric)
-        own = intervals(keys, resampled)
-        covered = ((own["low"] <= expected) & (expected <= own["high"])).mean()
-        assert len(own) == 500
-        assert abs(covered - 0.95) <= 0.03, (metric, covered)
+        for metric, value in expected.items():
+            own = intervals(pd.DataFrame(list(resampled)).assign(metric=metric), resampled)
+            assert len(own) == 500
+            covered = ((own["low"] <= value) & (value <= own["high"])).mean()
+            assert abs(covered - 0.95) <= 0.03, (metric, covered)
 
 
 def draw(

@@ -179,7 +179,7 @@ def _counts(units: int) -> Iterator[Floats]:
     for start in range(0, RESAMPLES, step):
         n = min(step, RESAMPLES - start)
         drawn = rng.integers(0, units, (n, units)) + units * np.arange(n)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=n * units).reshape(n, units).T.astype(float)
+        yield np.bincount(drawn.ravel(), minlength=n * units).reshape(n, units).T.astype(float, order="C")
 
 
 def _classification(one: _Columns, sums: Floats, n: Floats, true: Any, counts: Floats) -> dict[str, Floats]:

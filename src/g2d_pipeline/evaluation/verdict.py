@@ -187,10 +187,12 @@ def _under_used(
 
 
 def _share(shapley: pd.DataFrame | None, method: str, modality: str) -> float | None:
-    own = shapley[shapley["method"] == method] if shapley is not None else pd.DataFrame()
-    if own.empty or not own["value"].sum():
+    """A modality's share of what all modalities add; None where it is not known, or they add nothing."""
+    if shapley is None:
         return None
-    return float(own.loc[own["part"] == modality, "value"].sum() / own["value"].sum())
+    own = shapley[shapley["method"] == method]
+    total = float(own["value"].sum())
+    return float(own.loc[own["part"] == modality, "value"].sum()) / total if total > 0 else None
 
 
 def _probe(probes: pd.DataFrame | None, method: str, modality: str) -> str:
