@@ -1,7 +1,7 @@
 """A study of twelve cells on two processes against one: wall time, CPU seconds, the same table.
 
-Four methods × three seeds on the bundled digits, one thread a process; each study is a command of its own in a
-copy of the project, so that the start of Python and of the processes counts. Features are made before. The
+Four methods × three seeds on the bundled digits, one thread a process; each study is a command of its own in
+a copy of the project, so that the start of Python and of the processes counts. Features are made before. The
 ratio means something on two quiet cores only: the load when it was measured stands beside it."""
 
 from __future__ import annotations
