@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from g2d_pipeline.cli import cli
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.studies.runner import KILLED
 from tests.studies.conftest import new_project
@@ -46,7 +48,7 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
 
 def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project):
     project.add_study("bad", methods=["fails", "joint", "kills"], seeds=[0])
-    with pytest.raises(TrainingError, match=r"study bad: 2 of 5 runs failed.*the same command tries"):
+    with pytest.raises(TrainingError, match=r"study bad: 2 of 3 runs failed.*the same command tries"):
         project.run("bad", n_jobs=2, retries=1)
     table = pd.read_csv(next(project.path.glob("data/08_reporting/studies/bad-*/table.csv")))
     of = table.set_index("method")
@@ -113,6 +115,40 @@ def test_a_method_that_is_not_defined_here_is_a_failed_cell(project):
     assert len(project.trained()) == 2
     page = next(project.path.glob("data/08_reporting/studies/grid-*/study.html")).read_text()
     assert "dlmg: has a fusion of its own (late); fusion=film is not used" in page
+
+
+def test_students_of_some_modalities_share_the_teachers_of_all(project):
+    project.add_dataset("three", {"loud": 2.0, "middle": 1.0, "soft": 0.7})
+    pairs = ["loud/soft", "loud/middle/soft"]
+    project.add_study("pairs", datasets="three", vary={"use_modalities": pairs}, seeds=[0], n_jobs=1)
+    folder = project.run("pairs")
+    assert len(project.trained()) == 3 + 2 * 2
+    cells = json.loads((folder / "study.json").read_text())["cells"]
+    for cell in cells:
+        if cell["stage"] == "distill":
+            info = json.loads((project.path / cell["folder"] / "model.json").read_text())
+            assert "/".join(info["modalities"]) == cell["options"]["use_modalities"]
+    project.add_study("unknown", datasets="three", options={"use_modalities": "loud/sofft"})
+    with pytest.raises(ConfigError, match=r"unknown modality 'sofft'; three has .* Did you mean 'soft'"):
+        project.run("unknown")
+
+
+def test_the_commands(project, monkeypatch):
+    monkeypatch.chdir(project.path)
+    project.add_study("tiny", methods="joint", seeds=[0], options={"epochs": 1})
+    name, study = ["--params", "n_jobs=1,study=tiny"], ["study", "tiny", "--params", "n_jobs=1"]
+    for words in (["run", *name], ["run", "--pipeline", "evaluate", *name], study):
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 0, done.output
+        assert "Study: data/08_reporting/studies/tiny-" in done.output
+    for words, message in {
+        ("run", "--pipeline", "distill", *name): "--pipeline distill: a study goes to its end",
+        ("run", "--nodes", "train_students", *name): "--nodes: a study goes to its end",
+        ("study", "tinny"): "unknown study 'tinny'. Did you mean 'tiny'?",
+    }.items():
+        done = CliRunner().invoke(cli, list(words))
+        assert (done.exit_code, done.output.count("\n")) == (2, 1), done.output
+        assert message in done.output
 
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -295,8 +295,9 @@ class Race:
             self.dropped[m] = f"{title}: {self._shown(scores[m])} on validation, {place}; {kept} went on"
 
     def _shown(self, score: Score) -> str:
-        metric = self.metric
-        return f"{metric_spec(metric).label} {format_value(metric, abs(score.value))}"
+        spec = metric_spec(self.metric)
+        unit = "" if spec.unit == "target" else f" {spec.unit}"
+        return f"{spec.label} {format_value(self.metric, abs(score.value))}{unit}"
 
     @property
     def metric(self) -> str:
