@@ -252,8 +252,21 @@ def test_folds_have_samples_of_their_own():
 
 
 def test_runs_on_other_samples_are_refused():
-    with pytest.raises(ValueError, match="g2d, seed 1: its samples of val are not those of g2d, seed 0"):
-        resample([run_of(np.ones(5, bool)), run_of(np.ones(6, bool), seed=1)])
+    with pytest.raises(ValueError, match="g2d, seed 0: its samples of val are not those of joint, seed 0"):
+        resample([run_of(np.ones(5, bool), "joint"), run_of(np.ones(6, bool), "g2d")])
+
+
+def test_a_split_of_its_own_for_each_seed_counts_as_a_fold_does():
+    rng = np.random.default_rng(5)
+    sizes = {seed: 50 + seed for seed in range(4)}  # other samples, so that seeds share none
+    skill = (("joint", 0.6), ("g2d", 0.7))
+    runs = [run_of(rng.random(n) < p, m, seed) for seed, n in sizes.items() for m, p in skill]
+    row = only(runs, metric="accuracy").iloc[0]
+    assert (row["runs"], row["samples"]) == (4, sum(sizes.values()))
+    as_folds = [replace(run, fold=run.seed + 1, seed=0) for run in runs]
+    again = only(as_folds, metric="accuracy").iloc[0]
+    for column in ("difference", "low", "high", "p"):
+        assert row[column] == pytest.approx(again[column])
 
 
 @pytest.mark.parametrize("groups", [None, [0] * 6], ids=["independent", "one group"])

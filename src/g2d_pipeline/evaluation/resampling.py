@@ -25,6 +25,10 @@ RESAMPLES, RNG_SEED = 1000, 0
 CELLS = 5_000_000  # of the matrix of counts, units × resamples, that is held at a time
 
 
+Piece = tuple[Run, str, str, pd.DataFrame]
+"""Predictions of a run: split, part, and a row a sample."""
+
+
 class Key(NamedTuple):
     """Which predictions: of a run, on a split, from a part."""
 
@@ -41,13 +45,16 @@ class Resampled:
     """The metrics of one part of one run: metric → its value on the samples, and on each resample `[R]`.
 
     `units`: how many samples, or groups of samples, were resampled; `samples`: of how many in all; `right`
-    `[n]`: whether each is classified rightly (empty for a regression)."""
+    `[n]`: whether each is classified rightly (empty for a regression). `draw`: of which split of the data,
+    numbered (folds, and splits of each seed, have other samples); `ratio`: samples here ÷ those of train."""
 
     values: Mapping[str, float]
     replicates: Mapping[str, Floats]
     units: int
     samples: int
     right: npt.NDArray[np.bool_]
+    draw: int = 0
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,22 +71,30 @@ class _Columns:
 
 
 def resample(runs: Sequence[Run]) -> dict[Key, Resampled]:
-    """Every part of every run on val and test, bootstrapped; runs of one fold and split share the resamples.
+    """Every part of every run on val and test, bootstrapped; runs with the same samples share the resamples.
 
     Groups (`group` of `Run.samples`), where there are any, are resampled as wholes: the samples of one are
-    not independent. Raises ValueError, and names a run, where runs of one fold have different samples."""
+    not independent. Raises ValueError, and names a run, where runs of one fold and seed have different
+    samples."""
     parts = [MULTI, *modality_order(runs)]
     result: dict[Key, Resampled] = {}
-    for fold in sorted({run.fold for run in runs}):
-        own = [run for run in ordered_runs(runs) if run.fold == fold]
-        for split in ("val", "test"):
-            pieces = [(run, *piece) for run in own for piece in run_parts(run, parts) if piece[0] == split]
-            if pieces:
-                result |= _resample_split(pieces)
+    for split in ("val", "test"):
+        draws: dict[tuple[str, ...], list[Piece]] = {}
+        first: dict[tuple[int, int], tuple[str, tuple[str, ...]]] = {}
+        for run in sorted(ordered_runs(runs), key=lambda run: run.fold):
+            for piece in (p for p in run_parts(run, parts) if p[0] == split):
+                ids = tuple(piece[2]["sample_id"])
+                label, expected = first.setdefault((run.fold, run.seed), (run.label, ids))
+                if ids != expected:
+                    words = f"its samples of {split} are not those of {label}: train one anew"
+                    raise ValueError(f"{run.label}: {words}")
+                draws.setdefault(ids, []).append((run, *piece))
+        for draw, pieces in enumerate(draws.values()):
+            result |= _resample_split(pieces, draw)
     return result
 
 
-def _resample_split(pieces: Sequence[tuple[Run, str, str, pd.DataFrame]]) -> dict[Key, Resampled]:
+def _resample_split(pieces: Sequence[Piece], draw: int) -> dict[Key, Resampled]:
     run, split, _, first = pieces[0]
     ids, target = first["sample_id"].to_numpy(), first["target"].to_numpy()
     codes, units = _units(run, ids)
@@ -88,10 +103,6 @@ def _resample_split(pieces: Sequence[tuple[Run, str, str, pd.DataFrame]]) -> dic
         classes = 1 + int(max(frame[["target", "prediction"]].to_numpy().max() for *_, frame in pieces))
     columns = []
     for run, split, part, frame in pieces:
-        if not np.array_equal(frame["sample_id"], ids):
-            raise ValueError(
-                f"{run.label}: its samples of {split} are not those of {pieces[0][0].label}: train one anew"
-            )
         key = Key(run.method, run.modality, run.fold, run.seed, split, part)
         columns.append(_columns(key, run, frame, codes, units, classes))
     centred = np.zeros(len(ids)) if classes else target - target.mean()
@@ -111,12 +122,13 @@ def _resample_split(pieces: Sequence[tuple[Run, str, str, pd.DataFrame]]) -> dic
                 for one in columns
             ]
         )
-    result = {}
+    result, train = {}, int((run.samples["split"] == "train").sum()) if "split" in run.samples else 0
     for i, one in enumerate(columns):
         merged = {name: np.concatenate([chunk[i][name] for chunk in chunks]) for name in chunks[0][i]}
         values = {name: float(x[0]) for name, x in merged.items()}
         replicates = {name: x[1:] for name, x in merged.items()}
-        result[one.key] = Resampled(values, replicates, units, len(ids), one.right)
+        ratio = len(ids) / train if train else 0.0
+        result[one.key] = Resampled(values, replicates, units, len(ids), one.right, draw, ratio)
     return result
 
 

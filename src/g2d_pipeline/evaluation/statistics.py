@@ -71,22 +71,27 @@ class Spread(NamedTuple):
 
 
 def spread_of(
-    values: Floats, replicates: Floats, folds: npt.NDArray[np.int64], units: Mapping[int, int]
+    values: Floats,
+    replicates: Floats,
+    draws: npt.NDArray[np.int64],
+    units: Mapping[int, int],
+    ratio: float = 0.0,
 ) -> Spread:
     """The `Spread` of the mean of `values` `[runs]`; `replicates` `[runs, R]`: the same, on shared
-    resamples; `folds` `[runs]`, `units`: fold → how many units were resampled.
+    resamples; `draws` `[runs]`: their splits of the data, `units`: draw → how many units were resampled.
 
-    One split: runs differ by their seeds. Several folds: their means differ by training data, test samples
-    and seeds at once, and their training data overlap, for which the variance is corrected by Nadeau and
-    Bengio (2003), 1/K + 1/(K − 1) for 1/K."""
-    names = np.unique(folds)
+    One split: runs differ by their seeds. Several (K folds, or one a seed): their means differ by training
+    data, test samples and seeds at once, and their training data overlap, for which the variance is corrected
+    by Nadeau and Bengio (2003), 1/K + `ratio` for 1/K: samples of test ÷ of train, 1/(K − 1) of K folds."""
+    names = np.unique(draws)
     total = sum(units[int(f)] for f in names)
     scale = total / max(total - len(names), 1)  # the bootstrap's variance is that of n, not of n − 1
-    shared = scale * sum(replicates[folds == f].mean(axis=0).var() for f in names) / len(names) ** 2
+    shared = scale * sum(replicates[draws == f].mean(axis=0).var() for f in names) / len(names) ** 2
     if len(names) > 1:
         k = len(names)
-        means = np.array([values[folds == f].mean() for f in names])
-        return Spread(float(means.var(ddof=1)) * (1 / k + 1 / (k - 1)), shared, 0.0, k - 1, total - k)
+        means = np.array([values[draws == f].mean() for f in names])
+        overlap = ratio or 1 / (k - 1)
+        return Spread(float(means.var(ddof=1)) * (1 / k + overlap), shared, 0.0, k - 1, total - k)
     n = len(values)
     if n == 1:
         return Spread(0.0, 0.0, shared, 1, total - 1)
@@ -172,7 +177,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The difference and its spread, a row a metric that both have."""
     ones, others = zip(*pairs.values(), strict=True)
-    folds, units = np.array([fold for fold, _ in pairs]), {f: one.units for (f, _), (one, _) in pairs.items()}
+    draws, units = np.array([one.draw for one in ones]), {one.draw: one.units for one in ones}
     for name in metrics:
         if any(not np.isfinite(x.values.get(name, np.nan)) for x in chain(ones, others)):
             continue
@@ -181,7 +186,7 @@ def _rows(
         replicates = sign * np.stack([a.replicates[name] - b.replicates[name] for a, b in pairs.values()])
         replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
         difference = sign * (values - reference)
-        spread = spread_of(difference, replicates, folds, units)
+        spread = spread_of(difference, replicates, draws, units, float(np.mean([one.ratio for one in ones])))
         exact = _mcnemar(*pairs[next(iter(pairs))]) if len(pairs) == 1 and name == "accuracy" else np.nan
         yield {
             "metric": name,
@@ -192,7 +197,7 @@ def _rows(
             "exact": exact,
             "runs": len(pairs),
             "wins": int((difference > 0).sum()),
-            "samples": sum({f: one.samples for (f, _), (one, _) in pairs.items()}.values()),
+            "samples": sum({one.draw: one.samples for one in ones}.values()),
             "units": sum(units.values()),
         }
 
