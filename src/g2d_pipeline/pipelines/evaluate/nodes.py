@@ -34,9 +34,9 @@ def evaluate_runs(
     def make() -> Evaluation:
         from g2d_pipeline.evaluation import evaluate
 
-        samples = {split: _samples(store, manifests[split]) for split, store in features.items()}
+        samples = {split: samples_of(store, manifests[split]) for split, store in features.items()}
         by_repeat = {end: samples[split] for end, split in settings.splits.items()}
-        runs, failures = _runs(teachers, students, by_repeat)
+        runs, failures = read_runs(teachers, students, by_repeat)
         if not runs:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
         meta = _meta(list(manifests.values()), data)
@@ -52,7 +52,7 @@ def evaluate_runs(
     )
 
 
-def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
+def samples_of(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
     """A row a sample of the store: sample_id, split, target, and its group, where there are groups."""
     groups = [column for column in ("group",) if column in manifest.table]
     return store.index.merge(
@@ -60,7 +60,7 @@ def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
     )
 
 
-def _runs(
+def read_runs(
     teachers: Models, students: Models, samples: Mapping[str, pd.DataFrame]
 ) -> tuple[list[Run], list[Failure]]:
     """The trained and the failed runs. `samples`: how a run's name ends → those of its split."""
