@@ -69,6 +69,17 @@ def test_a_failed_teacher_fails_its_students_alone(project):
     assert "failed" in (folder / "table.md").read_text()
 
 
+def test_a_data_set_that_can_not_be_read_fails_its_own_cells(project):
+    project.add_dataset("broken")
+    table = project.path / "data" / "01_raw" / "broken" / "table.csv"
+    table.write_text(table.read_text().replace(",train", ",trane", 1))
+    project.add_study("both", datasets="broken/tiny", methods="joint", seeds=[0], n_jobs=1)
+    with pytest.raises(TrainingError, match=r"study both: 1 of 2 runs failed, the first one: .*row 2.*trane"):
+        project.run("both")
+    table = pd.read_csv(next(project.path.glob("data/08_reporting/studies/both-*/table.csv")))
+    assert table.set_index("dataset")["n"].to_dict() == {"tiny": 1, "broken": 0}
+
+
 def test_a_killed_study_leaves_no_process_and_goes_on(project):
     project.add_study("killed", options={"epochs": 60}, n_jobs=2)
     lines = ("from tests.studies.conftest import *", f"Project(Path({str(project.path)!r})).run('killed')")

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from kedro.io import DatasetError
 
 from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.config.studies import AdviseSettings, StudySettings
-from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
+from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError, mistake_under
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
 from g2d_pipeline.overrides import Tree
@@ -178,9 +179,13 @@ def make_cells(cells: Sequence[Cell], pool: Pool, title: str) -> None:
     for cell in missing:
         try:
             cell.workspace.prepare()
-        except (G2DError, OSError) as error:
-            cell.fail(FailedRun.from_error(0, error).reason)
-            logger.error("%s: %s", cell.point.dataset, error)
+        except (G2DError, OSError, DatasetError) as error:
+            if not isinstance(cause := mistake_under(error), G2DError | OSError) or isinstance(
+                cause, InterruptedRun
+            ):
+                raise
+            cell.fail(" ".join(str(cause).split()))
+            logger.error("%s: %s", cell.point.dataset, cause)
     total = len(_to_make(cells))
     if not missing:
         logger.info("%s: everything is fresh", title)
@@ -322,18 +327,18 @@ def _teacher_set(cell: Cell) -> tuple[str, ...]:
 
 def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
     """(runs, failures, seconds of training by run) of teachers or students."""
-    from g2d_pipeline.pipelines.evaluate.nodes import _runs, _samples
+    from g2d_pipeline.pipelines.evaluate.nodes import read_runs, samples_of
 
     w, samples = cell.workspace, {}
     models = {run: _model(cell, stage, run) for run in names}
     made = [model for model in models.values() if isinstance(model, TrainedFolder)]
     if made:
         manifests, stores = w.datasets["ingest"].load(), w.datasets["featurize"].load()
-        tables = {split: _samples(store, manifests[split]) for split, store in stores.items()}
+        tables = {split: samples_of(store, manifests[split]) for split, store in stores.items()}
         samples = {
             end: (tables[split], stores[split]) for end, (_, split, _) in w.configuration.repeats.items()
         }
-    cases, failures = _runs(*(({}, models) if stage == "distill" else (models, {})), samples)
+    cases, failures = read_runs(*(({}, models) if stage == "distill" else (models, {})), samples)
     seconds = {}
     for run, model, _ in cases:
         card = read_card(model.path) or {}

@@ -35,9 +35,9 @@ def evaluate_runs(
     def make() -> Evaluation:
         from g2d_pipeline.evaluation import evaluate
 
-        samples = {split: _samples(store, manifests[split]) for split, store in features.items()}
+        samples = {split: samples_of(store, manifests[split]) for split, store in features.items()}
         by_repeat = {end: (samples[split], features[split]) for end, split in settings.splits.items()}
-        cases, failures = _runs(teachers, students, by_repeat)
+        cases, failures = read_runs(teachers, students, by_repeat)
         if not cases:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
         meta = _meta(list(manifests.values()), data)
@@ -56,7 +56,7 @@ def evaluate_runs(
     )
 
 
-def _samples(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
+def samples_of(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
     """A row a sample of the store: sample_id, split, target, and its group, where there are groups."""
     groups = [column for column in ("group",) if column in manifest.table]
     return store.index.merge(
@@ -72,7 +72,7 @@ def _run_again(cases: list[Case], settings: EvaluateSettings) -> dict[str, pd.Da
     return robustness_frames(cases, pick_device(settings.options.device), settings.corrupted_samples)
 
 
-def _runs(
+def read_runs(
     teachers: Models, students: Models, data: Mapping[str, tuple[pd.DataFrame, FeatureStore]]
 ) -> tuple[list[Case], list[Failure]]:
     """The trained runs, each with its folder and store, and the failed ones. `data`: how a run's name ends →
