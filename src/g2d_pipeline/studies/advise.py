@@ -30,6 +30,7 @@ from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
 from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
 from g2d_pipeline.studies.racing import (
+    ENSEMBLE_METHOD,
     Advice,
     Costs,
     Score,
@@ -46,7 +47,6 @@ from g2d_pipeline.studies.settings import Point, nested, run_params
 from g2d_pipeline.studies.study import FOLDER, Cell, results_of, undefined_methods
 
 logger = logging.getLogger(__name__)
-ENSEMBLE_METHOD = "ume"
 RESERVE = 0.05  # share of the time for what comes after training
 Runs = list[tuple[str, str]]  # (stage, run)
 
@@ -111,7 +111,7 @@ class Race:
         self._learn_costs(self.full, runs)
         if self._missing(self.full, runs):
             self._check_time()
-        self._make(self.full, runs, f"baselines, seed {self.study.seeds[0]}")
+        self._make(self.full, runs, f"baselines, seed {self.study.seeds[0]}", self.end)
         if self._missing(self.full, [one for one in runs if _name(one) != ENSEMBLE_METHOD]):
             why = self.dropped.get(JOINT) or "teachers and joint training were not finished in time"
             kept = "what is trained is kept: the same command goes on, with more minutes"
@@ -122,12 +122,8 @@ class Race:
         """Raise ConfigError where the time does not suffice for one training of each teacher and of joint."""
         if JOINT not in self.costs.rates:
             workspace = self._shortened(1e-9, [JOINT])
-            self._make(
-                workspace,
-                self._runs(workspace, JOINT, self.study.seeds[0]),
-                "to measure the time",
-                limited=False,
-            )
+            runs = self._runs(workspace, JOINT, self.study.seeds[0])
+            self._make(workspace, runs, "to measure the time", None)
         if JOINT not in self.costs.rates:
             raise TrainingError(f"study {self.name}: {self.dropped.get(JOINT, 'joint training did not end')}")
         joint = self.costs.estimate(JOINT, self.epochs)
@@ -173,7 +169,7 @@ class Race:
             if makespan(costs, self.pool.processes) > self.remaining:
                 logger.info("%s: no time for seed %d", self.name, seed)
                 break
-            self._make(self.full, runs, f"seed {seed}")
+            self._make(self.full, runs, f"seed {seed}", self.end)
             if self._missing(self.full, [one for one in runs if one[1].split("/")[0] not in self.dropped]):
                 break
             self.seeds.append(seed)
@@ -183,15 +179,21 @@ class Race:
         self, workspace: Workspace, methods: Sequence[str], epochs: int, title: str, seconds: float
     ) -> dict[str, Score]:
         """Train methods with the first seed, as many as can end within `seconds`, and score them."""
-        seed = self.study.seeds[0]
-        groups = []
-        for m in methods:
-            missing = self._missing(workspace, self._runs(workspace, m, seed))
-            groups.append((m, [self._cost(one, epochs) for one in missing]))
-        chosen = fitting(groups, self.pool.processes, seconds)
-        for m in [m for m in methods if m not in chosen]:
-            self.dropped[m] = f"{title}: no time was left for it"
-        self._make(workspace, [one for m in chosen for one in self._runs(workspace, m, seed)], title)
+        seed, end = self.study.seeds[0], min(time.time() + seconds, self.end)
+        left, chosen = list(methods), list[str]()
+        while left:
+            groups = []
+            for m in left:
+                missing = self._missing(workspace, self._runs(workspace, m, seed))
+                groups.append((m, [self._cost(one, epochs) for one in missing]))
+            if any(own and m not in self.costs.rates for m, own in groups) and not chosen:
+                groups = groups[: 2 * self.pool.processes]  # whose times say more than a guess
+            fit = fitting(groups, self.pool.processes, end - time.time())
+            self._make(workspace, [one for m in fit for one in self._runs(workspace, m, seed)], title, end)
+            chosen, left = chosen + fit, left[len(fit) :]
+            if len(fit) < len(groups):
+                break
+        self.dropped |= dict.fromkeys(left, f"{title}: no time was left for it")
         scores = {}
         for m in chosen:
             runs = self._runs(workspace, m, seed)
@@ -218,8 +220,13 @@ class Race:
         return time.time() - self.began
 
     @property
+    def end(self) -> float:
+        """When training is to end, as `time.time` says it."""
+        return self.began + self.time
+
+    @property
     def remaining(self) -> float:
-        return self.time - self.elapsed
+        return self.end - time.time()
 
     def _shortened(self, share: float, methods: Sequence[str] = ()) -> Workspace:
         c = self.full.configuration
@@ -253,8 +260,8 @@ class Race:
             card = read_card(workspace.plan.folder(*one)) or {}
             self.costs.add(_name(one), epochs, float(card.get("wall_seconds", 0.0)))
 
-    def _make(self, workspace: Workspace, runs: Runs, title: str, limited: bool = True) -> None:
-        """Make what is missing, teachers first, and note times and failures; `limited`: until the end."""
+    def _make(self, workspace: Workspace, runs: Runs, title: str, end: float | None) -> None:
+        """Make what is missing, teachers first, until the time `end`; note times and failures."""
         missing = self._missing(workspace, runs)
         self.fresh += len(runs) - len(missing)
         if not missing:
@@ -272,7 +279,7 @@ class Race:
             alone = [one for one in missing if one[0] == "teachers" or not workspace.teachers_of(one[1])]
             for wave in (alone, [one for one in missing if one not in alone]):
                 tasks = [Task(workspace.params, *one) for one in wave]
-                self.pool.run(tasks, done, self.began + self.time if limited else None)
+                self.pool.run(tasks, done, end)
         self._learn_costs(workspace, runs)
 
     def _score(self, workspace: Workspace, runs: Runs, part: str = MULTI) -> Score:

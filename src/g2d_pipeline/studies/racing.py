@@ -17,6 +17,7 @@ from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.overrides import Tree
 
 GUESS = 2.0  # an epoch of a method that was not tried yet, in epochs of joint training
+ENSEMBLE_METHOD = "ume"
 LEAST = 2  # epochs of a shortened training
 SCHEDULE = ("every", "warmup", "patience", "milestones")  # settings of a learning rate in epochs
 COUNTED = ("epoch", "epochs", "patience")  # how parameters of methods end that are numbers of epochs
@@ -94,11 +95,19 @@ class Costs:
             self.rates[name] = epochs, seconds
 
     def estimate(self, name: str, epochs: int) -> float:
-        """Seconds of a training. What was never trained is taken for twice joint training."""
-        trained, seconds = self.rates.get(name, (0, 0.0))
-        if not trained:
-            return GUESS * self.estimate(JOINT, epochs) if JOINT in self.rates and name != JOINT else 0.0
-        return seconds * max(epochs / trained, 1.0) if epochs > trained else seconds * epochs / trained
+        """Seconds of a training. What was never trained takes as long as other methods did on average, or
+        twice as long as joint training where nothing is known of any."""
+        if name in self.rates:
+            trained, seconds = self.rates[name]
+            return seconds * epochs / trained
+        others = [self.estimate(m, epochs) for m in self.rates if self._is_rival(m)]
+        if others:
+            return sum(others) / len(others)
+        return GUESS * self.estimate(JOINT, epochs) if JOINT in self.rates else 0.0
+
+    @staticmethod
+    def _is_rival(name: str) -> bool:
+        return name not in (JOINT, ENSEMBLE_METHOD) and not name.startswith(f"{TEACHER}/")
 
 
 def makespan(seconds: Sequence[float], processes: int) -> float:
