@@ -30,18 +30,18 @@ studies:
 
 
 def project(folder: Path) -> Path:
-    """A copy of the project's settings and bundled data."""
+    """A copy of the project."""
     shutil.copytree(REPOSITORY / "conf" / "base", folder / "conf" / "base")
     shutil.copytree(REPOSITORY / "data" / "01_raw" / "av_digits", folder / "data" / "01_raw" / "av_digits")
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
-    (folder / "src").symlink_to(REPOSITORY / "src")
+    shutil.copytree(REPOSITORY / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "conf" / "base" / "studies" / "cells.yml").write_text(STUDY)
     return folder
 
 
 def kedro(folder: Path, *words: str) -> dict[str, float]:
     """Wall and CPU seconds of a command. Raises CalledProcessError where it fails."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "kedro", *words]
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
