@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 
 from g2d_pipeline.cards import Clock, folder_content, whole_folder
-from g2d_pipeline.errors import LockedError
+from g2d_pipeline.errors import LockedError, mistake_under
 from g2d_pipeline.files import locked
 from g2d_pipeline.stages import Plan
 
@@ -28,6 +28,17 @@ def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
         return preview(self, *arguments, **keywords) if self.is_made() else None
 
     return shown
+
+
+@contextmanager
+def without_wrapping() -> Iterator[None]:
+    """Raise the G2DError or OSError that Kedro wraps into a DatasetError, where there is one under it."""
+    try:
+        yield
+    except DatasetError as error:
+        if (cause := mistake_under(error)) is None:
+            raise
+        raise cause from error
 
 
 class FolderDataset(AbstractDataset[Any, Any]):
@@ -108,3 +119,8 @@ class FolderDataset(AbstractDataset[Any, Any]):
             run: plan.failures.get((stage, run)) or self.read(plan.require(stage, run))
             for run in plan.runs(stage)
         }
+
+
+def open_dataset(name: str, entry: dict[str, Any]) -> Any:
+    """The FolderDataset of an entry of the catalog, for those that work without Kedro's session."""
+    return AbstractDataset.from_config(name, entry)

@@ -17,12 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from kedro.io import AbstractDataset
-
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
+from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.errors import InterruptedRun, mistake_under
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import ensure_sample
@@ -82,7 +81,7 @@ class Workspace:
         self.plan.graph = _graph(self.plan.graph.cache)
         entries = loader["catalog"]
         self.datasets: dict[str, Any] = {  # of FolderDatasets
-            stage: AbstractDataset.from_config(name, entries[name]) for stage, name in DATASETS.items()
+            stage: open_dataset(name, entries[name]) for stage, name in DATASETS.items()
         }
 
     def prepare(self) -> None:
@@ -92,10 +91,11 @@ class Workspace:
 
         self.plan.refresh()
         manifests, features = self.datasets["ingest"], self.datasets["featurize"]
-        if not manifests.is_made():
-            manifests.save(ingest_raw(self.configuration.ingest()))
-        if not features.is_made():
-            features.save(featurize_modalities(manifests.load(), self.configuration.featurize()))
+        with without_wrapping():
+            if not manifests.is_made():
+                manifests.save(ingest_raw(self.configuration.ingest()))
+            if not features.is_made():
+                features.save(featurize_modalities(manifests.load(), self.configuration.featurize()))
 
     def students(self, methods: Collection[str]) -> list[str]:
         """The runs of these methods."""
@@ -129,7 +129,8 @@ class Workspace:
         else:
             own: Models = {name: self.trained("teachers", name) for name in self.teachers_of(run)}
             make = train_students(features, own, settings)[run]
-        self.datasets[stage].save({run: make})
+        with without_wrapping():
+            self.datasets[stage].save({run: make})
         failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
         return Outcome("failed", failed.reason) if failed else Outcome("made")
 
@@ -173,13 +174,11 @@ def make(site: Site, parent: int, until: float | None, number: int, task: Task) 
             warnings.simplefilter("ignore")
             return number, _workspace(site, task.params).make(task.stage, task.run)
     except Exception as error:
-        cause = mistake_under(error) or error
-        if not isinstance(cause, InterruptedRun):
-            reason = FailedRun.from_error(0, cause if isinstance(cause, Exception) else error).reason
-            return number, Outcome("failed", reason)
+        if not isinstance(error, InterruptedRun):
+            return number, Outcome("failed", FailedRun.from_error(0, error).reason)
         if os.getpid() == parent and (until is None or time.time() < until):
-            raise cause from None
-        return number, Outcome("interrupted", str(cause))
+            raise
+        return number, Outcome("interrupted", str(error))
     finally:
         torch.set_num_threads(threads)
         logging.disable(disabled)

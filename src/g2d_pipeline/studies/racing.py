@@ -30,9 +30,7 @@ def scaled(c: Configuration, share: float) -> Tree:
         return {}
     training, epochs = c.dataset.training, short_epochs(c, share)
     ratio = epochs / training.epochs
-    schedule = _shortened(
-        training.lr_schedule.model_dump(), ratio, ("every", "warmup", "patience", "milestones")
-    )
+    schedule = _shortened(training.lr_schedule.model_dump(), ratio, SCHEDULE)
     tree: Tree = {"training": {"epochs": epochs, "lr_schedule": schedule}}
     if training.early_stopping:
         tree["training"]["early_stopping"] = _times(training.early_stopping, ratio)
@@ -179,7 +177,7 @@ def advise(comparisons: pd.DataFrame, winner: str, teacher: str, metric: str, ma
     if winner == JOINT:
         sentences.append("Joint training is as good as anything here: nothing was above it on validation.")
     else:
-        gain = _Gain.of(comparisons, winner, JOINT, metric, margin)
+        gain = _Gain.from_comparisons(comparisons, winner, JOINT, metric, margin)
         if gain is None:
             sentences.append(f"{winner} was best on validation; there is nothing to compare it with on test.")
             chosen = winner
@@ -196,7 +194,11 @@ def advise(comparisons: pd.DataFrame, winner: str, teacher: str, metric: str, ma
                 f"{winner} was best on validation, but is not told apart from joint training on test: "
                 f"{gain}. Joint training is the plain choice until more data or seeds tell them apart."
             )
-    gain = _Gain.of(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin) if teacher else None
+    gain = (
+        _Gain.from_comparisons(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin)
+        if teacher
+        else None
+    )
     if gain is None:
         return Advice(chosen, "", sentences)
     if gain.is_more:
@@ -220,7 +222,7 @@ class _Gain:
     margin: float
 
     @classmethod
-    def of(
+    def from_comparisons(
         cls, comparisons: pd.DataFrame, method: str, against: str, metric: str, margin: float
     ) -> _Gain | None:
         c = comparisons

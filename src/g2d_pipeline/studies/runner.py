@@ -28,6 +28,9 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """End the processes: what is in hand goes on from its checkpoint."""
         if self.started:
             from joblib.externals.loky import get_reusable_executor
@@ -76,7 +79,7 @@ class Pool:
                         if outcome.status != "interrupted":
                             yield tasks[number], outcome
         except TerminatedWorkerError:
-            self.__exit__()
+            self.close()
 
     @property
     def _threads(self) -> Mapping[str, int]:

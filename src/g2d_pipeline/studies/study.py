@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.io import DatasetError
 
 from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.config.studies import AdviseSettings, StudySettings
-from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError, mistake_under
+from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
 from g2d_pipeline.overrides import Tree
@@ -179,13 +178,11 @@ def make_cells(cells: Sequence[Cell], pool: Pool, title: str) -> None:
     for cell in missing:
         try:
             cell.workspace.prepare()
-        except (G2DError, OSError, DatasetError) as error:
-            if not isinstance(cause := mistake_under(error), G2DError | OSError) or isinstance(
-                cause, InterruptedRun
-            ):
-                raise
-            cell.fail(" ".join(str(cause).split()))
-            logger.error("%s: %s", cell.point.dataset, cause)
+        except InterruptedRun:
+            raise
+        except (G2DError, OSError) as error:
+            cell.fail(" ".join(str(error).split()))
+            logger.error("%s: %s", cell.point.dataset, error)
     total = len(_to_make(cells))
     if not missing:
         logger.info("%s: everything is fresh", title)
