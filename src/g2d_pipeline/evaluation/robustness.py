@@ -18,9 +18,10 @@ from torch import Tensor
 
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.features.kinds import stored_kind
-from g2d_pipeline.features.kinds.base import Corruption, standardised
+from g2d_pipeline.features.kinds.base import Corruption
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.methods._shapley import Coalition, shapley
+from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.task import task_from_json
 from g2d_pipeline.training.data import Array, Rows, take
 from g2d_pipeline.training.feature_cache import CHUNK
@@ -127,8 +128,7 @@ class SavedModel:
         x = take(self.store.arrays[modality], self.rows[at])
         if change is not None:
             x = torch.from_numpy(np.ascontiguousarray(change(x.numpy())))
-        frames = self.shapes[modality][-1]
-        return x.narrow(-1, (x.shape[-1] - frames) // 2, frames)
+        return middle(x, self.shapes[modality][-1])
 
     def values(self, logits: Tensor, at: Rows) -> dict[str, float]:
         """Metric → value of the test samples at these positions; NaN where logits are not finite."""
@@ -166,11 +166,12 @@ class SavedModel:
         """Logits without some modalities. With an exchange, which tells the other encoders what they say,
         their encoders get the train mean."""
 
-        def train_mean(modality: str, values: Array) -> Array:
-            about = self.store.meta["modalities"][modality]
-            return standardised(np.zeros_like(values), about, back=True)
+        def mean_of_train(modality: str, values: Array) -> Array:
+            inputs = torch.from_numpy(np.asarray(values))
+            mean: Array = train_mean(self.model.encoders[modality], inputs).cpu().numpy()
+            return mean
 
-        changes = {m: partial(train_mean, m) for m in absent if self.model.exchange is not None}
+        changes = {m: partial(mean_of_train, m) for m in absent if self.model.exchange is not None}
         return self.logits(self.all, absent, changes)
 
     def corrupted(self, samples: int | None) -> list[dict[str, Any]]:

@@ -85,6 +85,18 @@ def stamp(path: Path | str) -> str:
     return "\0".join(f"{name}\0{stamp(Path(path) / name)}" for name in images_in(Path(path)))
 
 
+def cells_state(cells: Iterable[str], root: Path) -> bytes:
+    """What changes when a cell, or a file that one points to, changes, to be hashed."""
+    parts = []
+    for cell in cells:
+        try:
+            when = stamp(f"{root}/{split_cell(cell)[0]}")
+        except OSError:
+            when = ""  # it is missing: decoding reports it
+        parts.append(f"{cell}\0{when}\0")
+    return "".join(parts).encode(errors="surrogateescape")
+
+
 def row_bytes(cell: str, root: Path) -> bytes:
     """Type, shape and values of a row of an array file, to be hashed. Raises MediaError as `open_cell`."""
     values = open_cell(cell, root)

@@ -18,7 +18,7 @@ import numpy as np
 from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
-from g2d_pipeline.features.cells import split_cell, stamp
+from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
 from g2d_pipeline.features.chunks import Done, Job
 from g2d_pipeline.features.files import Rows, create, fits
@@ -210,12 +210,7 @@ def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
 def _digest(job: Job) -> str:
     """What a chunk is made from: its cells, the sizes and times of their files, and the form of the array."""
     digest = hashlib.blake2b(str(job.spec).encode(), digest_size=8)
-    for cell in job.cells:
-        try:
-            when = stamp(f"{job.root}/{split_cell(cell)[0]}")
-        except OSError:
-            when = ""  # it is missing: decoding reports it
-        digest.update(f"{cell}\0{when}\0".encode(errors="surrogateescape"))
+    digest.update(cells_state(job.cells, job.root))
     return digest.hexdigest()
 
 

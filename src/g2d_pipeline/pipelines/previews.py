@@ -16,8 +16,8 @@ def configuration() -> Configuration | None:
     if not OmegaConf.has_resolver("plan"):
         return None
     entry = OmegaConf.create({"plan": "${plan:}"}, flags={"allow_objects": True})
-    found: Configuration = entry.plan.configuration
-    return found
+    resolved: Configuration = entry.plan.configuration
+    return resolved
 
 
 def teachers_preview() -> MermaidPreview | None:

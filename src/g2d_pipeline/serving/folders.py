@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.features.cells import IMAGES, images_in
+from g2d_pipeline.features.cells import images_in
 from g2d_pipeline.features.inputs import Inputs
+from g2d_pipeline.features.kinds import ColumnKind
 from g2d_pipeline.sources.faults import list_files
-
-ENDINGS = {
-    "audio": {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".au"},
-    "image": IMAGES,
-    "video": {".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".mpg", ".mpeg", ".m4v"},
-    "vector": {".npy", ".parquet"},
-    "sequence": {".npy", ".parquet"},
-    "text": {".txt"},
-}
 
 
 def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
@@ -32,28 +25,28 @@ def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
     own = [m for m in media if (folder / m).is_dir()]
     files = list_files(folder)
     if own:
-        found = [
+        files_of = [
             (m, f, str(PurePosixPath(f).relative_to(m).with_suffix("")))
             for m in own
             for f in _in(m, folder, files, inputs)
         ]
     else:
-        endings = {m: ENDINGS.get(inputs.about["modalities"][m]["kind"], set()) for m in media}
+        endings = {m: inputs.kinds[m].endings for m in media}
         _refuse_shared(endings, folder)
-        found = [
+        files_of = [
             (m, f, str(PurePosixPath(f).with_suffix("")))
             for f in files
             for m in media
             if PurePosixPath(f).suffix.lower() in endings[m]
         ]
-    if not found:
+    if not files_of:
         wanted = ", ".join(f"{m}/" for m in media)
         raise DataError(f"{folder} holds no file of the model's modalities: put them into folders {wanted}")
     rows: dict[str, dict[str, str]] = {}
-    for m, file, stem in found:
+    for m, file, stem in files_of:
         rows.setdefault(stem, {}).setdefault(m, file)
     table = pd.DataFrame([{"sample_id": stem, **rows[stem]} for stem in sorted(rows)])
-    for m in [m for m in media if inputs.about["modalities"][m]["kind"] == "text" and m in table]:
+    for m in [m for m in media if isinstance(inputs.kinds[m], ColumnKind) and m in table]:
         read = [None if pd.isna(f) else (folder / f).read_text(encoding="utf-8").strip() for f in table[m]]
         table[m] = pd.Series(read, dtype=object)
     return table
@@ -62,14 +55,14 @@ def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
 def _in(modality: str, folder: Path, files: list[str], inputs: Inputs) -> list[str]:
     """The files in a modality's folder; of a video's, in place of pictures in folders those folders."""
     inside = [f for f in files if f.startswith(f"{modality}/")]
-    if inputs.about["modalities"][modality]["kind"] != "video":
+    if not getattr(inputs.kinds[modality], "folders", False):
         return inside
     pictures = {str(PurePosixPath(f).parent) for f in inside if f.count("/") > 1}
     clips = {p for p in pictures if images_in(folder / p)}
     return sorted(clips | {f for f in inside if str(PurePosixPath(f).parent) not in clips})
 
 
-def _refuse_shared(endings: dict[str, set[str]], folder: Path) -> None:
+def _refuse_shared(endings: Mapping[str, frozenset[str]], folder: Path) -> None:
     names = list(endings)
     for i, m in enumerate(names):
         if other := next((n for n in names[i + 1 :] if endings[m] & endings[n]), None):

@@ -21,7 +21,7 @@ from g2d_pipeline.errors import SHOWN, ConfigError, DataError
 from g2d_pipeline.features.inputs import FILE, read_inputs
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.models import MultimodalModel
-from g2d_pipeline.models.encoders.base import middle
+from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.models.task import Classification, task_from_json
 from g2d_pipeline.serving.samples import BATCH, ID, Batch, open_samples
@@ -151,10 +151,10 @@ class Predictor:
             values = np.where(some[:, None], logits["multi"].softmax(dim=1).numpy(), np.nan)
             parts |= {f"probability/{c}": values[:, k] for k, c in enumerate(self.task.class_names)}
         for m in self.modalities:
-            there = batch.present[m]
-            parts[f"prediction/{m}"] = self._predictions(logits[m], there)
+            known = batch.present[m]
+            parts[f"prediction/{m}"] = self._predictions(logits[m], known)
             name, certainty = self._certainty(logits["multi"], logits[m])
-            parts[f"{name}/{m}"] = np.where(there, certainty.numpy(), np.nan)
+            parts[f"{name}/{m}"] = np.where(known, certainty.numpy(), np.nan)
         lacking = [[m for m in self.modalities if not batch.present[m][i]] for i in range(count)]
         parts["missing"] = ["+".join(names) for names in lacking]
         faults = [batch.faults.get(i, {}) for i in range(count)]
@@ -189,13 +189,13 @@ class Predictor:
         for pattern in np.unique(masks, axis=0):
             if pattern.any():
                 rows = torch.from_numpy(np.flatnonzero((masks == pattern).all(axis=1)))
-                there = [m for m, is_there in zip(self.modalities, pattern, strict=True) if is_there]
-                for part, values in self._forward({m: x[rows] for m, x in inputs.items()}, there).items():
+                available = [m for m, is_present in zip(self.modalities, pattern, strict=True) if is_present]
+                for part, values in self._forward({m: x[rows] for m, x in inputs.items()}, available).items():
                     logits[part][rows] = values.float().cpu()
         return logits
 
-    def _forward(self, inputs: dict[str, Tensor], there: list[str]) -> dict[str, Tensor]:
-        absent = [m for m in self.modalities if m not in there]
+    def _forward(self, inputs: dict[str, Tensor], available: list[str]) -> dict[str, Tensor]:
+        absent = [m for m in self.modalities if m not in available]
         moved = {m: x.to(self.device) for m, x in inputs.items()}
         known = {}
         for m in absent:
@@ -203,31 +203,24 @@ class Predictor:
             if self.model.exchange is None:
                 known[m] = torch.zeros(len(moved[m]), int(encoder.width), device=self.device)  # type: ignore[arg-type]
             else:  # its encoder runs with the others, and sees the train mean
-                moved[m] = train_mean(encoder.normaliser, moved[m])
+                moved[m] = train_mean(encoder, moved[m])
         output = self.model(moved, features=known)
         features, fused = output.features, output.logits
         if absent:
             fused = self.model.fusion.logits_without(features, absent)
-        return {"multi": fused} | {m: self.model.unimodal_logits(features, m) for m in there}
+        return {"multi": fused} | {m: self.model.unimodal_logits(features, m) for m in available}
 
-    def _predictions(self, logits: Tensor, there: Any) -> Any:
+    def _predictions(self, logits: Tensor, known: Any) -> Any:
         predicted = self.task.predict(logits).numpy()
         if not isinstance(self.task, Classification):
-            return np.where(there, predicted, np.nan)
+            return np.where(known, predicted, np.nan)
         names = np.array(self.task.class_names, object)[predicted]
-        return pd.Series(np.where(there, names, None), dtype="str")
+        return pd.Series(np.where(known, names, None), dtype="str")
 
     def _certainty(self, fused: Tensor, own: Tensor) -> tuple[str, Tensor]:
         if isinstance(self.task, Classification):
             return "confidence", own.softmax(dim=1).amax(dim=1).double()
         return "agreement", self.task.confidence(own, self.task.activate(fused)).double()
-
-
-def train_mean(normaliser: Any, like: Tensor) -> Tensor:
-    """Inputs of the shape of `like` that are 0 to the trunk."""
-    shape = (1, -1) + (1,) * (like.dim() - 2)
-    mean: Tensor = normaliser.mean / normaliser.scale
-    return mean.view(shape).expand(like.shape)
 
 
 @contextmanager

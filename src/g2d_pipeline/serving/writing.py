@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from g2d_pipeline.features.cells import split_cell, stamp
+from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.kinds import ColumnKind
 from g2d_pipeline.files import atomic_write, fingerprint, locked
 from g2d_pipeline.models.task import Classification
@@ -88,12 +88,7 @@ def _digest(batch: Batch, predictor: Predictor) -> str:
     for m, kind in predictor.inputs.kinds.items():
         if isinstance(kind, ColumnKind) or m not in batch.table:
             continue
-        for cell in batch.table.loc[batch.present[m], m]:
-            try:
-                when = stamp(f"{batch.root}/{split_cell(cell)[0]}")
-            except OSError:
-                when = ""  # it is gone: decoding says so
-            state.update(f"{cell}\0{when}\0".encode(errors="surrogateescape"))
+        state.update(cells_state(batch.table.loc[batch.present[m], m], batch.root))
     return state.hexdigest()
 
 

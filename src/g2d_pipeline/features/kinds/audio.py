@@ -52,6 +52,7 @@ class Audio(FileKind):
     settings_class = AudioFeatures
     plural = "recordings"
     notes: ClassVar[dict[str, str]] = {"constant": "that are silent"}
+    endings = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".au"})
     keep_bytes = 2**17  # four seconds of speech
     headers = True
     corruptions: ClassVar = {"noise": ("{:g} dB SNR", (20.0, 10.0, 0.0))}

@@ -13,6 +13,7 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
@@ -73,6 +74,7 @@ class Kind(ABC):
     """One kind of modality with its settings. Subclass `FileKind` or `ColumnKind`."""
 
     settings_class: ClassVar[type[Strict]]
+    endings: ClassVar[frozenset[str]] = frozenset()  # of files of a sample each, in a folder without a table
     images = False  # whether the stored bytes are images `[C, …, H, W]` that can nearly equal one another
     # Name of a corruption → how its strength is written, and three strengths from mild to severe.
     corruptions: ClassVar[Mapping[str, tuple[str, tuple[float, ...]]]] = {}
@@ -92,10 +94,14 @@ class Kind(ABC):
     def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:  # noqa: B027
         """Raise ConfigError or DataError for settings or columns of modality `name` that can not work."""
 
+    def _place(self) -> str:
+        """Where a mistake of the class is to be mended."""
+        return f"The kind {type(self).__module__}.{type(self).__name__}"
+
     def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
         """Stored samples `[n, …]` corrupted in one of the ways of `corruptions`, of the same shape, in stored
         units; `rng` is the only source of chance."""
-        raise NotImplementedError(f"{type(self).__name__} lists {corruption.name}, and does not define it")
+        raise ConfigError(f"{self._place()} lists the corruption {corruption.name!r}: define corrupt, too")
 
 
 class ColumnKind(Kind):
@@ -119,7 +125,7 @@ class ColumnKind(Kind):
     def encode(self, table: pd.DataFrame, about: Mapping[str, Any], folder: Path) -> Array:
         """The manifest's columns of further samples `[n]` as `write` stores them: by the modality's entry
         `about` and what else `write` has made, in `folder`. A kind without it trains, but does not serve."""
-        raise NotImplementedError(f"{type(self).__name__} has no encode: it can not predict from raw data")
+        raise ConfigError(f"{self._place()} has no encode: a model with it can not read raw data")
 
     @abstractmethod
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
-from g2d_pipeline.features.cells import is_row, open_cell
+from g2d_pipeline.features.cells import IMAGES, is_row, open_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
@@ -47,6 +47,7 @@ class Image(PictureKind):
         "constant": "that are of one colour",
         "narrow": f"{NARROW}: give `value_range` (of grey ones, the lowest and the highest value)",
     }
+    endings = frozenset(IMAGES)
     keep_bytes = 2**62  # one image at a time is in memory
 
     @property

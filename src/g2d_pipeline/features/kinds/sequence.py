@@ -23,6 +23,7 @@ class Sequence(FileKind):
     settings: SequenceFeatures
     settings_class = SequenceFeatures
     plural = "sequences"
+    endings = frozenset({".npy", ".parquet"})
     masked = True
     corruptions: ClassVar = {"steps dropped": ("{:.0%}", (0.1, 0.3, 0.6))}
     notes: ClassVar[dict[str, str]] = {

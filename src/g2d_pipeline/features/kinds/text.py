@@ -34,6 +34,7 @@ class Text(ColumnKind):
 
     settings: TextFeatures
     settings_class = TextFeatures
+    endings = frozenset({".txt"})
     corruptions: ClassVar = {"tokens dropped": ("{:.0%}", (0.1, 0.3, 0.6))}
 
     @property

@@ -26,6 +26,7 @@ class Vector(FileKind):
     settings: VectorFeatures
     settings_class = VectorFeatures
     plural = "vectors"
+    endings = frozenset({".npy", ".parquet"})
     corruptions: ClassVar = {"noise": ("{:g} std", (0.5, 1.0, 2.0))}
 
     def spec(self, cells: Sequence[str], root: Path) -> ArraySpec:

@@ -43,6 +43,7 @@ class Video(PictureKind):
         "constant": "that are of one colour",
         "narrow": f"with pictures {NARROW}: save 8 bits ({{total}} pictures in all)",
     }
+    endings = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".mpg", ".mpeg", ".m4v"})
     chunk = 32  # clips are larger than recordings and images, and take longer
     folders = True
 

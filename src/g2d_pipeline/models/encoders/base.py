@@ -86,6 +86,13 @@ def middle(x: Tensor, frames: int) -> Tensor:
     return x.narrow(-1, (x.shape[-1] - frames) // 2, frames)
 
 
+def train_mean(encoder: nn.Module, like: Tensor) -> Tensor:
+    """Stored numbers of the shape of `like` `[B, …]` that are 0 to the encoder's trunk: the mean of train."""
+    normaliser = cast(Normaliser, encoder.normaliser)
+    shape = (1, -1) + (1,) * (like.dim() - 2)
+    return (normaliser.mean / normaliser.scale).view(shape).expand(like.shape)
+
+
 def fold(x: Tensor) -> Tensor:
     """`[B, C, T, H, W]` → `[T · B, C, H, W]`, a copy: torch.compile fails on a view of that shape."""
     return torch.cat(x.unbind(2))

@@ -1,1 +1,1 @@
-"""The stage `teachers`."""
+"""The pipeline `predict`: a trained model + raw samples → predictions."""
