@@ -30,6 +30,14 @@ def test_the_wheel_runs_with_the_archive_of_the_settings(tmp_path: Path, shared_
         shutil.copy(REPOSITORY / name, source)
     subprocess.run([sys.executable, "-c", BUILD], cwd=source, check=True, capture_output=True)
     zipfile.ZipFile(next((source / "dist").glob("*.whl"))).extractall(site)
+    files = {
+        path.relative_to(source / "src")
+        for path in (source / "src/g2d_pipeline").rglob("*")
+        if path.is_file()
+    }
+    assert {
+        file for file in files if not (site / file).is_file()
+    } == set()  # templates, lists, published numbers
     archive = source / "dist" / "conf-g2d_pipeline.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(source / "conf", "conf")
