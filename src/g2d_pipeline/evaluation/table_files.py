@@ -40,11 +40,17 @@ def table_files(
 
 def _markdown(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
     heads: list[Any] = list(wide.columns)
-    rows = [["", *(f"{name}, {part}" for name, part in heads)], ["---", *["---:"] * len(heads)]]
+    rows = [["", *(f"{name}, {part}" for name, part in heads)]]
     for label, cells, row in zip(wide.index, wide.to_numpy(), bold, strict=True):
         rows.append([label, *(f"**{c}**" if mark else c for c, mark in zip(cells, row, strict=True))])
-    lines = (" | ".join(str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row) for row in rows)
-    return "\n".join([title, "", *(f"| {line} |" for line in lines)]) + "\n"
+    return f"{title}\n\n{markdown(rows, right=len(heads))}"
+
+
+def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
+    """Rows of cells, the first of them the heads, as a Markdown table; `right`: how many columns align right."""
+    aligned = ["---"] * (len(rows[0]) - right) + ["---:"] * right
+    escaped = [[str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [escaped[0], aligned, *escaped[1:]])
 
 
 def _latex(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:

@@ -15,7 +15,9 @@ import yaml
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec
 from g2d_pipeline.evaluation.records import MULTI, TEACHER, Failure, row_label
+from g2d_pipeline.evaluation.table_files import markdown
 from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, summarise
+from g2d_pipeline.html import page_environment
 from g2d_pipeline.overrides import Tree
 
 ROW = ["dataset", "options", "method", "modality"]
@@ -199,12 +201,6 @@ def _difference(record: Mapping[Any, Any]) -> str:
     return f"void: {record['void']}" if record["void"] else _number(record, "difference", "+")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The table for a Markdown page."""
-    cells = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy(str).tolist()]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |\n" for row in cells)
-
-
 def write_results(
     folder: Path, title: str, notes: Sequence[str], cells: pd.DataFrame, summary: pd.DataFrame, about: Tree
 ) -> str:
@@ -212,7 +208,9 @@ def write_results(
     and .txt, study.json and study.html. Returns the text for the terminal."""
     table = table_frame(summary)
     text = "\n".join([title, "", table.to_string(index=False), *(["", *notes] if notes else [])]) + "\n"
-    page = f"# {title}\n\n{markdown(table)}" + "".join(f"\n{note}\n" for note in notes)
+    page = f"# {title}\n\n{markdown([list(table.columns), *table.to_numpy(str).tolist()])}" + "".join(
+        f"\n{note}\n" for note in notes
+    )
     latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$").replace("–", "--")
     contents = {
         "table.txt": text,
@@ -229,10 +227,6 @@ def write_results(
 
 
 def _html(title: str, table: pd.DataFrame, notes: Sequence[str]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    templates = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     rows = table.to_numpy(str).tolist()
-    page = templates.get_template("study.html.j2")
+    page = page_environment().get_template("study.html.j2")
     return page.render(title=title, columns=list(table.columns), rows=rows, notes=notes)
