@@ -47,7 +47,7 @@ def _markdown(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
 
 
 def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
-    """Rows of cells, the first of them the heads, as a Markdown table; `right`: how many columns align right."""
+    """Rows of cells, the first of them the heads, as Markdown; `right`: how many columns align right."""
     aligned = ["---"] * (len(rows[0]) - right) + ["---:"] * right
     escaped = [[str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in [escaped[0], aligned, *escaped[1:]])
