@@ -51,7 +51,7 @@ $(RUN_READY): | $(PY)
 
 $(DEV_READY): | $(RUN_READY)
 	@echo "==> Installing the development tools"
-	@$(INSTALL) --no-build-isolation --editable '.[viz,dev,export]'
+	@$(INSTALL) --no-build-isolation --editable '.[viz,dev,export,retrain]'
 	@touch $@
 
 venv-run: $(RUN_READY)

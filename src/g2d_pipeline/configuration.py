@@ -29,7 +29,8 @@ from g2d_pipeline.errors import did_you_mean
 from g2d_pipeline.explain import Origins
 from g2d_pipeline.overrides import Tree
 
-NO_RESULT = ("rebuild", "input", "model", "wait", "debug")  # settings of a run that change no result
+# Settings of a run that change no result.
+NO_RESULT = ("rebuild", "input", "model", "retrain", "wait", "debug")
 
 
 @dataclass(frozen=True)

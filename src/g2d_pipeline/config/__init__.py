@@ -11,6 +11,7 @@ from g2d_pipeline.config.features import *
 from g2d_pipeline.config.fusion import *
 from g2d_pipeline.config.layouts import *
 from g2d_pipeline.config.modalities import *
+from g2d_pipeline.config.retrain import *
 from g2d_pipeline.config.run import *
 from g2d_pipeline.config.smp import *
 from g2d_pipeline.config.stages import *

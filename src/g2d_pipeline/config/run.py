@@ -11,6 +11,7 @@ from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split
 from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
+from g2d_pipeline.config.retrain import RetrainSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
@@ -74,6 +75,7 @@ class RunSettings(Strict):
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []
     evaluate: EvaluateOptions = EvaluateOptions()
+    retrain: RetrainSettings = RetrainSettings()
     rebuild: bool = False
     input: str | None = None  # of the pipeline predict: a table or a folder
     model: str | None = None  # that predicts: a run's name, or the folder of a model

@@ -1,0 +1,74 @@
+"""Retraining: the registry, the gates before training, and the rule by which a challenger is promoted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from g2d_pipeline.config.base import Strict
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class RegistrySettings(Strict):
+    """MLflow's registry. `uri`: where it keeps its records; None: `MLFLOW_TRACKING_URI`, else a SQLite file
+    in `data/09_registry`. `artifacts`: where versions lie; None: a folder beside that file, or what the
+    server says. `keep_last`: versions that are kept beside those of an alias; None: all."""
+
+    uri: str | None = None
+    artifacts: str | None = None
+    keep_last: PositiveInt | None = 10
+
+
+class Limits(Strict):
+    """From `warn` on, a gate warns, from `stop` on it refuses; None: never."""
+
+    warn: NonNegativeFloat | None = None
+    stop: NonNegativeFloat | None = None
+
+
+class GateSettings(Strict):
+    """What is checked before anything is trained. `unreadable`: the share of files or rows that can not be
+    used; `shift`: the distance of new data from the champion's training data, for each modality and the
+    target; `label_noise`: the share of new labels that the champion contradicts with at least `confidence`,
+    beyond its share at training time. `alpha`: the false-alarm rate of all tests of shift together."""
+
+    unreadable: Limits = Limits(warn=0.01, stop=0.2)
+    shift: Limits = Limits(warn=0.1, stop=0.25)
+    label_noise: Limits = Limits(warn=0.05, stop=0.15)
+    confidence: Share = 0.9
+    alpha: Share = 0.01
+    samples: PositiveInt = 2000  # the most that a test of shift looks at
+
+
+class Guards(Strict):
+    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss, in the
+    metric's own unit (ECE for `calibration`); None: not guarded."""
+
+    per_modality: NonNegativeFloat | None = 0.05
+    per_group: NonNegativeFloat | None = 0.1
+    missing_modality: NonNegativeFloat | None = 0.05
+    calibration: NonNegativeFloat | None = 0.05
+
+
+class PromoteSettings(Strict):
+    """A challenger is promoted where its `metric` (None: the task's first headline metric) on the fixed
+    evaluation set is better than the champion's by more than `min_improvement`, as `test` has it: shown by a
+    paired bootstrap, or by its value alone; and where no guard refuses it."""
+
+    metric: str | None = None
+    split: Literal["test"] = "test"
+    min_improvement: float = 0.0
+    test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
+    confidence: Share = 0.95
+    guard: Guards = Guards()
+
+
+class RetrainSettings(Strict):
+    """`init_from`: what the encoders of the challenger start from."""
+
+    init_from: Literal["scratch", "champion"] = "scratch"
+    registry: RegistrySettings = RegistrySettings()
+    gates: GateSettings = GateSettings()
+    promote: PromoteSettings = PromoteSettings()

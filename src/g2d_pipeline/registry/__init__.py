@@ -1,0 +1,1 @@
+"""Registered models: versions, what is checked before a retraining, and which version predicts."""
