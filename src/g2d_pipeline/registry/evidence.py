@@ -69,25 +69,27 @@ class Evidence:
         return Regression(**{key: value for key, value in h.scaling.items() if key != "name"})
 
     def logits(self, part: str) -> npt.NDArray[np.float32] | None:
-        """Logits `[n, C]`; None where there are none. Without a modality that the model does not use, it says
-        what it says anyway."""
-        unused = part.startswith(WITHOUT) and part.removeprefix(WITHOUT) not in self.header.modalities
-        column = MULTI if unused else part
+        """Logits `[n, C]`; None where there are none. Without a modality that the model does not use, and
+        from the only one that it uses, it says what it says anyway."""
+        used = self.header.modalities
+        unused = part.startswith(WITHOUT) and part.removeprefix(WITHOUT) not in used
+        column = MULTI if unused or (part,) == used else part
         if column in COLUMNS or column not in self.table:
             return None
-        return np.stack(self.table[column].tolist()).astype(np.float32)
+        return np.array(self.table[column].tolist(), np.float32)
 
     def infinite(self, part: str) -> list[str]:
         """The samples whose logits of this part are not finite."""
         logits = self.logits(part)
-        bad = ~np.isfinite(logits).all(axis=1) if logits is not None else np.zeros(len(self.table), bool)
-        return self.table["sample_id"][bad].tolist()
+        if logits is None:
+            return []
+        return list(self.table["sample_id"].to_numpy()[~np.isfinite(logits).all(axis=1)])
 
     def run(self, name: str, parts: Sequence[str], at: npt.NDArray[Any] | None = None) -> Run:
         """A `Run` of method `name` that predicts these parts of it, as far as they are there and finite; `at`
         `[n]`: of some samples only, each for itself."""
         table = self.table if at is None else self.table[at].drop(columns="group")
-        target = torch.from_numpy(table["target"].to_numpy())
+        target = torch.tensor(table["target"].to_numpy())
         outputs: dict[str, npt.NDArray[Any]] = {"row": np.arange(len(table))}
         frames = []
         for part in parts:

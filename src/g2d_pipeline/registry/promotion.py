@@ -15,10 +15,9 @@ import pandas as pd
 
 from g2d_pipeline.config.retrain import PromoteSettings
 from g2d_pipeline.errors import ConfigError, DataError, did_you_mean, enumerated
-from g2d_pipeline.evaluation import MULTI, Run, collect_metrics, evaluate_predictions, resample
+from g2d_pipeline.evaluation import MULTI, Run, evaluate_predictions, resample
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, class_probabilities, metric_spec
 from g2d_pipeline.evaluation.records import ordered_runs
-from g2d_pipeline.evaluation.resampling import Resampled
 from g2d_pipeline.evaluation.statistics import BETTER, EQUAL, WORSE, half_width, spread_of
 from g2d_pipeline.evaluation.summary_json import plain
 from g2d_pipeline.registry.evidence import WITHOUT, Evidence, labels, read_evidence, write_evidence
@@ -133,32 +132,60 @@ def _incomparable(old: Evidence, new: Evidence) -> Iterator[str]:
         yield f"the evaluation set is not the champion’s: {'; '.join(words)}: {remedy}"
 
 
+class _Scores:
+    """Both models' metrics on the same samples (`at` `[n]`: some of them, each for itself) and resamples of
+    them, or of their groups, which are the challenger's."""
+
+    def __init__(self, old: Evidence, new: Evidence, parts: Sequence[str], at: Any = None) -> None:
+        groups = new.table[[c for c in ("group",) if c in new.table]]
+        old = Evidence(old.header, old.table.drop(columns="group", errors="ignore").join(groups))
+        self.runs = {CHAMPION: old.run(CHAMPION, parts, at), CHALLENGER: new.run(CHALLENGER, parts, at)}
+        of_key = resample(list(self.runs.values()))
+        self.resampled = {(key.method, key.part): one for key, one in of_key.items()}
+
+    def value(self, who: str, part: str, metric: str) -> float:
+        """NaN where it has no such part."""
+        if (who, part) not in self.resampled:
+            return math.nan
+        if metric not in UNTESTED:
+            value = self.resampled[who, part].values.get(metric, math.nan)
+            return abs(value) if metric == "bias" else value
+        run = self.runs[who]
+        own = run.predictions[run.predictions["part"] == part]
+        return evaluate_predictions(own, run.info["task"], class_probabilities(run, "test", part, own))[
+            metric
+        ]
+
+    def compare(self, part: str, metric: str, confidence: float) -> dict[str, Any]:
+        """The values of both, their oriented difference, and its one-sided bounds: Student's t with the
+        variance of the paired bootstrap, as in `statistics.comparisons`. No bounds for metrics that are not
+        resampled, and for so few units that all of them on one side would not be enough."""
+        sign = 1 if metric_spec(metric).higher_is_better else -1
+        old, new = (self.value(who, part, metric) for who in self.runs)
+        difference, half = sign * (new - old), math.nan
+        pair = [self.resampled[who, part] for who in self.runs if (who, part) in self.resampled]
+        of_both = [one.replicates[metric] for one in pair if metric in one.replicates and metric != "bias"]
+        if len(of_both) == 2 and (units := pair[0].units) > 1 and 0.5**units <= 1 - confidence:
+            replicates = sign * (of_both[1] - of_both[0])
+            replicates = replicates[np.isfinite(replicates)][None]
+            spread = spread_of(np.array([difference]), replicates, np.zeros(1, int), {0: units})
+            half = float(half_width(spread, 2 * (1 - confidence)))
+        row = {"metric": metric, "champion": old, "challenger": new, "difference": difference}
+        return row | {"low": difference - half, "high": difference + half}
+
+
 class _Comparison:
-    """Champion and challenger on the same samples."""
+    """Champion and challenger on the evaluation set, by one metric."""
 
     def __init__(self, old: Evidence, new: Evidence, metric: str, settings: PromoteSettings) -> None:
         self.old, self.new, self.metric, self.settings = old, new, metric, settings
         self.modalities = list(dict.fromkeys([*old.header.modalities, *new.header.modalities]))
-        several = len(self.modalities) > 1
-        self.parts = [MULTI, *self.modalities * several, *[WITHOUT + m for m in self.modalities] * several]
+        if len(self.modalities) == 1:
+            self.modalities = []  # which is what all modalities say
+        self.parts = [MULTI, *self.modalities, *[WITHOUT + m for m in self.modalities]]
         target = new.table["target"].to_numpy(float)
         self.spread = float(target.std()) if new.header.task == "regression" else 1.0
-        self.resampled, self.values = self._scores(self.parts)
-
-    def _scores(
-        self, parts: Sequence[str], at: Any = None
-    ) -> tuple[dict[tuple[str, str], Resampled], dict[tuple[str, str], dict[str, float]]]:
-        """(who, part) → metrics on shared resamples, and on the samples; the groups are the challenger's."""
-        old, new = self.old, self.new
-        columns = new.table[[c for c in ("group",) if c in new.table]]
-        old = Evidence(old.header, old.table.drop(columns="group", errors="ignore").join(columns))
-        runs = [e.run(who, parts, at) for e, who in ((old, CHAMPION), (new, CHALLENGER))]
-        metrics = collect_metrics(runs, "", "")
-        values = {
-            key: dict(zip(own["metric"], own["value"], strict=True))
-            for key, own in metrics.groupby(["method", "part"], sort=False)
-        }
-        return {(key.method, key.part): one for key, one in resample(runs).items()}, values  # type: ignore[return-value]
+        self.scores = _Scores(old, new, self.parts)
 
     # ------------------------------------------------------------------------------------------ rows
     def headline(self) -> dict[str, Any]:
@@ -173,9 +200,9 @@ class _Comparison:
     def guards(self) -> Iterator[dict[str, Any]]:
         """The rows of the guards of modalities, groups and calibration."""
         guard, scale = self.settings.guard, self._scale(self.metric)
-        for m in self.modalities if len(self.parts) > 1 else ():
+        for m in self.modalities:
             yield self._guarded("per_modality", f"{m} alone", m, guard.per_modality, scale)
-        for m in self.modalities if len(self.parts) > 1 else ():
+        for m in self.modalities:
             part = WITHOUT + m
             yield self._guarded("missing_modality", part, part, guard.missing_modality, scale)
         yield from self._groups(guard.per_group, scale)
@@ -210,18 +237,18 @@ class _Comparison:
         counts = groups.value_counts().sort_index()
         large = counts[counts >= LEAST]
         for group, count in large.items():
-            resampled, values = self._scores([MULTI], (groups == group).to_numpy())
+            scores = _Scores(self.old, self.new, [MULTI], (groups == group).to_numpy())
             limit = math.nan if guard is None else guard * scale
             confidence = 1 - (1 - self.settings.confidence) / len(large)
             what = f"group {group} ({count} samples)"
-            row = _compared(MULTI, self.metric, resampled, values, confidence)
+            row = scores.compare(MULTI, self.metric, confidence)
             row = {"rule": "per_group", "what": what, **row, "guard": limit}
             falls = row["difference"] < -limit and not row["high"] >= 0
             measured = HOLDS if math.isfinite(row["difference"]) else UNMEASURED
             yield row | {"verdict": UNGUARDED if guard is None else FALLS if falls else measured}
 
     def _row(self, rule: str, what: str, part: str, metric: str, guard: float) -> dict[str, Any]:
-        row = _compared(part, metric, self.resampled, self.values, self.settings.confidence)
+        row = self.scores.compare(part, metric, self.settings.confidence)
         return {"rule": rule, "what": what, **row, "guard": guard}
 
     # ----------------------------------------------------------------------------------- in sentences
@@ -245,7 +272,7 @@ class _Comparison:
         label = _label(row["metric"])
         if row["verdict"] == UNMEASURED:
             return f"{label} is not defined on the evaluation set"
-        units = self.resampled[CHALLENGER, MULTI].units
+        units = self.scores.resampled[CHALLENGER, MULTI].units
         whole = f"{units} {'groups' if 'group' in self.new.table else 'samples'}"
         text = f"{label} {_number(row['challenger'])} against {_number(row['champion'])}{unit}"
         text += f", {row['verdict']}{'' if row['verdict'] == EQUAL else ' than the champion'}"
@@ -283,31 +310,6 @@ class _Comparison:
 def _equal(one: Any, other: Any) -> bool:
     """Whether logits, where there are any, are the same numbers."""
     return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
-
-
-def _compared(
-    part: str,
-    metric: str,
-    resampled: Mapping[tuple[str, str], Resampled],
-    values: Mapping[tuple[str, str], Mapping[str, float]],
-    confidence: float,
-) -> dict[str, Any]:
-    """The values of both, their oriented difference, and its one-sided bounds: Student's t with the variance
-    of the paired bootstrap, as in `statistics.comparisons`. No bounds for metrics that are not resampled, and
-    for so few units that all of them on one side would not be enough."""
-    sign = 1 if metric_spec(metric).higher_is_better else -1
-    size = abs if metric == "bias" else float
-    old, new = (size(values.get((who, part), {}).get(metric, math.nan)) for who in (CHAMPION, CHALLENGER))
-    difference, half = sign * (new - old), math.nan
-    pair = [resampled[who, part] for who in (CHAMPION, CHALLENGER) if (who, part) in resampled]
-    of_both = [one.replicates[metric] for one in pair if metric in one.replicates and metric != "bias"]
-    if len(of_both) == 2 and (units := pair[0].units) > 1 and 0.5**units <= 1 - confidence:
-        replicates = sign * (of_both[1] - of_both[0])
-        replicates = replicates[np.isfinite(replicates)][None]
-        spread = spread_of(np.array([difference]), replicates, np.zeros(1, int), {0: units})
-        half = float(half_width(spread, 2 * (1 - confidence)))
-    row = {"metric": metric, "champion": old, "challenger": new, "difference": difference}
-    return row | {"low": difference - half, "high": difference + half}
 
 
 def _label(metric: str) -> str:
