@@ -24,9 +24,8 @@ def ingest(project: Path, rows: int, split: object, group: bool = False) -> Mani
     rng = np.random.default_rng(0)
     x = rng.normal(size=400)
     table = pd.DataFrame({"id": [f"r{i}" for i in range(400)], "x": x, "y": (x > 0).astype(int)})
-    table = table.assign(
-        site=[f"s{i // 10}" for i in range(400)], part=["train", "val", "test", "train"] * 100
-    )
+    table["site"] = [f"s{i // 10}" for i in range(400)]
+    table["part"] = ["train", "val", "test", "train"] * 100
     folder = project / "raw"
     folder.mkdir(exist_ok=True)
     table.head(rows).to_csv(folder / "metadata.csv", index=False)

@@ -18,6 +18,7 @@ from g2d_pipeline.registry.store import Registry
 
 from g2d_pipeline import load_model
 from g2d_pipeline.config import RegistrySettings
+from g2d_pipeline.files import evaluation_set_file
 from tests.e2e.project import Result
 from tests.retraining.deliveries import NAME, Deliveries, new_project
 
@@ -40,16 +41,13 @@ class History:
         """Of the champion, loaded as a user does, on the fixed evaluation set."""
         champion = self.registry.get(NAME, "champion")
         assert champion is not None
-        fixed = json.loads(
-            (self.project.path / "data/09_registry" / NAME / "evaluation_set.json").read_text()
-        )
+        fixed = json.loads(evaluation_set_file(self.project.path, NAME).read_text())
         months = sorted(self.project.raw.glob("months/*.csv"))
         table = pd.concat([pd.read_csv(file) for file in months]).drop_duplicates("id").set_index("id")
         rows = table.loc[fixed["sample_ids"]].reset_index()
-        predictions = load_model(champion.folder()).predict(
-            rows[["id", "audio", "image"]], root=self.project.raw
-        )
-        return float((predictions["prediction"].astype(int) == rows["digit"]).mean())
+        model, columns = load_model(champion.folder()), ["id", "audio", "image"]
+        predicted = model.predict(rows[columns], root=self.project.raw)["prediction"].astype(int)
+        return float((predicted == rows["digit"]).mean())
 
     def outcome(self) -> dict[str, Any]:
         file = self.project.path / "data/08_reporting" / NAME / "retrain.json"

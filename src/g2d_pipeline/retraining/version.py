@@ -13,11 +13,12 @@ from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.evaluation.records import Run
 from g2d_pipeline.files import evaluation_set_file
-from g2d_pipeline.registry.gates import write_reference
 from g2d_pipeline.registry.model_card import model_card
 from g2d_pipeline.registry.promotion import write_evidence
+from g2d_pipeline.registry.reference import write_reference
 from g2d_pipeline.retraining.lineage import FILE, Lineage
 from g2d_pipeline.sources.evaluation_set import read_evaluation_set
+from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.sources.manifest import Manifest, write_manifest
 
 LEFT_OUT = ("outputs", "checkpoints", "logs")  # of a trained folder: large, or of the training alone
@@ -48,7 +49,8 @@ def write_version(folder: Path, challenger: Challenger, settings: RetrainRun, li
     ids = read_evaluation_set(fixed, settings.source)
     write_evidence(folder, of.run, of.trained, of.run.samples, ids)
     root = project / of.manifest.meta["raw_dir"]
-    write_reference(folder, of.manifest, root, settings.settings.gates)
+    hashes = cache_file(project, settings.dataset)
+    write_reference(folder, of.manifest, root, settings.settings.gates, hashes=hashes)
     (folder / "evaluation").mkdir()
     for name in ("report.html", "metrics.json"):
         shutil.copyfile(lineage.evaluation / name, folder / "evaluation" / name)
