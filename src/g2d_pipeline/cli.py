@@ -29,7 +29,7 @@ CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
 # Kedro's arguments that choose nodes, as they are typed.
 SELECTIONS = {"node_names": "--nodes"} | {key: f"--{key.replace('_', '-')}" for key in CHOOSING}
 
-for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
+for variable in ("DO_NOT_TRACK", *(f"{name}_DISABLE_TELEMETRY" for name in ("HF_HUB", "KEDRO", "MLFLOW"))):
     os.environ.setdefault(variable, "1")
 
 
