@@ -126,8 +126,8 @@ class ProjectHooks:
         """How it ended."""
         outcome = catalog.load("retrain")
         file = relative(catalog.get("retrain").filepath, self.project)
-        words = "promoted" if outcome["outcome"] == "promoted" else "the champion is kept"
-        click.echo(f"\nRetrained: {words}. {outcome['reason']}\nDetails: {file}")
+        words = f"version {outcome['version']}, {outcome['outcome']}"
+        click.echo(f"\nRetrained: {words} ({outcome['reason']})\nDetails: {file}")
 
     def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
         """Raise TrainingError where the training of a run failed: everything else is made by now."""

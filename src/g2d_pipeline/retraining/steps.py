@@ -1,22 +1,27 @@
-"""The two steps of a retraining beside the stages: the gates before training, and the promotion after it."""
+"""The two steps of a retraining beside the stages: the gates before training, and the promotion after it.
+
+Registry, gates and promotion are imported where there is something to do: a retraining without new data needs
+none of them."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.errors import RefusedData
 from g2d_pipeline.files import atomic_write, evaluation_set_file, fingerprint, relative
-from g2d_pipeline.registry.store import Registry, Version
 from g2d_pipeline.retraining.lineage import Lineage
 from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
-from g2d_pipeline.retraining.version import Challenger, write_version
-from g2d_pipeline.sources.evaluation_set import write_evaluation_set
-from g2d_pipeline.sources.manifest import Manifest
+
+if TYPE_CHECKING:
+    from g2d_pipeline.registry.store import Registry, Version
+    from g2d_pipeline.retraining.version import Challenger
+    from g2d_pipeline.sources.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +29,20 @@ logger = logging.getLogger(__name__)
 def restore_evaluation_set(settings: RetrainRun) -> None:
     """Bring the fixed evaluation set back from the champion where the registry has one and this folder has
     none, as on a new machine."""
-    project = Path(settings.options.project)
-    file = evaluation_set_file(project, settings.dataset)
+    file = evaluation_set_file(Path(settings.options.project), settings.dataset)
     if file.exists():
         return
-    champion = Registry(settings.settings.registry, project).get(settings.dataset, "champion")
+    champion = _registry(settings).get(settings.dataset, "champion")
     if champion is not None and (kept := champion.folder() / file.name).exists():
         with atomic_write(file) as path:
             shutil.copyfile(kept, path)
         logger.info("The fixed evaluation set is that of version %d.", champion.number)
+
+
+def _registry(settings: RetrainRun) -> Registry:
+    from g2d_pipeline.registry.store import Registry
+
+    return Registry(settings.settings.registry, Path(settings.options.project))
 
 
 def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -> dict[str, Any]:
@@ -40,15 +50,15 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
 
     With `init_from: champion` the weights that training starts from are put in place, for new data only, so
     that a retraining without new data has nothing to do."""
-    from g2d_pipeline.registry.gates import check_gates
-
     project, options = Path(settings.options.project), settings.settings
     key = fingerprint([lineage.plan.content("ingest", ""), options.gates.model_dump(mode="json")])
     last = read_outcome(outcome_file(project, settings.dataset, "gates.json"))
     if last.get("key") == key and last.get("outcome") in ("go", "warn"):
         logger.info("Gates: the data have not changed since %s, when they passed.", last["time"])
         return last
-    champion = Registry(options.registry, project).get(settings.dataset, "champion")
+    from g2d_pipeline.registry.gates import check_gates
+
+    champion = _registry(settings).get(settings.dataset, "champion")
     folder = None if champion is None else champion.folder()
     report = check_gates(manifest, project / manifest.meta["raw_dir"], folder, options.gates)
     for sentence in report.sentences:
@@ -75,22 +85,32 @@ def admit(report: dict[str, Any], settings: RetrainRun) -> None:
         )
 
 
-def promote_challenger(
-    challenger: Challenger, spread: dict[str, Any], settings: RetrainRun, lineage: Lineage
-) -> dict[str, Any]:
-    """Register the challenger, compare it with the champion and promote it or not: `retrain.json`.
+def unchanged(runs: Iterable[str], settings: RetrainRun, lineage: Lineage) -> dict[str, Any] | None:
+    """`retrain.json` of a retraining that has nothing to decide: the same students were compared before."""
+    last = read_outcome(outcome_file(Path(settings.options.project), settings.dataset))
+    if last.get("key") != _key(runs, settings, lineage) or last.get("outcome") not in ("promoted", "kept"):
+        return None
+    decided = last.get("decided") or {name: last[name] for name in ("time", "outcome", "reason")}
+    reason = f"nothing is new since {decided['time']}, when it was {decided['outcome']}: {decided['reason']}"
+    return last | {"outcome": "kept", "reason": reason, "decided": decided}
 
-    What was compared before is not compared again. A version that is registered already, by a process that
-    was killed, is used."""
-    project, options = Path(settings.options.project), settings.settings
+
+def _key(runs: Iterable[str], settings: RetrainRun, lineage: Lineage) -> str:
+    contents = [lineage.content(run) for run in runs]
+    return fingerprint([contents, settings.settings.promote.model_dump(mode="json")])
+
+
+def promote_challenger(
+    challenger: Challenger,
+    spread: dict[str, Any],
+    runs: Iterable[str],
+    settings: RetrainRun,
+    lineage: Lineage,
+) -> dict[str, Any]:
+    """Register the challenger, the best of `runs`, compare it with the champion and promote it or not:
+    `retrain.json`. A version that is registered already, by a process that was killed, is used."""
+    registry, key = _registry(settings), _key(runs, settings, lineage)
     content = lineage.content(challenger.name)
-    key = fingerprint([content, options.promote.model_dump(mode="json")])
-    last = read_outcome(outcome_file(project, settings.dataset))
-    if last.get("key") == key and last.get("outcome") in ("promoted", "kept"):
-        decided = last.get("decided") or {name: last[name] for name in ("time", "outcome", "reason")}
-        reason = f"nothing is new since {decided['time']} ({decided['outcome']}: {decided['reason']})"
-        return last | {"outcome": "kept", "reason": reason, "decided": decided}
-    registry = Registry(options.registry, project)
     champion = registry.get(settings.dataset, "champion")
     version = _registered(registry, settings.dataset, content)
     if version is None:
@@ -108,22 +128,20 @@ def _registered(registry: Registry, dataset: str, content: str) -> Version | Non
 def _register(
     registry: Registry, challenger: Challenger, content: str, settings: RetrainRun, lineage: Lineage
 ) -> Version:
-    """The version of a challenger, which fixes the evaluation set where there is none."""
-    project = Path(settings.options.project)
-    fixed = evaluation_set_file(project, settings.dataset)
-    if not fixed.exists():
-        write_evaluation_set(fixed, challenger.manifest)
-        lineage.plan.refresh()
+    """The version of a challenger; its test split is the fixed evaluation set, where there was none."""
+    from g2d_pipeline.retraining.version import write_version
+
+    fixed = evaluation_set_file(Path(settings.options.project), settings.dataset)
     fixed.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".version-", dir=fixed.parent) as temporary:
         folder = Path(temporary) / "model"
         folder.mkdir()
         write_version(folder, challenger, settings, lineage)
         info = challenger.run.info
-        return registry.register(
+        version = registry.register(
             settings.dataset,
             folder,
-            parameters=_leaves(lineage.plan.configuration.describe()),
+            parameters=lineage.plan.configuration.describe(),
             metrics=_numbers(challenger),
             artifacts=[lineage.evaluation / "report.html"],
             tags={
@@ -133,6 +151,11 @@ def _register(
                 "source": settings.source,
             },
         )
+        if not fixed.exists():
+            from g2d_pipeline.sources.evaluation_set import write_evaluation_set
+
+            write_evaluation_set(fixed, challenger.manifest)
+    return version
 
 
 def _decide(
@@ -144,15 +167,16 @@ def _decide(
     dataset, options = settings.dataset, settings.settings
     if champion is not None and champion.number == version.number:
         return {"outcome": "kept", "reason": f"version {version.number} is the champion already"}
-    if version.tags.get("outcome") == "rolled back":
-        return {"outcome": "kept", "reason": f"version {version.number} was rolled back before"}
+    if version.tags.get("outcome") == "promoted":
+        again = f"`kedro models promote {version.number}` brings it back"
+        return {"outcome": "kept", "reason": f"version {version.number} was the champion before: {again}"}
     folder = None if champion is None else champion.folder()
     decision = decide(folder, version.folder(), options.promote)
     if decision.promote:
         registry.promote(dataset, version.number)
     reason = " ".join(decision.reasons)
     outcome = "promoted" if decision.promote else "kept"
-    registry.tag(dataset, version.number, {"outcome": outcome, "reason": reason})
+    registry.tag(dataset, version.number, outcome=outcome, reason=reason)
     registry.prune(dataset)
     return {"outcome": outcome, "reason": reason, "decision": decision.to_json()}
 
@@ -173,12 +197,3 @@ def _numbers(challenger: Challenger) -> dict[str, float]:
             for metric, (low, high) in metrics.items():
                 numbers |= {f"{split}/{part}/{metric}/low": low, f"{split}/{part}/{metric}/high": high}
     return {name: float(value) for name, value in numbers.items() if value is not None}
-
-
-def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
-    """`a.b` → value of nested dictionaries."""
-    if not isinstance(tree, dict):
-        return {name: tree}
-    return {
-        k: v for key, value in tree.items() for k, v in _leaves(value, f"{name}.{key}".lstrip(".")).items()
-    }

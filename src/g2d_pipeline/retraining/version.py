@@ -17,7 +17,7 @@ from g2d_pipeline.registry.model_card import model_card
 from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.registry.reference import write_reference
 from g2d_pipeline.retraining.lineage import FILE, Lineage
-from g2d_pipeline.sources.evaluation_set import read_evaluation_set
+from g2d_pipeline.sources.evaluation_set import read_evaluation_set, write_evaluation_set
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.sources.manifest import Manifest, write_manifest
 
@@ -45,8 +45,11 @@ def write_version(folder: Path, challenger: Challenger, settings: RetrainRun, li
     shutil.copytree(of.trained.path, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
     write_manifest(of.manifest, folder / "manifest")
     fixed = evaluation_set_file(project, settings.dataset)
-    shutil.copyfile(fixed, folder / fixed.name)
-    ids = read_evaluation_set(fixed, settings.source)
+    if fixed.exists():
+        shutil.copyfile(fixed, folder / fixed.name)
+    else:
+        write_evaluation_set(folder / fixed.name, of.manifest)
+    ids = read_evaluation_set(folder / fixed.name, settings.source)
     write_evidence(folder, of.run, of.trained, of.run.samples, ids)
     root = project / of.manifest.meta["raw_dir"]
     hashes = cache_file(project, settings.dataset)
