@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -21,6 +21,9 @@ from kedro.utils import find_kedro_project, load_obj
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
 from g2d_pipeline.progress import rich_logs
+
+if TYPE_CHECKING:
+    from g2d_pipeline.studies.cells import Site
 
 CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
 # Kedro's arguments that choose nodes, as they are typed.
@@ -54,6 +57,8 @@ def run(**arguments: Any) -> Any:
             _check_selection(arguments)
             if "study" in (arguments.get("params") or {}):
                 return _run_study(arguments)
+            if "reproduce" in (arguments.get("params") or {}):
+                return _reproduce(arguments)
             return callback(**arguments)
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
@@ -75,7 +80,6 @@ def run(**arguments: Any) -> Any:
 
 def _run_study(arguments: dict[str, Any]) -> None:
     """`--params study=<name>`: a grid of runs instead of one."""
-    from g2d_pipeline.studies.cells import Site
     from g2d_pipeline.studies.study import run_study
 
     params = dict(arguments["params"])
@@ -84,9 +88,28 @@ def _run_study(arguments: dict[str, Any]) -> None:
     if names - {"evaluate", "__default__"} or typed:
         words = ", ".join([*(f"--pipeline {n}" for n in sorted(names - {"evaluate", "__default__"})), *typed])
         raise ConfigError(f"{words}: a study goes to its end: leave it out, or say --pipeline evaluate.")
-    name, project = params.pop("study"), Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
+    run_study(_site(arguments), str(params.pop("study")), params)
+
+
+def _reproduce(arguments: dict[str, Any]) -> None:
+    """`--params reproduce=<version>`: a registered version trained again, and compared."""
+    from g2d_pipeline.retraining.reproduce import reproduce
+
+    params = dict(arguments["params"])
+    version = str(params.pop("reproduce"))
+    result = reproduce(version, _site(arguments).loader(params).configuration.retrain())
+    click.echo(str(result))
+    if not result.identical:
+        sys.exit(1)
+
+
+def _site(arguments: dict[str, Any]) -> Site:
+    """The project and its settings."""
+    from g2d_pipeline.studies.cells import Site
+
+    project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
     source = arguments.get("conf_source") or str(project / kedro_settings.CONF_SOURCE)
-    run_study(Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV")), str(name), params)
+    return Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV"))
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:

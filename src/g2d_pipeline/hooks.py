@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from kedro.pipeline.node import Node
 from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.configuration import Configuration
-from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
+from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
 from g2d_pipeline.files import locked, relative
 from g2d_pipeline.overrides import leaves
 from g2d_pipeline.resolve import check_methods
@@ -41,7 +41,8 @@ class ProjectHooks:
     def __init__(self) -> None:
         self.configuration: Configuration | None = None
         self.project = Path()
-        self.locks: dict[str, ExitStack] = {}  # by node
+        self.locks: dict[str, ExitStack] = {}  # by node; "retrain": of a retraining
+        self.node = ""  # that runs
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -66,6 +67,8 @@ class ProjectHooks:
         c = self.configuration
         if c is None:
             return
+        if "gates" in pipeline.all_outputs():
+            self._begin_retraining(c, catalog)
         missing = [n.name for n in pipeline.nodes if not all(catalog.exists(o) for o in n.outputs)]
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
@@ -77,10 +80,20 @@ class ProjectHooks:
             check_methods(c)
         self._announce(c)
 
+    def _begin_retraining(self, c: Configuration, catalog: Any) -> None:
+        """One retraining of a data set at a time, on its fixed evaluation set."""
+        from g2d_pipeline.retraining.steps import restore_evaluation_set
+
+        c.check_retrain()
+        lock = self.locks["retrain"] = ExitStack()
+        lock.enter_context(locked(catalog.get("retrain").filepath, c.run.wait))
+        restore_evaluation_set(c.retrain())
+
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:
         """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
         models, each is locked when its turn comes.)"""
+        self.node = node.name
         for d in map(catalog.get, node.outputs):
             if not hasattr(d, "clock"):
                 continue
@@ -103,7 +116,18 @@ class ProjectHooks:
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
-        self._fail_for_runs(pipeline, catalog)
+        if "gates" not in pipeline.all_outputs():
+            self._fail_for_runs(pipeline, catalog)
+        elif "retrain" in pipeline.all_outputs():
+            self._show_retraining(catalog)
+        self._release()
+
+    def _show_retraining(self, catalog: Any) -> None:
+        """How it ended."""
+        outcome = catalog.load("retrain")
+        file = relative(catalog.get("retrain").filepath, self.project)
+        words = "promoted" if outcome["outcome"] == "promoted" else "the champion is kept"
+        click.echo(f"\nRetrained: {words}. {outcome['reason']}\nDetails: {file}")
 
     def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
         """Raise TrainingError where the training of a run failed: everything else is made by now."""
@@ -117,8 +141,22 @@ class ProjectHooks:
             )
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """Release the locks."""
+    def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: Any) -> None:
+        """Release the locks; say in `retrain.json` how a retraining ended."""
+        if "retrain" in self.locks:
+            cause: BaseException = mistake_under(error) or error
+            if self.node == "ingest_raw" and isinstance(cause, DataError):
+                cause = RefusedData(str(cause))  # what can not be read is refused as by a gate
+            outcome = "refused" if isinstance(cause, RefusedData) else "failed"
+            about = {"dataset": self.configuration and self.configuration.run.dataset}
+            reason = str(cause) or type(cause).__name__
+            with suppress(OSError):  # a full disk: the exit status says it, too
+                catalog.save("retrain", about | {"outcome": outcome, "reason": reason})
+            self._release()
+            raise cause from error
+        self._release()
+
+    def _release(self) -> None:
         while self.locks:
             self.locks.popitem()[1].close()
 

@@ -48,6 +48,7 @@ def resolve(
     `--params` as nested dictionaries; `locate(raw, source)`: which source is used and where it lies (see
     `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
+    before = copy.deepcopy({"files": files, "overrides": dict(overrides)})
     files, overrides = copy.deepcopy(files), dict(overrides)
     datasets, methods = (section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
@@ -87,7 +88,17 @@ def resolve(
             "Choose a method with an smp section, such as method=g2d."
         )
     configuration = Configuration(
-        run, dataset, configured, teacher_training, source, root, shrunk, draft.notes, origins, project
+        run,
+        dataset,
+        configured,
+        teacher_training,
+        source,
+        root,
+        shrunk,
+        draft.notes,
+        origins,
+        project,
+        before,
     )
     _check_weights(configuration)
     return configuration

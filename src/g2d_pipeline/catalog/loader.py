@@ -51,7 +51,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key == "parameters" and key not in self:
             c = self.configuration
-            sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate, c.predict)
+            sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate, c.predict, c.retrain)
             return {section.__name__: section().model_dump(mode="json") for section in sections}
         if key == "catalog":
             _ = self.plan  # now: the entries ask for it, and omegaconf wraps what goes wrong

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from g2d_pipeline.config.base import Strict
+from g2d_pipeline.config.base import Fraction, Strict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -22,24 +22,42 @@ class RegistrySettings(Strict):
 
 
 class Limits(Strict):
-    """From `warn` on, a gate warns, from `stop` on it refuses; None: never."""
+    """In [0, 1]: from `warn` on a gate warns, from `stop` on it refuses; None: never."""
 
-    warn: NonNegativeFloat | None = None
-    stop: NonNegativeFloat | None = None
+    warn: Fraction | None = None
+    stop: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _a_warning_comes_first(self) -> Self:
+        if self.warn is not None and self.stop is not None and self.warn > self.stop:
+            raise ValueError(f"warn = {self.warn:g} is above stop = {self.stop:g}: allowed are warn ≤ stop")
+        return self
+
+
+Outcome = Literal["go", "warn", "stop"]
 
 
 class GateSettings(Strict):
-    """What is checked before anything is trained. `unreadable`: the share of files or rows that can not be
-    used; `shift`: the distance of new data from the champion's training data, for each modality and the
-    target; `label_noise`: the share of new labels that the champion contradicts with at least `confidence`,
-    beyond its share at training time. `alpha`: the false-alarm rate of all tests of shift together."""
+    """What is checked before anything is trained (docs/retrain.md). `schema_change`: columns or modalities
+    that the champion needs are missing or of another type, another task or unit; `new_columns`: columns or
+    modalities that it does not know; `new_classes`, `vanished_classes`. `unreadable`: the share of new files
+    or rows that can not be used; `silent`: the share of new samples of a modality that are silent or blank,
+    beyond that at training time; `shift`: the distance of new data from the champion's, for each modality and
+    the target; `label_noise`: the share of new labels that the champion contradicts with at least
+    `confidence`, beyond its share on data it was not trained on. `alpha`: the false-alarm rate of all tests
+    of shift together, and of each of the two others; `samples`: new rows that are looked at, at most."""
 
+    schema_change: Outcome = "stop"
+    new_columns: Outcome = "warn"
+    new_classes: Outcome = "stop"
+    vanished_classes: Outcome = "warn"
     unreadable: Limits = Limits(warn=0.01, stop=0.2)
+    silent: Limits = Limits(warn=0.02, stop=0.2)
     shift: Limits = Limits(warn=0.1, stop=0.25)
     label_noise: Limits = Limits(warn=0.05, stop=0.15)
     confidence: Share = 0.9
     alpha: Share = 0.01
-    samples: PositiveInt = 2000  # the most that a test of shift looks at
+    samples: PositiveInt = 2000
 
 
 class Guards(Strict):

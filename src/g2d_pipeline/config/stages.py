@@ -12,6 +12,7 @@ from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
+from g2d_pipeline.config.retrain import RetrainSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
@@ -112,6 +113,7 @@ class DistillSettings(Strict):
     dataset: str
     runs: dict[str, StudentRun]
     weights: dict[str, Path] = {}
+    start: Path | None = None  # a model's weights that all encoders start from, once they are there
     table: Table | None = None  # of a user's: how samples stand in it, for predictions
     options: RunOptions
 
@@ -126,6 +128,16 @@ class PredictSettings(Strict):
     run: str = ""
     folder: Path | None = None
     wait: bool = False
+    options: RunOptions
+
+
+class RetrainRun(Strict):
+    """`method`: whose students are challengers."""
+
+    dataset: str
+    source: Literal["raw", "sample"]
+    method: str
+    settings: RetrainSettings
     options: RunOptions
 
 

@@ -75,9 +75,14 @@ def robustness_frames(
 
 
 class SavedModel:
-    """A trained model on the test samples of its store; `forwards` counts (modality, samples) → passes."""
+    """A trained model on the test samples of its store; `forwards` counts (modality, samples) → passes.
 
-    def __init__(self, run: Run, folder: TrainedFolder, store: FeatureStore, device: torch.device) -> None:
+    `store`: None where no encoder has to run: nothing is corrupted, and there is no exchange. Raises
+    ValueError where there are no test samples, or the run's outputs are not those of the model."""
+
+    def __init__(
+        self, run: Run, folder: TrainedFolder, store: FeatureStore | None, device: torch.device
+    ) -> None:
         self.run, self.store, self.device = run, store, device
         self.model = folder.model().to(device)
         self.modalities = self.model.modalities
@@ -125,6 +130,8 @@ class SavedModel:
 
     def _input(self, at: Rows, modality: str, change: Callable[[Array], Array] | None) -> Tensor:
         """What an encoder gets `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
+        if self.store is None:
+            raise ValueError("its encoders exchange features and have to run: the feature store is needed")
         x = take(self.store.arrays[modality], self.rows[at])
         if change is not None:
             x = torch.from_numpy(np.ascontiguousarray(change(x.numpy())))
@@ -157,12 +164,12 @@ class SavedModel:
         """Rows of `robustness`: each modality of a student is missing from all samples."""
         rows = []
         for m in self.modalities if len(self.modalities) > 1 else ():
-            logits = self._without(frozenset({m}))
+            logits = self.without(frozenset({m}))
             labels = {"modality": m, "corruption": "absent", "strength": 1.0, "label": "absent"}
             rows += self._rows(logits, self.all, **labels)
         return rows
 
-    def _without(self, absent: Coalition) -> Tensor:
+    def without(self, absent: Coalition) -> Tensor:
         """Logits without some modalities. With an exchange, which tells the other encoders what they say,
         their encoders get the train mean."""
 
@@ -177,6 +184,8 @@ class SavedModel:
     def corrupted(self, samples: int | None) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality corrupted in every way and strength that its kind has."""
         at, rows = self.all, []
+        if self.store is None:
+            raise ValueError("the feature store is needed")
         if samples is not None and len(at) > samples:
             at = np.sort(np.random.default_rng(SEED).choice(at, samples, replace=False))
         for m in self.modalities:
@@ -203,7 +212,7 @@ class SavedModel:
         def worth(present: Coalition) -> float:
             if not present:
                 return sign * self._constant(name)
-            return sign * self.values(self._without(frozenset(self.modalities) - present), self.all)[name]
+            return sign * self.values(self.without(frozenset(self.modalities) - present), self.all)[name]
 
         contributions = shapley(self.modalities, worth)
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]

@@ -20,7 +20,7 @@ from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.multimodal import pick_device
-from g2d_pipeline.models.weights import load_pretrained
+from g2d_pipeline.models.weights import load_pretrained, load_trunks
 from g2d_pipeline.training.data import Array, Data, release, take
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
@@ -59,6 +59,7 @@ def train_student(
     seed: int = 0,
     description: str = "",
     weights: Mapping[str, Path] | None = None,
+    start: Path | None = None,
     options: RunOptions = LIBRARY,
     **changes: Any,
 ) -> Trained:
@@ -67,6 +68,7 @@ def train_student(
     `teachers`: modality → its trained teacher or stored outputs (may be empty for methods that need none).
     `training`: the published recipe by default, `epochs` alone shortens it. `weights`: modality → the file
     that its encoder starts from, where the encoder's own `weights` is not to be taken as a path from here.
+    `start`: a trained model's `model.safetensors`, whose encoders these encoders start from.
     `options`: device, workers, folder, checkpoint_minutes, log, progress (see `RunOptions`); each is also a
     keyword. With a `folder`, checkpoints and the outputs are kept there, the latter memory-mapped.
 
@@ -85,6 +87,8 @@ def train_student(
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights)
+    if start is not None:
+        load_trunks(model, start)
     projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
     for m, teacher in outputs_of.items():
         check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
