@@ -112,12 +112,13 @@ def test_a_version_that_would_execute_other_code_is_refused(
     registry: Registry, small: Path, tmp_path: Path
 ) -> None:
     version = register(registry, small)
-    assert verify(version.outer()) == version.folder()
-    saved = shutil.copytree(version.outer(), tmp_path / "saved")
+    outer = version.outer()
+    assert verify(outer) == version.folder()
+    saved = shutil.copytree(outer, tmp_path / "saved")
     for attack, words in ATTACKS.values():
-        shutil.rmtree(version.outer())
-        shutil.copytree(saved, version.outer())
-        attack(version.outer())
+        shutil.rmtree(outer)
+        shutil.copytree(saved, outer)
+        attack(outer)
         for read in (version.folder, lambda: load_model("models:/digits/1")):
             with pytest.raises(DataError, match=words):
                 read()

@@ -132,7 +132,7 @@ class Registry:
             client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
         return self.require(dataset, CHAMPION)
 
-    def tag(self, dataset: str, number: int, **tags: str) -> None:
+    def tag(self, dataset: str, number: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version, such as `outcome`."""
         with self._writing(dataset) as client:
             for key, value in tags.items():
