@@ -19,6 +19,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project, load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
+from g2d_pipeline.cli_models import models
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
 from g2d_pipeline.progress import rich_logs
 
@@ -232,3 +233,4 @@ cli.add_command(click.Command("run", callback=run, params=OPTIONS, help=run.__do
 cli.add_command(
     click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
 )
+cli.add_command(models)

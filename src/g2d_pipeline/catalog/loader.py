@@ -98,6 +98,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return sorted(self._merged[0]["methods"])
 
     @property
+    def datasets(self) -> list[str]:
+        """The names of all data sets that have a file."""
+        return sorted(self._merged[0]["datasets"])
+
+    @property
     def _environments(self) -> list[str]:
         return list(dict.fromkeys([self.base_env, self.env or self.default_run_env]))
 

@@ -145,7 +145,7 @@ def read_inputs(folder: Path) -> Inputs:
         _ = inputs.kinds
     except FileNotFoundError:
         raise DataError(f"{path} is missing: without it no raw sample can be read. {REMEDY}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         words = " ".join(str(error).split())

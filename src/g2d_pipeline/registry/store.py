@@ -16,7 +16,6 @@ from g2d_pipeline import __version__
 from g2d_pipeline.config.retrain import RegistrySettings
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import locked
-from g2d_pipeline.overrides import leaves
 from g2d_pipeline.serving import registered
 from g2d_pipeline.serving.registered import CODE, HOME, SQLITE, Version, read_versions, registry_uri
 
@@ -133,7 +132,7 @@ class Registry:
             client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
         return self.require(dataset, CHAMPION)
 
-    def tag(self, dataset: str, number: int, **tags: str) -> None:
+    def tag(self, dataset: str, number: int, tags: Mapping[str, str]) -> None:
         """Set tags of a version, such as `outcome`."""
         with self._writing(dataset) as client:
             for key, value in tags.items():
@@ -207,7 +206,7 @@ class Registry:
             client.delete_model_version(dataset, str(number))
         if not run:
             return
-        uri = client.get_run(run).info.artifact_uri
+        uri = client.get_run(run).info.artifact_uri.removesuffix("/artifacts")
         client.delete_run(run)
         try:
             get_artifact_repository(uri).delete_artifacts()  # type: ignore[no-untyped-call]
@@ -216,10 +215,12 @@ class Registry:
 
 
 def _log_values(client: Any, run: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    import pandas as pd
     from mlflow.entities import Metric, Param
 
     now = int(time.time() * 1000)
-    params = [Param(_key(".".join(path)), str(value)[:LONGEST]) for path, value in leaves(parameters)]
+    flat = pd.json_normalize(dict(parameters)).to_dict("records")[0] if parameters else {}
+    params = [Param(_key(str(name)), str(value)[:LONGEST]) for name, value in flat.items()]
     values = [Metric(_key(name), float(value), now, 0) for name, value in metrics.items()]
     for start in range(0, max(len(params), len(values)), BATCH):
         part = slice(start, start + BATCH)

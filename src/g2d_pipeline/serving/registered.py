@@ -33,7 +33,6 @@ BUSY = 60.0  # seconds that a reader of SQLite waits for a writer
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
@@ -233,12 +232,18 @@ def using_mlflow(uri: str) -> Iterator[Any]:
         raise ConfigError(
             f"The registry {shown(uri)} needs MLflow: pip install 'g2d-pipeline[retrain]'"
         ) from None
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
         words = shown(" ".join(str(error).partition("[SQL")[0].split()))[:400]
         raise DataError(f"The registry {shown(uri)}: {words}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def shown(text: str) -> str:
