@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,8 @@ def check_gates(
         remedy = "the next version that is promoted will have it"
         return GateReport([], [f"The champion has no {FOLDER}/: these data can not be compared; {remedy}."])
     findings = [*_schema(manifest, reference, settings), *_classes(manifest, reference, settings)]
-    new, gone = new_rows(manifest, content_keys(manifest, root, hashes), reference)
+    keys = content_keys(manifest, root, hashes)
+    new, gone = new_rows(manifest, keys["content"], reference)
     dropped = _new_dropped(manifest, reference)
     looked = draw(new, settings.samples)
     rows = {"new": len(new), "looked_at": len(looked), "gone": gone}
@@ -131,7 +132,7 @@ def check_gates(
         notes.append("As the schema is another one, files, shift and labels were not compared.")
         return GateReport(findings, notes, rows | {"looked_at": 0})
     if len(new) or dropped:
-        delivery = Delivery(manifest, root, champion, reference, settings, looked, len(new), dropped)
+        delivery = Delivery(manifest, root, champion, reference, settings, keys, looked, len(new), dropped)
         findings += delivery.findings()
         notes += delivery.notes
     return GateReport(findings, notes, rows)
@@ -212,6 +213,7 @@ class Delivery:
     champion: Path
     reference: Reference
     settings: GateSettings
+    keys: pd.DataFrame
     looked: Rows
     total: int
     dropped: list[dict[str, Any]]
@@ -319,11 +321,9 @@ class Delivery:
     def _shifted(self, name: str, tests: list[tuple[Shift, float]]) -> Finding:
         clear = sorted((t for t in tests if t[1] < self.settings.alpha), key=lambda t: -t[0].effect)
         worst, p = clear[0] if clear else max(tests, key=lambda t: t[0].effect)
-        if len(worst.scores):
-            good = np.flatnonzero(self.seen.good)
-            named = [self.ids[good[i]] for i in np.argsort(-worst.scores, kind="stable")]
-            first = f"a classifier tells them apart; the most unlike: {_first(named)}"
-        else:
+        named = list(worst.first)
+        first = f"a classifier tells them apart, the most unlike are {_first(named)}"
+        if not named:
             named = [f"{t.of} ({t.measure} {t.effect:.2f})" for t, _ in clear or [(worst, p)]]
             first = f"{len(clear):,} of {len(tests):,} columns: {_first(named)}"
         kind = f"{worst.measure} = {worst.effect:.2f}, p = {p:.2g}"
@@ -339,12 +339,10 @@ class Delivery:
         """The finding's name, and what is compared: columns and the target of all rows, media by features."""
         meta, types = self.reference.about["meta"], self.reference.about["types"]
         old, sides = self.reference.samples, self.sides()
+        for m in self.reference.features:
+            if meta["kinds"].get(m) != "tabular":
+                yield from ((f"shift/{m}", shift) for shift in self._media(m))
         for m, columns in meta["columns"].items():
-            if m in self.reference.features and meta["kinds"].get(m) != "tabular":
-                usable, good = self.reference.usable, self.seen.good
-                own = self.seen.features[m][good]
-                groups = self.sides(usable, good)
-                yield f"shift/{m}", compare_features(m, self.reference.features[m], own, groups)
             if meta["kinds"].get(m) != "tabular":
                 continue
             for c in columns:
@@ -364,8 +362,37 @@ class Delivery:
             codes = self.targets[known].astype(np.int64)
             yield "shift/target", compare_categories(name, before.astype(np.int64), codes, groups)
 
+    def _media(self, m: str) -> Iterator[Shift]:
+        """Tests of a modality by the encoder's features, of contents that the champion was not trained on.
+
+        An encoder remembers what it was trained on, so that new data are compared with rows of val and test.
+        Those of groups that were trained on, which it knows a little, may be like either: the lesser
+        distance counts, from val and test, or from train."""
+        old, key = self.reference, f"key/{m}"
+        trained = old.trained[old.usable]
+        before, now = old.contents[key].iloc[old.usable], self.keys[key].iloc[self.looked]
+        contents = set(old.contents[key][old.trained])
+        held = ~trained & ~before.isin(contents) & ~before.mask(trained).duplicated()
+        alike = {False: np.asarray(held, bool), True: trained & ~before.duplicated().to_numpy(bool)}
+        fresh = self.seen.good & ~(now.isin(contents) | now.duplicated()).to_numpy(bool)
+        sides = self.sides()
+        known = np.zeros(len(fresh), bool)
+        if sides.reference is not None and sides.new is not None:
+            known = np.isin(sides.new, sides.reference[old.trained])
+        for of_known in (False, True):
+            rows = np.flatnonzero(fresh & (known == of_known))
+            if not len(rows):
+                continue
+            shifts = []
+            for mask in alike.values() if of_known else [alike[False]]:
+                own = self.sides(old.usable[mask], rows)
+                shifts.append(compare_features(m, old.features[m][mask], self.seen.features[m][rows], own))
+            least = min(shifts, key=lambda shift: (not math.isnan(shift.p), shift.effect))
+            order = np.argsort(-least.scores, kind="stable")
+            yield replace(least, first=tuple(self.ids[i] for i in rows[order]))
+
     def _label_noise(self) -> Finding:
-        s, usable = self.settings, self.reference.usable
+        s, usable = self.settings, self.reference.held_out
         wrong = contradicted(self.seen, self.targets, s.confidence, self.reference.about["residual"])
         good = np.flatnonzero(self.seen.good & ~np.isnan(self.targets))
         before = self.reference.contents["contradicted"].to_numpy(float)[usable]
