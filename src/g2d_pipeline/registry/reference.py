@@ -21,7 +21,6 @@ import pandas as pd
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.inputs import read_inputs
 from g2d_pipeline.files import atomic_folder, load_npy
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
@@ -110,7 +109,8 @@ def write_reference(
     for name, marked in {"contradicted": wrong, **{f"blank/{m}": of for m, of in seen.blank.items()}}.items():
         contents[name] = False
         contents.loc[rows, name] = marked
-    about = {"version": VERSION, "types": column_types(manifest), "residual": residual, "meta": manifest.meta}
+    about = {"version": VERSION, "modalities": predictor.modalities, "types": column_types(manifest)}
+    about |= {"residual": residual, "meta": manifest.meta}
     text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_folder(folder / FOLDER) as new:
         table[_kept(manifest)].to_parquet(new / SAMPLES, index=False)
@@ -130,10 +130,8 @@ def read_reference(folder: Path) -> Reference | None:
         if about["version"] != VERSION:
             raise ValueError(f"it is of version {about['version']}, this program reads {VERSION}")
         samples, contents = (pd.read_parquet(place / name) for name in (SAMPLES, CONTENTS))
-        names = read_inputs(folder).modalities
-        reference = Reference(
-            samples, contents, {m: load_npy(place / f"features.{m}.npy") for m in names}, about
-        )
+        features = {m: load_npy(place / f"features.{m}.npy") for m in about["modalities"]}
+        reference = Reference(samples, contents, features, about)
         lengths = {len(values) for values in reference.features.values()}
         if len(samples) != len(contents) or lengths != {len(reference.usable)}:
             raise ValueError("its files are of different lengths")
