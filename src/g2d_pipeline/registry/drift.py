@@ -41,14 +41,16 @@ class Sides:
 
 @dataclass(frozen=True)
 class Shift:
-    """`effect`: 0 where both sides are alike, of what is `measure`d; `p`: of there being none, NaN where
-    there are too few rows for a test; `scores` `[m]`: how unlike the reference each new row is."""
+    """`of`: the column or modality; `effect`: 0 where both sides are alike, by the `measure`; `p`: of there
+    being none, NaN where there are too few rows for a test; `scores` `[m]`: how unlike the reference each new
+    row is, `first`: their names, the most unlike first (both empty for a column)."""
 
     of: str
     measure: str
     effect: float
     p: float
     scores: Floats = field(default_factory=lambda: np.zeros(0), compare=False)
+    first: tuple[str, ...] = ()
 
 
 def intraclass_correlation(values: Floats, groups: Codes) -> float:

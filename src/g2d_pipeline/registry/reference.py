@@ -1,8 +1,8 @@
 """What a version keeps of the data it was trained on, so that later data can be compared with them.
 
 `reference/` in a version's folder: `samples.parquet`, the manifest's columns of what was trained on;
-`contents.parquet`, a hash of each row's content, and what the model makes of rows that it was *not* trained
-on; `features.<modality>.npy`, its encoders' features of those; `reference.json`."""
+`contents.parquet`, hashes of each row's content and what the model makes of the rows that it looked at;
+`features.<modality>.npy`, its encoders' features of those; `reference.json`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ import pandas as pd
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
 from g2d_pipeline.features.faults import MediaError
-from g2d_pipeline.features.inputs import read_inputs
 from g2d_pipeline.files import atomic_folder, load_npy
 from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
@@ -34,7 +34,7 @@ VERSION = 1
 BATCH = 256
 RESIDUAL = 0.99  # of a regression, an error beyond this quantile of those at training time is a contradiction
 LARGEST = float(np.finfo(np.float64).max)
-IN_TABLE = ("tabular", "text")  # kinds whose values stand in the manifest
+Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -48,11 +48,21 @@ class Reference:
     features: dict[str, Floats]
     about: dict[str, Any]
 
-    @property
-    def usable(self) -> npt.NDArray[np.int64]:
+    @cached_property
+    def usable(self) -> Rows:
         """The rows that were looked at and could be read."""
         own = self.contents["looked_at"] & (self.contents["fault"] == "")
         return np.flatnonzero(own.to_numpy(bool))
+
+    @cached_property
+    def trained(self) -> npt.NDArray[np.bool_]:
+        """Which rows `[N]` the model was trained on."""
+        return (self.samples["split"] == "train").to_numpy(bool)
+
+    @property
+    def held_out(self) -> Rows:
+        """The usable rows that the model was not trained on."""
+        return self.usable[~self.trained[self.usable]]
 
 
 @dataclass(frozen=True)
@@ -79,28 +89,28 @@ def write_reference(
     """Write `reference/` into the `folder` of a version, which holds its model. `root`: where the manifest's
     paths start; `hashes`: the cache of content hashes.
 
-    The model runs on at most `settings.samples` rows of val and test: of its own training data it remembers
-    labels and features, so that any further data would look contradicted, and shifted. Raises DataError where
-    the model can not be read."""
+    The model runs on at most `settings.samples` rows of train, and as many of val and test. Raises DataError
+    where it can not be read."""
     from g2d_pipeline.serving import load_model
 
     table, predictor = manifest.table, load_model(folder)
-    held = np.flatnonzero((table["split"] != "train").to_numpy(bool))
-    rows = draw(held, settings.samples)
+    is_train = (table["split"] == "train").to_numpy(bool)
+    rows = np.concatenate([draw(np.flatnonzero(own), settings.samples) for own in (is_train, ~is_train)])
+    rows = np.sort(rows)
     seen = look_at(predictor, table.iloc[rows], root)
-    contents = pd.DataFrame({"content": content_keys(manifest, root, hashes), "fault": ""})
-    contents["looked_at"] = np.isin(np.arange(len(table)), rows)
+    contents = content_keys(manifest, root, hashes).assign(fault="", looked_at=False)
+    contents.loc[rows, "looked_at"] = True
     contents.loc[rows, "fault"] = [seen.faults.get(i, "") for i in range(len(rows))]
-    target = table["target"].to_numpy(np.float64)[rows]
-    residual = None
+    target, residual = table["target"].to_numpy(np.float64)[rows], None
     if manifest.meta["task"] == "regression":
-        errors = np.abs(seen.predicted - target)[seen.good]
+        errors = np.abs(seen.predicted - target)[seen.good & ~is_train[rows]]
         residual = float(np.quantile(errors, RESIDUAL, method="higher")) if len(errors) else LARGEST
     wrong = contradicted(seen, target, settings.confidence, residual)
     for name, marked in {"contradicted": wrong, **{f"blank/{m}": of for m, of in seen.blank.items()}}.items():
         contents[name] = False
         contents.loc[rows, name] = marked
-    about = {"version": VERSION, "types": column_types(manifest), "residual": residual, "meta": manifest.meta}
+    about = {"version": VERSION, "modalities": predictor.modalities, "types": column_types(manifest)}
+    about |= {"residual": residual, "meta": manifest.meta}
     text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_folder(folder / FOLDER) as new:
         table[_kept(manifest)].to_parquet(new / SAMPLES, index=False)
@@ -120,10 +130,8 @@ def read_reference(folder: Path) -> Reference | None:
         if about["version"] != VERSION:
             raise ValueError(f"it is of version {about['version']}, this program reads {VERSION}")
         samples, contents = (pd.read_parquet(place / name) for name in (SAMPLES, CONTENTS))
-        names = read_inputs(folder).modalities
-        reference = Reference(
-            samples, contents, {m: load_npy(place / f"features.{m}.npy") for m in names}, about
-        )
+        features = {m: load_npy(place / f"features.{m}.npy") for m in about["modalities"]}
+        reference = Reference(samples, contents, features, about)
         lengths = {len(values) for values in reference.features.values()}
         if len(samples) != len(contents) or lengths != {len(reference.usable)}:
             raise ValueError("its files are of different lengths")
@@ -147,7 +155,7 @@ def column_types(manifest: Manifest) -> dict[str, str]:
     return {c: words.get(manifest.table[c].dtype.kind, "text") for c in columns}
 
 
-def draw(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+def draw(rows: Rows, most: int) -> Rows:
     """At most so many of the rows, in order; the same ones each time."""
     if len(rows) <= most:
         return rows
@@ -155,17 +163,27 @@ def draw(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
 
 
 # --------------------------------------------------------------------------------------------- equal contents
-def content_keys(manifest: Manifest, root: Path, hashes: Path | None = None) -> list[str]:
-    """A hash of each sample's target, columns and files' contents, whatever its id, split and place are."""
-    table, meta = manifest.table, manifest.meta
+def content_keys(manifest: Manifest, root: Path, hashes: Path | None = None) -> pd.DataFrame:
+    """Hashes of each sample's content, whatever its id, split and place are: `content`, of its target and all
+    modalities; `key/<m>` of each modality that is no table."""
+    table, meta, types = manifest.table, manifest.meta, column_types(manifest)
     target = table["target"]
-    parts = {"target": target.map(dict(enumerate(meta["class_names"]))) if meta["class_names"] else target}
+    names = dict(enumerate(meta["class_names"]))
+    parts = {"target": target.map(names) if names else target}
+    own = {}
     for m, columns in meta["columns"].items():
-        media = meta["kinds"].get(m) not in IN_TABLE and len(columns) == 1
+        if (kind := meta["kinds"].get(m)) == "tabular":
+            parts |= {f"{m}/{c}": table[c] for c in columns}
+            continue
         for c in columns:
-            own = media and column_types(manifest)[c] == "text"
-            parts[f"{m}/{c}"] = _media_keys(table[c], root, hashes) if own else table[c]
-    keys = pd.util.hash_pandas_object(pd.DataFrame(parts), index=False)
+            is_path = types[c] == "text" and kind != "text"
+            parts[f"{m}/{c}"] = _media_keys(table[c], root, hashes) if is_path else table[c]
+        own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in columns])
+    return pd.DataFrame({"content": _hashes(parts, list(parts)), **own})
+
+
+def _hashes(parts: dict[str, pd.Series[Any]], names: list[str]) -> list[str]:
+    keys = pd.util.hash_pandas_object(pd.DataFrame({name: parts[name] for name in names}), index=False)
     return [f"{key:016x}" for key in keys]
 
 
@@ -196,12 +214,12 @@ def _files(cell: str, root: Path) -> list[Path]:
         return []
 
 
-def new_rows(manifest: Manifest, keys: list[str], reference: Reference) -> tuple[npt.NDArray[np.int64], int]:
+def new_rows(manifest: Manifest, keys: pd.Series[str], reference: Reference) -> tuple[Rows, int]:
     """(the rows of a manifest that a reference has not, how many of the reference's are gone).
 
     Equal contents are counted: of five rows that are alike, where the reference had three, two are new, if
     possible such with new ids."""
-    now = pd.DataFrame({"id": manifest.table["sample_id"].astype(str), "content": keys})
+    now = pd.DataFrame({"id": manifest.table["sample_id"].astype(str), "content": keys.to_numpy()})
     ids = zip(reference.samples["sample_id"].astype(str), reference.contents["content"], strict=True)
     known = set(ids)
     now["fresh"] = [pair not in known for pair in zip(now["id"], now["content"], strict=True)]
