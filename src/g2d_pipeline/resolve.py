@@ -15,6 +15,7 @@ from g2d_pipeline.config import (
     DatasetSettings,
     FusionSettings,
     LayoutSettings,
+    PromoteSettings,
     RunSettings,
     SMPSettings,
     TrainingSettings,
@@ -75,6 +76,8 @@ def resolve(
     draft.override(overrides)
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
+    promote = run.retrain.promote.model_dump()
+    checked(PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
     for m in (m for m in run.use_modalities if m not in dataset.modalities):
         words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
         raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from g2d_pipeline.config.base import Fraction, Strict
+from g2d_pipeline.errors import did_you_mean
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -61,8 +62,13 @@ class GateSettings(Strict):
 
 
 class Guards(Strict):
-    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss, in the
-    metric's own unit (ECE for `calibration`); None: not guarded."""
+    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss of that
+    metric; None: not guarded. As a fraction: of accuracies, F1, R² and the like as they are (0.05: 5 points),
+    of RMSE and MAE in standard deviations of the targets, of MAPE 0.05 for 5 %.
+
+    `per_modality`: of what each modality alone says; `missing_modality`: without each modality;
+    `per_group`: in each group of 20 samples or more, where the loss is shown; `calibration`: of the ECE, in a
+    regression of the mean bias, whatever its sign, in standard deviations of the targets."""
 
     per_modality: NonNegativeFloat | None = 0.05
     per_group: NonNegativeFloat | None = 0.1
@@ -70,17 +76,40 @@ class Guards(Strict):
     calibration: NonNegativeFloat | None = 0.05
 
 
+PROMOTED_BY = {
+    "classification": ("accuracy", "balanced_accuracy", "f1_macro", "map", "nll", "brier", "ece"),
+    "regression": ("rmse", "r2", "mape", "mae"),
+}
+UNTESTED = ("map", "ece")  # which the bootstrap does not resample
+
+
 class PromoteSettings(Strict):
     """A challenger is promoted where its `metric` (None: the task's first headline metric) on the fixed
-    evaluation set is better than the champion's by more than `min_improvement`, as `test` has it: shown by a
-    paired bootstrap, or by its value alone; and where no guard refuses it."""
+    evaluation set is better than the champion's by more than `min_improvement` (in the metric's own unit,
+    accuracies as fractions), as `test` has it: shown by a paired bootstrap at this one-sided `confidence`, or
+    by its value alone; and where no guard refuses it. A `min_improvement` below 0 takes it where it is shown
+    to lose no more than that."""
 
+    test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
     metric: str | None = None
     split: Literal["test"] = "test"
     min_improvement: float = 0.0
-    test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
     confidence: Share = 0.95
     guard: Guards = Guards()
+
+    @field_validator("metric")
+    @classmethod
+    def _can_decide(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        """Where the task is known, it is of the task: see `explain.checked`."""
+        task = (info.context or {}).get("task")
+        allowed = [m for of, names in PROMOTED_BY.items() for m in names if task in (of, None)]
+        if metric is not None and metric not in allowed:
+            of_task = f" of a {task}" if task else ""
+            words = f"no metric{of_task}.{did_you_mean(metric, allowed)} Allowed: {', '.join(allowed)}"
+            raise ValueError(words)
+        if metric in UNTESTED and info.data.get("test") != "value":
+            raise ValueError("the bootstrap does not resample it: it needs test = value")
+        return metric
 
 
 class RetrainSettings(Strict):

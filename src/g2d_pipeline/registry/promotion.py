@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from g2d_pipeline.config.retrain import PromoteSettings
-from g2d_pipeline.errors import ConfigError, DataError, did_you_mean, enumerated
+from g2d_pipeline.config.retrain import PROMOTED_BY, UNTESTED, PromoteSettings
+from g2d_pipeline.errors import ConfigError, DataError, enumerated
 from g2d_pipeline.evaluation import MULTI, Run, evaluate_predictions, resample
-from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, class_probabilities, metric_spec
+from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, class_probabilities, metric_spec
 from g2d_pipeline.evaluation.records import ordered_runs
 from g2d_pipeline.evaluation.statistics import BETTER, EQUAL, WORSE, half_width, spread_of
 from g2d_pipeline.evaluation.summary_json import plain
@@ -30,7 +30,6 @@ COMPARED = (
 CHAMPION, CHALLENGER = "champion", "challenger"
 LEAST = 20  # samples of a group, from which on it is guarded
 HOLDS, FALLS, UNGUARDED, UNMEASURED = "holds", "falls", "not guarded", "not measured"
-UNTESTED = ("map", "ece")  # metrics that are not resampled
 IN_TARGET_UNIT = ("rmse", "mae")
 CALIBRATION = {"classification": "ece", "regression": "bias"}
 
@@ -60,9 +59,11 @@ def decide(champion: Path | None, challenger: Path, settings: PromoteSettings) -
     none), by the evidence in both.
 
     Raises DataError where the challenger's evidence is missing or damaged (the champion's: it is kept, with
-    that reason); ConfigError where `metric` is none of the task, or can not be tested."""
+    that reason); ConfigError where `metric` is none of the task."""
     new = read_evidence(challenger)
-    metric = _metric(new.header.task, settings)
+    metric = settings.metric or HEADLINE_METRICS[new.header.task][0]
+    if metric not in PROMOTED_BY[new.header.task]:
+        raise ConfigError(f"retrain.promote.metric = {metric}: no metric of a {new.header.task}")
     if reason := _not_finite(new, CHALLENGER):
         return _refused([reason])
     if champion is None:
@@ -74,19 +75,6 @@ def decide(champion: Path | None, challenger: Path, settings: PromoteSettings) -
     if reasons := [*_incomparable(old, new), *filter(None, [_not_finite(old, CHAMPION)])]:
         return _refused(reasons)
     return _Comparison(old, new, metric, settings).decision()
-
-
-def _metric(task: str, settings: PromoteSettings) -> str:
-    name = settings.metric or HEADLINE_METRICS[task][0]
-    allowed = [m for m in TASK_METRICS[task] if m != "bias"]
-    if name not in allowed:
-        raise ConfigError(
-            f"retrain.promote.metric = {name}: not a metric of a {task}.{did_you_mean(name, allowed)} "
-            f"Allowed: {', '.join(allowed)}"
-        )
-    if name in UNTESTED and settings.test != "value":
-        raise ConfigError(f"retrain.promote.metric = {name} is not resampled: set retrain.promote.test=value")
-    return name
 
 
 def _refused(reasons: Sequence[str], rows: Sequence[Mapping[str, Any]] = ()) -> Decision:
