@@ -21,6 +21,7 @@ from kedro.utils import find_kedro_project, load_obj
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
 from g2d_pipeline.progress import rich_logs
+from g2d_pipeline.schedules.cli import schedule
 
 CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
 # Kedro's arguments that choose nodes, as they are typed.
@@ -209,3 +210,4 @@ cli.add_command(click.Command("run", callback=run, params=OPTIONS, help=run.__do
 cli.add_command(
     click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
 )
+cli.add_command(schedule)

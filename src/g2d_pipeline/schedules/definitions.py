@@ -13,11 +13,10 @@ from typing import Any
 
 import dagster as dg
 
-from g2d_pipeline.schedules.jobs import NODES, Job, Result
+from g2d_pipeline.schedules.jobs import ADDRESS, NODES, Job, Result
 from g2d_pipeline.schedules.notify import notify
 from g2d_pipeline.schedules.settings import read_jobs
 
-ADDRESS = "G2D_DAGSTER_ADDRESS"  # the environment variable with the address of Dagster's page
 LEVEL = re.compile(r"^\S+ (WARNING|ERROR) ")
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ NODES = {
 OF_RETRAIN = ("gates", "promote")  # stages that other pipelines do not have
 STATUS: dict[int, Outcome] = {3: "refused"}  # exit status → what came of it; all others but 0: failed
 FINAL = (2, 3)  # a wrong configuration and a gate say the same again: no retry
+ADDRESS = "G2D_DAGSTER_ADDRESS"  # the environment variable with the address of Dagster's page
 GRACE = 20.0  # seconds that a command has to save its state
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
@@ -105,7 +107,9 @@ class Job:
             end(process)
         if late.is_set():
             limit = f"the time limit of {self.schedule.timeout:g} s (timeout) was reached"
-            return Result("failed", f"{limit} in {stage or self.schedule.pipeline}", status=process.returncode)
+            return Result(
+                "failed", f"{limit} in {stage or self.schedule.pipeline}", status=process.returncode
+            )
         return self.result(process.returncode, lines, started)
 
     def result(self, status: int, lines: list[str], started: float) -> Result:
@@ -115,7 +119,10 @@ class Job:
         report = str(self.project / (about.get("report") or report)) if about.get("report") or report else ""
         error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
         if status:
-            outcome, reason = STATUS.get(status, "failed"), about.get("reason") or error.removeprefix("Error: ")
+            outcome, reason = (
+                STATUS.get(status, "failed"),
+                about.get("reason") or error.removeprefix("Error: "),
+            )
             return Result(outcome, reason, report, status=status, again=status not in FINAL)
         outcome = about.get("outcome", "finished")
         return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
@@ -134,21 +141,25 @@ class Job:
     def masked(self, text: str) -> str:
         """The text without secrets: values of environment variables that hold one, and URLs' passwords."""
         notify = self.schedule.notify
-        hidden = {v for n, v in os.environ.items() if SECRET.search(n) or (notify and n == notify.webhook_env)}
+        hidden = {
+            v for n, v in os.environ.items() if SECRET.search(n) or (notify and n == notify.webhook_env)
+        }
         for value in sorted((v for v in hidden if len(v) >= 6), key=len, reverse=True):
             text = text.replace(value, "***")
         return CREDENTIALS.sub("***", text)
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a command and all that it started: politely first, so that training saves its state."""
-    group = getattr(os, "killpg", None)
-    if group is None:  # Windows
+def end(process: subprocess.Popen[str], grace: float = GRACE) -> None:
+    """End a command and all of its process group: politely first, so that training saves its state."""
+    if not hasattr(os, "killpg"):  # Windows
         process.kill()
         return
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            group(process.pid, sign)
-            process.wait(GRACE)
-        except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-            continue
+    until = time.monotonic() + grace
+    with suppress(ProcessLookupError, PermissionError):  # the group is empty
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < until:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -26,7 +26,9 @@ def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
     try:
         if told.command:
             command = shlex.split(told.command)
-            done = subprocess.run(command, input=message, cwd=job.project, timeout=SECONDS, capture_output=True)
+            done = subprocess.run(
+                command, input=message, cwd=job.project, timeout=SECONDS, capture_output=True
+            )
             if done.returncode:
                 said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
                 warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(said)}"))
