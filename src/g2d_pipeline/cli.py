@@ -22,6 +22,7 @@ from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.cli_models import models
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
 from g2d_pipeline.progress import rich_logs
+from g2d_pipeline.schedules.cli import schedule
 
 if TYPE_CHECKING:
     from g2d_pipeline.studies.cells import Site
@@ -234,3 +235,4 @@ cli.add_command(
     click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
 )
 cli.add_command(models)
+cli.add_command(schedule)

@@ -18,7 +18,7 @@ from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
 from g2d_pipeline.files import locked, relative
-from g2d_pipeline.overrides import leaves
+from g2d_pipeline.overrides import as_params
 from g2d_pipeline.resolve import check_methods
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import STAGES
@@ -208,9 +208,8 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            typed = [t for t in leaves(run_params["runtime_params"]) if t[0][0] not in ("input", "model")]
-            words = ",".join(f"{'.'.join(key)}={'' if value is None else value}" for key, value in typed)
-            options = {"--pipeline": last, "--env": run_params["env"], "--params": words}
+            typed = {k: v for k, v in run_params["runtime_params"].items() if k not in ("input", "model")}
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": as_params(typed)}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)
             raise ConfigError(
                 f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "

@@ -8,7 +8,7 @@ fresh). All of it is worked out once, on first use, with hooks or without (`kedr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def datasets(self) -> list[str]:
         """The names of all data sets that have a file."""
         return sorted(self._merged[0]["datasets"])
+
+    def schedules(self) -> Iterator[tuple[str, bytes]]:
+        """The files of schedules, as (name to show, content), the ones that win last."""
+        for environment in self._environments:
+            yield from self._files(environment, "schedules").items()
 
     @property
     def _environments(self) -> list[str]:

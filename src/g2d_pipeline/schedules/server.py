@@ -1,0 +1,92 @@
+"""`kedro schedule start`: Dagster's page and daemon for this project, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.files import atomic_write, locked
+from g2d_pipeline.schedules.jobs import ADDRESS, GRACE, Job, end
+
+HOST, HOME = "127.0.0.1", ".dagster"
+MODULE = "g2d_pipeline.schedules.definitions"
+STARTING = 180.0  # seconds
+
+
+def write_home(project: Path) -> Path:
+    """The folder of Dagster's settings and records, made where it is not there."""
+    home = project / HOME
+    if not (home / "dagster.yaml").exists():
+        template = Path(__file__).with_name("dagster.yaml.j2").read_text(encoding="utf-8")
+        with atomic_write(home / "dagster.yaml") as file:
+            file.write_text(template, encoding="utf-8")
+    return home
+
+
+def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], None]) -> int:
+    """Start Dagster, say its address, and wait until it ends, or is ended by Ctrl-C or SIGTERM: with all that
+    it started. The exit status. Raises ConfigError (no Dagster, the port is in use) and LockedError (it runs
+    already)."""
+    try:
+        import dagster  # noqa: F401
+        import dagster_webserver  # noqa: F401
+    except ImportError as error:
+        remedy = "`make schedule` installs it; so does pip install 'g2d-pipeline[retrain]'"
+        raise ConfigError(f"Dagster is not installed ({error}): {remedy}") from error
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(
+                f"--port {port}: {error.strerror}. Say another one: --port {port + 1}"
+            ) from error
+    home, address = write_home(project), f"http://{HOST}:{port}"
+    env = next(iter(jobs.values())).env if jobs else None
+    variables = {"DAGSTER_HOME": str(home), ADDRESS: address, "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | variables | ({"KEDRO_ENV": env} if env else {})
+    options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "warning"]
+    with locked(home):
+        _give_up_runs(home)
+        command = [sys.executable, "-m", "dagster", "dev", *options]
+        process = subprocess.Popen(command, cwd=project, env=environment, text=True, start_new_session=True)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            _wait_for_page(process, port)
+            say(f"Dagster: {address} (Ctrl-C ends it)")
+            return process.wait()
+        except KeyboardInterrupt:
+            say("Ending Dagster and what it started …")
+            return 0
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+            end(process, 2 * GRACE)
+
+
+def _wait_for_page(process: subprocess.Popen[str], port: int) -> None:
+    """Return when Dagster answers, has ended, or takes longer than it should."""
+    until = time.monotonic() + STARTING
+    while process.poll() is None and time.monotonic() < until:
+        with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.2)
+
+
+def _give_up_runs(home: Path) -> None:
+    """Mark the runs of a Dagster that was killed as failed: else they would hold their data sets for ever.
+    Dagster starts them again (`run_retries`)."""
+    import dagster as dg
+
+    s = dg.DagsterRunStatus
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        active = dg.RunsFilter(statuses=[s.STARTING, s.STARTED, s.CANCELING])
+        for run in instance.get_runs(active):
+            instance.report_run_failed(run, "Dagster was ended while this run was at work.")
