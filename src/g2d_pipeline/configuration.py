@@ -31,6 +31,7 @@ from g2d_pipeline.explain import Origins
 from g2d_pipeline.files import start_file
 from g2d_pipeline.overrides import Tree
 
+ALIASES = ("champion", "challenger", "previous")  # of registered versions
 # Settings of a run that change no result.
 NO_RESULT = ("rebuild", "input", "model", "retrain", "wait", "debug")
 
@@ -217,21 +218,25 @@ class Configuration:
             raise self.origins.mistake(("method",), words)
 
     def predict(self) -> PredictSettings:
-        """The model is the first student of `model`, left out of `method`, or the run or folder of this name.
-        Raises ConfigError where there is something to predict, and no such model."""
+        """The model is the first student of `model`, left out of `method`, or the run, the registered version
+        (`champion`, `7`) or the folder of this name. Raises ConfigError where there is something to predict,
+        and no such model."""
         name, folder = self.run.model or self.run.method, None
+        version = name if name.isdigit() or name in ALIASES else None
         runs = [("distill", r) for r in self.distill().runs] + [("teachers", r) for r in self.teachers().runs]
         stage, run = next((r for r in runs if f"{r[1]}/".startswith(f"{name}/")), ("distill", ""))
         if not run and self.run.model and (path := self.project / Path(name).expanduser()).is_dir():
             folder = path
-        elif not run and (self.run.model or self.run.input):
+        elif not run and version is None and (self.run.model or self.run.input):
             known = [name for _, name in runs]
             raise self.origins.mistake(
                 ("model",),
                 f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
-                f"{', '.join(known)}; or the folder of a model.",
+                f"{', '.join(known)}; a registered version ({', '.join(ALIASES)}, or its number); or the "
+                "folder of a model.",
             )
         of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
+        of_run |= {"version": None if run else version, "registry": self.run.retrain.registry}
         return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
 
     def describe(self) -> Tree:

@@ -125,8 +125,9 @@ class ProjectHooks:
     def _show_retraining(self, catalog: Any) -> None:
         """How it ended."""
         outcome = catalog.load("retrain")
-        file = relative(catalog.get("retrain").filepath, self.project)
-        words = f"version {outcome['version']}, {outcome['outcome']}"
+        file = relative(catalog.get("retrain").filepath.with_suffix(".html"), self.project)
+        kept, promoted = (f"version {outcome[name]}" for name in ("champion", "version"))
+        words = f"{promoted} is promoted" if outcome["outcome"] == "promoted" else f"{kept} is kept"
         click.echo(f"\nRetrained: {words} ({outcome['reason']})\nDetails: {file}")
 
     def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:

@@ -57,6 +57,8 @@ class Deliveries(Project):
     def rows(self, start: int, count: int, test: int = 0) -> pd.DataFrame:
         """`count` pairs from the `start`-th on, no two alike, and their files; the first `test` are test."""
         digits, target = (np.load(SAMPLE / f"digits{part}.npy") for part in ("", "_target"))
+        order = np.random.default_rng(0).permutation(len(target))  # no writer is in one delivery alone
+        digits, target = digits[order], target[order]
         voices = {d: sorted(SAMPLE.glob(f"speech/{d}_*.flac")) for d in range(10)}
         rows = []
         for i in range(start, start + count):

@@ -91,9 +91,9 @@ def small_files() -> None:
 def test_half_a_year(history: History, tmp_path: Path) -> None:
     """Twelve retrainings, and what goes wrong in a year."""
     project = history.project
-    project.deliver(1, project.rows(0, 350, test=200))
+    project.deliver(1, project.rows(0, 270, test=200))
     assert history.retrain("the first delivery", 0, ("promoted",))["version"] == 1
-    project.deliver(2, project.rows(350, 150))
+    project.deliver(2, project.rows(270, 150))
     history.retrain("more of the same", 0, DECIDED)
 
     _refused_deliveries(history)

@@ -44,10 +44,11 @@ class AdmittedManifestDataset(ManifestDataset):
 
 
 class OutcomeDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
-    """`gates.json` or `retrain.json`: how the last retraining ended. Never fresh."""
+    """`gates.json` or `retrain.json`: how the last retraining ended. Never fresh. `page`: it brings
+    `retrain.html`, unless nothing is new."""
 
-    def __init__(self, filepath: str, plan: Plan, metadata: Any = None) -> None:
-        self.path, self.plan, self.metadata = filepath, plan, metadata
+    def __init__(self, filepath: str, plan: Plan, page: bool = False, metadata: Any = None) -> None:
+        self.path, self.plan, self.page, self.metadata = filepath, plan, page, metadata
 
     @property
     def filepath(self) -> Path:
@@ -68,3 +69,8 @@ class OutcomeDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         from g2d_pipeline.retraining.outcome import write_outcome
 
         write_outcome(self.filepath, data)
+        if self.page and "decided" not in data:
+            from g2d_pipeline.retraining.page import write_page
+
+            c = self.plan.configuration
+            write_page(c.project, c.run.dataset)

@@ -12,7 +12,7 @@ from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
-from g2d_pipeline.config.retrain import RetrainSettings
+from g2d_pipeline.config.retrain import RegistrySettings, RetrainSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
@@ -119,13 +119,15 @@ class DistillSettings(Strict):
 
 
 class PredictSettings(Strict):
-    """`input`: the table or folder to predict. `stage`, `run`: of the model; `folder`: of one that is
-    named by its folder ("" is the run then)."""
+    """`input`: the table or folder to predict. `stage`, `run`: of the model; `version`: of one that is
+    registered, in `registry`; `folder`: of one that is named by its folder ("" is the run then)."""
 
     dataset: str
     input: str | None = None
     stage: Literal["teachers", "distill"] = "distill"
     run: str = ""
+    version: str | None = None
+    registry: RegistrySettings = RegistrySettings()
     folder: Path | None = None
     wait: bool = False
     options: RunOptions

@@ -17,12 +17,14 @@ from g2d_pipeline.errors import RefusedData
 from g2d_pipeline.files import atomic_write, evaluation_set_file, fingerprint, relative
 from g2d_pipeline.retraining.lineage import Lineage
 from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
+from g2d_pipeline.sources.hashing import cache_file
 
 if TYPE_CHECKING:
     from g2d_pipeline.registry.store import Registry, Version
     from g2d_pipeline.retraining.version import Challenger
     from g2d_pipeline.sources.manifest import Manifest
 
+ADMITTED = "admitted.parquet"  # the contents of the rows that passed the gates last
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +52,8 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
 
     With `init_from: champion` the weights that training starts from are put in place, for new data only, so
     that a retraining without new data has nothing to do."""
+    import pandas as pd
+
     project, options = Path(settings.options.project), settings.settings
     key = fingerprint([lineage.plan.content("ingest", ""), options.gates.model_dump(mode="json")])
     last = read_outcome(outcome_file(project, settings.dataset, "gates.json"))
@@ -57,12 +61,19 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
         logger.info("Gates: the data have not changed since %s, when they passed.", last["time"])
         return last
     from g2d_pipeline.registry.gates import check_gates
+    from g2d_pipeline.registry.reference import content_keys
 
     champion = _registry(settings).get(settings.dataset, "champion")
     folder = None if champion is None else champion.folder()
-    report = check_gates(manifest, project / manifest.meta["raw_dir"], folder, options.gates)
+    root, hashes = project / manifest.meta["raw_dir"], cache_file(project, settings.dataset)
+    passed = evaluation_set_file(project, settings.dataset).with_name(ADMITTED)
+    before = pd.read_parquet(passed)["content"].tolist() if passed.exists() else []
+    report = check_gates(manifest, root, folder, options.gates, hashes=hashes, admitted=before)
     for sentence in report.sentences:
         logger.log(logging.INFO if report.outcome == "go" else logging.WARNING, "Gates: %s", sentence)
+    if report.outcome != "stop":
+        with atomic_write(passed) as path:
+            content_keys(manifest, root, hashes)[["content"]].to_parquet(path, index=False)
     start = lineage.plan.configuration.start
     if start is not None and folder is not None and report.outcome != "stop":
         with atomic_write(start) as path:
@@ -117,6 +128,7 @@ def promote_challenger(
         version = _register(registry, challenger, content, settings, lineage)
     result = {"dataset": settings.dataset, "key": key, "version": version.number, "spread": spread}
     result["champion"] = None if champion is None else champion.number
+    result["report"] = f"{lineage.evaluation.name}/report.html"  # beside this file
     return result | _decide(registry, champion, version, settings)
 
 
@@ -176,7 +188,7 @@ def _decide(
         registry.promote(dataset, version.number)
     reason = " ".join(decision.reasons)
     outcome = "promoted" if decision.promote else "kept"
-    registry.tag(dataset, version.number, outcome=outcome, reason=reason)
+    registry.tag(dataset, version.number, {"outcome": outcome, "reason": reason})
     registry.prune(dataset)
     return {"outcome": outcome, "reason": reason, "decision": decision.to_json()}
 

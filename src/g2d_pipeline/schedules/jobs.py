@@ -22,7 +22,7 @@ from g2d_pipeline.overrides import as_params
 # The stages of `retrain` in their order, and the node at which each ends.
 NODES = {
     "ingest": "ingest_raw",
-    "gates": "check_gates",
+    "gates": "admit_data",
     "featurize": "featurize_modalities",
     "teachers": "train_teachers",
     "distill": "train_students",
