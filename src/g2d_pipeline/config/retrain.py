@@ -94,7 +94,7 @@ class PromoteSettings(Strict):
     metric: str | None = None
     split: Literal["test"] = "test"
     min_improvement: float = 0.0
-    confidence: Share = 0.95
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     guard: Guards = Guards()
 
     @field_validator("metric")
