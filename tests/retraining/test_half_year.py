@@ -114,6 +114,7 @@ def test_half_a_year(history: History, tmp_path: Path) -> None:
 
     project.deliver(9, project.rows(1060, 200))
     history.retrain("more of the same, from the champion's weights", 0, DECIDED, "retrain.init_from=champion")
+    _rebuilt(history)
     _rollback(history)
     table = pd.DataFrame(history.rows)
     assert len(table) >= 12
@@ -183,6 +184,21 @@ def _two_at_once(history: History) -> None:
     history.note("two at once", Result(*results[0]), 0, DECIDED, before, time.monotonic() - begin)
 
 
+def _rebuilt(history: History) -> None:
+    """The first version is trained again after all the others: every bit is the same."""
+    project = history.project
+    result = project.run("run", "--params", f"dataset={NAME},reproduce=1")
+    assert result.status == 0, result.output
+    assert "every weight has the same bits" in result.output
+    image = next(project.raw.glob("image/*.png"))
+    kept = image.read_bytes()
+    image.write_bytes(kept + b" ")
+    result = project.run("run", "--params", f"dataset={NAME},reproduce=1")
+    image.write_bytes(kept)
+    assert result.status == 1
+    assert f"image/{image.name} has changed" in result.output
+
+
 def _rollback(history: History) -> None:
     """The champion before comes back, and the same data do not bring back what was rolled back."""
     registry = history.registry
@@ -194,7 +210,6 @@ def _rollback(history: History) -> None:
     back = registry.get(NAME, "champion")
     assert back is not None
     assert back.number == previous.number
-    history.rows.clear()
     history.project.run(*history.project.retrain())
     again = registry.get(NAME, "champion")
     assert again is not None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.cards import versions
+from g2d_pipeline.cards import read_card, versions
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.sources.hashing import cache_file, content_hashes
 from g2d_pipeline.sources.layout import find_layout
@@ -37,8 +37,6 @@ class Lineage:
 
     def of(self, run: str, root: Path) -> dict[str, Any]:
         """`lineage.json` of the student `run`. `root`: where the manifest's paths start."""
-        import torch
-
         plan, c = self.plan, self.plan.configuration
         settings = c.distill().runs[run]
         made = {"manifest": ("ingest", settings.split), "features": ("featurize", settings.split)}
@@ -56,20 +54,23 @@ class Lineage:
             "parameters": c.parameters,
             "inputs": plan.card("distill", run)["inputs"],
             "contents": {name: plan.content(*artefact) for name, artefact in made.items()},
+            "threads": {
+                name: (read_card(plan.folder(*of)) or {}).get("threads") for name, of in made.items()
+            },
             "fingerprints": {name: plan.fingerprint(*artefact) for name, artefact in made.items()},
             "raw": plan.raw,
             "raw_dir": c.dataset.raw.raw_dir,
             "raw_files": raw_files(plan, root),
             "lock": content_hash(c.project / LOCK) if (c.project / LOCK).exists() else None,
             **commit(c.project),
-            "machine": {
-                "platform": platform.platform(),
-                "cpu": cpu_name(),
-                "threads": torch.get_num_threads(),
-                "device": c.run.device,
-            },
+            "machine": {"platform": platform.platform(), "cpu": cpu_name(), "device": c.run.device},
             "versions": versions(),
         }
+
+
+def _threads(folder: Path) -> int | None:
+    """Of torch, when the artefact was made."""
+    return (read_card(folder) or {}).get("threads")
 
 
 def raw_files(plan: Plan, root: Path) -> dict[str, str]:

@@ -63,8 +63,7 @@ def reproduce(version: str, settings: RetrainRun) -> Reproduction:
     scratch = project / "data" / "09_registry" / dataset
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".reproduce-", dir=scratch) as temporary:
-        with _threads(lineage["machine"]["threads"]):
-            again = _train(c, lineage, manifest, folder, Path(temporary))
+        again = _train(c, lineage, manifest, folder, Path(temporary))
         difference, where = _compare(folder, again)
     return Reproduction(registered.number, not where, difference, where, _notes(lineage, project))
 
@@ -122,14 +121,19 @@ def _train(
     teachers: Models = {}
     if settings.runs[run].needs_teachers:
         for name, make in train_teachers(stores, c.teachers()).items():
-            if name.partition("/")[0] in settings.runs[run].encoders:
-                teachers[name] = TrainedFolder(_made(scratch / name.replace("/", "-"), make))
-    return _made(scratch / "student", train_students(stores, teachers, settings)[run])
+            m = name.partition("/")[0]
+            if m in settings.runs[run].encoders:
+                threads = lineage["threads"][f"teachers/{m}"]
+                teachers[name] = TrainedFolder(_made(scratch / name.replace("/", "-"), make, threads))
+    make = train_students(stores, teachers, settings)[run]
+    return _made(scratch / "student", make, lineage["threads"][f"students/{run}"])
 
 
-def _made(folder: Path, make: Any) -> Path:
+def _made(folder: Path, make: Any, threads: int | None) -> Path:
+    """The folder of a model trained with this many threads of torch."""
     folder.mkdir()
-    write_trained(folder, make(folder))
+    with _threads(threads):
+        write_trained(folder, make(folder))
     return folder
 
 
@@ -166,12 +170,12 @@ def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """As many threads of torch as training had: another number is another order of sums."""
+def _threads(number: int | None) -> Iterator[None]:
+    """As many threads of torch as training had, where that is known."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:
