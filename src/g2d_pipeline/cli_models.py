@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from kedro.framework.project import settings as kedro_settings
 from kedro.utils import find_kedro_project
 
 from g2d_pipeline.errors import G2DError
+
+MULTI = "multi"  # in a metric's name: of all modalities
 
 if TYPE_CHECKING:
     from g2d_pipeline.registry.disk import References
@@ -70,9 +73,11 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _row(registry: Registry, version: Version) -> dict[str, Any]:
-    """A line of a table. The metric is the one of the tag `metric`, else the first with an interval."""
+    """A line of a table. The metric is that of the tag `metric`, else one with an interval, of all modalities
+    together where there is one."""
     metrics, tags = registry.metrics(version), version.tags
-    name = tags.get("metric") or next((m for m in metrics if f"{m}/low" in metrics), next(iter(metrics), ""))
+    names = sorted(metrics, key=lambda m: (f"{m}/low" not in metrics, MULTI not in m.split("/"), m))
+    name = tags.get("metric") or next(iter(names), "")
     value = f"{name} {metrics[name]:.4f}" if name in metrics else ""
     if f"{name}/low" in metrics and f"{name}/high" in metrics:
         value += f" [{metrics[f'{name}/low']:.4f}, {metrics[f'{name}/high']:.4f}]"
@@ -162,12 +167,14 @@ def clean(yes: bool, dataset: str | None, env: str | None) -> None:
     from g2d_pipeline.registry.disk import remove, stored
 
     registry, _ = _open(None, env)
-    references, studies = _references(registry, env)
-    for (name, stage), reason in references.unknown.items():
-        click.echo(f"{' '.join(filter(None, [name, stage]))}: all of it is kept: {reason}", err=True)
+    references, studies = _references(registry, dataset, env)
     data = registry.project / "data"
-    unused = [one for one in stored(data, references, studies) if not one.reason]
-    chosen = [one for one in unused if dataset is None or dataset in one.folder.relative_to(data).parts]
+    every = stored(data, references, studies)
+    every = [one for one in every if dataset is None or dataset in one.folder.relative_to(data).parts]
+    counts = Counter(one.reason for one in every)
+    for reason in sorted({*references.unknown.values()} & {*counts}):
+        click.echo(f"{counts[reason]} folders are kept, since it can not be told what is in use: {reason}")
+    chosen = [one for one in every if not one.reason]
     for one in chosen:
         state = ""
         if yes:
@@ -178,8 +185,9 @@ def clean(yes: bool, dataset: str | None, env: str | None) -> None:
     click.echo(f"{len(chosen)} folders, {total}: nothing refers to them.{hint}")
 
 
-def _references(registry: Registry, env: str | None) -> tuple[References, list[str]]:
-    """What versions with an alias and every data set's configuration use, and the names of the studies."""
+def _references(registry: Registry, only: str | None, env: str | None) -> tuple[References, list[str]]:
+    """What versions with an alias and the configuration of every data set (or of `only` one) use, and the
+    names of the studies."""
     from g2d_pipeline.registry.disk import References
     from g2d_pipeline.stages import STAGES, PendingInputError
 
@@ -191,7 +199,7 @@ def _references(registry: Registry, env: str | None) -> tuple[References, list[s
                 references.add_version(dataset, name, version.folder())
             except G2DError as error:
                 references.unknown[dataset, ""] = str(error)
-    for dataset in loader.datasets:
+    for dataset in (name for name in loader.datasets if only in (None, name)):
         try:
             own = _loader(env, {"dataset": dataset})
             _ = own["catalog"]
@@ -205,5 +213,5 @@ def _references(registry: Registry, env: str | None) -> tuple[References, list[s
                 try:
                     references.folders[plan.folder(stage, run)] = f"the configuration of {dataset}"
                 except PendingInputError as error:
-                    references.unknown[dataset, stage] = f"what is current can not be told: {error}"
+                    references.unknown[dataset, stage] = str(error)
     return references, list(loader.studies())

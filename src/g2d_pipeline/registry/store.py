@@ -110,12 +110,13 @@ class Registry:
         same again changes nothing more: a promotion that was killed on its way may be repeated."""
         with self._writing(dataset) as client:
             self.require(dataset, number)
-            champion = self.get(dataset, CHAMPION)
-            if champion is not None and champion.number != number:
-                client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
+            versions = self.versions(dataset)
+            champion = registered.pick(versions, CHAMPION)
             if champion is None or champion.number != number:
+                if champion is not None:
+                    client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
                 client.set_registered_model_alias(dataset, CHAMPION, str(number))
-            if self.get(dataset, CHALLENGER) is not None:
+            if registered.pick(versions, CHALLENGER) is not None:
                 client.delete_registered_model_alias(dataset, CHALLENGER)
 
     def rollback(self, dataset: str) -> Version:
@@ -132,7 +133,7 @@ class Registry:
             client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
         return self.require(dataset, CHAMPION)
 
-    def tag(self, dataset: str, number: int, tags: Mapping[str, str]) -> None:
+    def tag(self, dataset: str, number: int, **tags: str) -> None:
         """Set tags of a version, such as `outcome`."""
         with self._writing(dataset) as client:
             for key, value in tags.items():
