@@ -381,7 +381,7 @@ TABLES: dict[str, tuple[Callable[[pd.DataFrame], Any], str, str]] = {
     "a new word": (lambda t: t.__setitem__("sex", "?"), "shift/table", "sex (PSI"),
     "target moved": (lambda t: t.__setitem__("target", t["target"] + 100), "shift/target", "target (KS"),
     "targets turned over": (
-        lambda t: t.__setitem__("target", 500 - t["target"]), "label_noise", "beyond the 99 %"
+        lambda t: t.__setitem__("target", 500 - t["target"]), "label_noise", "an error beyond 99 %"
     ),
 }  # fmt: skip
 

@@ -86,16 +86,11 @@ class Delivery:
 
     def sides(self, reference: Rows | None = None, new: Any = None) -> Sides:
         """The groups of these rows of both sides, of all by default."""
-        old, own = self.reference.samples, self.table
-        if (
-            "group" not in old
-            or "group" not in own
-            or (own["group"].isna().any() or old["group"].isna().any())
-        ):
+        groups = [t["group"] for t in (self.reference.samples, self.table) if "group" in t]
+        if len(groups) < 2 or any(own.isna().any() for own in groups):
             return Sides()
-        both = pd.concat([old["group"].astype(str), own["group"].astype(str)])
-        codes = pd.factorize(both)[0].astype(np.int64)
-        a, b = codes[: len(old)], codes[len(old) :]
+        codes = pd.factorize(pd.concat(groups).astype(str))[0].astype(np.int64)
+        a, b = codes[: len(groups[0])], codes[len(groups[0]) :]
         return Sides(a if reference is None else a[reference], b if new is None else b[new])
 
     def _unreadable(self) -> Finding:
@@ -153,9 +148,7 @@ class Delivery:
         text = f"the new data are like the champion's ({kind})."
         if clear:
             remedy = "look at these; if the change is meant, raise gates.shift"
-            text = (
-                f"{len(self.looked):,} new rows differ from the champion's data ({kind}): {first}; {remedy}."
-            )
+            text = f"{len(self.looked):,} new rows differ from the champion's ({kind}): {first}; {remedy}."
         return judged(name, worst.effect, self.settings.shift, text, named, p, bool(clear))
 
     def _tests(self) -> Iterator[tuple[str, Shift]]:
@@ -194,25 +187,22 @@ class Delivery:
         old, key = self.reference, f"key/{m}"
         trained = old.trained[old.usable]
         before, now = old.contents[key].iloc[old.usable], self.keys[key].iloc[self.looked]
-        contents = set(old.contents[key][old.trained])
-        held = ~trained & ~before.isin(contents) & ~before.mask(trained).duplicated()
-        alike = {False: np.asarray(held, bool), True: trained & ~before.duplicated().to_numpy(bool)}
-        fresh = self.seen.good & ~(now.isin(contents) | now.duplicated()).to_numpy(bool)
-        sides = self.sides()
-        known = np.zeros(len(fresh), bool)
+        learnt = old.contents[key][old.trained]
+        held_out = ~trained & ~(before.isin(learnt) | before.mask(trained).duplicated()).to_numpy(bool)
+        train = trained & ~before.duplicated().to_numpy(bool)
+        fresh = self.seen.good & ~(now.isin(learnt) | now.duplicated()).to_numpy(bool)
+        sides, known = self.sides(), np.zeros(len(fresh), bool)
         if sides.reference is not None and sides.new is not None:
             known = np.isin(sides.new, sides.reference[old.trained])
-        for of_known in (False, True):
-            rows = np.flatnonzero(fresh & (known == of_known))
-            if not len(rows):
+        for rows, alike in ((fresh & ~known, [held_out]), (fresh & known, [held_out, train])):
+            if not rows.any():
                 continue
-            shifts = []
-            for mask in alike.values() if of_known else [alike[False]]:
-                own = self.sides(old.usable[mask], rows)
-                shifts.append(compare_features(m, old.features[m][mask], self.seen.features[m][rows], own))
+            own = self.seen.features[m][rows]
+            pairs = ((old.features[m][mask], self.sides(old.usable[mask], rows)) for mask in alike)
+            shifts = [compare_features(m, values, own, groups) for values, groups in pairs]
             least = min(shifts, key=lambda shift: (not math.isnan(shift.p), shift.effect))
-            order = np.argsort(-least.scores, kind="stable")
-            yield replace(least, first=tuple(self.ids[i] for i in rows[order]))
+            order = np.flatnonzero(rows)[np.argsort(-least.scores, kind="stable")]
+            yield replace(least, first=tuple(self.ids[i] for i in order))
 
     def _label_noise(self) -> Finding:
         s, usable = self.settings, self.reference.held_out
@@ -224,18 +214,14 @@ class Delivery:
         if self.classes:
             rows = rows[np.argsort(-self.seen.sure[rows], kind="stable")]
         named = [f"{self.ids[i]} ({self._words(i)})" for i in rows.tolist()]
-        how = (
-            f"at least {s.confidence:g} sure" if self.classes else "an error beyond the 99 % of training time"
-        )
+        how = f"{s.confidence:g} sure or more" if self.classes else "by an error beyond 99 % of those before"
         rate = f"{before.mean():.1%}" if len(before) else "unknown"
         text = f"the champion contradicts {len(rows):,} of {len(good):,} new labels ({how})"
         text += f", its share on data it was not trained on is {rate} (p = {p:.2g})"
         if named:
             text += f": {name_first(named)}"
-        remedy = "check these labels, and whether the new data are of another kind"
-        return judged(
-            "label_noise", max(0.0, value), s.label_noise, f"{text}; {remedy}.", named, p, p < s.alpha
-        )
+        text += "; check these labels, and whether the new data are of another kind."
+        return judged("label_noise", max(0.0, value), s.label_noise, text, named, p, p < s.alpha)
 
     def _words(self, i: int) -> str:
         label, predicted = self.targets[i], self.seen.predicted[i]

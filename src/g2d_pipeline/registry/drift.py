@@ -92,16 +92,19 @@ def compare_categories(of: str, reference: Codes, new: Codes, sides: Sides) -> S
     """Population stability index and chi-square of two columns of categories `[n]`, `[m]` (from 0)."""
     size = int(max(reference.max(initial=0), new.max(initial=0))) + 1
     counts = np.stack([np.bincount(side, minlength=size) for side in (reference, new)]).astype(np.float64)
-    totals = counts.sum(axis=1, keepdims=True)
-    rare = counts.sum(axis=0) * totals[1] / totals.sum() < EXPECTED
-    if rare.sum() > 1:
-        counts = np.hstack([counts[:, ~rare], counts[:, rare].sum(axis=1, keepdims=True)])
-    counts = counts[:, counts.any(axis=0)]
-    if counts.shape[1] < 2:
+    rare = counts.sum(axis=0) * len(new) / (len(reference) + len(new)) < EXPECTED
+    pooled = np.where(rare, 0, np.cumsum(~rare))  # 0: all rare ones
+    counts = np.stack([np.bincount(pooled, own) for own in counts])
+    totals, present = counts.sum(axis=1, keepdims=True), np.flatnonzero(counts.any(axis=0))
+    if len(present) < 2:
         return Shift(of, "PSI", 0.0, 1.0 if len(new) >= LEAST else np.nan)
+    counts = counts[:, present]
     shares = (counts + 0.5) / (totals + 0.5 * counts.shape[1])
     psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-    a, b = sides.effective(np.eye(size)[reference], len(new))
+    flags = np.zeros((len(reference), 0), np.float32)
+    if sides.reference is not None:  # who has many rows and categories without groups needs no flags
+        flags = (pooled[reference][:, None] == present).astype(np.float32)
+    a, b = sides.effective(flags, len(new))
     p = float(stats.chi2_contingency(counts * [[a], [b]] / totals, correction=False).pvalue)
     return Shift(of, "PSI", psi, p if _enough(len(new), a, b) else np.nan)
 
