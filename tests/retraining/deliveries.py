@@ -42,7 +42,6 @@ SETTINGS = {
         "epochs": 12, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
         "selection": "val",
     },
-    "smp": {"tau": [2]},
 }  # fmt: skip
 
 
@@ -85,7 +84,8 @@ class Deliveries(Project):
 
 def new_project(folder: Path) -> Deliveries:
     copy_project(folder)
-    local = {"datasets": {NAME: SETTINGS}, "seeds": 0, "method": "g2d", "compare": [], "dataset": NAME}
+    local = {"datasets": {NAME: SETTINGS}, "seeds": 0, "dataset": NAME}
+    local |= {"method": "distillation_heads", "compare": [], "evaluate": {"robustness": False}}
     (folder / "conf" / "local" / "parameters.yml").write_text(yaml.safe_dump(local))
     (folder / "requirements.lock").write_bytes((REPOSITORY / "requirements.lock").read_bytes())
     return Deliveries(folder)

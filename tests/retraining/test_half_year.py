@@ -130,6 +130,7 @@ def _refused_deliveries(history: History) -> None:
         (project.raw / name).write_bytes(b"\x89PNG\r\n\x1a\n and nothing else")
     assert "can not be used" in history.retrain("half of the images are damaged", 3, ("refused",))["reason"]
     project.deliver(3, project.rows(500, 60))
+    history.retrain("the same, mended", 0, DECIDED)
 
     flipped = project.rows(560, 60)
     project.deliver(4, flipped.assign(digit=(flipped["digit"] + 1) % 10))
@@ -142,6 +143,7 @@ def _refused_deliveries(history: History) -> None:
         soundfile.write(project.raw / name, 0 * wave, rate)
     assert "audio" in history.retrain("a silent modality", 3, ("refused",))["reason"]
     project.deliver(5, project.rows(620, 90))
+    history.retrain("the same two, mended", 0, DECIDED)
 
     file = project.deliver(6, project.rows(710, 150).rename(columns={"image": "picture"}))
     history.retrain("a column is called otherwise", 3, ("refused",))

@@ -16,13 +16,7 @@ Outcome = Literal["promoted", "kept", "finished", "refused", "failed"]
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-FIELDS = {
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day of the month": (1, 31),
-    "month": (1, 12),
-    "weekday": (0, 7),
-}
+FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
 WORDS = {
     "month": {name: number for number, name in enumerate(MONTHS, 1)},
     "weekday": {name: number for number, name in enumerate(DAYS)},
@@ -73,9 +67,8 @@ def _values(text: str, name: str) -> list[int] | None:
         alone = match is not None and match[4] and match[2] and not match[3]  # 5/10: cron refuses it
         if alone or len(ends) < 2 or not low <= ends[0] <= ends[1] <= high or not 0 < step <= high:
             names = f", {'/'.join(words)}" if words else ""
-            raise ValueError(
-                f"{name} {item!r} is not {low} to {high}{names}, *, a-b, */n or a list with commas"
-            )
+            allowed = f"{low} to {high}{names}, *, a-b, */n, or a list with commas"
+            raise ValueError(f"{name} {item!r} should be {allowed}")
         found |= {value % 7 if name == "weekday" else value for value in range(ends[0], ends[1] + 1, step)}
     return sorted(found)
 
@@ -88,9 +81,7 @@ def _cron(text: str) -> str:
 def _timezone(name: str) -> str:
     known = available_timezones()
     if name not in known:
-        raise ValueError(
-            f"no time zone of this name.{did_you_mean(name, known)} Such as Europe/Vienna or UTC"
-        )
+        raise ValueError(f"no such time zone.{did_you_mean(name, known)} One is Europe/Vienna")
     return name
 
 

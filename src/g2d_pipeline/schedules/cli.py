@@ -51,7 +51,7 @@ NAMES = click.argument("names", nargs=-1)
 @schedule.command("list")
 @_command
 def list_(project: Path, jobs: dict[str, Job]) -> None:
-    """Show the schedules, when each runs next, and what it does."""
+    """Show the schedules."""
     from g2d_pipeline.schedules.files import table
 
     click.echo(table(jobs))

@@ -30,9 +30,7 @@ def run_once(job: Job, say: Log) -> int:
         result = job.run(None, say, until - time.monotonic())
         if not result.again or attempt == job.schedule.retries:
             break
-        say(
-            f"Attempt {attempt + 1} failed: the next one goes on from there, in {job.schedule.retry_delay:g} s."
-        )
+        say(f"Attempt {attempt + 1} failed; the next one goes on from there.")
         time.sleep(job.schedule.retry_delay)
     notify(job, result, say)
     return result.status if result.status > 0 else int(result.outcome == "failed")
@@ -61,7 +59,7 @@ def _locked(job: Job) -> list[str]:
 def crontab(jobs: Sequence[Job]) -> str:
     """The lines of a crontab."""
     lines = [
-        "# Made by `kedro schedule cron`: put these lines into yours (crontab -e). Outputs go to logs/ of the project.",
+        "# Made by `kedro schedule cron`: put these lines into yours (crontab -e). Outputs go to logs/.",
         "# CRON_TZ is cronie's (Fedora, Arch); Debian's cron ignores it and takes the machine's time zone.",
     ]
     by_zone = sorted(jobs, key=lambda job: job.schedule.timezone)
@@ -99,7 +97,7 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
         folder = str(job.project).replace("%", "%%")
         units[f"{name}.service"] = "\n".join(
             [
-                f"# Secrets, such as the variable of notify.webhook_env: in ~/.config/{name}.env, as NAME=value.",
+                f"# Secrets (the variable of notify.webhook_env): in ~/.config/{name}.env, as NAME=value.",
                 "[Unit]",
                 f"Description=g2d-pipeline: {s.pipeline} of {s.dataset} ({job.name})",
                 "",
@@ -149,7 +147,7 @@ def _cron_job(job: Job, image: str, claim: str) -> dict[str, Any]:
         "name": "retrain",
         "image": image,
         "args": ["schedule", "run", job.name],
-        "env": variables,
+        **({"env": variables} if variables else {}),
         "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/project/data"}],

@@ -94,7 +94,7 @@ class Job:
             errors="replace",
             start_new_session=True,
         )
-        timer = threading.Timer(max(seconds, 0), lambda: (late.set(), end(process)))
+        timer = threading.Timer(max(seconds, 0), _end_late, [process, late])
         timer.start()
         try:
             for line in process.stdout or ():
@@ -106,10 +106,8 @@ class Job:
             timer.cancel()
             end(process)
         if late.is_set():
-            limit = f"the time limit of {self.schedule.timeout:g} s (timeout) was reached"
-            return Result(
-                "failed", f"{limit} in {stage or self.schedule.pipeline}", status=process.returncode
-            )
+            limit = f"the timeout of {self.schedule.timeout:g} s was reached"
+            return Result("failed", f"{stage or self.schedule.pipeline}: {limit}", status=process.returncode)
         return self.result(process.returncode, lines, started)
 
     def result(self, status: int, lines: list[str], started: float) -> Result:
@@ -119,11 +117,10 @@ class Job:
         report = str(self.project / (about.get("report") or report)) if about.get("report") or report else ""
         error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
         if status:
-            outcome, reason = (
-                STATUS.get(status, "failed"),
-                about.get("reason") or error.removeprefix("Error: "),
+            reason = str(about.get("reason") or error).removeprefix("Error: ")
+            return Result(
+                STATUS.get(status, "failed"), reason, report, status=status, again=status not in FINAL
             )
-            return Result(outcome, reason, report, status=status, again=status not in FINAL)
         outcome = about.get("outcome", "finished")
         return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
 
@@ -141,12 +138,16 @@ class Job:
     def masked(self, text: str) -> str:
         """The text without secrets: values of environment variables that hold one, and URLs' passwords."""
         notify = self.schedule.notify
-        hidden = {
-            v for n, v in os.environ.items() if SECRET.search(n) or (notify and n == notify.webhook_env)
-        }
-        for value in sorted((v for v in hidden if len(v) >= 6), key=len, reverse=True):
+        webhook = notify.webhook_env if notify else None
+        hidden = [v for n, v in os.environ.items() if (n == webhook or SECRET.search(n)) and len(v) >= 6]
+        for value in sorted(hidden, key=len, reverse=True):
             text = text.replace(value, "***")
         return CREDENTIALS.sub("***", text)
+
+
+def _end_late(process: subprocess.Popen[str], late: threading.Event) -> None:
+    late.set()
+    end(process)
 
 
 def end(process: subprocess.Popen[str], grace: float = GRACE) -> None:

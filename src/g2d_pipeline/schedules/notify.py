@@ -27,7 +27,7 @@ def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
         if told.command:
             command = shlex.split(told.command)
             done = subprocess.run(
-                command, input=message, cwd=job.project, timeout=SECONDS, capture_output=True
+                command, input=message, cwd=job.project, timeout=SECONDS, stderr=subprocess.PIPE
             )
             if done.returncode:
                 said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]

@@ -51,14 +51,22 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
             ) from error
     home, address = write_home(project), f"http://{HOST}:{port}"
     env = next(iter(jobs.values())).env if jobs else None
-    variables = {"DAGSTER_HOME": str(home), ADDRESS: address, "PYTHONUNBUFFERED": "1"}
+    variables = {
+        "DAGSTER_HOME": str(home),
+        ADDRESS: address,
+        "PYTHONWARNINGS": "ignore:Function `dev_command`",
+    }
     environment = os.environ | variables | ({"KEDRO_ENV": env} if env else {})
     options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "warning"]
     with locked(home):
         _give_up_runs(home)
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # a shell's background ignores Ctrl-C, and Dagster then all
+            signal.signal(number, signal.default_int_handler)
         command = [sys.executable, "-m", "dagster", "dev", *options]
         process = subprocess.Popen(command, cwd=project, env=environment, text=True, start_new_session=True)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             _wait_for_page(process, port)
             say(f"Dagster: {address} (Ctrl-C ends it)")

@@ -48,9 +48,7 @@ def _read(loader: ProjectConfigLoader) -> tuple[Tree, Origins]:
             raise ConfigError(f"{file}: unknown key '{unknown[0]}': it should hold 'schedules:' alone")
         section = parsed.get("schedules") or {}
         if not isinstance(section, dict) or not all(isinstance(s, dict) for s in section.values()):
-            raise ConfigError(
-                f"{file}: 'schedules:' should hold names with dataset, cron, … indented below each"
-            )
+            raise ConfigError(f"{file}: 'schedules:' should hold names, with dataset, cron, … below each")
         for path, _ in leaves(section):
             origins.entries.extend((file, ("schedules", *path[:depth])) for depth in range(len(path) + 1))
         for name, own in section.items():
@@ -86,7 +84,11 @@ def select(jobs: dict[str, Job], names: Iterable[str] = ()) -> list[Job]:
     chosen = list(names)
     for name in chosen:
         if name not in jobs:
-            raise ConfigError(
-                f"unknown schedule '{name}'.{did_you_mean(name, jobs)} Known: {', '.join(jobs)}"
-            )
-    return [jobs[name] for name in chosen] or [job for job in jobs.values() if job.schedule.active]
+            known = f"{did_you_mean(name, jobs)} Known: {', '.join(jobs)}"
+            raise ConfigError(f"unknown schedule '{name}'.{known}")
+    active = [job for job in jobs.values() if job.schedule.active]
+    if not chosen and not active:
+        raise ConfigError(
+            "no schedule of conf/base/schedules.yml is active: name one, or set its active: true"
+        )
+    return [jobs[name] for name in chosen] or active
