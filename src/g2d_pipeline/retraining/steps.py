@@ -188,7 +188,7 @@ def _decide(
         registry.promote(dataset, version.number)
     reason = " ".join(decision.reasons)
     outcome = "promoted" if decision.promote else "kept"
-    registry.tag(dataset, version.number, {"outcome": outcome, "reason": reason})
+    registry.tag(dataset, version.number, outcome=outcome, reason=reason)
     registry.prune(dataset)
     return {"outcome": outcome, "reason": reason, "decision": decision.to_json()}
 
