@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import soundfile
-from g2d_pipeline.registry.store import Registry
 
 from g2d_pipeline import load_model
 from g2d_pipeline.config import RegistrySettings
 from g2d_pipeline.files import evaluation_set_file
+from g2d_pipeline.registry.store import Registry
 from tests.e2e.project import Result
 from tests.retraining.deliveries import NAME, Deliveries, new_project
 
