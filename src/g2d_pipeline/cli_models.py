@@ -164,7 +164,7 @@ def clean(yes: bool, dataset: str | None, env: str | None) -> None:
     configuration, no study and no pin (a file `keep` in the folder) refers to, and old leftovers."""
     from rich.filesize import decimal
 
-    from g2d_pipeline.registry.disk import remove, stored
+    from g2d_pipeline.registry.disk import is_busy, remove, stored
 
     registry, _ = _open(None, env)
     references, studies = _references(registry, dataset, env)
@@ -175,10 +175,12 @@ def clean(yes: bool, dataset: str | None, env: str | None) -> None:
     for reason in sorted({*references.unknown.values()} & {*counts}):
         click.echo(f"{counts[reason]} folders are kept, since it can not be told what is in use: {reason}")
     chosen = [one for one in every if not one.reason]
+    owner = {one.folder: one.folder.relative_to(data).parts[1] for one in chosen}
+    busy = {name for name in owner.values() if yes and is_busy(data, name)}
     for one in chosen:
         state = ""
         if yes:
-            state = "deleted  " if remove(one) else "in use   "
+            state = "in use   " if owner[one.folder] in busy or not remove(one) else "deleted  "
         click.echo(f"{state}{decimal(one.size):>10}  {one.folder.relative_to(registry.project)}")
     total = decimal(sum(one.size for one in chosen))
     hint = "" if yes or not chosen else " Nothing is deleted yet: `kedro models clean --yes` does it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import locked
-from g2d_pipeline.registry.disk import References, Stored, remove, stored, usage
+from g2d_pipeline.registry.disk import References, Stored, is_busy, remove, stored, usage
 from g2d_pipeline.stages import STAGES, PendingInputError, Plan
 from tests.plans import make_missing, plan_of
 from tests.test_resolve import configure
@@ -26,11 +27,12 @@ LAYERS = {
     "distill": "06_models/{d}/students/{run}-{fingerprint}",
     "evaluate": "08_reporting/{d}/{fingerprint}",
 }
+CACHE = Path(tempfile.gettempdir()) / f"g2d-test-disk-{os.getpid()}.json"  # of the package's code
 
 
 def plan(data: Path, **overrides: Any) -> Plan:
     """Over pretended artefacts, as the catalog lays them out."""
-    made = plan_of(configure(seeds=[0], **overrides), data)
+    made = plan_of(configure(seeds=[0], **overrides), data, cache=CACHE)
     made.folders = {stage: str(data / path.replace("{d}", "av_digits")) for stage, path in LAYERS.items()}
     make_missing(made)
     return made
@@ -139,7 +141,9 @@ def test_what_is_kept_or_being_made_is_not_removed(data: Path) -> None:
     folder = made.folder("evaluate")
     with locked(folder):
         assert not remove(Stored(folder, {"stage": "evaluate"}, 0))
+        assert is_busy(data, "av_digits")
     assert folder.is_dir()
+    assert not is_busy(data, "av_digits")
 
 
 def test_usage_counts_bytes(data: Path) -> None:

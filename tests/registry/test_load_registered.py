@@ -23,8 +23,10 @@ from tests.registry.test_store import register
 from tests.serving.conftest import Served
 
 BY_MLFLOW = """
-import sys, mlflow, pandas
+import pathlib, sys, mlflow, pandas
 assert not any(name.startswith("kedro") for name in sys.modules)
+from g2d_pipeline.serving.registered import verify
+verify(pathlib.Path(mlflow.artifacts.download_artifacts("models:/digits@champion")))
 table = pandas.read_csv(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/digits@champion")
 model.predict(table).to_parquet(sys.argv[2])

@@ -22,13 +22,24 @@ def aliases(registry: Registry) -> dict[str, int]:
     return {alias: v.number for v in registry.versions("digits") for alias in v.aliases}
 
 
-def test_a_version_is_the_challenger_then_champion_then_previous(registry: Registry, small: Path) -> None:
+@pytest.fixture(params=["sqlite", "sqlite+pysqlite"])
+def either(request: pytest.FixtureRequest, registry: Registry) -> Registry:
+    """A registry that is read directly, and one that is read through MLflow's client, as a server is."""
+    uri = registry.uri.replace("sqlite", request.param)
+    settings = registry.settings.model_copy(update={"uri": uri, "artifacts": "versions"})
+    return Registry(settings, registry.project)
+
+
+def test_a_version_is_the_challenger_then_champion_then_previous(either: Registry, small: Path) -> None:
+    registry = either
     assert registry.versions("digits") == []
     assert registry.get("digits", "champion") is None
     first = register(registry, small, tags={"method": "g2d", "seed": "0"})
     assert (first.number, first.aliases, first.tags) == (1, ("challenger",), {"method": "g2d", "seed": "0"})
     assert first.created.endswith("+00:00")
     assert (first.folder() / "number.txt").read_text() == "0"
+    assert first.folder().is_relative_to(registry.project / "versions" / "digits")
+    assert registry.datasets() == ["digits"]
     registry.promote("digits", 1)
     assert aliases(registry) == {"champion": 1}
     register(registry, small)

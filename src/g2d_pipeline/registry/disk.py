@@ -123,6 +123,17 @@ def _leftovers(data: Path, references: References) -> Iterator[Stored]:
                 yield Stored(folder, {}, size_of(folder), reason)
 
 
+def is_busy(data: Path, dataset: str) -> bool:
+    """Whether a process is making something of a data set: it may be reading what else there is."""
+    for file in data.glob(f"{LAYERS}/{dataset}/**/*.lock"):
+        try:
+            with locked(file.with_suffix("")):
+                pass
+        except LockedError:
+            return True
+    return False
+
+
 def remove(one: Stored) -> bool:
     """Delete a folder that nothing refers to, whole or not at all; False: a run is just making it. Raises
     OSError."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from g2d_pipeline import load_model
+from g2d_pipeline.serving import load_model
 
 
 class RegisteredModel(PythonModel):

@@ -108,8 +108,8 @@ class Registry:
     def promote(self, dataset: str, number: int) -> None:
         """Make a version the champion; the champion so far is `previous`, and the alias challenger goes. The
         same again changes nothing more: a promotion that was killed on its way may be repeated."""
+        self.require(dataset, number)
         with self._writing(dataset) as client:
-            self.require(dataset, number)
             versions = self.versions(dataset)
             champion = registered.pick(versions, CHAMPION)
             if champion is None or champion.number != number:
@@ -122,16 +122,22 @@ class Registry:
     def rollback(self, dataset: str) -> Version:
         """Exchange champion and previous, and return the new champion: a second rollback undoes the first.
         Raises DataError where there is no previous version."""
+        self._champion_and_previous(dataset)
         with self._writing(dataset) as client:
-            champion, previous = self.get(dataset, CHAMPION), self.get(dataset, PREVIOUS)
-            if previous is None or champion is None or previous.number == champion.number:
-                raise DataError(
-                    f"{dataset} has no previous version to go back to. `kedro models history --dataset "
-                    f"{dataset}` shows all; `kedro models promote <version>` takes any."
-                )
+            champion, previous = self._champion_and_previous(dataset)
             client.set_registered_model_alias(dataset, CHAMPION, str(previous.number))
             client.set_registered_model_alias(dataset, PREVIOUS, str(champion.number))
         return self.require(dataset, CHAMPION)
+
+    def _champion_and_previous(self, dataset: str) -> tuple[Version, Version]:
+        versions = self.versions(dataset)
+        champion, previous = (registered.pick(versions, alias) for alias in (CHAMPION, PREVIOUS))
+        if previous is None or champion is None or previous.number == champion.number:
+            raise DataError(
+                f"{dataset} has no previous version to go back to. `kedro models history --dataset {dataset}` "
+                "shows all; `kedro models promote <version>` takes any."
+            )
+        return champion, previous
 
     def tag(self, dataset: str, number: int, **tags: str) -> None:
         """Set tags of a version, such as `outcome`."""

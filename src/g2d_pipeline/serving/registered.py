@@ -82,7 +82,10 @@ class Version:
 
 def registry_uri(configured: str | None = None, project: Path | None = None) -> str:
     """`configured`, else `MLFLOW_TRACKING_URI`, else SQLite in `project`; without one: in the working
-    directory, or the nearest folder above it that has one (DataError: none has)."""
+    directory, or the nearest folder above it that has one (DataError: none has). A relative path that is
+    configured starts at the project."""
+    if configured and project and configured.startswith(SQLITE):
+        return f"{SQLITE}{(project / configured.removeprefix(SQLITE)).as_posix()}"
     if uri := configured or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if project is None:
