@@ -69,7 +69,10 @@ def test_other_pipelines_have_no_gates() -> None:
         (nightly(cron="@daily"), "it has 1 fields"),
         (nightly(timezone="Europe/Wien"), "nightly.timezone = 'Europe/Wien': no such time zone."),
         (nightly(timezone="Europe/Viena"), "Did you mean 'Europe/Vienna'"),
-        (nightly(dataset="av_digit"), f"{FILE}: nightly.dataset = 'av_digit' is unknown. Did you mean 'av_digits'"),
+        (
+            nightly(dataset="av_digit"),
+            f"{FILE}: nightly.dataset = 'av_digit' is unknown. Did you mean 'av_digits'",
+        ),
         (nightly(crn=1), "unknown key 'nightly.crn' (value 1). Did you mean 'cron'"),
         ({"nightly": {"dataset": "av_digits"}}, "'nightly.cron' is missing"),
         ({"Nightly run": GOOD}, "the name of a schedule, 'Nightly run': lower-case letters"),

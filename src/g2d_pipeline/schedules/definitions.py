@@ -56,6 +56,7 @@ def _job(job: Job, ops: Mapping[str, dg.OpDefinition], hooks: set[dg.HookDefinit
         executor_def=dg.in_process_executor,
         op_retry_policy=dg.RetryPolicy(max_retries=s.retries, delay=s.retry_delay),
         tags={"dataset": s.dataset},
+        config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},  # Dagster's page has all of it
         hooks=hooks,
     )
     def stages() -> None:
