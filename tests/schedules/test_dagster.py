@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -126,18 +131,6 @@ def test_secrets_are_in_no_log_of_dagster(
     assert "s3cr3t" not in logs + "".join(capfd.readouterr())
 
 
-# The daemon that takes runs from the queue, and a code location of two data sets.
-LOCATION = """
-from pathlib import Path
-from tests.schedules.conftest import stub_job
-from g2d_pipeline.schedules.definitions import make_definitions
-folder = Path({folder!r})
-def job(name, dataset):
-    return stub_job(folder, name=name, dataset=dataset, pipeline="ingest", cron="0 0 1 1 *")
-definitions = make_definitions({{"one": job("one", "av_digits"), "other": job("other", "mis_me")}})
-"""
-
-
 def test_dagsters_settings_are_written_once_and_are_ours(tmp_path: Path) -> None:
     home = write_home(tmp_path)
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -154,19 +147,90 @@ def test_dagsters_settings_are_written_once_and_are_ours(tmp_path: Path) -> None
 
 
 def test_a_port_in_use_and_a_second_dagster_are_said(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as taken, pytest.raises(ConfigError, match="say another|Say another"):
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        start(tmp_path, {}, taken.getsockname()[1], lambda _: None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"import sys, pathlib, time\nfrom g2d_pipeline.files import locked\nwith locked(pathlib.Path({str(tmp_path / '.dagster')!r})):\n    print('held', flush=True)\n    time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port}: Address already in use"):
+            start(tmp_path, {}, port, lambda _: None)
+    folder = str(tmp_path / ".dagster")
+    words = f"with locked(Path({folder!r})): print('held', flush=True); input()"
+    hold = f"from g2d_pipeline.files import locked, Path\n{words}"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold], **pipes) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockedError):
             start(tmp_path, {}, port, lambda _: None)
         holder.kill()
+
+
+# What `kedro schedule start` does, with jobs of two data sets whose commands are the stub's.
+LOCATION = """
+from pathlib import Path
+from g2d_pipeline.schedules.definitions import make_definitions
+from tests.schedules.conftest import stub_job
+def job(name, dataset):
+    return stub_job(Path.cwd(), name=name, dataset=dataset, pipeline="ingest", cron="0 0 1 1 *")
+definitions = make_definitions({"one": job("one", "av_digits"), "other": job("other", "mis_me")})
+"""
+START = """
+from pathlib import Path
+from g2d_pipeline.schedules import server
+server.MODULE = "location"
+server.start(Path.cwd(), {}, PORT, lambda line: print(line, flush=True))
+"""
+LAUNCH = """mutation($job: String!) { launchRun(executionParams: {selector: {
+  repositoryLocationName: "location", repositoryName: "__repository__", jobName: $job}}) { __typename } }"""
+
+
+def launch(port: int, job: str) -> None:
+    query = json.dumps({"query": LAUNCH, "variables": {"job": job}}).encode()
+    request = Request(f"http://127.0.0.1:{port}/graphql", query, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as answer:
+        assert json.load(answer)["data"]["launchRun"]["__typename"] == "LaunchRunSuccess"
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_two_data_sets_run_side_by_side_and_one_never_twice_and_all_ends_by_a_signal(tmp_path: Path) -> None:
+    (tmp_path / "location.py").write_text(LOCATION, encoding="utf-8")
+    (tmp_path / "plan.txt").write_text("slow " * 9, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
+    command = [sys.executable, "-c", START.replace("PORT", str(port))]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"Dagster: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        for name in ("one", "one", "other"):
+            launch(port, name)
+        times = tmp_path / "times.txt"
+        wait_for(lambda: times.exists() and times.read_text().count("\n") == 3)
+        spans: dict[str, list[tuple[float, float]]] = {}
+        for line in times.read_text().splitlines():
+            start_, end_, dataset = line.split()
+            spans.setdefault(dataset, []).append((float(start_), float(end_)))
+        (first, second), (other,) = sorted(spans["dataset=av_digits"]), spans["dataset=mis_me"]
+        assert first[1] <= second[0]
+        assert other[0] < second[0]
+        (tmp_path / "plan.txt").write_text("hang", encoding="utf-8")
+        launch(port, "one")
+        wait_for((tmp_path / "child.txt").exists)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    for pid in (int((tmp_path / "child.txt").read_text()), process.pid):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"--port {port}" not in left

@@ -25,7 +25,7 @@ CRONS = [
     "30 6 1,15 * *",
     "15 4 1 * sun",
     "0 0 29 2 *",
-    "5 0-23/6 * jan-mar,12 *",
+    "5 0-23/6 * jan,12 *",
 ]
 
 
@@ -50,9 +50,7 @@ def test_a_line_of_cron_has_the_ticks_of_dagster(cron: str) -> None:
     start = datetime(2026, 11, 27, 12, tzinfo=ZoneInfo(name))
     expected = ticks(cron, name, start, number := 2 if "29" in cron else 5)
     found, minute = list[datetime](), start
-    while len(found) < number and minute < expected[-1] + timedelta(
-        days=1
-    ):  # cron's own rule, minute by minute
+    while len(found) < number and minute < expected[-1] + timedelta(days=1):
         if _is_due(fields, minute):
             found.append(minute)
         jump = _matches(fields[3], minute.month, 1) and (

@@ -63,14 +63,9 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
     environment = os.environ | variables | ({"KEDRO_ENV": env} if env else {})
     options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "error"]
     with locked(home), dg.DagsterInstance.from_config(str(home)) as instance:
-        for run in _active(
-            instance
-        ):  # of a Dagster that was killed: they would hold their data sets for ever
+        for run in _active(instance):  # of a Dagster that was killed; they hold their data sets
             instance.report_run_failed(run, "Dagster was ended while this run was at work.")
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # a shell's background ignores Ctrl-C, and Dagster then all
+        for number in (signal.SIGINT, signal.SIGTERM):  # ignored in a shell's background
             signal.signal(number, signal.default_int_handler)
         command = [sys.executable, "-m", "dagster", "dev", *options]
         process = subprocess.Popen(command, cwd=project, env=environment, text=True, start_new_session=True)
