@@ -37,9 +37,7 @@ def make_definitions(jobs: Mapping[str, Job]) -> dg.Definitions:
             job=made[name],
             cron_schedule=job.schedule.cron,
             execution_timezone=job.schedule.timezone,
-            default_status=dg.DefaultScheduleStatus.RUNNING
-            if job.schedule.active
-            else dg.DefaultScheduleStatus.STOPPED,
+            default_status=dg.DefaultScheduleStatus("RUNNING" if job.schedule.active else "STOPPED"),
         )
         for name, job in jobs.items()
     ]
@@ -80,6 +78,7 @@ def _op(stage: str, jobs: Mapping[str, Job], last: dict[str, Result]) -> dg.OpDe
             level = LEVEL.match(line)
             context.log.log(level[1] if level else "ERROR" if line.startswith("Error: ") else "INFO", line)
 
+        last.pop(context.run_id, None)
         context.log.info("$ " + job.masked(" ".join(["kedro", *job.command(stage)[len(job.kedro) :]])))
         result = last[context.run_id] = job.run(stage, log, started + job.schedule.timeout - time.time())
         if result.outcome in ("refused", "failed"):

@@ -104,7 +104,7 @@ class Job:
             process.wait()
         finally:
             timer.cancel()
-            end(process)
+            end(process, GRACE if process.poll() is None else 1.0)
         if late.is_set():
             limit = f"the timeout of {self.schedule.timeout:g} s was reached"
             return Result("failed", f"{stage or self.schedule.pipeline}: {limit}", status=process.returncode)
@@ -118,9 +118,8 @@ class Job:
         error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
         if status:
             reason = str(about.get("reason") or error).removeprefix("Error: ")
-            return Result(
-                STATUS.get(status, "failed"), reason, report, status=status, again=status not in FINAL
-            )
+            outcome, again = STATUS.get(status, "failed"), status not in FINAL
+            return Result(outcome, reason, report, status=status, again=again)
         outcome = about.get("outcome", "finished")
         return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
 
