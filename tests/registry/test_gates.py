@@ -435,6 +435,7 @@ def test_limits_are_checked_and_named(name: str) -> None:
         with pytest.raises(ValidationError, match=words) as error:
             GateSettings(**{name: limits})
         assert name in str(error.value)
+    assert getattr(GateSettings(**{name: {"warn": None}}), name).stop == getattr(SETTINGS, name).stop
     with pytest.raises(ValidationError, match="new_classes"):
         replace_setting("new_classes", "halt")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -59,6 +59,13 @@ class GateSettings(Strict):
     confidence: Share = 0.9
     alpha: Share = 0.01
     samples: PositiveInt = 2000
+
+    @field_validator("unreadable", "silent", "shift", "label_noise", mode="before")
+    @classmethod
+    def _a_limit_left_out_stays(cls, value: Any, info: ValidationInfo) -> Any:
+        """Who changes `warn` keeps `stop`."""
+        default = cls.model_fields[str(info.field_name)].default
+        return {**default.model_dump(), **value} if isinstance(value, dict) else value
 
 
 class Guards(Strict):

@@ -20,7 +20,7 @@ Codes = npt.NDArray[np.int64]
 LEAST = 10  # new rows that a test of shift needs
 INDEPENDENT = 5.0  # the effective number of rows that any test with groups needs
 EXPECTED = 5.0  # of a category among the new rows; rarer ones are one category
-COMPONENTS, FOLDS, CLIP = 32, 5, 5.0
+COMPONENTS, FOLDS, CLIP, TINY = 32, 5, 5.0, 1e-3
 PENALTY = 0.05  # C of the logistic regression
 
 
@@ -138,8 +138,10 @@ def _components(x: Floats) -> Floats:
     if not x.shape[1]:
         return np.zeros((len(x), 1))
     count = min(COMPONENTS, x.shape[1], len(x) - 1)
-    x = PCA(count, whiten=True, svd_solver="full").fit_transform(x)
-    x = np.clip(x, -CLIP, CLIP)
+    pca = PCA(count, svd_solver="full").fit(x)
+    spread = np.sqrt(pca.explained_variance_)
+    some = spread > TINY * spread[0]  # smaller ones are rounding, which differs from batch to batch
+    x = np.clip(pca.transform(x)[:, some] / spread[some], -CLIP, CLIP)
     return np.hstack([x, np.square(x)])
 
 
@@ -159,13 +161,12 @@ def _held_out(x: Floats, y: Codes, sides: Sides) -> tuple[list[float], Floats]:
         return areas, scores
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of folds in which one side has few rows
-        parts = list(kind(folds, shuffle=True, random_state=0).split(x, y, groups))
-    for train, test in parts:
-        if len(np.unique(y[train])) == len(np.unique(y[test])) == 2:
-            model = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=200)
-            scores[test] = model.fit(x[train], y[train]).decision_function(x[test])
-            areas.append(float(roc_auc_score(y[test], scores[test])))
+        warnings.simplefilter("ignore", UserWarning)  # one side has few rows in a fold; not converged
+        for train, test in kind(folds, shuffle=True, random_state=0).split(x, y, groups):
+            if len(np.unique(y[train])) == len(np.unique(y[test])) == 2:
+                model = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=200)
+                scores[test] = model.fit(x[train], y[train]).decision_function(x[test])
+                areas.append(float(roc_auc_score(y[test], scores[test])))
     return areas, scores
 
 
