@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -20,7 +20,16 @@ from kedro.utils import find_kedro_project, load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.cli_models import models
-from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
+from g2d_pipeline.errors import (
+    ConfigError,
+    DataError,
+    G2DError,
+    InterruptedRun,
+    RefusedData,
+    did_you_mean,
+    mistake_under,
+)
+from g2d_pipeline.hooks import Mistake
 from g2d_pipeline.progress import rich_logs
 from g2d_pipeline.schedules.cli import schedule
 
@@ -62,6 +71,10 @@ def run(**arguments: Any) -> Any:
             if "reproduce" in (arguments.get("params") or {}):
                 return _reproduce(arguments)
             return callback(**arguments)
+        except Mistake as mistake:
+            if isinstance(mistake.error, DataError) and "retrain" in _pipelines(arguments):
+                _refuse(arguments, mistake.error)
+            raise
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
@@ -72,6 +85,8 @@ def run(**arguments: Any) -> Any:
             cause = mistake_under(error)
             if debug or cause is None:
                 raise
+            if isinstance(cause, DataError) and "retrain" in _pipelines(arguments):
+                _refuse(arguments, cause)
             if isinstance(cause, InterruptedRun):
                 click.secho(str(cause), fg="yellow", err=True)
                 sys.exit(cause.exit_status)
@@ -85,12 +100,30 @@ def _run_study(arguments: dict[str, Any]) -> None:
     from g2d_pipeline.studies.study import run_study
 
     params = dict(arguments["params"])
-    names = {n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n}
+    names = set(_pipelines(arguments))
     typed = [option for key, option in SELECTIONS.items() if arguments.get(key)]
     if names - {"evaluate", "__default__"} or typed:
         words = ", ".join([*(f"--pipeline {n}" for n in sorted(names - {"evaluate", "__default__"})), *typed])
         raise ConfigError(f"{words}: a study goes to its end: leave it out, or say --pipeline evaluate.")
     run_study(_site(arguments), str(params.pop("study")), params)
+
+
+def _pipelines(arguments: dict[str, Any]) -> list[str]:
+    """The pipelines that were named."""
+    return [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
+
+
+def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
+    """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
+    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome
+
+    params = dict(arguments.get("params") or {})
+    loader = _site(arguments).loader(params)
+    dataset = str(params.get("dataset") or loader.default_dataset)
+    content = {"dataset": dataset, "outcome": "refused", "reason": str(error)}
+    write_outcome(outcome_file(loader.project, dataset), content)
+    click.secho(f"Error: {error}", fg="red", err=True)
+    sys.exit(RefusedData.exit_status)
 
 
 def _reproduce(arguments: dict[str, Any]) -> None:
@@ -135,7 +168,7 @@ def _check_selection(arguments: dict[str, Any]) -> None:
             "say those that it was made with."
         )
     selected = {key: list(arguments.get(key) or ()) for key in SELECTIONS}
-    names = [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
+    names = _pipelines(arguments)
     if not names and not any(selected.values()):
         return
     from g2d_pipeline.pipeline_registry import register_pipelines

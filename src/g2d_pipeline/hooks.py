@@ -32,6 +32,7 @@ class Mistake(click.ClickException):
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
+        self.error = error
         self.exit_code = error.exit_status  # type: ignore[misc]
 
 
@@ -146,8 +147,9 @@ class ProjectHooks:
         """Release the locks; say in `retrain.json` how a retraining ended."""
         if "retrain" in self.locks:
             cause: BaseException = mistake_under(error) or error
-            if self.node == "ingest_raw" and isinstance(cause, DataError):
-                cause = RefusedData(str(cause))  # what can not be read is refused as by a gate
+            if isinstance(cause, DataError):  # raw data that can not be read are refused as by a gate
+                reads_raw = self.node in ("ingest_raw", "featurize_modalities")
+                cause = (RefusedData if reads_raw else G2DError)(str(cause))
             outcome = "refused" if isinstance(cause, RefusedData) else "failed"
             about = {"dataset": self.configuration and self.configuration.run.dataset}
             reason = str(cause) or type(cause).__name__

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import soundfile
-from g2d_pipeline.registry.store import Registry
 
 from g2d_pipeline import load_model
 from g2d_pipeline.config import RegistrySettings
 from g2d_pipeline.files import evaluation_set_file
+from g2d_pipeline.registry.store import Registry
 from tests.e2e.project import Result
 from tests.retraining.deliveries import NAME, Deliveries, new_project
 
@@ -115,6 +115,7 @@ def test_half_a_year(history: History, tmp_path: Path) -> None:
     project.deliver(9, project.rows(1060, 200))
     history.retrain("more of the same, from the champion's weights", 0, DECIDED, "retrain.init_from=champion")
     _rebuilt(history)
+    _predicts(history)
     _rollback(history)
     table = pd.DataFrame(history.rows)
     assert len(table) >= 12
@@ -199,6 +200,22 @@ def _rebuilt(history: History) -> None:
     image.write_bytes(kept)
     assert result.status == 1
     assert f"image/{image.name} has changed" in result.output
+
+
+def _predicts(history: History) -> None:
+    """The champion predicts by its alias, in Kedro and without."""
+    project = history.project
+    table = project.raw / "new.csv"
+    project.rows(0, 20).drop(columns=["digit", "part"]).to_csv(table, index=False)
+    source = table.relative_to(project.path)
+    params = f"dataset={NAME},input={source},model=champion"
+    result = project.run("run", "--pipeline", "predict", "--params", params)
+    assert result.status == 0, result.output
+    (file,) = project.path.glob(f"data/07_model_output/{NAME}/champion-*/*/predictions.parquet")
+    champion = history.registry.get(NAME, "champion")
+    assert champion is not None
+    expected = load_model(champion.folder()).predict(table)
+    pd.testing.assert_frame_equal(pd.read_parquet(file), expected, check_dtype=False)
 
 
 def _rollback(history: History) -> None:

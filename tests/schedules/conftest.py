@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,12 @@ sys.exit(int(status))
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
+def project(tmp_path: Path) -> Path:
     """A project's settings in a folder of their own."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local", "studies"))
     (tmp_path / "conf" / "local").mkdir()
     shutil.copytree(REPOSITORY / "data" / "01_raw" / "av_digits", tmp_path / "data" / "01_raw" / "av_digits")
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

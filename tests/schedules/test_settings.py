@@ -24,17 +24,17 @@ def nightly(**changes: Any) -> dict[str, Any]:
 def test_the_example_of_the_project_is_valid_and_not_active(repository: Path) -> None:
     jobs = read_jobs(repository, check=True)
     assert [job.schedule.active for job in jobs.values()] == [False]
-    with pytest.raises(ConfigError, match="no schedule .* is active"):
+    with pytest.raises(ConfigError, match=r"no schedule .* is active"):
         select(jobs)
     assert select(jobs, ["example"]) == [jobs["example"]]
-    with pytest.raises(ConfigError, match="unknown schedule 'exmple'. Did you mean 'example'"):
+    with pytest.raises(ConfigError, match=r"unknown schedule 'exmple'\. Did you mean 'example'"):
         select(jobs, ["exmple"])
 
 
 def test_a_schedule_is_read_with_its_units_and_the_environment_wins(write: Callable[[Any], Path]) -> None:
     notify = "{webhook_env: HOOK, on: [failed, kept]}"  # YAML reads the key `on` as true
     project = write(
-        "schedules:\n  nightly:\n    dataset: av_digits\n    cron: 30 3 * * mon-fri\n    timezone: Europe/Vienna\n"
+        "schedules:\n  nightly:\n    dataset: av_digits\n    cron: 30 3 * * mon-fri\n"
         f"    overrides: {{tau: [1, 2], training: {{epochs: 3}}}}\n    retry_delay: 2 min\n    timeout: 6 h\n"
         f"    notify: {notify}\n"
     )

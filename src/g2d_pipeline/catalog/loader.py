@@ -108,6 +108,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
             yield from self._files(environment, "schedules").items()
 
     @property
+    def default_dataset(self) -> str:
+        """The one that the files name."""
+        return str(self._merged[0].get("dataset"))
+
+    @property
     def _environments(self) -> list[str]:
         return list(dict.fromkeys([self.base_env, self.env or self.default_run_env]))
 

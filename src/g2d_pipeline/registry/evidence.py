@@ -1,6 +1,6 @@
 """What a model says of each sample of the evaluation set, kept with the version: all that promotion compares.
 
-`evidence.parquet`: a row a sample, sorted by `sample_id`, with `target` (class index, or a value in the
+`evidence.parquet`: a row a sample, in the store's order, with `target` (class index, or a value in the
 target's unit), `group` where there are groups, and a list column of logits for each part: `multi`, a modality
 alone (`audio`) or missing (`without audio`). `evidence.json`: whose they are (`Header`)."""
 
@@ -156,14 +156,14 @@ def write_evidence(
 
 
 def _positions(table: pd.DataFrame, ids: Sequence[str] | None, path: Path) -> npt.NDArray[np.int64]:
-    """Where the samples of the set are among the test samples, sorted by id."""
+    """Where the samples of the set are among the test samples, ascending."""
     known = pd.Index(table["sample_id"])
     wanted = known if ids is None else pd.Index(list(dict.fromkeys(ids)))
     if len(lacking := wanted.difference(known)):
         words = f"{len(lacking)} of {len(wanted)} samples of the evaluation set are not in the test split of"
         remedy = "Give them back to the raw data, or begin a new evaluation set."
         raise data_error(f"{words} {path}", lacking, remedy)
-    at: npt.NDArray[np.int64] = known.get_indexer(wanted.sort_values())
+    at: npt.NDArray[np.int64] = np.sort(known.get_indexer(wanted))
     return at
 
 
@@ -174,7 +174,8 @@ def _unit(model: Path) -> str:
 
 
 def evaluation_set_hash(table: pd.DataFrame, class_names: Sequence[str]) -> str:
-    """Of the ids and targets (classes by name) of samples sorted by id."""
+    """Of the ids and targets (classes by name) of samples in any order."""
+    table = table.sort_values("sample_id")
     return fingerprint([table["sample_id"].tolist(), labels(table, class_names)])
 
 

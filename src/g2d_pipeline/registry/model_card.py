@@ -41,7 +41,7 @@ def model_card(
     """The card of the trained model in a version's `folder` (`model.json`, `inputs.json`, its evidence).
 
     `evaluation`: metrics.json, `data`: data_report.json, `lineage`: lineage.json; each may be empty. Metrics
-    are made of the evidence. Raises DataError where `model.json` is missing, or a file in the folder is
+    are made of the evidence. Raises DataError where `model.json` is missing, `inputs.json` or the evidence
     damaged."""
     return _Card(folder, dataset, evaluation, data, lineage, version).text()
 
@@ -117,12 +117,12 @@ class _Card:
         what = f"one of {len(names)} classes ({enumerated(names, 12)})" if names else "a value"
         what += f" in {self.unit}" * bool(self.unit)
         inputs = ", ".join(f"{m} ({self.kinds[m]})" if m in self.kinds else m for m in self.modalities)
+        target, other = self.target.get("name") or "the target", "classes" if names else "values"
         return _plain(
-            f"Predicts {self.target.get('name') or 'the target'}, {what}, from {inputs}, of samples that come "
-            f"about as those of {self.dataset} do. A sample that lacks a modality is predicted by the others: "
-            "what that costs stands below.\n\nOut of scope: samples of another origin, device or population "
-            f"than the data’s, {'classes' if names else 'values'} that training did not have, and decisions "
-            "on people that no person checks."
+            f"Predicts {target}, {what}, from {inputs}, of samples that come about as {self.dataset}’s do. "
+            "A sample that lacks a modality is predicted by the others: what that costs stands below.\n\n"
+            "Out of scope: samples of another origin, device or population than the data’s, "
+            f"{other} that training did not have, and decisions on people that no person checks."
         )
 
     def _data(self) -> str:

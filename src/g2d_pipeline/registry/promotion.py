@@ -115,18 +115,16 @@ def _incomparable(old: Evidence, new: Evidence) -> Iterator[str]:
         )
         gone, more = ([i for i in x if i not in y] for x, y in ((first, second), (second, first)))
         other = [i for i in first if i in second and first[i] != second[i]]
-        cases = ((gone, "only the champion has"), (more, "it does not have"), (other, "have another target"))
-        words = [f"{len(ids)} samples {what} ({enumerated(ids, 3)})" for ids, what in cases if ids]
+        cases = {"only the champion has": gone, "only the challenger has": more, "another target have": other}
+        words = [f"{what} {len(ids)} ({enumerated(ids, 3)})" for what, ids in cases.items() if ids]
         yield f"the evaluation set is not the champion’s: {'; '.join(words)}: {remedy}"
 
 
 class _Scores:
     """Both models' metrics on the same samples (`at` `[n]`: some of them, each for itself) and resamples of
-    them, or of their groups, which are the challenger's."""
+    them, or of their groups."""
 
     def __init__(self, old: Evidence, new: Evidence, parts: Sequence[str], at: Any = None) -> None:
-        groups = new.table[[c for c in ("group",) if c in new.table]]
-        old = Evidence(old.header, old.table.drop(columns="group", errors="ignore").join(groups))
         self.runs = {CHAMPION: old.run(CHAMPION, parts, at), CHALLENGER: new.run(CHALLENGER, parts, at)}
         of_key = resample(list(self.runs.values()))
         self.resampled = {(key.method, key.part): one for key, one in of_key.items()}
@@ -166,9 +164,12 @@ class _Scores:
 
 
 class _Comparison:
-    """Champion and challenger on the evaluation set, by one metric."""
+    """Champion and challenger on the evaluation set, in the order and groups of the challenger's."""
 
     def __init__(self, old: Evidence, new: Evidence, metric: str, settings: PromoteSettings) -> None:
+        order = new.table[["sample_id", *(c for c in ("group",) if c in new.table)]]
+        table = order.merge(old.table.drop(columns="group", errors="ignore"), on="sample_id", validate="1:1")
+        old = Evidence(old.header, table)
         self.old, self.new, self.metric, self.settings = old, new, metric, settings
         self.modalities = list(dict.fromkeys([*old.header.modalities, *new.header.modalities]))
         if len(self.modalities) == 1:
@@ -271,7 +272,7 @@ class _Comparison:
         if s.test == "value":
             return f"{text}: by value, improvement {_number(row['difference'])}{wanted}"
         if math.isnan(row["low"]):
-            return f"{text}: {whole} are too few for a test at confidence {s.confidence:g}"
+            return f"{text}: too few for a test at confidence {s.confidence:g} ({whole})"
         return (
             f"{text}: improvement {_number(row['difference'])}, at least {_number(row['low'])} at confidence "
             f"{s.confidence:g} (paired bootstrap over {whole}){wanted}"

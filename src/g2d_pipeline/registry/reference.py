@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,7 +99,9 @@ def write_reference(
     rows = np.concatenate([draw(np.flatnonzero(own), settings.samples) for own in (is_train, ~is_train)])
     rows = np.sort(rows)
     seen = look_at(predictor, table.iloc[rows], root)
-    contents = content_keys(manifest, root, hashes).assign(fault="", looked_at=False)
+    contents = content_keys(manifest, manifest.meta["columns"], root, hashes).assign(
+        fault="", looked_at=False
+    )
     contents.loc[rows, "looked_at"] = True
     contents.loc[rows, "fault"] = [seen.faults.get(i, "") for i in range(len(rows))]
     target, residual = table["target"].to_numpy(np.float64)[rows], None
@@ -109,11 +112,12 @@ def write_reference(
     for name, marked in {"contradicted": wrong, **{f"blank/{m}": of for m, of in seen.blank.items()}}.items():
         contents[name] = False
         contents.loc[rows, name] = marked
+    kept = ["sample_id", "split", "target", *(["group"] if "group" in table else []), *column_types(manifest)]
     about = {"version": VERSION, "modalities": predictor.modalities, "types": column_types(manifest)}
     about |= {"residual": residual, "meta": manifest.meta}
     text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_folder(folder / FOLDER) as new:
-        table[_kept(manifest)].to_parquet(new / SAMPLES, index=False)
+        table[list(dict.fromkeys(kept))].to_parquet(new / SAMPLES, index=False)
         contents.to_parquet(new / CONTENTS, index=False)
         for m, values in seen.features.items():
             np.save(new / f"features.{m}.npy", values[seen.good])
@@ -142,12 +146,6 @@ def read_reference(folder: Path) -> Reference | None:
     return reference
 
 
-def _kept(manifest: Manifest) -> list[str]:
-    columns = [c for own in manifest.meta["columns"].values() for c in own]
-    group = ["group"] if "group" in manifest.table else []
-    return list(dict.fromkeys(["sample_id", "split", "target", *group, *columns]))
-
-
 def column_types(manifest: Manifest) -> dict[str, str]:
     """Column → what it holds: numbers, dates or text."""
     words = {"f": "numbers", "i": "numbers", "u": "numbers", "b": "numbers", "M": "dates"}
@@ -163,22 +161,22 @@ def draw(rows: Rows, most: int) -> Rows:
 
 
 # --------------------------------------------------------------------------------------------- equal contents
-def content_keys(manifest: Manifest, root: Path, hashes: Path | None = None) -> pd.DataFrame:
-    """Hashes of each sample's content, whatever its id, split and place are: `content`, of its target and all
-    modalities; `key/<m>` of each modality that is no table."""
+def content_keys(
+    manifest: Manifest, columns: dict[str, list[str]], root: Path, hashes: Path | None = None
+) -> pd.DataFrame:
+    """Hashes of each sample's content in these `columns` (modality → its own), whatever its id, split and
+    place are: `content`, of all and the target; `key/<m>` of each modality that is no table."""
     table, meta, types = manifest.table, manifest.meta, column_types(manifest)
-    target = table["target"]
     names = dict(enumerate(meta["class_names"]))
-    parts = {"target": target.map(names) if names else target}
+    parts = {"target": table["target"].map(names) if names else table["target"]}
     own = {}
-    for m, columns in meta["columns"].items():
-        if (kind := meta["kinds"].get(m)) == "tabular":
-            parts |= {f"{m}/{c}": table[c] for c in columns}
-            continue
-        for c in columns:
-            is_path = types[c] == "text" and kind != "text"
+    for m, of in columns.items():
+        kind = meta["kinds"].get(m)
+        for c in of:
+            is_path = types[c] == "text" and kind not in ("tabular", "text")
             parts[f"{m}/{c}"] = _media_keys(table[c], root, hashes) if is_path else table[c]
-        own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in columns])
+        if kind != "tabular":
+            own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in of])
     return pd.DataFrame({"content": _hashes(parts, list(parts)), **own})
 
 
@@ -188,30 +186,22 @@ def _hashes(parts: dict[str, pd.Series[Any]], names: list[str]) -> list[str]:
 
 
 def _media_keys(cells: pd.Series[Any], root: Path, hashes: Path | None) -> pd.Series[Any]:
-    """A hash of what each cell points to; of a file that can not be read, of its name."""
+    """A hash of what each cell points to; the same one of all that can not be read."""
     distinct = [str(cell) for cell in cells.unique()]
-    files = {cell: _files(cell, root) for cell in distinct if not is_row(cell)}
-    known = content_hashes(sorted({file for own in files.values() for file in own}), hashes)
+    files: dict[str, list[Path]] = {}
+    for cell in distinct:
+        with suppress(OSError):
+            files[cell] = [f for f in files_of(cell, root) if f.is_file() and os.access(f, os.R_OK)]
+    named = {file for cell, own in files.items() if not is_row(cell) for file in own}
+    known = content_hashes(sorted(named), hashes)
     digests = {}
     for cell in distinct:
-        try:
-            content = (
-                row_bytes(cell, root) if is_row(cell) else repr([known[f] for f in files[cell]]).encode()
-            )
-        except (MediaError, OSError):
-            content = b""
-        state = hashlib.blake2b(content, digest_size=16)
-        if content in (b"", b"[]"):
-            state.update(cell.encode(errors="surrogateescape"))
-        digests[cell] = state.hexdigest()
+        content = b""
+        with suppress(MediaError, OSError):
+            of_files = [known.get(file) for file in files.get(cell, ())]
+            content = row_bytes(cell, root) if is_row(cell) else repr(of_files).encode()
+        digests[cell] = hashlib.blake2b(content, digest_size=16).hexdigest()
     return cells.astype(str).map(digests)
-
-
-def _files(cell: str, root: Path) -> list[Path]:
-    try:
-        return [file for file in files_of(cell, root) if file.is_file() and os.access(file, os.R_OK)]
-    except OSError:
-        return []
 
 
 def new_rows(manifest: Manifest, keys: pd.Series[str], reference: Reference) -> tuple[Rows, int]:

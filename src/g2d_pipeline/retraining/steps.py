@@ -141,6 +141,7 @@ def _register(
     registry: Registry, challenger: Challenger, content: str, settings: RetrainRun, lineage: Lineage
 ) -> Version:
     """The version of a challenger; its test split is the fixed evaluation set, where there was none."""
+    from g2d_pipeline.evaluation import MULTI
     from g2d_pipeline.retraining.version import write_version
 
     fixed = evaluation_set_file(Path(settings.options.project), settings.dataset)
@@ -161,6 +162,7 @@ def _register(
                 "method": challenger.run.method,
                 "seed": str(info["seed"]),
                 "source": settings.source,
+                "metric": f"test/{MULTI}/{info['metric']}",
             },
         )
         if not fixed.exists():

@@ -37,9 +37,7 @@ def make_definitions(jobs: Mapping[str, Job]) -> dg.Definitions:
             job=made[name],
             cron_schedule=job.schedule.cron,
             execution_timezone=job.schedule.timezone,
-            default_status=dg.DefaultScheduleStatus.RUNNING
-            if job.schedule.active
-            else dg.DefaultScheduleStatus.STOPPED,
+            default_status=dg.DefaultScheduleStatus("RUNNING" if job.schedule.active else "STOPPED"),
         )
         for name, job in jobs.items()
     ]
@@ -56,6 +54,7 @@ def _job(job: Job, ops: Mapping[str, dg.OpDefinition], hooks: set[dg.HookDefinit
         executor_def=dg.in_process_executor,
         op_retry_policy=dg.RetryPolicy(max_retries=s.retries, delay=s.retry_delay),
         tags={"dataset": s.dataset},
+        config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},  # Dagster's page has all of it
         hooks=hooks,
     )
     def stages() -> None:
@@ -79,6 +78,7 @@ def _op(stage: str, jobs: Mapping[str, Job], last: dict[str, Result]) -> dg.OpDe
             level = LEVEL.match(line)
             context.log.log(level[1] if level else "ERROR" if line.startswith("Error: ") else "INFO", line)
 
+        last.pop(context.run_id, None)
         context.log.info("$ " + job.masked(" ".join(["kedro", *job.command(stage)[len(job.kedro) :]])))
         result = last[context.run_id] = job.run(stage, log, started + job.schedule.timeout - time.time())
         if result.outcome in ("refused", "failed"):

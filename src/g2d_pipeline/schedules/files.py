@@ -154,6 +154,7 @@ def _cron_job(job: Job, image: str, claim: str) -> dict[str, Any]:
     }
     pod = {
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 60,  # training saves its state
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],

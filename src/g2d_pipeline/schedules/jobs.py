@@ -104,7 +104,7 @@ class Job:
             process.wait()
         finally:
             timer.cancel()
-            end(process)
+            end(process, GRACE if process.poll() is None else 1.0)
         if late.is_set():
             limit = f"the timeout of {self.schedule.timeout:g} s was reached"
             return Result("failed", f"{stage or self.schedule.pipeline}: {limit}", status=process.returncode)
@@ -118,9 +118,8 @@ class Job:
         error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
         if status:
             reason = str(about.get("reason") or error).removeprefix("Error: ")
-            return Result(
-                STATUS.get(status, "failed"), reason, report, status=status, again=status not in FINAL
-            )
+            outcome, again = STATUS.get(status, "failed"), status not in FINAL
+            return Result(outcome, reason, report, status=status, again=again)
         outcome = about.get("outcome", "finished")
         return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
 
@@ -150,16 +149,16 @@ def _end_late(process: subprocess.Popen[str], late: threading.Event) -> None:
     end(process)
 
 
-def end(process: subprocess.Popen[str], grace: float = GRACE) -> None:
-    """End a command and all of its process group: politely first, so that training saves its state."""
+def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[], bool] = bool) -> None:
+    """End a command and all of its process group: politely first, so that training saves its state. What is
+    left of it is killed after `grace` seconds, or when the command itself has ended and all is `done`."""
     if not hasattr(os, "killpg"):  # Windows
         process.kill()
         return
     until = time.monotonic() + grace
     with suppress(ProcessLookupError, PermissionError):  # the group is empty
         os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < until:
-            process.poll()
+        while time.monotonic() < until and not (process.poll() is not None and done()):
             os.killpg(process.pid, 0)
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)

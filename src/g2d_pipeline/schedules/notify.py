@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import urllib.request
 
 from g2d_pipeline.schedules.jobs import Job, Log, Result
 
@@ -45,6 +44,8 @@ def _post(address: str, message: bytes) -> None:
     """Post JSON. Raises ValueError for what is no address of the web, and OSError."""
     if not address.startswith(("https://", "http://")):
         raise ValueError("the variable is not set" if not address else "it holds no address of http(s)")
+    import urllib.request  # dear to import
+
     header = {"Content-Type": "application/json"}
     request = urllib.request.Request(address, message, header, method="POST")
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:

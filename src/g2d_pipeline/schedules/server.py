@@ -8,13 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.files import atomic_write, locked
 from g2d_pipeline.schedules.jobs import ADDRESS, GRACE, Job, end
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 HOST, HOME = "127.0.0.1", ".dagster"
 MODULE = "g2d_pipeline.schedules.definitions"
@@ -36,7 +40,7 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
     it started. The exit status. Raises ConfigError (no Dagster, the port is in use) and LockedError (it runs
     already)."""
     try:
-        import dagster  # noqa: F401
+        import dagster as dg
         import dagster_webserver  # noqa: F401
     except ImportError as error:
         remedy = "`make schedule` installs it; so does pip install 'g2d-pipeline[retrain]'"
@@ -57,13 +61,11 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
         "PYTHONWARNINGS": "ignore:Function `dev_command`",
     }
     environment = os.environ | variables | ({"KEDRO_ENV": env} if env else {})
-    options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "warning"]
-    with locked(home):
-        _give_up_runs(home)
-        for number in (
-            signal.SIGINT,
-            signal.SIGTERM,
-        ):  # a shell's background ignores Ctrl-C, and Dagster then all
+    options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "error"]
+    with locked(home), dg.DagsterInstance.from_config(str(home)) as instance:
+        for run in _active(instance):  # of a Dagster that was killed; they hold their data sets
+            instance.report_run_failed(run, "Dagster was ended while this run was at work.")
+        for number in (signal.SIGINT, signal.SIGTERM):  # ignored in a shell's background
             signal.signal(number, signal.default_int_handler)
         command = [sys.executable, "-m", "dagster", "dev", *options]
         process = subprocess.Popen(command, cwd=project, env=environment, text=True, start_new_session=True)
@@ -72,11 +74,11 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
             say(f"Dagster: {address} (Ctrl-C ends it)")
             return process.wait()
         except KeyboardInterrupt:
-            say("Ending Dagster and what it started …")
+            say("Ending Dagster and what it started; runs go on when it starts again …")
             return 0
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
-            end(process, 2 * GRACE)
+            end(process, 2 * GRACE, lambda: not _active(instance))
 
 
 def _wait_for_page(process: subprocess.Popen[str], port: int) -> None:
@@ -88,13 +90,9 @@ def _wait_for_page(process: subprocess.Popen[str], port: int) -> None:
         time.sleep(0.2)
 
 
-def _give_up_runs(home: Path) -> None:
-    """Mark the runs of a Dagster that was killed as failed: else they would hold their data sets for ever.
-    Dagster starts them again (`run_retries`)."""
+def _active(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """The runs that are at work."""
     import dagster as dg
 
     s = dg.DagsterRunStatus
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        active = dg.RunsFilter(statuses=[s.STARTING, s.STARTED, s.CANCELING])
-        for run in instance.get_runs(active):
-            instance.report_run_failed(run, "Dagster was ended while this run was at work.")
+    return instance.get_runs(dg.RunsFilter(statuses=[s.STARTING, s.STARTED, s.CANCELING]))

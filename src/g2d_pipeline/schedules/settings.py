@@ -88,7 +88,5 @@ def select(jobs: dict[str, Job], names: Iterable[str] = ()) -> list[Job]:
             raise ConfigError(f"unknown schedule '{name}'.{known}")
     active = [job for job in jobs.values() if job.schedule.active]
     if not chosen and not active:
-        raise ConfigError(
-            "no schedule of conf/base/schedules.yml is active: name one, or set its active: true"
-        )
+        raise ConfigError("no schedule is active: name one, or set its active: true in schedules.yml")
     return [jobs[name] for name in chosen] or active
