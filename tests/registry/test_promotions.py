@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from g2d_pipeline.registry.store import Registry
+from g2d_pipeline.serving.registered import DATABASE
 from tests.conftest import REPOSITORY
 from tests.registry.test_store import register
 
@@ -56,6 +57,32 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(json.dumps({"errors": errors, "reads": len(seen), "versions": sorted(set(seen))}))
 """
+
+# Dies in the middle of a promotion, when some of it is in the file already.
+KILLED = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("UPDATE registered_model_aliases SET version = 2 WHERE alias = 'champion'")
+insert = "INSERT INTO registered_model_tags (workspace, name, key, value) VALUES ('default', 'digits', ?, ?)"
+for i in range(500):
+    connection.execute(insert, (str(i), "x" * 1000))
+os._exit(9)
+"""
+
+
+def test_a_promotion_that_is_killed_is_undone(registry: Registry, small: Path) -> None:
+    for _ in range(2):
+        register(registry, small)
+    registry.promote("digits", 1)
+    file = registry.project / DATABASE
+    assert subprocess.run([sys.executable, "-c", KILLED, str(file)]).returncode == 9
+    assert file.with_name("mlflow.db-journal").stat().st_size > 0
+    champion = registry.get("digits", "champion")
+    assert champion is not None
+    assert champion.number == 1
+    registry.promote("digits", 2)
 
 
 @pytest.mark.slow

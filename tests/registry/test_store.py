@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import pickletools
+import shutil
+import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +133,23 @@ def test_retention_keeps_every_alias_and_the_newest(registry: Registry, small: P
         register(registry, small)
         if number in (1, 3):
             registry.promote("digits", number)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(registry.uri, registry.uri)
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    killed, going = (client.create_run(experiment, start_time=start).info.run_id for start in (1, None))
     folders = {v.number: v.outer() for v in registry.versions("digits")}
     assert [v.number for v in registry.prune("digits")] == [4, 2]
     assert [v.number for v in registry.versions("digits")] == [7, 6, 5, 3, 1]
     assert aliases(registry) == {"challenger": 7, "champion": 3, "previous": 1}
     assert {n for n, folder in folders.items() if folder.exists()} == {7, 6, 5, 3, 1}
     assert registry.prune("digits") == []
+    states = {run.info.run_id for run in client.search_runs([experiment])}
+    assert going in states
+    assert killed not in states
 
 
 def test_files_that_are_gone_are_named(registry: Registry, small: Path) -> None:
-    import shutil
-
     version = register(registry, small)
     shutil.rmtree(version.outer())
     with pytest.raises(DataError, match=r"Version 1 of digits: its folder .* is gone"):
@@ -150,9 +159,6 @@ def test_files_that_are_gone_are_named(registry: Registry, small: Path) -> None:
 def test_a_registry_of_another_version_and_mlflow_missing(
     registry: Registry, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-    import sys
-
     file = registry.project / "data/09_registry/mlflow.db"
     with sqlite3.connect(file) as connection:
         connection.execute("DROP TABLE registered_model_aliases")

@@ -134,8 +134,8 @@ class Registry:
         champion, previous = (registered.pick(versions, alias) for alias in (CHAMPION, PREVIOUS))
         if previous is None or champion is None or previous.number == champion.number:
             raise DataError(
-                f"{dataset} has no previous version to go back to. `kedro models history --dataset {dataset}` "
-                "shows all; `kedro models promote <version>` takes any."
+                f"{dataset} has no previous version to go back to. `kedro models history --dataset "
+                f"{dataset}` shows all; `kedro models promote <version>` takes any."
             )
         return champion, previous
 

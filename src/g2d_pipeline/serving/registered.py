@@ -175,7 +175,7 @@ def _database(uri: str) -> Path | None:
 
 def _query(database: Path, queries: Mapping[str, str], *values: str) -> dict[str, list[Any]]:
     """The rows of each query, of one moment. Raises DataError for a file that is no registry of MLflow's."""
-    file = f"file:{quote(str(database.absolute()))}?mode=ro"
+    file = f"file:{quote(str(database.absolute()))}?mode=rw"  # what a killed writer left is rolled back
     try:
         with closing(sqlite3.connect(file, BUSY, isolation_level=None, uri=True)) as connection:
             connection.execute("BEGIN")
