@@ -70,12 +70,13 @@ class GateSettings(Strict):
 
 class Guards(Strict):
     """How far a challenger may fall behind the champion beside the headline metric: the greatest loss of that
-    metric; None: not guarded. As a fraction: of accuracies, F1, R² and the like as they are (0.05: 5 points),
-    of RMSE and MAE in standard deviations of the targets, of MAPE 0.05 for 5 %.
+    metric, refused where it is shown to be a loss; None: not guarded. As a fraction: of accuracies, F1, R²
+    and the like as they are (0.05: 5 points), of RMSE and MAE in standard deviations of the targets, of MAPE
+    0.05 for 5 %.
 
     `per_modality`: of what each modality alone says; `missing_modality`: without each modality;
-    `per_group`: in each group of 20 samples or more, where the loss is shown; `calibration`: of the ECE, in a
-    regression of the mean bias, whatever its sign, in standard deviations of the targets."""
+    `per_group`: in each group of 20 samples or more; `calibration`: of the ECE, in a regression of the mean
+    bias, whatever its sign, in standard deviations of the targets; by its value, which is not tested."""
 
     per_modality: NonNegativeFloat | None = 0.05
     per_group: NonNegativeFloat | None = 0.1

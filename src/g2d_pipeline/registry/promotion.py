@@ -30,7 +30,8 @@ COMPARED = (
 CHAMPION, CHALLENGER = "champion", "challenger"
 LEAST = 20  # samples of a group, from which on it is guarded
 HOLDS, FALLS, UNGUARDED, UNMEASURED = "holds", "falls", "not guarded", "not measured"
-IN_TARGET_UNIT = ("rmse", "mae")
+IN_TARGET_UNIT = ("rmse", "mae", "bias")
+ROUNDING = 1e-9  # a fall by the guard itself is none
 CALIBRATION = {"classification": "ece", "regression": "bias"}
 
 
@@ -138,9 +139,8 @@ class _Scores:
             return abs(value) if metric == "bias" else value
         run = self.runs[who]
         own = run.predictions[run.predictions["part"] == part]
-        return evaluate_predictions(own, run.info["task"], class_probabilities(run, "test", part, own))[
-            metric
-        ]
+        probabilities = class_probabilities(run, "test", part, own)
+        return evaluate_predictions(own, run.info["task"], probabilities)[metric]
 
     def compare(self, part: str, metric: str, confidence: float) -> dict[str, Any]:
         """The values of both, their oriented difference, and its one-sided bounds: the wider ones of
@@ -179,78 +179,60 @@ class _Comparison:
         self.spread = float(target.std()) if new.header.task == "regression" else 1.0
         self.scores = _Scores(old, new, self.parts)
 
-    # ------------------------------------------------------------------------------------------ rows
-    def headline(self) -> dict[str, Any]:
-        """The row of the rule `metric`."""
-        row = self._row("metric", "all modalities", MULTI, self.metric, self.settings.min_improvement)
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The row of the rule `metric`, then those of the guards."""
+        guard, c, compare = self.settings.guard, self.settings.confidence, self.scores.compare
+        row = compare(MULTI, self.metric, c)
+        least, most = self._ends(row)
+        verdict = BETTER if least > 0 else WORSE if most < 0 else EQUAL
+        verdict = verdict if math.isfinite(row["difference"]) else UNMEASURED
+        limits = {"guard": self.settings.min_improvement, "verdict": verdict}
+        yield {"rule": "metric", "what": "all modalities", **row, **limits}
+        for m in self.modalities:
+            row = compare(m, self.metric, c)
+            yield self._guarded("per_modality", f"{m} alone", row, guard.per_modality)
+        for part in [WITHOUT + m for m in self.modalities]:
+            row = compare(part, self.metric, c)
+            yield self._guarded("missing_modality", part, row, guard.missing_modality)
+        yield from self._groups()
+        row = compare(MULTI, CALIBRATION[self.new.header.task], c)
+        yield self._guarded("calibration", "calibration", row, guard.calibration)
+
+    def _ends(self, row: Mapping[str, Any]) -> tuple[float, float]:
+        """The bounds of the difference that count, which by value is the difference itself."""
         by_value = self.settings.test == "value"
-        least = row["difference"] if by_value else row["low"]
-        most = row["difference"] if by_value else row["high"]
-        verdict = BETTER if least > self.settings.min_improvement else WORSE if most < 0 else EQUAL
-        return row | {"verdict": verdict if math.isfinite(row["difference"]) else UNMEASURED}
+        return (row["difference"],) * 2 if by_value else (row["low"], row["high"])
 
-    def guards(self) -> Iterator[dict[str, Any]]:
-        """The rows of the guards of modalities, groups and calibration."""
-        guard, scale = self.settings.guard, self._scale(self.metric)
-        for m in self.modalities:
-            yield self._guarded("per_modality", f"{m} alone", m, guard.per_modality, scale)
-        for m in self.modalities:
-            part = WITHOUT + m
-            yield self._guarded("missing_modality", part, part, guard.missing_modality, scale)
-        yield from self._groups(guard.per_group, scale)
-        metric = CALIBRATION[self.new.header.task]
-        yield self._guarded("calibration", "calibration", MULTI, guard.calibration, self.spread, metric)
-
-    def _scale(self, metric: str) -> float:
-        """What a guard of 1 is of the metric: guards are fractions (of accuracies and the like, of the
-        targets' standard deviation, of 100 %)."""
-        return self.spread if metric in IN_TARGET_UNIT else 100.0 if metric == "mape" else 1.0
-
-    def _guarded(
-        self, rule: str, what: str, part: str, guard: float | None, scale: float, metric: str | None = None
-    ) -> dict[str, Any]:
-        """A row of a guard that counts by its value: it is of all samples, as the headline is."""
-        row = self._row(rule, what, part, metric or self.metric, math.nan if guard is None else guard * scale)
-        lost = math.isnan(row["challenger"]) and math.isfinite(row["champion"])
-        if guard is None:
-            verdict = UNGUARDED
-        elif lost or row["difference"] < -row["guard"]:
-            verdict = FALLS
-        else:
-            verdict = HOLDS if math.isfinite(row["difference"]) else UNMEASURED
-        return row | {"verdict": verdict}
-
-    def _groups(self, guard: float | None, scale: float) -> Iterator[dict[str, Any]]:
-        """The rows of the groups of `LEAST` samples or more. One falls where it loses more than the guard and
-        is shown to lose, at a level that is Bonferroni's over the groups: in a group of few, chance does."""
-        if "group" not in self.new.table:
-            return
-        groups = self.new.table["group"]
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        """The rows of the groups of `LEAST` samples or more, with bounds at Bonferroni's level over them."""
+        groups = self.new.table["group"] if "group" in self.new.table else pd.Series(dtype=object)
         counts = groups.value_counts().sort_index()
         large = counts[counts >= LEAST]
         for group, count in large.items():
             scores = _Scores(self.old, self.new, [MULTI], (groups == group).to_numpy())
-            limit = math.nan if guard is None else guard * scale
-            confidence = 1 - (1 - self.settings.confidence) / len(large)
+            row = scores.compare(MULTI, self.metric, 1 - (1 - self.settings.confidence) / len(large))
             what = f"group {group} ({count} samples)"
-            row = scores.compare(MULTI, self.metric, confidence)
-            row = {"rule": "per_group", "what": what, **row, "guard": limit}
-            falls = row["difference"] < -limit and not row["high"] >= 0
-            measured = HOLDS if math.isfinite(row["difference"]) else UNMEASURED
-            yield row | {"verdict": UNGUARDED if guard is None else FALLS if falls else measured}
+            yield self._guarded("per_group", what, row, self.settings.guard.per_group)
 
-    def _row(self, rule: str, what: str, part: str, metric: str, guard: float) -> dict[str, Any]:
-        row = self.scores.compare(part, metric, self.settings.confidence)
-        return {"rule": rule, "what": what, **row, "guard": guard}
+    def _guarded(self, rule: str, what: str, row: dict[str, Any], guard: float | None) -> dict[str, Any]:
+        """A row of a guard: it falls where it loses more than the guard and is shown to lose, as far as there
+        is a test; by chance alone a value moves by more than a guard where samples or groups are few."""
+        scale = {"mape": 100.0, **dict.fromkeys(IN_TARGET_UNIT, self.spread)}.get(row["metric"], 1.0)
+        limit = math.nan if guard is None else guard * scale
+        falls = row["difference"] < -limit - ROUNDING and not self._ends(row)[1] >= 0
+        if math.isnan(row["challenger"]) and math.isfinite(row["champion"]) and rule != "per_group":
+            falls = True
+        measured = HOLDS if math.isfinite(row["difference"]) else UNMEASURED
+        verdict = UNGUARDED if guard is None else FALLS if falls else measured
+        return {"rule": rule, "what": what, **row, "guard": limit, "verdict": verdict}
 
-    # ----------------------------------------------------------------------------------- in sentences
     def decision(self) -> Decision:
-        headline, guards = self.headline(), list(self.guards())
-        rows = [headline, *guards]
+        rows = list(self.rows())
+        headline, *guards = rows
         reasons = [self._fall(row) for row in guards if row["verdict"] == FALLS]
         if all(_equal(self.old.logits(part), self.new.logits(part)) for part in self.parts):
             reasons.insert(0, "it predicts exactly what the champion predicts")
-        elif headline["verdict"] != BETTER:
+        elif not self._ends(headline)[0] > self.settings.min_improvement:
             reasons.insert(0, self._headline(headline))
         if reasons:
             return _refused(reasons, rows)
@@ -260,42 +242,39 @@ class _Comparison:
 
     def _headline(self, row: Mapping[str, Any]) -> str:
         """`accuracy 0.83 against 0.8, not told apart: …`."""
-        s, unit = self.settings, self._unit(row["metric"])
-        label = _label(row["metric"])
+        s, label, unit = self.settings, _label(self.metric), self._unit(self.metric)
         if row["verdict"] == UNMEASURED:
             return f"{label} is not defined on the evaluation set"
         units = self.scores.resampled[CHALLENGER, MULTI].units
         whole = f"{units} {'groups' if 'group' in self.new.table else 'samples'}"
-        text = f"{label} {_number(row['challenger'])} against {_number(row['champion'])}{unit}"
-        text += f", {row['verdict']}{'' if row['verdict'] == EQUAL else ' than the champion'}"
-        wanted = f", more than {_number(s.min_improvement)} wanted"
+        old, new, least, low, difference = map(
+            _number, (row["champion"], row["challenger"], s.min_improvement, row["low"], row["difference"])
+        )
+        than = "" if row["verdict"] == EQUAL else " than the champion"
+        text = f"{label} {new} against {old}{unit}, {row['verdict']}{than}"
         if s.test == "value":
-            return f"{text}: by value, improvement {_number(row['difference'])}{wanted}"
+            return f"{text}: by value, improvement {difference}, more than {least} wanted"
         if math.isnan(row["low"]):
             return f"{text}: too few for a test at confidence {s.confidence:g} ({whole})"
-        return (
-            f"{text}: improvement {_number(row['difference'])}, at least {_number(row['low'])} at confidence "
-            f"{s.confidence:g} (paired bootstrap over {whole}){wanted}"
-        )
+        how = f"at confidence {s.confidence:g} (paired bootstrap over {whole})"
+        return f"{text}: improvement {difference}, at least {low} {how}, more than {least} wanted"
 
     def _fall(self, row: Mapping[str, Any]) -> str:
         """`audio alone: accuracy falls from 0.61 to 0.35 (guard per_modality 0.05)`."""
-        unit = self._unit(row["metric"])
-        guard = f"guard {row['rule']} {_number(row['guard'])}{unit}"
-        label = _label(row["metric"])
+        what, metric = row["what"], row["metric"]
+        unit, goes = self._unit(metric), "falls" if metric_spec(metric).higher_is_better else "rises"
+        old, new, limit = map(_number, (row["champion"], row["challenger"], row["guard"]))
+        label = "mean bias, whatever its sign," if metric == "bias" else _label(metric)
+        text = f"{label} {goes} from {old} to {new}{unit}"
         if math.isnan(row["challenger"]):
-            part = row["what"].removesuffix(" alone")
-            why = _not_finite(self.new, CHALLENGER, part) or "the challenger has nothing to predict from"
-            return f"{row['what']}: {label} was {_number(row['champion'])}{unit}, {why} ({guard})"
-        goes = "falls" if metric_spec(row["metric"]).higher_is_better else "rises"
-        ends = f"from {_number(row['champion'])} to {_number(row['challenger'])}{unit}"
-        if row["metric"] == "bias":
-            label, goes = "mean bias, whatever its sign,", "rises"
-        return f"{row['what']}: {label} {goes} {ends} ({guard})"
+            why = _not_finite(self.new, CHALLENGER, what.removesuffix(" alone"))
+            text = f"{label} was {old}{unit}, {why or 'the challenger has nothing to predict from'}"
+        return f"{what}: {text} (guard {row['rule']} {limit}{unit})"
 
     def _unit(self, metric: str) -> str:
-        spec = metric_spec(metric).unit
-        unit = self.new.header.unit if spec == "target" else spec if metric in ("mape", "nll") else ""
+        """With a blank before it."""
+        unit = {"mape": "%", "nll": "nats"}.get(metric, "")
+        unit = self.new.header.unit if metric in IN_TARGET_UNIT else unit
         return f" {unit}" if unit else ""
 
 
