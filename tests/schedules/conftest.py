@@ -29,11 +29,13 @@ if status == "hang":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     pathlib.Path("child.txt").write_text(str(child.pid))
     time.sleep(60)
-if status == "slow":
-    started = time.time()
-    time.sleep(1.5)
+if status == "meet":  # another data set's run
+    started, dataset = time.time(), words[-1].split(",")[0]
+    pathlib.Path(f"started-{dataset}").touch()
+    while len(list(pathlib.Path().glob("started-*"))) < 2 and time.time() < started + 90:
+        time.sleep(0.1)
     with pathlib.Path("times.txt").open("a") as file:
-        file.write(f"{started} {time.time()} {words[-1].split(',')[0]}\\n")
+        file.write(f"{started} {time.time()} {dataset}\\n")
     status = "0"
 print("token", os.environ.get("G2D_TEST_HOOK", ""), "https://user:pass1word@example.org/x")
 print("Report: data/08_reporting/d/1/report.html" if status == "0" else "Error: planned to fail")

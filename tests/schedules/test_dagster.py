@@ -202,7 +202,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
 @pytest.mark.slow
 def test_two_data_sets_run_side_by_side_and_one_never_twice_and_all_ends_by_a_signal(tmp_path: Path) -> None:
     (tmp_path / "location.py").write_text(LOCATION, encoding="utf-8")
-    (tmp_path / "plan.txt").write_text("slow " * 9, encoding="utf-8")
+    (tmp_path / "plan.txt").write_text("meet " * 9, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -211,7 +211,7 @@ def test_two_data_sets_run_side_by_side_and_one_never_twice_and_all_ends_by_a_si
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"Dagster: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        assert f"Dagster: http://127.0.0.1:{port} (Ctrl-C ends it)\n" in iter(process.stdout.readline, "")
         for name in ("one", "one", "other"):
             launch(port, name)
         times = tmp_path / "times.txt"
@@ -221,8 +221,8 @@ def test_two_data_sets_run_side_by_side_and_one_never_twice_and_all_ends_by_a_si
             start_, end_, dataset = line.split()
             spans.setdefault(dataset, []).append((float(start_), float(end_)))
         (first, second), (other,) = sorted(spans["dataset=av_digits"]), spans["dataset=mis_me"]
+        assert other[0] <= first[1]  # the first waited for it
         assert first[1] <= second[0]
-        assert other[0] < second[0]
         (tmp_path / "plan.txt").write_text("hang", encoding="utf-8")
         launch(port, "one")
         wait_for((tmp_path / "child.txt").exists)

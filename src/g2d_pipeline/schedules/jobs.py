@@ -151,14 +151,15 @@ def _end_late(process: subprocess.Popen[str], late: threading.Event) -> None:
 
 def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[], bool] = bool) -> None:
     """End a command and all of its process group: politely first, so that training saves its state. What is
-    left of it is killed after `grace` seconds, or when the command itself has ended and all is `done`."""
+    left of it is killed when all that counts is `done`, or after `grace` seconds."""
     if not hasattr(os, "killpg"):  # Windows
         process.kill()
         return
     until = time.monotonic() + grace
     with suppress(ProcessLookupError, PermissionError):  # the group is empty
         os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < until and not (process.poll() is not None and done()):
+        while time.monotonic() < until and not done():
+            process.poll()
             os.killpg(process.pid, 0)
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)

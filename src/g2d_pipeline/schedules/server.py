@@ -78,7 +78,8 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
             return 0
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
-            end(process, 2 * GRACE, lambda: not _active(instance))
+            soonest = time.monotonic() + 3  # Dagster itself would take half a minute
+            end(process, 2 * GRACE, lambda: time.monotonic() > soonest and not _active(instance))
 
 
 def _wait_for_page(process: subprocess.Popen[str], port: int) -> None:
