@@ -30,7 +30,7 @@ from g2d_pipeline.explain import Origins
 from g2d_pipeline.overrides import Tree
 
 # Settings of a run that change no result.
-NO_RESULT = ("rebuild", "input", "model", "retrain", "wait", "debug")
+NO_RESULT = ("rebuild", "n_jobs", "input", "model", "retrain", "wait", "debug")
 
 
 @dataclass(frozen=True)
