@@ -136,7 +136,7 @@ def seconds_of(run: TeacherRun | StudentRun, meta: dict[str, Any]) -> float:
     rows: int = meta["counts"]["train"]
     numbers = sum(math.prod(meta["modalities"][m]["shape"]) for m in _encoders(run))
     size: int = rows if run.training.batch_size == "auto" else run.training.batch_size
-    return run.training.epochs * (math.ceil(rows / size) * STEP + rows * numbers * NUMBER)
+    return float(run.training.epochs * (math.ceil(rows / size) * STEP + rows * numbers * NUMBER))
 
 
 def bytes_of(run: TeacherRun | StudentRun, store: FeatureStore) -> float:
