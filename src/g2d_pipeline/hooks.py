@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.context import KedroContext
@@ -15,6 +15,7 @@ from kedro.pipeline.node import Node
 
 from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.trained import TrainedSetDataset
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
 from g2d_pipeline.files import locked, relative
@@ -22,6 +23,9 @@ from g2d_pipeline.overrides import as_params
 from g2d_pipeline.resolve import check_methods
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from g2d_pipeline.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
@@ -44,6 +48,8 @@ class ProjectHooks:
         self.project = Path()
         self.locks: dict[str, ExitStack] = {}  # by node; "retrain": of a retraining
         self.node = ""  # that runs
+        self.loader: ProjectConfigLoader | None = None
+        self.jobs: Jobs | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -52,6 +58,7 @@ class ProjectHooks:
         if not isinstance(loader, ProjectConfigLoader):
             raise ConfigError(f"settings.py must use ProjectConfigLoader, not {type(loader).__name__}")
         loader.project = self.project = Path(context.project_path)
+        self.loader = loader
         debug = bool((loader.runtime_params or {}).get("debug"))
         try:
             self.configuration = loader.configuration
@@ -66,7 +73,7 @@ class ProjectHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         """Say what will be done; where there is work, check its inputs and the methods."""
         c = self.configuration
-        if c is None:
+        if c is None or self.loader is None:
             return
         if "gates" in pipeline.all_outputs():
             self._begin_retraining(c, catalog)
@@ -76,6 +83,10 @@ class ProjectHooks:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
         if not missing:
             return
+        from g2d_pipeline.jobs import Jobs
+
+        self.jobs = Jobs(self.loader)
+        self.jobs.check()
         _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
         if "students" in pipeline.all_outputs() and not catalog.exists("students"):
             check_methods(c)
@@ -96,6 +107,8 @@ class ProjectHooks:
         models, each is locked when its turn comes.)"""
         self.node = node.name
         for d in map(catalog.get, node.outputs):
+            if isinstance(d, TrainedSetDataset) and self.jobs:
+                d.side_by_side = self.jobs
             if not hasattr(d, "clock"):
                 continue
             if node.name not in self.locks:
@@ -113,6 +126,7 @@ class ProjectHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Show the result table where the run goes as far as `evaluate`."""
+        self._end_jobs()
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = relative(catalog.get("report").filepath, self.project)
@@ -144,7 +158,8 @@ class ProjectHooks:
 
     @hook_impl
     def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: Any) -> None:
-        """Release the locks; say in `retrain.json` how a retraining ended."""
+        """Release the locks, end the processes; say in `retrain.json` how a retraining ended."""
+        self._end_jobs()
         if "retrain" in self.locks:
             cause: BaseException = mistake_under(error) or error
             if isinstance(cause, DataError):  # raw data that can not be read are refused as by a gate
@@ -162,6 +177,10 @@ class ProjectHooks:
     def _release(self) -> None:
         while self.locks:
             self.locks.popitem()[1].close()
+
+    def _end_jobs(self) -> None:
+        if self.jobs:
+            self.jobs.close()
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))

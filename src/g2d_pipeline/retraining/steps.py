@@ -61,7 +61,7 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
         logger.info("Gates: the data have not changed since %s, when they passed.", last["time"])
         return last
     from g2d_pipeline.registry.gates import check_gates
-    from g2d_pipeline.registry.reference import content_keys
+    from g2d_pipeline.registry.reference import content_keys, read_reference
 
     champion = _registry(settings).get(settings.dataset, "champion")
     folder = None if champion is None else champion.folder()
@@ -72,8 +72,10 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
     for sentence in report.sentences:
         logger.log(logging.INFO if report.outcome == "go" else logging.WARNING, "Gates: %s", sentence)
     if report.outcome != "stop":
+        reference = None if folder is None else read_reference(folder)
+        columns = (reference.about["meta"] if reference else manifest.meta)["columns"]
         with atomic_write(passed) as path:
-            content_keys(manifest, root, hashes)[["content"]].to_parquet(path, index=False)
+            content_keys(manifest, columns, root, hashes)[["content"]].to_parquet(path, index=False)
     start = lineage.plan.configuration.start
     if start is not None and folder is not None and report.outcome != "stop":
         with atomic_write(start) as path:

@@ -21,7 +21,7 @@ from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.errors import InterruptedRun
+from g2d_pipeline.errors import InterruptedRun, is_failed_training
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import ensure_sample
@@ -61,10 +61,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `reason`: why it failed, in one line."""
+    """What became of a task. `reason`: why it failed, in one line; `message`: the same with remedies.
+    `of_training`: its training failed, so that others have a chance."""
 
     status: Literal["made", "fresh", "failed", "interrupted"]
     reason: str = ""
+    message: str = ""
+    of_training: bool = True
 
 
 class Workspace:
@@ -118,7 +121,8 @@ class Workspace:
         from g2d_pipeline.pipelines.teachers.nodes import train_teachers
 
         self.plan.refresh()
-        if self.plan.is_fresh(stage, run):
+        self.datasets[stage].overwrite = self.configuration.run.rebuild
+        if self.plan.is_fresh(stage, run) and not self.configuration.run.rebuild:
             return Outcome("fresh")
         stores = self.datasets["featurize"]
         settings: Any = self.configuration.teachers() if stage == "teachers" else self.distill
@@ -132,7 +136,7 @@ class Workspace:
         with without_wrapping():
             self.datasets[stage].save({run: make})
         failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
-        return Outcome("failed", failed.reason) if failed else Outcome("made")
+        return Outcome("failed", failed.reason, failed.message) if failed else Outcome("made")
 
 
 @lru_cache(maxsize=1)
@@ -164,8 +168,8 @@ def make(site: Site, parent: int, until: float | None, number: int, task: Task) 
     training is stopped and saved."""
     import torch
 
-    if os.getpid() != parent:
-        _end_with(parent)
+    if os.getpid() != parent and _serve(parent).is_set():
+        return number, Outcome("interrupted")
     threads, disabled = torch.get_num_threads(), logging.root.manager.disable
     torch.set_num_threads(site.threads)
     logging.disable(logging.CRITICAL)
@@ -175,9 +179,12 @@ def make(site: Site, parent: int, until: float | None, number: int, task: Task) 
             return number, _workspace(site, task.params).make(task.stage, task.run)
     except Exception as error:
         if not isinstance(error, InterruptedRun):
-            return number, Outcome("failed", FailedRun.from_error(0, error).reason)
-        if os.getpid() == parent and (until is None or time.time() < until):
-            raise
+            failed = FailedRun.from_error(0, error)
+            return number, Outcome("failed", failed.reason, failed.message, is_failed_training(error))
+        if until is None or time.time() < until:
+            if os.getpid() == parent:
+                raise
+            _serve(parent).set()
         return number, Outcome("interrupted", str(error))
     finally:
         torch.set_num_threads(threads)
@@ -221,8 +228,12 @@ def _stopped_at(until: float | None) -> Iterator[None]:
 
 
 @lru_cache(maxsize=1)
-def _end_with(parent: int) -> None:
-    """From now on this process ends when `parent` does: what it has in hand goes on from its checkpoint."""
+def _serve(parent: int) -> threading.Event:
+    """From now on this process ends when `parent` does, what it has in hand goes on from its checkpoint, and
+    Ctrl-C and SIGTERM set the event, after which nothing is begun."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -230,3 +241,4 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    return stopped

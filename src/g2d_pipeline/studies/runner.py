@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.studies.cells import Outcome, Site, Task, make
 
 logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
+STOPPED = "Stopped. What is whole is kept; the same command goes on from there."
+
+
+def _pass_on(number: int) -> None:
+    """Send a signal to the processes of joblib's pool."""
+    for process in multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid or 0, number)
 
 
 @dataclass
@@ -49,7 +60,7 @@ class Pool:
         rest = list(tasks)
         for attempt in range(self.retries + 1):
             if attempt:
-                logger.warning("A process of the study was killed: %d tasks are handed out again", len(rest))
+                logger.warning("A process was killed: %d trainings are handed out again", len(rest))
             for group in [[task] for task in rest] if attempt == self.retries > 0 else [list(rest)]:
                 for task, outcome in self._attempt(group, until):
                     rest.remove(task)
@@ -61,11 +72,14 @@ class Pool:
             done(task, Outcome("interrupted") if late else Outcome("failed", KILLED))
 
     def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
-        """(task, outcome) as they end; fewer than all where a process was killed."""
+        """(task, outcome) as they end; fewer than all where a process was killed. Ctrl-C and SIGTERM go to
+        the processes, which save what they have in hand, before InterruptedRun is raised."""
         if not tasks:
             return
         from joblib import Parallel, delayed, parallel_config
         from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        from g2d_pipeline.training.resume import Stop, stop_on_signals
 
         self.started = self.processes > 1
         try:
@@ -75,11 +89,17 @@ class Pool:
                     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
                     about = self.site, os.getpid(), until
                     jobs = (delayed(make)(*about, *pair) for pair in enumerate(tasks))
-                    for number, outcome in pool(jobs):
-                        if outcome.status != "interrupted":
-                            yield tasks[number], outcome
+                    saved = []
+                    with stop_on_signals(_pass_on) if self.started else nullcontext(Stop()) as stop:
+                        for number, outcome in pool(jobs):
+                            if outcome.status != "interrupted":
+                                yield tasks[number], outcome
+                            elif outcome.reason:
+                                saved.append(outcome.reason)
         except TerminatedWorkerError:
             self.close()
+        if stop.number is not None:
+            raise InterruptedRun("\n".join(saved) or STOPPED, stop.number)
 
     @property
     def _threads(self) -> Mapping[str, int]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,6 +25,9 @@ from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
 from g2d_pipeline.training.trainer import LIBRARY, FitResult, fit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def train_teacher(
@@ -214,6 +216,8 @@ def compute_outputs(
                     outputs[name] = new_output(folder, name, shape) if folder else np.empty(shape, np.float32)
                 outputs[name][position] = x.float().numpy()
                 release(outputs[name])
+    import pandas as pd
+
     frames = []
     for split in [split for split in splits if split != "train"]:
         at = np.searchsorted(row, data.rows[split])
@@ -223,6 +227,8 @@ def compute_outputs(
 
 
 def _predictions(data: Data, target: Tensor, split: str, part: str, logits: Tensor) -> pd.DataFrame:
+    import pandas as pd
+
     rows = data.rows[split]
     confidence = data.task.confidence(logits, target[torch.from_numpy(rows)]).double().numpy()
     columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part, "target": data.target[rows]}
