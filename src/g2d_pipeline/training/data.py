@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]  # of the store
 KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
 ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let go
+CHUNK = 256  # samples of one forward without gradient, …
+SMALLEST_CHUNK, CHUNK_BYTES = 8, 4 * 2**20  # … and on the CPU: not fewer than, of not more bytes than
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,19 @@ class Data:
             dict(augment or {}),
             {m: of["vocabulary"] for m, of in meta["modalities"].items() if "vocabulary" in of},
         )
+
+
+def chunks(rows: Rows, shapes: Iterable[tuple[int, ...]], device: torch.device) -> Iterator[Rows]:
+    """Cut rows into what one forward without gradient takes at once, in order.
+
+    `CHUNK` samples; on the CPU fewer of large samples (`shapes`), whose maps would not stay in its caches:
+    slower, and up to gigabytes of memory (docs/performance.md)."""
+    size = CHUNK
+    if device.type == "cpu":
+        largest = max(4 * math.prod(shape) for shape in shapes)
+        size = max(SMALLEST_CHUNK, min(CHUNK, CHUNK_BYTES // largest))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:
