@@ -282,22 +282,25 @@ def main() -> None:
         order = list(sides) if number % 2 else list(sides)[::-1]
         costs = {side: sides[side]() for side in order}
         rounds.append({side: of | {"whole": whole(of)} for side, of in costs.items()})
-        print(
-            {side: round(of["whole"] / 3600, 1) for side, of in rounds[-1].items()}, "CPU hours", flush=True
-        )
+        write(rounds)
+
+
+def write(rounds: list[dict[str, Seconds]]) -> None:
+    """Print and write the ratios of the rounds so far."""
     rows = []
     for part in [*PARTS[:-1], "whole"]:
         row: dict[str, Any] = {"part": part}
-        for side in [side for side in sides if side != "ours"]:
+        for side in [side for side in rounds[0] if side != "ours"]:
             row[side] = spread_of([of[side][part] / of["ours"][part] for of in rounds])
         rows.append(row)
         text = [
             f"{side} {r['median']:.2f} ({r['lowest']:.2f}–{r['highest']:.2f})"
             for side, r in list(row.items())[1:]
         ]
-        print(f"{part:17} ÷ ours: {', '.join(text)}")
+        print(f"{part:17} ÷ ours: {', '.join(text)}", flush=True)
     raw = [{side: {p: round(s, 5) for p, s in of.items()} for side, of in each.items()} for each in rounds]
-    write_result("recipe", rows, batch_size=BATCH, samples=TRAIN, suppressed_norm="batch", seconds=raw)
+    shape = {"batch_size": BATCH, "samples": TRAIN, "held_out": HELD_OUT, "suppressed_norm": "batch"}
+    write_result("recipe", rows, rounds=len(rounds), **shape, seconds=raw)
 
 
 if __name__ == "__main__":
