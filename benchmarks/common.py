@@ -56,6 +56,7 @@ class Recipe:
     modalities: dict[str, Modality]
     prioritised: str
     classes: int
+    norm: Literal["batch", "frozen"] = "batch"  # `suppressed_norm` as shipped
 
 
 CROP = ImageAugment(crop=[0.08, 1.0], flip=0.5)
@@ -89,6 +90,7 @@ RECIPES = [
         {"tabular": Modality((8,), MLP()), "image": Modality((3, 224, 224), MobileNetV2())},
         prioritised="tabular",
         classes=1,
+        norm="frozen",
     ),
 ]
 

@@ -77,8 +77,8 @@ def test_outputs_do_not_depend_on_how_many_samples_a_forward_takes(
     model = train_teacher(data, "x", encoder, training=recipe(1), progress=False).model
     outputs = []
     for smallest in (8, 60):
-        monkeypatch.setattr("g2d_pipeline.training.data.CHUNK_BYTES", 1)
-        monkeypatch.setattr("g2d_pipeline.training.data.SMALLEST_CHUNK", smallest)
+        monkeypatch.setattr("g2d_pipeline.models.multimodal.CHUNK_BYTES", 1)
+        monkeypatch.setattr("g2d_pipeline.models.multimodal.SMALLEST_CHUNK", smallest)
         arrays, _ = compute_outputs(model, data, build_method("unimodal"), torch.device("cpu"), SPLITS)
         outputs.append(arrays)
     for name, values in outputs[0].items():

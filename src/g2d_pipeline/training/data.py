@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,14 +15,13 @@ from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
+from g2d_pipeline.models.multimodal import samples_at_once
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]  # of the store
 KEPT_MAPPED = 32 * 2**20  # bytes of a memory-mapped file that may stay resident
 ROWS_MAPPED = 16  # rows of a larger one that are read before its pages are let go
-CHUNK = 256  # samples of one forward without gradient, …
-SMALLEST_CHUNK, CHUNK_BYTES = 8, 4 * 2**20  # … and on the CPU: not fewer than, of not more bytes than
 
 
 @dataclass(frozen=True)
@@ -139,15 +137,9 @@ class Data:
         )
 
 
-def chunks(rows: Rows, shapes: Iterable[tuple[int, ...]], device: torch.device) -> Iterator[Rows]:
-    """Cut rows into what one forward without gradient takes at once, in order.
-
-    `CHUNK` samples; on the CPU fewer of large samples (`shapes`), whose maps would not stay in its caches:
-    slower, and up to gigabytes of memory (docs/performance.md)."""
-    size = CHUNK
-    if device.type == "cpu":
-        largest = max(4 * math.prod(shape) for shape in shapes)
-        size = max(SMALLEST_CHUNK, min(CHUNK, CHUNK_BYTES // largest))
+def chunks(rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device) -> Iterator[Rows]:
+    """Cut rows of samples of these `shapes` into what one forward without gradient takes, in order."""
+    size = samples_at_once(shapes, device)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
