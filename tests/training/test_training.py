@@ -36,6 +36,7 @@ def test_a_last_batch_of_one_joins_the_one_before(n: int, sizes: list[int]) -> N
 @pytest.mark.parametrize(
     ("shapes", "device", "size"),
     [
+        ([], "cpu", 256),
         ([(6,)], "cpu", 256),
         ([(1, 128, 64)], "cpu", 128),
         ([(6,), (3, 224, 224)], "cpu", 8),

@@ -101,12 +101,12 @@ class SavedModel:
     @torch.no_grad()
     def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
         """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
-        parts = []
-        for some in chunks(at, self.shapes.values(), self.device):
+        parts, encoded = [], self._encoded(changes or {})
+        for some in chunks(at, [self.shapes[m] for m in encoded], self.device):
             features = self._features(some, changes or {})
             fuse = self.model.fusion
             parts.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
-        for m in self._encoded(changes or {}):
+        for m in encoded:
             self.forwards[m, len(at)] += 1
         return torch.cat(parts)
 

@@ -91,13 +91,13 @@ class MultimodalModel(nn.Module):
 
 
 def samples_at_once(shapes: Iterable[Sequence[int]], device: torch.device) -> int:
-    """How many samples, whose inputs have these `shapes`, one forward without gradient takes.
+    """How many samples one forward without gradient takes; `shapes`: of what each encoder that runs gets.
 
     `CHUNK`; on the CPU fewer of large ones, whose maps would leave its caches: slower, and up to gigabytes of
     memory (docs/performance.md)."""
     if device.type != "cpu":
         return CHUNK
-    largest = max(4 * math.prod(shape) for shape in shapes)
+    largest = max((4 * math.prod(shape) for shape in shapes), default=1)
     return max(SMALLEST_CHUNK, min(CHUNK, CHUNK_BYTES // largest))
 
 

@@ -138,7 +138,7 @@ class Data:
 
 
 def chunks(rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device) -> Iterator[Rows]:
-    """Cut rows of samples of these `shapes` into what one forward without gradient takes, in order."""
+    """Cut rows into what one forward without gradient takes, in order; `shapes`: see `samples_at_once`."""
     size = samples_at_once(shapes, device)
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -40,7 +40,7 @@ def forward_split(
     known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
     with preserve_norm_stats(model, "frozen"):
-        for rows in chunks(data.rows[split], map(data.shape, data.modalities), device):
+        for rows in chunks(data.rows[split], map(data.shape, unknown), device):
             features = {m: take(array, rows).to(device) for m, array in known.items()}
             output = model(gather(data, rows, device, unknown), features=features)
             logits = {"multi": method.predict(output).cpu()}
