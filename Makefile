@@ -99,7 +99,7 @@ lock: ## Remake requirements.lock from pyproject.toml
 	@echo "==> Resolving every dependency for Python 3.11-3.13 on Linux, macOS and Windows"
 	@PYTHON="$(PYTHON)" bash scripts/lock.sh $(LOCK_FLAGS)
 
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peer.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
 bench: venv ## Run every script in benchmarks/ (about a quarter of an hour on 2 cores; BENCHMARKS=benchmarks/flops.py for one)
 	@set -e; for script in $(BENCHMARKS); do echo "==> $$script"; $(PY) $$script; done
 

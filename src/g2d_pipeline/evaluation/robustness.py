@@ -23,8 +23,7 @@ from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.task import task_from_json
-from g2d_pipeline.training.data import Array, Rows, take
-from g2d_pipeline.training.feature_cache import CHUNK
+from g2d_pipeline.training.data import Array, Rows, chunks, take
 
 from .analyses import frame_of
 from .metrics import evaluate_predictions, metric_spec
@@ -107,14 +106,14 @@ class SavedModel:
     @torch.no_grad()
     def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
         """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
-        chunks = []
-        for start in range(0, len(at), CHUNK):
-            features = self._features(at[start : start + CHUNK], changes or {})
+        parts, encoded = [], self._encoded(changes or {})
+        for some in chunks(at, [self.shapes[m] for m in encoded], self.device):
+            features = self._features(some, changes or {})
             fuse = self.model.fusion
-            chunks.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
-        for m in self._encoded(changes or {}):
+            parts.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
+        for m in encoded:
             self.forwards[m, len(at)] += 1
-        return torch.cat(chunks)
+        return torch.cat(parts)
 
     def _encoded(self, changes: Changes) -> Collection[str]:
         """The modalities whose encoders run: with an exchange all."""

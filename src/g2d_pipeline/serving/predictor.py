@@ -23,7 +23,7 @@ from g2d_pipeline.features.inputs import FILE, read_inputs
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.encoders.base import middle, train_mean
-from g2d_pipeline.models.multimodal import pick_device
+from g2d_pipeline.models.multimodal import pick_device, samples_at_once
 from g2d_pipeline.models.task import Classification, task_from_json
 from g2d_pipeline.serving.registered import registered_folder
 from g2d_pipeline.serving.samples import BATCH, ID, Batch, open_samples
@@ -192,7 +192,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, inputs: dict[str, Tensor], present: dict[str, Any]) -> dict[str, Tensor]:
         """Part ("multi", or a modality) → logits `[n, C]`; zeros where there is nothing to tell them from.
-        Samples that lack the same modalities go through the model together."""
+        Samples that lack the same modalities go through the model together, as many as are faster so."""
         count = len(next(iter(inputs.values())))
         logits = {part: torch.zeros(count, self.task.outputs) for part in ("multi", *self.modalities)}
         masks = np.stack([present[m] for m in self.modalities], axis=1)
@@ -200,8 +200,10 @@ class Predictor:
             if pattern.any():
                 rows = torch.from_numpy(np.flatnonzero((masks == pattern).all(axis=1)))
                 available = [m for m, is_present in zip(self.modalities, pattern, strict=True) if is_present]
-                for part, values in self._forward({m: x[rows] for m, x in inputs.items()}, available).items():
-                    logits[part][rows] = values.float().cpu()
+                for some in rows.split(samples_at_once(self.shapes.values(), self.device)):
+                    own = self._forward({m: x[some] for m, x in inputs.items()}, available)
+                    for part, values in own.items():
+                        logits[part][some] = values.float().cpu()
         return logits
 
     def _forward(self, inputs: dict[str, Tensor], available: list[str]) -> dict[str, Tensor]:
