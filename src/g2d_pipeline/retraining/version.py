@@ -12,6 +12,7 @@ from typing import Any
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.evaluation.records import Run
+from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import evaluation_set_file
 from g2d_pipeline.registry.model_card import model_card
 from g2d_pipeline.registry.promotion import write_evidence
@@ -34,6 +35,7 @@ class Challenger:
     run: Run
     trained: TrainedFolder
     manifest: Manifest
+    store: FeatureStore
     evaluation: Mapping[str, Any]  # metrics.json
     data: Mapping[str, Any]  # data_report.json
 
@@ -50,7 +52,7 @@ def write_version(folder: Path, challenger: Challenger, settings: RetrainRun, li
     else:
         write_evaluation_set(folder / fixed.name, of.manifest)
     ids = read_evaluation_set(folder / fixed.name, settings.source)
-    write_evidence(folder, of.run, of.trained, of.run.samples, ids)
+    write_evidence(folder, of.run, of.trained, of.run.samples, ids, store=of.store)
     root = project / of.manifest.meta["raw_dir"]
     hashes = cache_file(project, settings.dataset)
     write_reference(folder, of.manifest, root, settings.settings.gates, hashes=hashes)

@@ -53,5 +53,5 @@ def promote(
         raise TrainingError(f"There is no challenger: no student of {settings.method} was trained.{why}")
     best, spread = best_on_validation([run for run, *_ in cases])
     name = next(name for name, (run, *_) in zip(trained, cases, strict=True) if run is best)
-    challenger = Challenger(name, best, trained[name], manifests[""], evaluation, data)
+    challenger = Challenger(name, best, trained[name], manifests[""], features[""], evaluation, data)
     return promote_challenger(challenger, spread, trained, settings, lineage)
