@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,12 @@ def stub_job(folder: Path, plan: str = "", name: str = "nightly", **settings: An
         (folder / "plan.txt").write_text(plan, encoding="utf-8")
     fields = {"dataset": "av_digits", "cron": "0 3 * * *", "retry_delay": 0.01} | settings
     return Job(name, Schedule(**fields), folder, kedro=(sys.executable, "stub.py"))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is no more, or waits for its parent to say so."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return done.stdout.strip()[:1] in ("", "Z")
 
 
 def calls(folder: Path) -> list[str]:

@@ -19,11 +19,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from g2d_pipeline.errors import ConfigError, LockedError
-from g2d_pipeline.schedules.jobs import Job
+from g2d_pipeline.schedules.jobs import NODES, Job
 from g2d_pipeline.schedules.server import start, write_home
 from g2d_pipeline.schedules.settings import read_jobs
 
-from .conftest import REPOSITORY, calls, stub_job
+from .conftest import REPOSITORY, calls, has_ended, stub_job
 
 dg = pytest.importorskip("dagster", reason="Dagster is not installed: it comes with the extra `retrain`")
 from g2d_pipeline.schedules.definitions import make_definitions  # noqa: E402
@@ -81,14 +81,7 @@ def test_a_stage_that_fails_is_tried_again_and_the_run_goes_on(tmp_path: Path, i
     assert result.success
     assert counts(result, "STEP_RESTARTED") == {"teachers": 2}
     assert counts(result, "STEP_SUCCESS") == dict.fromkeys(job.stages, 1)
-    nodes = [
-        "ingest_raw",
-        "check_gates",
-        "featurize_modalities",
-        *["train_teachers"] * 3,
-        "train_students",
-        "evaluate_runs",
-    ]
+    nodes = [NODES[stage] for stage in job.stages for _ in range(3 if stage == "teachers" else 1)][:-1]
     assert [call.split()[4] for call in calls(tmp_path)[:-1]] == nodes
     assert calls(tmp_path)[-1] == "run --pipeline retrain --params dataset=av_digits,wait=true"  # to the end
     assert json.loads((tmp_path / "told.txt").read_text())["outcome"] == "finished"  # one message
@@ -229,8 +222,6 @@ def test_two_data_sets_run_side_by_side_and_one_never_twice_and_all_ends_by_a_si
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    for pid in (int((tmp_path / "child.txt").read_text()), process.pid):
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert has_ended(int((tmp_path / "child.txt").read_text()))
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"--port {port}" not in left

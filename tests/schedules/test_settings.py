@@ -24,7 +24,7 @@ def nightly(**changes: Any) -> dict[str, Any]:
 def test_the_example_of_the_project_is_valid_and_not_active(repository: Path) -> None:
     jobs = read_jobs(repository, check=True)
     assert [job.schedule.active for job in jobs.values()] == [False]
-    with pytest.raises(ConfigError, match=r"no schedule .* is active"):
+    with pytest.raises(ConfigError, match="no schedule is active"):
         select(jobs)
     assert select(jobs, ["example"]) == [jobs["example"]]
     with pytest.raises(ConfigError, match=r"unknown schedule 'exmple'\. Did you mean 'example'"):

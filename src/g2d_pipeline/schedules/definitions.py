@@ -52,7 +52,6 @@ def _job(job: Job, ops: Mapping[str, dg.OpDefinition], hooks: set[dg.HookDefinit
         name=job.name,
         description=f"`{s.pipeline}` of {s.dataset}: {s.cron} ({s.timezone})",
         executor_def=dg.in_process_executor,
-        op_retry_policy=dg.RetryPolicy(max_retries=s.retries, delay=s.retry_delay),
         tags={"dataset": s.dataset},
         config={"loggers": {"console": {"config": {"log_level": "ERROR"}}}},  # Dagster's page has all of it
         hooks=hooks,
@@ -81,8 +80,12 @@ def _op(stage: str, jobs: Mapping[str, Job], last: dict[str, Result]) -> dg.OpDe
         last.pop(context.run_id, None)
         context.log.info("$ " + job.masked(" ".join(["kedro", *job.command(stage)[len(job.kedro) :]])))
         result = last[context.run_id] = job.run(stage, log, started + job.schedule.timeout - time.time())
+        # No RetryPolicy: with one, Dagster tries again what was interrupted, too: nothing could be ended.
+        if result.again and context.retry_number < job.schedule.retries:
+            context.log.warning(f"Failed: {result.reason}")
+            raise dg.RetryRequested(job.schedule.retries, job.schedule.retry_delay)
         if result.outcome in ("refused", "failed"):
-            raise dg.Failure(result.reason, _metadata(result), allow_retries=result.again)
+            raise dg.Failure(result.reason, _metadata(result), allow_retries=False)
         return dg.Output(None, metadata=_metadata(result) if stage == job.stages[-1] else {})
 
     return run_stage
