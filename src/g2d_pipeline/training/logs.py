@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-
 from g2d_pipeline.errors import ConfigError
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
