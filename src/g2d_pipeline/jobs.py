@@ -26,7 +26,7 @@ from g2d_pipeline.studies.runner import Pool
 logger = logging.getLogger(__name__)
 
 # docs/performance.md, "Trainings side by side": measured, on the low side
-STEP, NUMBER = 2e-3, 4e-7  # CPU seconds of a step, and of each number of a sample in it
+STEP, NUMBER = 2e-3, 3e-7  # CPU seconds of a step, and of each number of a sample in it
 WORTH = 10.0  # CPU seconds of a stage from which on processes, which start in 4, are worth it
 PROCESS, STATES = 0.6e9, 8  # bytes of a process with torch; copies of the weights (optimizer, best, teachers)
 
@@ -127,7 +127,8 @@ def automatic(plan: Plan, stage: str, cores: int) -> int:
     stores = {run.split: open_store(plan.require("featurize", run.split)) for run in settings.runs.values()}
     if sum(seconds_of(run, stores[run.split].meta) for run in settings.runs.values()) < WORTH:
         return 1
-    largest = max(bytes_of(run, stores[run.split]) for run in settings.runs.values())
+    different = {run.model_dump_json(exclude={"seed", "split"}): run for run in settings.runs.values()}
+    largest = max(bytes_of(run, stores[run.split]) for run in different.values())
     return max(min(number, int(0.8 * memory_size() / largest)), 1)
 
 
