@@ -8,6 +8,8 @@ read their settings from. Its code is not part of this project; nothing is writt
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +54,9 @@ def load_peer(checkout: Path) -> Peer:
         setattr(stand_ins[f"dataset.{module}"], name, None)
     sys.modules.update(stand_ins)
     sys.path.insert(0, str(checkout))
-    # `config` makes folders of its author's machine when it is imported.
-    with patch("os.makedirs"), patch.object(sys, "dont_write_bytecode", True):
+    # `config` makes folders of its author's machine when it is imported, and prints its settings.
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with silent, patch("os.makedirs"), patch.object(sys, "dont_write_bytecode", True):
         imported = {module: import_module(module) for module in modules}
     lacks = [f"{module}.{name}" for module, name in NAMES.values() if not hasattr(imported[module], name)]
     if lacks:
