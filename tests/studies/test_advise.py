@@ -15,7 +15,10 @@ from g2d_pipeline.studies.racing import Costs, Score, advise, fitting, makespan,
 from tests.studies.conftest import Project
 from tests.test_resolve import configure
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*register_new_resolver")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*register_new_resolver"),
+    pytest.mark.usefixtures("in_this_process"),
+]
 ROWS = {"train": 400, "val": 200, "test": 1500}
 QUICK = {"minutes": 10, "methods": ["mses"], "rungs": [0.5], "finalists": 1, "n_jobs": 1}
 
@@ -183,7 +186,8 @@ def test_who_goes_on_and_what_fits_into_the_time():
     assert fitting([("a", [1.0]), ("b", [5.0]), ("c", [0.1])], 1, 4.0) == ["a"]
     costs = Costs()
     costs.add("joint", 2, 3.0)
-    costs.add("joint", 10, 10.0)  # the longer one says more
+    costs.add("joint", 10, 70.0)
+    costs.add("joint", 10, 10.0)  # the longest one says most, and of equals the last one
     costs.add("joint", 4, 100.0)
     assert (costs.estimate("joint", 20), costs.estimate("joint", 5), costs.estimate("other", 5)) == (
         20,

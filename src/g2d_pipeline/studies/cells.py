@@ -158,30 +158,32 @@ def forget_workspaces() -> None:
     _graph.cache_clear()
 
 
-def make(site: Site, parent: int, until: float | None, number: int, task: Task) -> tuple[int, Outcome]:
-    """(number, what became of the task), in the process `parent` or in a worker of it, without a word. No
-    error escapes: what goes wrong is the cell's, not the study's. `until`: the time (of `time.time`) at which
-    training is stopped and saved."""
-    import torch
-
-    if os.getpid() != parent:
-        _end_with(parent)
-    threads, disabled = torch.get_num_threads(), logging.root.manager.disable
-    torch.set_num_threads(site.threads)
-    logging.disable(logging.CRITICAL)
+def make(site: Site, until: float | None, task: Task) -> Outcome:
+    """What became of the task. No error escapes: what goes wrong is the cell's, not the study's. `until`: the
+    time (of `time.time`) at which training is stopped and saved."""
     try:
         with warnings.catch_warnings(), _stopped_at(until):
             warnings.simplefilter("ignore")
-            return number, _workspace(site, task.params).make(task.stage, task.run)
+            return _workspace(site, task.params).make(task.stage, task.run)
+    except InterruptedRun as error:
+        return Outcome("interrupted", str(error))
     except Exception as error:
-        if not isinstance(error, InterruptedRun):
-            return number, Outcome("failed", FailedRun.from_error(0, error).reason)
-        if os.getpid() == parent and (until is None or time.time() < until):
-            raise
-        return number, Outcome("interrupted", str(error))
-    finally:
-        torch.set_num_threads(threads)
-        logging.disable(disabled)
+        return Outcome("failed", FailedRun.from_error(0, error).reason)
+
+
+def start_worker(parent: int, threads: int) -> None:
+    """Make this process a worker of `parent`: it says no word, has `threads` of torch, and ends when `parent`
+    does: what it has in hand goes on from its checkpoint."""
+    import torch
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -218,15 +220,3 @@ def _stopped_at(until: float | None) -> Iterator[None]:
         ended.set()
         clock.join()
         signal.signal(signal.SIGTERM, before)
-
-
-@lru_cache(maxsize=1)
-def _end_with(parent: int) -> None:
-    """From now on this process ends when `parent` does: what it has in hand goes on from its checkpoint."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

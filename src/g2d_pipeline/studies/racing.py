@@ -82,14 +82,14 @@ def _short_tau(phases: Sequence[int], epochs: int) -> list[int]:
 @dataclass
 class Costs:
     """Seconds of trainings, estimated from those that have ended. `rates`: what is trained → (epochs,
-    seconds) of its longest training so far."""
+    seconds) of its longest training so far, the last one of equals."""
 
     rates: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, name: str, epochs: int, seconds: float) -> None:
-        """Count a training that has ended; the longest says most."""
-        known = self.rates.get(name, (0, 0.0))
-        if (epochs, seconds) > known:
+        """Count a training that has ended; that of the most epochs says most, and of those the last one, for
+        the machine may be busier or less so than it was."""
+        if epochs >= self.rates.get(name, (0, 0.0))[0]:
             self.rates[name] = epochs, seconds
 
     def estimate(self, name: str, epochs: int) -> float:
@@ -248,6 +248,8 @@ class _Gain:
         texts = [format_value(self.metric, value) for value in (self.difference, self.low, self.high)]
         if self.difference > 0:
             texts[0] = f"+{texts[0]}"
-        unit = "points" if metric_spec(self.metric).unit == "%" else metric_spec(self.metric).label
+        spec = metric_spec(self.metric)
+        unit = "points" if spec.unit == "%" else spec.label
         difference, low, high = (text.replace("-", "−") for text in texts)
-        return f"{difference} {unit} (95 % interval {low} to {high})"
+        words = "" if spec.higher_is_better else "a gain of "  # whose sign is not that of the metric
+        return f"{words}{difference} {unit} (95 % interval {low} to {high})"

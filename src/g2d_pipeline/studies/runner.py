@@ -6,23 +6,26 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from g2d_pipeline.studies.cells import Outcome, Site, Task, make
+from g2d_pipeline.studies.cells import Outcome, Site, Task, make, start_worker
 
 logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass
 class Pool:
-    """`processes` on this machine, which end with its context; 1: this one. `retries`: see `Processes`."""
+    """`processes` on this machine, which begin with the first task and end with the context. A single one
+    is apart from this process, too: what kills it does not end the study."""
 
     site: Site
     processes: int
     retries: int = 2
-    started: bool = False
+    executor: Any = field(default=None, init=False)  # of loky
 
     def __enter__(self) -> Pool:
         return self
@@ -32,11 +35,9 @@ class Pool:
 
     def close(self) -> None:
         """End the processes: what is in hand goes on from its checkpoint."""
-        if self.started:
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-            self.started = False
+        if self.executor is not None:
+            self.executor.shutdown(wait=True, kill_workers=True)
+            self.executor = None
 
     def run(
         self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
@@ -64,23 +65,25 @@ class Pool:
         """(task, outcome) as they end; fewer than all where a process was killed."""
         if not tasks:
             return
-        from joblib import Parallel, delayed, parallel_config
+        from joblib.externals.loky import ProcessPoolExecutor, as_completed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        self.started = self.processes > 1
-        try:
-            with parallel_config(backend="loky", n_jobs=self.processes, **self._threads):
-                pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-                    about = self.site, os.getpid(), until
-                    jobs = (delayed(make)(*about, *pair) for pair in enumerate(tasks))
-                    for number, outcome in pool(jobs):
-                        if outcome.status != "interrupted":
-                            yield tasks[number], outcome
-        except TerminatedWorkerError:
-            self.close()
-
-    @property
-    def _threads(self) -> Mapping[str, int]:
-        return {"inner_max_num_threads": self.site.threads} if self.processes > 1 else {}
+        if self.executor is None:
+            threads = self.site.threads
+            self.executor = ProcessPoolExecutor(
+                self.processes,
+                initializer=start_worker,
+                initargs=(os.getpid(), threads),
+                env=dict.fromkeys(THREADS, str(threads)),
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
+            futures = {self.executor.submit(make, self.site, until, task): task for task in tasks}
+            killed = False
+            for future in as_completed(futures):
+                if isinstance(future.exception(), TerminatedWorkerError):
+                    killed = True
+                elif (outcome := future.result()).status != "interrupted":
+                    yield futures[future], outcome
+            if killed:
+                self.close()
