@@ -11,7 +11,7 @@ import pytest
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.evaluation.statistics import COMPARISON_COLUMNS
-from g2d_pipeline.studies.racing import Costs, Score, advise, fitting, makespan, scaled, survivors
+from g2d_pipeline.studies.racing import Costs, Score, advise, fitting, makespan, scaled, shortened, survivors
 from tests.studies.conftest import Project
 from tests.test_resolve import configure
 
@@ -128,9 +128,7 @@ def test_schedules_are_shortened_with_the_epochs_and_teachers_are_not():
     change |= {"datasets.av_digits.training.early_stopping": 8}
     run = {"method": "reconboost", "compare": ["g2d", "relearning", "joint"], "epochs": 40, "tau": [12, 28]}
     whole = configure(change, **run)
-    params = {**run, **scaled(whole, 0.25)}
-    del params["epochs"], params["tau"]
-    short = configure(change, **params)
+    short = configure(change, **shortened(run, whole, 0.25))
     assert short.teachers() == whole.teachers()
     training = short.methods["joint"].training
     assert (training.epochs, training.early_stopping) == (10, 2)
@@ -139,7 +137,8 @@ def test_schedules_are_shortened_with_the_epochs_and_teachers_are_not():
     assert short.methods["reconboost"].parameters["stage_epochs"] == 1
     assert short.methods["relearning"].parameters["reinit_epoch"] == 4
     assert short.methods["g2d"].parameters == whole.methods["g2d"].parameters
-    assert scaled(whole, 1.0) == {}
+    assert shortened(run, whole, 1.0) == run
+    assert shortened({"smp": {"tau": [12, 28]}}, whole, 0.25) == scaled(whole, 0.25)
 
 
 def row(method: str, against: str, interval: tuple[float, float, float], reference: float = 0.8) -> dict:

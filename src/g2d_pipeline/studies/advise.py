@@ -38,8 +38,8 @@ from g2d_pipeline.studies.racing import (
     advise,
     fitting,
     makespan,
-    scaled,
     short_epochs,
+    shortened,
     survivors,
     validation_score,
 )  # fmt: skip
@@ -231,8 +231,8 @@ class Race:
 
     def _shortened(self, share: float) -> Workspace:
         """Of all methods, also those that are dropped: an option (`tau`) may be one of theirs alone."""
-        params = merge(json.loads(self.full.params), scaled(self.full.configuration, share))
-        return open_workspace(self.pool.site, params)
+        params = json.loads(self.full.params)
+        return open_workspace(self.pool.site, shortened(params, self.full.configuration, share))
 
     def _runs(self, workspace: Workspace, method: str, seed: int) -> Runs:
         runs = workspace.distill.runs

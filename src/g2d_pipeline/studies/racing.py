@@ -14,13 +14,24 @@ from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, evaluate_predictio
 from g2d_pipeline.evaluation.records import MULTI, TEACHER
 from g2d_pipeline.evaluation.statistics import JOINT
 from g2d_pipeline.evaluation.tables import format_value
-from g2d_pipeline.overrides import Tree
+from g2d_pipeline.overrides import Tree, leaves, merge
 
 GUESS = 2.0  # an epoch of a method that was not tried yet, in epochs of joint training
 ENSEMBLE_METHOD = "ume"
 LEAST = 2  # epochs of a shortened training
 SCHEDULE = ("every", "warmup", "patience", "milestones")  # settings of a learning rate in epochs
 COUNTED = ("epoch", "epochs", "patience")  # how parameters of methods end that are numbers of epochs
+
+
+def shortened(params: Tree, c: Configuration, share: float) -> Tree:
+    """`params`, of which `c` was made, with a share of the epochs: see `scaled`. What they say of all methods
+    and each method now has a value of its own of (`tau`) is left out, as it would win."""
+    changes = scaled(c, share)
+    own = {path[-1] for path, _ in leaves(changes.get("methods", {}))}
+    rest = {key: value for key, value in params.items() if key not in own}
+    if isinstance(smp := rest.pop("smp", None), Mapping):
+        smp = {key: value for key, value in smp.items() if key not in own} or None
+    return merge(rest if smp is None else {**rest, "smp": smp}, changes)
 
 
 def scaled(c: Configuration, share: float) -> Tree:
