@@ -117,7 +117,7 @@ def test_mistakes_end_in_a_line(project, changes, message):
 
 def test_a_race_needs_a_data_set(project):
     project.add_study("race", **QUICK)
-    with pytest.raises(ConfigError, match=r"studies/race.yml: 'dataset' is missing"):
+    with pytest.raises(ConfigError, match=r"race.yml: 'dataset' is missing: say --params study=race,dataset"):
         project.run("race")
 
 

@@ -188,6 +188,8 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"published": 12}, {}, "published = 12: of the paper there are the tables 1/2/3"),
     ({}, {"n_jobs": 1000}, "n_jobs = 1000 processes × threads = 1 are more than the .* cores: say n_jobs="),
     ({}, {"rebuild": True}, "rebuild does not go with study=x"),
+    ({}, {"methods": "g2dd"}, "--params: study x, tiny: unknown method 'g2dd'"),
+    ({}, {"alhpa": 1}, "--params: study x, tiny: unknown key 'alhpa'"),
     ({}, {"smp": {"tau": "1/2/3"}}, "study x, tiny: smp.tau = 1/2/3"),
 ]
 
