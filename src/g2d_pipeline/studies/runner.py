@@ -63,10 +63,31 @@ class Pool:
 
     def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
         """(task, outcome) as they end; fewer than all where a process was killed."""
-        if not tasks:
-            return
-        from joblib.externals.loky import ProcessPoolExecutor, as_completed
+        from joblib.externals.loky import FIRST_COMPLETED, wait
         from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        left, running, killed = list(reversed(tasks)), dict[Any, Task](), False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
+            while running or (left and not killed):
+                try:
+                    while left and len(running) < self.processes and not killed:  # no queue to be ended
+                        running[self._start().submit(make, self.site, until, left[-1])] = left[-1]
+                        left.pop()
+                except TerminatedWorkerError:
+                    killed = True
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task = running.pop(future)
+                    if isinstance(future.exception(), TerminatedWorkerError):
+                        killed = True
+                    elif (outcome := future.result()).status != "interrupted":
+                        yield task, outcome
+        if killed:
+            self.close()
+
+    def _start(self) -> Any:
+        """The processes, started where they are not."""
+        from joblib.externals.loky import ProcessPoolExecutor
 
         if self.executor is None:
             threads = self.site.threads
@@ -76,14 +97,4 @@ class Pool:
                 initargs=(os.getpid(), threads),
                 env=dict.fromkeys(THREADS, str(threads)),
             )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            futures = {self.executor.submit(make, self.site, until, task): task for task in tasks}
-            killed = False
-            for future in as_completed(futures):
-                if isinstance(future.exception(), TerminatedWorkerError):
-                    killed = True
-                elif (outcome := future.result()).status != "interrupted":
-                    yield futures[future], outcome
-            if killed:
-                self.close()
+        return self.executor
