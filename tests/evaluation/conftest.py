@@ -148,6 +148,7 @@ def fabricate(
                 columns[f"kappa/{m}"] = [float(m in names.split("+")) for names in learning]
                 columns[f"grad_norm/{m}"] = loss
                 if method == "g2d":
+                    columns[f"val/cosine/{m}"] = rising(rng, 0.8)
                     columns[f"confidence/{m}"] = np.clip(skill[m] + 0.1 + rng.normal(0, 0.01, epochs), 0, 1)
         return pd.DataFrame(columns)
 

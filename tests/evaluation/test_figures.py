@@ -27,7 +27,7 @@ from g2d_pipeline.evaluation.figures import FIGURES, confidence_curves, kappa_cu
 from g2d_pipeline.html import INK, THEME
 
 THREE = ("audio", "image", "text")
-OF_STUDENTS = ["confidence_curves", "kappa_curves", "gradient_norms"]
+OF_STUDENTS = ["confidence_curves", "alignment_curves", "kappa_curves", "gradient_norms"]
 ALL_FIGURES = ["results", "metric_curves", *OF_STUDENTS, "loss_curves"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from g2d_pipeline.studies.cells import Site
+from g2d_pipeline.studies.cells import Outcome, Site, Task, make
+from g2d_pipeline.studies.runner import Pool
 from g2d_pipeline.studies.study import run_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -161,3 +162,18 @@ def project(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield project
     if (tmp_path / GRAPH).exists():
         shutil.copy(tmp_path / GRAPH, graph)
+
+
+class Here(Pool):
+    """The tasks one after the other in this process."""
+
+    def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
+        for task in tasks:
+            if (outcome := make(self.site, until, task)).status != "interrupted":
+                yield task, outcome
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processes, whose start takes three seconds: for tests that ask nothing about them."""
+    monkeypatch.setattr("g2d_pipeline.studies.study.Pool", Here)

@@ -32,7 +32,7 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
         one.add_study("grid", methods=methods, vary={"fusion": ["late", "concat"]}, seeds=[0, 1])
     parallel = project.run("grid", n_jobs=2)
     assert "A process was killed: " in caplog.text
-    serial = other.run("grid", n_jobs=1)  # it kills once
+    serial = other.run("grid", n_jobs=1)  # none is killed: the file of `KillsOnce` is there
     assert len(project.trained()) == 2 * 2 + 2 * 3 * 2  # teachers are shared
     assert project.trained() == other.trained()
     assert [(parallel / t).read_bytes() for t in TABLES] == [(serial / t).read_bytes() for t in TABLES]
@@ -46,10 +46,11 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
     assert "unimodal · loud" in capsys.readouterr().out
 
 
-def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project):
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, n_jobs):
     project.add_study("bad", methods=["fails", "joint", "kills"], seeds=[0])
     with pytest.raises(TrainingError, match=r"study bad: 2 of 3 runs failed.*the same command tries"):
-        project.run("bad", n_jobs=2, retries=1)
+        project.run("bad", n_jobs=n_jobs, retries=1)
     table = pd.read_csv(next(project.path.glob("data/08_reporting/studies/bad-*/table.csv")))
     of = table.set_index("method")
     assert of["reason"]["kills"] == KILLED
@@ -57,7 +58,7 @@ def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project):
     assert of["n"].to_dict() == {"fails": 0, "joint": 1, "kills": 0}
 
 
-def test_a_failed_teacher_fails_its_students_alone(project):
+def test_a_failed_teacher_fails_its_students_alone(project, in_this_process):
     project.add_study("broken", options={"teacher.optimizer.lr": 1e30}, methods=["unimodal", "joint", "g2d"])
     with pytest.raises(TrainingError, match="study broken: 6 of 8 runs failed, the first one"):
         project.run("broken", n_jobs=1)
@@ -69,7 +70,7 @@ def test_a_failed_teacher_fails_its_students_alone(project):
     assert "failed" in (folder / "table.md").read_text()
 
 
-def test_a_data_set_that_can_not_be_read_fails_its_own_cells(project):
+def test_a_data_set_that_can_not_be_read_fails_its_own_cells(project, in_this_process):
     project.add_dataset("broken")
     table = project.path / "data" / "01_raw" / "broken" / "table.csv"
     table.write_text(table.read_text().replace(",train", ",trane", 1))
@@ -108,7 +109,7 @@ def _group(leader: int) -> list[int]:
     return [int(pid) for pid in done.stdout.split()]
 
 
-def test_an_option_of_one_data_set_a_command_line_and_a_study_like_another(project):
+def test_an_option_of_one_data_set_a_command_line_and_a_study_like_another(project, in_this_process):
     project.add_dataset("other", {"loud": 2.0, "soft": 0.7})
     project.add_study("first", datasets="tiny/other", of_dataset={"other": {"epochs": 2}}, seeds=0)
     project.write("studies/second.yml", {"studies": {"second": {"like": "first", "methods": "joint"}}})
@@ -119,7 +120,7 @@ def test_an_option_of_one_data_set_a_command_line_and_a_study_like_another(proje
     assert {(info["training"]["optimizer"]["lr"], info["seed"]) for info in infos} == {(0.1, 3)}
 
 
-def test_a_method_that_is_not_defined_here_is_a_failed_cell(project):
+def test_a_method_that_is_not_defined_here_is_a_failed_cell(project, in_this_process):
     project.add_study("grid", methods=["joint", "greedy", "dlmg"], vary={"fusion": ["film"]}, seeds=[0])
     with pytest.raises(TrainingError, match=r"1 of 3 runs failed.*greedy exchanges maps.*mlp.*has none"):
         project.run("grid", n_jobs=1)
@@ -128,7 +129,7 @@ def test_a_method_that_is_not_defined_here_is_a_failed_cell(project):
     assert "dlmg: has a fusion of its own (late); fusion=film is not used" in page
 
 
-def test_students_of_some_modalities_share_the_teachers_of_all(project):
+def test_students_of_some_modalities_share_the_teachers_of_all(project, in_this_process):
     project.add_dataset("three", {"loud": 2.0, "middle": 1.0, "soft": 0.7})
     pairs = ["loud/soft", "loud/middle/soft"]
     project.add_study("pairs", datasets="three", vary={"use_modalities": pairs}, seeds=[0], n_jobs=1)
@@ -187,6 +188,8 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"published": 12}, {}, "published = 12: of the paper there are the tables 1/2/3"),
     ({}, {"n_jobs": 1000}, "n_jobs = 1000 processes × threads = 1 are more than the .* cores: say n_jobs="),
     ({}, {"rebuild": True}, "rebuild does not go with study=x"),
+    ({}, {"methods": "g2dd"}, "--params: study x, tiny: unknown method 'g2dd'"),
+    ({}, {"alhpa": 1}, "--params: study x, tiny: unknown key 'alhpa'"),
     ({}, {"smp": {"tau": "1/2/3"}}, "study x, tiny: smp.tau = 1/2/3"),
 ]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from g2d_pipeline.evaluation.analyses import normalised
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import FitResult, fit
+from g2d_pipeline.training.teachers import TeacherOutputs
 from tests.conftest import TINY, make_data, recipe
 
 
@@ -26,12 +29,14 @@ class Logging(Method):
         return super().loss(output, batch, state)
 
 
-def trained() -> FitResult:
+def trained(teachers: dict[str, TeacherOutputs] | None = None) -> FitResult:
     data = make_data()
     modality = {"encoder": TINY.model_dump(mode="json"), "shape": [6], "normaliser": None}
     architecture = {"modalities": dict.fromkeys(data.modalities, modality), "fusion": "late"}
+    torch.manual_seed(0)
     model = build_model(architecture | {"task": data.task.to_json()})
-    return fit(model, data, Logging(), training=recipe(2), device="cpu", progress=False)
+    options = {"training": recipe(2), "teachers": teachers, "device": "cpu", "progress": False}
+    return fit(model, data, Logging(), **options)
 
 
 def test_logged_values_are_means_over_the_batches_that_logged_them() -> None:
@@ -45,3 +50,19 @@ def test_logged_values_are_means_over_the_batches_that_logged_them() -> None:
 def test_a_column_of_the_history_itself_cannot_be_logged() -> None:
     with pytest.raises(ValueError, match="loss/task"):
         State(model=None, optimizer=None, task=None, epochs=1).log("loss/task", torch.tensor(1.0))  # type: ignore[arg-type]
+
+
+def test_the_alignment_with_teachers_of_the_same_width_is_recorded_by_epoch() -> None:
+    data, rng = make_data(), np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=(96, width)).astype(np.float32)) for width in (5, 4))
+    answers = torch.zeros(96, 3), torch.full((96,), 0.5)
+    result = trained({"a": TeacherOutputs(a, *answers), "b": TeacherOutputs(b, *answers)})
+    rows = data.rows["val"]
+    with torch.no_grad():
+        own = result.model.encoders["a"](torch.from_numpy(data.arrays["a"][rows])).numpy()
+    cosine = (normalised(own) * normalised(a.numpy()[rows])).sum(axis=1).mean()
+    assert result.history["val/cosine/a"].iloc[-1] == pytest.approx(cosine)
+    assert result.history["val/cosine/a"].nunique() == 2
+    assert "val/cosine/b" not in result.history
+    without = trained().model.state_dict()
+    assert all(torch.equal(x, without[name]) for name, x in result.model.state_dict().items())

@@ -26,6 +26,7 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
     "gap": ("split", "first", "second", "distance"),
     "projection": ("sample_id", "target", "modality", "x", "y"),
     "alignment": ("split", "modality", "cosine"),
+    "alignment_curves": ("epoch", "modality", "cosine"),
     "confidence_ratio": ("split", "modality", "student", "teacher", "ratio", "weakest"),
     "gradients": ("epoch", "modality", "grad_norm", "kappa"),
     "alpha_beta": ("alpha", "beta", "split", "metric", "value"),
@@ -42,7 +43,8 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
 - `gap` (Fig. 4): the distance of the centroids of two modalities' L2-normalised features.
 - `projection` (Fig. 4): the two first principal components of those features of at most `POINTS` test
   samples, fitted on all modalities of a run together; of the first seed (and fold) of each method.
-- `alignment` (Fig. 5): the mean cosine of student's and teacher's features, where they are equally wide.
+- `alignment` (Fig. 5): the mean cosine of student's and teacher's features, where they are equally wide;
+  `alignment_curves`: on val, by epoch, of students that were trained with teachers.
 - `confidence_ratio` (Fig. 6): mean confidence of a modality alone inside the student ÷ of its teacher;
   `weakest`: of the modality whose teacher is least confident on train.
 - `gradients`: the norm of an encoder's gradient and its coefficient κ, means over an epoch's batches.
@@ -70,6 +72,7 @@ def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
         "gap": _gap,
         "projection": lambda run: _projection(run) if first[run.method] is run else iter(()),
         "alignment": lambda run: _alignment(run, _teachers_of(run, teachers)),
+        "alignment_curves": lambda run: _history(run, cosine="val/cosine"),
         "confidence_ratio": lambda run: _confidence_ratio(run, _teachers_of(run, teachers)),
         "gradients": lambda run: _history(run, grad_norm="grad_norm", kappa="kappa"),
         "alpha_beta": lambda run: _alpha_beta(run, students, scores),

@@ -28,9 +28,9 @@ from .verdict import Sentence, verdict
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every number (`metrics` with the intervals `low` and `high`), the numbers over seeds, what was compared
-    with what, numbers by class, pair of classes and group, what they say, the same for JSON, figures, report,
-    table with verdict and notes, and the table as files (see `table_files`).
+    """Every number (`metrics` with the intervals `low` and `high`, of mAP and ECE none), the numbers over
+    seeds, what was compared with what, numbers by class, pair of classes and group, what they say, the same
+    for JSON, figures, report, table with verdict and notes, and the table as files (see `table_files`).
 
     `frames`: those of `analyses.FRAMES`, by name; one that these runs can not fill has no rows."""
 

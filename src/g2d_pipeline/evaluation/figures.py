@@ -117,6 +117,12 @@ def confidence_curves(frames: Frames) -> Chart | None:
     return _by_modality(frames, frames.students("confidence"), "confidence", words, "confidence ρ (0 to 1)")
 
 
+def alignment_curves(frames: Frames) -> Chart | None:
+    """The mean cosine of student's and teacher's features on val, by epoch (Fig. 5)."""
+    words, y = "Alignment with the teacher by epoch", "mean cosine on validation"
+    return _by_modality(frames, frames.students("val/cosine"), "val/cosine", words, y)
+
+
 def kappa_curves(frames: Frames) -> Chart | None:
     """The coefficient κ of each encoder by epoch, of the methods that modulate (of all, where none does).
 
@@ -165,6 +171,7 @@ FIGURES: tuple[Callable[[Frames], Chart | None], ...] = (
     confidence_curves,
     analyses.confidence_ratio,
     analyses.alignment,
+    alignment_curves,
     analyses.modality_gap,
     analyses.projection,
     kappa_curves,

@@ -69,7 +69,8 @@ class MethodContext:
 @dataclass(frozen=True)
 class Validation:
     """The validation split after an epoch: `logits`: part ("multi" and each modality) → `[N, C]`; `target`
-    `[N]`. `scores`: part → the selection metric, and `loss`, the task loss of the whole."""
+    `[N]`. `scores`: part → the selection metric, `loss`, the task loss of the whole, and `cosine/<m>`, the
+    mean cosine of the features with those of a teacher that is as wide."""
 
     logits: dict[str, Tensor]
     target: Tensor

@@ -130,7 +130,8 @@ def promote_challenger(
         version = _register(registry, challenger, content, settings, lineage)
     result = {"dataset": settings.dataset, "key": key, "version": version.number, "spread": spread}
     result["champion"] = None if champion is None else champion.number
-    result["report"] = f"{lineage.evaluation.name}/report.html"  # beside this file
+    project = Path(settings.options.project).resolve()
+    result["report"] = relative(lineage.evaluation.resolve() / "report.html", project).as_posix()
     return result | _decide(registry, champion, version, settings)
 
 

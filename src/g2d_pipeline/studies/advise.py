@@ -19,13 +19,14 @@ from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.config.studies import AdviseSettings
 from g2d_pipeline.errors import ConfigError, TrainingError
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, collect_metrics, metric_spec
-from g2d_pipeline.evaluation.records import MULTI, TEACHER
+from g2d_pipeline.evaluation.notes import val_unlike_test
+from g2d_pipeline.evaluation.records import MULTI, TEACHER, ordered_runs
 from g2d_pipeline.evaluation.resampling import ensemble_runs, resample
 from g2d_pipeline.evaluation.statistics import JOINT, comparisons
 from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, relative
-from g2d_pipeline.overrides import Tree, merge
+from g2d_pipeline.overrides import Tree, leaves, merge
 from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
 from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
@@ -37,8 +38,8 @@ from g2d_pipeline.studies.racing import (
     advise,
     fitting,
     makespan,
-    scaled,
     short_epochs,
+    shortened,
     survivors,
     validation_score,
 )  # fmt: skip
@@ -121,7 +122,7 @@ class Race:
     def _check_time(self) -> None:
         """Raise ConfigError where the time does not suffice for one training of each teacher and of joint."""
         if JOINT not in self.costs.rates:
-            workspace = self._shortened(1e-9, [JOINT])
+            workspace = self._shortened(1e-9)
             runs = self._runs(workspace, JOINT, self.study.seeds[0])
             self._make(workspace, runs, "to measure the time", None)
         if JOINT not in self.costs.rates:
@@ -228,13 +229,10 @@ class Race:
     def remaining(self) -> float:
         return self.end - time.time()
 
-    def _shortened(self, share: float, methods: Sequence[str] = ()) -> Workspace:
-        c = self.full.configuration
-        left = methods or [m for m in c.methods if m not in self.dropped or m == JOINT]
-        params = merge(json.loads(self.full.params), scaled(c, share))
-        params = params | run_params(self.study.dataset, left, self.study.seeds)
-        params["methods"] = {m: own for m, own in params.get("methods", {}).items() if m in left}
-        return open_workspace(self.pool.site, params)
+    def _shortened(self, share: float) -> Workspace:
+        """Of all methods, also those that are dropped: an option (`tau`) may be one of theirs alone."""
+        params = json.loads(self.full.params)
+        return open_workspace(self.pool.site, shortened(params, self.full.configuration, share))
 
     def _runs(self, workspace: Workspace, method: str, seed: int) -> Runs:
         runs = workspace.distill.runs
@@ -261,7 +259,8 @@ class Race:
             self.costs.add(_name(one), epochs, float(card.get("wall_seconds", 0.0)))
 
     def _make(self, workspace: Workspace, runs: Runs, title: str, end: float | None) -> None:
-        """Make what is missing, teachers first, until the time `end`; note times and failures."""
+        """Make what is missing, in this order, but students whose teachers are missing after them, until the
+        time `end`; note times and failures."""
         missing = self._missing(workspace, runs)
         self.fresh += len(runs) - len(missing)
         if not missing:
@@ -276,8 +275,11 @@ class Race:
                     self.dropped[name] = f"{title}: {task.stage} {task.run} failed: {outcome.reason}"
                     logger.error("%s: %s", self.name, self.dropped[name])
 
-            alone = [one for one in missing if one[0] == "teachers" or not workspace.teachers_of(one[1])]
-            for wave in (alone, [one for one in missing if one not in alone]):
+            absent = {run for stage, run in missing if stage == "teachers"}
+            later = [
+                one for one in missing if one[0] == "distill" and absent & {*workspace.teachers_of(one[1])}
+            ]
+            for wave in ([one for one in missing if one not in later], later):
                 tasks = [Task(workspace.params, *one) for one in wave]
                 self.pool.run(tasks, done, end)
         self._learn_costs(workspace, runs)
@@ -331,7 +333,8 @@ class Race:
         )
         summary = results.summary_frame(frame)
         spent = self.elapsed / 60
-        notes = [*advice.sentences, f"What to run: {self._command(advice)}", *self._account(spent)]
+        notes = [*advice.sentences, *val_unlike_test(ordered_runs(runs))]
+        notes += [f"What to run: {self._command(advice)}", *self._account(spent)]
         title = f"{'SAMPLE · ' * (c.source == 'sample')}{self.name} · {self.study.dataset}"
         about: Tree = {"study": self.name, "settings": self.study.model_dump(mode="json")}
         about |= {"recommended": advice.method, "modality": advice.modality, "winner": winner}
@@ -359,7 +362,7 @@ class Race:
     def _command(self, advice: Advice) -> str:
         seeds = "/".join(map(str, self.seeds))
         compare = "" if advice.method in (TEACHER, JOINT) else JOINT
-        options = [f"{key}={_typed(value)}" for key, value in self.study.options.items()]
+        options = [f"{'.'.join(path)}={_typed(value)}" for path, value in leaves(self.study.options)]
         words = [f"dataset={self.study.dataset}", f"method={advice.method}", f"compare={compare}"]
         return f"kedro run --params {','.join([*words, f'seeds={seeds}', *options])}"
 
@@ -369,6 +372,8 @@ class Race:
             f"{spent:.1f} of {self.study.minutes:g} minutes; seeds {'/'.join(map(str, self.seeds))}; "
             f"{self.fresh} runs were there already."
         ]
+        if len(self.seeds) == 1:
+            lines.append("One seed: the intervals speak of these very models, not yet of the methods.")
         return lines + [f"Dropped: {method}: {why}" for method, why in self.dropped.items()]
 
 

@@ -162,33 +162,49 @@ def forget_workspaces() -> None:
     _graph.cache_clear()
 
 
-def make(site: Site, parent: int, until: float | None, number: int, task: Task) -> tuple[int, Outcome]:
-    """(number, what became of the task), in the process `parent` or in a worker of it, without a word. No
-    error escapes: what goes wrong is the cell's, not the study's. `until`: the time (of `time.time`) at which
-    training is stopped and saved."""
-    import torch
-
-    if os.getpid() != parent and _serve(parent).is_set():
-        return number, Outcome("interrupted")
-    threads, disabled = torch.get_num_threads(), logging.root.manager.disable
-    torch.set_num_threads(site.threads)
-    logging.disable(logging.CRITICAL)
+def make(site: Site, until: float | None, task: Task) -> Outcome:
+    """What became of the task. No error escapes: what goes wrong is the cell's, not the study's. `until`: the
+    time (of `time.time`) at which training is stopped and saved. After Ctrl-C or SIGTERM nothing is begun."""
+    if _stopped().is_set():
+        return Outcome("interrupted")
     try:
         with warnings.catch_warnings(), _stopped_at(until):
             warnings.simplefilter("ignore")
-            return number, _workspace(site, task.params).make(task.stage, task.run)
-    except Exception as error:
-        if not isinstance(error, InterruptedRun):
-            failed = FailedRun.from_error(0, error)
-            return number, Outcome("failed", failed.reason, failed.message, is_failed_training(error))
+            return _workspace(site, task.params).make(task.stage, task.run)
+    except InterruptedRun as error:
         if until is None or time.time() < until:
-            if os.getpid() == parent:
-                raise
-            _serve(parent).set()
-        return number, Outcome("interrupted", str(error))
-    finally:
-        torch.set_num_threads(threads)
-        logging.disable(disabled)
+            _stopped().set()
+        return Outcome("interrupted", str(error))
+    except Exception as error:
+        failed = FailedRun.from_error(0, error)
+        return Outcome("failed", failed.reason, failed.message, is_failed_training(error))
+
+
+@lru_cache(maxsize=1)
+def _stopped() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM in a worker."""
+    return threading.Event()
+
+
+def start_worker(parent: int, threads: int) -> None:
+    """Make this process a worker of `parent`: it says no word, has `threads` of torch, and ends when `parent`
+    does: what it has in hand goes on from its checkpoint. What training imports, which takes longer than a
+    short training, is not to count as the first one's time."""
+    import torch
+
+    import g2d_pipeline.training  # noqa: F401
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _stopped().set())
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(threads)
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()  # imports the compiler
 
 
 @contextmanager
@@ -225,20 +241,3 @@ def _stopped_at(until: float | None) -> Iterator[None]:
         ended.set()
         clock.join()
         signal.signal(signal.SIGTERM, before)
-
-
-@lru_cache(maxsize=1)
-def _serve(parent: int) -> threading.Event:
-    """From now on this process ends when `parent` does, what it has in hand goes on from its checkpoint, and
-    Ctrl-C and SIGTERM set the event, after which nothing is begun."""
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-    return stopped

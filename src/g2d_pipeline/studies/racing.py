@@ -14,13 +14,24 @@ from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, evaluate_predictio
 from g2d_pipeline.evaluation.records import MULTI, TEACHER
 from g2d_pipeline.evaluation.statistics import JOINT
 from g2d_pipeline.evaluation.tables import format_value
-from g2d_pipeline.overrides import Tree
+from g2d_pipeline.overrides import Tree, leaves, merge
 
 GUESS = 2.0  # an epoch of a method that was not tried yet, in epochs of joint training
 ENSEMBLE_METHOD = "ume"
 LEAST = 2  # epochs of a shortened training
 SCHEDULE = ("every", "warmup", "patience", "milestones")  # settings of a learning rate in epochs
 COUNTED = ("epoch", "epochs", "patience")  # how parameters of methods end that are numbers of epochs
+
+
+def shortened(params: Tree, c: Configuration, share: float) -> Tree:
+    """`params`, of which `c` was made, with a share of the epochs: see `scaled`. What they say of all methods
+    and each method now has a value of its own of (`tau`) is left out, as it would win."""
+    changes = scaled(c, share)
+    own = {path[-1] for path, _ in leaves(changes.get("methods", {}))}
+    rest = {key: value for key, value in params.items() if key not in own}
+    if isinstance(smp := rest.pop("smp", None), Mapping):
+        smp = {key: value for key, value in smp.items() if key not in own} or None
+    return merge(rest if smp is None else {**rest, "smp": smp}, changes)
 
 
 def scaled(c: Configuration, share: float) -> Tree:
@@ -82,14 +93,14 @@ def _short_tau(phases: Sequence[int], epochs: int) -> list[int]:
 @dataclass
 class Costs:
     """Seconds of trainings, estimated from those that have ended. `rates`: what is trained → (epochs,
-    seconds) of its longest training so far."""
+    seconds) of its longest training so far, the last one of equals."""
 
     rates: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, name: str, epochs: int, seconds: float) -> None:
-        """Count a training that has ended; the longest says most."""
-        known = self.rates.get(name, (0, 0.0))
-        if (epochs, seconds) > known:
+        """Count a training that has ended; that of the most epochs says most, and of those the last one, for
+        the machine may be busier or less so than it was."""
+        if epochs >= self.rates.get(name, (0, 0.0))[0]:
             self.rates[name] = epochs, seconds
 
     def estimate(self, name: str, epochs: int) -> float:
@@ -248,6 +259,8 @@ class _Gain:
         texts = [format_value(self.metric, value) for value in (self.difference, self.low, self.high)]
         if self.difference > 0:
             texts[0] = f"+{texts[0]}"
-        unit = "points" if metric_spec(self.metric).unit == "%" else metric_spec(self.metric).label
+        spec = metric_spec(self.metric)
+        unit = "points" if spec.unit == "%" else spec.label
         difference, low, high = (text.replace("-", "−") for text in texts)
-        return f"{difference} {unit} (95 % interval {low} to {high})"
+        words = "" if spec.higher_is_better else "a gain of "  # whose sign is not that of the metric
+        return f"{words}{difference} {unit} (95 % interval {low} to {high})"

@@ -7,20 +7,22 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 from g2d_pipeline.errors import InterruptedRun
-from g2d_pipeline.studies.cells import Outcome, Site, Task, make
+from g2d_pipeline.studies.cells import Outcome, Site, Task, make, start_worker
 
 logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
 STOPPED = "Stopped. What is whole is kept; the same command goes on from there."
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def _pass_on(number: int) -> None:
-    """Send a signal to the processes of joblib's pool."""
+    """Send a signal to the processes of the pool."""
     for process in multiprocessing.active_children():
         with suppress(ProcessLookupError):
             os.kill(process.pid or 0, number)
@@ -28,12 +30,13 @@ def _pass_on(number: int) -> None:
 
 @dataclass
 class Pool:
-    """`processes` on this machine, which end with its context; 1: this one. `retries`: see `Processes`."""
+    """`processes` on this machine, which begin with the first task and end with the context. A single one
+    is apart from this process, too: what kills it does not end the study."""
 
     site: Site
     processes: int
     retries: int = 2
-    started: bool = False
+    executor: Any = field(default=None, init=False)  # of loky
 
     def __enter__(self) -> Pool:
         return self
@@ -43,11 +46,9 @@ class Pool:
 
     def close(self) -> None:
         """End the processes: what is in hand goes on from its checkpoint."""
-        if self.started:
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor(reuse=True, kill_workers=True).shutdown(wait=True, kill_workers=True)
-            self.started = False
+        if self.executor is not None:
+            self.executor.shutdown(wait=True, kill_workers=True)
+            self.executor = None
 
     def run(
         self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
@@ -74,33 +75,44 @@ class Pool:
     def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
         """(task, outcome) as they end; fewer than all where a process was killed. Ctrl-C and SIGTERM go to
         the processes, which save what they have in hand, before InterruptedRun is raised."""
-        if not tasks:
-            return
-        from joblib import Parallel, delayed, parallel_config
+        from joblib.externals.loky import FIRST_COMPLETED, wait
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        from g2d_pipeline.training.resume import Stop, stop_on_signals
+        from g2d_pipeline.training.resume import stop_on_signals
 
-        self.started = self.processes > 1
-        try:
-            with parallel_config(backend="loky", n_jobs=self.processes, **self._threads):
-                pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-                    about = self.site, os.getpid(), until
-                    jobs = (delayed(make)(*about, *pair) for pair in enumerate(tasks))
-                    saved = []
-                    with stop_on_signals(_pass_on) if self.started else nullcontext(Stop()) as stop:
-                        for number, outcome in pool(jobs):
-                            if outcome.status != "interrupted":
-                                yield tasks[number], outcome
-                            elif outcome.reason:
-                                saved.append(outcome.reason)
-        except TerminatedWorkerError:
+        left, running, killed, saved = list(reversed(tasks)), dict[Any, Task](), False, []
+        with warnings.catch_warnings(), stop_on_signals(_pass_on) as stop:
+            warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
+            while running or (left and not killed and stop.number is None):
+                try:
+                    while left and len(running) < self.processes and not killed and stop.number is None:
+                        running[self._start().submit(make, self.site, until, left[-1])] = left[-1]
+                        left.pop()  # no queue to be ended
+                except TerminatedWorkerError:
+                    killed = True
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task = running.pop(future)
+                    if isinstance(future.exception(), TerminatedWorkerError):
+                        killed = True
+                    elif (outcome := future.result()).status != "interrupted":
+                        yield task, outcome
+                    elif outcome.reason:
+                        saved.append(outcome.reason)
+        if killed:
             self.close()
         if stop.number is not None:
             raise InterruptedRun("\n".join(saved) or STOPPED, stop.number)
 
-    @property
-    def _threads(self) -> Mapping[str, int]:
-        return {"inner_max_num_threads": self.site.threads} if self.processes > 1 else {}
+    def _start(self) -> Any:
+        """The processes, started where they are not."""
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if self.executor is None:
+            threads = self.site.threads
+            self.executor = ProcessPoolExecutor(
+                self.processes,
+                initializer=start_worker,
+                initargs=(os.getpid(), threads),
+                env=dict.fromkeys(THREADS, str(threads)),
+            )
+        return self.executor

@@ -58,6 +58,9 @@ def read_study(
         else:
             tree["options"] = {**(tree.get("options") or {}), key: value}
             origins.note("studies", name, "options", key)
+    if settings is AdviseSettings and "dataset" not in tree:
+        words = f"'dataset' is missing: say --params study={name},dataset=<name>"
+        raise origins.mistake(("studies", name), words)
     return checked(settings, tree, ("studies", name), origins), origins
 
 

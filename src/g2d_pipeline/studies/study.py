@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,8 +133,10 @@ def open_cells(site: Site, name: str, study: StudySettings, origins: Origins) ->
         try:
             workspace = open_workspace(site, point.params)
         except G2DError as error:
-            where = origins.find(("studies", name, "datasets"))
             text = str(error).removeprefix(f"{COMMAND_LINE}: ")
+            unknown = re.match(r"unknown (method|key) '([^']+)'", text)
+            key = "datasets" if not unknown else "methods" if unknown[1] == "method" else "options"
+            where = origins.find(("studies", name, key, unknown[2] if unknown else ""))
             raise type(error)(f"{where}: study {name}, {point}: {text}") from error
         cells.append(Cell(point, workspace, "unimodal" in point.methods))
     return cells

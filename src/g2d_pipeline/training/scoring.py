@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.methods.base import Method, Validation
@@ -18,6 +19,7 @@ from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
 from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.teachers import TeacherOutputs
 
 Scores = dict[str, dict[str, float]]  # split → part → value
 Key = tuple[float, float]  # larger is better: by the selection metric, then by the task loss
@@ -62,18 +64,26 @@ def score_split(
     split: str,
     device: torch.device,
     cache: FeatureCache | None = None,
+    teachers: Mapping[str, TeacherOutputs] | None = None,
 ) -> Validation:
-    """Logits and targets of a split, and the scores of every part. `target` `[N]`: encoded."""
+    """Logits and targets of a split, the scores of every part, and the mean cosine of the features with those
+    of `teachers` that are as wide. `target` `[N]`: encoded."""
     chunks: dict[str, list[Tensor]] = defaultdict(list)
-    for _, _, logits in forward_split(model, data, method, split, device, cache):
+    cosines: dict[str, float] = defaultdict(float)
+    for rows, features, logits in forward_split(model, data, method, split, device, cache):
         for part, values in logits.items():
             chunks[part].append(values)
+        for m, teacher in (teachers or {}).items():
+            if teacher.feature.shape[1:] == features[m].shape[1:]:
+                cosine = cosine_similarity(features[m].float(), take(teacher.feature, rows).float())
+                cosines[f"cosine/{m}"] += float(cosine.sum()) / len(data.rows[split])
     expected = target[torch.from_numpy(data.rows[split])]
     whole = {part: torch.cat(values) for part, values in chunks.items()}
     scores = {part: data.task.score(logits, expected) for part, logits in whole.items()}
     if len(model.modalities) == 1:  # a teacher: its one modality is the whole
         del scores["multi"]
-    return Validation(whole, expected, scores | {"loss": float(data.task.loss(whole["multi"], expected))})
+    scores |= {"loss": float(data.task.loss(whole["multi"], expected)), **cosines}
+    return Validation(whole, expected, scores)
 
 
 def score_key(task: Task, scores: dict[str, float], metric: str | None = None) -> Key:

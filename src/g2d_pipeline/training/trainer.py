@@ -326,4 +326,5 @@ class Trainer:
     def _score(self, split: str) -> Validation:
         model = self.average.module
         cache = self.cache if model is self.model else None  # it holds features of the model itself
-        return score_split(model, self.data, self.method, self.target, split, self.device, cache)
+        views = self.loader.teachers
+        return score_split(model, self.data, self.method, self.target, split, self.device, cache, views)
