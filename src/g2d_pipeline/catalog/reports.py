@@ -6,16 +6,19 @@ from base64 import b64encode
 from collections.abc import Callable
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
-from kedro_datasets import json, pandas, text
-from kedro_datasets._typing import HTMLPreview
+from kedro_datasets import json, text
+from kedro_datasets._typing import HTMLPreview, TablePreview
 
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.catalog.folder import when_made
 from g2d_pipeline.files import atomic_folder, atomic_write, content_hash
 from g2d_pipeline.stages import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class StageFile:
@@ -70,23 +73,48 @@ class StageFile:
         return not self.overwrite and self.is_made()
 
 
-class ParquetDataset(StageFile, pandas.ParquetDataset):
-    """A table."""
-
-    preview = when_made(pandas.ParquetDataset.preview)
-
-
 class JSONDataset(StageFile, json.JSONDataset):
     """Plain data."""
 
     preview = when_made(json.JSONDataset.preview)
 
 
-class _TextFolder(AbstractDataset):
-    """A folder of text files: name → text."""
+class _File(AbstractDataset):
+    """What lies at a path."""
 
     def __init__(self, filepath: str, metadata: Any = None) -> None:
         self._filepath, self.metadata = PurePosixPath(filepath), metadata
+
+    def _get_load_path(self) -> PurePosixPath:
+        return self._filepath
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class _Table(_File):
+    """A table as parquet. (To import Kedro's means to import every library that it has a data set for.)"""
+
+    def load(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_parquet(self._get_load_path())
+
+    def save(self, data: Any) -> None:
+        data.to_parquet(self._filepath)
+
+
+class ParquetDataset(StageFile, _Table):
+    """A table."""
+
+    @when_made
+    def preview(self, nrows: int = 5) -> TablePreview:
+        shown = self.load().head(nrows)
+        return TablePreview(shown.to_dict(orient="split"))
+
+
+class _TextFolder(_File):
+    """A folder of text files: name → text."""
 
     def load(self) -> dict[str, str]:
         return {file.name: file.read_text("utf-8") for file in sorted(Path(self._get_load_path()).iterdir())}
@@ -94,12 +122,6 @@ class _TextFolder(AbstractDataset):
     def save(self, data: Any) -> None:
         for name, content in data.items():
             (Path(self._filepath) / name).write_text(content, "utf-8", newline="\n")
-
-    def _get_load_path(self) -> PurePosixPath:
-        return self._filepath
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
 
 class FiguresDataset(StageFile, _TextFolder):
