@@ -26,7 +26,7 @@ class Point:
     @property
     def label(self) -> str:
         """`fusion=film, alpha/beta=0/1`; empty where nothing varies."""
-        return ", ".join(f"{key}={_text(value)}" for key, value in self.options.items())
+        return ", ".join(f"{key}={typed(value)}" for key, value in self.options.items())
 
     def __str__(self) -> str:
         return f"{self.dataset}{self.label and f' ({self.label})'}"
@@ -133,7 +133,8 @@ def nested(options: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def _text(value: Any) -> str:
+def typed(value: Any) -> str:
+    """A value as it is typed after `--params`."""
     if isinstance(value, bool):
         return str(value).lower()
     return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
