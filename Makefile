@@ -9,6 +9,7 @@ SHELL := /bin/bash
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export KEDRO_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 export PYTHONUNBUFFERED := 1
@@ -25,13 +26,14 @@ endif
 # What `make test` installs includes what `make run` needs, so either may come first.
 STATE := $(shell { pwd; cat pyproject.toml requirements.lock; } | cksum | cut -d ' ' -f 1)
 RUN_READY := $(VENV)/.ready-$(STATE)-run
+RETRAIN_READY := $(VENV)/.ready-$(STATE)-retrain
 DEV_READY := $(VENV)/.ready-$(STATE)-dev
 # Read before anything is installed: whether there was nothing to do.
 RUN_DONE := $(wildcard $(RUN_READY))
 DEV_DONE := $(wildcard $(DEV_READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-run run test lint format lock bench clean
+.PHONY: help venv venv-run run schedule test lint format lock bench clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -49,10 +51,15 @@ $(RUN_READY): | $(PY)
 	@$(INSTALL) --no-build-isolation --editable '.[viz]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
+$(RETRAIN_READY): | $(RUN_READY)
+	@echo "==> Installing MLflow and Dagster (about 1 GB)"
+	@$(INSTALL) --no-build-isolation --editable '.[viz,retrain]'
+	@touch $@
+
 $(DEV_READY): | $(RUN_READY)
 	@echo "==> Installing the development tools"
 	@$(INSTALL) --no-build-isolation --editable '.[viz,dev,export,retrain]'
-	@touch $@
+	@touch $@ $(RETRAIN_READY)
 
 venv-run: $(RUN_READY)
 	@echo "==> $(VENV) is $(if $(RUN_DONE),up to date: nothing to install,ready)"
@@ -63,6 +70,10 @@ venv: $(DEV_READY) ## Make .venv with everything that tests and linters need
 run: venv-run ## Install what is needed and run the default pipeline (ARGS="--params ...")
 	@echo "==> kedro run $(ARGS)"
 	@$(PY) -m kedro run $(ARGS)
+
+schedule: $(RETRAIN_READY) ## Start Dagster with the schedules of conf/base/schedules.yml (ARGS="--port 3001")
+	@echo "==> kedro schedule start $(ARGS)"
+	@$(PY) -m kedro schedule start $(ARGS)
 
 # The tests run in two processes: one thread each is fastest.
 test: venv ## Run the whole test suite, with coverage (ARGS="-k name")
@@ -88,7 +99,7 @@ lock: ## Remake requirements.lock from pyproject.toml
 	@echo "==> Resolving every dependency for Python 3.11-3.13 on Linux, macOS and Windows"
 	@PYTHON="$(PYTHON)" bash scripts/lock.sh $(LOCK_FLAGS)
 
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peer.py benchmarks/reference.py,$(wildcard benchmarks/*.py))
 bench: venv ## Run every script in benchmarks/ (about a quarter of an hour on 2 cores; BENCHMARKS=benchmarks/flops.py for one)
 	@set -e; for script in $(BENCHMARKS); do echo "==> $$script"; $(PY) $$script; done
 

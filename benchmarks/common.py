@@ -56,6 +56,7 @@ class Recipe:
     modalities: dict[str, Modality]
     prioritised: str
     classes: int
+    norm: Literal["batch", "frozen"] = "batch"  # `suppressed_norm` as shipped
 
 
 CROP = ImageAugment(crop=[0.08, 1.0], flip=0.5)
@@ -89,6 +90,7 @@ RECIPES = [
         {"tabular": Modality((8,), MLP()), "image": Modality((3, 224, 224), MobileNetV2())},
         prioritised="tabular",
         classes=1,
+        norm="frozen",
     ),
 ]
 
@@ -262,13 +264,14 @@ def spread_of(values: Sequence[float]) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """What the numbers depend on, without the name of the host."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [s for s in cpuinfo.read_text().splitlines() if s.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names, flags = ([s for s in lines if s.startswith(key)] for key in ("model name", "flags"))
+    fast = {"fma", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
     return {
         "cpu": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),
+        "cpu_flags": sorted(fast.intersection(*(s.split() for s in flags[:1]))) if flags else None,
+        "torch_kernels": torch.backends.cpu.get_cpu_capability(),
+        "mkldnn": torch.backends.mkldnn.is_available(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,14 +1,16 @@
 """What the trainer adds to a bare PyTorch loop on the same model and tensors: CPU seconds of an epoch,
 paired.
 
-The bare loop: index the tensors, forward, cross-entropy, backward, step of the same (fused) optimizer;
-nothing is written down. Ours: `training.fit` with the method `joint`: gather from arrays, history with
-gradient norms, divergence check, progress (plain), checkpoints at their defaults. Validation is not counted
-on either side. Bar: ≤ 5 %."""
+The bare loop, generous: index the tensors, forward, cross-entropy, backward, step of the same (fused)
+optimizer, channels innermost; nothing is written down. The loop as it is usually written: a DataLoader that
+collates samples, torch's default optimizer and memory format. Ours: `training.fit` with the method `joint`:
+gather from arrays, history with gradient norms, divergence check, progress (plain), checkpoints at their
+defaults. Validation is not counted on any side. Bar: ≤ 5 % over the generous one."""
 
 from __future__ import annotations
 
 import logging
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import spread_of, write_result
+from reference import Rows
+from torch.utils.data import DataLoader, Subset
 
 from g2d_pipeline.config import MLP, SGD, ResNet18, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import build as build_method
@@ -56,7 +60,7 @@ def model_of(data: Data, encoders: dict[str, Strict]) -> MultimodalModel:
 
 
 def bare(data: Data, model: MultimodalModel) -> float:
-    """CPU seconds an epoch of the loop that everybody writes first."""
+    """CPU seconds an epoch of a loop over tensors in memory."""
     tensors = {m: torch.from_numpy(a) for m, a in data.arrays.items()}
     target = torch.from_numpy(np.asarray(data.target))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
@@ -67,6 +71,23 @@ def bare(data: Data, model: MultimodalModel) -> float:
             index = torch.from_numpy(rows)
             output = model({m: x[index] for m, x in tensors.items()})
             loss = F.cross_entropy(output.logits, target[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return (time.process_time() - start) / EPOCHS
+
+
+def written(data: Data, model: MultimodalModel) -> float:
+    """CPU seconds an epoch of the loop that everybody writes first."""
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    dataset = Subset(Rows(data.arrays, data.target), data.rows["train"].tolist())
+    loader = DataLoader(dataset, BATCH, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    model.train()
+    start = time.process_time()
+    for _ in range(EPOCHS):
+        for inputs, target in loader:
+            loss = F.cross_entropy(model(inputs).logits, target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,11 +120,13 @@ def main() -> None:
         data = made_up({m: shape for m, (shape, _) in modalities.items()}, n)
         encoders = {m: encoder for m, (_, encoder) in modalities.items()}
         bare(data, model_of(data, encoders))  # warm up
-        pairs = []
+        pairs: list[tuple[float, float]] = []
+        as_written: list[float] = []
         for number in range(ROUNDS):
-            two = [bare, ours] if number % 2 else [ours, bare]  # who goes first changes from round to round
-            found = {run.__name__: run(data, model_of(data, encoders)) for run in two}
+            turns = [bare, written, ours] if number % 2 else [ours, written, bare]
+            found = {run.__name__: run(data, model_of(data, encoders)) for run in turns}
             pairs.append((found["ours"], found["bare"]))
+            as_written.append(found["ours"] / found["written"])
         ratio = spread_of([a / b for a, b in pairs])
         steps = n / BATCH
         per_step = sorted(b / steps * 1e3 for _, b in pairs)[len(pairs) // 2]
@@ -112,12 +135,14 @@ def main() -> None:
             {
                 "case": name,
                 **ratio,
+                "as_written": spread_of(as_written),
                 "bare_ms_per_step": round(per_step, 2),
                 "extra_ms_per_step": round(extra, 3),
             }
         )
         print(
             f"{name:34} ours / bare = {ratio['median']:.3f} ({ratio['lowest']:.3f}–{ratio['highest']:.3f}); "
+            f"/ as written = {statistics.median(as_written):.3f}; "
             f"a bare step {per_step:.1f} ms, ours {extra:+.2f} ms"
         )
     write_result("loop_overhead", rows, rounds=ROUNDS, bar=1.05)

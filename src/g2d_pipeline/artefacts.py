@@ -10,9 +10,10 @@ import json
 import math
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -48,18 +49,23 @@ class Trained:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """What stands in the place of a trained model whose training failed: its seed, and why, in one line."""
+    """What stands in the place of a trained model whose training failed: its seed, and why, in one line.
+    `message`: the same with remedies, for the log."""
 
     seed: int
     reason: str
+    message: str = field(default="", compare=False)
 
     @classmethod
-    def from_error(cls, seed: int, error: Exception) -> FailedRun:
-        """The first line of the error's message, without the run's name, which is said beside it."""
+    def from_error(cls, seed: int, error: Exception, debug: bool = False) -> FailedRun:
+        """The first line of the error's message, without the run's name, which is said beside it. `debug`:
+        the log has its traceback."""
         reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
+        message = str(error)
         if not isinstance(error, TrainingError):
             reason = f"{type(error).__name__}: {reason}".rstrip(": ")
-        return cls(seed, reason)
+            message = f"{reason} (--params debug=true shows where)"
+        return cls(seed, reason, "".join(traceback.format_exception(error)) if debug else message)
 
 
 def write_trained(folder: Path, trained: Trained) -> None:

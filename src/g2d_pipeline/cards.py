@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,8 +62,11 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 
 def write_card(folder: Path, card: dict[str, Any], clock: Clock, content: str) -> None:
-    """Write the stage card, with the hash of the artefact's content, its time and the versions in use."""
-    card = card | {"content": content} | clock.read() | {"versions": versions()}
+    """Write the stage card, with the hash of the artefact's content, its time, the versions in use and, where
+    torch was imported, its threads: another number of them is another order of sums."""
+    torch = sys.modules.get("torch")
+    threads = {} if torch is None else {"threads": torch.get_num_threads()}
+    card = card | {"content": content, **threads} | clock.read() | {"versions": versions()}
     text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with atomic_write(folder / CARD) as path:
         path.write_text(text, encoding="utf-8")

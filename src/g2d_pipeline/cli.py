@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -19,14 +19,28 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project, load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, did_you_mean, mistake_under
+from g2d_pipeline.cli_models import models
+from g2d_pipeline.errors import (
+    ConfigError,
+    DataError,
+    G2DError,
+    InterruptedRun,
+    RefusedData,
+    did_you_mean,
+    mistake_under,
+)
+from g2d_pipeline.hooks import Mistake
 from g2d_pipeline.progress import rich_logs
+from g2d_pipeline.schedules.cli import schedule
+
+if TYPE_CHECKING:
+    from g2d_pipeline.studies.cells import Site
 
 CHOOSING = ("from_nodes", "to_nodes", "tags", "from_inputs", "to_outputs")
 # Kedro's arguments that choose nodes, as they are typed.
 SELECTIONS = {"node_names": "--nodes"} | {key: f"--{key.replace('_', '-')}" for key in CHOOSING}
 
-for variable in ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "KEDRO_DISABLE_TELEMETRY"):
+for variable in ("DO_NOT_TRACK", *(f"{name}_DISABLE_TELEMETRY" for name in ("HF_HUB", "KEDRO", "MLFLOW"))):
     os.environ.setdefault(variable, "1")
 
 
@@ -54,7 +68,13 @@ def run(**arguments: Any) -> Any:
             _check_selection(arguments)
             if "study" in (arguments.get("params") or {}):
                 return _run_study(arguments)
+            if "reproduce" in (arguments.get("params") or {}):
+                return _reproduce(arguments)
             return callback(**arguments)
+        except Mistake as mistake:
+            if isinstance(mistake.error, DataError) and "retrain" in _pipelines(arguments):
+                _refuse(arguments, mistake.error)
+            raise
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
@@ -65,6 +85,8 @@ def run(**arguments: Any) -> Any:
             cause = mistake_under(error)
             if debug or cause is None:
                 raise
+            if isinstance(cause, DataError) and "retrain" in _pipelines(arguments):
+                _refuse(arguments, cause)
             if isinstance(cause, InterruptedRun):
                 click.secho(str(cause), fg="yellow", err=True)
                 sys.exit(cause.exit_status)
@@ -75,18 +97,54 @@ def run(**arguments: Any) -> Any:
 
 def _run_study(arguments: dict[str, Any]) -> None:
     """`--params study=<name>`: a grid of runs instead of one."""
-    from g2d_pipeline.studies.cells import Site
     from g2d_pipeline.studies.study import run_study
 
     params = dict(arguments["params"])
-    names = {n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n}
+    names = set(_pipelines(arguments))
     typed = [option for key, option in SELECTIONS.items() if arguments.get(key)]
     if names - {"evaluate", "__default__"} or typed:
         words = ", ".join([*(f"--pipeline {n}" for n in sorted(names - {"evaluate", "__default__"})), *typed])
         raise ConfigError(f"{words}: a study goes to its end: leave it out, or say --pipeline evaluate.")
-    name, project = params.pop("study"), Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
+    run_study(_site(arguments), str(params.pop("study")), params)
+
+
+def _pipelines(arguments: dict[str, Any]) -> list[str]:
+    """The pipelines that were named."""
+    return [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
+
+
+def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
+    """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
+    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome
+
+    params = dict(arguments.get("params") or {})
+    loader = _site(arguments).loader(params)
+    dataset = str(params.get("dataset") or loader.default_dataset)
+    content = {"dataset": dataset, "outcome": "refused", "reason": str(error)}
+    write_outcome(outcome_file(loader.project, dataset), content)
+    click.secho(f"Error: {error}", fg="red", err=True)
+    sys.exit(RefusedData.exit_status)
+
+
+def _reproduce(arguments: dict[str, Any]) -> None:
+    """`--params reproduce=<version>`: a registered version trained again, and compared."""
+    from g2d_pipeline.retraining.reproduce import reproduce
+
+    params = dict(arguments["params"])
+    version = str(params.pop("reproduce"))
+    result = reproduce(version, _site(arguments).loader(params).configuration.retrain())
+    click.echo(str(result))
+    if not result.identical:
+        sys.exit(1)
+
+
+def _site(arguments: dict[str, Any]) -> Site:
+    """The project and its settings."""
+    from g2d_pipeline.studies.cells import Site
+
+    project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
     source = arguments.get("conf_source") or str(project / kedro_settings.CONF_SOURCE)
-    run_study(Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV")), str(name), params)
+    return Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV"))
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
@@ -110,7 +168,7 @@ def _check_selection(arguments: dict[str, Any]) -> None:
             "say those that it was made with."
         )
     selected = {key: list(arguments.get(key) or ()) for key in SELECTIONS}
-    names = [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
+    names = _pipelines(arguments)
     if not names and not any(selected.values()):
         return
     from g2d_pipeline.pipeline_registry import register_pipelines
@@ -209,3 +267,5 @@ cli.add_command(click.Command("run", callback=run, params=OPTIONS, help=run.__do
 cli.add_command(
     click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
 )
+cli.add_command(models)
+cli.add_command(schedule)

@@ -14,6 +14,7 @@ from g2d_pipeline.config import (
     IngestSettings,
     Modality,
     PredictSettings,
+    RetrainRun,
     RunOptions,
     RunSettings,
     SMPSettings,
@@ -27,10 +28,12 @@ from g2d_pipeline.config import (
 from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import did_you_mean
 from g2d_pipeline.explain import Origins
+from g2d_pipeline.files import start_file
 from g2d_pipeline.overrides import Tree
 
+ALIASES = ("champion", "challenger", "previous")  # of registered versions
 # Settings of a run that change no result.
-NO_RESULT = ("rebuild", "input", "model", "retrain", "wait", "debug")
+NO_RESULT = ("rebuild", "n_jobs", "input", "model", "retrain", "wait", "debug")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class Configuration:
     notes: list[str]
     origins: Origins
     project: Path
+    before: Tree  # what it was resolved from: `files` and `overrides`
+
+    @property
+    def parameters(self) -> Tree:
+        """What this configuration can be resolved from again: of `files`, what belongs to its data set and
+        methods, and `overrides`."""
+        files = dict(self.before["files"])
+        for section, names in (("datasets", [self.run.dataset]), ("methods", self.run.students)):
+            own = files.get(section) or {}
+            files[section] = {name: own[name] for name in names if name in own}
+        return {"files": files, "overrides": self.before["overrides"]}
 
     @property
     def encoders(self) -> dict[str, Any]:
@@ -160,8 +174,15 @@ class Configuration:
             for end, (seed, split, _) in self.repeats.items()
             for name, method in self.methods.items()
         }
-        beside: dict[str, Any] = {"weights": self.weights, **self._beside}
+        beside: dict[str, Any] = {"weights": self.weights, "start": self.start, **self._beside}
         return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
+
+    @property
+    def start(self) -> Path | None:
+        """The file of the champion's weights that students' encoders start from, where they do (`init_from`);
+        it is there once there is a champion."""
+        from_champion = self.run.retrain.init_from == "champion"
+        return start_file(self.project, self.run.dataset) if from_champion else None
 
     @property
     def _beside(self) -> Tree:
@@ -182,22 +203,40 @@ class Configuration:
             options=self.options,
         )
 
+    def retrain(self) -> RetrainRun:
+        own: dict[str, Any] = {"dataset": self.run.dataset, "source": self.source, "method": self.run.method}
+        return RetrainRun(**own, settings=self.run.retrain, options=self.options)
+
+    def check_retrain(self) -> None:
+        """Raise ConfigError where there are several splits: versions are compared on one test split; and
+        without a student."""
+        if splits := self.ingest().splits:
+            words = f"retrain needs one split of the data, {self.run.dataset} has {len(splits)}"
+            raise self.origins.mistake(("datasets", self.run.dataset, "raw", "split"), words)
+        if self.run.method not in self.methods:
+            words = f"method = {self.run.method!r}: retrain needs a method that trains a student"
+            raise self.origins.mistake(("method",), words)
+
     def predict(self) -> PredictSettings:
-        """The model is the first student of `model`, left out of `method`, or the run or folder of this name.
-        Raises ConfigError where there is something to predict, and no such model."""
+        """The model is the first student of `model`, left out of `method`, or the run, the registered version
+        (`champion`, `7`) or the folder of this name. Raises ConfigError where there is something to predict,
+        and no such model."""
         name, folder = self.run.model or self.run.method, None
+        version = name if name.isdigit() or name in ALIASES else None
         runs = [("distill", r) for r in self.distill().runs] + [("teachers", r) for r in self.teachers().runs]
         stage, run = next((r for r in runs if f"{r[1]}/".startswith(f"{name}/")), ("distill", ""))
         if not run and self.run.model and (path := self.project / Path(name).expanduser()).is_dir():
             folder = path
-        elif not run and (self.run.model or self.run.input):
+        elif not run and version is None and (self.run.model or self.run.input):
             known = [name for _, name in runs]
             raise self.origins.mistake(
                 ("model",),
                 f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
-                f"{', '.join(known)}; or the folder of a model.",
+                f"{', '.join(known)}; a registered version ({', '.join(ALIASES)}, or its number); or the "
+                "folder of a model.",
             )
         of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
+        of_run |= {"version": None if run else version, "registry": self.run.retrain.registry}
         return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
 
     def describe(self) -> Tree:

@@ -35,6 +35,12 @@ class TrainingError(G2DError):
     """The training of one run failed, by its own fault: other runs go on (exit status 1)."""
 
 
+class RefusedData(G2DError):
+    """A gate of retraining refuses new data (exit status 3)."""
+
+    exit_status = 3
+
+
 class InterruptedRun(G2DError):
     """Ctrl-C or SIGTERM: training finished its batch and saved its state. Exit status: 128 + the signal."""
 

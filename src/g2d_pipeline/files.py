@@ -109,6 +109,16 @@ def relative(path: Path, folder: Path) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
+def evaluation_set_file(project: Path, dataset: str) -> Path:
+    """Where the fixed evaluation set of a data set lies, if it has one (see `sources.evaluation_set`)."""
+    return project / "data" / "09_registry" / dataset / "evaluation_set.json"
+
+
+def start_file(project: Path, dataset: str) -> Path:
+    """Where the weights of the champion lie that students start from with `init_from: champion`."""
+    return project / "data" / "09_registry" / dataset / "start.safetensors"
+
+
 def _text(file: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return file.read_text("utf-8")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.context import KedroContext
@@ -15,13 +15,17 @@ from kedro.pipeline.node import Node
 
 from g2d_pipeline.cards import Clock
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.trained import TrainedSetDataset
 from g2d_pipeline.configuration import Configuration
-from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
+from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
 from g2d_pipeline.files import locked, relative
-from g2d_pipeline.overrides import leaves
+from g2d_pipeline.overrides import as_params
 from g2d_pipeline.resolve import check_methods
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import STAGES
+
+if TYPE_CHECKING:
+    from g2d_pipeline.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 SHRUNK = " The recipe is shrunk by the dataset's sample section (fewer and smaller samples, fewer epochs)."
@@ -32,6 +36,7 @@ class Mistake(click.ClickException):
 
     def __init__(self, error: G2DError) -> None:
         super().__init__(str(error))
+        self.error = error
         self.exit_code = error.exit_status  # type: ignore[misc]
 
 
@@ -41,7 +46,10 @@ class ProjectHooks:
     def __init__(self) -> None:
         self.configuration: Configuration | None = None
         self.project = Path()
-        self.locks: dict[str, ExitStack] = {}  # by node
+        self.locks: dict[str, ExitStack] = {}  # by node; "retrain": of a retraining
+        self.node = ""  # that runs
+        self.loader: ProjectConfigLoader | None = None
+        self.jobs: Jobs | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -50,6 +58,7 @@ class ProjectHooks:
         if not isinstance(loader, ProjectConfigLoader):
             raise ConfigError(f"settings.py must use ProjectConfigLoader, not {type(loader).__name__}")
         loader.project = self.project = Path(context.project_path)
+        self.loader = loader
         debug = bool((loader.runtime_params or {}).get("debug"))
         try:
             self.configuration = loader.configuration
@@ -64,24 +73,42 @@ class ProjectHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         """Say what will be done; where there is work, check its inputs and the methods."""
         c = self.configuration
-        if c is None:
+        if c is None or self.loader is None:
             return
+        if "gates" in pipeline.all_outputs():
+            self._begin_retraining(c, catalog)
         missing = [n.name for n in pipeline.nodes if not all(catalog.exists(o) for o in n.outputs)]
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
         if not missing:
             return
+        from g2d_pipeline.jobs import Jobs
+
+        self.jobs = Jobs(self.loader)
+        self.jobs.check()
         _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
         if "students" in pipeline.all_outputs() and not catalog.exists("students"):
             check_methods(c)
         self._announce(c)
 
+    def _begin_retraining(self, c: Configuration, catalog: Any) -> None:
+        """One retraining of a data set at a time, on its fixed evaluation set."""
+        from g2d_pipeline.retraining.steps import restore_evaluation_set
+
+        c.check_retrain()
+        lock = self.locks["retrain"] = ExitStack()
+        lock.enter_context(locked(catalog.get("retrain").filepath, c.run.wait))
+        restore_evaluation_set(c.retrain())
+
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:
         """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
         models, each is locked when its turn comes.)"""
+        self.node = node.name
         for d in map(catalog.get, node.outputs):
+            if isinstance(d, TrainedSetDataset) and self.jobs:
+                d.side_by_side = self.jobs
             if not hasattr(d, "clock"):
                 continue
             if node.name not in self.locks:
@@ -99,11 +126,24 @@ class ProjectHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Show the result table where the run goes as far as `evaluate`."""
+        self._end_jobs()
         self._show_data_report(pipeline, catalog)
         if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
             report = relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
-        self._fail_for_runs(pipeline, catalog)
+        if "gates" not in pipeline.all_outputs():
+            self._fail_for_runs(pipeline, catalog)
+        elif "retrain" in pipeline.all_outputs():
+            self._show_retraining(catalog)
+        self._release()
+
+    def _show_retraining(self, catalog: Any) -> None:
+        """How it ended."""
+        outcome = catalog.load("retrain")
+        file = relative(catalog.get("retrain").filepath.with_suffix(".html"), self.project)
+        kept, promoted = (f"version {outcome[name]}" for name in ("champion", "version"))
+        words = f"{promoted} is promoted" if outcome["outcome"] == "promoted" else f"{kept} is kept"
+        click.echo(f"\nRetrained: {words} ({outcome['reason']})\nDetails: {file}")
 
     def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
         """Raise TrainingError where the training of a run failed: everything else is made by now."""
@@ -117,10 +157,30 @@ class ProjectHooks:
             )
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """Release the locks."""
+    def on_pipeline_error(self, error: Exception, pipeline: Pipeline, catalog: Any) -> None:
+        """Release the locks, end the processes; say in `retrain.json` how a retraining ended."""
+        self._end_jobs()
+        if "retrain" in self.locks:
+            cause: BaseException = mistake_under(error) or error
+            if isinstance(cause, DataError):  # raw data that can not be read are refused as by a gate
+                reads_raw = self.node in ("ingest_raw", "featurize_modalities")
+                cause = (RefusedData if reads_raw else G2DError)(str(cause))
+            outcome = "refused" if isinstance(cause, RefusedData) else "failed"
+            about = {"dataset": self.configuration and self.configuration.run.dataset}
+            reason = str(cause) or type(cause).__name__
+            with suppress(OSError):  # a full disk: the exit status says it, too
+                catalog.save("retrain", about | {"outcome": outcome, "reason": reason})
+            self._release()
+            raise cause from error
+        self._release()
+
+    def _release(self) -> None:
         while self.locks:
             self.locks.popitem()[1].close()
+
+    def _end_jobs(self) -> None:
+        if self.jobs:
+            self.jobs.close()
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))
@@ -170,9 +230,8 @@ def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_param
         }
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
-            typed = [t for t in leaves(run_params["runtime_params"]) if t[0][0] not in ("input", "model")]
-            words = ",".join(f"{'.'.join(key)}={'' if value is None else value}" for key, value in typed)
-            options = {"--pipeline": last, "--env": run_params["env"], "--params": words}
+            typed = {k: v for k, v in run_params["runtime_params"].items() if k not in ("input", "model")}
+            options = {"--pipeline": last, "--env": run_params["env"], "--params": as_params(typed)}
             command = " ".join(f"{option} {value}" for option, value in options.items() if value)
             raise ConfigError(
                 f"{node.name} needs {', '.join(lacking)}, not made yet with these parameters. Make it first: "

@@ -24,7 +24,9 @@ THEME |= {TEXT[c]: THEME[c] for c in PALETTE} | {"#332288": "#a99bf0", "#882255"
 
 def page_environment() -> Environment:
     """The reports' templates, with everything escaped and nothing undefined; `number` is a filter."""
-    folders = [Path(__file__).parent / name for name in ("data_report", "evaluation", "studies")]
+    folders = [
+        Path(__file__).parent / name for name in ("data_report", "evaluation", "retraining", "studies")
+    ]
     environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,

@@ -173,6 +173,21 @@ def leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath,
     return pairs
 
 
+def as_text(value: Any) -> str:
+    """A value as it is typed after `--params`: lists with slashes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "/".join(map(as_text, value))
+    return str(value)
+
+
+def as_params(tree: Mapping[str, Any]) -> str:
+    """What is typed after `--params` for these overrides."""
+    pairs = [(".".join(map(str, path)), value) for path, value in leaves(tree)]
+    return ",".join(f"{key}={'' if value is None else as_text(value)}" for key, value in pairs)
+
+
 def put(tree: Tree, key: Key, value: Any) -> None:
     """Set a key in place: another tag empties its section; a new section gets its default's tag."""
     *above, last = key.path

@@ -15,6 +15,7 @@ from g2d_pipeline.config import (
     DatasetSettings,
     FusionSettings,
     LayoutSettings,
+    PromoteSettings,
     RunSettings,
     SMPSettings,
     TrainingSettings,
@@ -48,6 +49,7 @@ def resolve(
     `--params` as nested dictionaries; `locate(raw, source)`: which source is used and where it lies (see
     `sources.locate`). Raises ConfigError."""
     origins = Origins(list(origins.entries) if origins else [])
+    before = copy.deepcopy({"files": files, "overrides": dict(overrides)})
     files, overrides = copy.deepcopy(files), dict(overrides)
     datasets, methods = (section(name, files, overrides, origins) for name in ("datasets", "methods"))
     run = _run_settings(files, overrides, origins)
@@ -74,6 +76,8 @@ def resolve(
     draft.override(overrides)
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
+    promote = run.retrain.promote.model_dump()
+    checked(PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
     for m in (m for m in run.use_modalities if m not in dataset.modalities):
         words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
         raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
@@ -87,7 +91,17 @@ def resolve(
             "Choose a method with an smp section, such as method=g2d."
         )
     configuration = Configuration(
-        run, dataset, configured, teacher_training, source, root, shrunk, draft.notes, origins, project
+        run,
+        dataset,
+        configured,
+        teacher_training,
+        source,
+        root,
+        shrunk,
+        draft.notes,
+        origins,
+        project,
+        before,
     )
     _check_weights(configuration)
     return configuration

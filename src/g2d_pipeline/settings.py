@@ -19,5 +19,6 @@ CONFIG_LOADER_ARGS = {
         "parameters": ["parameters*", "datasets/*", "methods/*"],
         "catalog": ["catalog*"],
         "studies": ["studies/*"],
+        "schedules": ["schedules*"],
     },
 }

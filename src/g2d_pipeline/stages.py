@@ -21,7 +21,7 @@ from g2d_pipeline.code import CodeGraph, external_fingerprint
 from g2d_pipeline.config import EvaluateSettings, StudentRun, TeacherRun
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import DataError
-from g2d_pipeline.files import content_hash, fingerprint
+from g2d_pipeline.files import content_hash, evaluation_set_file, fingerprint
 from g2d_pipeline.sources.layout import layout_module
 
 PACKAGE = Path(__file__).parent
@@ -156,7 +156,10 @@ class Plan:
     def _inputs(self, stage: str, run: str) -> dict[str, str]:
         """Name → content hash of what the artefact is made from."""
         if stage == "ingest":
-            return {"raw": self.raw}
+            c = self.configuration
+            fixed = evaluation_set_file(c.project, c.run.dataset)
+            own = {} if c.ingest().splits or not fixed.exists() else {"evaluation_set": content_hash(fixed)}
+            return {"raw": self.raw} | own
         settings = self._settings[stage][run]
         made = {
             of: {f"{name}/{r}".rstrip("/"): (of, r) for r in self._settings[of]}
@@ -173,14 +176,18 @@ class Plan:
         elif isinstance(settings, StudentRun):
             files = self.configuration.weights
         weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
+        start = self.configuration.start
+        if isinstance(settings, StudentRun) and start is not None and start.exists():
+            weights["start"] = content_hash(start)
         if isinstance(settings, StudentRun) and settings.needs_teachers:
             repeat = run.partition("/")[2]
             names |= {f"teachers/{m}": ("teachers", f"{m}/{repeat}") for m in settings.encoders}
         # The manifest names files; what is in them is the raw data's.
         raw = {"raw": self.raw} if stage in ("featurize", "data_report") else {}
-        return {name: self._content(*artefact) for name, artefact in names.items()} | weights | raw
+        return {name: self.content(*artefact) for name, artefact in names.items()} | weights | raw
 
-    def _content(self, stage: str, run: str) -> str:
+    def content(self, stage: str, run: str) -> str:
+        """The content hash of an artefact. Raises PendingInputError where it is not made yet."""
         if failed := self.failures.get((stage, run)):
             return f"failed: {failed.reason}"
         folder, expected = self.folder(stage, run), self.fingerprint(stage, run)

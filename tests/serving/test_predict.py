@@ -225,7 +225,7 @@ def test_a_table_without_anything_that_the_model_knows(every_kind: Served) -> No
         load_model(every_kind.runs["image/seed0"]).predict(pd.DataFrame({"other": [1]}))
 
 
-@pytest.mark.parametrize("address", ["models:/digits@champion", "https://example.org/model"])
+@pytest.mark.parametrize("address", ["s3://bucket/model", "https://example.org/model"])
 def test_addresses(address: str, every_kind: Served) -> None:
     with pytest.raises(ConfigError, match="is no address of a model"):
         load_model(address)

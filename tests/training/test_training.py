@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from g2d_pipeline.artefacts import TrainedFolder, write_trained
-from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.config import MLP, SPLITS, MobileNetV2, ResNet18, SmallCNN, TrainingSettings, Transformer
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, DivergenceError, fit, train_student, train_teacher
-from g2d_pipeline.training.data import batches_of, epoch_rows
+from g2d_pipeline.training.data import batches_of, chunks, epoch_rows
+from g2d_pipeline.training.recipes import compute_outputs
 from tests.conftest import CNN, TINY, make_data, recipe
 
 
@@ -28,6 +31,60 @@ def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize(("n", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (3, [3]), (1, [1])])
 def test_a_last_batch_of_one_joins_the_one_before(n: int, sizes: list[int]) -> None:
     assert [len(b) for b in batches_of(np.arange(n), 4)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("shapes", "device", "size"),
+    [
+        ([], "cpu", 256),
+        ([(6,)], "cpu", 256),
+        ([(1, 128, 64)], "cpu", 128),
+        ([(6,), (3, 224, 224)], "cpu", 8),
+        ([(3, 224, 224)], "cuda", 256),
+    ],
+)
+def test_a_forward_takes_fewer_of_large_samples_on_the_cpu(
+    shapes: list[tuple[int, ...]], device: str, size: int
+) -> None:
+    rows = np.arange(700)[::-1]
+    parts = list(chunks(rows, shapes, torch.device(device)))
+    assert {len(part) for part in parts[:-1]} == {size}
+    assert np.concatenate(parts).tolist() == rows.tolist()
+    assert not list(chunks(rows[:0], shapes, torch.device(device)))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "shape"),
+    [
+        (ResNet18(), (1, 32, 32)),
+        (MobileNetV2(), (3, 32, 32)),
+        (SmallCNN(), (1, 32, 32)),
+        (MLP(), (64,)),
+        (Transformer(), (9, 8)),
+    ],
+)
+def test_outputs_do_not_depend_on_how_many_samples_a_forward_takes(
+    encoder: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handwritten digits; as a sequence, its rows are features and all steps are real (the mask row is 1)."""
+    images, target = load_digits(return_X_y=True)
+    images = images[:60].reshape(60, 8, 8).astype(np.float32) / 16
+    inputs = {
+        1: images.reshape(60, 64),
+        2: np.concatenate([images, np.ones((60, 1, 8), np.float32)], axis=1),
+        3: np.kron(images[:, None].repeat(shape[0], 1), np.ones((1, 1, 4, 4), np.float32)),
+    }[len(shape)]
+    data = Data.from_arrays({"x": inputs}, target[:60], ["train"] * 40 + ["val"] * 10 + ["test"] * 10)
+    model = train_teacher(data, "x", encoder, training=recipe(1), progress=False).model
+    outputs = []
+    for smallest in (8, 60):
+        monkeypatch.setattr("g2d_pipeline.models.multimodal.CHUNK_BYTES", 1)
+        monkeypatch.setattr("g2d_pipeline.models.multimodal.SMALLEST_CHUNK", smallest)
+        arrays, _ = compute_outputs(model, data, build_method("unimodal"), torch.device("cpu"), SPLITS)
+        outputs.append(arrays)
+    for name, values in outputs[0].items():
+        scale = float(torch.as_tensor(values).abs().max())
+        torch.testing.assert_close(values, outputs[1][name], rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

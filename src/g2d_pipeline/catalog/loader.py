@@ -8,7 +8,7 @@ fresh). All of it is worked out once, on first use, with hooks or without (`kedr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __getitem__(self, key: str) -> dict[str, Any]:
         if key == "parameters" and key not in self:
             c = self.configuration
-            sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate, c.predict)
+            sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate, c.predict, c.retrain)
             return {section.__name__: section().model_dump(mode="json") for section in sections}
         if key == "catalog":
             _ = self.plan  # now: the entries ask for it, and omegaconf wraps what goes wrong
@@ -96,6 +96,21 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def methods(self) -> list[str]:
         """The names of all methods that have a file."""
         return sorted(self._merged[0]["methods"])
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names of all data sets that have a file."""
+        return sorted(self._merged[0]["datasets"])
+
+    def schedules(self) -> Iterator[tuple[str, bytes]]:
+        """The files of schedules, as (name to show, content), the ones that win last."""
+        for environment in self._environments:
+            yield from self._files(environment, "schedules").items()
+
+    @property
+    def default_dataset(self) -> str:
+        """The one that the files name."""
+        return str(self._merged[0].get("dataset"))
 
     @property
     def _environments(self) -> list[str]:

@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def model_folder(plan: Plan) -> Path:
+    """Where the model lies that `--params model=…` names. Raises DataError where there is no such version."""
+    s = plan.configuration.predict()
+    if s.version is not None:
+        from g2d_pipeline.registry.store import Registry
+
+        return Registry(s.registry, Path(s.options.project)).require(s.dataset, s.version).folder()
+    return s.folder or plan.folder(s.stage, s.run)
+
+
 class ModelDataset(AbstractDataset[NoReturn, Any]):
-    """The model that `--params model=…` names: a run of this configuration, which has to be fresh, or any
-    folder of a model. It is never made here."""
+    """The model that `--params model=…` names: a run of this configuration, which has to be fresh, a
+    registered version, or any folder of a model. It is never made here."""
 
     def __init__(self, plan: Plan, metadata: Any = None) -> None:
         self.plan, self.metadata = plan, metadata
@@ -45,7 +55,8 @@ class ModelDataset(AbstractDataset[NoReturn, Any]):
         from g2d_pipeline.serving import load_model
 
         s = self.settings
-        return load_model(s.folder or self.plan.require(s.stage, s.run), device=s.options.device)
+        folder = self.plan.require(s.stage, s.run) if s.run else model_folder(self.plan)
+        return load_model(folder, device=s.options.device)
 
     def save(self, data: NoReturn) -> None:
         raise DataError("a model is made by the pipelines teachers and distill")
@@ -63,10 +74,10 @@ class PredictionsDataset(AbstractDataset[Callable[[Path], int], Any]):
         """Where the predictions lie: a folder a model, in it one an input."""
         s = self.plan.configuration.predict()
         project = Path(s.options.project)
-        where = s.folder or self.plan.folder(s.stage, s.run)
+        where = model_folder(self.plan)
         source = project / Path(s.input or "").expanduser()
         name = f"{source.stem}-{fingerprint(str(source.resolve()))[:6]}"
-        model = f"{s.run or 'model'}-{fingerprint(str(where.resolve()))[:6]}".replace("/", "-")
+        model = f"{s.run or s.version or 'model'}-{fingerprint(str(where.resolve()))[:6]}".replace("/", "-")
         return project / self.path / model / name / "predictions.parquet"
 
     def _describe(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kedro_datasets._typing import TablePreview
 from g2d_pipeline.artefacts import CHECKPOINTS, FailedRun, Trained, TrainedFolder, write_trained
 from g2d_pipeline.cards import partial_folder
 from g2d_pipeline.catalog.folder import FolderDataset, when_made
-from g2d_pipeline.errors import TrainingError, is_failed_training
+from g2d_pipeline.errors import is_failed_training
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,15 @@ class FailedTraining(Exception):
 
 class TrainedSetDataset(FolderDataset):
     """Run → trained model. Saved is a function that trains it, given the folder for its checkpoints: a run of
-    a killed process resumes from its last one. A run whose training failed is noted in the plan alone."""
+    a killed process resumes from its last one. A run whose training failed is noted in the plan alone.
+
+    `side_by_side(stage, runs)`: a context that trains some runs in other processes (see `Jobs`)."""
+
+    side_by_side: Callable[[str, list[str]], AbstractContextManager[Collection[str]]]
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.side_by_side = lambda stage, runs: nullcontext(())
 
     @property
     def keep_partial(self) -> bool:  # type: ignore[override]
@@ -38,7 +47,9 @@ class TrainedSetDataset(FolderDataset):
     def save(self, data: Mapping[str, Any]) -> None:
         for run in data:
             self.plan.failures.pop((self.stage, run), None)
-        super().save(data)
+        missing = [run for run in data if not self._is_fresh(run)]
+        with self.side_by_side(self.stage, missing) as done:
+            super().save({run: make for run, make in data.items() if run not in done})
 
     def make_run(self, run: str, make: Callable[[Path], Trained]) -> None:
         try:
@@ -63,10 +74,9 @@ class TrainedSetDataset(FolderDataset):
 
     def _note_failure(self, run: str, error: Exception) -> None:
         """Log it, remember it for what is made from this run, and keep its checkpoints for the next try."""
-        failed = FailedRun.from_error(self.plan.card(self.stage, run)["seed"], error)
-        debug, said = self.plan.configuration.run.debug, isinstance(error, TrainingError)
-        words = str(error) if said else f"{failed.reason} (--params debug=true shows where)"
-        logger.error("%s %s failed: %s", self.stage, run, words, exc_info=debug)
+        debug = self.plan.configuration.run.debug
+        failed = FailedRun.from_error(self.plan.card(self.stage, run)["seed"], error, debug)
+        logger.error("%s %s failed: %s", self.stage, run, failed.message)
         self.plan.failures[self.stage, run] = failed
         partial = partial_folder(self.plan.folder(self.stage, run))
         if not (partial / CHECKPOINTS).is_dir():

@@ -39,4 +39,6 @@ ColumnNames = Annotated[list[ColumnName], BeforeValidator(split_slashes)]
 class Strict(BaseModel):
     """Unknown keys, infinities and changes after validation are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True
+    )

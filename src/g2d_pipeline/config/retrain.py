@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
-from g2d_pipeline.config.base import Strict
+from g2d_pipeline.config.base import Fraction, Strict
+from g2d_pipeline.errors import did_you_mean
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -22,29 +23,60 @@ class RegistrySettings(Strict):
 
 
 class Limits(Strict):
-    """From `warn` on, a gate warns, from `stop` on it refuses; None: never."""
+    """In [0, 1]: from `warn` on a gate warns, from `stop` on it refuses; None: never."""
 
-    warn: NonNegativeFloat | None = None
-    stop: NonNegativeFloat | None = None
+    warn: Fraction | None = None
+    stop: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _a_warning_comes_first(self) -> Self:
+        if self.warn is not None and self.stop is not None and self.warn > self.stop:
+            raise ValueError(f"warn = {self.warn:g} is above stop = {self.stop:g}: allowed are warn ≤ stop")
+        return self
+
+
+Outcome = Literal["go", "warn", "stop"]
 
 
 class GateSettings(Strict):
-    """What is checked before anything is trained. `unreadable`: the share of files or rows that can not be
-    used; `shift`: the distance of new data from the champion's training data, for each modality and the
-    target; `label_noise`: the share of new labels that the champion contradicts with at least `confidence`,
-    beyond its share at training time. `alpha`: the false-alarm rate of all tests of shift together."""
+    """What is checked before anything is trained (docs/retrain.md). `schema_change`: columns or modalities
+    that the champion needs are missing or of another type, another task or unit; `new_columns`: columns or
+    modalities that it does not know; `new_classes`, `vanished_classes`. `unreadable`: the share of new files
+    or rows that can not be used; `silent`: the share of new samples of a modality that are silent or blank,
+    beyond that at training time; `shift`: the distance of new data from the champion's, for each modality and
+    the target; `label_noise`: the share of new labels that the champion contradicts with at least
+    `confidence`, beyond its share on data it was not trained on. `alpha`: the false-alarm rate of all tests
+    of shift together, and of each of the two others; `samples`: new rows that are looked at, at most."""
 
+    schema_change: Outcome = "stop"
+    new_columns: Outcome = "warn"
+    new_classes: Outcome = "stop"
+    vanished_classes: Outcome = "warn"
     unreadable: Limits = Limits(warn=0.01, stop=0.2)
+    silent: Limits = Limits(warn=0.02, stop=0.2)
     shift: Limits = Limits(warn=0.1, stop=0.25)
     label_noise: Limits = Limits(warn=0.05, stop=0.15)
     confidence: Share = 0.9
     alpha: Share = 0.01
-    samples: PositiveInt = 2000  # the most that a test of shift looks at
+    samples: PositiveInt = 2000
+
+    @field_validator("unreadable", "silent", "shift", "label_noise", mode="before")
+    @classmethod
+    def _a_limit_left_out_stays(cls, value: Any, info: ValidationInfo) -> Any:
+        """Who changes `warn` keeps `stop`."""
+        default = cls.model_fields[str(info.field_name)].default
+        return {**default.model_dump(), **value} if isinstance(value, dict) else value
 
 
 class Guards(Strict):
-    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss, in the
-    metric's own unit (ECE for `calibration`); None: not guarded."""
+    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss of that
+    metric, refused where it is shown to be a loss; None: not guarded. As a fraction: of accuracies, F1, R²
+    and the like as they are (0.05: 5 points), of RMSE and MAE in standard deviations of the targets, of MAPE
+    0.05 for 5 %.
+
+    `per_modality`: of what each modality alone says; `missing_modality`: without each modality;
+    `per_group`: in each group of 20 samples or more; `calibration`: of the ECE, in a regression of the mean
+    bias, whatever its sign, in standard deviations of the targets; by its value, which is not tested."""
 
     per_modality: NonNegativeFloat | None = 0.05
     per_group: NonNegativeFloat | None = 0.1
@@ -52,17 +84,40 @@ class Guards(Strict):
     calibration: NonNegativeFloat | None = 0.05
 
 
+PROMOTED_BY = {
+    "classification": ("accuracy", "balanced_accuracy", "f1_macro", "map", "nll", "brier", "ece"),
+    "regression": ("rmse", "r2", "mape", "mae"),
+}
+UNTESTED = ("map", "ece")  # which the bootstrap does not resample
+
+
 class PromoteSettings(Strict):
     """A challenger is promoted where its `metric` (None: the task's first headline metric) on the fixed
-    evaluation set is better than the champion's by more than `min_improvement`, as `test` has it: shown by a
-    paired bootstrap, or by its value alone; and where no guard refuses it."""
+    evaluation set is better than the champion's by more than `min_improvement` (in the metric's own unit,
+    accuracies as fractions), as `test` has it: shown by a paired bootstrap at this one-sided `confidence`, or
+    by its value alone; and where no guard refuses it. A `min_improvement` below 0 takes it where it is shown
+    to lose no more than that."""
 
+    test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
     metric: str | None = None
     split: Literal["test"] = "test"
     min_improvement: float = 0.0
-    test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
-    confidence: Share = 0.95
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     guard: Guards = Guards()
+
+    @field_validator("metric")
+    @classmethod
+    def _can_decide(cls, metric: str | None, info: ValidationInfo) -> str | None:
+        """Where the task is known, it is of the task: see `explain.checked`."""
+        task = (info.context or {}).get("task")
+        allowed = [m for of, names in PROMOTED_BY.items() for m in names if task in (of, None)]
+        if metric is not None and metric not in allowed:
+            of_task = f" of a {task}" if task else ""
+            words = f"no metric{of_task}.{did_you_mean(metric, allowed)} Allowed: {', '.join(allowed)}"
+            raise ValueError(words)
+        if metric in UNTESTED and info.data.get("test") != "value":
+            raise ValueError("the bootstrap does not resample it: it needs test = value")
+        return metric
 
 
 class RetrainSettings(Strict):

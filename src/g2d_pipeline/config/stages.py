@@ -12,6 +12,7 @@ from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
+from g2d_pipeline.config.retrain import RegistrySettings, RetrainSettings
 from g2d_pipeline.config.smp import SMPSettings
 from g2d_pipeline.config.training import TrainingSettings
 
@@ -112,20 +113,33 @@ class DistillSettings(Strict):
     dataset: str
     runs: dict[str, StudentRun]
     weights: dict[str, Path] = {}
+    start: Path | None = None  # a model's weights that all encoders start from, once they are there
     table: Table | None = None  # of a user's: how samples stand in it, for predictions
     options: RunOptions
 
 
 class PredictSettings(Strict):
-    """`input`: the table or folder to predict. `stage`, `run`: of the model; `folder`: of one that is
-    named by its folder ("" is the run then)."""
+    """`input`: the table or folder to predict. `stage`, `run`: of the model; `version`: of one that is
+    registered, in `registry`; `folder`: of one that is named by its folder ("" is the run then)."""
 
     dataset: str
     input: str | None = None
     stage: Literal["teachers", "distill"] = "distill"
     run: str = ""
+    version: str | None = None
+    registry: RegistrySettings = RegistrySettings()
     folder: Path | None = None
     wait: bool = False
+    options: RunOptions
+
+
+class RetrainRun(Strict):
+    """`method`: whose students are challengers."""
+
+    dataset: str
+    source: Literal["raw", "sample"]
+    method: str
+    settings: RetrainSettings
     options: RunOptions
 
 

@@ -23,8 +23,7 @@ from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.task import task_from_json
-from g2d_pipeline.training.data import Array, Rows, take
-from g2d_pipeline.training.feature_cache import CHUNK
+from g2d_pipeline.training.data import Array, Rows, chunks, take
 
 from .analyses import frame_of
 from .metrics import evaluate_predictions, metric_spec
@@ -75,9 +74,14 @@ def robustness_frames(
 
 
 class SavedModel:
-    """A trained model on the test samples of its store; `forwards` counts (modality, samples) → passes."""
+    """A trained model on the test samples of its store; `forwards` counts (modality, samples) → passes.
 
-    def __init__(self, run: Run, folder: TrainedFolder, store: FeatureStore, device: torch.device) -> None:
+    `store`: None where no encoder has to run: nothing is corrupted, and there is no exchange. Raises
+    ValueError where there are no test samples, or the run's outputs are not those of the model."""
+
+    def __init__(
+        self, run: Run, folder: TrainedFolder, store: FeatureStore | None, device: torch.device
+    ) -> None:
         self.run, self.store, self.device = run, store, device
         self.model = folder.model().to(device)
         self.modalities = self.model.modalities
@@ -102,14 +106,14 @@ class SavedModel:
     @torch.no_grad()
     def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
         """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
-        chunks = []
-        for start in range(0, len(at), CHUNK):
-            features = self._features(at[start : start + CHUNK], changes or {})
+        parts, encoded = [], self._encoded(changes or {})
+        for some in chunks(at, [self.shapes[m] for m in encoded], self.device):
+            features = self._features(some, changes or {})
             fuse = self.model.fusion
-            chunks.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
-        for m in self._encoded(changes or {}):
+            parts.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
+        for m in encoded:
             self.forwards[m, len(at)] += 1
-        return torch.cat(chunks)
+        return torch.cat(parts)
 
     def _encoded(self, changes: Changes) -> Collection[str]:
         """The modalities whose encoders run: with an exchange all."""
@@ -125,6 +129,8 @@ class SavedModel:
 
     def _input(self, at: Rows, modality: str, change: Callable[[Array], Array] | None) -> Tensor:
         """What an encoder gets `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
+        if self.store is None:
+            raise ValueError("its encoders exchange features and have to run: the feature store is needed")
         x = take(self.store.arrays[modality], self.rows[at])
         if change is not None:
             x = torch.from_numpy(np.ascontiguousarray(change(x.numpy())))
@@ -157,12 +163,12 @@ class SavedModel:
         """Rows of `robustness`: each modality of a student is missing from all samples."""
         rows = []
         for m in self.modalities if len(self.modalities) > 1 else ():
-            logits = self._without(frozenset({m}))
+            logits = self.without(frozenset({m}))
             labels = {"modality": m, "corruption": "absent", "strength": 1.0, "label": "absent"}
             rows += self._rows(logits, self.all, **labels)
         return rows
 
-    def _without(self, absent: Coalition) -> Tensor:
+    def without(self, absent: Coalition) -> Tensor:
         """Logits without some modalities. With an exchange, which tells the other encoders what they say,
         their encoders get the train mean."""
 
@@ -177,6 +183,8 @@ class SavedModel:
     def corrupted(self, samples: int | None) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality corrupted in every way and strength that its kind has."""
         at, rows = self.all, []
+        if self.store is None:
+            raise ValueError("the feature store is needed")
         if samples is not None and len(at) > samples:
             at = np.sort(np.random.default_rng(SEED).choice(at, samples, replace=False))
         for m in self.modalities:
@@ -203,7 +211,7 @@ class SavedModel:
         def worth(present: Coalition) -> float:
             if not present:
                 return sign * self._constant(name)
-            return sign * self.values(self._without(frozenset(self.modalities) - present), self.all)[name]
+            return sign * self.values(self.without(frozenset(self.modalities) - present), self.all)[name]
 
         contributions = shapley(self.modalities, worth)
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]

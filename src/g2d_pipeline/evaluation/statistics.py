@@ -37,22 +37,25 @@ def intervals(metrics: pd.DataFrame, resampled: Mapping[Key, Resampled]) -> pd.D
     """`metrics` (see `collect_metrics`) with the columns `low` and `high`: the 95 % bootstrap interval of the
     run over test samples (or their groups). NaN for `map` and `ece`, and where there is one sample or group.
 
-    Expanded percentiles (Hesterberg 2015): the quantiles of Student's t with units − 1 degrees of freedom
-    instead of the normal ones, so that few groups are covered, too."""
+    See `percentiles`."""
     ends: dict[tuple[Any, ...], tuple[float, float]] = {}
     for key, one in resampled.items():
         for name, values in one.replicates.items():
-            ends[*key, name] = _percentiles(values, one.units)
+            ends[*key, name] = percentiles(values, one.units)
     fold = metrics["fold"] if "fold" in metrics else pd.Series(0, index=metrics.index)
     columns = [metrics[c] if c != "fold" else fold for c in (*Key._fields, "metric")]
     pairs = [ends.get(key, (np.nan, np.nan)) for key in zip(*columns, strict=True)]
     return metrics.assign(low=[low for low, _ in pairs], high=[high for _, high in pairs])
 
 
-def _percentiles(values: Floats, units: int) -> tuple[float, float]:
-    if units < 2 or np.isnan(values).mean() > 1 - LEVEL:
+def percentiles(values: Floats, units: int, level: float = LEVEL) -> tuple[float, float]:
+    """The two-sided interval from a metric's values on resamples; NaN where there is none.
+
+    Expanded percentiles (Hesterberg 2015): the quantiles of Student's t with units − 1 degrees of freedom
+    instead of the normal ones, so that few groups are covered, too."""
+    if units < 2 or np.isnan(values).mean() > 1 - level:
         return np.nan, np.nan
-    tail = stats.norm.cdf(stdtrit(units - 1, (1 - LEVEL) / 2) * np.sqrt(units / (units - 1)))
+    tail = stats.norm.cdf(stdtrit(units - 1, (1 - level) / 2) * np.sqrt(units / (units - 1)))
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 

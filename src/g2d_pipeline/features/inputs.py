@@ -92,18 +92,22 @@ class Inputs:
         """Zeros as stored `[count, …]`."""
         return np.zeros((count, *self.shape(modality)), self.about["modalities"][modality]["dtype"])
 
-    def encode(self, modality: str, table: pd.DataFrame, root: Path) -> Encoded:
+    def encode(
+        self, modality: str, table: pd.DataFrame, root: Path, blank: set[int] | None = None
+    ) -> Encoded:
         """The samples of the manifest's columns of a modality, as featurize would store them. Paths are
-        relative to `root`."""
+        relative to `root`. `blank` gets the rows whose files are silent, of one colour or zero throughout."""
         kind, about = self.kinds[modality], self.about["modalities"][modality]
         if isinstance(kind, FileKind):
-            return self._decode(kind, about, table.iloc[:, 0].astype(object).tolist(), root)
+            return self._decode(kind, about, table.iloc[:, 0].astype(object).tolist(), root, blank)
         values = kind.encode(table, about, self.folder)
         if values.dtype.kind != "f":
             return values, {}
         return values, dict.fromkeys(infinite_rows(values).tolist(), "holds values that are too large")
 
-    def _decode(self, kind: FileKind, about: Mapping[str, Any], cells: list[str], root: Path) -> Encoded:
+    def _decode(
+        self, kind: FileKind, about: Mapping[str, Any], cells: list[str], root: Path, blank: set[int] | None
+    ) -> Encoded:
         """Equal cells are decoded once."""
         distinct = list(dict.fromkeys(cells))
         decoded, findings = decode_cells(kind, distinct, root, kind.stored_spec(about))
@@ -118,6 +122,8 @@ class Inputs:
             for i, k in enumerate(rows.tolist())
             if k in findings.faults
         }
+        if blank is not None:
+            blank.update(i for i, k in enumerate(rows.tolist()) if k in findings.notes["constant"])
         return values[rows], faults
 
 
@@ -139,7 +145,7 @@ def read_inputs(folder: Path) -> Inputs:
         _ = inputs.kinds
     except FileNotFoundError:
         raise DataError(f"{path} is missing: without it no raw sample can be read. {REMEDY}") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         words = " ".join(str(error).split())

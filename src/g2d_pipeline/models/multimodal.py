@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +15,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from g2d_pipeline.models.encoders import Encoder
 from g2d_pipeline.models.fusions.base import Fusion
+
+CHUNK = 256  # samples of one forward without gradient, …
+SMALLEST_CHUNK, CHUNK_BYTES = 8, 4 * 2**20  # … and on the CPU: not fewer than, of not more bytes than
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,17 @@ class MultimodalModel(nn.Module):
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from one modality alone, as the fusion defines it."""
         return self.fusion.unimodal_logits(features, modality)
+
+
+def samples_at_once(shapes: Iterable[Sequence[int]], device: torch.device) -> int:
+    """How many samples one forward without gradient takes; `shapes`: of what each encoder that runs gets.
+
+    `CHUNK`; on the CPU fewer of large ones, whose maps would leave its caches: slower, and up to gigabytes of
+    memory (docs/performance.md)."""
+    if device.type != "cpu":
+        return CHUNK
+    largest = max((4 * math.prod(shape) for shape in shapes), default=1)
+    return max(SMALLEST_CHUNK, min(CHUNK, CHUNK_BYTES // largest))
 
 
 def pick_device(name: str) -> torch.device:

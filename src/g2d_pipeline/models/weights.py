@@ -81,6 +81,21 @@ def load_trunk(trunk: Trunk, name: str, path: Path) -> None:
             expected[k].copy_(weight)
 
 
+def load_trunks(model: MultimodalModel, path: Path) -> None:
+    """Fill the trunk of every encoder, in place, from a model's `model.safetensors`; normalisers stay those
+    of the data. Raises DataError, naming the first weight that is missing or of another shape."""
+    theirs, own = read_weights(path), model.state_dict()
+    names = [name for name in own if re.match(r"encoders\.[^.]+\.trunk\.", name)]
+    for name in names:
+        shape = list(theirs[name].shape) if name in theirs else None
+        if shape != list(own[name].shape):
+            headline = (
+                f"The weights {path} do not fit: {name} is {shape or 'absent'}, not {list(own[name].shape)}"
+            )
+            raise data_error(headline, [], "say retrain.init_from=scratch, which starts anew.")
+    model.load_state_dict(own | {name: theirs[name] for name in names})
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Name → tensor of a .safetensors, .pth or .pt file, on the CPU; a checkpoint's `state_dict` or `model`
     is found. Raises DataError where the file is missing, empty, a Git-LFS pointer, a web page, broken or

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,25 +23,32 @@ from g2d_pipeline.features.inputs import FILE, read_inputs
 from g2d_pipeline.files import content_hash, fingerprint
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.encoders.base import middle, train_mean
-from g2d_pipeline.models.multimodal import pick_device
+from g2d_pipeline.models.multimodal import pick_device, samples_at_once
 from g2d_pipeline.models.task import Classification, task_from_json
+from g2d_pipeline.serving.registered import registered_folder
 from g2d_pipeline.serving.samples import BATCH, ID, Batch, open_samples
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+CODE_ENDINGS = frozenset(all_suffixes())  # of Python; a plug-in's name in model.json could lead to it
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Predictor:
-    """The trained model in a folder (`data/06_models/<dataset>/students/<run>-…`), or at a `file:` address.
+    """The trained model in a folder (`data/06_models/<dataset>/students/<run>-…`), at a `file:` address, or
+    registered: `models:/<dataset>@champion`, `models:/<dataset>/<number>` (see `registered`).
 
-    Raises DataError where a file of it is missing, damaged or of another version; ConfigError for an address
-    of another kind. Nothing in the folder is executed: weights are safetensors, all else is JSON."""
+    Raises DataError where it is not registered, or a file of it is missing, damaged or of another version;
+    ConfigError for an address of another kind. Nothing in the folder is executed: weights are safetensors,
+    all else is JSON, and a folder that holds code is refused."""
     address = urlsplit(str(path))
     if address.scheme == "file":
         path = url2pathname(address.path)
+    elif address.scheme == "models":
+        path = registered_folder(str(path))
     elif len(address.scheme) > 1:  # one letter is a drive of Windows
-        raise ConfigError(f"{path}: {address.scheme}: is no address of a model. Allowed: a folder, file:///…")
+        allowed = "a folder, file:///…, models:/<dataset>@champion"
+        raise ConfigError(f"{path}: {address.scheme}: is no address of a model. Allowed: {allowed}")
     return Predictor(Path(path).expanduser(), device)
 
 
@@ -81,6 +89,8 @@ class Predictor:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         if not folder.is_dir():
             raise DataError(f"There is no model {folder}. `kedro run --pipeline distill` makes one.")
+        if code := next((f for f in folder.rglob("*") if f.suffix in CODE_ENDINGS), None):
+            raise DataError(f"{code} is code: a model's folder has none, and this one is refused.")
         self.folder, self.device = folder, pick_device(device)
         self.inputs = read_inputs(folder)
         with _reading(folder):
@@ -182,7 +192,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, inputs: dict[str, Tensor], present: dict[str, Any]) -> dict[str, Tensor]:
         """Part ("multi", or a modality) → logits `[n, C]`; zeros where there is nothing to tell them from.
-        Samples that lack the same modalities go through the model together."""
+        Samples that lack the same modalities go through the model together, as many as are faster so."""
         count = len(next(iter(inputs.values())))
         logits = {part: torch.zeros(count, self.task.outputs) for part in ("multi", *self.modalities)}
         masks = np.stack([present[m] for m in self.modalities], axis=1)
@@ -190,8 +200,10 @@ class Predictor:
             if pattern.any():
                 rows = torch.from_numpy(np.flatnonzero((masks == pattern).all(axis=1)))
                 available = [m for m, is_present in zip(self.modalities, pattern, strict=True) if is_present]
-                for part, values in self._forward({m: x[rows] for m, x in inputs.items()}, available).items():
-                    logits[part][rows] = values.float().cpu()
+                for some in rows.split(samples_at_once(self.shapes.values(), self.device)):
+                    own = self._forward({m: x[some] for m, x in inputs.items()}, available)
+                    for part, values in own.items():
+                        logits[part][some] = values.float().cpu()
         return logits
 
     def _forward(self, inputs: dict[str, Tensor], available: list[str]) -> dict[str, Tensor]:

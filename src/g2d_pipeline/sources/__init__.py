@@ -96,8 +96,14 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
         ensure_folder(root, layout.sample_text, layout.make_sample)
 
 
-def read_raw(settings: IngestSettings, project: Path, logged: set[str] | None = None) -> Manifest:
+def read_raw(
+    settings: IngestSettings,
+    project: Path,
+    logged: set[str] | None = None,
+    evaluation_set: Path | None = None,
+) -> Manifest:
     """The validated manifest of `settings.raw`; a simulated sample is made where it is requested and absent.
+    `evaluation_set`: the file of the fixed one, which may be absent.
 
     Notes are logged, but for those in `logged`, where they are added. Raises what `Layout.read` raises."""
     source, root = locate(settings.raw, settings.source, project)
@@ -105,7 +111,12 @@ def read_raw(settings: IngestSettings, project: Path, logged: set[str] | None = 
         raise ConfigError(f"source={settings.source}: layout {settings.raw.layout} has only source={source}.")
     if source == "sample":
         ensure_sample(settings.raw, root)
-    manifest = find_layout(settings.raw, root).read(settings)
+    layout = find_layout(settings.raw, root)
+    manifest = layout.read(settings)
+    if evaluation_set is not None and evaluation_set.exists():
+        from g2d_pipeline.sources.evaluation_set import keep_evaluation_set
+
+        manifest = keep_evaluation_set(manifest, settings, evaluation_set, layout.draws_test)
     logged = set() if logged is None else logged
     notes = list(manifest.meta["notes"])
     if dropped := manifest.meta["dropped"]:

@@ -82,6 +82,11 @@ class Layout(ABC, Generic[R]):
         """The settings, with the number of folds where the data tell it."""
         return self.raw
 
+    @property
+    def draws_test(self) -> bool:
+        """Whether the test split is drawn; else the data say what it is."""
+        return False
+
     @abstractmethod
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The samples; `columns`: modality → its column of paths, for those that are asked for.

@@ -25,7 +25,7 @@ from g2d_pipeline.evaluation.statistics import JOINT, comparisons
 from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, relative
-from g2d_pipeline.overrides import Tree, leaves, merge
+from g2d_pipeline.overrides import Tree, as_text, leaves, merge
 from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
 from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
@@ -43,7 +43,7 @@ from g2d_pipeline.studies.racing import (
     validation_score,
 )  # fmt: skip
 from g2d_pipeline.studies.runner import Pool
-from g2d_pipeline.studies.settings import Point, nested, run_params, typed
+from g2d_pipeline.studies.settings import Point, nested, run_params
 from g2d_pipeline.studies.study import FOLDER, Cell, results_of, undefined_methods
 
 logger = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ class Race:
     def _command(self, advice: Advice) -> str:
         seeds = "/".join(map(str, self.seeds))
         compare = "" if advice.method in (TEACHER, JOINT) else JOINT
-        options = [f"{'.'.join(path)}={typed(value)}" for path, value in leaves(self.study.options)]
+        options = [f"{'.'.join(path)}={as_text(value)}" for path, value in leaves(self.study.options)]
         words = [f"dataset={self.study.dataset}", f"method={advice.method}", f"compare={compare}"]
         return f"kedro run --params {','.join([*words, f'seeds={seeds}', *options])}"
 

@@ -21,7 +21,7 @@ from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
-from g2d_pipeline.errors import InterruptedRun
+from g2d_pipeline.errors import InterruptedRun, is_failed_training
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources import ensure_sample
@@ -61,10 +61,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `reason`: why it failed, in one line."""
+    """What became of a task. `reason`: why it failed, in one line; `message`: the same with remedies.
+    `of_training`: its training failed, so that others have a chance."""
 
     status: Literal["made", "fresh", "failed", "interrupted"]
     reason: str = ""
+    message: str = ""
+    of_training: bool = True
 
 
 class Workspace:
@@ -118,7 +121,8 @@ class Workspace:
         from g2d_pipeline.pipelines.teachers.nodes import train_teachers
 
         self.plan.refresh()
-        if self.plan.is_fresh(stage, run):
+        self.datasets[stage].overwrite = self.configuration.run.rebuild
+        if self.plan.is_fresh(stage, run) and not self.configuration.run.rebuild:
             return Outcome("fresh")
         stores = self.datasets["featurize"]
         settings: Any = self.configuration.teachers() if stage == "teachers" else self.distill
@@ -132,7 +136,7 @@ class Workspace:
         with without_wrapping():
             self.datasets[stage].save({run: make})
         failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
-        return Outcome("failed", failed.reason) if failed else Outcome("made")
+        return Outcome("failed", failed.reason, failed.message) if failed else Outcome("made")
 
 
 @lru_cache(maxsize=1)
@@ -160,15 +164,26 @@ def forget_workspaces() -> None:
 
 def make(site: Site, until: float | None, task: Task) -> Outcome:
     """What became of the task. No error escapes: what goes wrong is the cell's, not the study's. `until`: the
-    time (of `time.time`) at which training is stopped and saved."""
+    time (of `time.time`) at which training is stopped and saved. After Ctrl-C or SIGTERM nothing is begun."""
+    if _stopped().is_set():
+        return Outcome("interrupted")
     try:
         with warnings.catch_warnings(), _stopped_at(until):
             warnings.simplefilter("ignore")
             return _workspace(site, task.params).make(task.stage, task.run)
     except InterruptedRun as error:
+        if until is None or time.time() < until:
+            _stopped().set()
         return Outcome("interrupted", str(error))
     except Exception as error:
-        return Outcome("failed", FailedRun.from_error(0, error).reason)
+        failed = FailedRun.from_error(0, error)
+        return Outcome("failed", failed.reason, failed.message, is_failed_training(error))
+
+
+@lru_cache(maxsize=1)
+def _stopped() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM in a worker."""
+    return threading.Event()
 
 
 def start_worker(parent: int, threads: int) -> None:
@@ -184,6 +199,8 @@ def start_worker(parent: int, threads: int) -> None:
             time.sleep(0.5)
         os._exit(1)
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _stopped().set())
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(threads)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.studies.cells import Outcome, Site, Task, make, start_worker
 
 logger = logging.getLogger(__name__)
 KILLED = "its process was killed each time that it was tried, perhaps for want of memory"
+STOPPED = "Stopped. What is whole is kept; the same command goes on from there."
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def _pass_on(number: int) -> None:
+    """Send a signal to the processes of the pool."""
+    for process in multiprocessing.active_children():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid or 0, number)
 
 
 @dataclass
@@ -50,7 +61,7 @@ class Pool:
         rest = list(tasks)
         for attempt in range(self.retries + 1):
             if attempt:
-                logger.warning("A process of the study was killed: %d tasks are handed out again", len(rest))
+                logger.warning("A process was killed: %d trainings are handed out again", len(rest))
             for group in [[task] for task in rest] if attempt == self.retries > 0 else [list(rest)]:
                 for task, outcome in self._attempt(group, until):
                     rest.remove(task)
@@ -62,18 +73,21 @@ class Pool:
             done(task, Outcome("interrupted") if late else Outcome("failed", KILLED))
 
     def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
-        """(task, outcome) as they end; fewer than all where a process was killed."""
+        """(task, outcome) as they end; fewer than all where a process was killed. Ctrl-C and SIGTERM go to
+        the processes, which save what they have in hand, before InterruptedRun is raised."""
         from joblib.externals.loky import FIRST_COMPLETED, wait
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        left, running, killed = list(reversed(tasks)), dict[Any, Task](), False
-        with warnings.catch_warnings():
+        from g2d_pipeline.training.resume import stop_on_signals
+
+        left, running, killed, saved = list(reversed(tasks)), dict[Any, Task](), False, []
+        with warnings.catch_warnings(), stop_on_signals(_pass_on) as stop:
             warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
-            while running or (left and not killed):
+            while running or (left and not killed and stop.number is None):
                 try:
-                    while left and len(running) < self.processes and not killed:  # no queue to be ended
+                    while left and len(running) < self.processes and not killed and stop.number is None:
                         running[self._start().submit(make, self.site, until, left[-1])] = left[-1]
-                        left.pop()
+                        left.pop()  # no queue to be ended
                 except TerminatedWorkerError:
                     killed = True
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -82,8 +96,12 @@ class Pool:
                         killed = True
                     elif (outcome := future.result()).status != "interrupted":
                         yield task, outcome
+                    elif outcome.reason:
+                        saved.append(outcome.reason)
         if killed:
             self.close()
+        if stop.number is not None:
+            raise InterruptedRun("\n".join(saved) or STOPPED, stop.number)
 
     def _start(self) -> Any:
         """The processes, started where they are not."""

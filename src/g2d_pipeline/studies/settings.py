@@ -11,7 +11,7 @@ from g2d_pipeline.config.base import split_slashes
 from g2d_pipeline.config.studies import REFUSED, SHORT, AdviseSettings, Options, StudySettings
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked
-from g2d_pipeline.overrides import Tree, leaves, merge
+from g2d_pipeline.overrides import Tree, as_text, leaves, merge
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Point:
     @property
     def label(self) -> str:
         """`fusion=film, alpha/beta=0/1`; empty where nothing varies."""
-        return ", ".join(f"{key}={typed(value)}" for key, value in self.options.items())
+        return ", ".join(f"{key}={as_text(value)}" for key, value in self.options.items())
 
     def __str__(self) -> str:
         return f"{self.dataset}{self.label and f' ({self.label})'}"
@@ -131,10 +131,3 @@ def nested(options: Mapping[str, Any]) -> Tree:
             section = {name: section}
         merge(tree, section)
     return tree
-
-
-def typed(value: Any) -> str:
-    """A value as it is typed after `--params`."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -9,14 +9,17 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training.data import Data, take
 from g2d_pipeline.training.precision import autocast_dtype
 
@@ -99,6 +102,25 @@ def trial(
         total: Tensor = sum((feature.sum() for feature in output.features.values()), output.logits.sum())
         total.backward()
         del room
+
+
+def kept_bytes(architecture: dict[str, Any], data: Data, training: TrainingSettings) -> tuple[int, int]:
+    """(bytes of the weights, bytes that a batch keeps for its backward pass) of a model that is not there:
+    both are counted on torch's device `meta`. What an encoder that cannot run there keeps counts as 0."""
+    with torch.device("meta"):
+        model = build_model(architecture)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    size = min(MOST, len(data.rows["train"])) if training.batch_size == "auto" else training.batch_size
+    with suppress(NotImplementedError, RuntimeError), saved_tensors_hooks(keep, lambda tensor: tensor):
+        attempt_of(model, data, training, torch.device("meta"))(size)
+    return weights, sum(kept.values())
 
 
 def attempt_of(

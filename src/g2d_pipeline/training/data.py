@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
+from g2d_pipeline.models.multimodal import samples_at_once
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
 Array = npt.NDArray[Any]
@@ -134,6 +135,13 @@ class Data:
             dict(augment or {}),
             {m: of["vocabulary"] for m, of in meta["modalities"].items() if "vocabulary" in of},
         )
+
+
+def chunks(rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device) -> Iterator[Rows]:
+    """Cut rows into what one forward without gradient takes, in order; `shapes`: see `samples_at_once`."""
+    size = samples_at_once(shapes, device)
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:

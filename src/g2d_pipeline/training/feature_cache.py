@@ -22,9 +22,7 @@ from g2d_pipeline.artefacts import reserve, room_for
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.multimodal import autocast, preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
-from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, Rows, gather, release, take
-
-CHUNK = 256  # samples of one forward over a split
+from g2d_pipeline.training.data import KEPT_MAPPED, Array, Data, Rows, chunks, gather, release, take
 
 
 class FeatureCache(Stateful):
@@ -94,8 +92,7 @@ class FeatureCache(Stateful):
         """One forward in evaluation mode, in chunks of the store's order: always the same bits."""
         encoder, rows = self.model.encoders[modality], self.data.rows["train"]
         with preserve_norm_stats(encoder, "frozen"):
-            for start in range(0, len(rows), CHUNK):
-                chunk = rows[start : start + CHUNK]
+            for chunk in chunks(rows, [self.data.shape(modality)], self.device):
                 x = gather(self.data, chunk, self.device, [modality])[modality]
                 with autocast(x, self.dtype):
                     features = encoder(x)

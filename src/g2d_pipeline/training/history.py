@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.scoring import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
@@ -150,6 +152,8 @@ class History(Stateful):
         self._start()
 
     def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
         return pd.DataFrame(self.epochs)
 
 

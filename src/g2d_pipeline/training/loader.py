@@ -17,8 +17,8 @@ from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.augment import augment, generator
-from g2d_pipeline.training.data import Data, Rows, gather, take
-from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
+from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
@@ -135,8 +135,8 @@ def attach_data_access(
         return Batch(index, gather(data, rows, device), target[index].to(device))
 
     def evaluate(rows: Rows) -> Iterator[tuple[Batch, Output]]:
-        for start in range(0, len(rows), CHUNK):
-            some = batch(rows[start : start + CHUNK])
+        for chunk in chunks(rows, map(data.shape, data.modalities), device):
+            some = batch(chunk)
             with torch.no_grad(), preserve_norm_stats(state.model, "frozen"):
                 output = state.model(some.inputs)
             yield some, output

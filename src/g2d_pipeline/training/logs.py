@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from g2d_pipeline.errors import ConfigError
 
 EVENTS = "events.out.tfevents."  # how TensorBoard's files begin
@@ -51,6 +49,8 @@ def write_csv(folder: Path, rows: list[Row]) -> None:
     """Write `history.csv` anew and put it in place whole: a reader never meets half a line.
 
     A line an epoch; a column for each name, empty where an epoch does not have it."""
+    import pandas as pd
+
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "history.csv.tmp"  # one name: the next run replaces what a kill left
     pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")

@@ -51,10 +51,10 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
       memory format than its parameter (contiguous, channels_last) would silently go to the wrong places."""
     for group in optimizer.param_groups:
         for p in group["params"]:
-            if p.grad is None:
+            if (grad := p.grad) is None:
                 continue
-            if not _same_layout(p.grad, p):
-                p.grad = torch.empty_like(p).copy_(p.grad)
+            if not _same_layout(grad, p):
+                p.grad = torch.empty_like(p).copy_(grad)
             state = optimizer.state[p]
             if group.get("momentum") and state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(p)
@@ -65,7 +65,8 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
-    return all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
+    ours, theirs = a.stride(), b.stride()
+    return ours == theirs or all(n == 1 or s == t for n, s, t in zip(a.shape, ours, theirs, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- learning rate

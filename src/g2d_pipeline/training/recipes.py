@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,12 +19,15 @@ from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.multimodal import pick_device
-from g2d_pipeline.models.weights import load_pretrained
+from g2d_pipeline.models.weights import load_pretrained, load_trunks
 from g2d_pipeline.training.data import Array, Data, release, take
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
 from g2d_pipeline.training.trainer import LIBRARY, FitResult, fit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def train_teacher(
@@ -59,6 +61,7 @@ def train_student(
     seed: int = 0,
     description: str = "",
     weights: Mapping[str, Path] | None = None,
+    start: Path | None = None,
     options: RunOptions = LIBRARY,
     **changes: Any,
 ) -> Trained:
@@ -67,6 +70,7 @@ def train_student(
     `teachers`: modality → its trained teacher or stored outputs (may be empty for methods that need none).
     `training`: the published recipe by default, `epochs` alone shortens it. `weights`: modality → the file
     that its encoder starts from, where the encoder's own `weights` is not to be taken as a path from here.
+    `start`: a trained model's `model.safetensors`, whose encoders these encoders start from.
     `options`: device, workers, folder, checkpoint_minutes, log, progress (see `RunOptions`); each is also a
     keyword. With a `folder`, checkpoints and the outputs are kept there, the latter memory-mapped.
 
@@ -85,6 +89,8 @@ def train_student(
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights)
+    if start is not None:
+        load_trunks(model, start)
     projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
     for m, teacher in outputs_of.items():
         check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
@@ -210,6 +216,8 @@ def compute_outputs(
                     outputs[name] = new_output(folder, name, shape) if folder else np.empty(shape, np.float32)
                 outputs[name][position] = x.float().numpy()
                 release(outputs[name])
+    import pandas as pd
+
     frames = []
     for split in [split for split in splits if split != "train"]:
         at = np.searchsorted(row, data.rows[split])
@@ -219,6 +227,8 @@ def compute_outputs(
 
 
 def _predictions(data: Data, target: Tensor, split: str, part: str, logits: Tensor) -> pd.DataFrame:
+    import pandas as pd
+
     rows = data.rows[split]
     confidence = data.task.confidence(logits, target[torch.from_numpy(rows)]).double().numpy()
     columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part, "target": data.target[rows]}

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +46,9 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """While it lasts, the first Ctrl-C or SIGTERM is only noted; a second one acts as it always does.
+def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterator[Stop]:
+    """While it lasts, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one
+    acts as it always does.
 
     Does nothing outside the main thread. A signal that is ignored (nohup) stays ignored."""
     stop = Stop()
@@ -60,6 +61,7 @@ def stop_on_signals() -> Iterator[Stop]:
     def note(number: int, frame: FrameType | None) -> None:
         stop.number = number
         restore()
+        then(number)
 
     def restore() -> None:
         for number, handler in handlers.items():

@@ -17,8 +17,8 @@ from g2d_pipeline.methods.base import Method, Validation
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
-from g2d_pipeline.training.data import Data, Rows, gather, take
-from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
+from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 Scores = dict[str, dict[str, float]]  # split → part → value
@@ -42,8 +42,7 @@ def forward_split(
     known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
     with preserve_norm_stats(model, "frozen"):
-        for start in range(0, len(data.rows[split]), CHUNK):
-            rows = data.rows[split][start : start + CHUNK]
+        for rows in chunks(data.rows[split], map(data.shape, unknown), device):
             features = {m: take(array, rows).to(device) for m, array in known.items()}
             output = model(gather(data, rows, device, unknown), features=features)
             logits = {"multi": method.predict(output).cpu()}

@@ -10,21 +10,20 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
-from g2d_pipeline.models.multimodal import pick_device, settle_norm_stats
+from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.feature_cache import CHUNK, FeatureCache
+from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
@@ -48,6 +47,9 @@ from g2d_pipeline.training.scoring import EarlyStopping, ModelSelector, score_sp
 from g2d_pipeline.training.smp import build_schedule
 from g2d_pipeline.training.streams import TorchGenerators, seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, online_teachers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 

@@ -47,5 +47,6 @@ def _train(
         seed=run.seed,
         description=f"{run.method}, {which}",
         weights=settings.weights,
+        start=settings.start if settings.start is not None and settings.start.exists() else None,
         options=settings.options.updated(folder=folder),
     )

@@ -53,6 +53,10 @@ class CremaDLayout(Layout[CremaD]):
         tables = [f for f in self.files if f.rpartition("/")[2] in (*lists.LISTS, lists.CLASSES)]
         return [self.root / f for f in sorted([*media, *tables])] if media else []
 
+    @property
+    def draws_test(self) -> bool:
+        return self.raw.split == "speakers"
+
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A row a clip of the split: paths of the modalities asked for, the intended emotion, `group` (the
         actor), `sentence` and `level`. Paths lead to a file, or to the folder of a clip's images.

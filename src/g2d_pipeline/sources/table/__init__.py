@@ -79,6 +79,11 @@ class TableLayout(Layout[Table]):
         split = raw.split.model_copy(update={"folds": len(names)})
         return raw.model_copy(update={"split": split})
 
+    @property
+    def draws_test(self) -> bool:
+        in_column = self.raw.split is not None and self.raw.split.column is not None
+        return not in_column and None in find_tables(self.root, self.raw).values()
+
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.
 

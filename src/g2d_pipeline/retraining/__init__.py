@@ -1,0 +1,1 @@
+"""Retraining: gates, challenger, promotion, and what a version needs to be rebuilt (docs/retrain.md)."""

@@ -1,0 +1,166 @@
+"""A schedule as the commands that it runs: what each is, how long it may take and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from g2d_pipeline.config.schedules import Outcome, Schedule
+from g2d_pipeline.overrides import as_params
+
+# The stages of `retrain` in their order, and the node at which each ends.
+NODES = {
+    "ingest": "ingest_raw",
+    "gates": "admit_data",
+    "featurize": "featurize_modalities",
+    "teachers": "train_teachers",
+    "distill": "train_students",
+    "evaluate": "evaluate_runs",
+    "promote": "promote_challenger",
+}
+OF_RETRAIN = ("gates", "promote")  # stages that other pipelines do not have
+STATUS: dict[int, Outcome] = {3: "refused"}  # exit status → what came of it; all others but 0: failed
+FINAL = (2, 3)  # a wrong configuration and a gate say the same again: no retry
+ADDRESS = "G2D_DAGSTER_ADDRESS"  # the environment variable with the address of Dagster's page
+GRACE = 20.0  # seconds that a command has to save its state
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command. `again`: whether a retry may change it; `report`: the page, where there is
+    one."""
+
+    outcome: Outcome
+    reason: str = ""
+    report: str = ""
+    version: str = ""
+    status: int = 0
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A schedule of a project (`env`: Kedro's environment), and its commands: those of `kedro`."""
+
+    name: str
+    schedule: Schedule
+    project: Path
+    env: str | None = None
+    kedro: tuple[str, ...] = (sys.executable, "-m", "kedro")
+
+    @property
+    def stages(self) -> list[str]:
+        every, last = list(NODES), self.schedule.pipeline
+        if last == "retrain":
+            return every
+        return [s for s in every[: every.index(last) + 1] if s not in OF_RETRAIN]
+
+    def command(self, stage: str | None = None) -> list[str]:
+        """The command that goes as far as `stage`; the last stage, and None: to the end."""
+        s = self.schedule
+        until = [] if stage in (None, self.stages[-1]) else ["--to-nodes", NODES[str(stage)]]
+        params = as_params({"dataset": s.dataset, "wait": True} | s.overrides)
+        return [*self.kedro, "run", "--pipeline", s.pipeline, *until, "--params", params]
+
+    def run(self, stage: str | None, log: Log, seconds: float) -> Result:
+        """Run the command, each line of its output through `log`, secrets masked; after `seconds` it is
+        ended, and so it is when this process is interrupted. What it started ends with it."""
+        started, lines, late = time.time(), [""], threading.Event()
+        env = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"KEDRO_ENV": self.env} if self.env else {})
+        process = subprocess.Popen(
+            self.command(stage),
+            cwd=self.project,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+        timer = threading.Timer(max(seconds, 0), _end_late, [process, late])
+        timer.start()
+        try:
+            for line in process.stdout or ():
+                if text := self.masked(line.rstrip()):
+                    lines.append(text)
+                    log(text)
+            process.wait()
+        finally:
+            timer.cancel()
+            end(process, GRACE if process.poll() is None else 1.0)
+        if late.is_set():
+            limit = f"the timeout of {self.schedule.timeout:g} s was reached"
+            return Result("failed", f"{stage or self.schedule.pipeline}: {limit}", status=process.returncode)
+        return self.result(process.returncode, lines, started)
+
+    def result(self, status: int, lines: list[str], started: float) -> Result:
+        """What came of a command that ended with `status`, by its output and `retrain.json`."""
+        about = self.about(started)
+        report = next((line[8:].strip() for line in reversed(lines) if line.startswith("Report: ")), "")
+        report = str(self.project / (about.get("report") or report)) if about.get("report") or report else ""
+        error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
+        if status:
+            reason = str(about.get("reason") or error).removeprefix("Error: ")
+            outcome, again = STATUS.get(status, "failed"), status not in FINAL
+            return Result(outcome, reason, report, status=status, again=again)
+        outcome = about.get("outcome", "finished")
+        return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
+
+    def about(self, since: float = 0.0) -> dict[str, Any]:
+        """`retrain.json`, where the pipeline wrote it after `since`."""
+        file = self.project / "data" / "08_reporting" / self.schedule.dataset / "retrain.json"
+        try:
+            if self.schedule.pipeline != "retrain" or file.stat().st_mtime < since - 1:
+                return {}
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def masked(self, text: str) -> str:
+        """The text without secrets: values of environment variables that hold one, and URLs' passwords."""
+        notify = self.schedule.notify
+        webhook = notify.webhook_env if notify else None
+        hidden = [v for n, v in os.environ.items() if (n == webhook or SECRET.search(n)) and len(v) >= 6]
+        for value in sorted(hidden, key=len, reverse=True):
+            text = text.replace(value, "***")
+        return CREDENTIALS.sub("***", text)
+
+
+def _end_late(process: subprocess.Popen[str], late: threading.Event) -> None:
+    late.set()
+    end(process)
+
+
+def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[], bool] = bool) -> None:
+    """End a command and all of its process group: politely first, so that training saves its state. What is
+    left of it is killed when all that counts is `done`, or after `grace` seconds."""
+    if not hasattr(os, "killpg"):  # Windows
+        process.kill()
+        return
+    until = time.monotonic() + grace
+    with suppress(ProcessLookupError, PermissionError):  # the group is empty
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < until and not done():
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,92 @@
+"""The schedules of a project, as its files declare them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.parameters import parse_yaml
+from g2d_pipeline.config.schedules import Schedule
+from g2d_pipeline.errors import ConfigError, DataError, did_you_mean
+from g2d_pipeline.explain import COMMAND_LINE, Origins, checked
+from g2d_pipeline.overrides import Tree, as_text, leaves, merge
+from g2d_pipeline.schedules.jobs import Job
+from g2d_pipeline.studies.cells import Site
+from g2d_pipeline.studies.settings import nested
+
+
+def read_jobs(project: Path, env: str | None = None, *, check: bool = False) -> dict[str, Job]:
+    """The schedules of `conf/<environment>/schedules.yml` by their names. `check`: whether their overrides
+    are resolved, too. Raises ConfigError with file, key, value and what is allowed."""
+    site = Site(str(project), str(project / "conf"), env)
+    loader = site.loader({})
+    tree, origins = _read(loader)
+    schedules = checked(dict[str, Schedule], tree, ("schedules",), origins)
+    jobs = {name: Job(name, schedule, project, env) for name, schedule in schedules.items()}
+    for name, job in jobs.items():
+        where, dataset = ("schedules", name), job.schedule.dataset
+        if re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) is None:
+            words = "lower-case letters, digits and _, 40 at most"
+            raise origins.mistake(where, f"the name of a schedule, {name!r}: {words}")
+        if dataset not in loader.datasets:
+            hint = f"{did_you_mean(dataset, loader.datasets)} Known: {', '.join(loader.datasets)}"
+            raise origins.mistake((*where, "dataset"), f"{name}.dataset = {dataset!r} is unknown.{hint}")
+        if check:
+            _check_overrides(site, job, origins)
+    return jobs
+
+
+def _read(loader: ProjectConfigLoader) -> tuple[Tree, Origins]:
+    """What the files say, merged, and where each key was written."""
+    tree: Tree = {}
+    origins = Origins()
+    for file, content in loader.schedules():
+        parsed = parse_yaml(file, content)
+        if unknown := [key for key in parsed if key != "schedules"]:
+            raise ConfigError(f"{file}: unknown key '{unknown[0]}': it should hold 'schedules:' alone")
+        section = parsed.get("schedules") or {}
+        if not isinstance(section, dict) or not all(isinstance(s, dict) for s in section.values()):
+            raise ConfigError(f"{file}: 'schedules:' should hold names, with dataset, cron, … below each")
+        for path, _ in leaves(section):
+            origins.entries.extend((file, ("schedules", *path[:depth])) for depth in range(len(path) + 1))
+        for name, own in section.items():
+            notify = own.get("notify")
+            variable = str(notify.get("webhook_env", "")) if isinstance(notify, dict) else ""
+            if "/" in variable:  # not shown: an address is a secret
+                raise ConfigError(
+                    f"{file}: {name}.notify.webhook_env holds an address: write the name of an environment "
+                    "variable that holds it, since an address is a secret"
+                )
+        merge(tree, section)
+    return tree, origins
+
+
+def _check_overrides(site: Site, job: Job, origins: Origins) -> None:
+    """Raise ConfigError for overrides that a run would refuse. (Raw data may come later.)"""
+    file = origins.find(("schedules", job.name, "overrides"))
+    for path, value in leaves(job.schedule.overrides):
+        if "," in as_text(value):
+            key = ".".join(path)
+            raise ConfigError(f"{file}: {job.name}.overrides: {key} = {value!r}: no value has a comma")
+    try:
+        _ = site.loader({"dataset": job.schedule.dataset} | nested(job.schedule.overrides)).configuration
+    except DataError:
+        return
+    except ConfigError as error:
+        text = str(error).replace(f"{COMMAND_LINE}: ", f"{file}: {job.name}.overrides: ")
+        raise ConfigError(text) from error
+
+
+def select(jobs: dict[str, Job], names: Iterable[str] = ()) -> list[Job]:
+    """The jobs of these names; none named: the active ones. Raises ConfigError for unknown names."""
+    chosen = list(names)
+    for name in chosen:
+        if name not in jobs:
+            known = f"{did_you_mean(name, jobs)} Known: {', '.join(jobs)}"
+            raise ConfigError(f"unknown schedule '{name}'.{known}")
+    active = [job for job in jobs.values() if job.schedule.active]
+    if not chosen and not active:
+        raise ConfigError("no schedule is active: name one, or set its active: true in schedules.yml")
+    return [jobs[name] for name in chosen] or active
