@@ -14,7 +14,6 @@ from typing import Any
 import click
 import pandas as pd
 
-from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.config.studies import AdviseSettings
 from g2d_pipeline.errors import ConfigError, TrainingError
@@ -26,7 +25,7 @@ from g2d_pipeline.evaluation.statistics import JOINT, comparisons
 from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, relative
-from g2d_pipeline.overrides import Tree, leaves, merge
+from g2d_pipeline.overrides import Tree, as_text, leaves, merge
 from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
 from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
@@ -158,23 +157,34 @@ class Race:
         return going
 
     def run_finals(self, going: Sequence[str]) -> list[str]:
-        """Train those that are left with all epochs, and the best of them with further seeds while the time
-        allows. Returns the finalists, the best on validation first."""
+        """Train those that are left with all epochs, and the finalists with further seeds while the time
+        allows, at last the best alone. Returns the finalists, the best on validation first."""
         title = f"last round ({self.epochs} epochs)"
         scores = self._round(self.full, going, self.epochs, title, self.remaining)
         best = survivors(scores, 0.0, self.study.finalists)
         self._drop([m for m in scores if m not in best], scores, title, len(best))
         for seed in self.study.seeds[1:]:
-            runs = self._baseline_runs(seed) + [one for m in best for one in self._runs(self.full, m, seed)]
-            costs = [self._cost(one, self.epochs) for one in self._missing(self.full, runs)]
-            if makespan(costs, self.pool.processes) > self.remaining:
+            if len(best) > 1 and not self._fits(seed, best) and self._fits(seed, best[:1]):
+                self.dropped |= dict.fromkeys(best[1:], f"seed {seed}: no time was left for it")
+                best = best[:1]
+            if not self._fits(seed, best):
                 logger.info("%s: no time for seed %d", self.name, seed)
                 break
+            runs = self._runs_of_seed(seed, best)
             self._make(self.full, runs, f"seed {seed}", self.end)
             if self._missing(self.full, [one for one in runs if one[1].split("/")[0] not in self.dropped]):
                 break
             self.seeds.append(seed)
         return best
+
+    def _runs_of_seed(self, seed: int, methods: Sequence[str]) -> Runs:
+        return self._baseline_runs(seed) + [one for m in methods for one in self._runs(self.full, m, seed)]
+
+    def _fits(self, seed: int, methods: Sequence[str]) -> bool:
+        """Whether baselines and methods can be trained with this seed in the time that remains."""
+        runs = self._runs_of_seed(seed, methods)
+        costs = [self._cost(one, self.epochs) for one in self._missing(self.full, runs)]
+        return makespan(costs, self.pool.processes) <= self.remaining
 
     def _round(
         self, workspace: Workspace, methods: Sequence[str], epochs: int, title: str, seconds: float
@@ -284,10 +294,9 @@ class Race:
                 self.pool.run(tasks, done, end)
         self._learn_costs(workspace, runs)
 
-    def _score(self, workspace: Workspace, runs: Runs, part: str = MULTI) -> Score:
-        models: list[TrainedFolder] = [workspace.trained(*one) for one in runs]
-        task = workspace.configuration.dataset.task
-        return validation_score([model.predictions for model in models], task, part)
+    def _score(self, workspace: Workspace, runs: Runs) -> Score:
+        predictions = [workspace.trained(*one).predictions for one in runs]
+        return validation_score(predictions, workspace.configuration.dataset.task)
 
     def _note(
         self, workspace: Workspace, method: str, title: str, epochs: int, seed: int, score: Score
@@ -362,7 +371,7 @@ class Race:
     def _command(self, advice: Advice) -> str:
         seeds = "/".join(map(str, self.seeds))
         compare = "" if advice.method in (TEACHER, JOINT) else JOINT
-        options = [f"{'.'.join(path)}={_typed(value)}" for path, value in leaves(self.study.options)]
+        options = [f"{'.'.join(path)}={as_text(value)}" for path, value in leaves(self.study.options)]
         words = [f"dataset={self.study.dataset}", f"method={advice.method}", f"compare={compare}"]
         return f"kedro run --params {','.join([*words, f'seeds={seeds}', *options])}"
 
@@ -374,6 +383,8 @@ class Race:
         ]
         if len(self.seeds) == 1:
             lines.append("One seed: the intervals speak of these very models, not yet of the methods.")
+        if any("no time was left" in why or "time ran out" in why for why in self.dropped.values()):
+            lines.append("The same command goes on with what there was no time for.")
         return lines + [f"Dropped: {method}: {why}" for method, why in self.dropped.items()]
 
 
@@ -386,7 +397,3 @@ def _name(one: tuple[str, str]) -> str:
 def _in_order(study: AdviseSettings, known: Sequence[str]) -> list[str]:
     first = [m for m in study.first if m in known]
     return [*first, *(m for m in known if m not in first)]
-
-
-def _typed(value: Any) -> str:
-    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
