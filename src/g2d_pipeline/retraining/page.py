@@ -27,6 +27,7 @@ def write_page(project: Path, dataset: str) -> None:
         gates=gates,
         gate_table=Markup(gate_table(report)),
         columns=list(comparisons[0]) if comparisons else [],
+        card=retrain.get("model_card", ""),
         report="/".join(Path(retrain.get("report", "")).parts[-2:]),  # a folder beside this page
     )  # fmt: skip
     with atomic_write(file.with_suffix(".html")) as path:

@@ -122,6 +122,8 @@ def promote_challenger(
 ) -> dict[str, Any]:
     """Register the challenger, the best of `runs`, compare it with the champion and promote it or not:
     `retrain.json`. A version that is registered already, by a process that was killed, is used."""
+    from g2d_pipeline.registry.model_card import CARD
+
     registry, key = _registry(settings), _key(runs, settings, lineage)
     content = lineage.content(challenger.name)
     champion = registry.get(settings.dataset, "champion")
@@ -130,6 +132,7 @@ def promote_challenger(
         version = _register(registry, challenger, content, settings, lineage)
     result = {"dataset": settings.dataset, "key": key, "version": version.number, "spread": spread}
     result["champion"] = None if champion is None else champion.number
+    result["model_card"] = (version.folder() / CARD).read_text(encoding="utf-8")
     project = Path(settings.options.project).resolve()
     result["report"] = relative(lineage.evaluation.resolve() / "report.html", project).as_posix()
     return result | _decide(registry, champion, version, settings)

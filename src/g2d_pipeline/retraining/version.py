@@ -14,7 +14,7 @@ from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.evaluation.records import Run
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import evaluation_set_file
-from g2d_pipeline.registry.model_card import model_card
+from g2d_pipeline.registry.model_card import CARD, model_card
 from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.registry.reference import write_reference
 from g2d_pipeline.retraining.lineage import FILE, Lineage
@@ -23,7 +23,6 @@ from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.sources.manifest import Manifest, write_manifest
 
 LEFT_OUT = ("outputs", "checkpoints", "logs")  # of a trained folder: large, or of the training alone
-CARD = "model_card.md"
 
 
 @dataclass(frozen=True)
