@@ -76,11 +76,7 @@ def resolve(
     draft.override(overrides)
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
-    promote = run.retrain.promote.model_dump()
-    checked(PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
-    for m in (m for m in run.use_modalities if m not in dataset.modalities):
-        words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
-        raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
+    _check_run(run, dataset, origins)
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
@@ -91,20 +87,20 @@ def resolve(
             "Choose a method with an smp section, such as method=g2d."
         )
     configuration = Configuration(
-        run,
-        dataset,
-        configured,
-        teacher_training,
-        source,
-        root,
-        shrunk,
-        draft.notes,
-        origins,
-        project,
-        before,
-    )
+        run, dataset, configured, teacher_training, source, root, shrunk,
+        draft.notes, origins, project, before,
+    )  # fmt: skip
     _check_weights(configuration)
     return configuration
+
+
+def _check_run(run: RunSettings, dataset: DatasetSettings, origins: Origins) -> None:
+    """Raise ConfigError where the top of the run does not fit the data set."""
+    promote = run.retrain.promote.model_dump()
+    checked(PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
+    for m in (m for m in run.use_modalities if m not in dataset.modalities):
+        words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
+        raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
 
 
 def check_methods(configuration: Configuration) -> None:

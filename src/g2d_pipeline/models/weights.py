@@ -34,11 +34,14 @@ REMEDY = "give a file of torchvision's weights for this encoder, or leave `weigh
 
 
 def load_pretrained(
-    model: MultimodalModel, architecture: dict[str, Any], files: Mapping[str, Path] | None = None
+    model: MultimodalModel,
+    architecture: dict[str, Any],
+    files: Mapping[str, Path] | None = None,
+    start: Path | None = None,
 ) -> None:
     """Fill the trunk of every encoder whose settings name `weights`, in place; `architecture`: see
-    `build_model`. `files`: modality → where its file lies, instead of the path in the settings. Raises
-    DataError where a file is missing, broken or does not fit."""
+    `build_model`. `files`: modality → where its file lies, instead of the path in the settings; `start`: see
+    `load_trunks`. Raises DataError where a file is missing, broken or does not fit."""
     for m, section in architecture["modalities"].items():
         settings = section["encoder"]
         if not settings.get("weights"):
@@ -49,6 +52,8 @@ def load_pretrained(
         except DataError as error:
             raise DataError(f"modality {m}: {error}") from error
         logger.info("The encoder of %s starts from %s", m, path)
+    if start is not None:
+        load_trunks(model, start)
 
 
 def load_trunk(trunk: Trunk, name: str, path: Path) -> None:

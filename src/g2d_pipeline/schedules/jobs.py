@@ -158,9 +158,21 @@ def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[],
     until = time.monotonic() + grace
     with suppress(ProcessLookupError, PermissionError):  # the group is empty
         os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < until and not done():
+        while time.monotonic() < until and not done() and _works(process.pid):
             process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _works(group: int) -> bool:
+    """Whether a process of the group runs. One that has ended stays in it until its parent asks for it, which
+    the init process of a container may never do. Raises ProcessLookupError where the group is empty."""
+    os.killpg(group, 0)
+    states = Path("/proc").glob("[0-9]*/stat")
+    for file in states if Path("/proc/self/stat").exists() else ():
+        with suppress(OSError):
+            state, _, of = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(of) == group and state not in "ZX":
+                return True
+    return not Path("/proc/self/stat").exists()

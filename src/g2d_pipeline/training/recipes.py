@@ -19,7 +19,7 @@ from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.multimodal import pick_device
-from g2d_pipeline.models.weights import load_pretrained, load_trunks
+from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release, take
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
@@ -88,9 +88,7 @@ def train_student(
     check_method(method, algorithm, architecture, smp, training)
     with seeded(seed, "model"):
         model = build_model(architecture)
-    load_pretrained(model, architecture, weights)
-    if start is not None:
-        load_trunks(model, start)
+    load_pretrained(model, architecture, weights, start)
     projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
     for m, teacher in outputs_of.items():
         check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
