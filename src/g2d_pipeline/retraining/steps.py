@@ -105,7 +105,8 @@ def unchanged(runs: Iterable[str], settings: RetrainRun, lineage: Lineage) -> di
         return None
     decided = last.get("decided") or {name: last[name] for name in ("time", "outcome", "reason")}
     reason = f"nothing is new since {decided['time']}, when it was {decided['outcome']}: {decided['reason']}"
-    return last | {"outcome": "kept", "reason": reason, "decided": decided}
+    champion = last["version"] if decided["outcome"] == "promoted" else last["champion"]
+    return last | {"outcome": "kept", "champion": champion, "reason": reason, "decided": decided}
 
 
 def _key(runs: Iterable[str], settings: RetrainRun, lineage: Lineage) -> str:
