@@ -171,8 +171,8 @@ class _Card:
 
     def _verdict(self) -> str:
         topics = ("multimodality", "ensemble of teachers", "under-used modality", "ranking")
-        found = [one["text"] for one in self.evaluation.get("verdict", []) if one["topic"] in topics]
-        return _list(found) or UNMEASURED
+        sentences = [one["text"] for one in self.evaluation.get("verdict", []) if one["topic"] in topics]
+        return _list(sentences) or UNMEASURED
 
     def _limits(self) -> list[str]:
         limits = ["SAMPLE data: no number here is of use beyond trying the software."] * self.sample

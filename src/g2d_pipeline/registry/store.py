@@ -54,8 +54,8 @@ class Registry:
     def require(self, dataset: str, version: str | int) -> Version:
         """The same; DataError where there is none."""
         versions = self.versions(dataset)
-        if (found := registered.pick(versions, version)) is not None:
-            return found
+        if (one := registered.pick(versions, version)) is not None:
+            return one
         known = "; ".join(f"{v.number}{''.join(f' @{a}' for a in v.aliases)}" for v in versions[:5])
         raise DataError(
             f"{dataset} has no version {version} in {registered.shown(self.uri)}. Known: {known or 'none'}"

@@ -35,7 +35,7 @@ class Lineage:
         """The folder of the report."""
         return self.plan.folder("evaluate")
 
-    def of(self, run: str, root: Path) -> dict[str, Any]:
+    def describe(self, run: str, root: Path) -> dict[str, Any]:
         """`lineage.json` of the student `run`. `root`: where the manifest's paths start."""
         plan, c = self.plan, self.plan.configuration
         settings = c.distill().runs[run]

@@ -204,8 +204,8 @@ def _decide(
 
 def _numbers(challenger: Challenger) -> dict[str, float]:
     """`test/multi/accuracy` → value of the challenger's run, with its interval as `…/low` and `…/high`."""
-    of = challenger.run
-    same = {"method": of.method, "modality": of.modality, "seed": of.seed}
+    best = challenger.run
+    same = {"method": best.method, "modality": best.modality, "seed": best.seed}
     run = next(r for r in challenger.evaluation["runs"] if same.items() <= r.items())
     numbers = {
         f"{split}/{part}/{metric}": value

@@ -42,29 +42,37 @@ class Challenger:
 def write_version(folder: Path, challenger: Challenger, settings: RetrainRun, lineage: Lineage) -> None:
     """Write the folder of a version into the empty `folder`: model, evidence on the fixed evaluation set,
     reference of the gates, manifest, report, lineage and model card."""
-    project, of = Path(settings.options.project), challenger
-    shutil.copytree(of.trained.path, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
-    write_manifest(of.manifest, folder / "manifest")
+    project = Path(settings.options.project)
+    shutil.copytree(
+        challenger.trained.path, folder, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True
+    )
+    write_manifest(challenger.manifest, folder / "manifest")
     fixed = evaluation_set_file(project, settings.dataset)
     if fixed.exists():
         shutil.copyfile(fixed, folder / fixed.name)
     else:
-        write_evaluation_set(folder / fixed.name, of.manifest)
+        write_evaluation_set(folder / fixed.name, challenger.manifest)
     ids = read_evaluation_set(folder / fixed.name, settings.source)
-    write_evidence(folder, of.run, of.trained, of.run.samples, ids, store=of.store)
-    root = project / of.manifest.meta["raw_dir"]
+    write_evidence(
+        folder, challenger.run, challenger.trained, challenger.run.samples, ids, store=challenger.store
+    )
+    root = project / challenger.manifest.meta["raw_dir"]
     hashes = cache_file(project, settings.dataset)
-    write_reference(folder, of.manifest, root, settings.settings.gates, hashes=hashes)
+    write_reference(folder, challenger.manifest, root, settings.settings.gates, hashes=hashes)
     (folder / "evaluation").mkdir()
     for name in ("report.html", "metrics.json"):
         shutil.copyfile(lineage.evaluation / name, folder / "evaluation" / name)
     start = lineage.plan.configuration.start
     if start is not None and start.exists():
         shutil.copyfile(start, folder / start.name)
-    made_from = lineage.of(of.name, root)
+    made_from = lineage.describe(challenger.name, root)
     text = json.dumps(made_from, indent=1, ensure_ascii=False, default=str) + "\n"
     (folder / FILE).write_text(text, encoding="utf-8")
     card = model_card(
-        folder, dataset=settings.dataset, evaluation=of.evaluation, data=of.data, lineage=made_from
+        folder,
+        dataset=settings.dataset,
+        evaluation=challenger.evaluation,
+        data=challenger.data,
+        lineage=made_from,
     )
     (folder / CARD).write_text(card, encoding="utf-8")

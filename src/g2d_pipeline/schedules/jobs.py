@@ -172,7 +172,7 @@ def _works(group: int) -> bool:
     states = Path("/proc").glob("[0-9]*/stat")
     for file in states if Path("/proc/self/stat").exists() else ():
         with suppress(OSError):
-            state, _, of = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(of) == group and state not in "ZX":
+            state, _, member = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(member) == group and state not in "ZX":
                 return True
     return not Path("/proc/self/stat").exists()

@@ -15,16 +15,16 @@ SECONDS = 15.0  # that a command or an address may take
 def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
     """Tell of the result, where the schedule asks for it; `page`: the address of the run. Whatever goes wrong
     is one line through `warn`: it never fails a run."""
-    told = job.schedule.notify
-    if told is None or result.outcome not in told.on:
+    settings = job.schedule.notify
+    if settings is None or result.outcome not in settings.on:
         return
     text = f"{job.schedule.dataset}: {result.outcome}{f' ({result.reason})' if result.reason else ''}"
     fields = {"schedule": job.name, "dataset": job.schedule.dataset, "outcome": result.outcome}
     about = {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
     message = json.dumps({"text": f"{job.name}: {text}"} | fields | about, ensure_ascii=False).encode()
     try:
-        if told.command:
-            command = shlex.split(told.command)
+        if settings.command:
+            command = shlex.split(settings.command)
             done = subprocess.run(
                 command, input=message, cwd=job.project, timeout=SECONDS, stderr=subprocess.PIPE
             )
@@ -34,10 +34,10 @@ def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         warn(job.masked(f"notify.command failed: {error}"))
     try:
-        if told.webhook_env:
-            _post(os.environ.get(told.webhook_env, ""), message)
+        if settings.webhook_env:
+            _post(os.environ.get(settings.webhook_env, ""), message)
     except (OSError, ValueError) as error:
-        warn(job.masked(f"notify.webhook_env ({told.webhook_env}) failed: {error}"))
+        warn(job.masked(f"notify.webhook_env ({settings.webhook_env}) failed: {error}"))
 
 
 def _post(address: str, message: bytes) -> None:
