@@ -116,12 +116,14 @@ def _pipelines(arguments: dict[str, Any]) -> list[str]:
 def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
     """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
     from g2d_pipeline.retraining.outcome import outcome_file, write_outcome
+    from g2d_pipeline.retraining.page import write_page
 
     params = dict(arguments.get("params") or {})
     loader = _site(arguments).loader(params)
     dataset = str(params.get("dataset") or loader.default_dataset)
     content = {"dataset": dataset, "outcome": "refused", "reason": str(error)}
     write_outcome(outcome_file(loader.project, dataset), content)
+    write_page(loader.project, dataset)
     click.secho(f"Error: {error}", fg="red", err=True)
     sys.exit(RefusedData.exit_status)
 

@@ -69,12 +69,15 @@ class Configuration:
     @property
     def parameters(self) -> Tree:
         """What this configuration can be resolved from again: of `files`, what belongs to its data set and
-        methods, and `overrides`."""
-        files = dict(self.before["files"])
+        methods, and `overrides`; without what changes no result, such as a registry's address."""
+        files, overrides = (
+            {key: value for key, value in self.before[name].items() if key not in NO_RESULT}
+            for name in ("files", "overrides")
+        )
         for section, names in (("datasets", [self.run.dataset]), ("methods", self.run.students)):
             own = files.get(section) or {}
             files[section] = {name: own[name] for name in names if name in own}
-        return {"files": files, "overrides": self.before["overrides"]}
+        return {"files": files, "overrides": overrides}
 
     @property
     def encoders(self) -> dict[str, Any]:

@@ -99,7 +99,10 @@ class ProjectHooks:
         c.check_retrain()
         lock = self.locks["retrain"] = ExitStack()
         lock.enter_context(locked(catalog.get("retrain").filepath, c.run.wait))
-        restore_evaluation_set(c.retrain())
+        try:
+            restore_evaluation_set(c.retrain())
+        except DataError as error:  # of the registry: no fault of the raw data
+            raise G2DError(str(error)) from error
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:

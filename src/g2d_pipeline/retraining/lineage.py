@@ -54,9 +54,7 @@ class Lineage:
             "parameters": c.parameters,
             "inputs": plan.card("distill", run)["inputs"],
             "contents": {name: plan.content(*artefact) for name, artefact in made.items()},
-            "threads": {
-                name: (read_card(plan.folder(*of)) or {}).get("threads") for name, of in made.items()
-            },
+            "threads": {name: _threads(plan.folder(*artefact)) for name, artefact in made.items()},
             "fingerprints": {name: plan.fingerprint(*artefact) for name, artefact in made.items()},
             "raw": plan.raw,
             "raw_dir": c.dataset.raw.raw_dir,

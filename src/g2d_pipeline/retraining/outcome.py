@@ -9,8 +9,6 @@ from typing import Any
 
 from g2d_pipeline.files import atomic_write
 
-OUTCOMES = ("promoted", "kept", "refused", "failed")
-
 
 def outcome_file(project: Path, dataset: str, name: str = "retrain.json") -> Path:
     return project / "data" / "08_reporting" / dataset / name
