@@ -58,7 +58,7 @@ $(RETRAIN_READY): | $(RUN_READY)
 
 $(DEV_READY): | $(RUN_READY)
 	@echo "==> Installing the development tools"
-	@$(INSTALL) --no-build-isolation --editable '.[viz,dev,export,retrain]'
+	@$(INSTALL) --no-build-isolation --editable '.[viz,dev,export,retrain,dask,ray,s3]'
 	@touch $@ $(RETRAIN_READY)
 
 venv-run: $(RUN_READY)

@@ -6,6 +6,7 @@ defaults and `--params` are merged into these models is the business of `resolve
 from __future__ import annotations
 
 from g2d_pipeline.config.base import *
+from g2d_pipeline.config.compute import *
 from g2d_pipeline.config.encoders import *
 from g2d_pipeline.config.features import *
 from g2d_pipeline.config.fusion import *

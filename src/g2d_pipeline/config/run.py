@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
+from g2d_pipeline.config.compute import ComputeSettings
 from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
@@ -72,6 +73,7 @@ class RunSettings(Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     workers: PositiveInt = 2
     n_jobs: PositiveInt | Literal["auto"] = "auto"  # processes that train at the same time
+    compute: ComputeSettings = ComputeSettings()
     progress: Literal["auto"] | bool = "auto"
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from g2d_pipeline.config.base import Fraction, Strict, Task
+from g2d_pipeline.config.compute import ComputeSettings
 from g2d_pipeline.config.encoders import EncoderSettings
 from g2d_pipeline.config.fusion import FusionSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
@@ -28,6 +29,7 @@ class RunOptions(Strict):
     progress: Literal["auto"] | bool = "auto"
     workers: NonNegativeInt = 2
     checkpoint_minutes: NonNegativeFloat = 10.0
+    compute: ComputeSettings = ComputeSettings()
     log: list[Literal["csv", "tensorboard"]] = []
     folder: Path | None = None
     project: str = "."
