@@ -141,8 +141,10 @@ def fingerprint(content: Any) -> str:
 
 
 def release_pages(array: Any, resident: int = RESIDENT) -> None:
-    """Release the pages of a memory-mapped numpy array of more than `resident` bytes, so that memory does not
-    grow with the samples; the system's cache keeps them as long as there is room."""
-    memory = getattr(array, "_mmap", None)
-    if memory is not None and array.nbytes > resident and hasattr(memory, "madvise"):  # not on Windows
-        memory.madvise(mmap.MADV_DONTNEED)
+    """Release the pages of a memory-mapped numpy array (or of the `parts` of one in shards) of more than
+    `resident` bytes, so that memory does not grow with the samples; the system's cache keeps them as long as
+    there is room."""
+    for part in getattr(array, "parts", (array,)) if array.nbytes > resident else ():
+        memory = getattr(part, "_mmap", None)
+        if memory is not None and hasattr(memory, "madvise"):  # not on Windows
+            memory.madvise(mmap.MADV_DONTNEED)

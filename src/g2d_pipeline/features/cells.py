@@ -147,7 +147,7 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> Array:
     if path.suffix != ".npy":
         return read_idx(path)
     with decoding(path, "is not a .npy array", ValueError, OSError, EOFError):
-        shape, dtype, promised = read_header(path)
+        shape, dtype, promised, _ = read_header(path)
         if dtype.hasobject:
             raise MediaError(path, "holds pickled Python objects, which are never loaded: save plain numbers")
         if promised > size:  # numpy says so with bad words

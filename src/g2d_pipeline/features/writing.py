@@ -20,7 +20,17 @@ from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, w
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
 from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, allocated, check_space, writing_to
+from g2d_pipeline.features.files import (
+    FITTED,
+    FORMAT,
+    INDEX,
+    META,
+    allocated,
+    check_space,
+    checksums,
+    remove,
+    writing_to,
+)
 from g2d_pipeline.features.finalize import finish
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
 from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
@@ -54,8 +64,9 @@ def write_store(
     samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
     from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
-    Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
-    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are decoded once.
+    Files: `<modality>.npy` `[N, …]` in the manifest's order (or its shards), `<modality>.cells.npy` where its
+    cells can be copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are
+    decoded once.
 
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
@@ -63,8 +74,9 @@ def write_store(
     settings = _settle(settings, manifest)
     kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
     sample_ids = _check(manifest, kinds)
+    columns, rows = manifest.meta["columns"], settings.options.storage.shard_rows
     media = {
-        name: Media.from_column(name, kind, root, manifest.table[manifest.meta["columns"][name][0]])
+        name: Media.from_column(name, kind, root, manifest.table[columns[name][0]], rows)
         for name, kind in kinds.items()
         if isinstance(kind, FileKind)
     }
@@ -88,7 +100,7 @@ def write_store(
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
-                (folder / name).unlink(missing_ok=True)
+                remove(folder / name)
         journal.remove()
 
 
@@ -145,7 +157,7 @@ def _finish_all(
             "kind": features.kind,
             **about,
             "file": f"{name}.npy",
-            "checksum": content_hash(folder / f"{name}.npy"),
+            **checksums(folder / f"{name}.npy"),
             "settings": features.model_dump(mode="json"),
         }
     _write_index(folder / INDEX, table)
