@@ -28,6 +28,9 @@ def load_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
     numpy parses it as Python, and lets the tokenizer's error pass."""
     import numpy as np
 
+    from g2d_pipeline.remote import fetch
+
+    fetch([path])
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (tokenize.TokenError, SyntaxError) as error:

@@ -136,8 +136,9 @@ class Media:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
         return self.kind.reusable(self.spec)
 
-    def job(self, number: int, folder: Path, known: ReusableStore | None = None) -> Job:
-        """The work of a chunk, made when it is wanted: together they are large."""
+    def job(self, number: int, folder: Path, known: ReusableStore | None = None, workers: int = 1) -> Job:
+        """The work of a chunk, made when it is wanted: together they are large. The chunk that one of
+        `workers` is likely to get next is read ahead."""
         first, last = number * self.chunk, number * self.chunk + self.size(number)
         rows = self.rows(first, last)
         rounded = self.spec.dtype == "float16" and not self.reusable
@@ -154,6 +155,7 @@ class Media:
             records=folder / self.file("records") if self.reusable else None,
             rounding=folder / self.file("rounding") if rounded else None,
             known=known,
+            ahead=tuple(self.cells[first + workers * self.chunk : last + workers * self.chunk]),
         )
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
@@ -176,7 +178,7 @@ def decode(
         if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
-        for done in workers.run(partial(media.job, folder=folder, known=known), todo):
+        for done in workers.run(partial(media.job, folder=folder, known=known, workers=workers.number), todo):
             first = done.number * media.chunk
             copied += done.copied
             if faults := done.findings.faults:

@@ -15,11 +15,10 @@ import numpy as np
 from g2d_pipeline import plugins
 from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
-from g2d_pipeline.errors import data_error
+from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
-from g2d_pipeline.features.faults import MediaError, check_file
 from g2d_pipeline.features.files import (
     FITTED,
     FORMAT,
@@ -208,11 +207,9 @@ def _check_files(root: Path, faults: Faults) -> None:
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
-            try:
-                if not (m.kind.folders and (root / file).is_dir()):
-                    check_file(f"{root}/{file}")  # a string: joining paths takes longer than opening a file
-            except MediaError as error:
-                faulty[file] = error.reason
+            if not (m.kind.folders and (root / file).is_dir()):
+                reason = media_fault(f"{root}/{file}")  # a string: joining paths takes longer than opening it
+                faulty |= {file: reason} if reason else {}
         if faulty:
             reasons = ((k, faulty.get(split_cell(cell)[0])) for k, cell in enumerate(m.cells))
             faults.add(name, {k: reason for k, reason in reasons if reason is not None})

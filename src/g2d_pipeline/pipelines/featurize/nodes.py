@@ -9,6 +9,7 @@ from pathlib import Path
 from g2d_pipeline.config import FeaturizeSettings
 from g2d_pipeline.features import write_store
 from g2d_pipeline.features.repair import repair_store
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.sources.manifest import Manifest
 
 
@@ -24,7 +25,7 @@ def featurize_modalities(
 def _write(
     folder: Path, previous: Sequence[Path] | None, manifest: Manifest, settings: FeaturizeSettings
 ) -> None:
-    root = Path(settings.options.project) / manifest.meta["raw_dir"]
+    root = local_folder(Path(settings.options.project), manifest.meta["raw_dir"])
     if previous is None:
         repair_store(folder, manifest, root)
     else:
