@@ -161,6 +161,7 @@ def write_listing(folder: Path, url: str, options: Mapping[str, Any], limit: flo
 def list_remote(url: str, options: Mapping[str, Any]) -> Files:
     """Every file behind a URL. Raises DataError for names that lead out of it."""
     fs = filesystem(url, options)
+    fs.invalidate_cache()
     base = fs._strip_protocol(url).rstrip("/")
     files: Files = {}
     for path, about in sorted(fs.find(base, detail=True).items()):

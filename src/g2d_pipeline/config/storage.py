@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from g2d_pipeline.config.base import Strict
 
 SECRET = re.compile(r"secret|token|passw|(^|_)key(_id)?$", re.IGNORECASE)
+
+
+REMEDY = (
+    "remove it, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or name a profile "
+    "(storage.options.profile)"
+)
 
 
 class StorageSettings(Strict):
@@ -27,21 +34,19 @@ class StorageSettings(Strict):
     cache_folder: str | None = None
     cache_gb: PositiveFloat = 50.0
 
-    @model_validator(mode="after")
-    def _no_secrets(self) -> Self:
-        refuse_secrets(self.options, "options")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, value: Any) -> Any:
+        refuse_secrets(value, "storage")
+        return value
 
 
 def refuse_secrets(value: Any, where: str) -> None:
-    """Raise ValueError, without the value, where a key of settings names a secret or an address has one."""
+    """Raise an error, without the value, where a key of settings names a secret or an address has one."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if SECRET.search(str(key)):
-                raise ValueError(
-                    f"{where}.{key} would put a secret into a file: remove it, and set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY in the environment, or name a profile (options.profile)"
-                )
+                raise PydanticCustomError("secret", f"{where}.{key} would put a secret into a file: {REMEDY}")  # type: ignore[misc]
             refuse_secrets(inner, f"{where}.{key}")
     elif isinstance(value, str) and re.search(r"://[^/]*@", value):
-        raise ValueError(f"{where} holds a user or a secret before the @: remove it, and use the environment")
+        raise PydanticCustomError("secret", f"{where} has a user or a secret before its @: {REMEDY}")  # type: ignore[misc]
