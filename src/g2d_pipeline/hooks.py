@@ -14,6 +14,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.cards import Clock
+from g2d_pipeline.catalog.folder import FolderDataset
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.catalog.trained import TrainedSetDataset
 from g2d_pipeline.configuration import Configuration
@@ -81,8 +82,13 @@ class ProjectHooks:
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
+        for d in map(catalog.get, pipeline.all_outputs()):
+            if isinstance(d, FolderDataset):
+                d.plan.share(d.stage)
         if not missing:
             return
+        if (mirror := self.loader.plan.mirror) is not None:
+            mirror.check()
         from g2d_pipeline.jobs import Jobs
 
         self.jobs = Jobs(self.loader)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from g2d_pipeline.remote import fetch, fetch_ahead, is_hollow
 
 SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")
 
@@ -33,15 +35,13 @@ def shards_of(path: Path) -> list[Path]:
 class Shards:
     """`[N, …]` over `files`, of `rows` rows each but the last, which are memory-mapped when rows of them are
     first asked for. Rows are read and written as of a memory map (`array[rows]`, `array[a:b] = …`).
-
-    `find`: the path of one of `files` where it may have to be fetched first."""
+    Those behind a URL are fetched then, and the next one ahead of its use."""
 
     files: Sequence[Path]
     rows: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     mode: Any = "r"
-    find: Callable[[Path], Path] | None = None
     _opened: dict[int, np.memmap[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
@@ -105,9 +105,12 @@ class Shards:
             part.flush()
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
-        if number not in self._opened:
-            path = self.files[number]
-            path = path if self.find is None else self.find(path)
+        path = self.files[number]
+        hollow = is_hollow(path)
+        fetch([path])  # or tell that it is used
+        if hollow or number not in self._opened:
+            fetch_ahead(self.files[number + 1 : number + 2])
+            self._opened = {k: part for k, part in self._opened.items() if not is_hollow(self.files[k])}
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
             self._opened[number] = array
         return self._opened[number]
