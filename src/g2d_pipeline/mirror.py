@@ -84,16 +84,16 @@ class Mirror:
         with suppress(OSError), atomic_write(note) as path:
             path.write_text(json.dumps(state), encoding="utf-8")
 
-    def find(self, folder: Path) -> None:
+    def find(self, folder: Path) -> bool:
         """Where the artefact is not here, but there: make its folder, of hollow files and the card."""
         if folder in self._absent or (folder / CARD).exists() or not folder.is_relative_to(self.data):
-            return
+            return False
         name = self._name(folder)
         with talking_to(self.url):
             complete = self._complete(name)
         if not complete:
             self._absent.add(folder)
-            return
+            return False
         files: Files = {file: (size, version) for file, (size, version) in complete["files"].items()}
         with atomic_folder(folder) as new:
             for file, of in files.items():
@@ -101,6 +101,7 @@ class Mirror:
             write_listing(new, f"{self.url}/{name}", self.options, self.limit, files, named_by_hash=True)
             (new / CARD).write_text(json.dumps(complete["card"], indent=2), encoding="utf-8")
         logger.info("%s is in %s already.", name, self.url)
+        return True
 
     def forget(self) -> None:
         """What was not there may be by now."""

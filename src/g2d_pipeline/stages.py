@@ -47,7 +47,7 @@ ARTEFACTS = {
     "teachers": "teachers",
     "distill": "students",
 }
-MIRRORED = ("ingest", "featurize", "teachers", "distill")  # shared between machines, where they are
+OPENED_BY_HAND = ("data_report", "evaluate")  # what is fetched before a program asks for it
 RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
@@ -88,8 +88,8 @@ class Plan:
         """Where the artefact lies, or will lie; one that another machine has made appears there. Raises
         PendingInputError as `card` does."""
         folder = self._path(stage, run, self.fingerprint(stage, run))
-        if self.mirror is not None and stage in MIRRORED:
-            self.mirror.find(folder)
+        if self.mirror is not None and self.mirror.find(folder) and stage in OPENED_BY_HAND:
+            fetch_folder(folder)
         return folder
 
     def _path(self, stage: str, run: str, fingerprint: str) -> Path:
@@ -149,13 +149,13 @@ class Plan:
         """The artefact's folder. Raises DataError unless it is there and fresh: a stale one is never read."""
         folder, expected = self.folder(stage, run), self.fingerprint(stage, run)
         require_fresh(folder, expected, f"{stage} {run}".rstrip())
-        if self.mirror is not None and stage in MIRRORED:  # arrays of a store are fetched when they are read
+        if self.mirror is not None:  # arrays of a store are fetched when they are read
             fetch_folder(folder, lambda name: stage == "featurize" and name.endswith(".npy"))
         return folder
 
     def share(self, stage: str) -> None:
         """Upload what is made, and not there yet, where artefacts are shared."""
-        if self.mirror is not None and stage in MIRRORED:
+        if self.mirror is not None:
             for run in self.runs(stage):
                 if self.is_fresh(stage, run):
                     self.mirror.push(self.folder(stage, run))

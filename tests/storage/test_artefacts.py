@@ -44,7 +44,7 @@ def artefact(data: Path, content: bytes = b"weights") -> Path:
     (folder / "model.safetensors").write_bytes(content)
     (folder / "model.json").write_text("{}")
     (folder / "outputs/row.npy").write_bytes(b"rows")
-    write_card(folder, {"stage": "distill", "fingerprint": "abc"}, Clock.start(), "content")
+    write_card(folder, {"stage": "distill", "fingerprint": "abc"}, Clock.start(), content.decode())
     return folder
 
 
@@ -191,7 +191,7 @@ def project(folder: Path, raw_dir: str, storage: dict[str, Any]) -> Path:
     }  # fmt: skip
     top = yaml.safe_load((folder / "conf/base/parameters.yml").read_text())
     (folder / "conf/base/parameters.yml").write_text(yaml.safe_dump(top | {"storage": storage, "seeds": [0]}))
-    (folder / "conf/base/parameters_own.yml").write_text(yaml.safe_dump(own))
+    (folder / "conf/base/parameters_own.yml").write_text(yaml.safe_dump({"datasets": {"own": own}}))
     return folder
 
 

@@ -25,8 +25,8 @@ class StorageSettings(Strict):
     `shard_rows`: the samples of a modality of files in one file of a feature store (auto: as many as make a
     gigabyte); more are written as `<modality>-00000-of-00004.npy`, …
 
-    `artefacts`: a URL where finished manifests, feature stores and models are uploaded, and looked for before
-    they are made; None: they stay in the project.
+    `artefacts`: a URL where finished artefacts (manifests, feature stores, models, reports) are uploaded, and
+    looked for before they are made; None: they stay in the project.
 
     Of raw folders and artefacts behind a URL (`s3://…`): `options` of their file system (`endpoint_url`,
     `profile`, `anon`, …), never a secret; `cache_folder`, where raw files are kept when they were read (None:
