@@ -47,9 +47,7 @@ def settle_precision(
     own = folder and folder / CHOICE
     chosen = _read(own).get("precision") if own else None
     if chosen is None:
-        ratio = _kept(
-            _key(training, model, data, device), lambda: benchmark(training, model, data, device)
-        )
+        ratio = _kept(_key(training, model, data, device), lambda: benchmark(training, model, data, device))
         chosen = "bf16" if ratio >= GAIN else "fp32"
         logger.info("precision=auto: %s; a step in bf16 is %.2f times as fast as in fp32", chosen, ratio)
         if own:
@@ -57,9 +55,7 @@ def settle_precision(
     return training.model_copy(update={"precision": chosen})
 
 
-def benchmark(
-    training: TrainingSettings, model: MultimodalModel, data: Data, device: torch.device
-) -> float:
+def benchmark(training: TrainingSettings, model: MultimodalModel, data: Data, device: torch.device) -> float:
     """Seconds of a training step in fp32 ÷ in bf16: the least of a few that take turns, after a first one."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return 0.0

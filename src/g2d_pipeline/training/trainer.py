@@ -144,10 +144,11 @@ class Trainer:
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers
         )
-        self.history = History(model, description)
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
+        numbers = self.loop.batch_size * sum(math.prod(data.shape(m)) for m in data.modalities)
+        self.history = History(model, description, numbers)
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(asked, smp, method, model, data, seed)
@@ -179,10 +180,11 @@ class Trainer:
         unprepare(self.model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, self.training.precision)
+        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
