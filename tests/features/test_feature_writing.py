@@ -64,11 +64,9 @@ def test_any_number_of_workers_writes_the_same_bytes(
     alone = contents(raw.write(tmp_path / "alone"))
     monkeypatch.setattr(media, "START_UP", -1.0)  # start processes for any work
     in_processes: list[Any] = []
-    original = media.Workers._run_in_processes
+    original = media.Pool.run
     monkeypatch.setattr(
-        media.Workers,
-        "_run_in_processes",
-        lambda self, jobs: in_processes.append(jobs) or original(self, jobs),
+        media.Pool, "run", lambda *arguments: in_processes.append(arguments) or original(*arguments)
     )
     steps: list[int] = []
     monkeypatch.setattr(media, "track", _counting(steps))
