@@ -166,7 +166,8 @@ def take(array: Array | Tensor, rows: Rows) -> Tensor:
     system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
-    if getattr(array, "_mmap", None) is None or array.nbytes <= KEPT_MAPPED:
+    mapped = hasattr(array, "parts") or getattr(array, "_mmap", None) is not None
+    if not mapped or array.nbytes <= KEPT_MAPPED:
         return torch.from_numpy(np.asarray(array[rows]))
     taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), ROWS_MAPPED):
