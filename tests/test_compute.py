@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +12,10 @@ from typing import Any
 import joblib
 import pytest
 
-from g2d_pipeline import compute
-from g2d_pipeline.compute import Pool, number_of_workers
+from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import ComputeSettings
-from g2d_pipeline.engines import THREADS, check_workers, gpu_of
-from g2d_pipeline.errors import ConfigError, DataError, G2DError
+from g2d_pipeline.engines import THREADS
+from g2d_pipeline.errors import DataError
 from g2d_pipeline.signals import stop_on_signals
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -73,7 +69,7 @@ def until_stopped(folder: str) -> str:
     return "not stopped"
 
 
-# ------------------------------------------------------------------------------------------------------------ tests
+# ------------------------------------------------------------------------------------------------------ tests
 def test_tasks_are_taken_when_there_is_a_worker_and_each_is_done_once(pool):
     taken: list[int] = []
     ended = []
@@ -104,7 +100,7 @@ def test_a_task_that_kills_its_workers_takes_no_other_with_it(pool, tmp_path):
 
 
 def test_an_error_is_raised_as_it_is(pool):
-    with pytest.raises(DataError, match="^row 3 is bad$"):
+    with pytest.raises(DataError, match=r"^row 3 is bad$"):
         list(pool.run(refuse, ["row 3"]))
 
 

@@ -46,7 +46,7 @@ def refuse_secrets(value: Any, where: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if SECRET.search(str(key)):
-                raise PydanticCustomError("secret", f"{where}.{key} would put a secret into a file: {REMEDY}")  # type: ignore[misc]
+                raise PydanticCustomError("secret", f"{where}.{key} would put a secret into a file: {REMEDY}")
             refuse_secrets(inner, f"{where}.{key}")
     elif isinstance(value, str) and re.search(r"://[^/]*@", value):
-        raise PydanticCustomError("secret", f"{where} has a user or a secret before its @: {REMEDY}")  # type: ignore[misc]
+        raise PydanticCustomError("secret", f"{where} has a user or a secret before its @: {REMEDY}")
