@@ -2,10 +2,11 @@
 the same weights.
 
 Three runs: the default one, and a few epochs of spoken_mnist and of crema_d on its simulated sample;
-teachers and students, the features made before. One after the other twice: with torch's threads, as many as cores, and with one
-thread, which is faster where other work holds the cores. Every run is a command of its own, so that the start
-of Python and of the processes counts. The ratio means something on quiet cores only: the load before each
-stands beside it. `python benchmarks/side_by_side.py default` measures one of them."""
+teachers and students, the features made before. One after the other twice: with torch's threads, as many
+as cores, and with one thread, which is faster where other work holds the cores. Every run is a command of
+its own, so that the start of Python and of the processes counts. The ratio means something on quiet cores
+only: the load before each stands beside it. `python benchmarks/side_by_side.py default` measures one of
+them."""
 
 from __future__ import annotations
 

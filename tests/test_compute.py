@@ -31,7 +31,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
             yield pool
 
 
-# ------------------------------------------------------------------------------------------------ tasks, in workers
+# ---------------------------------------------------------------------------------------- tasks, in workers
 def square(number: int) -> int:
     return number**2
 
