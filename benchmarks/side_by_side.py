@@ -31,7 +31,11 @@ RUNS = {
     "crema_d": "dataset=crema_d,source=sample,epochs=24,tau=half",
 }
 # name → parameters, threads of torch
-WAYS = {"one thread": ("n_jobs=1", "1"), "all threads": ("n_jobs=1", ""), "side by side": ("n_jobs=auto", "")}
+WAYS = {
+    "one thread": ("compute.workers=1", "1"),
+    "all threads": ("compute.workers=1", ""),
+    "side by side": ("compute.workers=auto", ""),
+}
 
 
 def kedro(folder: Path, pipeline: str, params: str, threads: str) -> dict[str, float]:
