@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from g2d_pipeline.errors import ConfigError, DataError, G2DError
-from g2d_pipeline.files import atomic_write
+from g2d_pipeline.files import atomic_write, content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +68,15 @@ def joined(place: str, start: str) -> str:
 
 @dataclass
 class Remote:
-    """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep."""
+    """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep. `named_by_hash`: the
+    versions are hashes of the content and part of the objects' names."""
 
     folder: Path
     url: str
     options: Mapping[str, Any]
     limit: float
     files: Files
+    named_by_hash: bool = False
     _unseen: float = field(default=float("inf"), init=False)  # bytes fetched since they were last counted
 
     @cached_property
@@ -89,7 +91,8 @@ class Remote:
             made = {name: (self.folder / name).with_name(f".{Path(name).name}.{token}.tmp") for name in part}
             try:
                 with talking_to(self.url), writing_cache(self.folder):
-                    self.fs.get([f"{base}/{name}" for name in part], [str(path) for path in made.values()])
+                    places = [f"{base}/{self._object(name)}" for name in part]
+                    self.fs.get(places, [str(path) for path in made.values()])
                     for name, path in made.items():
                         self._put(name, path)
             finally:
@@ -99,9 +102,12 @@ class Remote:
         if self._unseen > 0.05 * self.limit:
             self._make_room()
 
+    def _object(self, name: str) -> str:
+        return object_name(name, self.files[name][1]) if self.named_by_hash else name
+
     def _put(self, name: str, path: Path) -> None:
         size, version = self.files[name]
-        if path.stat().st_size != size:
+        if path.stat().st_size != size or (self.named_by_hash and content_hash(path) != version):
             raise DataError(f"{self.url}/{name} has changed since it was listed. Run again.")
         os.utime(path, ns=(time.time_ns(), _time_of(version)))
         path.replace(self.folder / name)
@@ -152,8 +158,21 @@ def connect(
     fetch(str(folder / name) for name in files if name.lower().endswith(TABLES))
 
 
-def write_listing(folder: Path, url: str, options: Mapping[str, Any], limit: float, files: Files) -> None:
+def object_name(name: str, version: str) -> str:
+    return f"{name}.{version}"
+
+
+def write_listing(
+    folder: Path,
+    url: str,
+    options: Mapping[str, Any],
+    limit: float,
+    files: Files,
+    named_by_hash: bool = False,
+) -> None:
+    """Write what `attach` reads."""
     about = {"url": url.rstrip("/"), "options": dict(options), "limit": limit, "files": files}
+    about["named_by_hash"] = named_by_hash
     with atomic_write(folder / LISTING) as path:
         path.write_text(json.dumps(about), encoding="utf-8")
 
@@ -227,6 +246,13 @@ def fetch(paths: Iterable[Path | str]) -> None:
                 os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
     for remote, names in missing.values():
         remote.fetch(names)
+
+
+def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
+    """Fetch the files of a folder that `connect` or a mirror has made, but those named so."""
+    attach(folder)
+    if (remote := _attached.get(f"{folder.absolute()}/")) is not None:
+        fetch(folder / name for name in remote.files if not but(name))
 
 
 def fetch_ahead(paths: Iterable[Path | str]) -> None:

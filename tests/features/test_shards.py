@@ -76,8 +76,6 @@ def test_rows_are_read_and_written_as_of_one_array(tmp_path_factory: Any, data: 
         assert np.array_equal(array[at, :, 2], expected[at, :, 2])
     order = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=30)))
     assert np.array_equal(take(array, order).numpy(), expected[order])
-    out = np.empty((len(order), 2, 3), np.int16)
-    assert np.array_equal(np.take(array, order, axis=0, out=out, mode="clip"), expected[order])
     assert np.array_equal(np.asarray(array), expected)
     array.flush()
     again = mapped(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from g2d_pipeline.config.base import Strict
@@ -25,11 +25,15 @@ class StorageSettings(Strict):
     `shard_rows`: the samples of a modality of files in one file of a feature store (auto: as many as make a
     gigabyte); more are written as `<modality>-00000-of-00004.npy`, …
 
+    `artefacts`: a URL where finished artefacts (manifests, feature stores, models, reports) are uploaded, and
+    looked for before they are made; None: they stay in the project.
+
     Of raw folders and artefacts behind a URL (`s3://…`): `options` of their file system (`endpoint_url`,
     `profile`, `anon`, …), never a secret; `cache_folder`, where raw files are kept when they were read (None:
     `data/.cache`), and `cache_gb`, how many of each raw folder and feature store, those used last."""
 
     shard_rows: PositiveInt | Literal["auto"] = "auto"
+    artefacts: Annotated[str, Field(pattern=r"^[a-z0-9]+://\S+$")] | None = None
     options: dict[str, Any] = {}
     cache_folder: str | None = None
     cache_gb: PositiveFloat = 50.0

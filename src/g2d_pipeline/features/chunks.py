@@ -57,7 +57,8 @@ def run(job: Job) -> Done:
     On one thread, so that the bytes are the same in any process."""
     kind = kind_of(job.settings)
     assert isinstance(kind, FileKind)
-    attach(job.root)
+    for folder in (job.root, *([job.known.array.parent] if job.known else [])):
+        attach(folder)
     fetch(file for cell in job.cells for file in files_of(cell, job.root))
     fetch_ahead(file for cell in job.ahead for file in files_of(cell, job.root))
     records = np.zeros(len(job.cells), RECORD)

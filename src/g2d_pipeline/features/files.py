@@ -19,6 +19,7 @@ from g2d_pipeline.artefacts import reserve
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.shards import Shards, shard_names, shards_of
 from g2d_pipeline.files import content_hash
+from g2d_pipeline.remote import fetch
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
@@ -53,8 +54,10 @@ def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int], rows: int | N
 def mapped(path: Path, mode: Any = "r") -> Mapped:
     """The array of a file, memory-mapped, or that of its shards (`Shards`). Raises OSError or ValueError."""
     if path.exists() or not (files := shards_of(path)):
+        fetch([path])
         array: Mapped = np.load(path, mmap_mode=mode, allow_pickle=False)
         return array
+    fetch([files[0], files[-1]])
     (first, *shape), dtype, *_ = read_header(files[0])
     last = read_header(files[-1])[0][0]
     if [f.name for f in files] != shard_names(path.name, rows := first * (len(files) - 1) + last, first):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from g2d_pipeline.files import release_pages
+from g2d_pipeline.remote import fetch, fetch_ahead, is_hollow
 
 SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")
 
@@ -33,15 +36,13 @@ def shards_of(path: Path) -> list[Path]:
 class Shards:
     """`[N, …]` over `files`, of `rows` rows each but the last, which are memory-mapped when rows of them are
     first asked for. Rows are read and written as of a memory map (`array[rows]`, `array[a:b] = …`).
-
-    `find`: the path of one of `files` where it may have to be fetched first."""
+    Those behind a URL are fetched then, and the next one ahead of its use."""
 
     files: Sequence[Path]
     rows: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     mode: Any = "r"
-    find: Callable[[Path], Path] | None = None
     _opened: dict[int, np.memmap[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
@@ -66,31 +67,31 @@ class Shards:
         if isinstance(first, int | np.integer):
             shard, row = divmod(range(len(self))[first], self.rows)
             return self._shard(shard)[row, *rest]
-        if not len(rows := self._numbers(first)):
-            return self._shard(0)[:0, *rest]
-        out = None
-        for shard, at, local in self._split(rows):
-            values = self._shard(shard)[local, *rest]
-            if out is None:
-                out = np.empty((len(rows), *values.shape[1:]), self.dtype)
-            out[at] = values
-        return out
+        return self.gather(self._numbers(first))[:, *rest]
 
     def __setitem__(self, index: Any, values: Any) -> None:
         rows = self._numbers(index)
-        values = np.broadcast_to(values, (len(rows), *self.shape[1:]))
-        for shard, at, local in self._split(rows):
-            self._shard(shard)[local] = values[at]
+        each = np.broadcast_to(values, (len(rows), *self.shape[1:]))
+        for row, value in zip(rows.tolist(), each, strict=True):
+            self._shard(row // self.rows)[row % self.rows] = value
 
-    def take(self, rows: npt.NDArray[np.int64], axis: int = 0, out: Any = None, mode: str = "raise") -> Any:
-        """What `np.take` calls: rows `[n, …]`, in `out` where there is one."""
-        if out is None:
-            return self[rows]
-        for shard, at, local in self._split(rows):
-            if isinstance(at, slice) and not isinstance(local, slice):
-                np.take(self._shard(shard), local, axis=0, out=out[at], mode="clip")
-            else:
-                out[at] = self._shard(shard)[local]
+    def gather(self, rows: npt.NDArray[np.int64], at_once: int | None = None) -> npt.NDArray[Any]:
+        """These rows `[n, …]`. Pages are let go after each `at_once` of them."""
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        order = np.argsort(rows, kind="stable")
+        shards, local = (part.tolist() for part in np.divmod(rows[order], self.rows))
+        before, used, taken = None, list[Any](), 0
+        for place, shard, row in zip(order.tolist(), shards, local, strict=True):
+            if shard != before:
+                used.append(self._shard(shard))
+                part, before = np.asarray(used[-1]), shard  # a memory map's own indexing takes longer
+            out[place] = part[row]
+            taken += 1
+            if at_once and taken % at_once == 0:
+                _release(used)
+                used = used[-1:]
+        if at_once:
+            _release(used)
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -105,9 +106,12 @@ class Shards:
             part.flush()
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
-        if number not in self._opened:
-            path = self.files[number]
-            path = path if self.find is None else self.find(path)
+        path = self.files[number]
+        hollow = is_hollow(path)
+        fetch([path])  # or tell that it is used
+        if hollow or number not in self._opened:
+            fetch_ahead(self.files[number + 1 : number + 2])
+            self._opened = {k: part for k, part in self._opened.items() if not is_hollow(self.files[k])}
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
             self._opened[number] = array
         return self._opened[number]
@@ -123,14 +127,7 @@ class Shards:
             raise IndexError(f"there is no such row among {len(self)}: {index!r}")
         return rows
 
-    def _split(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, Any, Any]]:
-        """(shard, positions in `rows`, rows of the shard), a shard at a time."""
-        shard = rows // self.rows
-        for number in np.unique(shard).tolist():
-            at: Any = np.flatnonzero(shard == number)
-            local: Any = rows[at] - number * self.rows
-            if at[-1] - at[0] == len(at) - 1:  # one after another: nothing is gathered
-                at = slice(int(at[0]), int(at[-1]) + 1)
-                if (np.diff(local) == 1).all():
-                    local = slice(int(local[0]), int(local[-1]) + 1)
-            yield number, at, local
+
+def _release(parts: list[Any]) -> None:
+    for part in parts:
+        release_pages(part, 0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ import numpy.typing as npt
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, Mapped, mapped, read_header
-from g2d_pipeline.features.shards import shard_names
+from g2d_pipeline.features.shards import Shards, shard_names
 from g2d_pipeline.files import content_hash
+from g2d_pipeline.remote import attach, is_hollow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,16 @@ class FeatureStore:
     def arrays(self) -> dict[str, Mapped]:
         """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped: only the rows that are
         asked for are read."""
-        return {name: mapped(self.path / about["file"]) for name, about in self.meta["modalities"].items()}
+        attach(self.path)
+        return {name: self._array(about) for name, about in self.meta["modalities"].items()}
+
+    def _array(self, about: dict[str, Any]) -> Mapped:
+        if "shards" not in about:
+            return mapped(self.path / about["file"])
+        samples = self.meta["index"]["rows"]
+        files = [self.path / name for name in array_files(about, samples)]
+        rows, shape = about["shards"]["rows"], (samples, *about["shape"])
+        return cast("Mapped", Shards(files, rows, shape, np.dtype(about["dtype"])))
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The rows of a split, ascending. Raises ValueError for a split that does not exist."""
@@ -88,6 +98,7 @@ def open_store(folder: Path) -> FeatureStore:
     """Open a feature store; only `meta.json` and the headers and sizes of the other files are read.
 
     Raises DataError where a file is missing, truncated or not as `meta.json` says."""
+    attach(folder)
     meta = read_meta(folder)
     if faults := find_faults(folder, meta, quick=True):
         raise _broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
@@ -134,6 +145,7 @@ def find_faults(
             files |= {part["file"]: (None, part["checksum"]) for part in _extra_files(about)}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
+    files = {name: of for name, of in files.items() if not is_hollow(folder / name)}
     faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
     for name, (_, checksum) in files.items():
         if not quick and faults[name] is None and content_hash(folder / name) != checksum:
