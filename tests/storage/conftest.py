@@ -155,7 +155,7 @@ class Clips:
         configuration = self.resolve(raw_dir, **storage)
         manifest = read_raw(configuration.ingest(), self.project)
         settings = configuration.featurize()
-        options = settings.options.updated(workers=workers, progress=False)
+        options = settings.options.updated(compute={"workers": workers}, progress=False)
         root = remote.local_folder(self.project, manifest.meta["raw_dir"])
         write_store(folder, manifest, root, settings.model_copy(update={"options": options}))
         return open_store(folder)

@@ -73,7 +73,6 @@ class RunSettings(Strict):
     source: Literal["auto", "raw", "sample"] = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     workers: PositiveInt = 2
-    n_jobs: PositiveInt | Literal["auto"] = "auto"  # processes that train at the same time
     compute: ComputeSettings = ComputeSettings()
     storage: StorageSettings = StorageSettings()
     progress: Literal["auto"] | bool = "auto"

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from g2d_pipeline.config import RunOptions
+from g2d_pipeline.compute import Pool
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
@@ -34,6 +33,10 @@ logger = logging.getLogger(__name__)
 CHUNK = 256  # the most cells at once, of any kind
 SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
+KILLED = (
+    "A process that decodes raw files was killed each time that it was tried, perhaps for want of memory. "
+    "Run again with fewer of them (`--params compute.workers=1`): it goes on from the last whole chunk."
+)
 
 
 class Names(Sequence[str]):
@@ -166,19 +169,25 @@ class Media:
 
 
 def decode(
-    folder: Path, media: Media, journal: ChunkJournal, workers: Workers, known: ReusableStore | None
+    folder: Path,
+    media: Media,
+    journal: ChunkJournal,
+    pool: Pool,
+    known: ReusableStore | None,
+    progress: Literal["auto"] | bool = "auto",
 ) -> Findings:
     """Fill the array that `prepare` made in `folder`, going on from what the journal says is there.
 
-    Cells that an earlier store has are copied from it. The rows of cells that can not be used stay zero."""
+    The array is the same for any number of workers. Cells that an earlier store has are copied from it. The
+    rows of cells that can not be used stay zero."""
     digests = [_digest(media.job(number, folder)) for number in range(media.chunks)]
     todo = [k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)]
     result, copied, plural = Findings(), 0, media.kind.plural
-    with track(f"featurize {media.name}", len(media.cells), workers.progress) as advance:
+    with track(f"featurize {media.name}", len(media.cells), progress) as advance:
         if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
-        for done in workers.run(partial(media.job, folder=folder, known=known, workers=workers.number), todo):
+        for done in _run(pool, partial(media.job, folder=folder, known=known, workers=pool.workers), todo):
             first = done.number * media.chunk
             copied += done.copied
             if faults := done.findings.faults:
@@ -233,43 +242,17 @@ def _digest(job: Job) -> str:
     return digest.hexdigest()
 
 
-class Workers(AbstractContextManager["Workers"]):
-    """Runs jobs, in any order: here, or over processes where that saves time, which its context ends.
-
-    The results are the same for any number of workers."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self.number, self.progress, self.started = options.workers, options.progress, False
-
-    def __exit__(self, *_: object) -> None:
-        if self.started:  # idle, they would keep their memory; half a chunk is no harm
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-    def run(self, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
-        """Jobs are done here and timed (some are mere copies) until processes are worth their start."""
-        for position, number in enumerate(numbers, start=1):
-            start = time.perf_counter()
-            done = chunks.run(job(number))
-            rest = len(numbers) - position
-            saved = (time.perf_counter() - start) * rest * (1 - 1 / min(self.number, max(rest, 1)))
-            yield done
-            if self.number > 1 and saved > (0 if self.started else START_UP):
-                yield from self._run_in_processes(map(job, numbers[position:]))
-                return
-
-    def _run_in_processes(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        from joblib import Parallel, delayed, parallel_config
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-        self.started = True
-        try:
-            with parallel_config(backend="loky", n_jobs=self.number, inner_max_num_threads=1):
-                pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
-                yield from pool(delayed(chunks.run)(job) for job in jobs)
-        except TerminatedWorkerError as error:
-            raise DataError(
-                f"A process that decodes raw files was killed, perhaps for want of memory ({error}). "
-                "Run again with fewer of them (`--params workers=1`): it goes on from the last whole chunk."
-            ) from error
+def _run(pool: Pool, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
+    """Jobs are done here and timed (some are mere copies) until workers are worth their start."""
+    for position, number in enumerate(numbers, start=1):
+        start = time.perf_counter()
+        done, seconds = chunks.run(job(number)), time.perf_counter() - start
+        yield done
+        rest = len(numbers) - position
+        saved = seconds * rest * (1 - 1 / min(pool.workers, max(rest, 1)))
+        if pool.workers > 1 and saved > (START_UP if pool.engine is None else 0):
+            for _, other in pool.run(chunks.run, map(job, numbers[position:])):
+                if other is None:
+                    raise DataError(KILLED)
+                yield other
+            return

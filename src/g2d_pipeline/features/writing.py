@@ -14,6 +14,7 @@ import numpy as np
 
 from g2d_pipeline import plugins
 from g2d_pipeline.code import CodeGraph
+from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
@@ -32,7 +33,7 @@ from g2d_pipeline.features.files import (
 )
 from g2d_pipeline.features.finalize import finish
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
-from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
+from g2d_pipeline.features.media import CHUNK, Media, Names, decode, prepare
 from g2d_pipeline.features.reuse import find_known
 from g2d_pipeline.files import atomic_write, content_hash
 
@@ -108,12 +109,14 @@ def _decode_all(
 ) -> dict[str, Findings]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
     decoded: dict[str, Findings] = {}
-    with Workers(options) as workers:
+    if not faults.media:
+        return decoded
+    with Pool(options.compute) as pool:
         for name, m in faults.media.items():
             features = m.kind.settings.model_dump(mode="json")
             stores = previous if m.reusable else ()
             known = find_known(stores, name, features, code_digest(), m.spec)
-            decoded[name] = decode(folder, m, journal, workers, known)
+            decoded[name] = decode(folder, m, journal, pool, known, options.progress)
             faults.add(name, decoded[name].faults)
             faults.check()
     return decoded
