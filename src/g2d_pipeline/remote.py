@@ -221,21 +221,14 @@ def fetch(paths: Iterable[Path | str]) -> None:
     """Fetch those of these files that are hollow; the others are marked as used. Raises DataError."""
     if not _attached:
         return
-    for future in () if threading.current_thread().name.startswith("fetch-ahead") else tuple(_ahead):
-        future.exception()  # is waited for; what fails there fails here again
-    missing: dict[int, tuple[Remote, list[str]]] = {}
-    for path in dict.fromkeys(map(str, paths)):
-        if (found := _find(path)) is None:
-            continue
-        remote, name = found
-        with suppress(FileNotFoundError):
-            state = os.stat(path)  # noqa: PTH116
-            if not state.st_mode & stat.S_IWUSR:
-                missing.setdefault(id(remote), (remote, []))[1].append(name)
-            elif time.time() - state.st_atime > IN_USE / 4:
-                os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
-    for remote, names in missing.values():
-        remote.fetch(names)
+    names = list(dict.fromkeys(map(str, paths)))
+    missing = _missing(names)
+    if missing and not threading.current_thread().name.startswith("fetch-ahead"):
+        for future in tuple(_ahead):
+            future.exception()  # is waited for; what fails there fails here again
+        missing = _missing(names)
+    for remote, hollow in missing.values():
+        remote.fetch(hollow)
 
 
 def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
@@ -321,6 +314,20 @@ def _find(path: str) -> tuple[Remote, str] | None:
         if path.startswith(base) and path[len(base) :] in remote.files:
             return remote, path[len(base) :]
     return None
+
+
+def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
+    """Folder → (what is behind it, the names of those files that are hollow); the others are marked as used."""
+    missing: dict[str, tuple[Remote, list[str]]] = {}
+    for path in paths:
+        if (found := _find(path)) is not None:
+            with suppress(FileNotFoundError):
+                state = os.stat(path)  # noqa: PTH116
+                if not state.st_mode & stat.S_IWUSR:
+                    missing.setdefault(str(found[0].folder), (found[0], []))[1].append(found[1])
+                elif time.time() - state.st_atime > IN_USE / 4:
+                    os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+    return missing
 
 
 def _read(folder: Path) -> dict[str, Any]:
