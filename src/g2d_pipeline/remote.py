@@ -168,7 +168,7 @@ def object_name(name: str, version: str) -> str:
 
 
 def list_remote(url: str, options: Mapping[str, Any]) -> Files:
-    """Every file behind a URL. Raises DataError for names that lead out of it."""
+    """Every file behind a URL."""
     fs = filesystem(url, options)
     fs.invalidate_cache()
     base = fs._strip_protocol(url).rstrip("/")
@@ -177,16 +177,18 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
         name = path.removeprefix(base).lstrip("/")
         if about.get("type", "file") != "file" or not name or name.endswith("/"):
             continue
-        above = PurePosixPath(name).parents
-        if ".." in name.split("/") or "\\" in name or any(str(place) in files for place in above):
-            raise DataError(f"{url} holds {name!r}, which can not be a file here. Rename it.")
         version = next((about[key] for key in VERSIONS if key in about), "")
         files[name] = int(about["size"]), str(version).strip('"')
     return files
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Hollow files where something is new or has changed; what has gone is removed."""
+    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for names
+    that lead out of the folder, or into a file."""
+    for name in files:
+        above = map(str, PurePosixPath(name).parents)
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or any(p in files for p in above):
+            raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it comes from.")
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
     for name, of in files.items():
@@ -317,7 +319,7 @@ def _find(path: str) -> tuple[Remote, str] | None:
 
 
 def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
-    """Folder → (what is behind it, the names of those files that are hollow); the others are marked as used."""
+    """Folder → (what is behind it, its hollow files among these); the others are marked as used."""
     missing: dict[str, tuple[Remote, list[str]]] = {}
     for path in paths:
         if (found := _find(path)) is not None:
