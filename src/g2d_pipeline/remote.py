@@ -186,9 +186,9 @@ def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: 
     """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for names
     that lead out of the folder, or into a file."""
     for name in files:
-        above = map(str, PurePosixPath(name).parents)
-        if name.startswith("/") or ".." in name.split("/") or "\\" in name or any(p in files for p in above):
-            raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it comes from.")
+        parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
+        if not parts[0] or ".." in parts or "\\" in name or any(place in files for place in above):
+            raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it lies.")
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
     for name, of in files.items():
