@@ -13,6 +13,7 @@ from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
 from g2d_pipeline.config.retrain import RetrainSettings
+from g2d_pipeline.config.storage import StorageSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
@@ -73,6 +74,7 @@ class RunSettings(Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     workers: PositiveInt = 2
     compute: ComputeSettings = ComputeSettings()
+    storage: StorageSettings = StorageSettings()
     progress: Literal["auto"] | bool = "auto"
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []

@@ -20,7 +20,7 @@ from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
 from g2d_pipeline.features.chunks import Done, Job
-from g2d_pipeline.features.files import Rows, create, fits
+from g2d_pipeline.features.files import Rows, create, fits, remove
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # the most cells at once, of any kind
+SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
 KILLED = (
     "A process that decodes raw files was killed each time that it was tried, perhaps for want of memory. "
@@ -75,17 +76,25 @@ class Media:
     code: Rows
     order: Rows
     starts: Rows
+    shard_rows: int | Literal["auto"] = "auto"
 
     @classmethod
-    def from_column(cls, name: str, kind: FileKind, root: Path, column: pd.Series[str]) -> Self:
+    def from_column(
+        cls,
+        name: str,
+        kind: FileKind,
+        root: Path,
+        column: pd.Series[str],
+        shard_rows: int | Literal["auto"] = "auto",
+    ) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd
 
         code, cells = pd.factorize(column.astype(object))
         starts = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(cells)))])
         order = np.argsort(code, kind="stable")
-        arrays = (a.astype(np.int64) for a in (code, order, starts))
-        return cls(name, kind, root, Names(str(c) for c in cells), *arrays)
+        code, order, starts = (a.astype(np.int64) for a in (code, order, starts))
+        return cls(name, kind, root, Names(str(c) for c in cells), code, order, starts, shard_rows)
 
     def rows(self, first: int, last: int | None = None) -> Rows:
         """The samples' rows that have the cell `first`, or one of those to before `last`."""
@@ -99,6 +108,13 @@ class Media:
     def file(self, part: str = "") -> str:
         """The name of the stored array, or of something beside it."""
         return f"{self.name}.{part}.npy" if part else f"{self.name}.npy"
+
+    @property
+    def rows_in_file(self) -> int:
+        """The most samples in a file of the stored array."""
+        if self.shard_rows != "auto":
+            return self.shard_rows
+        return max(1, SHARD_BYTES // max(self.spec.bytes, 1))
 
     @property
     def scratch(self) -> list[str]:
@@ -123,8 +139,9 @@ class Media:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
         return self.kind.reusable(self.spec)
 
-    def job(self, number: int, folder: Path, known: ReusableStore | None = None) -> Job:
-        """The work of a chunk, made when it is wanted: together they are large."""
+    def job(self, number: int, folder: Path, known: ReusableStore | None = None, workers: int = 1) -> Job:
+        """The work of a chunk, made when it is wanted: together they are large. The chunk that one of
+        `workers` is likely to get next is read ahead."""
         first, last = number * self.chunk, number * self.chunk + self.size(number)
         rows = self.rows(first, last)
         rounded = self.spec.dtype == "float16" and not self.reusable
@@ -141,6 +158,7 @@ class Media:
             records=folder / self.file("records") if self.reusable else None,
             rounding=folder / self.file("rounding") if rounded else None,
             known=known,
+            ahead=tuple(self.cells[first + workers * self.chunk : last + workers * self.chunk]),
         )
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
@@ -169,7 +187,7 @@ def decode(
         if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
-        for done in _run(pool, partial(media.job, folder=folder, known=known), todo):
+        for done in _run(pool, partial(media.job, folder=folder, known=known, workers=pool.workers), todo):
             first = done.number * media.chunk
             copied += done.copied
             if faults := done.findings.faults:
@@ -197,22 +215,23 @@ def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
 
     Raises OSError where there is no room for them; then the new ones are gone."""
     spec = media.spec
-    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
-        media.file(media.kind.decoded): (np.dtype(spec.dtype), (len(media.code), *spec.shape))
+    shape = (len(media.code), *spec.shape)
+    arrays: dict[str, tuple[Any, tuple[int, ...], int | None]] = {
+        media.file(media.kind.decoded): (np.dtype(spec.dtype), shape, media.rows_in_file)
     }
     if media.reusable:
-        arrays[media.file("records")] = (RECORD, (len(media.cells),))
+        arrays[media.file("records")] = (RECORD, (len(media.cells),), None)
     elif spec.dtype == "float16":
-        arrays[media.file("rounding")] = (np.dtype("float64"), (media.chunks, 2, spec.shape[0]))
-    if all(fits(folder / name, dtype, shape) for name, (dtype, shape) in arrays.items()):
+        arrays[media.file("rounding")] = (np.dtype("float64"), (media.chunks, 2, spec.shape[0]), None)
+    if all(fits(folder / name, *form) for name, form in arrays.items()):
         return
     journal.forget(media.name)
     try:
-        for name, (dtype, shape) in arrays.items():
-            create(folder / name, dtype, shape)
+        for name, form in arrays.items():
+            create(folder / name, *form)
     except OSError:
         for name in arrays:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         raise
 
 

@@ -21,6 +21,7 @@ from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
+from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.feature_cache import FeatureCache
@@ -64,13 +65,14 @@ PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "ave
 class FitResult:
     """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was
     selected. `selected_phase`: the phase that it lies in, and the last one, from 1; `selection_epochs`: the
-    first and the last of the epochs that it was selected from."""
+    first and the last of the epochs that it was selected from; `precision`: the encoders' arithmetic."""
 
     model: MultimodalModel
     history: pd.DataFrame
     selected_epoch: int
     selected_phase: tuple[int, int]
     selection_epochs: tuple[int, int]
+    precision: str
 
 
 def fit(
@@ -119,13 +121,15 @@ class Trainer:
             raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
         if options.folder is not None:
             options.folder.mkdir(parents=True, exist_ok=True)
-        self.model, self.data, self.method, self.training = model, data, method, training
+        self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
         self.device = pick_device(options.device)
-        self.dtype = autocast_dtype(training.precision)
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         prepare(model.to(self.device), training)
+        asked = training
+        self.training = training = settle_precision(training, model, data, self.device, options.folder)
+        self.dtype = autocast_dtype(training.precision)
         self.state = self._start_method(teachers)
         self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
@@ -140,13 +144,14 @@ class Trainer:
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers
         )
-        self.history = History(model, description)
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
         self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
+        numbers = self.loop.batch_size * sum(math.prod(data.shape(m)) for m in data.modalities)
+        self.history = History(model, description, numbers)
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
-        identity = run_identity(training, smp, method, model, data, seed)
+        identity = run_identity(asked, smp, method, model, data, seed)
         self.checkpointer = Checkpointer(options, parts, identity, description)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
@@ -175,10 +180,11 @@ class Trainer:
         unprepare(self.model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs)
+        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
