@@ -1,8 +1,10 @@
 """Independent work on one and two workers of each engine, and simulated to 64: chunks of features, cells.
 
-Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does them. Cells: the
-trainings of a study of eight students on the bundled digits, one thread each. Both through `compute.Pool`; the
-workers are started and warm before, so that the curve is the engine's, and their start stands beside it.
+Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does them. Cells:
+the trainings of a study of eight students on the bundled digits, one thread each. Both through
+`compute.Pool`; the workers are started and warm before, so that the curve is the engine's, and their start
+stands beside it.
+
 The simulation gives the measured tasks, repeated to 1,024, to the first free of n workers (list scheduling),
 each with the engine's measured overhead, and counts the start once. It assumes that disks and memory keep up,
 that there are as many cores as workers, and that handing out is not the bottleneck: `hands_out` is how many
