@@ -183,8 +183,8 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for names
-    that lead out of the folder, or into a file."""
+    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for
+    names that lead out of the folder, or into a file."""
     for name in files:
         parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
         if not parts[0] or ".." in parts or "\\" in name or any(place in files for place in above):
