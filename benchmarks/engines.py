@@ -1,4 +1,4 @@
-"""Independent work on one and two workers of each engine, and simulated to 64: chunks of features, cells.
+"""Independent work on one and two workers of each engine, and simulated to 64: chunks, cells.
 
 Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does them. Cells: the
 trainings of a study of eight students on the bundled digits, one thread each. Both through `compute.Pool`; the
@@ -35,7 +35,7 @@ from g2d_pipeline.features.kinds import kind_of
 from g2d_pipeline.studies.cells import Site, Task, make, open_workspace, warm_up
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-CHUNKS, CLIPS, RATE = 24, 128, 16_000
+CHUNKS, CLIPS, RATE = 16, 128, 16_000
 SIMULATED = 1024
 
 
@@ -74,9 +74,7 @@ def cells(folder: Path) -> tuple[Callable[[Any], Any], list[Any]]:
     """The trainings of a study, of which the features are made, and its tasks."""
     site = Site(str(project(folder)), str(folder / "conf"))
     params = {"dataset": "av_digits", "method": "mses", "compare": ["joint"], "seeds": [0, 1, 2, 3]}
-    workspace = open_workspace(
-        site, params | {"epochs": 10, "rebuild": True, "progress": False, "workers": 1}
-    )
+    workspace = open_workspace(site, params | {"epochs": 6, "rebuild": True, "progress": False, "workers": 1})
     workspace.prepare()
     runs = workspace.students(["joint", "mses"])
     return partial(train, site), [Task(workspace.params, "distill", run) for run in runs]
