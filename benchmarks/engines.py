@@ -1,7 +1,7 @@
 """Independent work on one and two workers of each engine, and simulated to 64: chunks, cells.
 
-Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does them. Cells: the
-trainings of a study of eight students on the bundled digits, one thread each. Both through `compute.Pool`; the
+Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does it. Cells: the
+trainings of a study of eight students on the bundled digits, one thread each. Both go through `Pool`; the
 workers are started and warm before, so that the curve is the engine's, and their start stands beside it.
 The simulation gives the measured tasks, repeated to 1,024, to the first free of n workers (list scheduling),
 each with the engine's measured overhead, and counts the start once. It assumes that disks and memory keep up,
