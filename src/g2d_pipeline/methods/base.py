@@ -84,6 +84,10 @@ def _outside_training(*_: Any) -> Any:
     raise RuntimeError("a model is trained by training.fit, which fills in State.forward, backward and step")
 
 
+def _itself(x: Any) -> Any:
+    return x
+
+
 @dataclass
 class State:
     """What a method may read, change and call while a model is trained.
@@ -99,7 +103,12 @@ class State:
     `mark_updated(modalities)`: call it after writing to encoders' weights by hand. `teachers`: m → its
     stored `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
 
-    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`."""
+    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`.
+
+    Where several `devices` share each batch, a method sees its own part of it: `place` in `whole(batch)`, the
+    store rows of all of it. What it decides by must be of the whole: `sum(x)` adds up tensors over the
+    devices, `mean(x)` makes the mean of the batch from the means of its parts, `agree(x)` is the first
+    device's x. Random numbers outside of `forward` are the same on all devices."""
 
     model: MultimodalModel
     optimizer: optim.Optimizer
@@ -121,6 +130,20 @@ class State:
     new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
     mark_updated: Callable[[Iterable[str]], None] = _outside_training
     logged: dict[str, float | Tensor] = field(default_factory=dict)  # by `log`, of the current batch
+    devices: int = 1
+    place: slice = field(default_factory=lambda: slice(None))
+    share: float = 1.0  # of the batch's samples that this device has
+    index: Tensor | None = None  # store rows of the batch, of all devices
+    sum: Callable[[Tensor], Tensor] = _itself
+    agree: Callable[[Any], Any] = _itself
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The batch mean `[…]` of this device's means x."""
+        return x if self.devices == 1 else self.sum(x * self.share)
+
+    def whole(self, batch: Batch) -> Tensor:
+        """Store rows `[N]` of the batch, of all devices in their order."""
+        return batch.index if self.index is None else self.index
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's

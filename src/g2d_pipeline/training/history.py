@@ -70,7 +70,7 @@ class History(Stateful):
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
         values |= self.gradients
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
-        vector = torch.stack([v.float() for v in values.values()])
+        vector = state.mean(torch.stack([v.float() for v in values.values()]))
         self.epoch = state.epoch
         self.count += 1
         self.steps += stepped

@@ -1,0 +1,165 @@
+"""The processes that train one model together: their shares of a batch, what they sum, gather and agree on.
+
+Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
+batch, and they are summed in one flat buffer right before the step. torch's DistributedDataParallel would
+overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
+change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from g2d_pipeline.training.streams import stream
+
+Value = TypeVar("Value")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class LostProcess(Exception):
+    """Another process of the training is gone, or does not answer: its own error is the one to look at."""
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # of gloo and NCCL: a peer that closed its sockets, a timeout
+        raise LostProcess(str(error)) from error
+
+
+class Group:
+    """This process (`rank` of `world`) among those of torch's process group; alone where there is none: then
+    everything gives back what it got, to the bit."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.is_first = self.rank == 0
+        self._versions: dict[int, int] = {}  # of buffers, when they were last averaged
+        self._drawn: dict[str, Any] | None = None  # states of this process's own random streams
+
+    def synchronised(self, model: Model) -> Model:
+        """The model with the first process's weights; on CUDA its batch norm goes over all processes."""
+        if self.world == 1:
+            return model
+        tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+        with torch.no_grad(), _others():
+            for t in tensors:
+                dist.broadcast(t, 0)
+        if next(model.parameters()).is_cuda:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model
+
+    def part(self, count: int) -> slice:
+        """This process's share of `count` samples: contiguous, the first shares one longer."""
+        least, more = divmod(count, self.world)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.world == 1:
+            return x
+        total = x.detach().clone()
+        with _others():
+            dist.all_reduce(total)
+        return total
+
+    def least(self, x: float) -> float:
+        """The least value of all processes."""
+        if self.world == 1:
+            return x
+        value = torch.tensor(x, dtype=torch.float64)
+        with _others():
+            dist.all_reduce(value, dist.ReduceOp.MIN)
+        return float(value)
+
+    def gather(self, own: Tensor, count: int) -> Tensor:
+        """`[count, …]` from each process's rows `own` `[n, …]` of it, as `part` shares them out."""
+        if self.world == 1:
+            return own
+        whole = own.new_zeros((count, *own.shape[1:]))
+        whole[self.part(count)] = own
+        return self.sum(whole)
+
+    def agree(self, value: Value) -> Value:
+        """The first process's value (plain data, small), on all of them."""
+        if self.world == 1:
+            return value
+        values = [value]
+        with _others():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], buffers: Sequence[Tensor] = ()) -> None:
+        """Sum the gradients of parameters, flat, by dtype and device; average the buffers (running statistics
+        of batch norm) that have been written to since the last time. The processes have gradients of the same
+        parameters: who learns from a batch is decided for all of them together."""
+        if self.world == 1:
+            return
+        moved = [b for b in buffers if b._version != self._versions.get(id(b))]
+        tensors = [p.grad for p in parameters if p.grad is not None] + moved
+        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for x in tensors:
+            kinds.setdefault((x.dtype, x.device), []).append(x)
+        for some in kinds.values():
+            flat = _flatten_dense_tensors([x.contiguous() for x in some])
+            with _others():
+                dist.all_reduce(flat)
+            for x, summed in zip(some, _unflatten_dense_tensors(flat, some), strict=True):
+                x.copy_(summed)
+        for b in moved:
+            b.div_(self.world)
+        self.remember(moved)
+
+    def remember(self, buffers: Iterable[Tensor]) -> None:
+        """They are the same on all processes now."""
+        self._versions |= {id(b): b._version for b in buffers}
+
+    @contextmanager
+    def own_draws(self) -> Iterator[None]:
+        """Inside, torch's generators are this process's own (dropout); outside they are the same on all, so
+        that what methods draw is, too."""
+        if self._drawn is None:
+            yield
+            return
+        shared = _generators()
+        _set_generators(self._drawn)
+        try:
+            yield
+        finally:
+            self._drawn = _generators()
+            _set_generators(shared)
+
+    def start_batch(self, seed: int, epoch: int, batch: int) -> None:
+        """Own streams depend on seed, process and batch alone: there is nothing to save of them."""
+        if self.world > 1:
+            shared = _generators()
+            torch.manual_seed(stream(seed, f"dropout {self.rank} {epoch} {batch}"))
+            self._drawn = _generators()
+            _set_generators(shared)
+
+
+def _generators() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The buffers of batch norm that are means: each process has seen other samples."""
+    norms = (part for part in model.modules() if isinstance(part, _BatchNorm))
+    return [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
