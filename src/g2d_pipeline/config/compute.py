@@ -14,8 +14,8 @@ Address = Annotated[str, Field(pattern=r"^\S+$")]
 class ComputeSettings(Strict):
     """Never part of a fingerprint; what a training ran on is recorded in its card.
 
-    Independent work (chunks of features, teachers, students, cells of a study): `backend`, the engine that runs
-    it; `workers`, how many tasks at once (auto: as many as cores, memory or devices allow, where that is
+    Independent work (chunks of features, teachers, students, cells of a study): `backend`, the engine that
+    runs it; `workers`, how many tasks at once (auto: as many as cores, memory or devices allow, where that is
     faster); `address`, of a running Dask or Ray scheduler (None: one on this machine); `cells_per_gpu`,
     trainings that share a device; `retries`, how often a task whose worker was lost is handed out again.
 

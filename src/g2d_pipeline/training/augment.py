@@ -197,8 +197,8 @@ def mask(
     drawn = _uniform((len(x), count, 2), own, place)
     length = (drawn[..., :1] * (min(width, size) + 1)).long()
     start = (drawn[..., 1:] * (size - length + 1)).long()
-    place = torch.arange(size)
-    covered = ((place >= start) & (place < start + length)).any(dim=1)  # [B, size]
+    at = torch.arange(size)
+    covered = ((at >= start) & (at < start + length)).any(dim=1)  # [B, size]
     shape = [1] * x.dim()
     shape[0], shape[axis] = len(x), size
     filling = torch.as_tensor(fill, dtype=torch.float32, device=x.device)

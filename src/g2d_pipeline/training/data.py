@@ -139,9 +139,9 @@ class Data:
         )
 
 
-def _by_reference(array: Any) -> Any:
+def _by_reference(array: Array) -> Any:
     """How a memory map is sent to another process: as its file, which is mapped there; a part as an array."""
-    if type(array) is not np.memmap or not isinstance(array.base, mmap.mmap):
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
         return np.asarray(array).__reduce__()
     return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape)
 

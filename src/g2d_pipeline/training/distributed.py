@@ -99,13 +99,17 @@ class Group:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter], buffers: Sequence[Tensor] = ()) -> None:
-        """Sum the gradients of parameters, flat, by dtype and device; average the buffers (running statistics
-        of batch norm) that have been written to since the last time. The processes have gradients of the same
-        parameters: who learns from a batch is decided for all of them together."""
+    def sum_gradients(
+        self, parameters: Iterable[nn.Parameter], buffers: Sequence[Tensor], share: float
+    ) -> None:
+        """Sum the gradients of parameters, flat, by dtype and device; average the buffers (running
+        statistics) that have been written to since the last time, by each process's `share` of the batch. All
+        have gradients of the same parameters: who learns from a batch is decided for all of them together."""
         if self.world == 1:
             return
         moved = [b for b in buffers if b._version != self._versions.get(id(b))]
+        for b in moved:
+            b.mul_(share)
         tensors = [p.grad for p in parameters if p.grad is not None] + moved
         kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for x in tensors:
@@ -116,8 +120,6 @@ class Group:
                 dist.all_reduce(flat)
             for x, summed in zip(some, _unflatten_dense_tensors(flat, some), strict=True):
                 x.copy_(summed)
-        for b in moved:
-            b.div_(self.world)
         self.remember(moved)
 
     def remember(self, buffers: Iterable[Tensor]) -> None:
@@ -159,7 +161,5 @@ def _set_generators(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def running_statistics(model: nn.Module) -> list[Tensor]:
-    """The buffers of batch norm that are means: each process has seen other samples."""
-    norms = (part for part in model.modules() if isinstance(part, _BatchNorm))
-    return [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in model.modules())

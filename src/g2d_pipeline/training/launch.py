@@ -32,7 +32,11 @@ from g2d_pipeline.training.distributed import Group, LostProcess
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
-QUIET = ("torch.distributed", "torch.distributed.elastic")  # loggers whose tracebacks stand beside ours
+QUIET = (
+    "torch.distributed",
+    "torch.distributed.elastic",
+    "torch.multiprocessing",
+)  # loggers whose tracebacks stand beside ours
 
 
 def devices_of(options: RunOptions) -> int:

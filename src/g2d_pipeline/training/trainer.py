@@ -25,7 +25,7 @@ from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import Group, running_statistics
+from g2d_pipeline.training.distributed import Group, has_batch_norm
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.launch import launch, world_of
@@ -114,9 +114,10 @@ def fit(
     return FitResult(model.cpu().eval(), history, **made)
 
 
-def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
+def _fit_here(options: RunOptions, *arguments: Any) -> dict[str, Any]:
     """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
-    trainer = Trainer(copy.deepcopy(model), *arguments, options)  # torch sent the memory of the weights
+    model, *others = arguments
+    trainer = Trainer(copy.deepcopy(model), *others, options)  # torch sent the memory of the weights
     result = trainer.fit()
     made = {name: getattr(result, name) for name in ("selected_epoch", "selected_phase", "selection_epochs")}
     modules = trainer.method.modules()
@@ -151,9 +152,9 @@ class Trainer:
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
         prepare(model, training)
-        self.statistics = running_statistics(model)
+        self.buffers = [b for b in model.buffers() if b.is_floating_point()]
         # A process cannot train on nothing, nor batch norm on one sample.
-        self.least = max(2, self.group.world * (2 if self.statistics else 1))
+        self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
         self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
@@ -269,7 +270,7 @@ class Trainer:
             samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
             note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
             logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
-        self.group.remember(self.statistics)
+        self.group.remember(self.buffers)
 
     # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
@@ -346,7 +347,7 @@ class Trainer:
     def step(self) -> None:
         """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.group.sum_gradients(parameters, self.statistics)
+        self.group.sum_gradients(parameters, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
