@@ -32,11 +32,8 @@ from g2d_pipeline.training.distributed import Group, LostProcess
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
-QUIET = (
-    "torch.distributed",
-    "torch.distributed.elastic",
-    "torch.multiprocessing",
-)  # loggers whose tracebacks stand beside ours
+# Loggers whose words and tracebacks would stand beside ours.
+QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
 
 
 def devices_of(options: RunOptions) -> int:
