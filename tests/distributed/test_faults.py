@@ -126,5 +126,5 @@ def test_a_bad_sample_of_one_process_ends_all_with_one_message(capfd: pytest.Cap
 
 
 def test_more_devices_than_there_are_are_refused_before_work() -> None:
-    with pytest.raises(ConfigError, match="compute.devices = 1000: there are"):
+    with pytest.raises(ConfigError, match=r"compute\.devices = 1000: there are"):
         once(None, compute={"devices": 1000})

@@ -32,6 +32,7 @@ from g2d_pipeline.training.distributed import Group, LostProcess
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
+GRACE = 5.0  # seconds
 # Loggers whose words and tracebacks would stand beside ours.
 QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
 
@@ -157,7 +158,10 @@ def _work(
 ) -> None:
     """What each process does. It ends with its parent, whatever ends that."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.setsid()  # Ctrl-C reaches the parent alone, which passes it on once
+    os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
+    if options.folder is not None:  # what asks to stop is noted while there is something to save, see `resume`
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     where = f"process {rank} of {os.environ['WORLD_SIZE']}"
     form = "%(asctime)s %(levelname)-7s %(message)s"
@@ -173,6 +177,9 @@ def _work(
     except BaseException as error:
         _note(error, rank, where, folder)
         sys.stdout.flush()
+        if isinstance(error, LostProcess):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(GRACE)  # whoever is lost is found first
         os._exit(1)  # without waiting for the others: they are ended
 
 
