@@ -42,8 +42,21 @@ class Jobs:
     _shares: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ConfigError where `n_jobs` exceeds the cores."""
+        """Raise ConfigError where `n_jobs` exceeds the cores, or `compute` asks for devices that are not
+        there."""
         c = self.loader.configuration
+        if c.run.compute.together > 1 or c.run.compute.devices == "auto":
+            from g2d_pipeline.training.launch import devices_of
+
+            try:
+                devices_of(c.teachers().options)
+            except ConfigError as error:
+                raise c.origins.mistake(("compute", "devices"), str(error)) from None
+            if c.run.n_jobs not in ("auto", 1):
+                words = (
+                    f"n_jobs = {c.run.n_jobs}: the devices train one model at a time. Say n_jobs=1 or auto"
+                )
+                raise c.origins.mistake(("n_jobs",), words)
         if c.run.n_jobs not in ("auto", 1):
             import joblib
 
@@ -122,6 +135,8 @@ def automatic(plan: Plan, stage: str, cores: int) -> int:
     c = plan.configuration
     settings: Any = c.teachers() if stage == "teachers" else c.distill()
     number = min(cores, len(settings.runs))
+    if c.run.compute.together > 1 or c.run.compute.devices == "auto":
+        return 1
     if number < 2 or pick_device(c.run.device).type != "cpu":
         return 1
     stores = {run.split: open_store(plan.require("featurize", run.split)) for run in settings.runs.values()}

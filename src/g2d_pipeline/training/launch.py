@@ -159,7 +159,9 @@ def _work(
     """What each process does. It ends with its parent, whatever ends that."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
-    if options.folder is not None:  # what asks to stop is noted while there is something to save, see `resume`
+    if (
+        options.folder is not None
+    ):  # what asks to stop is noted while there is something to save, see `resume`
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])

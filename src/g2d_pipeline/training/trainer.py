@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
-from g2d_pipeline.errors import enumerated
+from g2d_pipeline.errors import ConfigError, enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
@@ -103,8 +103,14 @@ def fit(
     after Ctrl-C or SIGTERM (with a `folder`)."""
     options = options.updated(**changes)
     arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
-    if world_of(options) == 1:
+    if (devices := world_of(options)) == 1:
         return Trainer(*arguments, options).fit()
+    split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
+    if len(rows) < 2 * devices:
+        raise ConfigError(
+            f"{description}: {devices} devices share {len(rows)} {split} samples, and each needs two. Allowed "
+            f"are {max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
+        )
     made = launch(_fit_here, *arguments, options=options, description=description)
     model.load_state_dict(made.pop("model"))
     method.load_state_dict(made.pop("method"))
