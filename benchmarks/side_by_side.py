@@ -1,7 +1,7 @@
 """The trainings of a run in as many processes as cores against one after the other: wall time, CPU seconds,
 the same weights.
 
-Three runs: the default one, spoken_mnist, and crema_d on its simulated sample; teachers and students,
+Three runs: the default one, and a few epochs of spoken_mnist and of crema_d on its simulated sample; teachers and students,
 the features made before. One after the other twice: with torch's threads, as many as cores, and with one
 thread, which is faster where other work holds the cores. Every run is a command of its own, so that the start
 of Python and of the processes counts. The ratio means something on quiet cores only: the load before each
@@ -26,8 +26,8 @@ from study_cells import project
 
 RUNS = {
     "default": "dataset=av_digits",
-    "spoken_mnist": "dataset=spoken_mnist",
-    "crema_d": "dataset=crema_d,source=sample",
+    "spoken_mnist": "dataset=spoken_mnist,epochs=4,tau=half,seeds=0/1",
+    "crema_d": "dataset=crema_d,source=sample,epochs=24,tau=half",
 }
 # name → parameters, threads of torch
 WAYS = {"one thread": ("n_jobs=1", "1"), "all threads": ("n_jobs=1", ""), "side by side": ("n_jobs=auto", "")}

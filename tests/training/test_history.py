@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from g2d_pipeline.evaluation.analyses import normalised
+from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.build import build_model
-from g2d_pipeline.training import FitResult, fit
+from g2d_pipeline.training import Data, FitResult, fit, history
 from g2d_pipeline.training.teachers import TeacherOutputs
 from tests.conftest import TINY, make_data, recipe
+from tests.training.test_equalities import plain_model
 
 
 class Logging(Method):
@@ -66,3 +69,36 @@ def test_the_alignment_with_teachers_of_the_same_width_is_recorded_by_epoch() ->
     assert "val/cosine/b" not in result.history
     without = trained().model.state_dict()
     assert all(torch.equal(x, without[name]) for name, x in result.model.state_dict().items())
+
+
+def norms_of_steps(data: Data, batch_size: int) -> tuple[FitResult, dict[int, list[dict[str, float]]]]:
+    """A joint training, and by epoch the norms that each of its steps had, computed beside it."""
+    norms: dict[int, list[dict[str, float]]] = {}
+    method = build("joint")
+
+    def note(state: State) -> None:
+        of_step = {
+            m: float(torch.cat([p.grad.flatten() for p in e.parameters() if p.grad is not None]).norm())
+            for m, e in state.model.encoders.items()
+        }
+        norms.setdefault(state.epoch, []).append(of_step)
+
+    method.after_backward = note  # type: ignore[method-assign]
+    training = recipe(2).model_copy(update={"batch_size": batch_size})
+    return fit(plain_model(data), data, method, training=training, progress=False), norms
+
+
+@pytest.mark.parametrize(("short", "every"), [(True, 4), (False, 1)])
+def test_gradient_norms_are_means_over_steps_of_short_ones_over_every_fourth(
+    short: bool, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data()
+    if not short:
+        monkeypatch.setattr(history, "SHORT", 1)
+    result, norms = norms_of_steps(data, batch_size=12)
+    for m in data.modalities:
+        for epoch, steps in norms.items():
+            assert len(steps) > 4
+            expected = np.mean([step[m] for step in steps[::every]])
+            assert result.history[f"grad_norm/{m}"][epoch - 1] == pytest.approx(expected, rel=1e-5)
+    assert result.history.get("grad_norm_every", pd.Series([1, 1])).tolist() == [every, every]

@@ -114,7 +114,8 @@ class TrainingSettings(Strict):
     curves (always where test selects). `selection_metric`: what is best, for early stopping too (None:
     accuracy or RMSE); of equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the
     last phase of SMP or of a method with stages (see `Method.phase`), or of all phases. `precision`: of the
-    encoders (fusion and losses are float32); `channels_last`: memory format of convolutions; `compile`:
+    encoders (fusion and losses are float32; `auto`: bf16 where this machine trains this model faster with it,
+    measured; recorded in the model's `precision`); `channels_last`: memory format of convolutions; `compile`:
     encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
     backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
     `augmented` batch (as published) or its stored outputs on the `clean` samples are used."""
@@ -132,7 +133,7 @@ class TrainingSettings(Strict):
     score_test: Literal["end", "epoch"] = "end"
     selection_metric: Literal["accuracy", "rmse", "loss"] | None = None
     select_in: Literal["last_phase", "all"] = "last_phase"
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_activations: bool = False

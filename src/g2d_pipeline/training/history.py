@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,45 +23,48 @@ if TYPE_CHECKING:
 
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
+SHORT = 2**13  # numbers in a batch below which a step is short: norms are taken of every `SAMPLED`th one
+SAMPLED = 4
+
 
 class DivergenceError(TrainingError):
     """A loss became NaN or infinite."""
 
 
 class History(Stateful):
-    """The table; means over an epoch's batches, summed as one vector on the device: nothing waits for it."""
+    """The table; means over an epoch's batches. `numbers`: in the inputs of one. Norms of gradients are
+    means over the epoch's steps; where steps are short over every fourth one, and then a column
+    `grad_norm_every` says so. Of each batch all numbers are one vector on the device, read
+    at once on the CPU, and on an accelerator every `CHECK_EVERY` batches: nothing waits for it."""
 
-    state_names: ClassVar = ("epochs", "epoch", "names", "sums", "first_bad", "totals", "logged", "count",
-                          "steps", "learning")  # fmt: skip
+    state_names: ClassVar = ("epochs", "epoch", "totals", "logged", "count", "steps", "normed", "learning")
 
-    def __init__(self, model: MultimodalModel, description: str) -> None:
+    def __init__(self, model: MultimodalModel, description: str, numbers: int = SHORT) -> None:
+        self.every = SAMPLED if numbers < SHORT else 1
         self.modalities = model.modalities
         self.description = description
         self.parameters = {m: list(model.encoders[m].parameters()) for m in model.modalities}
-        self.gradients: dict[str, Tensor] = {}  # norms of the steps since the last batch
+        self.gradients: dict[str, Sequence[Tensor]] = {}  # norms by tensor, of the steps since the last batch
         self.epochs: list[dict[str, Any]] = []
         self._start()
 
     def _start(self) -> None:
         self.epoch = 0
-        self.names: tuple[str, ...] = ()
-        self.sums = torch.zeros(0)
-        self.first_bad = torch.zeros(0)
-        self.totals: dict[str, float] = {}  # sums on the CPU: κ, and of names that no later batch has
+        self.totals: dict[str, float] = {}  # name → sum over batches
         self.logged: dict[str, list[Any]] = {}  # what methods log: sum, number of batches
-        self.count, self.steps = 0, 0
+        self.count, self.steps, self.normed = 0, 0, 0  # batches, steps, steps whose norms are in `totals`
         self.learning: set[str] = set()
+        # Batches that are not in `totals` yet: names of their terms, modality → tensors with a norm, vector.
+        self.pending: list[tuple[tuple[str, ...], dict[str, int], Tensor]] = []
 
     def record_gradients(self) -> list[str]:
-        """Store the norm of each encoder's gradient, before the step; the modalities that have one."""
-        with_none = {m: [p.grad for p in of if p.grad is not None] for m, of in self.parameters.items()}
-        gradients = {m: of for m, of in with_none.items() if of}
-        if gradients:
+        """Store the norms of each encoder's gradient, before the step; the modalities that have one."""
+        gradients = {m: [g for p in of if (g := p.grad) is not None] for m, of in self.parameters.items()}
+        gradients = {m: of for m, of in gradients.items() if of}
+        if gradients and self.steps % self.every == 0:
             # The norms of all tensors by one call, as torch's own gradient clipping does.
-            norms = torch.stack(torch._foreach_norm([g for of in gradients.values() for g in of]))
-            parts = norms.split([len(of) for of in gradients.values()])
-            for m, part in zip(gradients, parts, strict=True):
-                self.gradients[f"grad_norm/{m}"] = torch.linalg.vector_norm(part)
+            norms = iter(torch._foreach_norm([g for of in gradients.values() for g in of]))
+            self.gradients |= {m: list(islice(norms, len(of))) for m, of in gradients.items()}
         return list(gradients)
 
     def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
@@ -68,26 +72,18 @@ class History(Stateful):
 
         Raises DivergenceError: on an accelerator up to `CHECK_EVERY` batches late, but of the right batch."""
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
-        values |= self.gradients
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
-        vector = state.mean(torch.stack([v.float() for v in values.values()]))
+        numbers = [*values.values(), *chain.from_iterable(self.gradients.values())]
+        vector = state.mean(torch.stack(numbers))
+        self.pending.append((tuple(values), {m: len(of) for m, of in self.gradients.items()}, vector))
+        self.gradients = {}
         self.epoch = state.epoch
         self.count += 1
+        self.normed += stepped and self.steps % self.every == 0
         self.steps += stepped
-        if tuple(values) != self.names:
-            self._rename(tuple(values), vector, len(terms))
-        self.sums = self.sums.to(vector.device) + vector
-        self.gradients = {}
         self._add_logged(state)
         self.learning.update(state.active)
-        losses = vector[: len(terms)]  # a gradient may overflow: fp16's scaler skips that step
-        if vector.device.type == "cpu":
-            if not bool(losses.isfinite().all()):
-                self._diverged(losses, self.count)
-            return
-        bad = self.first_bad.to(vector.device)
-        self.first_bad = torch.where(~losses.isfinite() & (bad == 0), float(self.count), bad)
-        if self.count % CHECK_EVERY == 0:
+        if vector.device.type == "cpu" or len(self.pending) == CHECK_EVERY:
             self.check()
 
     def _add_logged(self, state: State) -> None:
@@ -101,37 +97,37 @@ class History(Stateful):
                 self.logged[name] = [total + plain, count + 1]
         state.logged.clear()
 
-    def _rename(self, names: tuple[str, ...], like: Tensor, losses: int) -> None:
-        """Another set of terms from this batch on: close the vector and begin another one."""
-        self.totals = self._summed()
-        self.names, self.sums, self.first_bad = names, torch.zeros_like(like), torch.zeros_like(like[:losses])
-
-    def _summed(self) -> dict[str, float]:
-        """Name → sum over the batches of this epoch so far."""
-        totals = dict(self.totals)
-        for name, value in zip(self.names, self.sums.tolist(), strict=True):
-            totals[name] = totals.get(name, 0.0) + value
-        return totals
-
     def check(self) -> None:
-        """Raise DivergenceError where a loss of an earlier batch of this epoch was not finite."""
-        bad = self.first_bad
-        if bool((bad > 0).any()):
-            first = int(bad[bad > 0].min())
-            self._diverged(torch.where(bad == first, math.nan, 0.0), first)
+        """Take in the batches that wait. Raises DivergenceError where a loss of one was not finite (gradients
+        may overflow: fp16's scaler skips that step)."""
+        pending, self.pending = self.pending, []
+        for number, (names, tensors, vector) in enumerate(pending, self.count - len(pending) + 1):
+            values = vector.tolist()
+            named = dict(zip(names, values, strict=False))
+            bad = [n for n, value in named.items() if n.startswith("loss/") and not math.isfinite(value)]
+            if bad:
+                where = f"epoch {self.epoch}, batch {number}"
+                raise DivergenceError(
+                    f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}."
+                )
+            norms = iter(values[len(names) :])
+            named |= {f"grad_norm/{m}": math.hypot(*islice(norms, n)) for m, n in tensors.items()}
+            for name, value in named.items():
+                self.totals[name] = self.totals.get(name, 0.0) + value
 
-    def _diverged(self, losses: Tensor, batch: int) -> None:
-        bad = [name for name, ok in zip(self.names, losses.isfinite().tolist(), strict=False) if not ok]
-        where = f"epoch {self.epoch}, batch {batch}"
-        raise DivergenceError(f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}.")
+    def state_dict(self) -> dict[str, Any]:
+        """Raises DivergenceError as `check` does: no checkpoint is kept of what has diverged."""
+        self.check()
+        return super().state_dict()
 
     def means(self) -> dict[str, float]:
         """Name → mean over this epoch's batches (gradients: steps); a value that one lacks counts as 0."""
-        totals = self._summed()
+        self.check()
+        totals = dict(self.totals)
         for m in self.modalities:
             totals.setdefault(f"grad_norm/{m}", 0.0)
             totals.setdefault(f"kappa/{m}", 0.0)
-        counts = {name: self.steps if name.startswith("grad_norm/") else self.count for name in totals}
+        counts = {name: self.normed if name.startswith("grad_norm/") else self.count for name in totals}
         return {name: value / max(counts[name], 1) for name, value in totals.items()}
 
     def loss_terms(self) -> dict[str, float]:
@@ -146,6 +142,7 @@ class History(Stateful):
         row |= terms | {"loss/total": sum(terms.values())}
         for kind in ("grad_norm", "kappa", "confidence"):
             row |= {name: means[name] for m in self.modalities if (name := f"{kind}/{m}") in means}
+        row |= {"grad_norm_every": self.every} if self.every > 1 else {}
         row |= {name: float(total) / count for name, (total, count) in self.logged.items()}
         row |= {f"{split}/{part}": v for split, parts in scores.items() for part, v in parts.items()}
         self.epochs.append(row)

@@ -55,16 +55,20 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
     - On the CPU the kernels walk through memory without regard to strides: a gradient or a state in another
       memory format than its parameter (contiguous, channels_last) would silently go to the wrong places."""
     for group in optimizer.param_groups:
+        momentum = group.get("momentum")
         for p in group["params"]:
             if (grad := p.grad) is None:
                 continue
-            if not _same_layout(grad, p):
+            strides = p.stride()
+            if grad.stride() != strides and not _same_layout(grad, p):
                 p.grad = torch.empty_like(p).copy_(grad)
             state = optimizer.state[p]
-            if group.get("momentum") and state.get("momentum_buffer") is None:
+            if momentum and state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(p)
             for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == p.shape and not _same_layout(value, p):
+                if not isinstance(value, Tensor) or value.stride() == strides or value.shape != p.shape:
+                    continue
+                if not _same_layout(value, p):
                     state[name] = torch.empty_like(p).copy_(value)
 
 

@@ -152,6 +152,7 @@ def describe_run(
         "smp": smp.model_dump(mode="json") | phases if smp else None,
         "fusion": fusion_name(architecture),
         "training": training.model_dump(mode="json"),
+        "precision": result.precision,
         "selection": training.selection,
         "selection_metric": training.selection_metric or data.task.metric,
         "selected_epoch": result.selected_epoch,

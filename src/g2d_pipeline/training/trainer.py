@@ -23,6 +23,7 @@ from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
+from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, has_batch_norm
@@ -69,13 +70,14 @@ PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "ave
 class FitResult:
     """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was
     selected. `selected_phase`: the phase that it lies in, and the last one, from 1; `selection_epochs`: the
-    first and the last of the epochs that it was selected from."""
+    first and the last of the epochs that it was selected from; `precision`: the encoders' arithmetic."""
 
     model: MultimodalModel
     history: pd.DataFrame
     selected_epoch: int
     selected_phase: tuple[int, int]
     selection_epochs: tuple[int, int]
+    precision: str
 
 
 def fit(
@@ -108,8 +110,8 @@ def fit(
     split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
     if len(rows) < 2 * devices:
         raise ConfigError(
-            f"{description}: {devices} devices share {len(rows)} {split} samples, and each needs two. Allowed "
-            f"are {max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
+            f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
+            f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
         )
     made = launch(_fit_here, *arguments, options=options, description=description)
     model.load_state_dict(made.pop("model"))
@@ -125,7 +127,10 @@ def _fit_here(options: RunOptions, *arguments: Any) -> dict[str, Any]:
     model, *others = arguments
     trainer = Trainer(copy.deepcopy(model), *others, options)  # torch sent the memory of the weights
     result = trainer.fit()
-    made = {name: getattr(result, name) for name in ("selected_epoch", "selected_phase", "selection_epochs")}
+    made = {
+        name: getattr(result, name)
+        for name in ("selected_epoch", "selected_phase", "selection_epochs", "precision")
+    }
     modules = trainer.method.modules()
     state = {n: value for n, value in trainer.method.state_dict().items() if n not in modules}
     return made | {"model": result.model.state_dict(), "method": state, "history": trainer.history.epochs}
@@ -150,14 +155,18 @@ class Trainer:
             raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
         if options.folder is not None:
             options.folder.mkdir(parents=True, exist_ok=True)
-        self.model, self.data, self.method, self.training = model, data, method, training
+        self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
         self.device, self.group = pick_device(options.device), Group()
-        self.dtype = autocast_dtype(training.precision)
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
         prepare(model, training)
+        asked = training
+        if self.group.is_first:
+            training = settle_precision(training, model, data, self.device, options.folder)
+        self.training = training = self.group.agree(training)
+        self.dtype = autocast_dtype(training.precision)
         self.buffers = [b for b in model.buffers() if b.is_floating_point()]
         # A process cannot train on nothing, nor batch norm on one sample.
         self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
@@ -178,15 +187,18 @@ class Trainer:
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
             group=self.group,
         )  # fmt: skip
-        self.history = History(model, description)
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
         fitting = fitting_batch_size(model, data, training, self.device)
         self.loop = LoopState(batch_size=int(self.group.least(fitting)), devices=self.group.world)
+        size = self.loop.batch_size * self.group.world
+        self.history = History(
+            model, description, size * sum(math.prod(data.shape(m)) for m in data.modalities)
+        )
         self.batches: list[Rows] = []  # of this epoch
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
-        identity = run_identity(training, smp, method, model, data, seed)
+        identity = run_identity(asked, smp, method, model, data, seed)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
@@ -219,10 +231,11 @@ class Trainer:
         unprepare(self.model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs)
+        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
