@@ -100,7 +100,7 @@ class Exchange(nn.Module):
     def average_by(self, average: Callable[[Tensor], Tensor] = _itself) -> None:
         """For a training method whose batches are shared by several devices: how their means are averaged."""
         for exchange in self.stages:
-            exchange.average = average
+            cast(MMTM, exchange).average = average
 
     def forward(self, encoders: Mapping[str, Encoder], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """m → feature `[B, D_m]`."""

@@ -141,9 +141,10 @@ class Data:
 
 def _by_reference(array: Array) -> Any:
     """How a memory map is sent to another process: as its file, which is mapped there; a part as an array."""
-    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
+    mapped: Any = array
+    if not isinstance(mapped.base, mmap.mmap):
         return np.asarray(array).__reduce__()
-    return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape)
+    return np.memmap, (mapped.filename, mapped.dtype, "r", mapped.offset, mapped.shape)
 
 
 copyreg.pickle(np.memmap, _by_reference)

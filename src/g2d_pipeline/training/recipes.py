@@ -21,11 +21,12 @@ from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release, take
+from g2d_pipeline.training.fitting import LIBRARY, fit
 from g2d_pipeline.training.launch import world_of
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
-from g2d_pipeline.training.trainer import LIBRARY, FitResult, fit
+from g2d_pipeline.training.trainer import FitResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,20 +5,19 @@ What is not computed: the backward pass of suppressed encoders, the forward pass
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
-from g2d_pipeline.errors import ConfigError, enumerated
+from g2d_pipeline.errors import enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
@@ -29,7 +28,6 @@ from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gathe
 from g2d_pipeline.training.distributed import Group, has_batch_norm
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
-from g2d_pipeline.training.launch import launch, world_of
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
 from g2d_pipeline.training.optimisation import (
@@ -59,7 +57,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
 SETTLING = 16 * CHUNK  # train samples, at most, from which running statistics of batch norm are computed
 # The attributes of a Trainer with a state that checkpoints hold.
 PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
@@ -78,62 +75,6 @@ class FitResult:
     selected_phase: tuple[int, int]
     selection_epochs: tuple[int, int]
     precision: str
-
-
-def fit(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    *,
-    training: TrainingSettings,
-    smp: SMPSettings | None = None,
-    teachers: Mapping[str, TeacherOutputs] | None = None,
-    seed: int = 0,
-    description: str = "train",
-    options: RunOptions = LIBRARY,
-    **changes: Any,
-) -> FitResult:
-    """Train `model` and return it with the weights of the selected epoch.
-
-    `teachers` (modality → stored outputs) is needed by methods that distil and by SMP. `options`: device,
-    workers, folder, … (see `RunOptions`); keywords change single ones. With a `folder`, a call with the same
-    arguments goes on from its newest checkpoint, and one that had ended returns at once; the folder is the
-    caller's to delete.
-
-    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask
-    for or the folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun
-    after Ctrl-C or SIGTERM (with a `folder`)."""
-    options = options.updated(**changes)
-    arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
-    if (devices := world_of(options)) == 1:
-        return Trainer(*arguments, options).fit()
-    split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
-    if len(rows) < 2 * devices:
-        raise ConfigError(
-            f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
-            f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
-        )
-    made = launch(_fit_here, *arguments, options=options, description=description)
-    model.load_state_dict(made.pop("model"))
-    method.load_state_dict(made.pop("method"))
-    import pandas as pd
-
-    history = pd.DataFrame(made.pop("history"))
-    return FitResult(model.cpu().eval(), history, **made)
-
-
-def _fit_here(options: RunOptions, *arguments: Any) -> dict[str, Any]:
-    """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
-    model, *others = arguments
-    trainer = Trainer(copy.deepcopy(model), *others, options)  # torch sent the memory of the weights
-    result = trainer.fit()
-    made = {
-        name: getattr(result, name)
-        for name in ("selected_epoch", "selected_phase", "selection_epochs", "precision")
-    }
-    modules = trainer.method.modules()
-    state = {n: value for n, value in trainer.method.state_dict().items() if n not in modules}
-    return made | {"model": result.model.state_dict(), "method": state, "history": trainer.history.epochs}
 
 
 class Trainer:
