@@ -28,11 +28,13 @@ from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingE
 from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.training.checkpoint import Checkpoints
 from g2d_pipeline.training.distributed import Group, LostProcess
+from g2d_pipeline.training.nodes import Nodes
 
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
 GRACE = 5.0  # seconds
+NODES: list[Nodes] = []  # of the first machine: what brings the others in
 # Loggers whose words and tracebacks would stand beside ours.
 QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
 
@@ -79,6 +81,7 @@ def launch(function: Function, *arguments: Any, options: RunOptions, description
             if (made := Checkpoints(folder / "result").newest()) is not None:
                 return made
             _raise(folder)
+            lost = lost or "the processes ended without a result"
             logger.warning("%s: %s; all are started again from the newest checkpoint", description, lost)
         number = options.compute.max_restarts
         raise TrainingError(f"{description}: {lost}, after {number} restarts (compute.max_restarts)")
@@ -87,37 +90,78 @@ def launch(function: Function, *arguments: Any, options: RunOptions, description
 
 
 def _run(function: Function, arguments: Any, options: RunOptions, folder: Path, run: str) -> str:
-    """Start the processes, wait for them; in words, who was lost."""
+    """Start the processes of all machines, wait for them; in words, who was lost."""
+    endpoint, compute = "", options.compute
+    if compute.num_nodes > 1:
+        if not NODES:
+            raise ConfigError(
+                f"compute.num_nodes = {compute.num_nodes}: `kedro run` brings machines together; a program "
+                "of your own appends training.nodes.Nodes(compute) to training.launch.NODES"
+            )
+        endpoint = f"{NODES[0].host}:{NODES[0].free_port()}"
+        NODES[0].call(function, arguments, options, folder, run, endpoint)
+    return _start(function, arguments, options, folder, run, endpoint, 0)
+
+
+def take_part(nodes: Nodes) -> None:
+    """On another machine than the first: start this machine's processes of whatever the first one starts."""
+    while (call := nodes.next_call()) is not None:
+        every: Any = (*call, nodes.rank)
+        lost = _start(*every)
+        logger.info("%s: %s", call[-2], lost or "this machine's part is done")
+
+
+def _start(
+    function: Function,
+    arguments: Any,
+    options: RunOptions,
+    folder: Path,
+    run: str,
+    endpoint: str,
+    machine: int,
+) -> str:
+    """Start this machine's processes, wait for them; in words, who was lost. `endpoint`: where machines meet;
+    "": there is one."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     compute, number = options.compute, devices_of(options)
+    alone: dict[str, Any] = {
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",
+        "rdzv_configs": {"timeout": compute.timeout, "is_host": True},
+        "local_addr": "localhost",
+    }
+    several = {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": endpoint,
+        "rdzv_configs": {"timeout": compute.timeout, "rank": machine},
+    }
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=compute.num_nodes,
+        max_nodes=compute.num_nodes,
         nproc_per_node=number,
         run_id=run,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        rdzv_configs={"timeout": compute.timeout, "is_host": True},
-        local_addr="localhost",
         max_restarts=0,  # ours: only a lost process is a reason to try again
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "elastic")),
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"elastic-{machine}")),
+        **(several if endpoint else alone),
     )
     level = logging.getLogger("g2d_pipeline").getEffectiveLevel()
+    late = f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
     try:
         with _quiet(), _signals_kept():
             elastic_launch(config, _work)(function, arguments, options, folder, level, os.getpid())
     except ChildFailedError as failed:
         died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
-        names = (f"process {rank} of {number} was ended by {by.name}" for rank, by in died.items())
-        return ", ".join(names) or f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
+        return ", ".join(f"process {rank} was ended by {by.name}" for rank, by in died.items()) or late
     except SignalException as stopped:  # the processes have been told, and have saved
         _raise(folder)
         by = signal.Signals(stopped.sigval)
         raise InterruptedRun(f"{run}: stopped by {by.name}, before anything was saved.", by) from None
-    return "processes ended without a result"
+    except (dist.DistError, TimeoutError) as error:
+        return f"{late}: {error}"
+    return ""
 
 
 @contextmanager
