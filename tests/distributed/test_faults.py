@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import pytest
 
 from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions
-from g2d_pipeline.errors import ConfigError, TrainingError
-from tests.conftest import REPOSITORY
+from g2d_pipeline.errors import ConfigError, InterruptedRun, TrainingError
+from g2d_pipeline.models.build import build_model
+from g2d_pipeline.training import fit, train_student
+from tests.conftest import REPOSITORY, recipe
 from tests.distributed.failing import BAD
-from tests.distributed.together import PLAIN, data_of, digest, teachers_of, train
+from tests.distributed.recording import Recording
+from tests.distributed.together import USUAL, data_of, digest, teachers_of, train
+from tests.methods.test_every_method import interrupt_in_batch
 
 OPTIONS = RunOptions(
     device="cpu", progress=False, checkpoint_minutes=0, compute={"devices": 2, "timeout": 60}
@@ -27,6 +32,7 @@ OPTIONS = RunOptions(
 EPOCHS = 12  # 6 of each phase
 CHILD = """
 import sys
+from itertools import chain
 from pathlib import Path
 from g2d_pipeline.errors import G2DError
 from tests.distributed.test_faults import once
@@ -41,8 +47,8 @@ if __name__ == "__main__":
 
 def once(folder: Path | None, **changes: Any) -> str:
     """The digest of a student of two phases, trained on two devices with a checkpoint after every step."""
-    case = {"method": "g2d", "smp": {"tau": [6]}, "epochs": EPOCHS}
-    case["teachers"] = teachers_of(data_of(case), PLAIN)
+    case = {"method": "g2d", "smp": {"tau": [6]}, "epochs": EPOCHS, "encoder": USUAL}
+    case["teachers"] = teachers_of(data_of(case), USUAL)
     return digest(train(case, OPTIONS.updated(folder=folder, **changes), 2)["weights"])
 
 
@@ -112,6 +118,28 @@ def test_of_a_parent_that_ends_no_process_is_left_and_it_goes_on_from_there(
         time.sleep(0.01)
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert once(tmp_path) == undisturbed
+
+
+def test_on_another_number_of_devices_it_goes_on_from_the_same_sample(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped on one device in the middle of an epoch: the two others train on what is left of it."""
+    data, training = data_of({}), recipe(2, batch_size=6)
+    done = train_student(
+        data, dict.fromkeys("ab", USUAL), {}, method="joint", training=recipe(1), progress=False
+    )
+
+    def fit_on(devices: int) -> Recording:
+        method, options = Recording(), OPTIONS.updated(folder=tmp_path, compute={"devices": devices})
+        fit(build_model(done.info["architecture"]), data, method, training=training, options=options)
+        return method
+
+    with pytest.raises(InterruptedRun):
+        interrupt_in_batch(4, lambda: fit_on(1))
+    epochs = fit_on(2).epochs
+    rows = sorted(data.rows["train"].tolist())
+    assert [sorted(chain.from_iterable(batches)) for batches in epochs.values()] == [rows, rows]
+    assert [len(batch) for batch in epochs["1"]] == [6, 6, 6, 6, 12, 12, 12, 4]
 
 
 def test_a_bad_sample_of_one_process_ends_all_with_one_message(capfd: pytest.CaptureFixture[str]) -> None:

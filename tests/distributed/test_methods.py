@@ -11,7 +11,7 @@ from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.config import ImageAugment, RunOptions
 from g2d_pipeline.methods import load
 from g2d_pipeline.training.launch import launch
-from tests.distributed.together import CNN, PLAIN, Case, data_of, teachers_of, train, train_all
+from tests.distributed.together import CNN, PLAIN, USUAL, Case, data_of, teachers_of, train, train_all
 from tests.methods.test_every_method import FILES, FUSIONS, SHORTER, refusal, settings_of
 
 TWO = RunOptions(device="cpu", progress=False, compute={"devices": 2, "timeout": 60})
@@ -47,6 +47,7 @@ SMP: dict[str, Case] = {
     "accumulation, clipping, average": {"smp": {"tau": [2]},
                                         "training": {"accumulation": 2, "clip_norm": 0.5, "ema": 0.9}},
     "linear rate": {"training": {"scale_lr": "linear"}},
+    "batch norm, dropout": {"smp": {"tau": [2]}, "encoder": USUAL},
 }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def test_every_method_is_what_it_declares(both: Any, name: str) -> None:
 @pytest.mark.parametrize("name", [f"g2d {name}" for name in SMP])
 def test_all_phases_are_those_of_one_process(both: Any, name: str) -> None:
     weights, history = differences(*both[name])
-    if name.endswith("linear rate"):
-        assert weights > 1e-3
+    if name.endswith(("linear rate", "dropout")):  # other numbers, the same on both processes
+        assert 1e-3 < weights < 10
     else:
         assert weights < 1e-6, (weights, history)

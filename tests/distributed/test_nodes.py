@@ -66,9 +66,7 @@ def test_two_machines_run_one_pipeline_and_the_models_stay_fresh_for_another_num
 def test_a_rendezvous_that_nobody_comes_to_ends_in_a_message_in_time() -> None:
     for rank in ("0", "1"):
         begin = time.monotonic()
-        with pytest.raises(
-            ConfigError, match=r"compute\.rendezvous = localhost:\d+: the 2 machines have not"
-        ):
+        with pytest.raises(ConfigError, match=r"compute\.rendezvous = localhost:\d+: the 2 machines"):
             Nodes(settings(timeout=1.0), {"NODE_RANK": rank})
         assert time.monotonic() - begin < 20
 
@@ -115,9 +113,7 @@ def test_slurm_says_where_and_who() -> None:
         node_rank({})
 
 
-def test_the_template_of_slurm_is_a_script_with_directives_and_runs_one_command_a_node(
-    tmp_path: Path,
-) -> None:
+def test_the_template_of_slurm_has_directives_and_runs_one_command_a_node(tmp_path: Path) -> None:
     script = REPOSITORY / "scripts" / "slurm.sbatch"
     text = script.read_text()
     directives = re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE)

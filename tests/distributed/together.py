@@ -13,6 +13,7 @@ from g2d_pipeline.training.distributed import Group
 from tests.conftest import make_data, recipe
 
 PLAIN = MLP(widths=[16, 8], dropout=[], norm="none")  # no batch norm, no dropout: only rounding differs
+USUAL = MLP(widths=[8, 5], dropout=[0.3])  # with batch norm
 CNN = {"name": "tests.distributed.plain_cnn"}
 BATCH = 12  # of all processes together; the last one of 64 samples has 4
 Case = dict[str, Any]
@@ -21,7 +22,7 @@ Case = dict[str, Any]
 def data_of(case: Case) -> Data:
     """Vectors; maps where the encoder wants them, changed at random where the case says how."""
     data = make_data(*case.get("data", (2, "classification")))
-    if "encoder" in case:
+    if case.get("encoder") == CNN:
         arrays = {m: x.reshape(-1, 1, 2, 3) for m, x in data.arrays.items()}
         data = replace(data, arrays=arrays, augment=case.get("augment", {}))
     return data
