@@ -72,7 +72,7 @@ class DLMG(Method):
     equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
     source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
     distributed = "per device"
-    not_exact = "InfoNCE contrasts the samples that one device has"
+    not_exact = "InfoNCE contrasts the samples that one device has (matching = js is exact)"
     fusions = ("late",)
 
     def check(self, context: MethodContext) -> None:
