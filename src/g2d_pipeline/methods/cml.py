@@ -34,12 +34,12 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
     return confidence, predicted == target
 
 
+def _itself(of_part: Tensor) -> Tensor:
+    return of_part
+
+
 def rise(
-    task: Task,
-    superset: Tensor,
-    subset: Tensor,
-    target: Tensor,
-    total: Callable[[Tensor], Tensor] = lambda count: count,
+    task: Task, superset: Tensor, subset: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = _itself
 ) -> Tensor:
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
     right on. 0 where there are none. `total`: of a part of a batch, its number of them → the batch's."""
@@ -71,7 +71,7 @@ class CML(Method):
         terms = super().loss(output, batch, state)
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
-        _, *subsets = nested(self._order(output, state))
+        _, *subsets = nested(self._order(output, state.sum))
         smaller = [state.model.fusion(mask_others(output.features, some)) for some in subsets]
         logits = [output.logits, *smaller]
         if p.losses == "nested":
@@ -82,9 +82,9 @@ class CML(Method):
             terms["rise"] = p.weight * reduce(Tensor.add, rises) / state.share
         return terms
 
-    def _order(self, output: Output, state: State) -> list[str]:
+    def _order(self, output: Output, total: Callable[[Tensor], Tensor] = _itself) -> list[str]:
         """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
-        ranks = by_lead(state.sum(sizes))
+        ranks = by_lead(total(sizes))
         return [names[ranks[i]] for i in torch.randperm(len(names)).tolist()]

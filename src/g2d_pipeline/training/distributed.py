@@ -43,7 +43,7 @@ class Group:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         self.is_first = self.rank == 0
-        self._versions: dict[int, int] = {}  # of buffers, when they were last averaged
+        self._versions: dict[int, int] = {}  # of buffers' witnesses, when they were last averaged
         self._drawn: dict[str, Any] | None = None  # states of this process's own random streams
 
     def synchronised(self, model: Model) -> Model:
@@ -100,14 +100,14 @@ class Group:
         return values[0]
 
     def sum_gradients(
-        self, parameters: Iterable[nn.Parameter], buffers: Sequence[Tensor], share: float
+        self, parameters: Iterable[nn.Parameter], buffers: Sequence[tuple[Tensor, Tensor]], share: float
     ) -> None:
-        """Sum the gradients of parameters, flat, by dtype and device; average the buffers (running
-        statistics) that have been written to since the last time, by each process's `share` of the batch. All
-        have gradients of the same parameters: who learns from a batch is decided for all of them together."""
+        """Sum the gradients of parameters, flat, by dtype and device; average the buffers of
+        `running_statistics` that have been written to since the last time, by each process's `share` of the
+        batch. All have gradients of the same parameters: who learns is decided for all of them together."""
         if self.world == 1:
             return
-        moved = [b for b in buffers if b._version != self._versions.get(id(b))]
+        moved = [b for b, witness in buffers if witness._version != self._versions.get(id(b))]
         for b in moved:
             b.mul_(share)
         tensors = [p.grad for p in parameters if p.grad is not None] + moved
@@ -120,11 +120,11 @@ class Group:
                 dist.all_reduce(flat)
             for x, summed in zip(some, _unflatten_dense_tensors(flat, some), strict=True):
                 x.copy_(summed)
-        self.remember(moved)
+        self.remember(buffers)
 
-    def remember(self, buffers: Iterable[Tensor]) -> None:
+    def remember(self, buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
         """They are the same on all processes now."""
-        self._versions |= {id(b): b._version for b in buffers}
+        self._versions = {id(b): witness._version for b, witness in buffers}
 
     @contextmanager
     def own_draws(self) -> Iterator[None]:
@@ -159,6 +159,17 @@ def _set_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that may be means over batches, each with the tensor whose version (torch counts writes)
+    tells of a change: of batch norm, whose kernels write uncounted, the number of its batches."""
+    found = []
+    for part in model.modules():
+        count = part.num_batches_tracked if isinstance(part, _BatchNorm) else None
+        own = (b for b in part.buffers(recurse=False) if b.is_floating_point())
+        found += [(b, b if count is None else count) for b in own]
+    return found
 
 
 def has_batch_norm(model: nn.Module) -> bool:

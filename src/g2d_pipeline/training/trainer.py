@@ -25,7 +25,7 @@ from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import Group, has_batch_norm
+from g2d_pipeline.training.distributed import Group, has_batch_norm, running_statistics
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
@@ -108,7 +108,7 @@ class Trainer:
             training = settle_precision(training, model, data, self.device, options.folder)
         self.training = training = self.group.agree(training)
         self.dtype = autocast_dtype(training.precision)
-        self.buffers = [b for b in model.buffers() if b.is_floating_point()]
+        self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
         self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
@@ -197,6 +197,7 @@ class Trainer:
             done = (self.loop.epoch - 1) * steps + self.loop.batch
             if not done:
                 self._settle_norm_stats()
+            self.group.remember(self.buffers)
             epochs, progress = self.state.epochs, self.options.progress
             with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
                 yield
@@ -230,7 +231,6 @@ class Trainer:
             samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
             note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
             logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
-        self.group.remember(self.buffers)
 
     # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
