@@ -1,11 +1,12 @@
 """The trainings of a run in as many processes as cores against one after the other: wall time, CPU seconds,
 the same weights.
 
-Three runs: the default one, and a few epochs of spoken_mnist and of crema_d on its simulated sample; teachers and students,
-the features made before. One after the other twice: with torch's threads, as many as cores, and with one
-thread, which is faster where other work holds the cores. Every run is a command of its own, so that the start
-of Python and of the processes counts. The ratio means something on quiet cores only: the load before each
-stands beside it. `python benchmarks/side_by_side.py default` measures one of them."""
+Three runs: the default one, and a few epochs of spoken_mnist and of crema_d on its simulated sample;
+teachers and students, the features made before. One after the other twice: with torch's threads, as many
+as cores, and with one thread, which is faster where other work holds the cores. Every run is a command of
+its own, so that the start of Python and of the processes counts. The ratio means something on quiet cores
+only: the load before each stands beside it. `python benchmarks/side_by_side.py default` measures one of
+them."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ RUNS = {
     "crema_d": "dataset=crema_d,source=sample,epochs=24,tau=half",
 }
 # name → parameters, threads of torch
-WAYS = {"one thread": ("n_jobs=1", "1"), "all threads": ("n_jobs=1", ""), "side by side": ("n_jobs=auto", "")}
+WAYS = {
+    "one thread": ("compute.workers=1", "1"),
+    "all threads": ("compute.workers=1", ""),
+    "side by side": ("compute.workers=auto", ""),
+}
 
 
 def kedro(folder: Path, pipeline: str, params: str, threads: str) -> dict[str, float]:

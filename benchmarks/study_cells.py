@@ -56,7 +56,7 @@ def measure(processes: int) -> tuple[dict[str, Any], str]:
         folder = project(Path(name))
         kedro(folder, "run", "--pipeline", "featurize", "--params", "dataset=av_digits")
         load = os.getloadavg()[0]
-        costs = kedro(folder, "run", "--params", f"study=cells,n_jobs={processes}")
+        costs = kedro(folder, "run", "--params", f"study=cells,compute.workers={processes}")
         (table,) = folder.glob("data/08_reporting/studies/cells-*/table.csv")
         return {"processes": processes, "load_before": round(load, 2), **costs}, table.read_text()
 

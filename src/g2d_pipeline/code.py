@@ -23,9 +23,10 @@ from g2d_pipeline.files import atomic_write, content_hash, fingerprint
 logger = logging.getLogger(__name__)
 
 Symbol = tuple[str, str]  # (module without the package's name, definition; "": all of the module)
-# What a stage shows or logs changes no artefact; settings in use are entry points, the others do not matter.
+# What a stage shows or logs, where it runs and how its files are fetched, changes no artefact; settings in
+# use are entry points, the others do not matter.
 DATA = (".j2", ".css", ".csv", ".txt", ".json")  # files beside a module that it reads: templates, lists
-PRESENTATION = ("", "code", "progress", "training.logs")
+PRESENTATION = ("", "code", "compute", "engines", "progress", "remote", "signals", "training.logs")
 SETTINGS = "config"
 LARGE = 2000  # modules in a cache, from which on those that were not read this time are dropped
 PACKAGE_NAME = __name__.partition(".")[0]

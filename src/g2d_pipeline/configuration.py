@@ -33,7 +33,7 @@ from g2d_pipeline.overrides import Tree
 
 ALIASES = ("champion", "challenger", "previous")  # of registered versions
 # Settings of a run that change no result.
-NO_RESULT = ("rebuild", "n_jobs", "input", "model", "retrain", "wait", "debug")
+NO_RESULT = ("rebuild", "compute", "input", "model", "retrain", "wait", "debug", "storage")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 POINTER = 1024  # bytes: a Git-LFS pointer has fewer
-RENAMED = {"muted": "masked"}  # keys of earlier versions
+RENAMED = {
+    "muted": "masked",
+    "n_jobs": "compute.workers",
+    "retries": "compute.retries",
+}  # keys of earlier versions
 SHOWN = 5  # offenders that a message lists; the others are counted
 
 
@@ -71,7 +75,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = list(known)
     plain = {name.strip().casefold(): name for name in names}
     close = difflib.get_close_matches(word, names, n=1)
-    near = plain.get(RENAMED.get(word, word.strip().casefold())) or next(iter(close), None)
+    renamed = RENAMED.get(word, "")
+    near = plain.get(word.strip().casefold()) or next(iter(close), None)
+    near = renamed if renamed.partition(".")[0] in names else near
     return f" Did you mean '{near}'?" if near is not None else ""
 
 

@@ -137,6 +137,8 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
             return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
         case "missing":
             return f"'{key}' is missing"
+        case "secret":  # its value is not shown
+            return str(item["msg"])
         case "union_tag_not_found" | "union_tag_invalid":
             tag = context["discriminator"].strip("'")
             choices = next(k.choices for k in list_keys(annotation, tree) if k.path == (*path, tag))

@@ -28,6 +28,9 @@ def load_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> Any:
     numpy parses it as Python, and lets the tokenizer's error pass."""
     import numpy as np
 
+    from g2d_pipeline.remote import fetch
+
+    fetch([path])
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (tokenize.TokenError, SyntaxError) as error:
@@ -141,8 +144,10 @@ def fingerprint(content: Any) -> str:
 
 
 def release_pages(array: Any, resident: int = RESIDENT) -> None:
-    """Release the pages of a memory-mapped numpy array of more than `resident` bytes, so that memory does not
-    grow with the samples; the system's cache keeps them as long as there is room."""
-    memory = getattr(array, "_mmap", None)
-    if memory is not None and array.nbytes > resident and hasattr(memory, "madvise"):  # not on Windows
-        memory.madvise(mmap.MADV_DONTNEED)
+    """Release the pages of a memory-mapped numpy array (or of the `parts` of one in shards) of more than
+    `resident` bytes, so that memory does not grow with the samples; the system's cache keeps them as long as
+    there is room."""
+    for part in getattr(array, "parts", (array,)) if array.nbytes > resident else ():
+        memory = getattr(part, "_mmap", None)
+        if memory is not None and hasattr(memory, "madvise"):  # not on Windows
+            memory.madvise(mmap.MADV_DONTNEED)

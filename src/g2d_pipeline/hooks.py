@@ -15,7 +15,9 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from g2d_pipeline.cards import Clock
+from g2d_pipeline.catalog.folder import FolderDataset
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.reports import StageFile
 from g2d_pipeline.catalog.trained import TrainedSetDataset
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
@@ -82,8 +84,13 @@ class ProjectHooks:
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
+        for d in map(catalog.get, pipeline.all_outputs()):
+            if isinstance(d, FolderDataset | StageFile):
+                d.plan.share(d.stage)
         if not missing:
             return
+        if (mirror := self.loader.plan.mirror) is not None:
+            mirror.check()
         from g2d_pipeline.jobs import Jobs
 
         self.jobs = Jobs(self.loader)

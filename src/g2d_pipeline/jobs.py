@@ -1,4 +1,4 @@
-"""The trainings of a stage side by side: how many processes of how many threads, and their work."""
+"""The trainings of a stage side by side: how many workers of how many threads, and their work."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 from g2d_pipeline.artefacts import FailedRun
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.compute import visible_gpus
 from g2d_pipeline.config import StudentRun, TeacherRun
-from g2d_pipeline.config.studies import Processes
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.stages import Plan
 from g2d_pipeline.studies.cells import Outcome, Site, Task
-from g2d_pipeline.studies.runner import Pool
+from g2d_pipeline.studies.runner import Trainings
 
 logger = logging.getLogger(__name__)
 
@@ -33,62 +33,69 @@ PROCESS, STATES = 0.6e9, 8  # bytes of a process with torch; copies of the weigh
 
 @dataclass
 class Jobs:
-    """The processes that train for a `kedro run`, started when they are first needed. What a stage gets
+    """The workers that train for a `kedro run`, started when they are first needed. What a stage gets
     depends on its settings and data and on the machine, not on what is missing or on the load: the number of
     threads decides about the last bits of a training."""
 
     loader: ProjectConfigLoader
-    pool: Pool | None = None
+    pool: Trainings | None = None
+    wanted: int = 0
     _shares: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ConfigError where `n_jobs` exceeds the cores, or `compute` asks for devices that are not
-        there."""
+        """Raise ConfigError where the engine can not be used, or its workers or `devices` exceed what there
+        is."""
         c = self.loader.configuration
-        if c.run.compute.together > 1 or c.run.compute.devices == "auto":
+        if c.run.compute.devices != 1 or c.run.compute.num_nodes > 1:
             from g2d_pipeline.training.launch import devices_of
 
             try:
-                devices_of(c.teachers().options)
+                devices_of(c.options)
             except ConfigError as error:
                 raise c.origins.mistake(("compute", "devices"), str(error)) from None
-            if c.run.n_jobs not in ("auto", 1):
-                words = (
-                    f"n_jobs = {c.run.n_jobs}: the devices train one model at a time. Say n_jobs=1 or auto"
-                )
-                raise c.origins.mistake(("n_jobs",), words)
-        if c.run.n_jobs not in ("auto", 1):
-            import joblib
+        self._open(None, 1).close()
 
-            try:
-                Processes(n_jobs=c.run.n_jobs).processes(joblib.cpu_count())
-            except ConfigError as error:
-                raise c.origins.mistake(("n_jobs",), str(error)) from None
+    def _open(self, workers: int | None, threads: int) -> Trainings:
+        loader, c = self.loader, self.loader.configuration
+        site = Site(str(loader.project.absolute()), str(loader.conf_source), loader.env, threads)
+        try:
+            return Trainings(site, c.run.compute, workers, c.run.device)
+        except ConfigError as error:
+            key = str(error).split()[0].strip(":")  # with which it begins
+            raise c.origins.mistake(tuple(key.split(".")), str(error)) from None
 
     def share(self, stage: str) -> tuple[int, int]:
-        """(processes, threads of each) for a stage whose inputs are made; threads 0: torch's own number."""
+        """(workers, threads of each) for a stage whose inputs are made; none: it trains in this process, with
+        torch's own number of threads."""
         if stage not in self._shares:
             import joblib
 
-            plan, cores = self.loader.plan, joblib.cpu_count()
-            wanted = self.loader.configuration.run.n_jobs
-            number = automatic(plan, stage, cores) if wanted == "auto" else wanted
-            self._shares[stage] = number, cores // number if number > 1 else 0
+            s, cores = self.loader.configuration.run.compute, joblib.cpu_count()
+            number = automatic(self.loader.plan, stage, cores) if s.workers == "auto" else s.workers
+            if (
+                s.devices != 1
+                or s.num_nodes > 1
+                or (number == 1 and (s.address is None or s.workers == "auto"))
+            ):
+                self._shares[stage] = 0, 0  # one training has all devices
+            else:
+                self._shares[stage] = number, cores // number if s.address is None else 1
         return self._shares[stage]
 
     @contextmanager
     def __call__(self, stage: str, runs: Sequence[str]) -> Iterator[Collection[str]]:
         """Train runs, and yield those that are made or have failed. The rest, such as one alone or one that
         another process has locked, is the caller's, with as many threads as the others had."""
-        number, threads = self.share(stage) if runs else (1, 0)
-        if number == 1:
+        number, threads = self.share(stage) if runs else (0, 0)
+        if not number:
             yield ()
             return
         import torch
 
         before = torch.get_num_threads()
         threads = min(threads, before)
-        done = self._train(stage, runs, number, threads) if len(runs) > 1 else ()
+        elsewhere = self.loader.configuration.run.compute.address is not None
+        done = self._train(stage, runs, number, threads) if len(runs) > 1 or elsewhere else ()
         torch.set_num_threads(threads)
         try:
             yield done
@@ -96,14 +103,14 @@ class Jobs:
             torch.set_num_threads(before)
 
     def _train(self, stage: str, runs: Sequence[str], number: int, threads: int) -> Collection[str]:
-        loader, plan, done = self.loader, self.loader.plan, set[str]()
-        site = Site(str(loader.project.absolute()), str(loader.conf_source), loader.env, threads)
-        if self.pool is None or self.pool.site != site or self.pool.processes != number:
+        plan, done = self.loader.plan, set[str]()
+        if self.pool is None or (self.wanted, self.pool.threads) != (number, threads):
             self.close()
-            self.pool = Pool(site, number)
-        params: Tree = {**(loader.runtime_params or {}), "progress": False, "workers": 1}
+            self.pool, self.wanted = self._open(number, threads), number
+        params: Tree = {**(self.loader.runtime_params or {}), "progress": False, "workers": 1}
         seeds = {run: plan.card(stage, run)["seed"] for run in runs}
-        logger.info("%s: %d runs in %d processes of %d threads", stage, len(runs), number, threads)
+        workers = self.pool.workers
+        logger.info("%s: %d runs in %d processes of %d threads", stage, len(runs), workers, threads)
 
         def end(task: Task, outcome: Outcome) -> None:
             if outcome.status == "failed" and not outcome.of_training:
@@ -116,7 +123,7 @@ class Jobs:
             else:
                 logger.info("%s %s (%d/%d) is trained", stage, task.run, len(done), len(runs))
 
-        self.pool.run([Task(json.dumps(params, sort_keys=True), stage, run) for run in runs], end)
+        self.pool.train([Task(json.dumps(params, sort_keys=True), stage, run) for run in runs], end)
         plan.refresh()
         return done
 
@@ -128,20 +135,24 @@ class Jobs:
 
 
 def automatic(plan: Plan, stage: str, cores: int) -> int:
-    """How many processes train the runs of a stage: one a core where so many runs fit into memory, one on an
-    accelerator, or where all runs take less than it takes to start processes."""
+    """How many workers train the runs of a stage: one a core where so many runs fit into memory, or a device
+    (`cells_per_gpu`); on a cluster one a run; one where all runs take less than it takes to start them."""
     from g2d_pipeline.models.multimodal import pick_device
 
     c = plan.configuration
     settings: Any = c.teachers() if stage == "teachers" else c.distill()
-    number = min(cores, len(settings.runs))
-    if c.run.compute.together > 1 or c.run.compute.devices == "auto":
-        return 1
-    if number < 2 or pick_device(c.run.device).type != "cpu":
+    device, here = pick_device(c.run.device), c.run.compute.address is None
+    if here and device.type != "cpu":
+        cores = max(len(visible_gpus()), 1) if device.type == "cuda" and device.index is None else 1
+        cores *= c.run.compute.cells_per_gpu
+    number = min(cores, len(settings.runs)) if here else len(settings.runs)
+    if number < 2 and here:
         return 1
     stores = {run.split: open_store(plan.require("featurize", run.split)) for run in settings.runs.values()}
     if sum(seconds_of(run, stores[run.split].meta) for run in settings.runs.values()) < WORTH:
         return 1
+    if device.type != "cpu" or not here:
+        return number
     different = {run.model_dump_json(exclude={"seed", "split"}): run for run in settings.runs.values()}
     largest = max(bytes_of(run, stores[run.split]) for run in different.values())
     return max(min(number, int(0.8 * memory_size() / largest)), 1)

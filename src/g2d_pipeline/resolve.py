@@ -19,6 +19,7 @@ from g2d_pipeline.config import (
     RunSettings,
     SMPSettings,
     TrainingSettings,
+    refuse_secrets,
 )
 from g2d_pipeline.configuration import Configuration, MethodConfig
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
@@ -34,6 +35,7 @@ from g2d_pipeline.overrides import (
     raw_overrides,
     section,
 )
+from g2d_pipeline.remote import CACHE, connect, is_remote, local_folder
 from g2d_pipeline.sources import with_folds
 
 Wanted = Literal["auto", "raw", "sample"]
@@ -64,7 +66,9 @@ def resolve(
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
     raw = merge(raw, raw_overrides(overrides)) if isinstance(raw, dict) else raw
-    source, root = locate(checked(LayoutSettings, raw, (*where, "raw"), origins), run.source)
+    settings = checked(LayoutSettings, raw, (*where, "raw"), origins)
+    _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
+    source, root = locate(settings, run.source)
     simulated = tree.pop("sample", None)
     shrunk = bool(simulated) and source == "sample"
     if shrunk:
@@ -92,6 +96,22 @@ def resolve(
     )  # fmt: skip
     _check_weights(configuration)
     return configuration
+
+
+def _connect(place: str, run: RunSettings, project: Path, where: tuple[str, ...], origins: Origins) -> None:
+    """List a raw folder that is a URL. Raises ConfigError, naming file and key, where that fails."""
+    if not is_remote(place) or run.source == "sample":
+        return
+    of = run.storage
+    folder = local_folder(project, place)
+    keep = None if of.cache_folder is None else project / Path(of.cache_folder).expanduser()
+    try:
+        refuse_secrets(place, "raw_dir")
+        connect(
+            place, folder, of.options, of.cache_gb * 1e9, keep and keep / folder.relative_to(project / CACHE)
+        )
+    except ValueError as error:
+        raise origins.mistake(where, f"raw_dir: {error}") from error
 
 
 def _check_run(run: RunSettings, dataset: DatasetSettings, origins: Origins) -> None:

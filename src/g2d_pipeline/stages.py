@@ -22,6 +22,8 @@ from g2d_pipeline.config import EvaluateSettings, StudentRun, TeacherRun
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, evaluation_set_file, fingerprint
+from g2d_pipeline.mirror import Mirror
+from g2d_pipeline.remote import fetch_folder
 from g2d_pipeline.sources.layout import layout_module
 
 PACKAGE = Path(__file__).parent
@@ -45,6 +47,7 @@ ARTEFACTS = {
     "teachers": "teachers",
     "distill": "students",
 }
+OPENED_BY_HAND = ("data_report", "evaluate")  # what is fetched before a program asks for it
 RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
@@ -59,13 +62,15 @@ class Plan:
 
     `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
     `{fingerprint}` in it; what the catalog says. `graph`: the code of the package. `failures`: (stage, run) →
-    why its training failed; what is made from it counts the reason as its content."""
+    why its training failed; what is made from it counts the reason as its content. `mirror`: of artefacts
+    that machines share."""
 
     configuration: Configuration
     raw: str
     graph: CodeGraph
     folders: dict[str, str] = field(default_factory=dict)
     failures: dict[tuple[str, str], FailedRun] = field(default_factory=dict)  # of this process
+    mirror: Mirror | None = None
     _cards: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _code: dict[tuple[str, ...], str] = field(default_factory=dict)
 
@@ -80,8 +85,12 @@ class Plan:
         return str(self.card(stage, run)["fingerprint"])
 
     def folder(self, stage: str, run: str = "") -> Path:
-        """Where the artefact lies, or will lie. Raises PendingInputError as `card` does."""
-        return self._path(stage, run, self.fingerprint(stage, run))
+        """Where the artefact lies, or will lie; one that another machine has made appears there. Raises
+        PendingInputError as `card` does."""
+        folder = self._path(stage, run, self.fingerprint(stage, run))
+        if self.mirror is not None and self.mirror.find(folder) and stage in OPENED_BY_HAND:
+            fetch_folder(folder)
+        return folder
 
     def _path(self, stage: str, run: str, fingerprint: str) -> Path:
         return Path(self.folders[stage].replace("{run}", run).replace("{fingerprint}", fingerprint))
@@ -105,6 +114,8 @@ class Plan:
     def refresh(self) -> None:
         """Forget all cards: an artefact was made, and with it perhaps another content."""
         self._cards.clear()
+        if self.mirror is not None:
+            self.mirror.forget()
 
     def card(self, stage: str, run: str = "") -> dict[str, Any]:
         """The stage card that the artefact must have; with `code=ignore`, that of one made by other code from
@@ -138,7 +149,16 @@ class Plan:
         """The artefact's folder. Raises DataError unless it is there and fresh: a stale one is never read."""
         folder, expected = self.folder(stage, run), self.fingerprint(stage, run)
         require_fresh(folder, expected, f"{stage} {run}".rstrip())
+        if self.mirror is not None:  # arrays of a store are fetched when they are read
+            fetch_folder(folder, lambda name: stage == "featurize" and name.endswith(".npy"))
         return folder
+
+    def share(self, stage: str) -> None:
+        """Upload what is made, and not there yet, where artefacts are shared."""
+        if self.mirror is not None:
+            for run in self.runs(stage):
+                if self.is_fresh(stage, run):
+                    self.mirror.push(self.folder(stage, run))
 
     # ------------------------------------------------------------------------------------- what it is made of
     @cached_property

@@ -83,7 +83,7 @@ class Raw:
         return MadeUp(self.table, meta)
 
     def settings(self, workers: int = 1) -> FeaturizeSettings:
-        options = RunOptions(device="cpu", progress=False, workers=workers)
+        options = RunOptions(device="cpu", progress=False, compute={"workers": workers})
         return FeaturizeSettings(dataset="made_up", modalities=self.modalities, options=options)
 
     def write(self, folder: Path, workers: int = 1) -> Path:

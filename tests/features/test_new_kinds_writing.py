@@ -72,7 +72,7 @@ class Folder:
             "target": {"name": "label", "unit": ""}, "source": "raw", "columns": {m: [m] for m in modalities},
             "counts": {s: int((self.table["split"] == s).sum()) for s in ("train", "val", "test")},
         }  # fmt: skip
-        options = RunOptions(device="cpu", progress=False, workers=workers)
+        options = RunOptions(device="cpu", progress=False, compute={"workers": workers})
         settings = FeaturizeSettings(dataset="made_up", modalities=modalities, options=options)
         write_store(folder, self, self.root, settings)
         return folder

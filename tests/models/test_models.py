@@ -218,6 +218,21 @@ def test_the_normaliser_is_a_channelwise_affine_map_of_stored_bytes() -> None:
     torch.testing.assert_close(found, torch.tensor([[[[-1.0, 1.0]], [[0.0, 2.0]]]]))
 
 
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 17), (3, 3, 31, 17), (2, 3, 5, 12, 10)], ids=str)
+def test_the_normaliser_gives_the_same_bits_in_every_layout_and_leaves_its_input(
+    shape: tuple[int, ...],
+) -> None:
+    of = Normaliser(1 / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    x = torch.randint(0, 256, shape, dtype=torch.uint8)
+    stored = x.float()
+    column = (1, 3) + (1,) * (x.dim() - 2)
+    shift, factor = (-of.mean / of.std).view(column), (of.scale / of.std).view(column)
+    wanted = torch.addcmul(shift, stored, factor)
+    inner = x.movedim(1, -1).contiguous().movedim(-1, 1)  # channels innermost
+    assert all(torch.equal(of(form), wanted) for form in (x, inner, stored, inner.float()))
+    assert torch.equal(stored, x.float())
+
+
 def test_relu_and_max_pool_commute_so_the_cheaper_order_changes_nothing() -> None:
     x = torch.randn(2, 3, 8, 8)
     pool, relu = torch.nn.MaxPool2d(2), torch.nn.ReLU()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from g2d_pipeline.studies.cells import Outcome, Site, Task, make
-from g2d_pipeline.studies.runner import Pool
+from g2d_pipeline.compute import Pool
+from g2d_pipeline.studies.cells import Site
 from g2d_pipeline.studies.study import run_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -164,16 +164,9 @@ def project(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         shutil.copy(tmp_path / GRAPH, graph)
 
 
-class Here(Pool):
-    """The tasks one after the other in this process."""
-
-    def _attempt(self, tasks: Sequence[Task], until: float | None) -> Iterator[tuple[Task, Outcome]]:
-        for task in tasks:
-            if (outcome := make(self.site, until, task)).status != "interrupted":
-                yield task, outcome
-
-
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No processes, whose start takes three seconds: for tests that ask nothing about them."""
-    monkeypatch.setattr("g2d_pipeline.studies.study.Pool", Here)
+    monkeypatch.setattr(
+        Pool, "run", lambda self, function, tasks, stopped: ((task, function(task)) for task in tasks)
+    )

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.usefixtures("in_this_process"),
 ]
 ROWS = {"train": 400, "val": 200, "test": 1500}
-QUICK = {"minutes": 10, "methods": ["mses"], "rungs": [0.5], "finalists": 1, "n_jobs": 1}
+QUICK = {"minutes": 10, "methods": ["mses"], "rungs": [0.5], "finalists": 1, "compute": {"workers": 1}}
 
 
 def add_constructed(project: Project, kind: str, seed: int) -> str:
@@ -68,7 +68,12 @@ def test_the_time_is_kept_what_is_dropped_is_said_and_a_second_call_goes_on(proj
     """Slow methods sleep: 0.6 s an epoch."""
     copies = {f"slow{i}": {"algorithm": "misbehaving.Slow", "needs_teachers": False} for i in range(8)}
     project.write("methods/slow.yml", {"methods": copies})
-    settings = {"dataset": "tiny", "methods": ["fails", "greedy", *copies], "n_jobs": 1, "seeds": [0, 1]}
+    settings = {
+        "dataset": "tiny",
+        "methods": ["fails", "greedy", *copies],
+        "compute": {"workers": 1},
+        "seeds": [0, 1],
+    }
     project.add_study("race", minutes=0.4, options={"epochs": 8}, rungs=[0.5], finalists=1, **settings)
     start = time.monotonic()
     folder = project.run("race")

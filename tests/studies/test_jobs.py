@@ -32,7 +32,7 @@ class Run:
     """A `kedro run` of the tiny project, without Kedro: `train(stage)` saves what its node would."""
 
     def __init__(self, project: Project, **params: Any) -> None:
-        self.params = {"dataset": "tiny", "compare": [], "seeds": [0, 1], "n_jobs": 2} | params
+        self.params = {"dataset": "tiny", "compare": [], "seeds": [0, 1], "compute": {"workers": 2}} | params
         self.workspace = Workspace(project.site, self.params)
         self.workspace.prepare()
         loader = project.site.loader(self.params)
@@ -60,8 +60,8 @@ class Run:
 
 def test_two_processes_make_the_same_as_one_and_a_rebuild_makes_all_anew(tmp_path, project, caplog):
     other = new_project(tmp_path / "serial")
-    for one, n_jobs in ((project, 2), (other, 1)):
-        run = Run(one, n_jobs=n_jobs)
+    for one, workers in ((project, 2), (other, 1)):
+        run = Run(one, compute={"workers": workers})
         threads = torch.get_num_threads()
         assert all(isinstance(made, TrainedFolder) for made in run.train("teachers").values())
         assert len(run.train("distill")) == 2
@@ -112,8 +112,8 @@ def test_auto_follows_from_settings_data_and_machine(project, monkeypatch):
 
 
 def test_more_processes_than_cores_are_a_mistake(project):
-    with pytest.raises(ConfigError, match=r"--params: n_jobs = 1000 processes .* say n_jobs="):
-        Jobs(project.site.loader({"dataset": "tiny", "n_jobs": 1000})).check()
+    with pytest.raises(ConfigError, match=r"--params: compute.workers = 1000 × .* say compute.workers="):
+        Jobs(project.site.loader({"dataset": "tiny", "compute": {"workers": 1000}})).check()
 
 
 STOPPABLE = """
@@ -153,7 +153,7 @@ def test_a_signal_saves_in_all_processes_and_the_same_command_goes_on(project, n
     stopped = project.trained()
     assert len(stopped) == 4
     assert before.items() <= stopped.items()
-    Run(project, epochs=100, n_jobs=1, rebuild=True).train("teachers")
+    Run(project, epochs=100, compute={"workers": 1}, rebuild=True).train("teachers")
     assert project.trained() == stopped
 
 

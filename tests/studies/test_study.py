@@ -30,9 +30,9 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
     methods = ["unimodal", "killsonce", "joint", "g2d"]
     for one in (project, other):
         one.add_study("grid", methods=methods, vary={"fusion": ["late", "concat"]}, seeds=[0, 1])
-    parallel = project.run("grid", n_jobs=2)
-    assert "A process was killed: " in caplog.text
-    serial = other.run("grid", n_jobs=1)  # none is killed: the file of `KillsOnce` is there
+    parallel = project.run("grid", compute={"workers": 2})
+    assert "A worker was lost; its task is handed out again (1/2)" in caplog.text
+    serial = other.run("grid", compute={"workers": 1})  # none is killed: the file of `KillsOnce` is there
     assert len(project.trained()) == 2 * 2 + 2 * 3 * 2  # teachers are shared
     assert project.trained() == other.trained()
     assert [(parallel / t).read_bytes() for t in TABLES] == [(serial / t).read_bytes() for t in TABLES]
@@ -46,11 +46,11 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
     assert "unimodal · loud" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, n_jobs):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, workers):
     project.add_study("bad", methods=["fails", "joint", "kills"], seeds=[0])
     with pytest.raises(TrainingError, match=r"study bad: 2 of 3 runs failed.*the same command tries"):
-        project.run("bad", n_jobs=n_jobs, retries=1)
+        project.run("bad", compute={"workers": workers, "retries": 1})
     table = pd.read_csv(next(project.path.glob("data/08_reporting/studies/bad-*/table.csv")))
     of = table.set_index("method")
     assert of["reason"]["kills"] == KILLED
@@ -61,7 +61,7 @@ def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, 
 def test_a_failed_teacher_fails_its_students_alone(project, in_this_process):
     project.add_study("broken", options={"teacher.optimizer.lr": 1e30}, methods=["unimodal", "joint", "g2d"])
     with pytest.raises(TrainingError, match="study broken: 6 of 8 runs failed, the first one"):
-        project.run("broken", n_jobs=1)
+        project.run("broken", compute={"workers": 1})
     folder = next(project.path.glob("data/08_reporting/studies/broken-*"))
     cells = json.loads((folder / "study.json").read_text())["cells"]
     reasons = {(cell["stage"], cell["run"]): cell.get("failed", "") for cell in cells}
@@ -74,7 +74,7 @@ def test_a_data_set_that_can_not_be_read_fails_its_own_cells(project, in_this_pr
     project.add_dataset("broken")
     table = project.path / "data" / "01_raw" / "broken" / "table.csv"
     table.write_text(table.read_text().replace(",train", ",trane", 1))
-    project.add_study("both", datasets="broken/tiny", methods="joint", seeds=[0], n_jobs=1)
+    project.add_study("both", datasets="broken/tiny", methods="joint", seeds=[0], compute={"workers": 1})
     with pytest.raises(TrainingError, match=r"study both: 1 of 2 runs failed, the first one: .*row 2.*trane"):
         project.run("both")
     table = pd.read_csv(next(project.path.glob("data/08_reporting/studies/both-*/table.csv")))
@@ -82,7 +82,7 @@ def test_a_data_set_that_can_not_be_read_fails_its_own_cells(project, in_this_pr
 
 
 def test_a_killed_study_leaves_no_process_and_goes_on(project):
-    project.add_study("killed", options={"epochs": 60}, n_jobs=2)
+    project.add_study("killed", options={"epochs": 60}, compute={"workers": 2})
     lines = ("from tests.studies.conftest import *", f"Project(Path({str(project.path)!r})).run('killed')")
     code = "; ".join(lines)
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], start_new_session=True)
@@ -98,7 +98,7 @@ def test_a_killed_study_leaves_no_process_and_goes_on(project):
         time.sleep(0.1)
     before = project.trained()
     assert len(before) < 8
-    project.run("killed", n_jobs=1)
+    project.run("killed", compute={"workers": 1})
     assert len(project.trained()) == 8
     assert before.items() <= project.trained().items()
 
@@ -113,7 +113,7 @@ def test_an_option_of_one_data_set_a_command_line_and_a_study_like_another(proje
     project.add_dataset("other", {"loud": 2.0, "soft": 0.7})
     project.add_study("first", datasets="tiny/other", of_dataset={"other": {"epochs": 2}}, seeds=0)
     project.write("studies/second.yml", {"studies": {"second": {"like": "first", "methods": "joint"}}})
-    folder = project.run("second", **{"training": {"optimizer": {"lr": 0.1}}, "seed": 3, "n_jobs": 1})
+    folder = project.run("second", **{"training": {"optimizer": {"lr": 0.1}}, "seed": 3})
     cells = json.loads((folder / "study.json").read_text())["cells"]
     infos = [json.loads((project.path / c["folder"] / "model.json").read_text()) for c in cells]
     assert [info["training"]["epochs"] for info in infos] == [4, 2]
@@ -123,7 +123,7 @@ def test_an_option_of_one_data_set_a_command_line_and_a_study_like_another(proje
 def test_a_method_that_is_not_defined_here_is_a_failed_cell(project, in_this_process):
     project.add_study("grid", methods=["joint", "greedy", "dlmg"], vary={"fusion": ["film"]}, seeds=[0])
     with pytest.raises(TrainingError, match=r"1 of 3 runs failed.*greedy exchanges maps.*mlp.*has none"):
-        project.run("grid", n_jobs=1)
+        project.run("grid", compute={"workers": 1})
     assert len(project.trained()) == 2
     page = next(project.path.glob("data/08_reporting/studies/grid-*/study.html")).read_text()
     assert "dlmg: has a fusion of its own (late); fusion=film is not used" in page
@@ -132,7 +132,7 @@ def test_a_method_that_is_not_defined_here_is_a_failed_cell(project, in_this_pro
 def test_students_of_some_modalities_share_the_teachers_of_all(project, in_this_process):
     project.add_dataset("three", {"loud": 2.0, "middle": 1.0, "soft": 0.7})
     pairs = ["loud/soft", "loud/middle/soft"]
-    project.add_study("pairs", datasets="three", vary={"use_modalities": pairs}, seeds=[0], n_jobs=1)
+    project.add_study("pairs", datasets="three", vary={"use_modalities": pairs}, seeds=[0])
     folder = project.run("pairs")
     assert len(project.trained()) == 3 + 2 * 2
     cells = json.loads((folder / "study.json").read_text())["cells"]
@@ -148,7 +148,10 @@ def test_students_of_some_modalities_share_the_teachers_of_all(project, in_this_
 def test_the_commands(project, monkeypatch):
     monkeypatch.chdir(project.path)
     project.add_study("tiny", methods="joint", seeds=[0], options={"epochs": 1})
-    name, study = ["--params", "n_jobs=1,study=tiny"], ["study", "tiny", "--params", "n_jobs=1"]
+    name, study = (
+        ["--params", "compute.workers=1,study=tiny"],
+        ["study", "tiny", "--params", "compute.workers=1"],
+    )
     for words in (["run", *name], ["run", "--pipeline", "evaluate", *name], study):
         done = CliRunner().invoke(cli, words)
         assert done.exit_code == 0, done.output
@@ -174,7 +177,9 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"datasets": ["tinny"]}, {}, r"studies/x.yml.*unknown dataset 'tinny'.*Did you mean 'tiny'"),
     ({"datasets": ["gone"]}, {}, r"study x, gone: There are no raw data.*gone.*What to do"),
     ({"options": {"alhpa": 1}}, {}, "unknown key 'alhpa'.*Did you mean 'alpha'"),
-    ({"options": {"n_jobs": 1}}, {}, "n_jobs: say n_jobs beside options"),
+    ({"options": {"compute.workers": 1}}, {}, "compute.workers: say compute beside options"),
+    ({"n_jobs": 1}, {}, "unknown key 'n_jobs'.*Did you mean 'compute.workers'"),
+    ({"retries": 1}, {}, "unknown key 'retries'.*Did you mean 'compute.retries'"),
     ({"vary": {"seed": [0, 1]}}, {}, "seed: say seeds beside vary"),
     ({"options": {"compare": "joint"}}, {}, "compare: a study compares its methods"),
     (
@@ -186,7 +191,11 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"like": "y"}, {}, "like = 'y': unknown study 'y'"),
     ({"like": "x"}, {}, "like = 'x': they are like one another"),
     ({"published": 12}, {}, "published = 12: of the paper there are the tables 1/2/3"),
-    ({}, {"n_jobs": 1000}, "n_jobs = 1000 processes × threads = 1 are more than the .* cores: say n_jobs="),
+    (
+        {},
+        {"compute": {"workers": 1000}},
+        "--params: compute.workers = 1000 × 1 threads are more than the .* cores: say compute.workers=",
+    ),
     ({}, {"rebuild": True}, "rebuild does not go with study=x"),
     ({}, {"methods": "g2dd"}, "--params: study x, tiny: unknown method 'g2dd'"),
     ({}, {"alhpa": 1}, "--params: study x, tiny: unknown key 'alhpa'"),

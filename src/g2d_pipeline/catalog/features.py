@@ -8,14 +8,19 @@ import logging
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from kedro_datasets._typing import JSONPreview
 
 from g2d_pipeline.catalog.folder import FolderDataset, when_made
+from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.files import atomic_write, fingerprint
+from g2d_pipeline.remote import LISTING
 
 logger = logging.getLogger(__name__)
+
+Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize.nodes`
 
 
 class FeatureStoreDataset(FolderDataset):
@@ -24,19 +29,48 @@ class FeatureStoreDataset(FolderDataset):
 
     keep_partial = True
 
-    def write(self, folder: Path, make: Callable[[Path, Sequence[Path]], None], run: str) -> None:
+    def is_made(self) -> bool:
+        return super().is_made() and all(self._is_sound(run) for run in self.plan.runs(self.stage))
+
+    def _is_fresh(self, run: str) -> bool:
+        return super()._is_fresh(run) and self._is_sound(run)
+
+    def _is_sound(self, run: str) -> bool:
+        """Whether no file is missing or damaged: what has changed since it was read is read."""
+        folder = self.plan.folder(self.stage, run)
+        if (folder / LISTING).exists() or _noted(_note(folder), _state(folder)):
+            return True  # what comes from elsewhere is compared when it is fetched
+        try:
+            self.read(folder)
+        except DataError as error:
+            logger.warning("%s", str(error).partition("\nWhat to do")[0])
+            return False
+        return True
+
+    def make_run(self, run: str, make: Any) -> None:
+        """Write the store; of one that is there, and should be, only its damaged files."""
+        if super()._is_fresh(run):
+            make(self.plan.folder(self.stage, run), None)
+        else:
+            super().make_run(run, make)
+
+    def write(self, folder: Path, make: Writer, run: str) -> None:
         runs = list(takewhile(lambda other: other != run, self.plan.runs(self.stage)))
         anew = [self.plan.folder(self.stage, other) for other in reversed(runs)]
         make(folder, anew if self.overwrite else self.plan.others(self.stage, run))
 
     def content(self, folder: Path) -> str:
-        """`meta.json` holds the checksums of all files; by which code they were made is no content."""
-        return fingerprint({k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")})
+        """`meta.json` holds the checksums of all files; by which code they were made, and in which pieces, is
+        no content."""
+        meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
+        of = {m: {k: v for k, v in about.items() if k != "shards"} for m, about in meta["modalities"].items()}
+        return fingerprint(meta | {"modalities": of})
 
     def read(self, folder: Path) -> FeatureStore:
         """Open it; its checksums are compared when its files are first met, or one of them was touched."""
         store = open_store(folder)
-        verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
+        if not (folder / LISTING).exists():
+            verify_once(store, _note(folder))
         return store
 
     @when_made
@@ -50,11 +84,9 @@ def verify_once(store: FeatureStore, note: Path) -> None:
     """`store.verify()`, unless `note` says that these very files (size, times, inode) have passed it.
 
     What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
-    stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
-    state = {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
-    with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off: read again
-        if json.loads(note.read_bytes()) == state:
-            return
+    state = _state(store.path)
+    if _noted(note, state):
+        return
     store.verify()
     try:
         with atomic_write(note) as path:
@@ -62,3 +94,18 @@ def verify_once(store: FeatureStore, note: Path) -> None:
     except OSError as error:
         words = "%s can not be written (%s): the store is read whole again next time."
         logger.warning(words, note, error.strerror)
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.verified.json")
+
+
+def _state(folder: Path) -> dict[str, list[int]]:
+    stats = {file.name: file.stat() for file in sorted(folder.iterdir())}
+    return {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
+
+
+def _noted(note: Path, state: dict[str, list[int]]) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off
+        return bool(json.loads(note.read_bytes()) == state)
+    return False

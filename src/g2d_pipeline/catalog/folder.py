@@ -111,6 +111,8 @@ class FolderDataset(AbstractDataset[Any, Any]):
         folder = self.plan.folder(self.stage, run)
         with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
             self.write(partial, make, run)
+        if self.plan.mirror is not None:
+            self.plan.mirror.push(folder)
 
     def load(self) -> dict[str, Any]:
         """Every run; in the place of one that failed in this process, why."""

@@ -23,6 +23,7 @@ from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, did_you_mean
 from g2d_pipeline.explain import Origins
+from g2d_pipeline.mirror import Mirror
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.sources import locate, signature
 from g2d_pipeline.sources.hashing import cache_file
@@ -86,7 +87,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 raise
             raw = "not made yet"
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
-        return Plan(c, raw, graph)
+        of, mirror = c.run.storage, None
+        if of.artefacts is not None:
+            mirror = Mirror(of.artefacts.rstrip("/"), self.project / "data", of.options, of.cache_gb * 1e9)
+        return Plan(c, raw, graph, mirror=mirror)
 
     @cached_property
     def _merged(self) -> tuple[dict[str, Any], Origins]:

@@ -60,6 +60,7 @@ class StageFile:
         if self.last:
             write_card(self.filepath.parent, card, self.clock, content_hash(self.filepath))
             self.plan.refresh()
+            self.plan.share(self.stage)
         self.overwrite = False
 
     def _get_load_path(self) -> PurePosixPath:

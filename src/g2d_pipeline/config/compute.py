@@ -17,7 +17,8 @@ class ComputeSettings(Strict):
     Independent work (chunks of features, teachers, students, cells of a study): `backend`, the engine that
     runs it; `workers`, how many tasks at once (auto: as many as cores, memory or devices allow, where that is
     faster); `address`, of a running Dask or Ray scheduler (None: one on this machine); `cells_per_gpu`,
-    trainings that share a device; `retries`, how often a task whose worker was lost is handed out again.
+    trainings that share a device; `retries`, how often a task whose worker was lost is handed out again, the
+    last time alone.
 
     One training: `devices`, processes on each of `num_nodes` machines, a device each (auto: all); `strategy`,
     whole models that average gradients (`ddp`) or encoders in shards (`fsdp`); `rendezvous`, host:port where

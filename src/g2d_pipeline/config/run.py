@@ -13,6 +13,7 @@ from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
 from g2d_pipeline.config.retrain import RetrainSettings
+from g2d_pipeline.config.storage import StorageSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
@@ -72,8 +73,8 @@ class RunSettings(Strict):
     source: Literal["auto", "raw", "sample"] = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     workers: PositiveInt = 2
-    n_jobs: PositiveInt | Literal["auto"] = "auto"  # processes that train at the same time
     compute: ComputeSettings = ComputeSettings()
+    storage: StorageSettings = StorageSettings()
     progress: Literal["auto"] | bool = "auto"
     checkpoint_minutes: NonNegativeFloat = 10.0
     log: Annotated[list[Literal["csv", "tensorboard"]], BeforeValidator(split_slashes)] = []

@@ -15,6 +15,7 @@ from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.retrain import RegistrySettings, RetrainSettings
 from g2d_pipeline.config.smp import SMPSettings
+from g2d_pipeline.config.storage import StorageSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
@@ -30,6 +31,7 @@ class RunOptions(Strict):
     workers: NonNegativeInt = 2
     checkpoint_minutes: NonNegativeFloat = 10.0
     compute: ComputeSettings = ComputeSettings()
+    storage: StorageSettings = StorageSettings()
     log: list[Literal["csv", "tensorboard"]] = []
     folder: Path | None = None
     project: str = "."

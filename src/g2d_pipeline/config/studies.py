@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from g2d_pipeline.config.base import Names, Seeds, Strict, split_slashes
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.config.compute import ComputeSettings
 
 SHORT = {"dataset": "datasets", "method": "methods", "seed": "seeds", "metric": "metrics"}
 """Keys of `kedro run` and what a study calls them."""
@@ -26,35 +25,23 @@ SHORT = {"dataset": "datasets", "method": "methods", "seed": "seeds", "metric": 
 REFUSED = {
     "compare": "a study compares its methods: say methods",
     "rebuild": "a study makes what is missing: kedro run --params rebuild=true makes anew what you doubt",
-    "workers": "a study has n_jobs processes of `threads` threads: say n_jobs",
+    "workers": "a study has workers of `threads` threads: say compute.workers",
 }
 Options = dict[str, Any]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
 
 
-class Processes(Strict):
-    """`n_jobs` processes (auto: as many as the cores allow) with `threads` each; `retries`: how often work is
-    handed out again after a process was killed, at last piece by piece."""
+class Study(Strict):
+    """`compute`: what differs from that of `parameters.yml`: engine and workers, of `threads` each."""
 
     title: str = ""
     like: str | None = None  # another study, of which this one changes what it says
-    n_jobs: PositiveInt | Literal["auto"] = "auto"
+    compute: ComputeSettings = ComputeSettings()
     threads: PositiveInt = 1
-    retries: NonNegativeInt = 2
-
-    def processes(self, cores: int) -> int:
-        """How many processes there are. Raises ConfigError where they and their threads exceed the cores."""
-        number = max(cores // self.threads, 1) if self.n_jobs == "auto" else self.n_jobs
-        if number * self.threads > max(cores, 1):
-            raise ConfigError(
-                f"n_jobs = {number} processes × threads = {self.threads} are more than the {cores} cores: "
-                f"say n_jobs={max(cores // self.threads, 1)}, or n_jobs=auto"
-            )
-        return number
 
 
-class StudySettings(Processes):
+class StudySettings(Study):
     """`options`: the same in all cells, as after `--params`; `of_dataset`: those of a data set. `vary`: the
     values of an option; options that change together share a key (`alpha/beta: [0/1, 1/0]`). Every
     combination of data set, values, method and seed is trained once. `metrics`: of the table (none: the
@@ -81,7 +68,7 @@ class StudySettings(Processes):
     def _are_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         trees = value.values() if info.field_name == "of_dataset" else [value]
         for key in (part for tree in trees for keys in tree for part in keys.split("/")):
-            own = SHORT.get(key, key)
+            own = SHORT.get(key, key).partition(".")[0]
             if own in StudySettings.model_fields or own in REFUSED:
                 raise ValueError(
                     f"{key}: {REFUSED.get(own, f'say {own} beside {info.field_name}, not in it')}"
@@ -104,7 +91,7 @@ class StudySettings(Processes):
         return axes
 
 
-class AdviseSettings(Processes):
+class AdviseSettings(Study):
     """Which method for a data set, within `minutes`: a race of `methods` (none named: all) by successive
     halving on validation. In each of `rungs`, a share of the epochs, the `keep` best of them go on; the last
     ones, `finalists` of them, are trained with all epochs, and with all `seeds` where the time allows.

@@ -125,8 +125,8 @@ def find_similar(images: Array, code: Rows, split: Array, sample_ids: Sequence[s
     total = len(rows)
     if total > MAX_IMAGES:
         rows = rows[np.linspace(0, total - 1, MAX_IMAGES).astype(np.int64)]
-    stills = images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
-    small = np.concatenate([thumbnails(stills[part]) for part in _parts(rows, 256)])
+    still = () if images.ndim == 4 else (slice(None), images.shape[2] // 2)
+    small = np.concatenate([thumbnails(images[part, *still]) for part in _parts(rows, 256)])
     bits, neighbours = difference_bits(small), NearestNeighbors(radius=(BITS + 0.5) ** 0.5, algorithm="brute")
     plain = small.reshape(len(rows), -1)
     plain = plain - plain.mean(axis=1, keepdims=True)

@@ -22,6 +22,7 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import Array, mapped, read_header
 from g2d_pipeline.files import content_hash, release_pages
+from g2d_pipeline.remote import fetch
 
 ARRAY_ROW = re.compile(r"(?P<file>.+\.(?:npy|gz))#(?P<row>[0-9]+)")
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -108,6 +109,7 @@ def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes 
 
     The name counts because noise is drawn by it. Of an array file the row alone counts: rows can be added to
     it. The bytes are returned of a file no larger than `keep_bytes`, so that it need not be read again."""
+    fetch([f"{root}/{cell}"])
     digest = hashlib.blake2b(f"{cell}\0".encode(errors="surrogateescape"), digest_size=16)
     content: bytes | None = None
     try:
@@ -123,6 +125,7 @@ def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes 
                     own = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
             digest.update(own.encode())
     except IsADirectoryError:
+        fetch(files_of(cell, root))
         for name in images_in(root / cell):
             part = f"{name}\0{content_hash(root / cell / name)}\0"
             digest.update(part.encode(errors="surrogateescape"))
@@ -147,7 +150,7 @@ def _open_array(path: Path, size: int, mtime_ns: int) -> Array:
     if path.suffix != ".npy":
         return read_idx(path)
     with decoding(path, "is not a .npy array", ValueError, OSError, EOFError):
-        shape, dtype, promised = read_header(path)
+        shape, dtype, promised, _ = read_header(path)
         if dtype.hasobject:
             raise MediaError(path, "holds pickled Python objects, which are never loaded: save plain numbers")
         if promised > size:  # numpy says so with bad words

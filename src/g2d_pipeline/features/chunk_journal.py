@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter
 
+from g2d_pipeline.features.files import remove
 from g2d_pipeline.files import atomic_write
 
 PROGRESS = "progress.json"
@@ -40,7 +41,7 @@ class ChunkJournal:
         if done is None:
             self.remove()  # before the arrays: no kill leaves it with arrays that are not its own
             for name in {*files, *others}:
-                (folder / name).unlink(missing_ok=True)
+                remove(folder / name)
             self._write()
 
     def has(self, modality: str, number: int, digest: str) -> bool:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from g2d_pipeline.config.base import Strict
-from g2d_pipeline.features.cells import content_key, release_cells
+from g2d_pipeline.features.cells import content_key, files_of, release_cells
 from g2d_pipeline.features.files import Array, Floats, Rows, mapped
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings, kind_of
 from g2d_pipeline.features.reuse import NOTES, RECORD, ReusableStore
 from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
+from g2d_pipeline.remote import attach, fetch, fetch_ahead
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Job:
 
     `records`: the file of the cells' `reuse.RECORD`s, those of this chunk from `first` on; None: none are
     kept. `rounding`: the file of the chunks' rounding errors `[chunks, 2, C]`, where they are not in the
-    records. `known`: cells that need not be decoded."""
+    records. `known`: cells that need not be decoded. `ahead`: cells whose files, where they
+    are behind a URL, are fetched meanwhile."""
 
     number: int
     settings: Strict
@@ -37,6 +39,7 @@ class Job:
     records: Path | None
     rounding: Path | None
     known: ReusableStore | None
+    ahead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ def run(job: Job) -> Done:
     On one thread, so that the bytes are the same in any process."""
     kind = kind_of(job.settings)
     assert isinstance(kind, FileKind)
+    for folder in (job.root, *([job.known.array.parent] if job.known else [])):
+        attach(folder)
+    fetch(file for cell in job.cells for file in files_of(cell, job.root))
+    fetch_ahead(file for cell in job.ahead for file in files_of(cell, job.root))
     records = np.zeros(len(job.cells), RECORD)
     findings = kind.findings()
     rows: dict[int, int] = {}  # of the cells that the earlier store has

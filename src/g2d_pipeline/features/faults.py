@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from g2d_pipeline.errors import DataError, G2DError, content_fault, media_fault
+from g2d_pipeline.remote import fetch
 
 
 class MediaError(DataError):
@@ -45,5 +46,7 @@ def check_file(path: Path | str, content: bytes | None = None) -> None:
     """Raise MediaError where a file is missing, empty, a Git-LFS pointer or a web page (datasets.md §0.5).
 
     `content`: all of it, where it has been read already."""
+    if content is None:
+        fetch([path])
     if reason := media_fault(path) if content is None else content_fault(content):
         raise MediaError(path, reason)

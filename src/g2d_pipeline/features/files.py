@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.artefacts import reserve
 from g2d_pipeline.errors import DataError
+from g2d_pipeline.features.shards import Shards, shard_names, shards_of
+from g2d_pipeline.files import content_hash
+from g2d_pipeline.remote import fetch
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
@@ -23,54 +28,105 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 Array = npt.NDArray[Any]
+Mapped = np.memmap[Any, Any]  # or `Shards`, which stands in for it
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> np.memmap[Any, Any]:
+def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int], rows: int | None = None) -> Mapped:
     """A memory-mapped array of zeros, whose room on the disk is taken: writing to it can not fill it up.
+    `rows`: the most in one file; an array of more is in `Shards`. What was at `path` is removed.
 
     Raises OSError; then no file is left."""
+    remove(path)
     try:
-        array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), tuple(shape))
-        with path.open("r+b") as file:
-            reserve(file, path.stat().st_size)
+        for k, name in enumerate(shard_names(path.name, shape[0], rows)):
+            own = shape[0] if rows is None else min(rows, shape[0] - k * rows)
+            np.lib.format.open_memmap(file := path.with_name(name), "w+", np.dtype(dtype), (own, *shape[1:]))
+            with file.open("r+b") as opened:
+                reserve(opened, file.stat().st_size)
     except OSError:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
-    return array
+    return mapped(path, "r+")
 
 
-def mapped(path: Path, mode: Any = "r") -> np.memmap[Any, Any]:
-    """The array of a file, memory-mapped. Raises OSError or ValueError."""
-    array: np.memmap[Any, Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
-    return array
+def mapped(path: Path, mode: Any = "r") -> Mapped:
+    """The array of a file, memory-mapped, or that of its shards (`Shards`). Raises OSError or ValueError."""
+    if path.exists() or not (files := shards_of(path)):
+        fetch([path])
+        array: Mapped = np.load(path, mmap_mode=mode, allow_pickle=False)
+        return array
+    fetch([files[0], files[-1]])
+    (first, *shape), dtype, *_ = read_header(files[0])
+    last = read_header(files[-1])[0][0]
+    if [f.name for f in files] != shard_names(path.name, rows := first * (len(files) - 1) + last, first):
+        raise ValueError(f"{path.name} lacks some of its shards")
+    return cast("Mapped", Shards(files, first, (rows, *shape), dtype, mode))
 
 
-def read_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape and type of a .npy file, and the bytes that its header promises. Raises OSError or ValueError."""
+def remove(path: Path) -> None:
+    """Remove the file or the shards of an array, if there are any."""
+    for file in (path, *shards_of(path)):
+        file.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Put the file or the shards of the array `old` into the place of `new`."""
+    remove(new)
+    for file in shards_of(old) or [old]:
+        file.replace(new.with_name(new.stem + file.name.removeprefix(old.stem)))
+
+
+def rows_in_file(array: Array) -> int | None:
+    """The rows of each file of an array in shards; None: it is in one file."""
+    return getattr(array, "rows", None)
+
+
+def checksums(path: Path) -> dict[str, Any]:
+    """The `checksum` of an array as one file, and, where it is in shards, the `rows` and checksum of each."""
+    if path.exists():
+        return {"checksum": content_hash(path)}
+    array: Any = mapped(path)
+    whole, header, sums = hashlib.blake2b(digest_size=16), io.BytesIO(), []
+    about = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    whole.update(header.getvalue())
+    for file in array.files:
+        own = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as opened:
+            own.update(opened.read(read_header(file)[3]))
+            while block := opened.read(2**20):
+                own.update(block)
+                whole.update(block)
+        sums.append(own.hexdigest())
+    return {"checksum": whole.hexdigest(), "shards": {"rows": array.rows, "checksums": sums}}
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
+    """Shape and type of a .npy file, the bytes that its header promises, and those of the header itself.
+    Raises OSError or ValueError."""
     form = np.lib.format
     with path.open("rb") as file:
         first = form.read_magic(file) == (1, 0)
         shape, _, dtype = (form.read_array_header_1_0 if first else form.read_array_header_2_0)(file)
-        return shape, dtype, file.tell() + math.prod(shape) * dtype.itemsize
+        return shape, dtype, file.tell() + math.prod(shape) * dtype.itemsize, file.tell()
 
 
-def fits(path: Path, dtype: npt.DTypeLike, shape: Sequence[int]) -> bool:
-    """Whether there is a whole array of this form."""
+def fits(path: Path, dtype: npt.DTypeLike, shape: Sequence[int], rows: int | None = None) -> bool:
+    """Whether there is a whole array of this form, in shards of `rows` rows if it has more."""
     try:
         array = mapped(path)
     except (OSError, ValueError, EOFError):
         return False
-    return array.shape == tuple(shape) and bool(array.dtype == dtype)
+    in_files = rows if rows is not None and shape[0] > rows else None
+    return (array.shape, array.dtype, rows_in_file(array)) == (tuple(shape), np.dtype(dtype), in_files)
 
 
 def allocated(path: Path) -> int:
-    """Bytes on disk; an array that is not yet filled may have fewer than its size."""
-    if not path.exists():
-        return 0
-    stat = path.stat()
-    return int(getattr(stat, "st_blocks", stat.st_size / 512) * 512)
+    """Bytes on disk of an array; one that is not yet filled may have fewer than its size."""
+    stats = [file.stat() for file in (path, *shards_of(path)) if file.exists()]
+    return sum(int(getattr(stat, "st_blocks", stat.st_size / 512) * 512) for stat in stats)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import SHOWN
-from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped
+from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped, rename, rows_in_file
 from g2d_pipeline.features.kinds import Findings
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.reuse import write_cells
@@ -89,14 +89,14 @@ def _errors(folder: Path, media: Media, present: Rows, good: int) -> tuple[int, 
 
 def _move(temporary: Path, path: Path, decoded: Array, kept: Rows) -> Array:
     """The rows `kept` of a decoded array alone, in its place."""
-    array = create(temporary, decoded.dtype, (len(kept), *decoded.shape[1:]))
+    array = create(temporary, decoded.dtype, (len(kept), *decoded.shape[1:]), rows_in_file(decoded))
     for start in range(0, len(kept), CHUNK):
         array[start : start + CHUNK] = decoded[kept[start : start + CHUNK]]
         release_pages(decoded)
         release_pages(array)
     array.flush()
-    temporary.replace(path)
-    return array
+    rename(temporary, path)
+    return mapped(path)
 
 
 def describe_notes(

@@ -7,21 +7,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from g2d_pipeline.config import RunOptions
+from g2d_pipeline.compute import Pool
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
 from g2d_pipeline.features.chunks import Done, Job
-from g2d_pipeline.features.files import Rows, create, fits
+from g2d_pipeline.features.files import Rows, create, fits, remove
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
 from g2d_pipeline.progress import track
@@ -32,7 +31,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # the most cells at once, of any kind
+SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
+KILLED = (
+    "A process that decodes raw files was killed each time that it was tried, perhaps for want of memory. "
+    "Run again with fewer of them (`--params compute.workers=1`): it goes on from the last whole chunk."
+)
 
 
 class Names(Sequence[str]):
@@ -72,17 +76,25 @@ class Media:
     code: Rows
     order: Rows
     starts: Rows
+    shard_rows: int | Literal["auto"] = "auto"
 
     @classmethod
-    def from_column(cls, name: str, kind: FileKind, root: Path, column: pd.Series[str]) -> Self:
+    def from_column(
+        cls,
+        name: str,
+        kind: FileKind,
+        root: Path,
+        column: pd.Series[str],
+        shard_rows: int | Literal["auto"] = "auto",
+    ) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd
 
         code, cells = pd.factorize(column.astype(object))
         starts = np.concatenate([[0], np.cumsum(np.bincount(code, minlength=len(cells)))])
         order = np.argsort(code, kind="stable")
-        arrays = (a.astype(np.int64) for a in (code, order, starts))
-        return cls(name, kind, root, Names(str(c) for c in cells), *arrays)
+        code, order, starts = (a.astype(np.int64) for a in (code, order, starts))
+        return cls(name, kind, root, Names(str(c) for c in cells), code, order, starts, shard_rows)
 
     def rows(self, first: int, last: int | None = None) -> Rows:
         """The samples' rows that have the cell `first`, or one of those to before `last`."""
@@ -96,6 +108,13 @@ class Media:
     def file(self, part: str = "") -> str:
         """The name of the stored array, or of something beside it."""
         return f"{self.name}.{part}.npy" if part else f"{self.name}.npy"
+
+    @property
+    def rows_in_file(self) -> int:
+        """The most samples in a file of the stored array."""
+        if self.shard_rows != "auto":
+            return self.shard_rows
+        return max(1, SHARD_BYTES // max(self.spec.bytes, 1))
 
     @property
     def scratch(self) -> list[str]:
@@ -120,8 +139,9 @@ class Media:
         """Whether its cells are remembered and copied from store to store (see `reuse`)."""
         return self.kind.reusable(self.spec)
 
-    def job(self, number: int, folder: Path, known: ReusableStore | None = None) -> Job:
-        """The work of a chunk, made when it is wanted: together they are large."""
+    def job(self, number: int, folder: Path, known: ReusableStore | None = None, workers: int = 1) -> Job:
+        """The work of a chunk, made when it is wanted: together they are large. The chunk that one of
+        `workers` is likely to get next is read ahead."""
         first, last = number * self.chunk, number * self.chunk + self.size(number)
         rows = self.rows(first, last)
         rounded = self.spec.dtype == "float16" and not self.reusable
@@ -138,6 +158,7 @@ class Media:
             records=folder / self.file("records") if self.reusable else None,
             rounding=folder / self.file("rounding") if rounded else None,
             known=known,
+            ahead=tuple(self.cells[first + workers * self.chunk : last + workers * self.chunk]),
         )
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
@@ -148,19 +169,25 @@ class Media:
 
 
 def decode(
-    folder: Path, media: Media, journal: ChunkJournal, workers: Workers, known: ReusableStore | None
+    folder: Path,
+    media: Media,
+    journal: ChunkJournal,
+    pool: Pool,
+    known: ReusableStore | None,
+    progress: Literal["auto"] | bool = "auto",
 ) -> Findings:
     """Fill the array that `prepare` made in `folder`, going on from what the journal says is there.
 
-    Cells that an earlier store has are copied from it. The rows of cells that can not be used stay zero."""
+    The array is the same for any number of workers. Cells that an earlier store has are copied from it. The
+    rows of cells that can not be used stay zero."""
     digests = [_digest(media.job(number, folder)) for number in range(media.chunks)]
     todo = [k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)]
     result, copied, plural = Findings(), 0, media.kind.plural
-    with track(f"featurize {media.name}", len(media.cells), workers.progress) as advance:
+    with track(f"featurize {media.name}", len(media.cells), progress) as advance:
         if present := len(media.cells) - sum(map(media.size, todo)):
             logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
             advance(present)
-        for done in workers.run(partial(media.job, folder=folder, known=known), todo):
+        for done in _run(pool, partial(media.job, folder=folder, known=known, workers=pool.workers), todo):
             first = done.number * media.chunk
             copied += done.copied
             if faults := done.findings.faults:
@@ -188,22 +215,23 @@ def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
 
     Raises OSError where there is no room for them; then the new ones are gone."""
     spec = media.spec
-    arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
-        media.file(media.kind.decoded): (np.dtype(spec.dtype), (len(media.code), *spec.shape))
+    shape = (len(media.code), *spec.shape)
+    arrays: dict[str, tuple[Any, tuple[int, ...], int | None]] = {
+        media.file(media.kind.decoded): (np.dtype(spec.dtype), shape, media.rows_in_file)
     }
     if media.reusable:
-        arrays[media.file("records")] = (RECORD, (len(media.cells),))
+        arrays[media.file("records")] = (RECORD, (len(media.cells),), None)
     elif spec.dtype == "float16":
-        arrays[media.file("rounding")] = (np.dtype("float64"), (media.chunks, 2, spec.shape[0]))
-    if all(fits(folder / name, dtype, shape) for name, (dtype, shape) in arrays.items()):
+        arrays[media.file("rounding")] = (np.dtype("float64"), (media.chunks, 2, spec.shape[0]), None)
+    if all(fits(folder / name, *form) for name, form in arrays.items()):
         return
     journal.forget(media.name)
     try:
-        for name, (dtype, shape) in arrays.items():
-            create(folder / name, dtype, shape)
+        for name, form in arrays.items():
+            create(folder / name, *form)
     except OSError:
         for name in arrays:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         raise
 
 
@@ -214,43 +242,17 @@ def _digest(job: Job) -> str:
     return digest.hexdigest()
 
 
-class Workers(AbstractContextManager["Workers"]):
-    """Runs jobs, in any order: here, or over processes where that saves time, which its context ends.
-
-    The results are the same for any number of workers."""
-
-    def __init__(self, options: RunOptions) -> None:
-        self.number, self.progress, self.started = options.workers, options.progress, False
-
-    def __exit__(self, *_: object) -> None:
-        if self.started:  # idle, they would keep their memory; half a chunk is no harm
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-    def run(self, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
-        """Jobs are done here and timed (some are mere copies) until processes are worth their start."""
-        for position, number in enumerate(numbers, start=1):
-            start = time.perf_counter()
-            done = chunks.run(job(number))
-            rest = len(numbers) - position
-            saved = (time.perf_counter() - start) * rest * (1 - 1 / min(self.number, max(rest, 1)))
-            yield done
-            if self.number > 1 and saved > (0 if self.started else START_UP):
-                yield from self._run_in_processes(map(job, numbers[position:]))
-                return
-
-    def _run_in_processes(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        from joblib import Parallel, delayed, parallel_config
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-        self.started = True
-        try:
-            with parallel_config(backend="loky", n_jobs=self.number, inner_max_num_threads=1):
-                pool = Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)
-                yield from pool(delayed(chunks.run)(job) for job in jobs)
-        except TerminatedWorkerError as error:
-            raise DataError(
-                f"A process that decodes raw files was killed, perhaps for want of memory ({error}). "
-                "Run again with fewer of them (`--params workers=1`): it goes on from the last whole chunk."
-            ) from error
+def _run(pool: Pool, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:
+    """Jobs are done here and timed (some are mere copies) until workers are worth their start."""
+    for position, number in enumerate(numbers, start=1):
+        start = time.perf_counter()
+        done, seconds = chunks.run(job(number)), time.perf_counter() - start
+        yield done
+        rest = len(numbers) - position
+        saved = seconds * rest * (1 - 1 / min(pool.workers, max(rest, 1)))
+        if pool.workers > 1 and saved > (START_UP if pool.engine is None else 0):
+            for _, other in pool.run(chunks.run, map(job, numbers[position:])):
+                if other is None:
+                    raise DataError(KILLED)
+                yield other
+            return

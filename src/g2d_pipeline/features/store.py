@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, mapped, read_header
+from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, Mapped, mapped, read_header
+from g2d_pipeline.features.shards import Shards, shard_names
 from g2d_pipeline.files import content_hash
+from g2d_pipeline.remote import attach, is_hollow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +31,7 @@ class FeatureStore:
 
     `meta`: dataset, task, class_names, target, source, counts, dropped [{sample_id, modality, file, reason}],
     notes, index, code, and per modality kind, shape (of a sample), dtype, file, checksum, settings,
+    shards {rows, checksums} where there are several (file is their common name, checksum that of all in one),
     normaliser {scale, mean, std} (None: no number is changed), statistics; of float16 rounding {max, rms} in
     train standard deviations; of what later stores copy cells {file, checksum}; of token ids vocabulary
     (their number) and tokenizer {file, checksum}; of principal components decoded (the type of the pictures)
@@ -56,9 +60,19 @@ class FeatureStore:
         return table
 
     @cached_property
-    def arrays(self) -> dict[str, np.memmap[Any, Any]]:
-        """modality → `[N, …]`, read-only and memory-mapped: only the rows that are asked for are read."""
-        return {name: mapped(self.path / about["file"]) for name, about in self.meta["modalities"].items()}
+    def arrays(self) -> dict[str, Mapped]:
+        """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped: only the rows that are
+        asked for are read."""
+        attach(self.path)
+        return {name: self._array(about) for name, about in self.meta["modalities"].items()}
+
+    def _array(self, about: dict[str, Any]) -> Mapped:
+        if "shards" not in about:
+            return mapped(self.path / about["file"])
+        samples = self.meta["index"]["rows"]
+        files = [self.path / name for name in array_files(about, samples)]
+        rows, shape = about["shards"]["rows"], (samples, *about["shape"])
+        return cast("Mapped", Shards(files, rows, shape, np.dtype(about["dtype"])))
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """The rows of a split, ascending. Raises ValueError for a split that does not exist."""
@@ -72,14 +86,8 @@ class FeatureStore:
 
     def verify(self, modality: str | None = None) -> None:
         """Read everything, or one modality; DataError names what differs from its checksum."""
-        modalities = self.meta["modalities"]
-        files = {} if modality is not None else {INDEX: self.meta["index"]["checksum"]}
-        for about in modalities.values() if modality is None else [modalities[modality]]:
-            files |= {part["file"]: part["checksum"] for part in [about, *_extra_files(about)]}
-        open_store(self.path)
-        changed = [name for name, checksum in files.items() if content_hash(self.path / name) != checksum]
-        if changed:
-            raise _broken(self.path, [f"{name} has changed since it was written" for name in changed])
+        if faults := find_faults(self.path, self.meta, modality):
+            raise _broken(self.path, [f"{name} {fault}" for name, fault in faults.items()])
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to another process, a store opens its files there."""
@@ -90,6 +98,15 @@ def open_store(folder: Path) -> FeatureStore:
     """Open a feature store; only `meta.json` and the headers and sizes of the other files are read.
 
     Raises DataError where a file is missing, truncated or not as `meta.json` says."""
+    attach(folder)
+    meta = read_meta(folder)
+    if faults := find_faults(folder, meta, quick=True):
+        raise _broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
+    return FeatureStore(folder, meta)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """`meta.json` of a store. Raises DataError where there is none that can be read."""
     if not folder.is_dir():
         raise DataError(f"There is no feature store {folder}. Run the featurize stage.")
     try:
@@ -100,19 +117,43 @@ def open_store(folder: Path) -> FeatureStore:
         raise _broken(folder, [f"{META} is not JSON ({error})"]) from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
+    return meta
+
+
+def array_files(about: Mapping[str, Any], samples: int) -> dict[str, tuple[list[int], str]]:
+    """File → (shape, checksum) of a modality's array, in order: one, or its shards."""
+    shards = about.get("shards", {"rows": samples, "checksums": [about["checksum"]]})
+    names = shard_names(about["file"], samples, rows := shards["rows"])
+    return {
+        name: ([min(rows, samples - k * rows), *about["shape"]], checksum)
+        for k, (name, checksum) in enumerate(zip(names, shards["checksums"], strict=True))
+    }
+
+
+def find_faults(
+    folder: Path, meta: Mapping[str, Any], modality: str | None = None, quick: bool = False
+) -> dict[str, str]:
+    """File → what is wrong with it, of all files but `meta.json`, or those of one modality. `quick`: by their
+    sizes and headers alone. Raises DataError where `meta.json` is incomplete."""
     try:
-        forms: dict[str, tuple[list[int], str] | None] = {INDEX: None}
-        for about in meta["modalities"].values():
-            forms[about["file"]] = [meta["index"]["rows"], *about["shape"]], about["dtype"]
-            forms |= dict.fromkeys(part["file"] for part in _extra_files(about))
-    except (LookupError, TypeError, AttributeError) as error:
+        rows, modalities = meta["index"]["rows"], meta["modalities"]
+        files: dict[str, tuple[tuple[list[int], str] | None, str]] = {}
+        if modality is None:
+            files[INDEX] = None, meta["index"]["checksum"]
+        for about in modalities.values() if modality is None else [modalities[modality]]:
+            files |= {f: ((form, about["dtype"]), c) for f, (form, c) in array_files(about, rows).items()}
+            files |= {part["file"]: (None, part["checksum"]) for part in _extra_files(about)}
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    if faults := [fault for name, form in forms.items() if (fault := _fault(folder / name, form))]:
-        raise _broken(folder, faults)
-    return FeatureStore(folder, meta)
+    files = {name: of for name, of in files.items() if not is_hollow(folder / name)}
+    faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
+    for name, (_, checksum) in files.items():
+        if not quick and faults[name] is None and content_hash(folder / name) != checksum:
+            faults[name] = "has changed since it was written"
+    return {name: fault for name, fault in faults.items() if fault is not None}
 
 
-def _extra_files(about: dict[str, Any]) -> list[dict[str, str]]:
+def _extra_files(about: Mapping[str, Any]) -> list[dict[str, str]]:
     """The entries {file, checksum} of the files beside a modality's array."""
     return [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
 
@@ -122,16 +163,16 @@ def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:
     try:
         size = path.stat().st_size
         if form is None:
-            return None if size else f"{path.name} is empty"
-        stored, kind, promised = read_header(path)
+            return None if size else "is empty"
+        stored, kind, promised, _ = read_header(path)
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return "is missing"
     except (OSError, ValueError) as error:
-        return f"{path.name} is not an array ({error})"
+        return f"is not an array ({error})"
     if (list(stored), str(kind)) != form:
-        return f"{path.name} holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
+        return f"holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
     if size != promised:
-        return f"{path.name} holds {size} bytes instead of {promised}: it is truncated or damaged"
+        return f"holds {size} bytes instead of {promised}: it is truncated or damaged"
     return None
 
 

@@ -14,16 +14,26 @@ import numpy as np
 
 from g2d_pipeline import plugins
 from g2d_pipeline.code import CodeGraph
+from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
-from g2d_pipeline.errors import data_error
+from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunk_journal import ChunkJournal
-from g2d_pipeline.features.faults import MediaError, check_file
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, allocated, check_space, writing_to
+from g2d_pipeline.features.files import (
+    FITTED,
+    FORMAT,
+    INDEX,
+    META,
+    allocated,
+    check_space,
+    checksums,
+    remove,
+    writing_to,
+)
 from g2d_pipeline.features.finalize import finish
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
-from g2d_pipeline.features.media import CHUNK, Media, Names, Workers, decode, prepare
+from g2d_pipeline.features.media import CHUNK, Media, Names, decode, prepare
 from g2d_pipeline.features.reuse import find_known
 from g2d_pipeline.files import atomic_write, content_hash
 
@@ -54,8 +64,9 @@ def write_store(
     samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
     from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
-    Files: `<modality>.npy` `[N, …]` in the manifest's order, `<modality>.cells.npy` where its cells can be
-    copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are decoded once.
+    Files: `<modality>.npy` `[N, …]` in the manifest's order (or its shards), `<modality>.cells.npy` where its
+    cells can be copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are
+    decoded once.
 
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
@@ -63,8 +74,9 @@ def write_store(
     settings = _settle(settings, manifest)
     kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
     sample_ids = _check(manifest, kinds)
+    columns, rows = manifest.meta["columns"], settings.options.storage.shard_rows
     media = {
-        name: Media.from_column(name, kind, root, manifest.table[manifest.meta["columns"][name][0]])
+        name: Media.from_column(name, kind, root, manifest.table[columns[name][0]], rows)
         for name, kind in kinds.items()
         if isinstance(kind, FileKind)
     }
@@ -88,7 +100,7 @@ def write_store(
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
-                (folder / name).unlink(missing_ok=True)
+                remove(folder / name)
         journal.remove()
 
 
@@ -97,12 +109,14 @@ def _decode_all(
 ) -> dict[str, Findings]:
     """Fill the arrays of all media. Raises DataError as soon as too many samples are bad."""
     decoded: dict[str, Findings] = {}
-    with Workers(options) as workers:
+    if not faults.media:
+        return decoded
+    with Pool(options.compute) as pool:
         for name, m in faults.media.items():
             features = m.kind.settings.model_dump(mode="json")
             stores = previous if m.reusable else ()
             known = find_known(stores, name, features, code_digest(), m.spec)
-            decoded[name] = decode(folder, m, journal, workers, known)
+            decoded[name] = decode(folder, m, journal, pool, known, options.progress)
             faults.add(name, decoded[name].faults)
             faults.check()
     return decoded
@@ -145,7 +159,7 @@ def _finish_all(
             "kind": features.kind,
             **about,
             "file": f"{name}.npy",
-            "checksum": content_hash(folder / f"{name}.npy"),
+            **checksums(folder / f"{name}.npy"),
             "settings": features.model_dump(mode="json"),
         }
     _write_index(folder / INDEX, table)
@@ -196,11 +210,9 @@ def _check_files(root: Path, faults: Faults) -> None:
     for name, m in faults.media.items():
         faulty: dict[str, str] = {}
         for file in {split_cell(cell)[0] for cell in m.cells}:
-            try:
-                if not (m.kind.folders and (root / file).is_dir()):
-                    check_file(f"{root}/{file}")  # a string: joining paths takes longer than opening a file
-            except MediaError as error:
-                faulty[file] = error.reason
+            if not (m.kind.folders and (root / file).is_dir()):
+                reason = media_fault(f"{root}/{file}")  # a string: joining paths takes longer than opening it
+                faulty |= {file: reason} if reason else {}
         if faulty:
             reasons = ((k, faulty.get(split_cell(cell)[0])) for k, cell in enumerate(m.cells))
             faults.add(name, {k: reason for k, reason in reasons if reason is not None})

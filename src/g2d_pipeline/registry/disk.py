@@ -17,7 +17,7 @@ from g2d_pipeline.files import locked
 LAYERS = "0[2-8]_*"
 PIN = "keep"  # an empty file of this name in a folder keeps it
 LEFTOVER_AGE = 86400.0  # seconds
-BESIDE = (".lock", ".verified.json")
+BESIDE = (".lock", ".verified.json", ".uploaded.json")
 
 
 @dataclass(frozen=True)

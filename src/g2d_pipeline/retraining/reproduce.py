@@ -19,9 +19,11 @@ from g2d_pipeline.errors import DataError, data_error
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.registry.store import Registry
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.resolve import resolve
 from g2d_pipeline.retraining.lineage import FILE, LOCK, commit, cpu_name
 from g2d_pipeline.sources import locate
+from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def reproduce(version: str, settings: RetrainRun) -> Reproduction:
     folder = registered.folder()
     lineage, manifest = json.loads((folder / FILE).read_bytes()), read_manifest(folder / "manifest")
     c = _configuration(lineage, project)
-    _check_files(manifest, lineage, project / manifest.meta["raw_dir"])
+    _check_files(manifest, lineage, local_folder(project, manifest.meta["raw_dir"]))
     _check_weights(lineage, c)
     scratch = project / "data" / "09_registry" / dataset
     scratch.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ def _check_files(manifest: Manifest, lineage: dict[str, Any], root: Path) -> Non
         if name in cells or any(str(parent) in cells for parent in Path(name).parents):
             if not (root / name).is_file():
                 faults.append(f"{name} is gone")
-            elif content_hash(root / name) != digest:
+            elif content_hashes([root / name], None)[root / name][1] != digest:
                 faults.append(f"{name} has changed")
     if faults:
         headline = f"{len(faults)} raw files are not those that the version was trained on"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.errors import RefusedData
 from g2d_pipeline.files import atomic_write, evaluation_set_file, fingerprint, relative
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.retraining.lineage import Lineage
 from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
 from g2d_pipeline.sources.hashing import cache_file
@@ -65,7 +66,7 @@ def check_new_data(manifest: Manifest, settings: RetrainRun, lineage: Lineage) -
 
     champion = _registry(settings).get(settings.dataset, "champion")
     folder = None if champion is None else champion.folder()
-    root, hashes = project / manifest.meta["raw_dir"], cache_file(project, settings.dataset)
+    root, hashes = local_folder(project, manifest.meta["raw_dir"]), cache_file(project, settings.dataset)
     passed = evaluation_set_file(project, settings.dataset).with_name(ADMITTED)
     before = pd.read_parquet(passed)["content"].tolist() if passed.exists() else []
     report = check_gates(manifest, root, folder, options.gates, hashes=hashes, admitted=before)

@@ -17,6 +17,7 @@ from g2d_pipeline.files import evaluation_set_file
 from g2d_pipeline.registry.model_card import CARD, model_card
 from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.registry.reference import write_reference
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.retraining.lineage import FILE, Lineage
 from g2d_pipeline.sources.evaluation_set import read_evaluation_set, write_evaluation_set
 from g2d_pipeline.sources.hashing import cache_file
@@ -56,7 +57,7 @@ def write_version(folder: Path, challenger: Challenger, settings: RetrainRun, li
     write_evidence(
         folder, challenger.run, challenger.trained, challenger.run.samples, ids, store=challenger.store
     )
-    root = project / challenger.manifest.meta["raw_dir"]
+    root = local_folder(project, challenger.manifest.meta["raw_dir"])
     hashes = cache_file(project, settings.dataset)
     write_reference(folder, challenger.manifest, root, settings.settings.gates, hashes=hashes)
     (folder / "evaluation").mkdir()

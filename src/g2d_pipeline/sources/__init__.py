@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from g2d_pipeline.config import IngestSettings, LayoutSettings
 from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.layout import Layout, find_layout
@@ -37,7 +38,7 @@ def locate(
 
     `auto`: the raw folder if it holds raw files, else the sample. Raises DataError where what is requested is
     not there, or a raw folder holds other data; ConfigError where the layout has no such source."""
-    base = project / Path(raw.raw_dir).expanduser()
+    base = local_folder(project, raw.raw_dir)
     layout = find_layout(raw, base)
     if base.exists() and not base.is_dir():
         raise data_error(f"raw_dir {raw.raw_dir!r} is a file, not a folder", [], layout.expected())
@@ -56,7 +57,7 @@ def locate(
         if layout.raw_files():
             return "raw", base
         _check_absent(layout, requested)
-    return "sample", project / Path(str(layout.sample_dir)).expanduser()
+    return "sample", local_folder(project, str(layout.sample_dir))
 
 
 def _check_absent(layout: Layout[RawSettings], requested: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_write, content_hash
+from g2d_pipeline.remote import version_of
 from g2d_pipeline.sources.faults import RACY_NS
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,11 @@ def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> li
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its state and hash as they are now."""
+    """What is known of a file, where it has not changed; else its state and hash as they are now. The version
+    of one behind a URL stands for its hash."""
+    if (remote := version_of(key)) is not None:
+        size, version = remote
+        return [size, 0, 0, 0, version]
     try:
         stat = os.stat(key)  # noqa: PTH116
     except OSError as error:

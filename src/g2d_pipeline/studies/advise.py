@@ -28,7 +28,7 @@ from g2d_pipeline.files import fingerprint, relative
 from g2d_pipeline.overrides import Tree, as_text, leaves, merge
 from g2d_pipeline.progress import duration, track_epochs
 from g2d_pipeline.studies import results
-from g2d_pipeline.studies.cells import Outcome, Task, Workspace, open_workspace
+from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace, open_workspace
 from g2d_pipeline.studies.racing import (
     ENSEMBLE_METHOD,
     Advice,
@@ -42,7 +42,7 @@ from g2d_pipeline.studies.racing import (
     survivors,
     validation_score,
 )  # fmt: skip
-from g2d_pipeline.studies.runner import Pool
+from g2d_pipeline.studies.runner import Trainings, open_pool
 from g2d_pipeline.studies.settings import Point, nested, run_params
 from g2d_pipeline.studies.study import FOLDER, Cell, results_of, undefined_methods
 
@@ -51,16 +51,17 @@ RESERVE = 0.05  # share of the time for what comes after training
 Runs = list[tuple[str, str]]  # (stage, run)
 
 
-def run_advise(study: AdviseSettings, name: str, origins: Origins, pool: Pool) -> None:
+def run_advise(study: AdviseSettings, name: str, origins: Origins, site: Site) -> None:
     """Race, and say what to do. Raises ConfigError where the time does not suffice for one training of each
     teacher and of joint training, and for data of one modality."""
     clock = Clock.start()
-    race = Race.start(study, name, origins, pool)
-    race.baselines()
-    going = race.run_rungs()
-    finalists = race.run_finals(going)
+    race = Race.start(study, name, origins, site)
+    with race.pool:
+        race.prepare()
+        race.baselines()
+        finalists = race.run_finals(race.run_rungs())
     folder, text = race.write(finalists, clock)
-    project = Path(pool.site.project)
+    project = Path(site.project)
     click.echo(f"\n{text}\nStudy: {relative(folder / 'study.html', project)}")
 
 
@@ -71,7 +72,7 @@ class Race:
 
     study: AdviseSettings
     name: str
-    pool: Pool
+    pool: Trainings
     full: Workspace
     began: float
     costs: Costs = field(default_factory=Costs)
@@ -81,27 +82,29 @@ class Race:
     fresh: int = 0
 
     @classmethod
-    def start(cls, study: AdviseSettings, name: str, origins: Origins, pool: Pool) -> Race:
-        """Open the data set with every method; note those that are not defined for it."""
+    def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Race:
+        """Open the data set with every method."""
         began = time.time()
-        named = study.methods or _in_order(study, pool.site.loader({"dataset": study.dataset}).methods)
+        named = study.methods or _in_order(study, site.loader({"dataset": study.dataset}).methods)
         methods = [m for m in dict.fromkeys([*named, ENSEMBLE_METHOD, JOINT]) if m != TEACHER]
-        params = merge(nested(study.options), run_params(study.dataset, methods, study.seeds))
+        params = merge(nested(study.options), run_params(study, study.dataset, methods))
         try:
-            race = cls(study, name, pool, open_workspace(pool.site, params), began)
+            full = open_workspace(site, params)
         except ConfigError as error:
             text = str(error).removeprefix(f"{COMMAND_LINE}: ")
             raise ConfigError(f"{COMMAND_LINE}: study {name}: {text}") from error
-        if len(race.full.configuration.encoders) < 2:
+        if len(full.configuration.encoders) < 2:
             words = f"study {name}: {study.dataset} has one modality: there is nothing to balance"
             raise origins.mistake(("studies", name, "dataset"), f"{words}. Say method=unimodal,compare=")
-        race.full.prepare()
-        point = Point(study.dataset, tuple(methods), {}, params)
-        race.dropped = {
+        return cls(study, name, open_pool(site, name, origins, full.configuration), full, began)
+
+    def prepare(self) -> None:
+        """Make the features; note the methods that are not defined for the data set."""
+        self.full.prepare()
+        self.dropped = {
             method: f"not defined here: {why}"
-            for method, why in undefined_methods(Cell(point, race.full, True)).items()
+            for method, why in undefined_methods(self.full.configuration).items()
         }
-        return race
 
     def baselines(self) -> None:
         """The teachers, joint training and the ensemble of the first seed, which everything else needs.
@@ -128,7 +131,7 @@ class Race:
             raise TrainingError(f"study {self.name}: {self.dropped.get(JOINT, 'joint training did not end')}")
         joint = self.costs.estimate(JOINT, self.epochs)
         teachers = len(self.full.configuration.dataset.modalities)
-        needed = makespan([joint, *[joint / teachers] * teachers], self.pool.processes) + self.elapsed
+        needed = makespan([joint, *[joint / teachers] * teachers], self.pool.workers) + self.elapsed
         if needed > self.time * (1 + RESERVE):
             least = math.ceil(1.3 * needed / 60 / (1 - RESERVE))
             raise ConfigError(
@@ -184,7 +187,7 @@ class Race:
         """Whether baselines and methods can be trained with this seed in the time that remains."""
         runs = self._runs_of_seed(seed, methods)
         costs = [self._cost(one, self.epochs) for one in self._missing(self.full, runs)]
-        return makespan(costs, self.pool.processes) <= self.remaining
+        return makespan(costs, self.pool.workers) <= self.remaining
 
     def _round(
         self, workspace: Workspace, methods: Sequence[str], epochs: int, title: str, seconds: float
@@ -198,8 +201,8 @@ class Race:
                 missing = self._missing(workspace, self._runs(workspace, m, seed))
                 groups.append((m, [self._cost(one, epochs) for one in missing]))
             if any(own and m not in self.costs.rates for m, own in groups) and not chosen:
-                groups = groups[: 2 * self.pool.processes]  # whose times say more than a guess
-            fit = fitting(groups, self.pool.processes, end - time.time())
+                groups = groups[: 2 * self.pool.workers]  # whose times say more than a guess
+            fit = fitting(groups, self.pool.workers, end - time.time())
             self._make(workspace, [one for m in fit for one in self._runs(workspace, m, seed)], title, end)
             chosen, left = chosen + fit, left[len(fit) :]
             if len(fit) < len(groups):
@@ -291,7 +294,7 @@ class Race:
             ]
             for wave in ([one for one in missing if one not in later], later):
                 tasks = [Task(workspace.params, *one) for one in wave]
-                self.pool.run(tasks, done, end)
+                self.pool.train(tasks, done, end)
         self._learn_costs(workspace, runs)
 
     def _score(self, workspace: Workspace, runs: Runs) -> Score:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 import signal
 import threading
@@ -24,6 +23,7 @@ from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.errors import InterruptedRun, is_failed_training
 from g2d_pipeline.overrides import Tree
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
+from g2d_pipeline.signals import ask_to_stop, asked_to_stop
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import PACKAGE
 
@@ -165,7 +165,7 @@ def forget_workspaces() -> None:
 def make(site: Site, until: float | None, task: Task) -> Outcome:
     """What became of the task. No error escapes: what goes wrong is the cell's, not the study's. `until`: the
     time (of `time.time`) at which training is stopped and saved. After Ctrl-C or SIGTERM nothing is begun."""
-    if _stopped().is_set():
+    if asked_to_stop():
         return Outcome("interrupted")
     try:
         with warnings.catch_warnings(), _stopped_at(until):
@@ -173,44 +173,27 @@ def make(site: Site, until: float | None, task: Task) -> Outcome:
             return _workspace(site, task.params).make(task.stage, task.run)
     except InterruptedRun as error:
         if until is None or time.time() < until:
-            _stopped().set()
+            ask_to_stop(error.exit_status - 128)
         return Outcome("interrupted", str(error))
     except Exception as error:
         failed = FailedRun.from_error(0, error)
         return Outcome("failed", failed.reason, failed.message, is_failed_training(error))
 
 
-@lru_cache(maxsize=1)
-def _stopped() -> threading.Event:
-    """Set by Ctrl-C and SIGTERM in a worker."""
-    return threading.Event()
-
-
-def start_worker(parent: int, threads: int) -> None:
-    """Make this process a worker of `parent`: it says no word, has `threads` of torch, and ends when `parent`
-    does: what it has in hand goes on from its checkpoint. What training imports, which takes longer than a
-    short training, is not to count as the first one's time."""
+def warm_up() -> None:
+    """Import what training does: it takes longer than a short one, and is not to be the first one's time."""
     import torch
 
     import g2d_pipeline.training  # noqa: F401
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: _stopped().set())
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(threads)
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).step()  # imports the compiler
 
 
 @contextmanager
 def _stopped_at(until: float | None) -> Iterator[None]:
     """Send this process SIGTERM at the time `until`: training saves and raises InterruptedRun; whatever else
-    it is doing, and training that does not come to an end in ten seconds, raises it at once."""
+    it is doing, and training that does not come to an end in ten seconds, raises it at once. Outside the main
+    thread (Dask) training alone is stopped."""
     if until is None:
         yield
         return
@@ -218,6 +201,14 @@ def _stopped_at(until: float | None) -> Iterator[None]:
     ended, over = threading.Event(), "stopped at the end of the time"
     if time.time() >= until:
         raise InterruptedRun(over, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        timer = threading.Timer(until - time.time(), ask_to_stop, (signal.SIGTERM,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        return
 
     def stop(number: int, frame: object) -> None:
         if not ended.is_set():

@@ -112,12 +112,13 @@ def points(study: StudySettings) -> Iterator[Point]:
             apart = not isinstance(params.get("smp", {}), Mapping)
             groups = [(m,) for m in study.methods] if apart else [tuple(study.methods)]
             for methods in groups:
-                yield Point(dataset, methods, options, params | run_params(dataset, methods, study.seeds))
+                yield Point(dataset, methods, options, params | run_params(study, dataset, methods))
 
 
-def run_params(dataset: str, methods: Sequence[str], seeds: Sequence[int]) -> Tree:
+def run_params(study: StudySettings | AdviseSettings, dataset: str, methods: Sequence[str]) -> Tree:
     """The parameters of runs that share what they make, and say nothing."""
-    run = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1]), "seeds": list(seeds)}
+    run: Tree = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1])}
+    run |= {"seeds": list(study.seeds), "compute": study.compute.model_dump(mode="json", exclude_unset=True)}
     return run | {"progress": False, "workers": 1, "wait": True}
 
 

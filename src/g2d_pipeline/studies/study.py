@@ -15,6 +15,7 @@ from g2d_pipeline.artefacts import FailedRun, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.config.studies import AdviseSettings, StudySettings
+from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
@@ -22,7 +23,7 @@ from g2d_pipeline.overrides import Tree
 from g2d_pipeline.progress import EpochProgress, track_epochs
 from g2d_pipeline.stages import PendingInputError
 from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace, forget_workspaces, open_workspace
-from g2d_pipeline.studies.runner import Pool
+from g2d_pipeline.studies.runner import Trainings, open_pool
 from g2d_pipeline.studies.settings import Point, points, read_study
 
 logger = logging.getLogger(__name__)
@@ -92,23 +93,24 @@ def run_study(site: Site, name: str, changes: Tree) -> None:
     the end where cells failed: then everything else is made, and in the table."""
     forget_workspaces()
     study, origins = read_study(name, site.loader({}).studies(), parse_yaml, changes)
-    import joblib
-
     site = replace(site, threads=study.threads)
-    with Pool(site, study.processes(joblib.cpu_count()), study.retries) as pool:
-        if isinstance(study, AdviseSettings):
-            from g2d_pipeline.studies.advise import run_advise
+    if isinstance(study, AdviseSettings):
+        from g2d_pipeline.studies.advise import run_advise
 
-            run_advise(study, name, origins, pool)
-        else:
-            _run_grid(study, name, origins, pool)
+        run_advise(study, name, origins, site)
+    else:
+        _run_grid(study, name, origins, site)
 
 
-def _run_grid(study: StudySettings, name: str, origins: Origins, pool: Pool) -> None:
-    clock, project = Clock.start(), Path(pool.site.project)
-    cells = open_cells(pool.site, name, study, origins)
+def _run_grid(study: StudySettings, name: str, origins: Origins, site: Site) -> None:
+    clock, project = Clock.start(), Path(site.project)
+    cells = open_cells(site, name, study, origins)
     _check(name, study, origins, cells)
-    make_cells(cells, pool, f"study {name}")
+    if any(cell.missing() for cell in cells):
+        with open_pool(site, name, origins, cells[0].workspace.configuration) as pool:
+            make_cells(cells, pool, f"study {name}")
+    else:
+        logger.info("study %s: everything is fresh", name)
     folder, card = _artefact(project, name, study, cells)
     with locked(folder, wait=True):
         if (read_card(folder) or {}).get("fingerprint") != card["fingerprint"]:
@@ -157,15 +159,16 @@ def _check(name: str, study: StudySettings, origins: Origins, cells: Sequence[Ce
         except ConfigError as error:
             raise origins.mistake(("studies", name, key), str(error)) from None
     for cell in cells:
-        for method in undefined_methods(cell).items() if cell.missing() else ():
+        c = cell.workspace.configuration
+        for method in undefined_methods(c).items() if cell.missing() else ():
             cell.fail(f"not defined here: {method[1]}", method[0])
 
 
-def undefined_methods(cell: Cell) -> dict[str, str]:
-    """Method of a cell → why it is not defined for its task, modalities, fusion or encoders."""
+def undefined_methods(c: Configuration) -> dict[str, str]:
+    """Method → why it is not defined for the task, modalities, fusion or encoders."""
     from g2d_pipeline.resolve import check_methods
 
-    c, reasons = cell.workspace.configuration, {}
+    reasons = {}
     for method, settings in c.methods.items():
         try:
             check_methods(replace(c, methods={method: settings}))
@@ -174,11 +177,12 @@ def undefined_methods(cell: Cell) -> dict[str, str]:
     return reasons
 
 
-def make_cells(cells: Sequence[Cell], pool: Pool, title: str) -> None:
+def make_cells(cells: Sequence[Cell], pool: Trainings, title: str) -> None:
     """Make what is missing: features here, one data set after the other; then teachers, and students that
     need none; then the other students. What fails is noted in its cells."""
-    missing = [cell for cell in cells if cell.missing()]
-    for cell in missing:
+    for cell in cells:
+        if not cell.missing():
+            continue
         try:
             cell.workspace.prepare()
         except InterruptedRun:
@@ -187,11 +191,9 @@ def make_cells(cells: Sequence[Cell], pool: Pool, title: str) -> None:
             cell.fail(" ".join(str(error).split()))
             logger.error("%s: %s", cell.point.dataset, error)
     total = len(_to_make(cells))
-    if not missing:
-        logger.info("%s: everything is fresh", title)
     if not total:
         return
-    logger.info("%s: %d runs to make, in %d processes", title, total, pool.processes)
+    logger.info("%s: %d runs to make, in %d processes", title, total, pool.workers)
     with track_epochs(title, 0, total) as line:
         line.start(1)
         _make(_to_make(cells, with_teachers=False), pool, line)
@@ -220,7 +222,7 @@ def _to_make(cells: Sequence[Cell], with_teachers: bool = True) -> Shared:
     return shared
 
 
-def _make(shared: Shared, pool: Pool, line: EpochProgress) -> None:
+def _make(shared: Shared, pool: Trainings, line: EpochProgress) -> None:
     """Make what several cells may share, once."""
     owners = {Task(own[0][0].workspace.params, *own[0][1:]): own for own in shared.values()}
 
@@ -232,7 +234,7 @@ def _make(shared: Shared, pool: Pool, line: EpochProgress) -> None:
             point = owners[task][0][0].point
             logger.error("%s %s %s failed: %s", point, task.stage, task.run, outcome.reason)
 
-    pool.run(list(owners), done)
+    pool.train(list(owners), done)
 
 
 def _artefact(
@@ -245,7 +247,7 @@ def _artefact(
         for one in cell.runs():
             state = cell.failed.get(one) or cell.workspace.plan.fingerprint(*one)
             made.append([cell.point.dataset, cell.point.label, *one, state])
-    about = study.model_dump(mode="json", exclude={"n_jobs", "threads", "retries"})
+    about = study.model_dump(mode="json", exclude={"compute", "threads"})
     graph = cells[0].workspace.plan.graph
     code = graph.fingerprint(["studies.study.run_study"])
     graph.save()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
+from g2d_pipeline.features.shards import Shards
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
@@ -173,13 +174,15 @@ def batches_of(rows: Rows, size: int, least: int = 2) -> Iterator[Rows]:
     yield from np.split(rows, ends)
 
 
-def take(array: Array | Tensor, rows: Rows) -> Tensor:
+def take(array: Array | Shards | Tensor, rows: Rows) -> Tensor:
     """Rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
 
     The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
     system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
+    if isinstance(array, Shards):
+        return torch.from_numpy(array.gather(rows, ROWS_MAPPED if array.nbytes > KEPT_MAPPED else None))
     if getattr(array, "_mmap", None) is None or array.nbytes <= KEPT_MAPPED:
         return torch.from_numpy(np.asarray(array[rows]))
     taken = np.empty((len(rows), *array.shape[1:]), array.dtype)

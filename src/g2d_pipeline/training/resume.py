@@ -6,12 +6,10 @@ import hashlib
 import json
 import logging
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
+from g2d_pipeline.signals import Stop, stop_on_signals
 from g2d_pipeline.training.checkpoint import Checkpoints, Stateful, read_file
 from g2d_pipeline.training.data import Data, Rows
 from g2d_pipeline.training.distributed import Group
@@ -44,42 +43,6 @@ class LoopState(Stateful):
     before: int = 0
 
     state_names: ClassVar = ("epoch", "batch", "batch_size", "rows", "devices", "before")
-
-
-class Stop:
-    """`number`: the signal that asked to stop, or None."""
-
-    number: int | None = None
-
-
-@contextmanager
-def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterator[Stop]:
-    """While it lasts, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one
-    acts as it always does.
-
-    Does nothing outside the main thread. A signal that is ignored (nohup) stays ignored."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {n: handler or signal.SIG_DFL for n, handler in before.items() if handler != signal.SIG_IGN}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.number = number
-        restore()
-        then(number)
-
-    def restore() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    for number in handlers:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 def run_identity(

@@ -18,6 +18,7 @@ from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.statistics import NO_INFORMATION, Normaliser, channel_statistics
+from g2d_pipeline.remote import fetch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,6 +213,7 @@ class FileKind(Kind):
 
     def _header(self, path: Path) -> dict[str, float]:
         with suppress(MediaError), decoding(path):
+            fetch([path])
             return self.header(path)
         return {}  # counted as unknown
 

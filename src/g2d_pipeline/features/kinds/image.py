@@ -24,7 +24,7 @@ from g2d_pipeline.config import ImageFeatures
 from g2d_pipeline.errors import ConfigError, data_error
 from g2d_pipeline.features.cells import IMAGES, is_row, open_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
-from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped
+from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped, rows_in_file
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
 from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
 from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
@@ -98,7 +98,7 @@ class Image(PictureKind):
         np.save(
             path.with_name(f"{path.stem}.{FITTED}.npy"), np.vstack([components.mean, components.components])
         )
-        array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]))
+        array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]), rows_in_file(decoded))
         errors = []
         with threadpool_limits(1):
             for start in range(0, len(rows), self.chunk):

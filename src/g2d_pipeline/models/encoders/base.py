@@ -54,7 +54,11 @@ class Normaliser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
         shift, factor = (-self.mean / self.std).view(shape), (self.scale / self.std).view(shape)
-        return torch.addcmul(shift, x.float(), factor)  # one pass over x, and one that makes floats of bytes
+        if x.dim() > 2:  # written out along the last axis: addcmul of two broadcast operands has no vectors
+            row = x[(slice(1), slice(None), *[slice(1)] * (x.dim() - 3))]
+            shift, factor = (torch.empty_like(row, dtype=torch.float32).copy_(v) for v in (shift, factor))
+        floats = x.float()
+        return torch.addcmul(shift, floats, factor, out=None if floats is x else floats)
 
 
 class Encoder(nn.Module):

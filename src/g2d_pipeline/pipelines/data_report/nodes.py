@@ -9,6 +9,7 @@ from typing import Any
 
 from g2d_pipeline.config import FeaturizeSettings
 from g2d_pipeline.features.store import FeatureStore
+from g2d_pipeline.remote import local_folder
 from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.sources.manifest import Manifest
 
@@ -26,7 +27,7 @@ def make_data_report(
         hashes = cache_file(project, settings.dataset)
         reports = {}
         for name, manifest in manifests.items():
-            raw = project / manifest.meta["raw_dir"]
+            raw = local_folder(project, manifest.meta["raw_dir"])
             reports[name] = describe_data(manifest, features[name], raw, hashes)
         return merge_reports(reports)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from g2d_pipeline.config import IngestSettings, Table
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.cells import split_cell
+from g2d_pipeline.remote import joined
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table import settings as chosen
@@ -57,7 +57,7 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
         table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
         note_unused(table, unused)
 
-    raw_dir = str(PurePosixPath(raw.raw_dir) / paths_start(raw, tables))
+    raw_dir = joined(raw.raw_dir, paths_start(raw, tables))
     rows, class_names = _read_rows(layout, settings, table, sources, media, tables, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {raw_dir}"
     total, bad = len(table) + len(table.bad), [*table.bad, *table.bad_rows(table.faults)]

@@ -1,0 +1,347 @@
+"""Folders behind a URL (`s3://…`, by fsspec) as local folders, whose files are fetched when they are read.
+
+A file that has not been fetched is *hollow*: of its size, with a time that tells its version, without blocks
+on the disk, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes
+and times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
+its options, and the size and version (ETag) of each file. Without such folders nothing here costs anything:
+fsspec is imported for them alone."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from g2d_pipeline.errors import ConfigError, DataError, G2DError
+from g2d_pipeline.files import atomic_write, content_hash
+
+logger = logging.getLogger(__name__)
+
+LISTING, CACHE = ".remote.json", "data/.cache"
+# Read by many readers in many ways: fetched at once, and never given up for others.
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".txt", ".pkl")
+IN_USE = 60  # seconds after its last use in which a file is not given up for others
+LISTED = "G2D_LISTED"  # environment variable: `process URL` of what a process above this one has listed
+FRESH = 30  # seconds in which a listing is not made again in one process
+BATCH = 64  # files that are fetched at once
+VERSIONS = ("ETag", "mtime", "created", "LastModified")  # what file systems tell of one
+RETRIES = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
+
+Files = dict[str, tuple[int, str]]  # relative path → size, version
+_attached: dict[str, Remote] = {}  # absolute folder, with a slash → what is behind it
+_listed: dict[str, float] = {}  # URL → when this process has listed it
+_ahead: list[Future[None]] = []
+_pool = ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead")
+
+
+def is_remote(place: str) -> bool:
+    return "://" in place
+
+
+def local_folder(project: Path, place: str) -> Path:
+    """The folder of `place`: a path relative to the project, or a URL, whose folder is in `CACHE`."""
+    if not is_remote(place):
+        return project / Path(place).expanduser()
+    protocol, _, path = place.partition("://")
+    return project / CACHE / protocol / path.strip("/")
+
+
+def joined(place: str, start: str) -> str:
+    """A folder below a path or URL."""
+    if is_remote(place):
+        return place.rstrip("/") if start in ("", ".") else f"{place.rstrip('/')}/{start}"
+    return str(PurePosixPath(place) / start)
+
+
+@dataclass
+class Remote:
+    """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep. `named_by_hash`: the
+    versions are hashes of the content and part of the objects' names."""
+
+    folder: Path
+    url: str
+    options: Mapping[str, Any]
+    limit: float
+    files: Files
+    named_by_hash: bool = False
+    _unseen: float = field(default=float("inf"), init=False)  # bytes fetched since they were last counted
+
+    @cached_property
+    def fs(self) -> Any:
+        return filesystem(self.url, self.options)
+
+    def fetch(self, names: list[str]) -> None:
+        """Fetch files, whole or not at all. Raises DataError."""
+        base, token = self.fs._strip_protocol(self.url).rstrip("/"), f"{os.getpid()}-{threading.get_ident()}"
+        for start in range(0, len(names), BATCH):
+            part = names[start : start + BATCH]
+            made = {name: (self.folder / name).with_name(f".{Path(name).name}.{token}.tmp") for name in part}
+            try:
+                with talking_to(self.url), writing_cache(self.folder):
+                    places = [f"{base}/{self._object(name)}" for name in part]
+                    self.fs.get(places, [str(path) for path in made.values()])
+                    for name, path in made.items():
+                        self._put(name, path)
+            finally:
+                for path in made.values():
+                    path.unlink(missing_ok=True)
+        self._unseen += sum(self.files[name][0] for name in names)
+        if self._unseen > 0.05 * self.limit:
+            self._make_room()
+
+    def _object(self, name: str) -> str:
+        return object_name(name, self.files[name][1]) if self.named_by_hash else name
+
+    def _put(self, name: str, path: Path) -> None:
+        size, version = self.files[name]
+        if path.stat().st_size != size or (self.named_by_hash and content_hash(path) != version):
+            raise DataError(f"{self.url}/{name} has changed since it was listed. Run again.")
+        os.utime(path, ns=(time.time_ns(), _time_of(version)))
+        path.replace(self.folder / name)
+
+    def _make_room(self) -> None:
+        """Make fetched files hollow again, those first that were used longest ago, beyond the limit."""
+        known = []
+        for name in self.files:
+            with suppress(FileNotFoundError):
+                state = os.stat(self.folder / name)  # noqa: PTH116 - there are many
+                if state.st_mode & stat.S_IWUSR:
+                    known.append((state.st_atime, state.st_size, name))
+        total, now = sum(size for _, size, _ in known), time.time()
+        self._unseen = 0
+        for used, size, name in sorted(known):
+            if total <= self.limit or now - used < IN_USE:
+                break
+            if not name.lower().endswith(TABLES):
+                make_hollow(self.folder / name, *self.files[name])
+                total -= size
+
+
+def connect(
+    url: str, folder: Path, options: Mapping[str, Any], limit: float, keep: Path | None = None
+) -> None:
+    """List what is behind `url` (once a run) and make `folder` look like it; fetch its tables.
+
+    `keep`: where the files lie in truth (`folder` becomes a link to it); None: there. Raises DataError where
+    there is nothing, or no access, or where the folder can not be written."""
+    with writing_cache(folder):
+        if keep is not None and not folder.exists():
+            keep.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.symlink_to(keep.absolute(), target_is_directory=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        files: Files = _read(folder).get("files", {})
+        if not files or not _is_listed(url):
+            with talking_to(url):
+                new = list_remote(url, options)
+            if not new:
+                raise DataError(f"There are no files in {url}.")
+            make_tree(folder, new, files)
+            write_listing(folder, url, options, limit, files := new)
+            _listed[url] = time.monotonic()
+            os.environ[LISTED] = f"{os.environ.get(LISTED, '')}\n{os.getpid()} {url}"
+            _attached.pop(f"{folder.absolute()}/", None)
+    attach(folder)
+    fetch(str(folder / name) for name in files if name.lower().endswith(TABLES))
+
+
+def object_name(name: str, version: str) -> str:
+    return f"{name}.{version}"
+
+
+def write_listing(
+    folder: Path,
+    url: str,
+    options: Mapping[str, Any],
+    limit: float,
+    files: Files,
+    named_by_hash: bool = False,
+) -> None:
+    """Write what `attach` reads."""
+    about = {"url": url.rstrip("/"), "options": dict(options), "limit": limit, "files": files}
+    about["named_by_hash"] = named_by_hash
+    with atomic_write(folder / LISTING) as path:
+        path.write_text(json.dumps(about), encoding="utf-8")
+
+
+def list_remote(url: str, options: Mapping[str, Any]) -> Files:
+    """Every file behind a URL. Raises DataError for names that lead out of it."""
+    fs = filesystem(url, options)
+    fs.invalidate_cache()
+    base = fs._strip_protocol(url).rstrip("/")
+    files: Files = {}
+    for path, about in sorted(fs.find(base, detail=True).items()):
+        name = path.removeprefix(base).lstrip("/")
+        if about.get("type", "file") != "file" or not name or name.endswith("/"):
+            continue
+        above = PurePosixPath(name).parents
+        if ".." in name.split("/") or "\\" in name or any(str(place) in files for place in above):
+            raise DataError(f"{url} holds {name!r}, which can not be a file here. Rename it.")
+        version = next((about[key] for key in VERSIONS if key in about), "")
+        files[name] = int(about["size"]), str(version).strip('"')
+    return files
+
+
+def make_tree(folder: Path, files: Files, before: Mapping[str, tuple[int, str]]) -> None:
+    """Hollow files where something is new or has changed; what has gone is removed."""
+    for name in before.keys() - files.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, of in files.items():
+        if tuple(before.get(name, ())) != tuple(of) or not (folder / name).exists():
+            make_hollow(folder / name, *of)
+
+
+def make_hollow(path: Path, size: int, version: str) -> None:
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:
+            file.truncate(size)
+        temporary.chmod(0o444)
+        os.utime(temporary, ns=(0, _time_of(version)))
+
+
+def is_hollow(path: Path | str) -> bool:
+    """Whether a file below a folder of ours has not been fetched."""
+    return _find(str(path)) is not None and not os.stat(path).st_mode & stat.S_IWUSR  # noqa: PTH116
+
+
+def attach(folder: Path) -> None:
+    """Let `fetch` know of the folder, or of the one above it that `connect` has made, in this process too."""
+    for place in (folder, *folder.parents):
+        if (key := f"{place.absolute()}/") in _attached:
+            return
+        if about := _read(place):
+            _attached[key] = Remote(place.absolute(), **about)
+            return
+
+
+def fetch(paths: Iterable[Path | str]) -> None:
+    """Fetch those of these files that are hollow; the others are marked as used. Raises DataError."""
+    if not _attached:
+        return
+    if _ahead and not threading.current_thread().name.startswith("fetch-ahead"):
+        _ahead.pop().exception()  # what fails there fails here again
+    missing: dict[int, tuple[Remote, list[str]]] = {}
+    for path in dict.fromkeys(map(str, paths)):
+        if (found := _find(path)) is None:
+            continue
+        remote, name = found
+        with suppress(FileNotFoundError):
+            state = os.stat(path)  # noqa: PTH116
+            if not state.st_mode & stat.S_IWUSR:
+                missing.setdefault(id(remote), (remote, []))[1].append(name)
+            elif time.time() - state.st_atime > IN_USE / 4:
+                os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+    for remote, names in missing.values():
+        remote.fetch(names)
+
+
+def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
+    """Fetch the files of a folder that `connect` or a mirror has made, but those named so."""
+    attach(folder)
+    if (remote := _attached.get(f"{folder.absolute()}/")) is not None:
+        fetch(folder / name for name in remote.files if not but(name))
+
+
+def fetch_ahead(paths: Iterable[Path | str]) -> None:
+    """Begin to fetch files that will be asked for next."""
+    if _attached:
+        _ahead[:] = [_pool.submit(fetch, list(paths))]
+
+
+def version_of(path: str) -> tuple[int, str] | None:
+    """Size and version of a file below a folder of ours; None: it is another file."""
+    found = _find(path)
+    return None if found is None else found[0].files[found[1]]
+
+
+def filesystem(url: str, options: Mapping[str, Any]) -> Any:
+    """The file system of a URL. Raises ConfigError where there is none, or an extra is missing."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    own = {"config_kwargs": RETRIES} if protocol in ("s3", "s3a") else {}
+    try:
+        return fsspec.filesystem(protocol, **own | dict(options))
+    except ImportError as error:
+        extra = "pip install 'g2d-pipeline[s3]'" if protocol in ("s3", "s3a") else str(error)
+        raise ConfigError(f"{url} needs a package that is not installed: {extra}.") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{url} with storage.options {dict(options)}: {error}") from None
+
+
+@contextmanager
+def talking_to(url: str) -> Iterator[None]:
+    """What fsspec and botocore raise becomes a DataError that says what to do."""
+    try:
+        yield
+    except G2DError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        number = getattr(error, "errno", None)
+        if isinstance(error, FileNotFoundError):
+            words = "there is no such bucket, folder or file. Is it right, and storage.options.endpoint_url?"
+        elif isinstance(error, PermissionError) or "redential" in type(error).__name__ + said:
+            words = (
+                "access is denied. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or "
+                "name a profile (storage.options.profile); they need the rights to list and to read"
+            )
+        elif number == errno.EBUSY or "SlowDown" in said or "Timeout" in type(error).__name__:
+            words = "it is overloaded, also after several tries. Run again later, or with fewer workers"
+        elif number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        else:
+            words = "it can not be read. Is storage.options.endpoint_url right, and the network there?"
+        raise DataError(f"{url}: {words} ({said})") from error
+
+
+@contextmanager
+def writing_cache(folder: Path) -> Iterator[None]:
+    """A full disk, or a folder that can not be written, becomes a DataError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Make room, or set storage.cache_gb or storage.cache_folder."
+        raise DataError(f"The cache {folder} can not be written ({error.strerror}). {remedy}") from error
+
+
+def _is_listed(url: str) -> bool:
+    """Whether the listing is this run's: a process above this one made it, or this one has just made it."""
+    known = [line.partition(" ") for line in os.environ.get(LISTED, "").splitlines()]
+    above = any(place == url and pid != str(os.getpid()) for pid, _, place in known)
+    return above or time.monotonic() - _listed.get(url, -math.inf) < FRESH
+
+
+def _find(path: str) -> tuple[Remote, str] | None:
+    """(what is behind a path, its name there); None: nothing."""
+    for base, remote in _attached.items():
+        if path.startswith(base) and path[len(base) :] in remote.files:
+            return remote, path[len(base) :]
+    return None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / LISTING).read_bytes())
+        about["files"] = {name: (size, version) for name, (size, version) in about["files"].items()}
+        return dict(about)
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _time_of(version: str) -> int:
+    """Nanoseconds, whole seconds of a time long ago, that differ where versions do."""
+    return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=4).digest()) % 10**9 * 10**9
