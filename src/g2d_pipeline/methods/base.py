@@ -220,7 +220,7 @@ class Method:
                 f"{name} steps several times a batch, so none can be accumulated: say accumulation=1"
             )
         if context.devices > 1 and self.distributed in ("no", ""):
-            why = self.not_exact or "its class does not say `distributed`, see docs/extending.md"
+            why = self.not_exact or "its class does not say `distributed`, see docs/scaling.md"
             raise ValueError(f"{name} trains on one device ({why}): say compute.devices=1")
         for parameter in (*self.by_modality, *self.by_part):
             allowed = (*(["multi"] if parameter in self.by_part else []), *names)

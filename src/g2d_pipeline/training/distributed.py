@@ -1,7 +1,7 @@
 """The processes that train one model together: their shares of a batch, what they sum, gather and agree on.
 
 Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
-batch, and they are summed in one flat buffer right before the step. torch's DistributedDataParallel would
+batch, and they are summed right before the step. torch's DistributedDataParallel would
 overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
 change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
 
@@ -21,6 +21,7 @@ from g2d_pipeline.training.streams import stream
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=nn.Module)
+LARGE = 2**14  # numbers of a tensor from which on a collective of its own costs less than two copies
 
 
 class LostProcess(Exception):
@@ -102,7 +103,7 @@ class Group:
     def sum_gradients(
         self, parameters: Iterable[nn.Parameter], buffers: Sequence[tuple[Tensor, Tensor]], share: float
     ) -> None:
-        """Sum the gradients of parameters, flat, by dtype and device; average the buffers of
+        """Sum the gradients of parameters, large ones in place, the others as one; average the buffers of
         `running_statistics` that have been written to since the last time, by each process's `share` of the
         batch. All have gradients of the same parameters: who learns is decided for all of them together."""
         if self.world == 1:
@@ -111,15 +112,20 @@ class Group:
         for b in moved:
             b.mul_(share)
         tensors = [p.grad for p in parameters if p.grad is not None] + moved
-        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        large = [x for x in tensors if x.numel() >= LARGE and _is_dense(x)]
+        rest: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for x in tensors:
-            kinds.setdefault((x.dtype, x.device), []).append(x)
-        for some in kinds.values():
-            flat = _flatten_dense_tensors([x.contiguous() for x in some])
-            with _others():
-                dist.all_reduce(flat)
-            for x, summed in zip(some, _unflatten_dense_tensors(flat, some), strict=True):
-                x.copy_(summed)
+            if x.numel() < LARGE or not _is_dense(x):
+                rest.setdefault((x.dtype, x.device), []).append(x)
+        flat = [_flatten_dense_tensors([x.contiguous() for x in some]) for some in rest.values()]
+        with _others():
+            # In the order of memory, which is the same on all.
+            parts = [x.as_strided((x.numel(),), (1,)) for x in large] + flat
+            for work in [dist.all_reduce(part, async_op=True) for part in parts]:
+                work.wait()
+        for some, summed in zip(rest.values(), flat, strict=True):
+            for x, values in zip(some, _unflatten_dense_tensors(summed, some), strict=True):
+                x.copy_(values)
         self.remember(buffers)
 
     def remember(self, buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -159,6 +165,11 @@ def _set_generators(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether x fills its memory without gaps, in row order or channels_last."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
