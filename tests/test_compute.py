@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import joblib
 import pytest
 
-from g2d_pipeline.compute import Pool
+from g2d_pipeline import compute
+from g2d_pipeline.compute import Pool, number_of_workers
 from g2d_pipeline.config import ComputeSettings
-from g2d_pipeline.engines import THREADS
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.engines import THREADS, about, check_workers, gpu_of
+from g2d_pipeline.errors import ConfigError, DataError, G2DError
 from g2d_pipeline.signals import stop_on_signals
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,7 +75,7 @@ def until_stopped(folder: str) -> str:
     return "not stopped"
 
 
-# ------------------------------------------------------------------------------------------------------ tests
+# ---------------------------------------------------------------------------------------------------- tests
 def test_tasks_are_taken_when_there_is_a_worker_and_each_is_done_once(pool):
     taken: list[int] = []
     ended = []
@@ -105,25 +111,125 @@ def test_an_error_is_raised_as_it_is(pool):
 
 
 def test_a_signal_is_passed_on_and_what_is_in_hand_is_saved(pool, tmp_path):
-    with stop_on_signals(pool.stop) as stop:
-        results = pool.run(until_stopped, [str(tmp_path)] * 5, lambda: stop.number is not None)
-        ended = []
-        started = _when(lambda: len(list(tmp_path.iterdir())) == pool.workers)
-        ended = [result for _, result in results]
-        started.join()
-    assert ended == ["saved"] * pool.workers
-    assert [result for _, result in pool.run(square, [3])] == [9] or pool.settings.backend == "loky"
-
-
-def _when(true: Any) -> Any:
-    """A thread that sends this process Ctrl-C once something is so."""
-    import threading
-
-    def watch() -> None:
-        while not true():
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < pool.workers:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=interrupt, daemon=True).start()
+    with stop_on_signals(pool.stop) as stop:
+        ended = list(pool.run(until_stopped, [str(tmp_path)] * 5, lambda: stop.number is not None))
+    assert [result for _, result in ended] == ["saved"] * pool.workers
+    assert list(pool.run(square, [3])) == [(3, 9)]
+
+
+# ------------------------------------------------------------------------------------------ what can not be
+def test_workers_follow_from_cores_and_devices():
+    cores = joblib.cpu_count()
+    one = ComputeSettings(cells_per_gpu=1)
+    assert number_of_workers(one, "auto", 1) == cores
+    assert number_of_workers(one, "auto", cores) == 1
+    assert number_of_workers(one, "auto", 1, ["0"]) == 1
+    assert number_of_workers(ComputeSettings(cells_per_gpu=2), "auto", 1, ["0"]) == min(2, cores)
+    with pytest.raises(ConfigError, match=rf"compute.workers = 2 × {cores} threads .* say compute.workers=1"):
+        number_of_workers(one, 2, cores)
+    if cores > 1:
+        with pytest.raises(ConfigError, match=r"compute.workers = 2 is more than 1 GPUs × compute.cells_per"):
+            number_of_workers(one, 2, 1, ["0"])
+
+
+def test_each_worker_has_one_device_and_each_device_as_many_workers():
+    given = [gpu_of(worker, ["3", "5"])["CUDA_VISIBLE_DEVICES"] for worker in range(4)]
+    assert given == ["3", "5", "3", "5"]
+    assert gpu_of(1, []) == {}
+
+
+def test_workers_that_do_not_fit_are_refused():
+    here = about()
+    check_workers({"a": here, "b": here | {"host": "other"}}, here["cores"])
+    with pytest.raises(ConfigError, match=r"torch is [\d.+a-z]+ here and 1.0 on the worker tcp://b:1"):
+        check_workers({"tcp://b:1": here | {"versions": here["versions"] | {"torch": "1.0"}}}, 1)
+    with pytest.raises(ConfigError, match=rf"{here['host']}: .* exceed its {here['cores']} cores"):
+        check_workers({"a": here, "b": here}, here["cores"])
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_an_engine_that_is_not_installed_is_a_mistake(backend, monkeypatch):
+    monkeypatch.setattr(compute, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=rf"compute.backend = {backend}: .* pip install 'g2d-pipeline\[{backend}\]'"
+    ):
+        Pool(ComputeSettings(backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_a_scheduler_that_does_not_answer_is_given_up(backend):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(
+            ConfigError, match=rf"compute.address = {address}: {backend} can not be used there"
+        ):
+            Pool(ComputeSettings(backend=backend, address=address, timeout=2))
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_without_room_for_their_files_engines_do_not_start(backend, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    message = rf"compute.backend = {backend}: it can not start, .*gone.*No such file"
+    with Pool(ComputeSettings(backend=backend), 1) as pool, pytest.raises(G2DError, match=message):
+        list(pool.run(square, [1]))
+
+
+@pytest.fixture
+def cluster() -> Iterator[Callable[..., str]]:
+    """Start a scheduler of Dask, and workers with these environments; its address."""
+    processes = []
+
+    def dask(*words: str, **environment: str) -> None:
+        env = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"} | environment
+        command = [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        processes.append(subprocess.Popen(command, env=env, **quiet))
+
+    def start(*workers: dict[str, str], nthreads: int = 1) -> str:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        address = f"tcp://127.0.0.1:{port}"
+        dask("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
+        for environment in workers:
+            words = ("--nthreads", str(nthreads), "--no-nanny", "--no-dashboard", "--memory-limit", "0")
+            dask("worker", address, *words, **environment)
+        return address
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_running_cluster_is_used_and_one_whose_workers_are_gone_is_told(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ComputeSettings(backend="dask", address=cluster({}), timeout=20)
+    with Pool(settings, threads=1) as pool:
+        assert pool.workers == 1
+        assert sorted(pool.run(square, range(4))) == [(i, i**2) for i in range(4)]
+        pool.settings = settings.model_copy(update={"timeout": 3})
+        with pytest.raises(G2DError, match=r"compute.backend = dask: no worker is left"):
+            list(pool.run(kill, [("always", "killed")]))
+
+
+def test_other_versions_on_a_worker_are_refused_with_both(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    about = tmp_path / "g2d_pipeline-0.0.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: g2d-pipeline\nVersion: 0.0.1\n")
+    path = f"{tmp_path}:{REPOSITORY}:{REPOSITORY / 'src'}"
+    address = cluster({"PYTHONPATH": path})
+    with pytest.raises(
+        ConfigError, match=r"g2d-pipeline is [\d.]+ here and 0.0.1 on the worker tcp://127.0.0.1:"
+    ):
+        Pool(ComputeSettings(backend="dask", address=address, timeout=30))
+    with pytest.raises(ConfigError, match=r"has 2 threads, .*--nthreads 1"):
+        Pool(ComputeSettings(backend="dask", address=cluster({}, nthreads=2), timeout=30))

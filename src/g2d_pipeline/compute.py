@@ -7,7 +7,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from functools import partial
 from importlib.util import find_spec
+from tempfile import gettempdir
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
@@ -65,17 +67,19 @@ class Pool:
             return self.engine
         s, self.engine = self.settings, ENGINES[self.settings.backend]()
         try:
-            self.engine.open(self)
+            if s.address is None:
+                self.engine.open(self)
+            else:
+                _within(s.timeout + 1, partial(self.engine.open, self))
             return self.engine
         except BaseException as error:
             self.close()
-            if not isinstance(error, (OSError, RuntimeError, ImportError, ValueError)) or isinstance(
-                error, G2DError
-            ):
+            if isinstance(error, G2DError) or not isinstance(error, Exception):
                 raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
             if s.address is None:
-                raise G2DError(f"compute.backend = {s.backend}: it can not start: {reason}") from error
+                words = f"compute.backend = {s.backend}: it can not start, with files in {gettempdir()}"
+                raise G2DError(f"{words}: {reason}") from error
             words = f"compute.address = {s.address}: {s.backend} can not be used there"
             raise ConfigError(f"{words} (compute.timeout = {s.timeout:g} s): {reason}") from error
 
@@ -158,3 +162,18 @@ def visible_gpus() -> list[str]:
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return [named[i] if named != [""] else str(i) for i in range(torch.cuda.device_count())]
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Call it in a thread: Dask and Ray wait for ever for a silent port. Raises what it raises, and
+    TimeoutError."""
+    result: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    result.result(seconds)

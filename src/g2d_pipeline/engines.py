@@ -23,12 +23,16 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 from g2d_pipeline.errors import ConfigError, G2DError
 from g2d_pipeline.signals import ask_to_stop, begin_task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+DASK = {  # a lost worker is told at once; no pages are served
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
 OBJECTS = 80_000_000  # bytes of Ray's store of objects, near the least that it takes: ours are small
 
 
@@ -44,19 +48,23 @@ class Loky:
 
     def submit(self, *arguments: Any) -> Future[Any]:
         slot = next(i for i, future in enumerate(self.futures) if future is None or future.done())
-        future = self.futures[slot]
-        if future is None or isinstance(future.exception(), self.lost):
-            self._start(slot)
-        self.futures[slot] = self.executors[slot].submit(work, *arguments)
-        return self.futures[slot]  # type: ignore[return-value]
+        future: Future[Any]
+        try:
+            executor = self.executors[slot] or self._start(slot)
+            future = executor.submit(work, *arguments)
+        except self.lost:
+            future = self._start(slot).submit(work, *arguments)
+        self.futures[slot] = future
+        return future
 
-    def _start(self, slot: int) -> None:
+    def _start(self, slot: int) -> Any:
         from joblib.externals.loky import ProcessPoolExecutor
 
-        if self.executors[slot] is not None:
-            self.executors[slot].shutdown(wait=True, kill_workers=True)
+        if (broken := self.executors[slot]) is not None:
+            broken.shutdown(wait=True, kill_workers=True)
         env = dict.fromkeys(THREADS, str(self.pool.threads)) | gpu_of(slot, self.pool.gpus)
         self.executors[slot] = ProcessPoolExecutor(1, initializer=_follow, initargs=(os.getpid(),), env=env)
+        return self.executors[slot]
 
     def stop(self, number: int) -> None:
         for process in multiprocessing.active_children():
@@ -84,6 +92,7 @@ class Dask:
         from distributed import Client, LocalCluster
         from distributed.scheduler import KilledWorker, NoWorkerError
 
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.pool, self.lost, s, address = (
             pool,
             (KilledWorker, NoWorkerError),
@@ -92,16 +101,14 @@ class Dask:
         )
         if address is None:
             self.folder = tempfile.mkdtemp(prefix="g2d-dask-")
-            dask.config.set({"distributed.scheduler.allowed-failures": 0})  # a lost worker is told at once
-            self.cluster = LocalCluster(
-                n_workers=pool.workers,
-                threads_per_worker=1,
-                dashboard_address=None,
-                local_directory=self.folder,
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-                env=dict.fromkeys(THREADS, str(pool.threads)),
-            )
+            with dask.config.set(DASK | {"temporary-directory": self.folder}):
+                self.cluster = LocalCluster(
+                    n_workers=pool.workers,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    memory_limit=0,
+                    env=dict.fromkeys(THREADS, str(pool.threads)),
+                )
             address = self.cluster.scheduler_address
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions, which are checked below
@@ -109,7 +116,6 @@ class Dask:
         if self.cluster is not None:
             self.client.register_plugin(_ignore_interrupts())
         self.client.wait_for_workers(1, timeout=s.timeout)
-        self.executor = self.client.get_executor(pure=False)
         nthreads = self.client.nthreads()
         if many := [name for name, number in nthreads.items() if number > 1]:
             words = f"the worker {many[0]} has {nthreads[many[0]]} threads, which would share a process"
@@ -118,7 +124,16 @@ class Dask:
         check_workers(self.client.run(about), pool.threads)
 
     def submit(self, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = self.executor.submit(_work_on_dask, self.pool.gpus, *arguments)
+        future: Future[Any] = Future()  # that of Client.get_executor() never ends where a result is lost
+
+        def end(ended: Any) -> None:
+            try:
+                future.set_result(ended.result())
+            except BaseException as error:
+                future.set_exception(error)
+
+        task = self.client.submit(_work_on_dask, self.pool.gpus, *arguments, pure=False)
+        task.add_done_callback(end)
         return future
 
     def stop(self, number: int) -> None:
@@ -167,19 +182,17 @@ class Ray:
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, TaskCancelledError, WorkerCrashedError
 
-        self.pool, self.tasks, s = pool, dict[Future[Any], Any](), pool.settings
+        self.ray, self.pool, self.tasks, s = ray, pool, dict[Future[Any], Any](), pool.settings
         self.lost = (NodeDiedError, OutOfMemoryError, TaskCancelledError, WorkerCrashedError)
-        start: dict[str, Any] = {"address": s.address}
+        start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if s.address is None:
             self.folder = tempfile.mkdtemp(prefix="g2d-ray-")
-            start = {"address": "local", "include_dashboard": False, "_temp_dir": self.folder}
+            start |= {"address": "local", "include_dashboard": False, "_temp_dir": self.folder}
             start |= {"num_cpus": pool.workers * pool.threads, "num_gpus": len(pool.gpus)}
             start |= {"object_store_memory": OBJECTS, "_node_ip_address": "127.0.0.1"}
-        elif s.address != "auto":  # Ray itself would end this process
-            parts = urlsplit(s.address if "://" in s.address else f"//{s.address}")
-            socket.create_connection((parts.hostname, parts.port or 6379), s.timeout).close()
-        self.ray = ray
-        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **start)
+            ray.init(**start)
+        else:
+            ray.init(s.address, **start)
         self.slots = pool.workers if s.address is None else self._check_nodes()
         gpu = 1 / s.cells_per_gpu if pool.on_gpus and ray.cluster_resources().get("GPU") else 0
         self.work = ray.remote(work).options(max_retries=0, num_cpus=pool.threads, num_gpus=gpu)

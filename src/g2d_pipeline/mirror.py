@@ -18,15 +18,7 @@ from typing import Any
 from g2d_pipeline.cards import CARD
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_folder, atomic_write, content_hash, fingerprint
-from g2d_pipeline.remote import (
-    LISTING,
-    Files,
-    filesystem,
-    make_hollow,
-    object_name,
-    talking_to,
-    write_listing,
-)
+from g2d_pipeline.remote import LISTING, Files, Remote, filesystem, make_tree, object_name, talking_to
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +88,8 @@ class Mirror:
             return False
         files: Files = {file: (size, version) for file, (size, version) in complete["files"].items()}
         with atomic_folder(folder) as new:
-            for file, of in files.items():
-                make_hollow(new / file, *of)
-            write_listing(new, f"{self.url}/{name}", self.options, self.limit, files, named_by_hash=True)
+            make_tree(new, files)
+            Remote(new, f"{self.url}/{name}", self.options, self.limit, files, named_by_hash=True).save()
             (new / CARD).write_text(json.dumps(complete["card"], indent=2), encoding="utf-8")
         logger.info("%s is in %s already.", name, self.url)
         return True

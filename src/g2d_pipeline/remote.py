@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import stat
@@ -28,8 +27,6 @@ from typing import Any
 from g2d_pipeline.errors import ConfigError, DataError, G2DError
 from g2d_pipeline.files import atomic_write, content_hash
 
-logger = logging.getLogger(__name__)
-
 LISTING, CACHE = ".remote.json", "data/.cache"
 # Read by many readers in many ways: fetched at once, and never given up for others.
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".txt", ".pkl")
@@ -44,6 +41,7 @@ Files = dict[str, tuple[int, str]]  # relative path → size, version
 _attached: dict[str, Remote] = {}  # absolute folder, with a slash → what is behind it
 _listed: dict[str, float] = {}  # URL → when this process has listed it
 _ahead: list[Future[None]] = []
+_eviction = threading.Lock()
 _pool = ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead")
 
 
@@ -83,6 +81,12 @@ class Remote:
     def fs(self) -> Any:
         return filesystem(self.url, self.options)
 
+    def save(self) -> None:
+        """Write what `attach` reads."""
+        keys = ("url", "options", "limit", "files", "named_by_hash")
+        with atomic_write(self.folder / LISTING) as path:
+            path.write_text(json.dumps({key: getattr(self, key) for key in keys}), encoding="utf-8")
+
     def fetch(self, names: list[str]) -> None:
         """Fetch files, whole or not at all. Raises DataError."""
         base, token = self.fs._strip_protocol(self.url).rstrip("/"), f"{os.getpid()}-{threading.get_ident()}"
@@ -90,7 +94,7 @@ class Remote:
             part = names[start : start + BATCH]
             made = {name: (self.folder / name).with_name(f".{Path(name).name}.{token}.tmp") for name in part}
             try:
-                with talking_to(self.url), writing_cache(self.folder):
+                with writing_cache(self.folder), talking_to(self.url):
                     places = [f"{base}/{self._object(name)}" for name in part]
                     self.fs.get(places, [str(path) for path in made.values()])
                     for name, path in made.items():
@@ -100,7 +104,8 @@ class Remote:
                     path.unlink(missing_ok=True)
         self._unseen += sum(self.files[name][0] for name in names)
         if self._unseen > 0.05 * self.limit:
-            self._make_room()
+            with _eviction:
+                self._make_room()
 
     def _object(self, name: str) -> str:
         return object_name(name, self.files[name][1]) if self.named_by_hash else name
@@ -150,7 +155,7 @@ def connect(
             if not new:
                 raise DataError(f"There are no files in {url}.")
             make_tree(folder, new, files)
-            write_listing(folder, url, options, limit, files := new)
+            Remote(folder, url.rstrip("/"), dict(options), limit, files := new).save()
             _listed[url] = time.monotonic()
             os.environ[LISTED] = f"{os.environ.get(LISTED, '')}\n{os.getpid()} {url}"
             _attached.pop(f"{folder.absolute()}/", None)
@@ -160,21 +165,6 @@ def connect(
 
 def object_name(name: str, version: str) -> str:
     return f"{name}.{version}"
-
-
-def write_listing(
-    folder: Path,
-    url: str,
-    options: Mapping[str, Any],
-    limit: float,
-    files: Files,
-    named_by_hash: bool = False,
-) -> None:
-    """Write what `attach` reads."""
-    about = {"url": url.rstrip("/"), "options": dict(options), "limit": limit, "files": files}
-    about["named_by_hash"] = named_by_hash
-    with atomic_write(folder / LISTING) as path:
-        path.write_text(json.dumps(about), encoding="utf-8")
 
 
 def list_remote(url: str, options: Mapping[str, Any]) -> Files:
@@ -195,12 +185,12 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
     return files
 
 
-def make_tree(folder: Path, files: Files, before: Mapping[str, tuple[int, str]]) -> None:
+def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
     """Hollow files where something is new or has changed; what has gone is removed."""
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
     for name, of in files.items():
-        if tuple(before.get(name, ())) != tuple(of) or not (folder / name).exists():
+        if before.get(name) != of or not (folder / name).exists():
             make_hollow(folder / name, *of)
 
 
@@ -231,8 +221,8 @@ def fetch(paths: Iterable[Path | str]) -> None:
     """Fetch those of these files that are hollow; the others are marked as used. Raises DataError."""
     if not _attached:
         return
-    if _ahead and not threading.current_thread().name.startswith("fetch-ahead"):
-        _ahead.pop().exception()  # what fails there fails here again
+    for future in () if threading.current_thread().name.startswith("fetch-ahead") else tuple(_ahead):
+        future.exception()  # is waited for; what fails there fails here again
     missing: dict[int, tuple[Remote, list[str]]] = {}
     for path in dict.fromkeys(map(str, paths)):
         if (found := _find(path)) is None:

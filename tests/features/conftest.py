@@ -82,12 +82,12 @@ class Raw:
         }  # fmt: skip
         return MadeUp(self.table, meta)
 
-    def settings(self, workers: int = 1) -> FeaturizeSettings:
-        options = RunOptions(device="cpu", progress=False, compute={"workers": workers})
+    def settings(self, compute: Any = None) -> FeaturizeSettings:
+        options = RunOptions(device="cpu", progress=False, compute=compute or {"workers": 1})
         return FeaturizeSettings(dataset="made_up", modalities=self.modalities, options=options)
 
-    def write(self, folder: Path, workers: int = 1) -> Path:
-        write_store(folder, self.manifest, self.root, self.settings(workers))
+    def write(self, folder: Path, compute: Any = None) -> Path:
+        write_store(folder, self.manifest, self.root, self.settings(compute))
         return folder
 
 

@@ -163,6 +163,13 @@ def test_an_overloaded_server_is_asked_again_but_not_for_ever(
     with pytest.raises(ConfigError, match=r"(?s)overloaded, also after several tries"):
         uploaded.resolve(PLACE, options=s3.options | FAST)
     assert 1000 - s3.slow <= 12
+    s3.slow = 0
+    s3.fs.put(str(uploaded.raw / "png/2.png"), "clips/raw/png/1.png")
+    uploaded.resolve(PLACE, options=s3.options | FAST)
+    s3.slow = 1000
+    root = local_folder(uploaded.project, PLACE)
+    with pytest.raises(DataError, match=r"(?s)overloaded, also after several tries"):
+        remote.fetch([root / "png/1.png"])
 
 
 def test_a_missing_extra_is_told(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,19 @@ def test_two_processes_one_of_them_killed_make_the_same_as_one_and_a_second_call
     assert "unimodal · loud" in capsys.readouterr().out
 
 
+def test_all_engines_make_the_same_table_from_the_same_weights(tmp_path, project, monkeypatch):
+    made = []
+    for backend, workers in (("loky", 1), ("dask", 2), ("ray", 2)):
+        folder = tmp_path / backend
+        one = new_project(folder)
+        monkeypatch.setenv("KILLED", str(folder / "killed"))  # one worker each
+        one.add_study("grid", methods=["killsonce", "joint"], seeds=[0, 1], options={"epochs": 2})
+        table = one.run("grid", compute={"backend": backend, "workers": workers}) / "table.csv"
+        made.append((table.read_bytes(), one.trained()))
+    assert len(made[0][1]) == 4
+    assert made[0] == made[1] == made[2]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, workers):
     project.add_study("bad", methods=["fails", "joint", "kills"], seeds=[0])

@@ -80,13 +80,12 @@ class Shards:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         order = np.argsort(rows, kind="stable")
         shards, local = (part.tolist() for part in np.divmod(rows[order], self.rows))
-        before, used, taken = None, list[Any](), 0
-        for place, shard, row in zip(order.tolist(), shards, local, strict=True):
+        before, used = None, list[Any]()
+        for taken, (place, shard, row) in enumerate(zip(order.tolist(), shards, local, strict=True), 1):
             if shard != before:
                 used.append(self._shard(shard))
                 part, before = np.asarray(used[-1]), shard  # a memory map's own indexing takes longer
             out[place] = part[row]
-            taken += 1
             if at_once and taken % at_once == 0:
                 _release(used)
                 used = used[-1:]
