@@ -87,8 +87,7 @@ def train_student(
     outputs_of = {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()}
     algorithm = build_method(method, parameters or {})
     architecture = describe_architecture(data, encoders, fusion, algorithm.exchange)
-    devices = world_of(options)
-    check_method(method, algorithm, architecture, smp, training, devices)
+    check_method(method, algorithm, architecture, smp, training, world_of(options))
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights, start)
@@ -109,8 +108,9 @@ def train_student(
         "seed": seed,
         "parameters_changed": algorithm.parameters.model_dump(mode="json", exclude_defaults=True),
         **describe_run(data, architecture, training, smp, result),
+        **describe_devices(options, training),
         "confidence": _mean_confidence(outputs, data, splits),
-    } | describe_devices(options, training, devices, device)
+    }
     return Trained(result.model, info, result.history, predictions, outputs)
 
 
@@ -163,15 +163,13 @@ def describe_run(
     }
 
 
-def describe_devices(
-    options: RunOptions, training: TrainingSettings, devices: int, device: torch.device
-) -> dict[str, Any]:
+def describe_devices(options: RunOptions, training: TrainingSettings) -> dict[str, Any]:
     """What `model.json` says of several devices that trained together; nothing of one."""
-    if devices == 1:
+    if (devices := world_of(options)) == 1:
         return {}
     compute, size = options.compute, training.batch_size
     samples = {} if size == "auto" else {"global_batch": size * devices * training.accumulation}
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "nccl" if pick_device(options.device).type == "cuda" else "gloo"
     about = {"devices": devices // compute.num_nodes, "num_nodes": compute.num_nodes}
     return {"compute": about | {"strategy": compute.strategy, "backend": backend} | samples}
 

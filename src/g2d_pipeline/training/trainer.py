@@ -130,12 +130,10 @@ class Trainer:
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        fitting = fitting_batch_size(model, data, training, self.device)
-        self.loop = LoopState(batch_size=int(self.group.least(fitting)), devices=self.group.world)
-        size = self.loop.batch_size * self.group.world
-        self.history = History(
-            model, description, size * sum(math.prod(data.shape(m)) for m in data.modalities)
-        )
+        fitting = int(self.group.least(fitting_batch_size(model, data, training, self.device)))
+        self.loop = LoopState(batch_size=fitting, devices=self.group.world)
+        numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
+        self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
