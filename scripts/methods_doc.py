@@ -246,6 +246,8 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
         lines.append(f"- Brings its fusion: `{fusion if isinstance(fusion, str) else fusion['name']}`")
     lines.append(f"- Teachers: {'yes' if cls.needs_teachers else 'for SMP only' if of.get('smp') else 'no'}")
     lines.append(f"- Cost a batch: encoders × {cost[0]:.2f}, backward passes × {cost[1]:.2f}")
+    note = f": {cls.not_exact}" if cls.not_exact else ""
+    lines.append(f"- On several devices: {cls.distributed or 'not said'}{note}")
     fields, said = cls.Parameters.model_fields, comments(name)
     if fields:
         lines += ["", "| hyper-parameter | default | allowed | |", "|---|---|---|---|"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,24 @@ class ProjectHooks:
 
         self.jobs = Jobs(self.loader)
         self.jobs.check()
+        if c.run.compute.num_nodes > 1:
+            self._meet(c)
         _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
         if "students" in pipeline.all_outputs() and not catalog.exists("students"):
             check_methods(c)
         self._announce(c)
+
+    def _meet(self, c: Configuration) -> None:
+        """Wait for the other machines; on one of those take part in the first one's trainings, and end."""
+        from g2d_pipeline.training.launch import NODES, take_part
+        from g2d_pipeline.training.nodes import Nodes
+
+        nodes = Nodes(c.run.compute)
+        if nodes.rank > 0:
+            logger.info("machine %d of %d: takes part in trainings", nodes.rank, nodes.count)
+            take_part(nodes)
+            sys.exit(0)
+        NODES[:] = [nodes]
 
     def _begin_retraining(self, c: Configuration, catalog: Any) -> None:
         """One retraining of a data set at a time, on its fixed evaluation set."""
@@ -191,6 +206,11 @@ class ProjectHooks:
     def _end_jobs(self) -> None:
         if self.jobs:
             self.jobs.close()
+        if "g2d_pipeline.training.launch" in sys.modules:
+            from g2d_pipeline.training.launch import NODES
+
+            while NODES:
+                NODES.pop().end()
 
     def _announce(self, c: Configuration) -> None:
         seeds = "/".join(map(str, c.run.seeds))
@@ -214,6 +234,10 @@ class ProjectHooks:
             logger.warning("code=ignore: %s", words)
         for note in c.notes:
             logger.info(note)
+        if c.run.compute.together > 1:
+            number = c.run.compute.devices, c.run.compute.num_nodes
+            words = "models that another number of devices has trained stay fresh"
+            logger.info("compute.devices = %s on %d machines: %s", *number, words)
 
     def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
         """Where the data report is, and its grave warnings; after a whole run, only where it has warnings."""

@@ -43,7 +43,16 @@ class Jobs:
     _shares: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ConfigError where the engine can not be used, or its workers exceed cores or devices."""
+        """Raise ConfigError where the engine can not be used, or its workers or `devices` exceed what there
+        is."""
+        c = self.loader.configuration
+        if c.run.compute.devices != 1 or c.run.compute.num_nodes > 1:
+            from g2d_pipeline.training.launch import devices_of
+
+            try:
+                devices_of(c.options)
+            except ConfigError as error:
+                raise c.origins.mistake(("compute", "devices"), str(error)) from None
         self._open(None, 1).close()
 
     def _open(self, workers: int | None, threads: int) -> Trainings:

@@ -144,7 +144,10 @@ def check_methods(configuration: Configuration) -> None:
         encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
-            context = MethodContext(d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
+            devices = configuration.run.compute.together
+            context = MethodContext(
+                d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, devices
+            )
             method(parameters).check(context)
         except ValueError as error:
             raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error

@@ -76,7 +76,7 @@ def test_cml_equals_its_equation_in_numpy(k: int, task: str) -> None:
     f, y, output, batch, state, fusion = setting(k, task)
     names, b = list(f), len(y)
     method: Any = build("cml", {"weight": 0.3})
-    method._order = lambda output: names
+    method._order = lambda output, total: names
     terms = {name: term.detach() for name, term in method.loss(output, batch, state).items()}
 
     weight, bias = (p.detach().numpy() for p in fusion.parameters())
@@ -100,7 +100,7 @@ def test_cml_equals_its_equation_in_numpy(k: int, task: str) -> None:
     assert total > 0
     assert float(terms["rise"]) == pytest.approx(0.3 * total, rel=1e-10)
     whole: Any = build("cml", {"weight": 0.3, "losses": "whole"})
-    whole._order = lambda output: names
+    whole._order = lambda output, total: names
     assert float(whole.loss(output, batch, state)["task"].detach()) == pytest.approx(
         task_loss(task, logits[0], y), rel=1e-10
     )

@@ -37,6 +37,11 @@ class ComputeSettings(Strict):
     max_restarts: NonNegativeInt = 2
     timeout: PositiveFloat = 120.0
 
+    @property
+    def together(self) -> int:
+        """How many devices train together at least, as far as the settings tell."""
+        return self.num_nodes * (1 if self.devices == "auto" else self.devices)
+
     @model_validator(mode="after")
     def _address_is_of_a_cluster(self) -> Self:
         if self.address is not None and self.backend == "loky":

@@ -103,7 +103,9 @@ class TrainingSettings(Strict):
     """The recipe of one training run, teacher or student (g2d.md §7).
 
     `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`:
-    batches whose gradients are averaged for one step. `clip_norm`: the greatest norm of the whole gradient.
+    batches whose gradients are averaged for one step. `scale_lr`: what learning rates are multiplied by where
+    several devices (`compute.devices`, each with `batch_size` samples a batch) train together: 1 (`none`),
+    their number (`linear`) or its square root (`sqrt`). `clip_norm`: the greatest norm of the whole gradient.
     `ema`: decay of the average of the weights that is evaluated and kept instead of the weights.
     `early_stopping`: epochs without a better validation score after which training ends, counted in the last
     phase only: no other one is cut. `selection`: `val` keeps the weights of the best validation epoch; `last`
@@ -121,6 +123,7 @@ class TrainingSettings(Strict):
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
     accumulation: PositiveInt = 1
+    scale_lr: Literal["none", "linear", "sqrt"] = Field("none", exclude_if=lambda rule: rule == "none")
     optimizer: OptimizerSettings = SGD()
     lr_schedule: LRSchedule = StepSchedule()
     clip_norm: PositiveFloat | None = None

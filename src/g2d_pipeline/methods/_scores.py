@@ -35,7 +35,7 @@ class Window(MethodParameters):
 def summed_scores(state: State, output: Output, target: Tensor) -> Tensor:
     """Σ_b ρ_b^m `[k]` of each modality alone on a batch: B times its score; float64, CPU, no gradient."""
     with torch.no_grad():
-        return sum_confidence(state.task, state.unimodal_logits(output), target)
+        return state.sum(sum_confidence(state.task, state.unimodal_logits(output), target))
 
 
 def sum_confidence(task: Task, logits: dict[str, Tensor], target: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ class AGM(Method):
         "S^m = L_S(φ^m, y), φ^m: Shapley value of the logits"
     )
     source = "Li et al., ICCV 2023, adaptive gradient modulation"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         self.mean_scores = torch.zeros(len(state.model.modalities), dtype=torch.float64)  # S̄
@@ -98,7 +99,7 @@ class AGM(Method):
         whole = self.parameters.where == "response"
         with torch.set_grad_enabled(whole):
             parts = self._responses(output, batch, state)
-        now = batch_scores(state.task, parts, batch.target)
+        now = state.mean(batch_scores(state.task, parts, batch.target))
         values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
         kappa: dict[str, float] = dict(zip(parts, values, strict=True))
         for m, factor in kappa.items():

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from g2d_pipeline.methods._heads import weighted_losses
-from g2d_pipeline.methods._scores import Window, by_lead, sum_confidence
+from g2d_pipeline.methods._scores import Window, by_lead, sum_confidence, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
@@ -23,7 +23,11 @@ def dependence_shares(task: Task, logits: dict[str, Tensor], target: Tensor) -> 
     if task.outputs > 1:
         p = torch.cat(list(logits.values()), dim=1).double().softmax(dim=1)
         return torch.stack([part.sum(dim=1).mean() for part in p.split(task.outputs, dim=1)]).cpu()
-    scores = sum_confidence(task, logits, target)
+    return shares_of(sum_confidence(task, logits, target))
+
+
+def shares_of(scores: Tensor) -> Tensor:
+    """s^m / Σ_j s^j `[k]`."""
     return scores / scores.sum().clamp_min(torch.finfo(scores.dtype).tiny)
 
 
@@ -64,6 +68,7 @@ class AMCo(Method):
         "p = sin(π/2·min(ε, l_t)/ε)"
     )
     source = "Zhou et al., 2023, adaptive mask co-optimization; sine schedule of its public code"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         self.batches = 0  # of this epoch
@@ -98,7 +103,11 @@ class AMCo(Method):
     def _masked(self, output: Output, batch: Batch, share: float, state: State) -> dict[str, Tensor]:
         """m → its masked feature, of the modalities on which too much depends."""
         with torch.no_grad():
-            shares = dependence_shares(state.task, state.unimodal_logits(output), batch.target)
+            if state.task.outputs > 1:
+                alone = state.unimodal_logits(output)
+                shares = state.mean(dependence_shares(state.task, alone, batch.target))
+            else:
+                shares = shares_of(summed_scores(state, output, batch.target))
         names = state.model.modalities
         over = [m for m, s in zip(names, shares.tolist(), strict=True) if s > self.parameters.sigma]
         if self.parameters.hold == "epoch":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ class Batch:
 @dataclass(frozen=True)
 class MethodContext:
     """What `Method.check` is asked about. `fusion`, and `encoders` by modality: their names;
-    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step."""
+    `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step;
+    `devices`: that train together."""
 
     task: str
     fusion: str
@@ -60,6 +61,7 @@ class MethodContext:
     smp: bool = False
     accumulation: int = 1
     fusion_settings: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 1
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -84,6 +86,10 @@ def _outside_training(*_: Any) -> Any:
     raise RuntimeError("a model is trained by training.fit, which fills in State.forward, backward and step")
 
 
+def _itself(x: Any) -> Any:
+    return x
+
+
 @dataclass
 class State:
     """What a method may read, change and call while a model is trained.
@@ -99,7 +105,12 @@ class State:
     `mark_updated(modalities)`: call it after writing to encoders' weights by hand. `teachers`: m → its
     stored `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
 
-    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`."""
+    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`.
+
+    Where several `devices` share each batch, a method sees its own part of it: `place` in `whole(batch)`, the
+    store rows of all of it. What it decides by must be of the whole: `sum(x)` adds up tensors over the
+    devices, `mean(x)` makes the mean of the batch from the means of its parts, `agree(x)` is the first
+    device's x. Random numbers outside of `forward` are the same on all devices."""
 
     model: MultimodalModel
     optimizer: optim.Optimizer
@@ -121,6 +132,20 @@ class State:
     new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
     mark_updated: Callable[[Iterable[str]], None] = _outside_training
     logged: dict[str, float | Tensor] = field(default_factory=dict)  # by `log`, of the current batch
+    devices: int = 1
+    place: slice = field(default_factory=lambda: slice(None))
+    share: float = 1.0  # of the batch's samples that this device has
+    index: Tensor | None = None  # store rows of the batch, of all devices
+    sum: Callable[[Tensor], Tensor] = _itself
+    agree: Callable[[Any], Any] = _itself
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The batch mean `[…]` of this device's means x."""
+        return x if self.devices == 1 else self.sum(x * self.share)
+
+    def whole(self, batch: Batch) -> Tensor:
+        """Store rows `[N]` of the batch, of all devices in their order."""
+        return batch.index if self.index is None else self.index
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's
@@ -143,7 +168,9 @@ class Method:
     what it is defined for; `undefined` (of tasks and fusions) and `no_smp` say why not, and the remedy.
     `by_modality`: parameters whose keys are modalities, `by_part`: or "multi", the whole. `exchange`: how the
     students' encoders exchange (`models/exchange.py`). `steps_itself`: it calls `state.step` several times a
-    batch, so that there is nothing to accumulate.
+    batch, so that there is nothing to accumulate. `distributed`: on several devices it is `exact` (what one
+    device with the whole batch does, up to rounding), works with statistics of each device's part of a batch
+    (`per device`; `not_exact` says which), or works on one alone (`no`; "": nobody has said).
 
     What a method keeps in attributes (tensors, numbers, lists, dictionaries, modules: running averages,
     prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all of them."""
@@ -163,6 +190,8 @@ class Method:
     by_part: ClassVar[tuple[str, ...]] = ()
     exchange: ClassVar[str | None] = None
     steps_itself: ClassVar[bool] = False
+    distributed: ClassVar[Literal["exact", "per device", "no", ""]] = ""
+    not_exact: ClassVar[str] = ""
 
     def __init__(self, parameters: MethodParameters | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
@@ -190,6 +219,9 @@ class Method:
             raise ValueError(
                 f"{name} steps several times a batch, so none can be accumulated: say accumulation=1"
             )
+        if context.devices > 1 and self.distributed in ("no", ""):
+            why = self.not_exact or "its class does not say `distributed`, see docs/scaling.md"
+            raise ValueError(f"{name} trains on one device ({why}): say compute.devices=1")
         for parameter in (*self.by_modality, *self.by_part):
             allowed = (*(["multi"] if parameter in self.by_part else []), *names)
             for key, value in getattr(self.parameters, parameter).items():

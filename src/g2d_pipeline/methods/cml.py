@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
 from typing import Literal
@@ -33,12 +34,18 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
     return confidence, predicted == target
 
 
-def rise(task: Task, superset: Tensor, subset: Tensor, target: Tensor) -> Tensor:
+def _itself(of_part: Tensor) -> Tensor:
+    return of_part
+
+
+def rise(
+    task: Task, superset: Tensor, subset: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = _itself
+) -> Tensor:
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
-    right on. 0 where there are none."""
+    right on. 0 where there are none. `total`: of a part of a batch, its number of them → the batch's."""
     more, right = confidence_and_right(task, superset, target)
     less, _ = confidence_and_right(task, subset, target)
-    return ((less - more).clamp_min(0) * right).sum() / right.sum().clamp_min(1)
+    return ((less - more).clamp_min(0) * right).sum() / total(right.sum()).clamp_min(1)
 
 
 class CML(Method):
@@ -57,26 +64,27 @@ class CML(Method):
     min_modalities = 2
     equation = "L = mean_S L_S(l_S, y) + λ Σ_{S ⊃ T} mean_b max(conf(l_T) − conf(l_S), 0), S, T nested"
     source = "Ma et al., ICML 2023, calibrating multimodal learning"
+    distributed = "exact"
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target
         terms = super().loss(output, batch, state)
         if not p.acts(state.epoch) or (p.weight == 0 and p.losses == "whole"):
             return terms
-        _, *subsets = nested(self._order(output))
+        _, *subsets = nested(self._order(output, state.sum))
         smaller = [state.model.fusion(mask_others(output.features, some)) for some in subsets]
         logits = [output.logits, *smaller]
         if p.losses == "nested":
             losses = reduce(Tensor.add, (task.loss(of_subset, target) for of_subset in smaller))
             terms["task"] = (terms["task"] + losses) / len(logits)
         if p.weight > 0:
-            rises = [rise(task, more, less, target) for more, less in pairwise(logits)]
-            terms["rise"] = p.weight * reduce(Tensor.add, rises)
+            rises = [rise(task, more, less, target, state.sum) for more, less in pairwise(logits)]
+            terms["rise"] = p.weight * reduce(Tensor.add, rises) / state.share
         return terms
 
-    def _order(self, output: Output) -> list[str]:
+    def _order(self, output: Output, total: Callable[[Tensor], Tensor] = _itself) -> list[str]:
         """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
-        ranks = by_lead(sizes)
+        ranks = by_lead(total(sizes))
         return [names[ranks[i]] for i in torch.randperm(len(names)).tolist()]

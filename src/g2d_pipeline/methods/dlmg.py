@@ -71,6 +71,8 @@ class DLMG(Method):
     parameters: Parameters
     equation = "L = 2·((1 − a_2)·L_S + a_2·A), A = InfoNCE(f^m, f^n) or JS(σ(u^m), σ(u^n)) over pairs"
     source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
+    distributed = "per device"
+    not_exact = "InfoNCE contrasts the samples that one device has (matching = js is exact)"
     fusions = ("late",)
 
     def check(self, context: MethodContext) -> None:
@@ -128,7 +130,7 @@ class DLMG(Method):
                 total = total + terms["matching"]
         state.backward(total)
         if learns:
-            slope = self._look_ahead(moves, len(batch.index), state)
+            slope = float(state.mean(torch.tensor(self._look_ahead(moves, len(batch.index), state))))
             self.share = min(max(self.share - self.parameters.weight_lr * slope, 0.0), 1.0)
         return terms
 

@@ -75,6 +75,7 @@ class G2D(Method):
     needs_teachers = True
     equation = "L = L_S + α Σ_m w_m ‖f_s^m − f_t^m‖² + β Σ_m w_m KL(σ(l_t^m/T) ‖ σ(l_s/T)) T²"
     source = "G²D, ICCV 2025, Eq. 1-4"
+    distributed = "exact"
     by_modality = ("modality_weights",)
 
     def on_fit_start(self, state: State) -> None:

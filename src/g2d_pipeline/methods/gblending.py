@@ -131,6 +131,7 @@ class GBlending(Method):
     by_part = ("weights",)
     equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
     source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
+    distributed = "exact"
 
     def check(self, context: MethodContext) -> None:
         super().check(context)
@@ -167,7 +168,9 @@ class GBlending(Method):
         for _ in range(epochs):
             for some in _batches(rows[torch.randperm(len(rows)).numpy()], state.batch_size):
                 branches.learn(state.batch(some))
-        return blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
+        weights = blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
+        agreed: dict[str, float] = state.agree(weights)
+        return agreed
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         return self.heads.losses(output, batch.target, self.weights, state)

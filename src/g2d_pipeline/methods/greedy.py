@@ -59,6 +59,7 @@ class Greedy(Method):
         "s^m = log₁₀ Σ_t μ(exchange^m) / Σ_t μ(θ^m), μ = ‖g‖²/‖θ‖²; held: argmax s, if max s − min s > α"
     )
     source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
+    distributed = "exact"
     works_with_smp = False
     exchange = "mmtm"
 
@@ -86,10 +87,12 @@ class Greedy(Method):
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         exchange = cast(Exchange, state.model.exchange)
         exchange.held, exchange.replaced = self.held, self.parameters.replaced
+        exchange.average_by(state.mean)
         try:
             return super().train_batch(batch, state)
         finally:
             exchange.held = ""
+            exchange.average_by()
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         if self.parameters.losses == "whole":

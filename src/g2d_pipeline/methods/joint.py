@@ -10,3 +10,4 @@ class Joint(Method):
 
     equation = "L = L_S(l, y)"
     source = "G²D, ICCV 2025, Eq. 1 with α = β = 0"
+    distributed = "exact"

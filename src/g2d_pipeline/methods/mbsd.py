@@ -57,6 +57,7 @@ class MBSD(Method):
         "w = |ρ^a − ρ^v| where one of them is right, else 0"
     )
     source = "bi-directional self-distillation, as BalanceBenchmark has it"
+    distributed = "exact"
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p, task, target = self.parameters, state.task, batch.target

@@ -33,6 +33,7 @@ class MisMeHybrid(Method):
     parameters: Parameters
     equation = "L = w_multi·L_S(l, y) + Σ_m w_m·L_S(u^m, y)"
     source = "MIS-ME (soil moisture estimation), hybrid loss of its public code: λ, δ, γ = 1"
+    distributed = "exact"
     by_part = ("weights",)
 
     def on_fit_start(self, state: State) -> None:

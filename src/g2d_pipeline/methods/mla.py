@@ -65,6 +65,7 @@ class MLA(Method):
         "for each m: L = L_S(h(f^m), y), P ← P − (P r)(P r)ᵀ / (λ + rᵀ P r), ∇W ← ∇W·Pᵀ; p = Σ_m w^m σ(u^m)"
     )
     source = "Zhang et al., CVPR 2024, alternating adaptation, head modification, test-time fusion"
+    distributed = "exact"
     fusions = ("shared",)
     works_with_smp = False
     steps_itself = True
@@ -91,7 +92,7 @@ class MLA(Method):
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         self.progress = self.seen / len(state.rows("train"))
-        self.seen += len(batch.index)
+        self.seen += len(state.whole(batch))
         features = state.forward(batch).features
         terms: dict[str, Tensor] = {}
         for m in features:
@@ -121,10 +122,10 @@ class MLA(Method):
     ) -> None:
         """The mean of what the head sees in this turn; of a regression the squared error, for the fusion."""
         fusion = cast(SharedFusion, state.model.fusion)
-        mean = fusion.head_input(features, modality).mean(dim=0)
+        mean = state.mean(fusion.head_input(features, modality).mean(dim=0))
         self.mean = torch.cat([mean, mean.new_ones(1)]) if self.parameters.project_bias else mean
         if fusion.errors is not None:
             position = state.model.modalities.index(modality)
             is_first = self.turns < len(state.model.modalities)
             fresh = 1.0 if is_first else 1 - self.parameters.error_memory
-            fusion.errors[position].lerp_(squared_error(state.task, logits, target), fresh)
+            fusion.errors[position].lerp_(state.mean(squared_error(state.task, logits, target)), fresh)

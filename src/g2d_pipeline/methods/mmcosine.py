@@ -12,6 +12,7 @@ class MMCosine(Method):
 
     equation = "L = L_S(l, y), l_c = Σ_m s·cos(f^m, W_c^m)"
     source = "Xu et al., 2023 (MMCosine), s = 15"
+    distributed = "exact"
     tasks = ("classification",)
     fusions = ("cosine",)
     undefined = ". It needs class weights, and a regression has no classes: say method=joint with fusion=sum"

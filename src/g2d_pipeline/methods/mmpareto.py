@@ -56,6 +56,7 @@ class MMPareto(Method):
     parameters: Parameters
     equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
     source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)
@@ -78,11 +79,11 @@ class MMPareto(Method):
         state.backward(whole)
         self.whole = _take(state)
         for m, encoder in model.encoders.items():
-            self._combine(m, encoder)
+            self._combine(m, encoder, state)
         return terms | own
 
-    def _combine(self, modality: str, encoder: nn.Module) -> None:
-        """Give the encoder its new gradient, before the factor γ."""
+    def _combine(self, modality: str, encoder: nn.Module, state: State) -> None:
+        """Give the encoder its new gradient, before the factor γ; of several devices, each an equal part."""
         gradients = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
         learning = [
             (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)
@@ -93,13 +94,17 @@ class MMPareto(Method):
             return
         g_0 = torch.cat([g.flatten() for _, g, _ in learning])
         g_u = torch.cat([g.flatten() for _, _, g in learning])
-        h, rescale = pareto_direction(g_0, g_u), self.parameters.rescale
-        if rescale == "encoder":
-            h = keep_magnitude(h, g_0 + g_u)
         sizes = [p.numel() for p, _, _ in learning]
+        if state.devices > 1:
+            g_0, g_u = state.sum(torch.stack([g_0, g_u])).unbind()
+            of = zip(learning, g_0.split(sizes), g_u.split(sizes), strict=True)
+            learning = [(p, whole.view_as(p), own.view_as(p)) for (p, _, _), whole, own in of]
+        h, rescale = pareto_direction(g_0, g_u) / state.devices, self.parameters.rescale
+        if rescale == "encoder":
+            h = keep_magnitude(h, (g_0 + g_u) / state.devices)
         for (p, of_whole, of_own), part in zip(learning, h.split(sizes), strict=True):
             new = part.view_as(p)
-            p.grad = keep_magnitude(new, of_whole + of_own) if rescale == "tensor" else new
+            p.grad = keep_magnitude(new, (of_whole + of_own) / state.devices) if rescale == "tensor" else new
 
     def after_backward(self, state: State) -> None:
         self.whole, self.own = {}, {}

@@ -74,6 +74,7 @@ class ModalityValuation(Method):
     min_modalities = 2
     equation = "φ^m = Shapley value of v(S) = |S|·[S predicts y]; f(1 − φ^m) copies with m alone, L = L_S"
     source = "Wei et al., CVPR 2024, sample-level and modality-level re-sampling"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         self.alone = torch.zeros(0, dtype=torch.long)  # of this epoch's samples by row: the modality, or ALL
@@ -87,7 +88,7 @@ class ModalityValuation(Method):
         seen = rows
         if p.level == "modality":
             seen = rows[torch.randperm(len(rows)).numpy()[: max(1, int(p.part_ratio * len(rows)))]]
-        contribution, confidence = self._value(seen, state)
+        contribution, confidence = state.agree(self._value(seen, state))
         if p.level == "sample":
             # Within a sample from the least contribution up, so that draws depend on neither place nor name.
             order = _rising(contribution, confidence)
@@ -107,7 +108,9 @@ class ModalityValuation(Method):
         return every.numpy()
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        alone = self._take(batch.index.cpu()).to(batch.target.device) if len(self.alone) else None
+        alone = None
+        if len(self.alone):
+            alone = self._take(state.whole(batch).cpu())[state.place].to(batch.target.device)
         if alone is None or bool((alone == ALL).all()):
             return super().loss(output, batch, state)
         features = enumerate(output.features.items())

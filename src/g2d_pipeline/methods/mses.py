@@ -64,6 +64,7 @@ class MSES(Method):
         "L_S(u^m, y) on val"
     )
     source = "Fujimori et al., 2019, modality-specific early stopping"
+    distributed = "exact"
     fusions = ("late", "sum", "weighted", "cosine")
     works_with_smp = False
     undefined = ". A modality is frozen together with its head, one of its own: say fusion=late"

@@ -47,6 +47,7 @@ class MSLR(Method):
         "η·ρ^m·a^m / mean of the last a^m (dynamic)"
     )
     source = "Yao & Mihalcea, Findings of ACL 2022, the strategies keep, smooth and dynamic"
+    distributed = "exact"
     by_modality = ("rates",)
 
     def on_fit_start(self, state: State) -> None:

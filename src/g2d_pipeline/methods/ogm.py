@@ -49,6 +49,7 @@ class OGM(Method):
         "r^m = s^m / s^other"
     )
     source = "Peng et al., CVPR 2022, Eq. 10, and its generalization enhancement"
+    distributed = "exact"
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

@@ -56,6 +56,7 @@ class OPM(Method):
         "r^m = s^m / s^other"
     )
     source = "Wei et al., TPAMI 2024, on-the-fly prediction modulation"
+    distributed = "exact"
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
@@ -63,13 +64,17 @@ class OPM(Method):
             return super().loss(output, batch, state)
         scores = summed_scores(state, output, batch.target)
         q = drop_probabilities(scores, p.q_base, p.alpha, p.others)
-        draws = torch.empty(len(batch.target), len(q))
-        draws[:, by_lead(scores)] = torch.rand(len(batch.target), len(q))
+        draws = torch.empty(len(state.whole(batch)), len(q))
+        draws[:, by_lead(scores)] = torch.rand(draws.shape)
         kept = draws.to(q) >= q
         if bool(kept.all()) or not bool(kept.any()):
             return super().loss(output, batch, state)
-        features, remaining = drop_features(output.features, kept.to(batch.target.device))
+        features, remaining = drop_features(output.features, kept[state.place].to(batch.target.device))
+        if not bool(remaining.any()):  # here; others of the batch are on other devices
+            return {"task": 0.0 * output.logits.sum()}
+        share = float(remaining.sum()) / float(kept.any(dim=1).sum())
         if p.rescale:
             widths = torch.tensor([f.shape[1] for f in features.values()], dtype=q.dtype)
             features = {m: f / (1 - dropped_share(q, widths)) for m, f in features.items()}
-        return {"task": state.task.loss(state.model.fusion(features), batch.target[remaining])}
+        loss = state.task.loss(state.model.fusion(features), batch.target[remaining])
+        return {"task": loss if state.devices == 1 else loss * (share / state.share)}

@@ -69,6 +69,7 @@ class PMR(Method):
         "λ^m = α·clip(1/r^m − 1, 0, 1), r^m = p^m / p^others, p^m = mean σ(z^m)[y]"
     )
     source = "Fan et al., CVPR 2023, prototypical cross-entropy and prototypical entropy regularisation"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         target = state.targets(state.rows("train"))
@@ -126,7 +127,7 @@ class PMR(Method):
         z = {m: similarities(f, self.prototypes[m].to(f)) for m, f in output.features.items()}
         with torch.no_grad():
             scores = torch.stack([u.softmax(dim=1).gather(1, label[:, None]).mean() for u in z.values()])
-            ratio = ratios(scores)
+            ratio = ratios(state.mean(scores))
         learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
         if p.alpha > 0:
             weight = pull(ratio, p.alpha, p.rule)

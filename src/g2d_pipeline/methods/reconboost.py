@@ -78,6 +78,7 @@ class ReconBoost(Method):
         "Φ = Σ_{j≠m} u^j; then L = CE(Σ_m u^m, y)"
     )
     source = "Hua et al., ICML 2024, modality-alternating boosting with global rectification"
+    distributed = "exact"
     fusions = ("shared", "sum")
     works_with_smp = False
 

@@ -70,6 +70,7 @@ class Relearning(Method):
     parameters: Parameters
     equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
     source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
+    distributed = "exact"
 
     def on_fit_start(self, state: State) -> None:
         p = self.parameters
@@ -103,7 +104,7 @@ class Relearning(Method):
         if not self._due() or state.epoch % p.reinit_epoch or state.epoch == state.epochs:
             return
         self.done += 1
-        for m, (train, val) in self.purities(state).items():
+        for m, (train, val) in state.agree(self.purities(state)).items():
             alpha = strength(train, val, p.gap_scale, p.gap)
             what = f"purity {train:.3f} on train, {val:.3f} on val, moved back by α = {alpha:.3f}"
             logger.info("relearning: after epoch %d, %s: %s", state.epoch, m, what)

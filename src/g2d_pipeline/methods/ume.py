@@ -22,6 +22,7 @@ class UME(Method):
     needs_teachers = True
     equation = "l = Σ_m w_m u^m of the unimodal teachers; w_m = 1/k (late) or ∝ 1 / L^m on val (weighted)"
     source = "Du et al., ICML 2023, uni-modal ensemble"
+    distributed = "exact"
     fusions = ("late", "weighted")
     works_with_smp = False
     no_smp = "trains nothing, so SMP has nothing to schedule"

@@ -7,3 +7,5 @@ from g2d_pipeline.methods.base import Method
 
 class Unimodal(Method):
     """The task loss on a model with one modality."""
+
+    distributed = "exact"

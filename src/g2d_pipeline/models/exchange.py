@@ -6,7 +6,7 @@ model predicts with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
 import torch
@@ -30,6 +30,10 @@ class Means(nn.Module):
         self.register_buffer("gate", torch.zeros(channels))
 
 
+def _itself(mean: Tensor) -> Tensor:
+    return mean
+
+
 class MMTM(nn.Module):
     """Squeeze s^m = mean over cells (and frames) `[B, C_m]`; z = relu(Σ_m S_m s^m + b); gate g^m = σ(E_m z +
     e_m). As in Wu et al. 2022 (σ without the factor 2 of Joze et al.), for any number of modalities; z is 2 Σ
@@ -43,6 +47,7 @@ class MMTM(nn.Module):
         self.excite = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items()})
         self.register_buffer("batches", torch.tensor(0))
         self.means = nn.ModuleDict({m: Means(c) for m, c in channels.items()})
+        self.average: Callable[[Tensor], Tensor] = _itself  # means of a part of a batch → the batch's
 
     def forward(
         self, signals: dict[str, Tensor], held: str = "", replaced: str = "signal"
@@ -70,7 +75,7 @@ class MMTM(nn.Module):
         for m in self.squeeze:
             for kind, values in (("signal", signals[m]), ("gate", gates[m])):
                 mean = self._mean(m, kind)
-                mean += (values.float().mean(dim=0) - mean) / batches
+                mean += (self.average(values.float().mean(dim=0)) - mean) / batches
 
     def _mean(self, modality: str, kind: str) -> Tensor:
         return self.means[modality].get_buffer(kind)
@@ -91,6 +96,11 @@ class Exchange(nn.Module):
         )
         self.held = ""
         self.replaced: Literal["signal", "gate"] = "signal"
+
+    def average_by(self, average: Callable[[Tensor], Tensor] = _itself) -> None:
+        """For a training method whose batches are shared by several devices: how their means are averaged."""
+        for exchange in self.stages:
+            cast(MMTM, exchange).average = average
 
     def forward(self, encoders: Mapping[str, Encoder], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """m → feature `[B, D_m]`."""

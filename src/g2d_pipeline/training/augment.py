@@ -23,6 +23,7 @@ from g2d_pipeline.models.encoders.base import middle
 AUGMENTATION = 2  # this stream's number beside those of `data.epoch_rows` (1) and `streams.stream` (letters)
 TRIES = 10  # boxes drawn for a crop before the central one is taken, as in torchvision
 CPU = torch.device("cpu")
+Place = tuple[int, int]  # of samples in a batch that is shared out: the first one's, and how many there are
 
 
 def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generator:
@@ -40,7 +41,11 @@ def changes_anything(settings: AugmentSettings | None) -> bool:
 
 
 def augment(
-    x: Tensor, settings: AugmentSettings, normaliser: dict[str, Any] | None, generator: torch.Generator
+    x: Tensor,
+    settings: AugmentSettings,
+    normaliser: dict[str, Any] | None,
+    generator: torch.Generator,
+    place: Place | None = None,
 ) -> Tensor:
     """Change a batch `[B, …]` as stored (bytes or floats, any device) → the same in stored units, of the same
     shape (with `window_frames`, of fewer frames): bytes where neither noise nor masks make floats of them and
@@ -50,7 +55,8 @@ def augment(
     0, std 1. Masks are filled with the train mean, noise is measured in train standard deviations. Images are
     cropped and flipped, then get noise (the frames of clips `[B, C, T, H, W]` each on its own); of
     spectrograms `[B, C, F, T]` a window is taken, which gets noise, then masks; sequences `[B, F + 1, T]` get
-    noise, but not in the row that says which steps are real. `x` itself is left as it is.
+    noise, but not in the row that says which steps are real. `x` itself is left as it is. `place`: x is a
+    part of a batch, and changed as it would be in the whole.
 
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`."""
     if not changes_anything(settings):
@@ -61,21 +67,22 @@ def augment(
         if x.dim() == 5:  # the frames of a clip, each changed on its own (datasets.md §3.3)
             count, channels, frames = x.shape[:3]
             images = x.transpose(1, 2).reshape(count * frames, channels, *x.shape[3:])
-            changed = augment(images, settings, normaliser, generator)
+            of_images = place and (place[0] * frames, place[1] * frames)
+            changed = augment(images, settings, normaliser, generator, of_images)
             return changed.reshape(count, frames, channels, *x.shape[3:]).transpose(1, 2)
         if settings.crop is not None or settings.flip > 0:
             _check_maps(x, settings.kind, "crop and flip")
-            x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip)
-        return add_noise(x, generator, noise)
+            x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip, place)
+        return add_noise(x, generator, noise, place)
     if isinstance(settings, AudioAugment) and settings.window_frames is not None:
-        x = random_window(x, generator, settings.window_frames)
+        x = random_window(x, generator, settings.window_frames, place)
     if x.dim() == 3 and isinstance(noise, Tensor):
         noise[:, -1] = 0.0
-    x = add_noise(x, generator, noise)
+    x = add_noise(x, generator, noise, place)
     if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
         _check_maps(x, settings.kind, "time_masks and frequency_masks")
-        x = mask(x, generator, 3, settings.time_masks, settings.time_width, mean)
-        x = mask(x, generator, 2, settings.frequency_masks, settings.frequency_width, mean)
+        x = mask(x, generator, 3, settings.time_masks, settings.time_width, mean, place)
+        x = mask(x, generator, 2, settings.frequency_masks, settings.frequency_width, mean, place)
     return x
 
 
@@ -88,9 +95,9 @@ def without_chance(x: Tensor, settings: AugmentSettings | None) -> Tensor:
     return middle(x, window)
 
 
-def random_window(x: Tensor, generator: torch.Generator, window: int) -> Tensor:
+def random_window(x: Tensor, generator: torch.Generator, window: int, place: Place | None = None) -> Tensor:
     """`window` frames in a row of each sample of `[B, …, T]`, from a start of its own → `[B, …, window]`."""
-    drawn = torch.rand(len(x), generator=_stream(generator), dtype=torch.float64)
+    drawn = _uniform((len(x),), _stream(generator), place)
     start = (drawn * _room(x, window)).long().to(x.device)
     frames = start[:, None] + torch.arange(window, device=x.device)  # [B, w]
     shape = (len(x),) + (1,) * (x.dim() - 2) + (window,)
@@ -110,6 +117,7 @@ def random_resized_crop(
     area: Sequence[float] | None = (0.08, 1.0),
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
+    place: Place | None = None,
 ) -> Tensor:
     """Crop each image of `[B, C, H, W]` to a box of its own, resize it to its old size, flip it.
 
@@ -119,7 +127,7 @@ def random_resized_crop(
     resizes them; everything else becomes float32, without antialiasing (`resample`)."""
     count, _, height, width = x.shape
     # All numbers of a sample lie side by side: those of sample i do not depend on the size of the batch.
-    drawn = torch.rand(count, 2 * TRIES + 3, generator=_stream(generator), dtype=torch.float64)
+    drawn = _uniform((count, 2 * TRIES + 3), _stream(generator), place)
     flipped = drawn[:, -1] < flip
     if area is None:
         return torch.where(flipped.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
@@ -187,7 +195,13 @@ def resample_bytes(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, i
 
 
 def mask(
-    x: Tensor, generator: torch.Generator, axis: int, count: int, width: int, fill: Tensor | float
+    x: Tensor,
+    generator: torch.Generator,
+    axis: int,
+    count: int,
+    width: int,
+    fill: Tensor | float,
+    place: Place | None = None,
 ) -> Tensor:
     """Fill `count` stretches along `axis` of each sample of `[B, …]`, over all its other axes → float32 (x
     where `count` is 0).
@@ -199,30 +213,41 @@ def mask(
     if count == 0:
         return x
     size = x.shape[axis]
-    drawn = torch.rand(len(x), count, 2, generator=own, dtype=torch.float64)
+    drawn = _uniform((len(x), count, 2), own, place)
     length = (drawn[..., :1] * (min(width, size) + 1)).long()
     start = (drawn[..., 1:] * (size - length + 1)).long()
-    place = torch.arange(size)
-    covered = ((place >= start) & (place < start + length)).any(dim=1)  # [B, size]
+    at = torch.arange(size)
+    covered = ((at >= start) & (at < start + length)).any(dim=1)  # [B, size]
     shape = [1] * x.dim()
     shape[0], shape[axis] = len(x), size
     filling = torch.as_tensor(fill, dtype=torch.float32, device=x.device)
     return torch.where(covered.view(shape).to(x.device), filling, x.float())
 
 
-def add_noise(x: Tensor, generator: torch.Generator, std: Tensor | float) -> Tensor:
+def add_noise(
+    x: Tensor, generator: torch.Generator, std: Tensor | float, place: Place | None = None
+) -> Tensor:
     """Add Gaussian noise of standard deviation `std` (broadcasts to x), drawn on x's device → float32;
     without any, x as it is."""
     own = _stream(generator, x.device)
     if not isinstance(std, Tensor) and std == 0:
         return x
-    return x.float() + std * torch.randn(x.shape, generator=own, device=x.device)
+    start, total = place or (0, len(x))  # all of it is drawn: a part depends on how much is
+    drawn = torch.randn((total, *x.shape[1:]), generator=own, device=x.device)
+    return x.float() + std * drawn[start : start + len(x)]
 
 
 # ------------------------------------------------------------------------------------------------------ parts
 def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Generator:
     """A generator on the device, seeded by one number from the given one."""
     return torch.Generator(device).manual_seed(int(torch.randint(2**63 - 1, (1,), generator=generator)))
+
+
+def _uniform(shape: tuple[int, ...], own: torch.Generator, place: Place | None) -> Tensor:
+    """Numbers in [0, 1) of each sample `[B, …]`: those that it gets in the whole batch."""
+    start, total = place or (0, shape[0])
+    drawn = torch.rand((total, *shape[1:]), generator=own, dtype=torch.float64)
+    return drawn[start : start + shape[0]]
 
 
 def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -138,6 +140,17 @@ class Data:
         )
 
 
+def _by_reference(array: Array) -> Any:
+    """How a memory map is sent to another process: as its file, which is mapped there; a part as an array."""
+    mapped: Any = array
+    if not isinstance(mapped.base, mmap.mmap):
+        return np.asarray(array).__reduce__()
+    return np.memmap, (mapped.filename, mapped.dtype, "r", mapped.offset, mapped.shape)
+
+
+copyreg.pickle(np.memmap, _by_reference)
+
+
 def chunks(rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device) -> Iterator[Rows]:
     """Cut rows into what one forward without gradient takes, in order; `shapes`: see `samples_at_once`."""
     size = samples_at_once(shapes, device)
@@ -150,12 +163,13 @@ def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:
     return np.random.default_rng([seed, 1, epoch]).permutation(rows)
 
 
-def batches_of(rows: Rows, size: int) -> Iterator[Rows]:
-    """Cut into batches of `size`. A last one of one sample joins the one before: batch norm needs two."""
+def batches_of(rows: Rows, size: int, least: int = 2) -> Iterator[Rows]:
+    """Cut into batches of `size`. A last one of fewer than `least` samples joins the one before: batch norm
+    needs two."""
     if not len(rows):
         return
     ends = list(range(size, len(rows), size))
-    if ends and len(rows) - ends[-1] == 1:
+    if ends and len(rows) - ends[-1] < least:
         ends.pop()
     yield from np.split(rows, ends)
 

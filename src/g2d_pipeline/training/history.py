@@ -73,7 +73,8 @@ class History(Stateful):
         Raises DivergenceError: on an accelerator up to `CHECK_EVERY` batches late, but of the right batch."""
         values = {f"loss/{name}": term.detach() for name, term in terms.items()}
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
-        vector = torch.stack([*values.values(), *chain.from_iterable(self.gradients.values())])
+        numbers = [*values.values(), *chain.from_iterable(self.gradients.values())]
+        vector = state.mean(torch.stack(numbers))
         self.pending.append((tuple(values), {m: len(of) for m, of in self.gradients.items()}, vector))
         self.gradients = {}
         self.epoch = state.epoch

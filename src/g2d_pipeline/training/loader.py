@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from g2d_pipeline.models import Output
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.augment import augment, generator
 from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
+from g2d_pipeline.training.distributed import Group
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
@@ -29,7 +30,8 @@ AHEAD = 2  # batches that each thread reads before they are asked for
 
 @dataclass(eq=False)
 class Loader:
-    """Makes the batches of a run; the same ones for any number of `workers` (threads that read ahead).
+    """Makes the batches of a run, of which each process of the `group` gets its share; the same ones for any
+    number of `workers` (threads that read ahead).
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
@@ -42,27 +44,31 @@ class Loader:
     _: KW_ONLY
     seed: int
     workers: int = 0
+    group: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
         models = {m: self.teachers[m].model for m in self.online}
         self.models = {m: model.to(self.device).eval() for m, model in models.items() if model is not None}
 
     def epoch(self, batches: Sequence[Rows], epoch: int, start: int, teach: bool) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` (from 0) on; `teach`: with the teachers' outputs."""
+        """This process's shares of the `batches` of an epoch from number `start` (from 0) on; `teach`: with
+        the teachers' outputs."""
         read_now = [m for m in self.data.modalities if m not in self.cache.frozen]
         on_cpu = self.device.type == "cpu"
 
         def read(numbered: tuple[int, Rows]) -> dict[str, Tensor]:
             number, rows = numbered
-            inputs = {m: take(self.data.arrays[m], rows) for m in read_now}
+            own = rows[self.group.part(len(rows))]
+            inputs = {m: take(self.data.arrays[m], own) for m in read_now}
             if on_cpu:
-                return self._augment(inputs, epoch, number)
+                return self._augment(inputs, epoch, number, len(rows))
             return {m: x.pin_memory() for m, x in inputs.items()} if self.device.type == "cuda" else inputs
 
         items = list(enumerate(batches))[start:]
         for (number, rows), inputs in ahead(read, items, self.workers):
             moved = {m: x.to(self.device, non_blocking=True) for m, x in inputs.items()}
-            yield self._batch(rows, moved if on_cpu else self._augment(moved, epoch, number), teach)
+            changed = moved if on_cpu else self._augment(moved, epoch, number, len(rows))
+            yield self._batch(rows[self.group.part(len(rows))], changed, teach)
 
     def unfreeze(self, batch: Batch, active: Collection[str]) -> Batch:
         """The batch with the inputs of modalities that were expected to be frozen and are to learn."""
@@ -75,14 +81,15 @@ class Loader:
         features = {m: f for m, f in batch.features.items() if m not in inputs}
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
-    def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int) -> dict[str, Tensor]:
-        """Change the inputs at random, each by a stream of its own (on the CPU in the reading threads)."""
-        changed = dict(inputs)
+    def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int, total: int) -> dict[str, Tensor]:
+        """Change the inputs at random, each by a stream of its own (on the CPU in the reading threads), as
+        they would be in the batch of `total` samples that they are a part of."""
+        changed, place = dict(inputs), (self.group.part(total).start, total)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
             if m in inputs and settings is not None and self.data.augmented(m):
                 stream = generator(self.seed, position, epoch, number)
-                changed[m] = augment(inputs[m], settings, self.data.normalisers[m], stream)
+                changed[m] = augment(inputs[m], settings, self.data.normalisers[m], stream, place)
         return changed
 
     def _batch(self, rows: Rows, inputs: dict[str, Tensor], teach: bool) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn, optim
@@ -38,6 +38,11 @@ def build_optimizer(
     if fused:
         optimizer.register_step_pre_hook(prepare_fused_step)
     return optimizer
+
+
+def scale_lr(rule: Literal["none", "linear", "sqrt"], devices: int) -> float:
+    """What learning rates are multiplied by where a batch is `devices` times as large (`scale_lr`)."""
+    return {"none": 1.0, "linear": float(devices), "sqrt": math.sqrt(devices)}[rule]
 
 
 def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -21,10 +21,12 @@ from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.multimodal import pick_device
 from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release, take
+from g2d_pipeline.training.fitting import LIBRARY, fit
+from g2d_pipeline.training.launch import world_of
 from g2d_pipeline.training.scoring import forward_split
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
-from g2d_pipeline.training.trainer import LIBRARY, FitResult, fit
+from g2d_pipeline.training.trainer import FitResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +87,7 @@ def train_student(
     outputs_of = {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()}
     algorithm = build_method(method, parameters or {})
     architecture = describe_architecture(data, encoders, fusion, algorithm.exchange)
-    check_method(method, algorithm, architecture, smp, training)
+    check_method(method, algorithm, architecture, smp, training, world_of(options))
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights, start)
@@ -106,6 +108,7 @@ def train_student(
         "seed": seed,
         "parameters_changed": algorithm.parameters.model_dump(mode="json", exclude_defaults=True),
         **describe_run(data, architecture, training, smp, result),
+        **describe_devices(options, training),
         "confidence": _mean_confidence(outputs, data, splits),
     }
     return Trained(result.model, info, result.history, predictions, outputs)
@@ -160,6 +163,17 @@ def describe_run(
     }
 
 
+def describe_devices(options: RunOptions, training: TrainingSettings) -> dict[str, Any]:
+    """What `model.json` says of several devices that trained together; nothing of one."""
+    if (devices := world_of(options)) == 1:
+        return {}
+    compute, size = options.compute, training.batch_size
+    samples = {} if size == "auto" else {"global_batch": size * devices * training.accumulation}
+    backend = "nccl" if pick_device(options.device).type == "cuda" else "gloo"
+    about = {"devices": devices // compute.num_nodes, "num_nodes": compute.num_nodes}
+    return {"compute": about | {"strategy": compute.strategy, "backend": backend} | samples}
+
+
 def fusion_name(architecture: dict[str, Any]) -> str:
     fusion = architecture["fusion"]
     return str(fusion if isinstance(fusion, str) else fusion["name"])
@@ -171,8 +185,9 @@ def check_method(
     architecture: dict[str, Any],
     smp: SMPSettings | None,
     training: TrainingSettings,
+    devices: int = 1,
 ) -> None:
-    """Raise ConfigError where the method is undefined for the task, fusion, encoders or schedule."""
+    """Raise ConfigError where the method is undefined for the task, fusion, encoders, schedule or devices."""
     fusion = architecture["fusion"]
     context = MethodContext(
         architecture["task"]["name"],
@@ -181,6 +196,7 @@ def check_method(
         smp is not None,
         training.accumulation,
         {} if isinstance(fusion, str) else fusion,
+        devices,
     )
     try:
         method.check(context)

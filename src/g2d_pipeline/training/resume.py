@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from g2d_pipeline.artefacts import CHECKPOINTS
@@ -20,22 +21,28 @@ from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.signals import Stop, stop_on_signals
-from g2d_pipeline.training.checkpoint import Checkpoints, Stateful
+from g2d_pipeline.training.checkpoint import Checkpoints, Stateful, read_file
 from g2d_pipeline.training.data import Data, Rows
+from g2d_pipeline.training.distributed import Group
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class LoopState(Stateful):
-    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those that a method chose."""
+    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those that a method chose.
+
+    `batch_size`: samples a batch of each of `devices`; `before`: samples of the epoch that were done on
+    another number of devices, before those batches."""
 
     epoch: int = 1
     batch: int = 0
     batch_size: int = 0
     rows: Rows | None = None
+    devices: int = 1
+    before: int = 0
 
-    state_names: ClassVar = ("epoch", "batch", "batch_size", "rows")
+    state_names: ClassVar = ("epoch", "batch", "batch_size", "rows", "devices", "before")
 
 
 def run_identity(
@@ -64,18 +71,25 @@ def run_identity(
 class Checkpointer:
     """Saves the states of `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is
     cheap, after the last one, and when a signal asks to stop, which ends the run. Without a folder nothing is
-    saved, and signals act as they always do. The parts `loop` and `history` say where the run is.
+    saved, and signals act as they always do. The parts `loop` and `history` say where the run is. Of several
+    processes the first one saves; all resume from what it finds, and stop where one of them is asked to.
 
     Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
     SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
 
     def __init__(
-        self, options: RunOptions, parts: Mapping[str, Any], identity: dict[str, Any], description: str
+        self,
+        options: RunOptions,
+        parts: Mapping[str, Any],
+        identity: dict[str, Any],
+        description: str,
+        group: Group,
     ) -> None:
-        self.checkpoints: Checkpoints | None = None
-        if options.folder is not None:
-            self.checkpoints = Checkpoints(options.folder / CHECKPOINTS, options.checkpoint_minutes)
-        self.parts, self.identity, self.description = parts, identity, description
+        self.checkpoints: Checkpoints | None = None  # of the first process
+        self.folder = options.folder and options.folder / CHECKPOINTS
+        if self.folder is not None and group.is_first:
+            self.checkpoints = Checkpoints(self.folder, options.checkpoint_minutes)
+        self.parts, self.identity, self.description, self.group = parts, identity, description, group
         self.loop: LoopState = parts["loop"]
         self.stop = Stop()
 
@@ -87,46 +101,61 @@ class Checkpointer:
     @contextmanager
     def resumed(self) -> Iterator[None]:
         """While training: go on from the newest checkpoint, and note signals."""
-        if self.checkpoints is None:
+        if self.folder is None:
             yield
             return
         with stop_on_signals() as self.stop:
-            self._resume(self.checkpoints)
+            self._resume(self.folder)
             yield
 
     def end_step(self) -> None:
         """Save where it is time to; to be called after each step of the optimizer."""
-        if self.checkpoints and (self.stop.number is not None or self.checkpoints.due()):
-            self._save(self.checkpoints)
+        if self.folder is not None and self._agreed(self.checkpoints is not None and self.checkpoints.due()):
+            self._save()
 
     def end_epoch(self, ended: bool) -> None:
         """The same after an epoch; `ended`: it was the last one."""
-        if self.checkpoints and (
-            self.stop.number is not None or ended or self.checkpoints.due_at_epoch_end()
-        ):
-            self._save(self.checkpoints)
+        checkpoints = self.checkpoints
+        due = ended or (checkpoints is not None and checkpoints.due_at_epoch_end())
+        if self.folder is not None and self._agreed(due):
+            self._save()
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
-        saved = checkpoints.newest()
+    def _agreed(self, due: bool) -> bool:
+        """Whether to save: the first process finds it `due`, or one of them was asked to stop."""
+        if self.group.world > 1:
+            signals = (signal.SIGINT, signal.SIGTERM)
+            wanted = torch.tensor([due, *(self.stop.number == s for s in signals)], dtype=torch.int)
+            first, *asked = self.group.sum(wanted).tolist()
+            due = bool(first)
+            for number, count in zip(signals, asked, strict=True):
+                self.stop.number = number if count else self.stop.number
+        return due or self.stop.number is not None
+
+    def _resume(self, folder: Path) -> None:
+        saved = self.checkpoints.newest() if self.checkpoints else None
+        name = self.group.agree(self.last and self.last.name)
+        if name is not None and self.checkpoints is None:
+            saved = read_file(folder / name)
         if saved is None:
             return
         if different := [key for key, value in self.identity.items() if saved["identity"].get(key) != value]:
             raise ConfigError(
-                f"{self.description}: {checkpoints.folder} holds checkpoints of another training (another "
+                f"{self.description}: {folder} holds checkpoints of another training (another "
                 f"{', another '.join(different)}). Give another folder, or delete this one to start anew."
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         logger.info("%s: goes on from epoch %d, batch %d", self.description, self.loop.epoch, self.loop.batch)
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save(self) -> None:
         self.parts["history"].check()
         epoch, batch = self.loop.epoch, self.loop.batch
-        state = {"identity": self.identity} | {name: part.state_dict() for name, part in self.parts.items()}
-        saved = checkpoints.save(state, epoch, batch)
+        if self.checkpoints:
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            self.checkpoints.save({"identity": self.identity} | parts, epoch, batch)
         if self.stop.number is not None:
             goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
-            where = goes_on if saved or checkpoints.last else nothing
+            where = goes_on if self.group.agree(self.last is not None) else nothing  # the others wait for it
             number = signal.Signals(self.stop.number)
             by = "Ctrl-C" if number == signal.SIGINT else number.name
             message = f"{self.description}: stopped by {by} at epoch {epoch}, batch {batch}, {where}."

@@ -18,6 +18,7 @@ from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
+from g2d_pipeline.training.distributed import Group
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.teachers import TeacherOutputs
 
@@ -34,15 +35,17 @@ def forward_split(
     split: str,
     device: torch.device,
     cache: FeatureCache | None = None,
+    part: slice = slice(None),
 ) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
-    """One forward in evaluation mode over a split by chunks: (rows `[B]`, features, logits), on the CPU.
+    """One forward in evaluation mode over a split (a `part` of its rows) by chunks: (rows `[B]`, features,
+    logits), on the CPU.
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
     features). Encoders whose features are in the cache do not run; new features are added to it."""
     known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
     with preserve_norm_stats(model, "frozen"):
-        for rows in chunks(data.rows[split], map(data.shape, unknown), device):
+        for rows in chunks(data.rows[split][part], map(data.shape, unknown), device):
             features = {m: take(array, rows).to(device) for m, array in known.items()}
             output = model(gather(data, rows, device, unknown), features=features)
             logits = {"multi": method.predict(output).cpu()}
@@ -65,20 +68,27 @@ def score_split(
     device: torch.device,
     cache: FeatureCache | None = None,
     teachers: Mapping[str, TeacherOutputs] | None = None,
+    group: Group | None = None,
 ) -> Validation:
     """Logits and targets of a split, the scores of every part, and the mean cosine of the features with those
-    of `teachers` that are as wide. `target` `[N]`: encoded."""
+    of `teachers` that are as wide. `target` `[N]`: encoded. Each process of the group runs its share."""
+    group = group or Group()
+    count = len(data.rows[split])
+    part_of_split = group.part(count)
     chunks: dict[str, list[Tensor]] = defaultdict(list)
     cosines: dict[str, float] = defaultdict(float)
-    for rows, features, logits in forward_split(model, data, method, split, device, cache):
+    for rows, features, logits in forward_split(model, data, method, split, device, cache, part_of_split):
         for part, values in logits.items():
             chunks[part].append(values)
         for m, teacher in (teachers or {}).items():
             if teacher.feature.shape[1:] == features[m].shape[1:]:
                 cosine = cosine_similarity(features[m].float(), take(teacher.feature, rows).float())
-                cosines[f"cosine/{m}"] += float(cosine.sum()) / len(data.rows[split])
+                cosines[f"cosine/{m}"] += float(cosine.sum()) / count
     expected = target[torch.from_numpy(data.rows[split])]
-    whole = {part: torch.cat(values) for part, values in chunks.items()}
+    whole = {part: group.gather(torch.cat(values), count) for part, values in chunks.items()}
+    if cosines:
+        sums = group.sum(torch.tensor(list(cosines.values()), dtype=torch.float64)).tolist()
+        cosines.update(zip(cosines, sums, strict=True))
     scores = {part: data.task.score(logits, expected) for part, logits in whole.items()}
     if len(model.modalities) == 1:  # a teacher: its one modality is the whole
         del scores["multi"]

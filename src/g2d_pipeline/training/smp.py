@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +61,8 @@ class JointSchedule(Stateful):
     def __init__(self, modalities: Sequence[str]) -> None:
         self.modalities = tuple(modalities)
         self.kappa: dict[str, float] = {}  # of the last batch; left out: 1
+        # Confidences `[k, n]` of a process's share of a batch → `[k, B]` of all of it.
+        self.gather: Callable[[Tensor], Tensor] = lambda confidence: confidence
 
     def cacheable(self, model: MultimodalModel, data: Data) -> list[str]:
         """The modalities whose features can be looked up while they are suppressed."""
@@ -175,7 +177,7 @@ class SMP(JointSchedule):
 
     def activate(self, batch: Batch, model: MultimodalModel) -> tuple[str, ...]:
         views = batch.teachers.values() if self.needs_batch_confidence else ()
-        active = self.active(torch.stack([view.confidence for view in views]) if views else None)
+        active = self.active(self.gather(torch.stack([v.confidence for v in views])) if views else None)
         if self.conv_only:
             set_conv_gradients(model, active)
         return active

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+from g2d_pipeline.errors import enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
@@ -24,6 +25,7 @@ from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
+from g2d_pipeline.training.distributed import Group, has_batch_norm, running_statistics
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
@@ -34,6 +36,7 @@ from g2d_pipeline.training.optimisation import (
     build_optimizer,
     restore_group_lrs,
     scale_group_lrs,
+    scale_lr,
 )
 from g2d_pipeline.training.precision import (
     autocast_dtype,
@@ -54,7 +57,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
 SETTLING = 16 * CHUNK  # train samples, at most, from which running statistics of batch norm are computed
 # The attributes of a Trainer with a state that checkpoints hold.
 PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
@@ -75,33 +77,6 @@ class FitResult:
     precision: str
 
 
-def fit(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    *,
-    training: TrainingSettings,
-    smp: SMPSettings | None = None,
-    teachers: Mapping[str, TeacherOutputs] | None = None,
-    seed: int = 0,
-    description: str = "train",
-    options: RunOptions = LIBRARY,
-    **changes: Any,
-) -> FitResult:
-    """Train `model` and return it with the weights of the selected epoch.
-
-    `teachers` (modality → stored outputs) is needed by methods that distil and by SMP. `options`: device,
-    workers, folder, … (see `RunOptions`); keywords change single ones. With a `folder`, a call with the same
-    arguments goes on from its newest checkpoint, and one that had ended returns at once; the folder is the
-    caller's to delete.
-
-    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask
-    for or the folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun
-    after Ctrl-C or SIGTERM (with a `folder`)."""
-    options = options.updated(**changes)
-    return Trainer(model, data, method, training, smp, teachers or {}, seed, options, description).fit()
-
-
 class Trainer:
     """One training run: parts that decide for themselves whether they act, and the loop over them."""
 
@@ -114,8 +89,8 @@ class Trainer:
         smp: SMPSettings | None,
         teachers: Mapping[str, TeacherOutputs],
         seed: int,
-        options: RunOptions,
         description: str,
+        options: RunOptions,
     ) -> None:
         if (smp is not None or method.needs_teachers) and set(teachers) != set(data.modalities):
             raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
@@ -123,13 +98,19 @@ class Trainer:
             options.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
-        self.device = pick_device(options.device)
+        self.device, self.group = pick_device(options.device), Group()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
-        prepare(model.to(self.device), training)
+        model = self.group.synchronised(model.to(self.device))
+        prepare(model, training)
         asked = training
-        self.training = training = settle_precision(training, model, data, self.device, options.folder)
+        if self.group.is_first:
+            training = settle_precision(training, model, data, self.device, options.folder)
+        self.training = training = self.group.agree(training)
         self.dtype = autocast_dtype(training.precision)
+        self.buffers = running_statistics(model)
+        # A process cannot train on nothing, nor batch norm on one sample.
+        self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
         self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
@@ -138,21 +119,26 @@ class Trainer:
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
+        if self.group.world > 1:
+            self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
         self.cache = FeatureCache(
             model, data, self.device, self.schedule.cacheable(model, data), options.folder, self.dtype
         )
         self.loader = Loader(
-            data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers
-        )
+            data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
+            group=self.group,
+        )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        self.loop = LoopState(batch_size=fitting_batch_size(model, data, training, self.device))
-        numbers = self.loop.batch_size * sum(math.prod(data.shape(m)) for m in data.modalities)
+        fitting = int(self.group.least(fitting_batch_size(model, data, training, self.device)))
+        self.loop = LoopState(batch_size=fitting, devices=self.group.world)
+        numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
+        self.batches: list[Rows] = []  # of this epoch
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(asked, smp, method, model, data, seed)
-        self.checkpointer = Checkpointer(options, parts, identity, description)
+        self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
         """The method's state, with the optimizer over the parameter groups that it names."""
@@ -165,6 +151,10 @@ class Trainer:
             module.to(self.device)
         groups = self.method.parameter_groups(self.model)
         state.optimizer = build_optimizer(self.training.optimizer, groups, self.device)
+        factor = scale_lr(self.training.scale_lr, self.group.world)
+        for group in state.optimizer.param_groups if factor != 1 else ():
+            group["lr"] *= factor
+        state.devices, state.sum, state.agree = self.group.world, self.group.sum, self.group.agree
         state.forward, state.backward, state.step = self.forward, self.backward, self.step
         state.mark_updated = lambda modalities: self.cache.mark_updated(modalities)
         return state
@@ -195,17 +185,50 @@ class Trainer:
             tf32_mode(self.training.precision, self.device),
             explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
             explain_divergence(lambda: self.checkpointer.last, lambda: self._rests_on_statistics()),
+            self._located(),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
-            self.state.batch_size = self.loop.batch_size
-            steps = len(list(batches_of(self.data.rows["train"], self.loop.batch_size)))
+            self._adapt()
+            self.state.batch_size = self.loop.batch_size * self.group.world
+            steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
             if not done:
                 self._settle_norm_stats()
+            self.group.remember(self.buffers)
             epochs, progress = self.state.epochs, self.options.progress
             with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
                 yield
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        """Note at an error inside which samples were trained on."""
+        try:
+            yield
+        except Exception as error:
+            own = self.batch[self.group.part(len(self.batch))]
+            samples = enumerated(self.data.sample_ids[own])
+            error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
+            raise
+
+    def _adapt(self) -> None:
+        """Go on from the same sample where a checkpoint was made on another number of devices; say what all
+        devices together do."""
+        loop, world = self.loop, self.group.world
+        if loop.devices != world:
+            rows = self.data.rows["train"] if loop.rows is None else loop.rows
+            done = list(batches_of(rows[loop.before :], loop.batch_size * loop.devices))[: loop.batch]
+            loop.before, loop.batch = loop.before + sum(map(len, done)), 0
+            factor = scale_lr(self.training.scale_lr, world) / scale_lr(self.training.scale_lr, loop.devices)
+            for group in self.optimizer.param_groups:
+                group["lr"] *= factor
+            note = "%s: goes on on %d devices from a checkpoint of %d: batches are of another size"
+            logger.info(note, self.description, world, loop.devices)
+            loop.devices = world
+        if world > 1:
+            samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
+            note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
+            logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
 
     # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
@@ -213,10 +236,11 @@ class Trainer:
         loop, state, schedule, method = self.loop, self.state, self.schedule, self.method
         state.epoch = loop.epoch
         self.model.train()
-        batches = self._start_epoch()
+        batches = self.batches = self._start_epoch()
         teach = method.needs_teachers or schedule.needs_batch_confidence
         self.bar.start(loop.epoch, schedule.describe(), loop.batch)
         for batch in self.loader.epoch(batches, loop.epoch, loop.batch, teach):
+            self._share(batch)
             state.active = schedule.activate(batch, self.model)  # the modalities whose encoders learn
             state.kappa = schedule.kappa
             batch = self.loader.unfreeze(batch, state.active)
@@ -226,14 +250,14 @@ class Trainer:
             if stepped:
                 self.step()  # modulate, clip, step
             self.history.add(batch, terms, state, stepped)
-            self.bar.advance(len(batch.index), self.history.loss_terms)
+            self.bar.advance(len(state.whole(batch)), self.history.loss_terms)
             if stepped:
                 self.checkpointer.end_step()
 
     def _start_epoch(self) -> list[Rows]:
         """The rows of the epoch's batches; at its beginning schedule and method choose what it is made of."""
         loop, train = self.loop, self.data.rows["train"]
-        begins = loop.batch == 0
+        begins = loop.batch == loop.before == 0
         if begins:
             self.schedule.start_epoch(loop.epoch)
             self.method.on_epoch_start(self.state)
@@ -241,34 +265,54 @@ class Trainer:
             chosen = self.method.rows(train, self.state)
             loop.rows = None if chosen is train else chosen
         rows = epoch_rows(train if loop.rows is None else loop.rows, self.seed, loop.epoch)
-        batches = list(batches_of(rows, loop.batch_size))
+        batches = self._cut(rows[loop.before :])
         if begins:
             self.cache.start_epoch(self.schedule.frozen(batches))
         return batches
 
+    def _cut(self, rows: Rows) -> list[Rows]:
+        """Into batches, each of which the processes share."""
+        return list(batches_of(rows, self.loop.batch_size * self.group.world, self.least))
+
+    @property
+    def batch(self) -> Rows:
+        """The store rows of the batch that is trained on, or read, of all devices."""
+        return self.batches[self.loop.batch] if self.loop.batch < len(self.batches) else np.arange(0)
+
+    def _share(self, batch: Batch) -> None:
+        """Say which part of its batch this process has."""
+        loop, state, rows = self.loop, self.state, self.batch
+        state.index, state.place = torch.from_numpy(rows), self.group.part(len(rows))
+        state.share = len(batch.index) / len(rows)
+        self.group.start_batch(self.seed, loop.epoch, loop.batch)
+
     def forward(self, batch: Batch) -> Output:
         """The model's output; suppressed encoders run without gradient, frozen ones not at all."""
         suppressed = self.schedule.suppressed(self.state.active)
-        output: Output = self.model(
-            batch.inputs, suppressed, self.schedule.norm, batch.features, self.dtype, self.state.kappa
-        )
+        with self.group.own_draws():
+            output: Output = self.model(
+                batch.inputs, suppressed, self.schedule.norm, batch.features, self.dtype, self.state.kappa
+            )
         return output
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Add the gradients of a scalar."""
-        share = self.training.accumulation
-        scaled: Tensor = self.scaler.scale(loss / share if share > 1 else loss)
+        batches, share = self.training.accumulation, self.state.share
+        loss = loss / batches if batches > 1 else loss
+        scaled: Tensor = self.scaler.scale(loss * share if share < 1 else loss)
         scaled.backward(retain_graph=retain_graph)
 
     def step(self) -> None:
-        """Modulate, clip, one step of the optimizer, gradients gone."""
+        """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.group.sum_gradients(parameters, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.method.after_backward(self.state)
         updated = self.history.record_gradients()
         if (limit := self.training.clip_norm) is not None:
-            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], limit)
+            nn.utils.clip_grad_norm_(parameters, limit)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.cache.mark_updated(updated)
@@ -293,7 +337,7 @@ class Trainer:
         self.learning_rate.step(val.scores["loss"])
         self.method.on_validation(val, state)
         self.bar.end({"val": next(iter(val.scores.values()))})
-        loop.epoch, loop.batch, loop.rows = epoch + 1, 0, None
+        loop.epoch, loop.batch, loop.before, loop.rows = epoch + 1, 0, 0, None
         if self._ends_early(epoch):
             loop.epoch = state.epochs + 1
         self.checkpointer.end_epoch(ended=loop.epoch > state.epochs)
@@ -332,5 +376,5 @@ class Trainer:
     def _score(self, split: str) -> Validation:
         model = self.average.module
         cache = self.cache if model is self.model else None  # it holds features of the model itself
-        views = self.loader.teachers
-        return score_split(model, self.data, self.method, self.target, split, self.device, cache, views)
+        of = self.data, self.method, self.target, split, self.device, cache, self.loader.teachers, self.group
+        return score_split(model, *of)

@@ -1,0 +1,187 @@
+"""The processes that train one model together: their shares of a batch, what they sum, gather and agree on.
+
+Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
+batch, and they are summed right before the step. torch's DistributedDataParallel would
+overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
+change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from g2d_pipeline.training.streams import stream
+
+Value = TypeVar("Value")
+Model = TypeVar("Model", bound=nn.Module)
+LARGE = 2**14  # numbers of a tensor from which on a collective of its own costs less than two copies
+
+
+class LostProcess(Exception):
+    """Another process of the training is gone, or does not answer: its own error is the one to look at."""
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # of gloo and NCCL: a peer that closed its sockets, a timeout
+        raise LostProcess(str(error)) from error
+
+
+class Group:
+    """This process (`rank` of `world`) among those of torch's process group; alone where there is none: then
+    everything gives back what it got, to the bit."""
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.is_first = self.rank == 0
+        self._versions: dict[int, int] = {}  # of buffers' witnesses, when they were last averaged
+        self._drawn: dict[str, Any] | None = None  # states of this process's own random streams
+
+    def synchronised(self, model: Model) -> Model:
+        """The model with the first process's weights; on CUDA its batch norm goes over all processes."""
+        if self.world == 1:
+            return model
+        tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+        with torch.no_grad(), _others():
+            for t in tensors:
+                dist.broadcast(t, 0)
+        if next(model.parameters()).is_cuda:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return model
+
+    def part(self, count: int) -> slice:
+        """This process's share of `count` samples: contiguous, the first shares one longer."""
+        least, more = divmod(count, self.world)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.world == 1:
+            return x
+        total = x.detach().clone()
+        with _others():
+            dist.all_reduce(total)
+        return total
+
+    def least(self, x: float) -> float:
+        """The least value of all processes."""
+        if self.world == 1:
+            return x
+        value = torch.tensor(x, dtype=torch.float64)
+        with _others():
+            dist.all_reduce(value, dist.ReduceOp.MIN)
+        return float(value)
+
+    def gather(self, own: Tensor, count: int) -> Tensor:
+        """`[count, …]` from each process's rows `own` `[n, …]` of it, as `part` shares them out."""
+        if self.world == 1:
+            return own
+        whole = own.new_zeros((count, *own.shape[1:]))
+        whole[self.part(count)] = own
+        return self.sum(whole)
+
+    def agree(self, value: Value) -> Value:
+        """The first process's value (plain data, small), on all of them."""
+        if self.world == 1:
+            return value
+        values = [value]
+        with _others():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def sum_gradients(
+        self, parameters: Iterable[nn.Parameter], buffers: Sequence[tuple[Tensor, Tensor]], share: float
+    ) -> None:
+        """Sum the gradients of parameters, large ones in place, the others as one; average the buffers of
+        `running_statistics` that have been written to since the last time, by each process's `share` of the
+        batch. All have gradients of the same parameters: who learns is decided for all of them together."""
+        if self.world == 1:
+            return
+        moved = [b for b, witness in buffers if witness._version != self._versions.get(id(b))]
+        for b in moved:
+            b.mul_(share)
+        tensors = [p.grad for p in parameters if p.grad is not None] + moved
+        large = [x for x in tensors if x.numel() >= LARGE and _is_dense(x)]
+        rest: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for x in tensors:
+            if x.numel() < LARGE or not _is_dense(x):
+                rest.setdefault((x.dtype, x.device), []).append(x)
+        flat = [_flatten_dense_tensors([x.contiguous() for x in some]) for some in rest.values()]
+        with _others():
+            # In the order of memory, which is the same on all.
+            parts = [x.as_strided((x.numel(),), (1,)) for x in large] + flat
+            for work in [dist.all_reduce(part, async_op=True) for part in parts]:
+                work.wait()
+        for some, summed in zip(rest.values(), flat, strict=True):
+            for x, values in zip(some, _unflatten_dense_tensors(summed, some), strict=True):
+                x.copy_(values)
+        self.remember(buffers)
+
+    def remember(self, buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """They are the same on all processes now."""
+        self._versions = {id(b): witness._version for b, witness in buffers}
+
+    @contextmanager
+    def own_draws(self) -> Iterator[None]:
+        """Inside, torch's generators are this process's own (dropout); outside they are the same on all, so
+        that what methods draw is, too."""
+        if self._drawn is None:
+            yield
+            return
+        shared = _generators()
+        _set_generators(self._drawn)
+        try:
+            yield
+        finally:
+            self._drawn = _generators()
+            _set_generators(shared)
+
+    def start_batch(self, seed: int, epoch: int, batch: int) -> None:
+        """Own streams depend on seed, process and batch alone: there is nothing to save of them."""
+        if self.world > 1:
+            shared = _generators()
+            torch.manual_seed(stream(seed, f"dropout {self.rank} {epoch} {batch}"))
+            self._drawn = _generators()
+            _set_generators(shared)
+
+
+def _generators() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether x fills its memory without gaps, in row order or channels_last."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers that may be means over batches, each with the tensor whose version (torch counts writes)
+    tells of a change: of batch norm, whose kernels write uncounted, the number of its batches."""
+    found = []
+    for part in model.modules():
+        count = part.num_batches_tracked if isinstance(part, _BatchNorm) else None
+        own = (b for b in part.buffers(recurse=False) if b.is_floating_point())
+        found += [(b, b if count is None else count) for b in own]
+    return found
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(part, _BatchNorm) for part in model.modules())

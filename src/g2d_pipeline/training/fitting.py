@@ -1,0 +1,70 @@
+"""`fit`: one training, in this process or in several together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.methods.base import Method
+from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.training.data import Data
+from g2d_pipeline.training.launch import launch, world_of
+from g2d_pipeline.training.teachers import TeacherOutputs
+from g2d_pipeline.training.trainer import FitResult, Trainer
+
+LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
+
+
+def fit(
+    model: MultimodalModel,
+    data: Data,
+    method: Method,
+    *,
+    training: TrainingSettings,
+    smp: SMPSettings | None = None,
+    teachers: Mapping[str, TeacherOutputs] | None = None,
+    seed: int = 0,
+    description: str = "train",
+    options: RunOptions = LIBRARY,
+    **changes: Any,
+) -> FitResult:
+    """Train `model` and return it with the weights of the selected epoch.
+
+    `teachers` (modality → stored outputs) is needed by methods that distil and by SMP. `options`: device,
+    workers, folder, … (see `RunOptions`); keywords change single ones. With a `folder`, a call with the same
+    arguments goes on from its newest checkpoint, and one that had ended returns at once; the folder is the
+    caller's to delete.
+
+    Raises ValueError where teachers are missing, ConfigError where the machine lacks what the settings ask
+    for or the folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun
+    after Ctrl-C or SIGTERM (with a `folder`)."""
+    options = options.updated(**changes)
+    arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
+    if (devices := world_of(options)) == 1:
+        return Trainer(*arguments, options).fit()
+    split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
+    if len(rows) < 2 * devices:
+        raise ConfigError(
+            f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
+            f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
+        )
+    made = launch(_fit_here, *arguments, options=options, description=description)
+    model.load_state_dict(made.pop("model"))
+    method.load_state_dict(made.pop("method"))
+    import pandas as pd
+
+    history = pd.DataFrame(made.pop("history"))
+    return FitResult(model.cpu().eval(), history, **made)
+
+
+def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
+    """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
+    own = copy.deepcopy(model)  # torch sends weights as memory that all processes share
+    every: tuple[Any, ...] = (own, *arguments, options)
+    trainer = Trainer(*every)
+    made = vars(trainer.fit()) | {"model": own.state_dict(), "history": trainer.history.epochs}
+    modules = trainer.method.modules()
+    return made | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}

@@ -1,0 +1,293 @@
+"""Start the processes of one training from inside an ordinary function, and bring back what the first made.
+
+Torch elastic starts them, and ends all where one ends. The caller alone knows of pipeline and catalog."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from g2d_pipeline.config import RunOptions
+from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError
+from g2d_pipeline.models.multimodal import pick_device
+from g2d_pipeline.training.checkpoint import Checkpoints
+from g2d_pipeline.training.distributed import Group, LostProcess
+from g2d_pipeline.training.nodes import Nodes
+
+logger = logging.getLogger(__name__)
+
+Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
+GRACE = 5.0  # seconds
+NODES: list[Nodes] = []  # of the first machine: what brings the others in
+# Loggers whose words and tracebacks would stand beside ours.
+QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
+
+
+def devices_of(options: RunOptions) -> int:
+    """How many processes train together on this machine. Raises ConfigError for more than it has, and for a
+    strategy that is not there."""
+    import joblib
+
+    wanted, device = options.compute.devices, pick_device(options.device)
+    if device.type == "cuda":
+        there, what = torch.cuda.device_count(), "CUDA devices"
+    else:
+        there, what = joblib.cpu_count() if device.type == "cpu" else 1, f"{device.type.upper()} cores"
+    number = wanted if wanted != "auto" else there if device.type == "cuda" else 1
+    if number > there:
+        raise ConfigError(
+            f"compute.devices = {number}: there are {there} {what} here (each process has one, and no two "
+            f"share one). Allowed: 1 to {there}, or auto"
+        )
+    if number * options.compute.num_nodes > 1 and options.compute.strategy != "ddp":
+        raise ConfigError(f"compute.strategy = {options.compute.strategy}: this version has ddp alone")
+    if number > 1 and device.index is not None:
+        raise ConfigError(
+            f"compute.devices = {number}: device = {options.device} names one of them. Say device=cuda"
+        )
+    return number
+
+
+def world_of(options: RunOptions) -> int:
+    """How many processes train together, on all machines; 1 inside of them."""
+    inside = dist.is_available() and dist.is_initialized()
+    return 1 if inside else devices_of(options) * options.compute.num_nodes
+
+
+def launch(function: Function, *arguments: Any, options: RunOptions, description: str) -> dict[str, Any]:
+    """Call `function(options, *arguments)` in `compute.devices` processes that form torch's process group;
+    what it returns in the first of them. `options` there: with a device of the process's own, and quiet but
+    in the first one. Functions and arguments are sent by pickle: small, or memory-mapped.
+
+    Where a process is lost, all are started again, up to `compute.max_restarts` times. Raises what one of
+    them raised: G2DErrors as they are, others as TrainingError, OSError as such, each with its process."""
+    folder = Path(tempfile.mkdtemp(prefix="processes-", dir=options.folder))
+    try:
+        for attempt in range(options.compute.max_restarts + 1):
+            lost = _run(function, arguments, options, folder, f"{description} {attempt}")
+            if (made := Checkpoints(folder / "result").newest()) is not None:
+                return made
+            _raise(folder)
+            lost = lost or "the processes ended without a result"
+            logger.warning("%s: %s; all are started again from the newest checkpoint", description, lost)
+        number = options.compute.max_restarts
+        raise TrainingError(f"{description}: {lost}, after {number} restarts (compute.max_restarts)")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(function: Function, arguments: Any, options: RunOptions, folder: Path, run: str) -> str:
+    """Start the processes of all machines, wait for them; in words, who was lost."""
+    endpoint, compute = "", options.compute
+    if compute.num_nodes > 1:
+        if not NODES:
+            raise ConfigError(
+                f"compute.num_nodes = {compute.num_nodes}: `kedro run` brings machines together; a program "
+                "of your own appends training.nodes.Nodes(compute) to training.launch.NODES"
+            )
+        endpoint = f"{NODES[0].host}:{NODES[0].free_port()}"
+        NODES[0].call(function, arguments, options, folder, run, endpoint)
+    return _start(function, arguments, options, folder, run, endpoint, 0)
+
+
+def take_part(nodes: Nodes) -> None:
+    """On another machine than the first: start this machine's processes of whatever the first one starts."""
+    while (call := nodes.next_call()) is not None:
+        every: Any = (*call, nodes.rank)
+        lost = _start(*every)
+        logger.info("%s: %s", call[-2], lost or "this machine's part is done")
+
+
+def _start(
+    function: Function,
+    arguments: Any,
+    options: RunOptions,
+    folder: Path,
+    run: str,
+    endpoint: str,
+    machine: int,
+) -> str:
+    """Start this machine's processes, wait for them; in words, who was lost. `endpoint`: where machines meet;
+    "": there is one."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    compute, number = options.compute, devices_of(options)
+    alone: dict[str, Any] = {
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",
+        "rdzv_configs": {"timeout": compute.timeout, "is_host": True},
+        "local_addr": "localhost",
+    }
+    several = {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": endpoint,
+        "rdzv_configs": {"timeout": compute.timeout, "rank": machine},
+    }
+    config = LaunchConfig(
+        min_nodes=compute.num_nodes,
+        max_nodes=compute.num_nodes,
+        nproc_per_node=number,
+        run_id=run,
+        max_restarts=0,  # ours: only a lost process is a reason to try again
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"elastic-{machine}")),
+        **(several if endpoint else alone),
+    )
+    level = logging.getLogger("g2d_pipeline").getEffectiveLevel()
+    late = f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
+    try:
+        with _quiet(), _signals_kept():
+            elastic_launch(config, _work)(function, arguments, options, folder, level, os.getpid())
+    except ChildFailedError as failed:
+        died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
+        return ", ".join(f"process {rank} was ended by {by.name}" for rank, by in died.items()) or late
+    except SignalException as stopped:  # the processes have been told, and have saved
+        _raise(folder)
+        by = signal.Signals(stopped.sigval)
+        raise InterruptedRun(f"{run}: stopped by {by.name}, before anything was saved.", by) from None
+    except (dist.DistError, TimeoutError) as error:
+        return f"{late}: {error}"
+    return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What went wrong is said once, by us."""
+    before = os.environ.get("TORCH_CPP_LOG_LEVEL")
+    levels = {name: logging.getLogger(name).level for name in QUIET}
+    os.environ["TORCH_CPP_LOG_LEVEL"] = before or "FATAL"
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if before is None:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Torch elastic leaves its signal handlers behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -------------------------------------------------------------------------------------------- in each process
+def _work(
+    function: Function, arguments: tuple[Any, ...], options: RunOptions, folder: Path, level: int, parent: int
+) -> None:
+    """What each process does. It ends with its parent, whatever ends that."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
+    if (
+        options.folder is not None
+    ):  # what asks to stop is noted while there is something to save, see `resume`
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    where = f"process {rank} of {os.environ['WORLD_SIZE']}"
+    form = "%(asctime)s %(levelname)-7s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.getLogger("g2d_pipeline").setLevel(level if rank == 0 else logging.CRITICAL)
+    try:
+        options = _join(options, local)
+        result = function(options, *arguments)
+        if Group().is_first:
+            Checkpoints(folder / "result", keep=1).save(result, 0, 0)
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException as error:
+        _note(error, rank, where, folder)
+        sys.stdout.flush()
+        if isinstance(error, LostProcess):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(GRACE)  # whoever is lost is found first
+        os._exit(1)  # without waiting for the others: they are ended
+
+
+def _join(options: RunOptions, local: int) -> RunOptions:
+    """Become a member of torch's process group, with a device and threads of its own."""
+    import joblib
+
+    device = pick_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(local)
+        device = torch.device("cuda", local)
+    number = devices_of(options)
+    torch.set_num_threads(max(min(joblib.cpu_count() // number, torch.get_num_threads()), 1))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=options.compute.timeout))
+    others = {} if Group().is_first else {"progress": False, "log": []}
+    return options.updated(device=str(device), **others)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended."""
+    started_by = parent_process()
+    if started_by is not None and started_by.pid == parent:
+        connection.wait([started_by.sentinel])
+        os._exit(1)
+
+
+# ----------------------------------------------------------------------------------------------- what failed
+def _note(error: BaseException, rank: int, where: str, folder: Path) -> None:
+    """Write down what ended a process."""
+    kind = type(error).__name__
+    known = isinstance(error, G2DError)
+    at = ", ".join([where, *getattr(error, "__notes__", [])])
+    text = str(error) if known else f"{at}: {kind}: {error}"
+    number = error.exit_status - 128 if isinstance(error, InterruptedRun) else None
+    fault = {"kind": kind, "text": text, "lost": isinstance(error, LostProcess), "number": number}
+    fault |= {"time": time.time(), "rank": rank, "os": error.errno if isinstance(error, OSError) else None}
+    temporary = folder / f"{rank}.tmp"
+    temporary.write_text(json.dumps(fault), encoding="utf-8")
+    temporary.replace(folder / f"error-{rank}.json")
+
+
+def _raise(folder: Path) -> None:
+    """Raise the first error that is not another one's consequence; forget the rest."""
+    faults = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
+    for file in folder.glob("error-*.json"):
+        file.unlink()
+    own = sorted((f for f in faults if not f["lost"]), key=lambda f: (f["time"], f["rank"]))
+    if not own:
+        return
+    fault, kinds = own[0], {cls.__name__: cls for cls in _subclasses(G2DError)}
+    if fault["number"] is not None:
+        raise InterruptedRun(fault["text"], fault["number"])
+    if fault["os"] is not None:
+        raise OSError(fault["os"], fault["text"])
+    raise kinds.get(fault["kind"], TrainingError)(fault["text"])
+
+
+def _subclasses(cls: type[G2DError]) -> Iterator[type[G2DError]]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from _subclasses(one)
