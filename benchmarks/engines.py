@@ -123,20 +123,17 @@ def simulate(row: dict[str, Any]) -> dict[int, float]:
 
 
 def main() -> None:
-    rows = []
-    for work, backend in itertools.product((chunks, cells), sys.argv[1:] or ["loky", "dask", "ray"]):
-        with tempfile.TemporaryDirectory() as folder:
-            function, tasks = work(Path(folder))
-            one, two = (measure(backend, workers, function, tasks) for workers in (1, 2))
-        two["wall_ratio"], one["simulated_speed_up"] = (
-            round(two["wall_seconds"] / one["wall_seconds"], 2),
-            simulate(one),
-        )
-        rows += [{"work": work.__name__, **row} for row in (one, two)]
-        print(
-            work.__name__, backend, "2 workers ÷ 1:", two["wall_ratio"], one["simulated_speed_up"], flush=True
-        )
-    write_result("engines", rows, tasks={"chunks": CHUNKS, "cells": 8}, simulated=SIMULATED)
+    for backend in sys.argv[1:] or ["loky", "dask", "ray"]:
+        rows = []
+        for work in (chunks, cells):
+            with tempfile.TemporaryDirectory() as folder:
+                function, tasks = work(Path(folder))
+                one, two = (measure(backend, workers, function, tasks) for workers in (1, 2))
+            two["wall_ratio"] = round(two["wall_seconds"] / one["wall_seconds"], 2)
+            one["simulated_speed_up"] = simulate(one)
+            rows += [{"work": work.__name__, **row} for row in (one, two)]
+            print(work.__name__, backend, "2 ÷ 1:", two["wall_ratio"], one["simulated_speed_up"], flush=True)
+        write_result(f"engines_{backend}", rows, simulated=SIMULATED)
 
 
 if __name__ == "__main__":
