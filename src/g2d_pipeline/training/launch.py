@@ -77,6 +77,8 @@ def launch(function: Function, *arguments: Any, options: RunOptions, description
 
     Where a process is lost, all are started again, up to `compute.max_restarts` times. Raises what one of
     them raised: G2DErrors as they are, others as TrainingError, OSError as such, each with its process."""
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="processes-", dir=options.folder))
     try:
         for attempt in range(options.compute.max_restarts + 1):
@@ -158,10 +160,11 @@ def _start(
     except ChildFailedError as failed:
         died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
         return ", ".join(f"process {rank} was ended by {by.name}" for rank, by in died.items()) or late
-    except SignalException as stopped:  # the processes have been told, and have saved
+    except SignalException as stopped:  # the processes have been told, and have saved, or were at their end
         _raise(folder)
         by = signal.Signals(stopped.sigval)
-        raise InterruptedRun(f"{run}: stopped by {by.name}, before anything was saved.", by) from None
+        kept = "What is saved is kept; the same command goes on from there."
+        raise InterruptedRun(f"{run}: stopped by {by.name}. {kept}", by) from None
     except (dist.DistError, TimeoutError) as error:
         return f"{late}: {error}"
     return ""
@@ -206,9 +209,7 @@ def _work(
     """What each process does. It ends with its parent, whatever ends that."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
-    if (
-        options.folder is not None
-    ):  # what asks to stop is noted while there is something to save, see `resume`
+    if options.folder is not None:  # what asks to stop is noted where something is saved, see `resume`
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
