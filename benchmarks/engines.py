@@ -1,10 +1,8 @@
-"""Independent work on one and two workers of each engine, and simulated to 64: chunks of features, cells.
+"""Independent work on one and two workers of each engine, and simulated to 64: chunks, cells.
 
-Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does them. Cells:
-the trainings of a study of eight students on the bundled digits, one thread each. Both through
-`compute.Pool`; the workers are started and warm before, so that the curve is the engine's, and their start
-stands beside it.
-
+Chunks: recordings of one second decoded and transformed to spectrograms, as `featurize` does it. Cells: the
+trainings of a study of eight students on the bundled digits, one thread each. Both go through `Pool`; the
+workers are started and warm before, so that the curve is the engine's, and their start stands beside it.
 The simulation gives the measured tasks, repeated to 1,024, to the first free of n workers (list scheduling),
 each with the engine's measured overhead, and counts the start once. It assumes that disks and memory keep up,
 that there are as many cores as workers, and that handing out is not the bottleneck: `hands_out` is how many
@@ -37,7 +35,7 @@ from g2d_pipeline.features.kinds import kind_of
 from g2d_pipeline.studies.cells import Site, Task, make, open_workspace, warm_up
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-CHUNKS, CLIPS, RATE = 24, 128, 16_000
+CHUNKS, CLIPS, RATE = 16, 128, 16_000
 SIMULATED = 1024
 
 
@@ -76,9 +74,7 @@ def cells(folder: Path) -> tuple[Callable[[Any], Any], list[Any]]:
     """The trainings of a study, of which the features are made, and its tasks."""
     site = Site(str(project(folder)), str(folder / "conf"))
     params = {"dataset": "av_digits", "method": "mses", "compare": ["joint"], "seeds": [0, 1, 2, 3]}
-    workspace = open_workspace(
-        site, params | {"epochs": 10, "rebuild": True, "progress": False, "workers": 1}
-    )
+    workspace = open_workspace(site, params | {"epochs": 6, "rebuild": True, "progress": False, "workers": 1})
     workspace.prepare()
     runs = workspace.students(["joint", "mses"])
     return partial(train, site), [Task(workspace.params, "distill", run) for run in runs]
@@ -127,20 +123,17 @@ def simulate(row: dict[str, Any]) -> dict[int, float]:
 
 
 def main() -> None:
-    rows = []
-    for work, backend in itertools.product((chunks, cells), sys.argv[1:] or ["loky", "dask", "ray"]):
-        with tempfile.TemporaryDirectory() as folder:
-            function, tasks = work(Path(folder))
-            one, two = (measure(backend, workers, function, tasks) for workers in (1, 2))
-        two["wall_ratio"], one["simulated_speed_up"] = (
-            round(two["wall_seconds"] / one["wall_seconds"], 2),
-            simulate(one),
-        )
-        rows += [{"work": work.__name__, **row} for row in (one, two)]
-        print(
-            work.__name__, backend, "2 workers ÷ 1:", two["wall_ratio"], one["simulated_speed_up"], flush=True
-        )
-    write_result("engines", rows, tasks={"chunks": CHUNKS, "cells": 8}, simulated=SIMULATED)
+    for backend in sys.argv[1:] or ["loky", "dask", "ray"]:
+        rows = []
+        for work in (chunks, cells):
+            with tempfile.TemporaryDirectory() as folder:
+                function, tasks = work(Path(folder))
+                one, two = (measure(backend, workers, function, tasks) for workers in (1, 2))
+            two["wall_ratio"] = round(two["wall_seconds"] / one["wall_seconds"], 2)
+            one["simulated_speed_up"] = simulate(one)
+            rows += [{"work": work.__name__, **row} for row in (one, two)]
+            print(work.__name__, backend, "2 ÷ 1:", two["wall_ratio"], one["simulated_speed_up"], flush=True)
+        write_result(f"engines_{backend}", rows, simulated=SIMULATED)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ class Dask:
             warnings.simplefilter("ignore")  # of versions, which are checked below
             self.client = Client(address, timeout=s.timeout, set_as_default=False)
         if self.cluster is not None:
-            self.client.register_plugin(_ignore_interrupts())
+            self.client.register_plugin(_own_worker())
         self.client.wait_for_workers(1, timeout=s.timeout)
         nthreads = self.client.nthreads()
         if many := [name for name, number in nthreads.items() if number > 1]:
@@ -152,16 +152,17 @@ class Dask:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _ignore_interrupts() -> Any:
+def _own_worker() -> Any:
     from distributed import WorkerPlugin
 
-    class IgnoreInterrupts(WorkerPlugin):
-        """Ctrl-C in a terminal reaches all of its processes."""
+    class OwnWorker(WorkerPlugin):
+        """Ctrl-C in a terminal reaches all of its processes; what this one logs is not for the terminal."""
 
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            logging.disable(logging.CRITICAL)
 
-    return IgnoreInterrupts()
+    return OwnWorker()
 
 
 def _work_on_dask(gpus: Sequence[str], *arguments: Any) -> Any:

@@ -168,7 +168,7 @@ def object_name(name: str, version: str) -> str:
 
 
 def list_remote(url: str, options: Mapping[str, Any]) -> Files:
-    """Every file behind a URL. Raises DataError for names that lead out of it."""
+    """Every file behind a URL."""
     fs = filesystem(url, options)
     fs.invalidate_cache()
     base = fs._strip_protocol(url).rstrip("/")
@@ -177,16 +177,18 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
         name = path.removeprefix(base).lstrip("/")
         if about.get("type", "file") != "file" or not name or name.endswith("/"):
             continue
-        above = PurePosixPath(name).parents
-        if ".." in name.split("/") or "\\" in name or any(str(place) in files for place in above):
-            raise DataError(f"{url} holds {name!r}, which can not be a file here. Rename it.")
         version = next((about[key] for key in VERSIONS if key in about), "")
         files[name] = int(about["size"]), str(version).strip('"')
     return files
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Hollow files where something is new or has changed; what has gone is removed."""
+    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for
+    names that lead out of the folder, or into a file."""
+    for name in files:
+        parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
+        if not parts[0] or ".." in parts or "\\" in name or any(place in files for place in above):
+            raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it lies.")
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
     for name, of in files.items():
@@ -221,21 +223,14 @@ def fetch(paths: Iterable[Path | str]) -> None:
     """Fetch those of these files that are hollow; the others are marked as used. Raises DataError."""
     if not _attached:
         return
-    for future in () if threading.current_thread().name.startswith("fetch-ahead") else tuple(_ahead):
-        future.exception()  # is waited for; what fails there fails here again
-    missing: dict[int, tuple[Remote, list[str]]] = {}
-    for path in dict.fromkeys(map(str, paths)):
-        if (found := _find(path)) is None:
-            continue
-        remote, name = found
-        with suppress(FileNotFoundError):
-            state = os.stat(path)  # noqa: PTH116
-            if not state.st_mode & stat.S_IWUSR:
-                missing.setdefault(id(remote), (remote, []))[1].append(name)
-            elif time.time() - state.st_atime > IN_USE / 4:
-                os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
-    for remote, names in missing.values():
-        remote.fetch(names)
+    names = list(dict.fromkeys(map(str, paths)))
+    missing = _missing(names)
+    if missing and not threading.current_thread().name.startswith("fetch-ahead"):
+        for future in tuple(_ahead):
+            future.exception()  # is waited for; what fails there fails here again
+        missing = _missing(names)
+    for remote, hollow in missing.values():
+        remote.fetch(hollow)
 
 
 def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
@@ -321,6 +316,20 @@ def _find(path: str) -> tuple[Remote, str] | None:
         if path.startswith(base) and path[len(base) :] in remote.files:
             return remote, path[len(base) :]
     return None
+
+
+def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
+    """Folder → (what is behind it, its hollow files among these); the others are marked as used."""
+    missing: dict[str, tuple[Remote, list[str]]] = {}
+    for path in paths:
+        if (found := _find(path)) is not None:
+            with suppress(FileNotFoundError):
+                state = os.stat(path)  # noqa: PTH116
+                if not state.st_mode & stat.S_IWUSR:
+                    missing.setdefault(str(found[0].folder), (found[0], []))[1].append(found[1])
+                elif time.time() - state.st_atime > IN_USE / 4:
+                    os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
+    return missing
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -134,6 +134,17 @@ def test_a_damaged_object_is_told(s3: S3, tmp_path: Path) -> None:
         found(s3, tmp_path / "a", folder, tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["../../../../../x", "/tmp/x", "a/../../x"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(s3: S3, tmp_path: Path, name: str) -> None:
+    folder = artefact(tmp_path / "a")
+    complete = {"files": {name: [1, "abc"]}, "card": {}}
+    s3.fs.pipe_file(
+        f"clips/lab/{folder.relative_to(tmp_path / 'a')}/{COMPLETE}", json.dumps(complete).encode()
+    )
+    with pytest.raises(DataError, match="can not be a file in"):
+        found(s3, tmp_path / "a", folder, tmp_path / "b")
+
+
 def test_what_can_not_be_written_is_told_before_any_work(s3: S3, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"artefacts can not be written\. s3://nowhere/lab: there is no such bucket"
