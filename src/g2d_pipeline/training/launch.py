@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError
 from g2d_pipeline.models.multimodal import pick_device
@@ -163,8 +164,9 @@ def _start(
     except SignalException as stopped:  # the processes have been told, and have saved, or were at their end
         _raise(folder)
         by = signal.Signals(stopped.sigval)
-        kept = "What is saved is kept; the same command goes on from there."
-        raise InterruptedRun(f"{run}: stopped by {by.name}. {kept}", by) from None
+        kept = options.folder is not None and any((options.folder / CHECKPOINTS).glob("epoch-*"))
+        where = "saved; the same command goes on from there" if kept else "before anything was saved"
+        raise InterruptedRun(f"{run}: stopped by {by.name}, {where}.", by) from None
     except (dist.DistError, TimeoutError) as error:
         return f"{late}: {error}"
     return ""

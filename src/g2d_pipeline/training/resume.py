@@ -91,7 +91,8 @@ class Checkpointer:
             self.checkpoints = Checkpoints(self.folder, options.checkpoint_minutes)
         self.parts, self.identity, self.description, self.group = parts, identity, description, group
         self.loop: LoopState = parts["loop"]
-        self.stop = Stop()
+        self.stop = Stop()  # what this process is asked for, …
+        self.asked: int | None = None  # … and all of them, at the latest step
 
     @property
     def last(self) -> Path | None:
@@ -122,14 +123,14 @@ class Checkpointer:
 
     def _agreed(self, due: bool) -> bool:
         """Whether to save: the first process finds it `due`, or one of them was asked to stop."""
-        if self.group.world > 1:
+        self.asked = self.stop.number
+        if self.group.world > 1:  # a signal that arrives meanwhile counts at the next step, as on the others
             signals = (signal.SIGINT, signal.SIGTERM)
-            wanted = torch.tensor([due, *(self.stop.number == s for s in signals)], dtype=torch.int)
-            first, *asked = self.group.sum(wanted).tolist()
+            wanted = torch.tensor([due, *(self.asked == s for s in signals)], dtype=torch.int)
+            first, *counts = self.group.sum(wanted).tolist()
             due = bool(first)
-            for number, count in zip(signals, asked, strict=True):
-                self.stop.number = number if count else self.stop.number
-        return due or self.stop.number is not None
+            self.asked = next((int(s) for s, count in zip(signals, counts, strict=True) if count), None)
+        return due or self.asked is not None
 
     def _resume(self, folder: Path) -> None:
         saved = self.checkpoints.newest() if self.checkpoints else None
@@ -153,10 +154,10 @@ class Checkpointer:
         if self.checkpoints:
             parts = {name: part.state_dict() for name, part in self.parts.items()}
             self.checkpoints.save({"identity": self.identity} | parts, epoch, batch)
-        if self.stop.number is not None:
+        if self.asked is not None:
             goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
             where = goes_on if self.group.agree(self.last is not None) else nothing  # the others wait for it
-            number = signal.Signals(self.stop.number)
+            number = signal.Signals(self.asked)
             by = "Ctrl-C" if number == signal.SIGINT else number.name
             message = f"{self.description}: stopped by {by} at epoch {epoch}, batch {batch}, {where}."
             raise InterruptedRun(message, number)
