@@ -206,9 +206,9 @@ class Ray:
         nodes = {n["NodeID"]: n for n in self.ray.nodes() if n["Alive"] and n["Resources"].get("CPU")}
         ask = self.ray.remote(about)
         asked = [ask.options(num_cpus=0, scheduling_strategy=On(node, soft=False)).remote() for node in nodes]
-        told = self.ray.get(asked, timeout=s.timeout)
+        answers = self.ray.get(asked, timeout=s.timeout)
         names = [node["NodeManagerAddress"] for node in nodes.values()]
-        check_workers(dict(zip(names, told, strict=True)), threads)
+        check_workers(dict(zip(names, answers, strict=True)), threads)
         slots = sum(int(node["Resources"]["CPU"] // threads) for node in nodes.values())
         if self.pool.on_gpus and (gpus := self.ray.cluster_resources().get("GPU")):
             slots = min(slots, int(gpus * s.cells_per_gpu))
@@ -293,8 +293,8 @@ def check_workers(workers: Mapping[str, Mapping[str, Any]], threads: int) -> Non
     here, hosts = about()["versions"], dict[str, int]()
     for name, other in workers.items():
         for library, own in here.items():
-            if (found := other["versions"].get(library)) != own:
-                words = f"{library} is {own} here and {found} on the worker {name}"
+            if (theirs := other["versions"].get(library)) != own:
+                words = f"{library} is {own} here and {theirs} on the worker {name}"
                 raise ConfigError(f"compute.address: {words}: install the same versions on both")
         host, cores = other["host"], other["cores"]
         hosts[host] = hosts.get(host, 0) + threads
