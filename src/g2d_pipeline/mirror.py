@@ -62,8 +62,8 @@ class Mirror:
             self.fs.invalidate_cache()
             known: dict[str, int] = {}
             with suppress(FileNotFoundError):
-                there = self.fs.find(self._place(name), detail=True)
-                known = {path: about["size"] for path, about in there.items()}
+                objects = self.fs.find(self._place(name), detail=True)
+                known = {path: about["size"] for path, about in objects.items()}
             for file, (size, version) in files.items():
                 place = self._place(f"{name}/{object_name(file, version)}")
                 if known.get(place) != size:

@@ -248,8 +248,8 @@ def fetch_ahead(paths: Iterable[Path | str]) -> None:
 
 def version_of(path: str) -> tuple[int, str] | None:
     """Size and version of a file below a folder of ours; None: it is another file."""
-    found = _find(path)
-    return None if found is None else found[0].files[found[1]]
+    place = _find(path)
+    return None if place is None else place[0].files[place[1]]
 
 
 def filesystem(url: str, options: Mapping[str, Any]) -> Any:
@@ -322,11 +322,11 @@ def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
     """Folder → (what is behind it, its hollow files among these); the others are marked as used."""
     missing: dict[str, tuple[Remote, list[str]]] = {}
     for path in paths:
-        if (found := _find(path)) is not None:
+        if (place := _find(path)) is not None:
             with suppress(FileNotFoundError):
                 state = os.stat(path)  # noqa: PTH116
                 if not state.st_mode & stat.S_IWUSR:
-                    missing.setdefault(str(found[0].folder), (found[0], []))[1].append(found[1])
+                    missing.setdefault(str(place[0].folder), (place[0], []))[1].append(place[1])
                 elif time.time() - state.st_atime > IN_USE / 4:
                     os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
     return missing

@@ -134,7 +134,7 @@ def test_a_damaged_object_is_told(s3: S3, tmp_path: Path) -> None:
         found(s3, tmp_path / "a", folder, tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", ["../../../../../x", "/tmp/x", "a/../../x"])
+@pytest.mark.parametrize("name", ["../../../../../x", "/x", "a/../../x"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(s3: S3, tmp_path: Path, name: str) -> None:
     folder = artefact(tmp_path / "a")
     complete = {"files": {name: [1, "abc"]}, "card": {}}

@@ -28,8 +28,8 @@ def shard_names(file: str, samples: int, rows: int | None) -> list[str]:
 
 def shards_of(path: Path) -> list[Path]:
     """The files on disk of an array in shards that is called `path`, in order; none: it has none."""
-    found = (f for f in path.parent.glob(f"{path.stem}-*-of-*.npy") if SHARD.fullmatch(f.name))
-    return sorted(found, key=lambda f: f.name)
+    files = (f for f in path.parent.glob(f"{path.stem}-*-of-*.npy") if SHARD.fullmatch(f.name))
+    return sorted(files, key=lambda f: f.name)
 
 
 @dataclass

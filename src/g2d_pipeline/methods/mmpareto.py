@@ -97,8 +97,8 @@ class MMPareto(Method):
         sizes = [p.numel() for p, _, _ in learning]
         if state.devices > 1:
             g_0, g_u = state.sum(torch.stack([g_0, g_u])).unbind()
-            of = zip(learning, g_0.split(sizes), g_u.split(sizes), strict=True)
-            learning = [(p, whole.view_as(p), own.view_as(p)) for (p, _, _), whole, own in of]
+            parts = zip(learning, g_0.split(sizes), g_u.split(sizes), strict=True)
+            learning = [(p, whole.view_as(p), own.view_as(p)) for (p, _, _), whole, own in parts]
         h, rescale = pareto_direction(g_0, g_u) / state.devices, self.parameters.rescale
         if rescale == "encoder":
             h = keep_magnitude(h, (g_0 + g_u) / state.devices)
