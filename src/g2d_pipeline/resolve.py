@@ -102,13 +102,17 @@ def _connect(place: str, run: RunSettings, project: Path, where: tuple[str, ...]
     """List a raw folder that is a URL. Raises ConfigError, naming file and key, where that fails."""
     if not is_remote(place) or run.source == "sample":
         return
-    of = run.storage
+    storage = run.storage
     folder = local_folder(project, place)
-    keep = None if of.cache_folder is None else project / Path(of.cache_folder).expanduser()
+    keep = None if storage.cache_folder is None else project / Path(storage.cache_folder).expanduser()
     try:
         refuse_secrets(place, "raw_dir")
         connect(
-            place, folder, of.options, of.cache_gb * 1e9, keep and keep / folder.relative_to(project / CACHE)
+            place,
+            folder,
+            storage.options,
+            storage.cache_gb * 1e9,
+            keep and keep / folder.relative_to(project / CACHE),
         )
     except ValueError as error:
         raise origins.mistake(where, f"raw_dir: {error}") from error

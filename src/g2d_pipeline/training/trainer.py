@@ -376,5 +376,5 @@ class Trainer:
     def _score(self, split: str) -> Validation:
         model = self.average.module
         cache = self.cache if model is self.model else None  # it holds features of the model itself
-        of = self.data, self.method, self.target, split, self.device, cache, self.loader.teachers, self.group
-        return score_split(model, *of)
+        where = self.device, cache, self.loader.teachers, self.group
+        return score_split(model, self.data, self.method, self.target, split, *where)
