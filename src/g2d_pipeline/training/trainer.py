@@ -29,6 +29,7 @@ from g2d_pipeline.training.distributed import Group, has_batch_norm, running_sta
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
+from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.logs import open_logs
 from g2d_pipeline.training.optimisation import (
     Average,
@@ -179,6 +180,7 @@ class Trainer:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        keep_freed_memory()
         attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
