@@ -29,8 +29,8 @@ from g2d_pipeline.training.distributed import Group, has_batch_norm, running_sta
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
-from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
