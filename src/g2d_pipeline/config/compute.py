@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from g2d_pipeline.config.base import Strict
 
@@ -42,8 +43,6 @@ class ComputeSettings(Strict):
         """How many devices train together at least, as far as the settings tell."""
         return self.num_nodes * (1 if self.devices == "auto" else self.devices)
 
-    @model_validator(mode="after")
-    def _address_is_of_a_cluster(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.address is not None and self.backend == "loky":
-            raise ValueError("address is of a Dask or Ray scheduler: say backend: dask or backend: ray")
-        return self
+            yield "address is of a Dask or Ray scheduler: say backend: dask or backend: ray"

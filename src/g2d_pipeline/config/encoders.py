@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_serializer, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_serializer
 from pydantic import SerializerFunctionWrapHandler as Serializer
 
 from g2d_pipeline.config.base import Counts, Numbers, Strict
@@ -93,13 +94,11 @@ class MLP(_Encoder):
     dropout: Numbers = [0.3, 0.2, 0.1]
     norm: Literal["batch", "layer", "none"] = "batch"
 
-    @model_validator(mode="after")
-    def _dropout_fits(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if len(self.dropout) > len(self.widths):
-            raise ValueError(f"dropout has {len(self.dropout)} values for {len(self.widths)} widths")
+            yield f"dropout has {len(self.dropout)} values for {len(self.widths)} widths"
         if any(not 0 <= p < 1 for p in self.dropout):
-            raise ValueError("dropout values lie in [0, 1)")
-        return self
+            yield "dropout values lie in [0, 1)"
 
 
 class Transformer(_Encoder):
@@ -117,11 +116,9 @@ class Transformer(_Encoder):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     pool: Literal["mean", "first"] = "mean"
 
-    @model_validator(mode="after")
-    def _heads_share_the_width(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.width % self.heads:
-            raise ValueError(f"width ({self.width}) is not a multiple of heads ({self.heads})")
-        return self
+            yield f"width ({self.width}) is not a multiple of heads ({self.heads})"
 
 
 class Bag(_Encoder):

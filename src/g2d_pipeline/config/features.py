@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from g2d_pipeline.config.base import ColumnNames, Counts, Numbers, Positives, Strict
 
@@ -39,13 +40,9 @@ class AudioFeatures(Strict):
     n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
     dtype: Stored = "float32"
 
-    @model_validator(mode="after")
-    def _windows_overlap(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.hop_length > self.n_fft:
-            raise ValueError(
-                f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost"
-            )
-        return self
+            yield f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost"
 
     @property
     def samples(self) -> int:
@@ -65,15 +62,13 @@ class _Pictures(Strict):
     mean: Numbers | None = None
     std: Positives | None = None
 
-    @model_validator(mode="after")
-    def _normaliser_fits(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if (self.mean is None) != (self.std is None):
-            raise ValueError("give both mean and std, or neither (then they are measured on train)")
+            yield "give both mean and std, or neither (then they are measured on train)"
         channels = getattr(self, "channels", 3)  # frames are in colour
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != channels:
-                raise ValueError(f"{key} has {len(values)} values for {channels} channels")
-        return self
+                yield f"{key} has {len(values)} values for {channels} channels"
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -97,11 +92,10 @@ class ImageFeatures(_Pictures):
     value_range: Annotated[Numbers, Field(min_length=2, max_length=2)] | None = None
     dtype: Stored = "float32"
 
-    @model_validator(mode="after")
-    def _range_ascends(self) -> Self:
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
-            raise ValueError(f"value_range {self.value_range} is not [lowest, highest]")
-        return self
+            yield f"value_range {self.value_range} is not [lowest, highest]"
 
 
 class TabularFeatures(Strict):
@@ -121,17 +115,15 @@ class TabularFeatures(Strict):
     categorical: ColumnNames = []
     dates: ColumnNames = []
 
-    @model_validator(mode="after")
-    def _columns_are_distinct(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if not self.all_columns:
-            raise ValueError("name at least one column under `columns` (numbers), `categorical` or `dates`")
+            yield "name at least one column under `columns` (numbers), `categorical` or `dates`"
         for key in ("columns", "categorical", "dates"):
             if (names := getattr(self, key)) and names[0].startswith("!"):
-                raise ValueError(f"{key} starts with {names[0]!r}: what it leaves it out of stands before it")
+                yield f"{key} starts with {names[0]!r}: what it leaves it out of stands before it"
         counts = Counter(column for column in self.all_columns if not column.startswith("!"))
         if double := sorted(column for column, count in counts.items() if count > 1):
-            raise ValueError(f"columns that are named more than once: {', '.join(double)}")
-        return self
+            yield f"columns that are named more than once: {', '.join(double)}"
 
     @property
     def all_columns(self) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, split_slashes
 
@@ -47,13 +46,11 @@ class SpokenMNIST(RawSettings):
     val_takes: list[NonNegativeInt] = [5, 6, 7, 8, 9]
     seed: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _takes_are_disjoint(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if both := set(self.test_takes) & set(self.val_takes):
-            raise ValueError(f"takes {sorted(both)} are in both test_takes and val_takes")
+            yield f"takes {sorted(both)} are in both test_takes and val_takes"
         if missing := [s for s in SPLITS if s not in self.pairs]:
-            raise ValueError(f"pairs lacks {missing}")
-        return self
+            yield f"pairs lacks {missing}"
 
 
 class MISME(RawSettings):
@@ -156,13 +153,8 @@ class SplitFractions(Strict):
     fold: PositiveInt | None = None
     per_seed: bool = False
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        for problem in chain(self._contradictions_of_folds(), self._contradictions()):
-            raise ValueError(problem)
-        return self
-
-    def _contradictions(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
+        yield from self._problems_of_folds()
         named = {
             name: part.group for name in ("val", "test") if isinstance(part := getattr(self, name), HeldOut)
         }
@@ -191,7 +183,7 @@ class SplitFractions(Strict):
         except re.error as error:
             yield f"group_pattern is no regular expression: {error}"
 
-    def _contradictions_of_folds(self) -> Iterator[str]:
+    def _problems_of_folds(self) -> Iterator[str]:
         if self.folds is None:
             if self.fold is not None:
                 yield "fold is one of folds: say how many, too, `folds: 5`"
@@ -269,13 +261,11 @@ class Join(Strict):
     names: list[ColumnName] | None = None
     means: Annotated[list[Annotated[int, Field(ge=2)]], BeforeValidator(split_slashes)] = []
 
-    @model_validator(mode="after")
-    def _key_or_rows(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if (self.key is None) == (self.align is None):
-            raise ValueError(f"{self.table}: say which rows belong together, `key: <column>` or `align: row`")
+            yield f"{self.table}: say which rows belong together, `key: <column>` or `align: row`"
         if self.means and self.key is None:
-            raise ValueError("means over days need a key, which is a date")
-        return self
+            yield "means over days need a key, which is a date"
 
     @property
     def keys(self) -> tuple[str, str] | None:
@@ -314,26 +304,21 @@ class Table(RawSettings):
     join: list[Join] = []
     labelled_only: bool = False
 
-    @model_validator(mode="after")
-    def _one_split(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if isinstance(self.table, dict):
             missing = [s for s in SPLITS if s not in self.table]
             if missing == ["val"] and self.split is not None and self.split.val is not None:
                 missing = []
             if missing:
-                raise ValueError(
-                    f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
-                    + "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
-                )
+                drawn = "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
+                names = f"name a table for each of {', '.join(SPLITS)}"
+                yield f"table lacks {', '.join(missing)}: {names}{drawn}"
             if len(set(self.table.values())) < len(self.table):
-                raise ValueError("table names the same file for two splits: each needs one of its own")
+                yield "table names the same file for two splits: each needs one of its own"
             if self.split is not None and len(self.table) == len(SPLITS):
-                raise ValueError(
-                    "there is a table for each split: remove `split`, or put all rows into one table"
-                )
+                yield "there is a table for each split: remove `split`, or put all rows into one table"
         if self.group is not None and self.split is not None and self.split.group is not None:
-            raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
-        return self
+            yield "split.group keeps the groups apart, and is reported: remove `group`"
 
     def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
         if self.split is None:

@@ -3,10 +3,11 @@ training batches)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model
 
 from g2d_pipeline.config.base import Fraction, Positives, Strict
 from g2d_pipeline.config.encoders import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
@@ -53,16 +54,12 @@ class ImageAugment(Strict):
     flip: Fraction = 0.0
     noise: NonNegativeFloat = 0.0
 
-    @model_validator(mode="after")
-    def _ranges_ascend(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         for key, values in (("crop", self.crop), ("crop_ratio", self.crop_ratio)):
             if values is not None and values[0] > values[1]:
-                raise ValueError(
-                    f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
-                )
+                yield f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
         if self.crop is not None and self.crop[1] > 1:
-            raise ValueError(f"crop is a share of the area: {self.crop[1]:g} exceeds 1")
-        return self
+            yield f"crop is a share of the area: {self.crop[1]:g} exceeds 1"
 
 
 class TabularAugment(Strict):
@@ -94,12 +91,11 @@ class Modality(Strict):
     teacher_encoder: EncoderSettings | None = None
     augment: AugmentSettings | None = None
 
-    @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         window, frames = getattr(self.augment, "window_frames", None), getattr(self, "frames", 0)
         if window is not None and window > frames:
-            raise ValueError(f"augment.window_frames is {window}, but the spectrogram has {frames} frames")
-        return self
+            yield f"augment.window_frames is {window}, but the spectrogram has {frames} frames"
 
 
 MODALITIES: dict[str, type[Any]] = {

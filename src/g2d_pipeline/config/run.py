@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator
 
 from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
 from g2d_pipeline.config.compute import ComputeSettings
@@ -30,13 +31,9 @@ class DatasetSettings(Strict):
     max_bad_fraction: Fraction = 0.0  # of the samples that reach a stage, ingest or featurize
     on_bad: Literal["error", "drop"] | None = None  # None: drop where max_bad_fraction allows any
 
-    @model_validator(mode="after")
-    def _dropping_has_a_limit(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.on_bad == "drop" and not self.max_bad_fraction:
-            raise ValueError(
-                "on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped"
-            )
-        return self
+            yield "on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped"
 
     @property
     def may_drop(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -102,11 +103,9 @@ class Notify(Strict):
         """YAML reads the key `on` as true."""
         return {"on" if k is True else k: v for k, v in tree.items()} if isinstance(tree, dict) else tree
 
-    @model_validator(mode="after")
-    def _names_one(self) -> Notify:
+    def _problems(self) -> Iterator[str]:
         if not self.command and not self.webhook_env:
-            raise ValueError("say command, webhook_env or both")
-        return self
+            yield "say command, webhook_env or both"
 
 
 class Schedule(Strict):

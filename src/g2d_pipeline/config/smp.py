@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from g2d_pipeline.config.base import Strict, split_slashes
 
@@ -42,15 +43,11 @@ class SMPSettings(Strict):
     scope: Literal["encoder", "conv_only"] = "encoder"
     suppressed_norm: Literal["batch", "frozen"] = "frozen"
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.suppression == "complete" and self.tau == "all":
-            raise ValueError(
-                "tau=all goes with suppression=partial; complete suppression must end: half, or numbers"
-            )
+            yield "tau=all goes with suppression=partial; complete suppression must end: half, or numbers"
         if self.suppression == "partial" and self.scope == "conv_only":
-            raise ValueError("scope=conv_only goes with suppression=complete")
-        return self
+            yield "scope=conv_only goes with suppression=complete"
 
     def phases(self, modalities: int, epochs: int) -> list[int]:
         """Epochs of each of the k phases (partial: two), the last one filling up to `epochs`.
