@@ -60,8 +60,7 @@ class FeatureStoreDataset(FolderDataset):
         make(folder, anew if self.overwrite else self.plan.others(self.stage, run))
 
     def content(self, folder: Path) -> str:
-        """`meta.json` holds the checksums of all files; by which code they were made, and in which pieces, is
-        no content."""
+        """Of `meta.json`, with the checksums of all files; code and shards are no content."""
         meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
         of = {m: {k: v for k, v in about.items() if k != "shards"} for m, about in meta["modalities"].items()}
         return fingerprint(meta | {"modalities": of})

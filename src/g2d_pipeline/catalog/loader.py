@@ -1,5 +1,4 @@
-"""The configuration loader: Kedro's, with parameters resolved by `resolve.py` and fingerprints for catalog
-paths.
+"""Kedro's configuration loader, with parameters resolved by `resolve.py` and fingerprints for catalog paths.
 
 `loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
 resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is

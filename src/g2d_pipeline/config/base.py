@@ -23,8 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def split_slashes(value: Any) -> Any:
-    """`8/16` → `["8", "16"]`, a single value → a list of one, nothing → an empty one: Kedro's `--params`
-    cannot carry commas."""
+    """`8/16` (`--params` cannot carry commas) → `["8", "16"]`; a single value → a list of one; None → []."""
     if isinstance(value, str):
         return [part.strip() for part in value.split("/")]
     return value if isinstance(value, list | tuple) else [] if value is None else [value]

@@ -15,19 +15,17 @@ ENCODER_GROUP = "g2d_pipeline.encoders"  # of entry points: encoders of other pa
 
 
 class _Encoder(Strict):
-    """`initialisation`: `published`: Xavier for linear layers, Kaiming for convolutions (§0.2); `torch`: as
-    torch and torchvision start them."""
+    """`initialisation`: `published` (§0.2): Xavier (linear layers) and Kaiming (convolutions); or `torch`."""
 
     initialisation: Literal["published", "torch"] = "published"
 
 
 class SmallCNN(_Encoder):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a `grid` × `grid`
-    raster.
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a raster.
 
-    `stride`: of the first convolution. D = widths[-1] × grid² (fewer where the map is smaller than the
-    raster). With `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small
-    drifts of batch norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
+    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). With
+    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch
+    norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
 
     name: Literal["small_cnn"] = "small_cnn"
     widths: Counts = [16, 32, 64]
@@ -36,11 +34,8 @@ class SmallCNN(_Encoder):
 
 
 class _Pretrained(_Encoder):
-    """`weights`: a local file (.safetensors, .pth, .pt) that the trunk starts from, or nothing: drawn at
-    random.
-
-    A relative path starts at the project's folder. The file's content is part of the fingerprints of what is
-    trained."""
+    """`weights`: a local file (.safetensors, .pth, .pt; relative to the project) that the trunk starts from,
+    whose content is part of fingerprints; None: drawn at random."""
 
     FILES: ClassVar[dict[str, str]]  # torchvision's names of weights → their files, the default last
 
@@ -67,8 +62,7 @@ class _Pretrained(_Encoder):
 
 
 class ResNet18(_Pretrained):
-    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (datasets.md
-    §0.2)."""
+    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (§0.2)."""
 
     FILES = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
 
@@ -102,8 +96,7 @@ class MLP(_Encoder):
 
 
 class Transformer(_Encoder):
-    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over the steps of a sequence
-    (§4.4).
+    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over a sequence's steps (§4.4).
 
     Tokens of a text have a learnt embedding in place of the convolution. `pool`: `mean` over the real steps,
     or the `first` step (as published). Padding is masked: it changes nothing."""
@@ -122,8 +115,7 @@ class Transformer(_Encoder):
 
 
 class Bag(_Encoder):
-    """The mean of a text's tokens, each a learnt embedding `width` wide; then linear, ReLU a width of
-    `widths`.
+    """The mean of a text's tokens, learnt embeddings `width` wide; then linear, ReLU a width of `widths`.
 
     Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
     of all. `dropout`: of the mean, and after every layer."""
@@ -135,8 +127,7 @@ class Bag(_Encoder):
 
 
 class ExternalEncoder(_Encoder, External):
-    """An encoder without settings of its own, of ours or of another package; its trunk's class is called with
-    (shape, **options)."""
+    """An encoder without settings of its own: the class of its trunk is called with (shape, **options)."""
 
 
 EncoderSettings = Annotated[

@@ -76,8 +76,7 @@ class _Pictures(Strict):
 
 
 class ImageFeatures(_Pictures):
-    """An image → `[C, H, W]` bytes, or floats where `pca_energy` is set or rows of an array file of floats
-    are read.
+    """An image → `[C, H, W]` bytes, or floats: of rows of an array file of floats, or with `pca_energy`.
 
     Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number
     of principal components (fitted on train) whose cumulative variance stays at or below this share, at least
@@ -132,14 +131,12 @@ class TabularFeatures(Strict):
 
 
 def is_selector(name: str) -> bool:
-    """Whether a name of a column is a pattern, a range or an exclusion, unless the table has that very
-    column."""
+    """Whether a column's name is a pattern, a range or an exclusion, unless the table has that column."""
     return "*" in name or ".." in name or name.startswith("!")
 
 
 class VideoFeatures(_Pictures):
-    """A clip (a file, or a folder of pictures) → bytes `[C, T, H, W]`: `frames` pictures, resized like
-    images.
+    """A clip (a file, or a folder of images) → bytes `[C, T, H, W]`: `frames` images, resized likewise.
 
     `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate
     rounded down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3).
@@ -174,9 +171,8 @@ class VectorFeatures(Strict):
 class TextFeatures(Strict):
     """A text → the ids of its first `length` tokens, `[length]`, with 0 behind shorter ones.
 
-    The tokens (byte-pair encoding; at most `vocabulary` of them with 0, padding, and 1, what is unknown) are
-    learnt on train. Before that: NFKC, (`lowercase`) small letters, and a cut at spaces and between words and
-    punctuation."""
+    The tokens (byte-pair encoding; at most `vocabulary` with 0, padding, and 1, unknown) are learnt on train,
+    after NFKC, small letters (`lowercase`), and cuts at spaces and between words and punctuation."""
 
     kind: Literal["text"] = "text"
     vocabulary: Annotated[int, Field(ge=3)] = 2000

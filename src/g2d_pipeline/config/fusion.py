@@ -1,5 +1,4 @@
-"""The fusions and their settings (paper A.3; g2d.md §8). A word is enough for the defaults: `fusion:
-film`."""
+"""The fusions and their settings (paper A.3; g2d.md §8); `fusion: film` has the defaults."""
 
 from __future__ import annotations
 
@@ -14,11 +13,8 @@ FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packa
 
 
 class _Fusion(Strict):
-    """`unimodal_readout`: how one modality alone is read from the fusion; `paper` (A.5) or the authors'
-    `code`.
-
-    They differ in what stands in for the other modalities and in the share of the bias: see each fusion's
-    class."""
+    """`unimodal_readout`: how one modality is read from the fusion; `paper` (A.5) or the authors' `code`. They
+    differ in what stands in for the other modalities and in the share of the bias (see each class)."""
 
     unimodal_readout: Literal["paper", "code"] = "paper"
 
@@ -45,8 +41,7 @@ class Concat(_Fusion):
 class FiLM(_Fusion):
     """One modality, `condition` (left out: the first), scales and shifts the others.
 
-    `width`: common width of the features (left out: the greatest); modalities of another width are projected
-    to it."""
+    `width`, to which modalities of another width are projected; left out: the greatest."""
 
     name: Literal["film"] = "film"
     condition: str | None = None
@@ -99,8 +94,7 @@ class Weighted(_Fusion):
 
 
 class ExternalFusion(_Fusion, External):
-    """A fusion of another package; its class is called with (widths, outputs, unimodal_readout=…,
-    **options)."""
+    """A fusion of another package: called with (widths, outputs, unimodal_readout=…, **options)."""
 
 
 FusionSettings = Annotated[

@@ -25,16 +25,14 @@ class RawSettings(Strict):
 
 
 class AVDigits(RawSettings):
-    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a
-    SAMPLE."""
+    """Bundled: scikit-learn's handwritten digits × digits spoken by espeak-ng; always a SAMPLE."""
 
     layout: Literal["av_digits"] = "av_digits"
     seed: NonNegativeInt = 0  # of the pairing
 
 
 class SpokenMNIST(RawSettings):
-    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross
-    splits.
+    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit within a split.
 
     `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how
     many pairs each split gets; images never repeat, recordings do where there are more pairs than recordings.
@@ -56,8 +54,7 @@ class SpokenMNIST(RawSettings):
 class MISME(RawSettings):
     """MIS-ME: XLSX label files + a flat image folder → volumetric water content (datasets.md §5.1).
 
-    `sample_rows`: rows of the simulated sample per split, where the raw folder is absent.
-    """
+    `sample_rows`: rows of the simulated sample per split, where the raw folder is absent."""
 
     layout: Literal["mis_me"] = "mis_me"
     sample_rows: dict[Split, PositiveInt] = {"train": 160, "val": 40, "test": 45}
@@ -80,8 +77,7 @@ class CremaD(RawSettings):
 
 
 class AVMNIST(RawSettings):
-    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's
-    split)."""
+    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last train rows are val, as in MultiBench."""
 
     layout: Literal["av_mnist"] = "av_mnist"
     val_rows: PositiveInt = 5000
@@ -245,8 +241,7 @@ TableFiles = Annotated[
 
 
 class Join(Strict):
-    """Columns of a further table: for each row, those of the row with the same key (dates may be written
-    differently).
+    """Columns of a further table: for each row, those of the row with the same key (dates in any form).
 
     `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
     `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
@@ -339,8 +334,7 @@ LayoutSettings = Annotated[
 
 
 class TargetSettings(Strict):
-    """What is predicted: the name and unit shown in tables; `output` is how a regression's last number is
-    read.
+    """What is predicted: name and unit, as tables show them; `output`: how a regression's number is read.
 
     `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
     definition), so that no prediction leaves the range of train; `identity`: the target is standardised on

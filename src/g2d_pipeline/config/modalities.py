@@ -1,5 +1,4 @@
-"""The kinds of modality, each listed once: its features, its encoder, its augmentation (random changes of
-training batches)."""
+"""The kinds of modality, each listed once: its features, its encoder, its augmentation in training."""
 
 from __future__ import annotations
 
@@ -63,8 +62,7 @@ class ImageAugment(Strict):
 
 
 class TabularAugment(Strict):
-    """Gaussian noise on a training batch of columns `[B, F]`, in standard deviations of each column on
-    train."""
+    """Gaussian noise on a training batch `[B, F]`, in standard deviations of each column on train."""
 
     kind: Literal["tabular"] = "tabular"
     noise: NonNegativeFloat = 0.0

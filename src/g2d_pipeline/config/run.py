@@ -19,8 +19,7 @@ from g2d_pipeline.config.training import TrainingSettings
 
 
 class DatasetSettings(Strict):
-    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is
-    trained."""
+    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how it is trained."""
 
     raw: LayoutSettings
     task: Task
@@ -86,6 +85,5 @@ class RunSettings(Strict):
 
     @property
     def students(self) -> list[str]:
-        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers
-        alone."""
+        """The methods that train a student (`unimodal` trains none), baselines first, without repetition."""
         return [m for m in dict.fromkeys([*self.compare, self.method]) if m != "unimodal"]

@@ -37,8 +37,7 @@ def _seconds(value: Any) -> Any:
 def cron_fields(text: str) -> list[list[int] | None]:
     """The values that each of cron's five fields allows; None: every one. Sunday is 0.
 
-    Raises ValueError with the field, the value and what is allowed. What is allowed is what cron, systemd and
-    Dagster read alike."""
+    Allowed is what cron, systemd and Dagster read alike; else ValueError with field, value and what is."""
     parts = text.split()
     if len(parts) != len(FIELDS):
         hint = "0 3 * * * is every day at 03:00"

@@ -52,8 +52,7 @@ class SMPSettings(Strict):
     def phases(self, modalities: int, epochs: int) -> list[int]:
         """Epochs of each of the k phases (partial: two), the last one filling up to `epochs`.
 
-        Raises ValueError where `tau` has the wrong length or its single-modality phases do not leave an
-        epoch."""
+        Raises ValueError where `tau` has the wrong length, or its single-modality phases exceed `epochs`."""
         k = modalities
         if k < 2:
             raise ValueError("SMP needs at least two modalities")

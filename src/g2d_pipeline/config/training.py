@@ -41,8 +41,7 @@ OptimizerSettings = Annotated[SGD | Adam | AdamW, Field(discriminator="name")]
 
 
 class _Schedule(Strict):
-    """`warmup`: epochs in which the learning rate climbs evenly to its full value, before the schedule
-    proper."""
+    """`warmup`: epochs before the schedule proper in which the learning rate climbs evenly."""
 
     warmup: NonNegativeInt = 0
 

@@ -288,11 +288,9 @@ def _worst(outliers: list[dict[str, Any]]) -> dict[str, Any]:
 def _outliers(
     table: pd.DataFrame, columns: Sequence[str], split: Array, sample_ids: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Of each column the values whose robust z-score exceeds 5, the furthest first.
-
-    z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0
-    and 1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of
-    fewer than three different values in train have no outliers."""
+    """Of each column the values whose robust z-score exceeds 5, the furthest first; none of columns of fewer
+    than three values in train. z = |x − median| / (1.4826 · MAD), both of train; where the MAD is 0, 1.2533
+    times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993)."""
     outliers = []
     for column in columns:
         values = table[column].to_numpy(np.float64)

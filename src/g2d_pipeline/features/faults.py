@@ -27,9 +27,8 @@ class MediaError(DataError):
 def decoding(path: Path | str, failed: str = "can not be decoded", *usual: type[Exception]) -> Iterator[None]:
     """Whatever is raised inside, but for errors of ours, becomes a MediaError of this file, and its cause.
 
-    Libraries raise almost anything for a broken file: SyntaxError, struct.error, MemoryError for a size that
-    its header makes up, … The reason is `failed`, the type of the error unless it is a `usual` one that says
-    why, and what it says."""
+    Libraries raise almost anything for a broken file (SyntaxError, MemoryError, …). The reason is `failed`,
+    the type of the error unless it is a `usual` one that says why, and what it says."""
     try:
         yield
     except G2DError:

@@ -61,8 +61,7 @@ class FeatureStore:
 
     @cached_property
     def arrays(self) -> dict[str, Mapped]:
-        """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped: only the rows that are
-        asked for are read."""
+        """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped."""
         attach(self.path)
         return {name: self._array(about) for name, about in self.meta["modalities"].items()}
 

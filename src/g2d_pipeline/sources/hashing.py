@@ -77,8 +77,7 @@ def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> li
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its state and hash as they are now. The version
-    of one behind a URL stands for its hash."""
+    """What is `known` of an unchanged file, else its state and hash (behind a URL: its version) now."""
     if (remote := version_of(key)) is not None:
         size, version = remote
         return [size, 0, 0, 0, version]

@@ -47,8 +47,7 @@ def load_plain(path: Path, largest: int = LARGEST) -> Any:
     object in several places of the file is one object in the result.
 
     Raises DataError naming the file where it is missing, empty, a Git-LFS pointer, HTML, larger than
-    `largest` bytes, truncated or damaged; where it names anything else (`module.name`); where it declares
-    more than it holds."""
+    `largest` bytes, truncated, damaged, names anything else (`module.name`), or declares more than it has."""
     try:
         if fault := media_fault(path):
             raise Refused(fault)

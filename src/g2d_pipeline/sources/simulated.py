@@ -49,8 +49,7 @@ class Simulated(NamedTuple):
 
 
 def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None:
-    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when
-    whole.
+    """`make` the sample at `root`, whole or not at all, unless it is there with this text.
 
     Raises DataError where a folder is there that is no sample: it is never touched."""
     if _text_of(root) == text:

@@ -62,8 +62,7 @@ class CremaDLayout(Layout[CremaD]):
         actor), `sentence` and `level`. Paths lead to a file, or to the folder of a clip's images.
 
         Clips whose files are missing or broken and rows whose label is wrong are dropped while their share is
-        at most `max_bad_fraction`, beside the four whose video is known to be broken. DataError for all else
-        that is wrong."""
+        at most `max_bad_fraction`, beside the four of broken video. DataError for all else that is wrong."""
         import pandas as pd
 
         notes: list[str] = []

@@ -24,8 +24,7 @@ class Clip(NamedTuple):
 
 class DigitsLayout(Layout[R]):
     """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`;
-    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: the same for
-    messages."""
+    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: it for messages."""
 
     task = "classification"
     modalities = ("audio", "image")

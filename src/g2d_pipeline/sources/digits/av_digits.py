@@ -43,8 +43,7 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """Pairs of one digit, every image once; no image and no voice (`group`) is in two splits.
 
-        Images (per class) and voices are split at random by `raw.seed`. Raises DataError where a bundled file
-        is missing or damaged."""
+        Images (per class) and voices are split by `raw.seed`. DataError: a file is missing or damaged."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         labels = _labels(self.root)

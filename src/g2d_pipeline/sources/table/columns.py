@@ -71,8 +71,7 @@ def _note_points(table: RawTable, name: str) -> None:
 
 
 def _read_marks(table: RawTable, name: str, values: Floats, cells: pd.Series[Any]) -> dict[int, str]:
-    """Read the `cells` of a column that are there, and not all plain numbers, into `values` `[N]`; position →
-    reason for those that are no numbers."""
+    """Read `cells`, not all plain numbers, into `values` `[N]`; position → reason for what is none."""
     mark = decimal_mark(cells, table.separators.get(name))
     unread, commas, faults = cells[np.isnan(values[cells.index])], 0, dict[int, str]()
     if mark in (",", "."):
@@ -138,8 +137,7 @@ def _refuse_blank(table: RawTable, name: str, key: str) -> None:
 def read_target(table: RawTable, name: str, log: bool) -> Floats:
     """A regression's target `[N]`, its natural logarithm where `log`; rows without one get a fault.
 
-    DataError where it is text, constant, or (`log`) not positive.
-    """
+    DataError where it is text, constant, or (`log`) not positive."""
     values, faults = read_numbers(table, name)
     if len(faults) > int((~table.missing(name)).sum()) / 2:
         remedy = "set `task: classification`, or another target."
@@ -250,8 +248,7 @@ def read_dates(table: RawTable, name: str) -> Dates:
     """A column as days `[N]` (datetime64[ms]), NaT = missing; times of day and time zones are not used.
 
     2024-05-01, 2024/5/1, 20240501 and 1.5.2024 are dates; of 01/05/2024 the column decides whether the month
-    comes first, where a number above 12 does. DataError, with rows, for cells that are no dates or could be
-    two."""
+    comes first, where a number above 12 does. DataError, with rows: cells are no dates, or could be two."""
     missing = table.missing(name)
     cells = pd.Series(table.texts(name), dtype="str")
     if missing.all():
@@ -270,8 +267,7 @@ def read_dates(table: RawTable, name: str) -> Dates:
 
 
 def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd.DataFrame:
-    """The parts of cells such as 01/05/2024; DataError where the column does not tell whether the day or the
-    month is first."""
+    """The parts of cells such as 01/05/2024; DataError where the column does not tell which is the month."""
     parts = cells.str.extract(f"^{EITHER}$")
     rows = np.flatnonzero(parts["year"].notna()).tolist()
     above = {part: bool(parts[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}

@@ -14,9 +14,8 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".n
 COMMON = ENDINGS[:-2]  # of a file that is found by its name: a .txt or .npy may be anything
 STEM = "metadata"
 
-Tables = dict[
-    str, Split | None
-]  # file, relative to the raw folder → the split of all its rows, where it has one
+# file, relative to the raw folder → the split of all its rows, if it has one
+Tables = dict[str, Split | None]
 
 
 def find_tables(root: Path, raw: Table) -> Tables:
@@ -51,10 +50,8 @@ def _common_tables(root: Path, needed: set[Split]) -> Tables:
 
 
 def paths_start(raw: Table, tables: Iterable[str]) -> str:
-    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several.
-
-    There a table's own folder comes before its paths (`paths.read_paths`).
-    """
+    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several,
+    where a table's own folder comes before its paths (`paths.read_paths`)."""
     if raw.root is not None:
         return raw.root
     folders = {posixpath.dirname(file) for file in tables}

@@ -157,8 +157,7 @@ def make_table(
     """A table of the `names` of columns and their `data`; `rows` `[N]`: their numbers, `first`: that of the
     first below a header; `separator`: of the cells, where the file is text.
 
-    Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
-    """
+    Columns without a name are left out; of the same name the first is kept. `more`: other fields."""
     data = data.set_axis(pd.Index(names, dtype=object), axis=1)
     data = data.loc[:, (data.columns != "") & ~data.columns.duplicated()]
     separators = dict.fromkeys(data, separator) if separator is not None else {}

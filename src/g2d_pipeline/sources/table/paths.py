@@ -97,9 +97,7 @@ def check_arrays(table: RawTable, source: str, cells: Sequence[str], base: Path)
 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
     """The paths without ending, with the row's number where that repeats; without paths, the number alone.
-
-    Where there are several tables, the table's name is before the number.
-    """
+    Where there are several tables, the table's name is before the number."""
     rows = [
         f"{file}:row{row}" if table.several else f"row{row}"
         for file, row in zip(table.places["file"], table.places["row"], strict=True)

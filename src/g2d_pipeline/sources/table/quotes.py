@@ -12,8 +12,7 @@ MOST = 0.9  # of the lines
 
 def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
     """The text of a table of `width` columns, and whether quotation marks in it are around cells; else they
-    are characters. A backslash before one within a cell is replaced by a second one, blanks before a quoted
-    cell are left out.
+    are characters. A backslash before one within a cell becomes a second one; blanks before a cell go.
 
     They are characters where they are wrong, or hold line ends, and lines are rows without them. `notes`
     tells what is not the standard. DataError, with the row, where one is not closed or not doubled."""

@@ -116,8 +116,7 @@ def _read_rows(
     tables: Tables,
     numbers: Sequence[str],
 ) -> tuple[pd.DataFrame, Sequence[str]]:
-    """The manifest's columns of all rows (a split that is drawn: "") and the class names; rows that can not
-    be used get a fault in `table`."""
+    """The manifest's columns (split to be drawn: "") and the class names; bad rows get a fault."""
     raw, class_names = layout.raw, list[str]()
     target: Any
     if settings.task == "regression":

@@ -256,8 +256,7 @@ class _Selection:
         return [name for name in self.names if form.fullmatch(name)]
 
     def _between(self, pattern: str, where: str) -> list[str]:
-        """The columns of `first..last`: where both are numbers, those whose names are numbers between them;
-        else those that stand between them."""
+        """The columns of `first..last`: by their names' numbers, where both ends are such; else by place."""
         ends = [end.strip() for end in pattern.split("..", 1)]
         numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
         numeric = all(finite_number(end) is not None for end in ends)

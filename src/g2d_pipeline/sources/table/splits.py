@@ -25,8 +25,7 @@ def official_split(table: RawTable, raw: Table, tables: Tables) -> Cells | None:
 
 
 def _read_split(table: RawTable, name: str, draws_val: bool) -> Cells:
-    """train, val or test of each row, or its synonyms. DataError for other words and blanks, and for rows of
-    val where `draws_val`."""
+    """The split of each row. DataError for other words and blanks, and for rows of val where `draws_val`."""
     cells = table.texts(name)
     splits = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(splits) if split is None]:
