@@ -1,7 +1,5 @@
 """The feature store in the catalog."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

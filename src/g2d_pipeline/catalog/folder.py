@@ -1,7 +1,5 @@
 """The base of our datasets: folders with a stage card, written beside their place and renamed into it."""
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,6 @@
 resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is
 fresh). All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property

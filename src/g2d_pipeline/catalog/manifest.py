@@ -1,7 +1,5 @@
 """The manifest in the catalog."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

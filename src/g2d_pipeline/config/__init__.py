@@ -3,8 +3,6 @@
 Nothing here imports torch or Kedro, so that a run with nothing to do starts at once. How files, method
 defaults and `--params` are merged into these models is the business of `resolve.py`."""
 
-from __future__ import annotations
-
 from g2d_pipeline.config.base import *
 from g2d_pipeline.config.compute import *
 from g2d_pipeline.config.encoders import *

@@ -1,7 +1,5 @@
 """Where a run computes: processes for independent work, devices for one training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """The encoders and their settings (datasets.md §0.2, §4.4, §5.3)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 

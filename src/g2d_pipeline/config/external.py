@@ -1,7 +1,5 @@
 """Settings that are chosen by `name`: one of our classes, or a plug-in of another package."""
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """Which features are made of each kind of modality (preprocessing, done once)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """The fusions and their settings (paper A.3; g2d.md §8); `fusion: film` has the defaults."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -13,7 +11,7 @@ FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packa
 
 
 class _Fusion(Strict):
-    """`unimodal_readout`: how one modality is read from the fusion; `paper` (A.5) or the authors' `code`. They
+    """`unimodal_readout`: how one modality is read from it; `paper` (A.5) or the authors' `code`. They
     differ in what stands in for the other modalities and in the share of the bias (see each class)."""
 
     unimodal_readout: Literal["paper", "code"] = "paper"

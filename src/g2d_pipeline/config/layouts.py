@@ -1,7 +1,5 @@
 """What raw folders look like: one class a layout (raw → manifest)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath

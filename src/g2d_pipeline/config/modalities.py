@@ -1,7 +1,5 @@
 """The kinds of modality, each listed once: its features, its encoder, its augmentation in training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union

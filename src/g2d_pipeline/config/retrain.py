@@ -1,7 +1,5 @@
 """Retraining: the registry, the gates before training, and the rule by which a challenger is promoted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 

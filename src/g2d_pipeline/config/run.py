@@ -1,7 +1,5 @@
 """A dataset file, and the top of every run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """Schedules: which data set is retrained when, and who is told of what came of it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal

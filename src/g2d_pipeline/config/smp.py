@@ -1,7 +1,5 @@
 """The schedule that prioritises modalities (g2d.md §4)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 

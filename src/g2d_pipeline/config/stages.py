@@ -1,7 +1,5 @@
 """The settings of each stage: everything that fixes its outputs, and the options of the run beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Where data lie, and in which pieces."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

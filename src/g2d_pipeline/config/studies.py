@@ -1,7 +1,5 @@
 """A study: a grid of data sets, methods and options, as its file declares it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """The recipe of a training run: optimizer, learning rate, selection, arithmetic (g2d.md §7)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import (

@@ -1,7 +1,5 @@
 """The same content in two splits, and images that are nearly the same: what makes a test score too good."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Columns that predict the target (almost) perfectly by themselves: mostly the target under another name."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Which chunks are on disk: `progress.json`, there only while a store is being written."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a worker does: decode and transform a chunk of a modality, and write it to the memory-mapped array."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

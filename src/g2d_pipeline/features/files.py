@@ -1,7 +1,5 @@
 """The files of a store: their names, arrays on disk, and what a full or forbidden disk says."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

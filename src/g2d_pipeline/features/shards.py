@@ -1,7 +1,5 @@
 """An array in several files: `<name>-00000-of-00004.npy`, …, each of the same number of rows but the last."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

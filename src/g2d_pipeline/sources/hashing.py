@@ -1,7 +1,5 @@
 """The content signature of a raw folder: an unchanged folder costs only stat calls."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

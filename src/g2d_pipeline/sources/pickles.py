@@ -4,8 +4,6 @@ No name in a file is imported. First the opcodes are scanned: the unpickler itse
 indices, and allocates gigabytes for a file of thirty bytes. Then the few names that plain data need stand for
 functions that check their arguments; all other names are refused (datasets.md §4.2, §4.6)."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import pickle

@@ -2,8 +2,6 @@
 
 soundfile decodes; what it does not know (videos, AAC, …) PyAV does."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

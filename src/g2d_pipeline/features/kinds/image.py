@@ -1,8 +1,6 @@
 """An image → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of
 degrading images: a share of their principal components."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

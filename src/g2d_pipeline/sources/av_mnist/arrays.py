@@ -2,8 +2,6 @@
 
 Only headers, sizes and labels are read whole; of images and sounds a sample of rows is looked at."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """CREMA-D: WAV files and FLV videos (or images of them) of 91 actors → 6 emotions (datasets.md §1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import math

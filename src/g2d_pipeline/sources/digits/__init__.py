@@ -1,7 +1,5 @@
 """Digits seen and heard: what `av_digits`, the bundled sample, and `spoken_mnist`, all real, share."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

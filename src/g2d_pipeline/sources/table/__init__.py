@@ -1,7 +1,5 @@
 """Anybody's own data: one table with a row a sample, and the files that it names (docs/own-data.md)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which files hold the table: the one that is named, one for each split, or what common folders call them."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """Paths in a user's table: which file a cell names, below one folder, and what is wrong with it."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

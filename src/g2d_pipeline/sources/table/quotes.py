@@ -1,7 +1,5 @@
 """Quotation marks in text tables: around cells and doubled within, after backslashes, or plain characters."""
 
-from __future__ import annotations
-
 import re
 
 from g2d_pipeline.errors import data_error

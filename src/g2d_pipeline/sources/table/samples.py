@@ -1,7 +1,5 @@
 """The samples of a user's table: the values of its modalities, the target and the split of each row."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

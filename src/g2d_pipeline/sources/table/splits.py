@@ -1,7 +1,5 @@
 """The splits of a user's table: in a column, by the files, or drawn."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

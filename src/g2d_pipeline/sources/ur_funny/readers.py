@@ -1,7 +1,5 @@
 """UR-Funny's two published forms: the SDK's six pickles, and MultiBench's one (datasets.md §4.2)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
