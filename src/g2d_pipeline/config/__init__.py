@@ -12,7 +12,5 @@ from g2d_pipeline.config.layouts import *
 from g2d_pipeline.config.modalities import *
 from g2d_pipeline.config.retrain import *
 from g2d_pipeline.config.run import *
-from g2d_pipeline.config.smp import *
 from g2d_pipeline.config.stages import *
-from g2d_pipeline.config.storage import *
 from g2d_pipeline.config.training import *

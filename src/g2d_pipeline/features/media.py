@@ -18,8 +18,7 @@ from g2d_pipeline.compute import Pool
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
-from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
-from g2d_pipeline.features.chunks import Done, Job
+from g2d_pipeline.features.chunks import ChunkJournal, Done, Job, Notes
 from g2d_pipeline.features.files import Rows, create, fits, remove
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.features.chunk_journal import ChunkJournal
+from g2d_pipeline.features.chunks import ChunkJournal
 from g2d_pipeline.features.files import (
     FITTED,
     FORMAT,
@@ -28,17 +29,22 @@ from g2d_pipeline.features.files import (
     allocated,
     check_space,
     checksums,
+    create,
     remove,
     writing_to,
 )
 from g2d_pipeline.features.finalize import finish
+from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
 from g2d_pipeline.features.media import CHUNK, Media, Names, decode, prepare
 from g2d_pipeline.features.reuse import find_known
+from g2d_pipeline.features.store import array_files, find_faults, read_meta
 from g2d_pipeline.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 Kinds = Mapping[str, FileKind | ColumnKind]
 REBUILD = "make the manifest anew (`--params rebuild=true`)."
@@ -259,3 +265,42 @@ def _code() -> list[str]:
 def _write_index(path: Path, table: pd.DataFrame) -> None:
     index = table[["sample_id", "split", "target"]].astype({"sample_id": str, "split": str})
     index.reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")
+
+
+def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
+    """Make the damaged files of a store's arrays (shards, or whole ones) again from the raw files below
+    `root`; returns their names. Each replaces the old one once it has the checksum that it had.
+
+    Raises DataError where a file of another sort is damaged, a raw file can not be read, or what is made
+    differs: then the store has to be made anew."""
+    meta = read_meta(folder)
+    faults, inputs = find_faults(folder, meta), Inputs(folder, meta)
+    gone = {one["sample_id"] for one in meta["dropped"]}
+    table = manifest.table[~manifest.table["sample_id"].astype(str).isin(gone)]
+    made = []
+    for name, about in meta["modalities"].items():
+        columns, start = table[manifest.meta["columns"][name]], 0
+        for file, (shape, checksum) in array_files(about, len(table)).items():
+            if file in faults:
+                logger.warning("%s: %s %s: it is made again.", folder.name, file, faults[file])
+                own = columns.iloc[start : start + shape[0]]
+                with writing_to(folder, 0), atomic_write(folder / file) as temporary:
+                    array = create(temporary, about["dtype"], shape)
+                    for first in range(0, shape[0], CHUNK):
+                        part = own.iloc[first : first + CHUNK]
+                        array[first : first + CHUNK], bad = inputs.encode(name, part, root)
+                        if bad:
+                            raise _not_repaired(folder, list(bad.values()))
+                    array.flush()
+                    if content_hash(temporary) != checksum:
+                        raise _not_repaired(folder, [f"{file}: raw files or the code have changed"])
+                made.append(file)
+            start += shape[0]
+    if others := [f"{file} {fault}" for file, fault in faults.items() if file not in made]:
+        raise _not_repaired(folder, others)
+    return made
+
+
+def _not_repaired(folder: Path, lines: list[str]) -> Exception:
+    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
+    return data_error(f"The feature store {folder} is broken and can not be repaired", lines, remedy)
