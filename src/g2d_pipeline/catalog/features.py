@@ -1,4 +1,4 @@
-"""The feature store in the catalog."""
+"""The manifest and the feature store in the catalog."""
 
 import contextlib
 import json
@@ -8,17 +8,34 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from kedro_datasets._typing import JSONPreview
+from kedro_datasets._typing import JSONPreview, TablePreview
 
 from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.store import FeatureStore, open_store
 from g2d_pipeline.files import atomic_write, fingerprint
 from g2d_pipeline.remote import LISTING
+from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
 Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize.nodes`
+
+
+class ManifestDataset(FolderDataset):
+    """`manifest.parquet` and `manifest.json` of each split; validated on write and on read."""
+
+    def write(self, folder: Path, make: Callable[[], Manifest], run: str) -> None:
+        write_manifest(make(), folder)
+
+    def read(self, folder: Path) -> Manifest:
+        return read_manifest(folder)
+
+    @when_made
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows of the first, for Kedro-Viz."""
+        table = next(iter(self.load().values())).table.head(nrows)
+        return TablePreview(table.astype(str).to_dict(orient="split"))
 
 
 class FeatureStoreDataset(FolderDataset):

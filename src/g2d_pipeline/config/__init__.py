@@ -5,11 +5,9 @@ defaults and `--params` are merged into these models is the business of `resolve
 
 from g2d_pipeline.config.base import *
 from g2d_pipeline.config.compute import *
-from g2d_pipeline.config.encoders import *
-from g2d_pipeline.config.features import *
-from g2d_pipeline.config.fusion import *
 from g2d_pipeline.config.layouts import *
 from g2d_pipeline.config.modalities import *
+from g2d_pipeline.config.models import *
 from g2d_pipeline.config.retrain import *
 from g2d_pipeline.config.run import *
 from g2d_pipeline.config.stages import *

@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, fiel
 
 from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
 from g2d_pipeline.config.compute import ComputeSettings, StorageSettings
-from g2d_pipeline.config.fusion import FusionSettings, Late
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
+from g2d_pipeline.config.models import FusionSettings, Late
 from g2d_pipeline.config.retrain import RetrainSettings
 from g2d_pipeline.config.training import TrainingSettings
 

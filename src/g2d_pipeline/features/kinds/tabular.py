@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
-from g2d_pipeline.config.features import is_selector
+from g2d_pipeline.config.modalities import is_selector
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import Array, Floats, Rows, create
 from g2d_pipeline.features.kinds.base import ColumnKind, Corruption
