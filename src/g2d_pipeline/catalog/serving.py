@@ -1,7 +1,5 @@
 """What the pipelines predict and retrain read and write beside the stages: a model, predictions, outcomes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +35,7 @@ class PlanDataset(AbstractDataset[Any, Any]):
 class LineageDataset(PlanDataset):
     """What the artefacts of this run are made from."""
 
-    def load(self) -> Lineage:
+    def load(self) -> "Lineage":
         from g2d_pipeline.retraining.lineage import Lineage
 
         return Lineage(self.plan)
@@ -105,7 +103,7 @@ class ModelDataset(PlanDataset):
 
     _exists = is_made
 
-    def load(self) -> Predictor:
+    def load(self) -> "Predictor":
         from g2d_pipeline.serving import load_model
 
         s = self.plan.configuration.predict()

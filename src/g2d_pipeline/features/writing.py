@@ -18,21 +18,11 @@ from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.features import files as disk
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunks import ChunkJournal
-from g2d_pipeline.features.files import (
-    FITTED,
-    FORMAT,
-    INDEX,
-    META,
-    allocated,
-    check_space,
-    checksums,
-    create,
-    remove,
-    writing_to,
-)
+from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META
 from g2d_pipeline.features.finalize import finish
 from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
@@ -90,7 +80,7 @@ def write_store(
     _check_files(root, faults)
     for m in media.values():
         m.kind.check_spec(m.name, m.spec)
-    with writing_to(folder, _needed(folder, kinds, media, len(sample_ids))):
+    with disk.writing_to(folder, _needed(folder, kinds, media, len(sample_ids))):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.tmp"):  # by a process that was killed
             left.unlink()
@@ -99,14 +89,14 @@ def write_store(
         for name, kind in kinds.items():
             files.update(kind.extra_files(name) if isinstance(kind, ColumnKind) else media[name].scratch)
         journal = ChunkJournal(folder, _plan(settings, sample_ids, media), sorted(files))
-        check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
+        disk.check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, journal)
         decoded = _decode_all(folder, settings.options, journal, faults, previous)
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
-                remove(folder / name)
+                disk.remove(folder / name)
         journal.remove()
 
 
@@ -165,7 +155,7 @@ def _finish_all(
             "kind": features.kind,
             **about,
             "file": f"{name}.npy",
-            **checksums(folder / f"{name}.npy"),
+            **disk.checksums(folder / f"{name}.npy"),
             "settings": features.model_dump(mode="json"),
         }
     _write_index(folder / INDEX, table)
@@ -230,7 +220,7 @@ def _needed(folder: Path, kinds: Kinds, media: Mapping[str, Media], samples: int
     needed = 0
     for name, kind in kinds.items():
         bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else kind.bytes_each(media[name].spec)
-        present = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
+        present = sum(disk.allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - present)
     return needed
 
@@ -284,8 +274,8 @@ def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
             if file in faults:
                 logger.warning("%s: %s %s: it is made again.", folder.name, file, faults[file])
                 own = columns.iloc[start : start + shape[0]]
-                with writing_to(folder, 0), atomic_write(folder / file) as temporary:
-                    array = create(temporary, about["dtype"], shape)
+                with disk.writing_to(folder, 0), atomic_write(folder / file) as temporary:
+                    array = disk.create(temporary, about["dtype"], shape)
                     for first in range(0, shape[0], CHUNK):
                         part = own.iloc[first : first + CHUNK]
                         array[first : first + CHUNK], bad = inputs.encode(name, part, root)

@@ -1,12 +1,11 @@
 """The names of CREMA-D's clips, their files, and what is wrong with them (datasets.md §1.1, §1.5)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.sources.faults import few
@@ -43,7 +42,7 @@ class Clip:
     target: int
 
     @classmethod
-    def parse(cls, name: str) -> Clip | None:
+    def parse(cls, name: str) -> Self | None:
         """None where the name is no clip's; an old name is read as today's."""
         name = OLD_NAMES.get(name, name)
         if (match := NAME.fullmatch(name)) is None:

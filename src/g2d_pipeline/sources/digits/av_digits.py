@@ -1,7 +1,5 @@
 """The bundled sample: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +57,7 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         return Samples(table, CLASSES, dropped, group_disjoint=True)
 
 
-def _labels(root: Path) -> npt.NDArray[np.uint8]:
+def _labels(root: Path) -> "npt.NDArray[np.uint8]":
     """The images' digits [N], after a check of both arrays."""
     import numpy as np
 

@@ -1,7 +1,5 @@
 """Pairs of an image and a clip of the same digit, such that no image and no clip crosses splits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,7 +97,7 @@ def pair(
 
 def paired_table(
     pairs: Sequence[Pair], ids: Sequence[str], clips: Sequence[Clip], columns: Mapping[str, str], array: str
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for;
     `array`: the path of the images' file."""
     import pandas as pd

@@ -58,7 +58,8 @@ def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
 
 
 def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, list[str]], base: Path) -> None:
-    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault."""
+    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault.
+    DataError where there is no folder `base`, or an array has more rows than the table."""
     if paths and not base.is_dir():
         headline = f"There is no folder {os.fspath(base)!r} for the paths in {table.file}"
         raise data_error(headline, [], "set `root` under `raw`.")
@@ -71,9 +72,11 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
                 fault = f"no file in column {sources[name]!r}"
             if fault:
                 table.faults.setdefault(i, fault)
+    for name, cells in paths.items():
+        _check_rows(table, sources[name], cells, base)
 
 
-def check_arrays(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
+def _check_rows(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
     """DataError where a template numbers the rows of an array (`features.npy#{index}`) that is longer than
     the table: the rows would not be those of the samples."""
     if not source.endswith(".npy#{index}"):

@@ -17,14 +17,7 @@ from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
 from g2d_pipeline.sources.table.join import read_all, take_labelled
-from g2d_pipeline.sources.table.paths import (
-    Files,
-    check_arrays,
-    check_paths,
-    needed_columns,
-    path_ids,
-    read_paths,
-)
+from g2d_pipeline.sources.table.paths import Files, check_paths, needed_columns, path_ids, read_paths
 from g2d_pipeline.sources.table.splits import check_train, draw, note_unused, official_split, read_groups
 
 COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
@@ -129,8 +122,6 @@ def _read_rows(
     paths = {m: read_paths(table, sources[m], prefix) for m in media}
     values |= paths
     check_paths(table, sources, paths, base)
-    for modality, cells in paths.items():
-        check_arrays(table, sources[modality], cells, base)
     first = next(iter(paths.values()), None)
     ids = path_ids(table, first) if raw.id is None else columns.read_ids(table, raw.id)
     split = official_split(table, raw, tables)
