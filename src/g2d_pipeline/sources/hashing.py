@@ -62,13 +62,13 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries}
 
 
-def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> list[str]:
-    """What `make` returns, or what `file` keeps of it for the same `key`."""
+def remembered(file: Path | None, key: str, make: Callable[[], list[str] | None]) -> list[str]:
+    """What `make` returns, or what `file` keeps of it for the same `key`; nothing is kept where it raises."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         content = json.loads(file.read_bytes()) if file is not None else {}
         if content["key"] == key:
             return list(content["names"])
-    names = make()
+    names = make() or []
     if file is not None:
         _write(file, {"key": key, "names": names})
     return names
@@ -113,4 +113,4 @@ def _write(cache: Path, content: dict[str, Any]) -> None:
         with atomic_write(cache) as path:
             path.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        logger.warning("The cache of file hashes %s can not be written: %s.", cache, error.strerror)
+        logger.warning("The cache %s can not be written: %s.", cache, error.strerror)

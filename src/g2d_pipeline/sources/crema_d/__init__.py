@@ -11,7 +11,6 @@ from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
-ENDINGS = {"audio": ".wav", "visual": ".flv"}
 MISSING = {  # modality → what is not there, and what to do
     "audio": (
         f"no {clips.AUDIO}/*.wav",
@@ -138,7 +137,7 @@ def _bad_row(
     broken = [modality for modality in media if name in faults[modality]]
     if not broken:
         return None
-    reason = "; ".join(f"{media[m].place(name, ENDINGS[m])} {faults[m][name]}" for m in broken)
+    reason = "; ".join(f"{media[m].place(name)} {faults[m][name]}" for m in broken)
     if row.row is None:
         return BadRow(name, None, f"{reason} ({row.split})")
     return BadRow(row.file, row.row, reason)
