@@ -14,8 +14,17 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, Mapped, mapped, read_header
-from g2d_pipeline.features.shards import Shards, shard_names
+from g2d_pipeline.features.files import (
+    FITTED,
+    FORMAT,
+    INDEX,
+    META,
+    Mapped,
+    Shards,
+    mapped,
+    read_header,
+    shard_names,
+)
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.remote import attach, is_hollow
 
