@@ -26,6 +26,7 @@ from g2d_pipeline.config import (
     TabularFeatures,
     TargetSettings,
 )
+from g2d_pipeline.data_report import leakage
 from g2d_pipeline.data_report import report as data_report
 from g2d_pipeline.data_report.leakage import find_duplicates, find_similar, row_codes
 from g2d_pipeline.data_report.page import build_data_page
