@@ -149,9 +149,8 @@ class SplitFractions(Strict):
 
     def _problems(self) -> Iterator[str]:
         yield from self._problems_of_folds()
-        named = {
-            name: part.group for name in ("val", "test") if isinstance(part := getattr(self, name), HeldOut)
-        }
+        parts = {"val": self.val, "test": self.test}
+        named = {name: part.group for name, part in parts.items() if isinstance(part, HeldOut)}
         if self.group is None:
             if self.group_pattern is not None:
                 yield "group_pattern needs group: the column in whose cells it is looked for"

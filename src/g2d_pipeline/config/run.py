@@ -41,9 +41,8 @@ class DatasetSettings(Strict):
     def _names_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "multi":
-                raise ValueError(
-                    f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'"
-                )
+                allowed = "lower-case letters, digits and _ only, and not 'multi'"
+                raise ValueError(f"modality name {name!r}: {allowed}")
         return value
 
 

@@ -150,7 +150,8 @@ def find_faults(
             files[INDEX] = None, meta["index"]["checksum"]
         for about in modalities.values() if modality is None else [modalities[modality]]:
             files |= {f: ((form, about["dtype"]), c) for f, (form, c) in array_files(about, rows).items()}
-            files |= {part["file"]: (None, part["checksum"]) for part in _extra_files(about)}
+            beside = [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
+            files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
     files = {name: of for name, of in files.items() if not is_hollow(folder / name)}
@@ -159,11 +160,6 @@ def find_faults(
         if not quick and faults[name] is None and content_hash(folder / name) != checksum:
             faults[name] = "has changed since it was written"
     return {name: fault for name, fault in faults.items() if fault is not None}
-
-
-def _extra_files(about: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The entries {file, checksum} of the files beside a modality's array."""
-    return [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
 
 
 def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:

@@ -93,9 +93,8 @@ class Image(PictureKind):
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
         energy = self.settings.pca_energy or 1.0
         components = LowEnergy.fit(_unit_pixels(decoded[rows[train]]), energy)
-        np.save(
-            path.with_name(f"{path.stem}.{FITTED}.npy"), np.vstack([components.mean, components.components])
-        )
+        fitted = np.vstack([components.mean, components.components])
+        np.save(path.with_name(f"{path.stem}.{FITTED}.npy"), fitted)
         array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]), rows_in_file(decoded))
         errors = []
         with threadpool_limits(1):

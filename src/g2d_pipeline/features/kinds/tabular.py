@@ -124,9 +124,7 @@ def encode(
         statistics["categories"] = {str(c): sorted(set(cells[c].iloc[fit_on])) for c in cells}
         flags, notes = one_hot(cells, statistics["categories"])
         values = np.concatenate([values, flags], axis=1)
-        names += [
-            f"{column}={category}" for column, of in statistics["categories"].items() for category in of
-        ]
+        names += [f"{column}={name}" for column, of in statistics["categories"].items() for name in of]
     return values, statistics | {"features": names}, notes
 
 
@@ -231,8 +229,6 @@ def scale(values: Floats, statistics: Mapping[str, Any]) -> npt.NDArray[np.float
     where they are too large."""
     filled = np.where(np.isnan(values), statistics["fill"], values)
     with np.errstate(over="ignore"):
-        result: npt.NDArray[np.float32] = ((filled - statistics["mean"]) / statistics["std"]).astype(
-            np.float32
-        )
+        result = np.asarray((filled - statistics["mean"]) / statistics["std"], np.float32)
     result[:, [name in set(statistics["constant"]) for name in statistics["columns"]]] = 0
     return result

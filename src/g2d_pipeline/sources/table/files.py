@@ -41,9 +41,7 @@ def _common_tables(root: Path, needed: set[Split]) -> Tables:
     splits = _by_split(_by_stem(root, SPLIT_WORDS))
     if not splits:
         folders = [name for name in _names(root) if name.casefold() in SPLIT_WORDS]
-        splits = _by_split(
-            f"{folder}/{file}" for folder in folders for file in _by_stem(root / folder, [STEM])
-        )
+        splits = _by_split(f"{name}/{file}" for name in folders for file in _by_stem(root / name, [STEM]))
     return {file: split for split, file in splits.items()} if needed <= splits.keys() else {}
 
 
@@ -71,14 +69,12 @@ def suggest(root: Path, raw: Table) -> str:
         splits = _by_split(_by_stem(root, SPLIT_WORDS))
         if splits and (missing := [s for s in SPLITS if s not in splits]):
             drawn = " Val is drawn from train by `split: {val: 0.1}`." * (missing == ["val"])
-            return (
-                f" There is {' and '.join(splits.values())}, but no table for {' and '.join(missing)}.{drawn}"
-            )
+            present, absent = " and ".join(splits.values()), " and ".join(missing)
+            return f" There is {present}, but no table for {absent}.{drawn}"
         return f" There is {', '.join(files[:5])}: is it the table?" if files else ""
     names = [raw.table] if isinstance(raw.table, str) else list(raw.table.values())
-    return "".join(
-        f" {name!r} is not there.{_nearest(name, files)}" for name in names if not (root / name).is_file()
-    )
+    absent = (name for name in names if not (root / name).is_file())
+    return "".join(f" {name!r} is not there.{_nearest(name, files)}" for name in absent)
 
 
 def _nearest(name: str, files: list[str]) -> str:

@@ -76,9 +76,8 @@ class RawTable:
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
             raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
-            raise data_error(
-                f"{self.file} has columns more than once", double, "remove or rename the extra ones."
-            )
+            remedy = "remove or rename the extra ones."
+            raise data_error(f"{self.file} has columns more than once", double, remedy)
         for name in required:
             if self.data[name].dtype.kind != "f" and (rows := self.data[name].isin(UNREADABLE)).any():
                 headline = f"{self.file}: cells that are neither text nor number"

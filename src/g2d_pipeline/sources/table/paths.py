@@ -30,9 +30,7 @@ def fill(
     names = parts[1::2]
     filled = []
     for i, number in enumerate(index):
-        values = {
-            name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names
-        }
+        values = {n: columns[n][i] if n in columns else str(number + (n == "row")) for n in names}
         full = (any if blanks else all)(values.values())
         filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
     return filled
@@ -48,9 +46,8 @@ def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
         paths = table.texts(source).tolist()
     if start is None:
         return paths
-    folders = {
-        f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in table.places["file"].unique()
-    }
+    files = table.places["file"].unique()
+    folders = {f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in files}
     return [
         path if not path or path.startswith("/") or "://" in path else posixpath.join(folders[file], path)
         for path, file in zip(paths, table.places["file"], strict=True)
@@ -81,19 +78,17 @@ def _check_rows(table: RawTable, source: str, cells: Sequence[str], base: Path) 
     the table: the rows would not be those of the samples."""
     if not source.endswith(".npy#{index}"):
         return
-    rows = {
-        split_cell(cell)[0]: table.lengths[f] for cell, f in zip(cells, table.places["file"], strict=True)
-    }
+    pairs = zip(cells, table.places["file"], strict=True)
+    rows = {split_cell(cell)[0]: table.lengths[file] for cell, file in pairs}
     for file, count in rows.items():
         try:
             array = open_cell(file, base)
         except MediaError:  # told with its samples when it is decoded
             continue
         if array.ndim and len(array) > count:
-            headline = (
-                f"{file} has {len(array):,} rows, and {table.file} has {count:,}: they are of different data"
-            )
-            raise data_error(headline, [], "cut the array, or name its rows in a column (`features.npy#12`).")
+            numbers = f"{file} has {len(array):,} rows, and {table.file} has {count:,}"
+            remedy = "cut the array, or name its rows in a column (`features.npy#12`)."
+            raise data_error(f"{numbers}: they are of different data", [], remedy)
 
 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:

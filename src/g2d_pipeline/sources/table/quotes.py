@@ -33,9 +33,8 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
     rows = [line.count(separator) == width - 1 for line in LINE_END.split(text) if line]
     if (wrong and sum(rows) > MOST * len(rows)) or (long and all(rows) and width > 1):
         row = _lines(text[: (wrong or long[0]).start()]) + 1
-        notes.append(
-            f"{file}: quotation marks that are not around a whole cell are read as characters (row {row})."
-        )
+        marks = "quotation marks that are not around a whole cell"
+        notes.append(f"{file}: {marks} are read as characters (row {row}).")
         return text, False
     if wrong:
         row = _lines(text[: wrong.start()]) - sum(_lines(cell[0]) for cell in long) + 1
@@ -46,9 +45,8 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
         headline = f"{file}: a quotation mark is not closed, or one within a cell is not doubled"
         raise data_error(headline, [line], "close it, double it, or remove it.")
     if whole := [cell for cell in long if _holds_rows(text, cell, separator, width)]:
-        headline = (
-            f"{file}: {len(whole)} quoted cells hold line ends, and each of their lines has {width} cells"
-        )
+        lines = f"each of their lines has {width} cells"
+        headline = f"{file}: {len(whole)} quoted cells hold line ends, and {lines}"
         line = f"line {_lines(text[: whole[0].start()]) + 1}"
         if separator == "\t":  # which texts do not hold
             raise data_error(headline, [line], "close the quotation marks, or remove them.")

@@ -211,9 +211,8 @@ def _check_part(part: Any, place: str) -> tuple[dict[str, Array], Array]:
 
 
 def _form(value: Any) -> str:
-    return (
-        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    )
+    is_array = isinstance(value, np.ndarray)
+    return f"{value.dtype} {list(value.shape)}" if is_array else f"a {type(value).__name__}"
 
 
 # ------------------------------------------------------------------------------------------------------- both
