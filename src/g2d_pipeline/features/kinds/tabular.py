@@ -142,11 +142,8 @@ def transform(table: pd.DataFrame, settings: TabularFeatures, statistics: Mappin
 
 def numbers(table: pd.DataFrame, settings: TabularFeatures) -> Floats:
     """The columns of numbers, then three of each of dates `[N, F]`; NaN where missing."""
-    parts = [
-        table[list(settings.columns)].to_numpy(np.float64),
-        *(year_and_season(table[c]) for c in settings.dates),
-    ]
-    return np.concatenate(parts, axis=1)
+    columns = table[list(settings.columns)].to_numpy(np.float64)
+    return np.concatenate([columns, *(year_and_season(table[c]) for c in settings.dates)], axis=1)
 
 
 def categories(table: pd.DataFrame, settings: TabularFeatures) -> pd.DataFrame:

@@ -179,10 +179,8 @@ def read_labels(
         raise data_error(headline, [", ".join(names[:8]) + " …"], remedy)
     if classes is not None:
         if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
-            lines = [
-                f"{line}.{did_you_mean(labels[i], classes)}".rstrip(".")
-                for i, line in zip(unknown, table.cells(unknown, name, labels), strict=True)
-            ]
+            cells = zip(unknown, table.cells(unknown, name, labels), strict=True)
+            lines = [f"{cell}.{did_you_mean(labels[i], classes)}".rstrip(".") for i, cell in cells]
             remedy = f"correct them, or add to {classes}."
             raise data_error("Labels that are not among `classes`", lines, remedy)
     elif len(names) < 2:

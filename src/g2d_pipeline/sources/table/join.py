@@ -120,10 +120,8 @@ def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.
     if holds_dates(table, ours) and holds_dates(other, theirs):
         left, right = pd.Index(read_dates(table, ours)), pd.Index(read_dates(other, theirs))
     else:
-        left, right = (
-            index.where(index != "", None)
-            for index in (pd.Index(table.texts(ours)), pd.Index(other.texts(theirs)))
-        )
+        indexes = pd.Index(table.texts(ours)), pd.Index(other.texts(theirs))
+        left, right = (index.where(index != "", None) for index in indexes)
     if right.hasnans:
         blank = other.cells(np.flatnonzero(right.isna()).tolist(), theirs)
         remedy = "fill these cells, or remove the rows."

@@ -94,10 +94,8 @@ def _check_rows(table: RawTable, source: str, cells: Sequence[str], base: Path) 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
     """The paths without ending, with the row's number where that repeats; without paths, the number alone.
     Where there are several tables, the table's name is before the number."""
-    rows = [
-        f"{file}:row{row}" if table.several else f"row{row}"
-        for file, row in zip(table.places["file"], table.places["row"], strict=True)
-    ]
+    places = zip(table.places["file"], table.places["row"], strict=True)
+    rows = [f"{file}:row{row}" if table.several else f"row{row}" for file, row in places]
     if paths is None:
         return rows
     stems = [str(path.with_suffix("")) if path.name else "" for path in map(PurePosixPath, paths)]
