@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 256  # the most cells at once, of any kind
 SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
+ShardRows = int | Literal["auto"]  # in a file
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
 KILLED = (
     "A process that decodes raw files was killed each time that it was tried, perhaps for want of memory. "
@@ -75,16 +76,11 @@ class Media:
     code: Rows
     order: Rows
     starts: Rows
-    shard_rows: int | Literal["auto"] = "auto"
+    shard_rows: ShardRows = "auto"
 
     @classmethod
     def from_column(
-        cls,
-        name: str,
-        kind: FileKind,
-        root: Path,
-        column: pd.Series[str],
-        shard_rows: int | Literal["auto"] = "auto",
+        cls, name: str, kind: FileKind, root: Path, column: pd.Series[str], shard_rows: ShardRows = "auto"
     ) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd
