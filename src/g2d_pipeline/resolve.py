@@ -36,7 +36,7 @@ from g2d_pipeline.overrides import (
     section,
 )
 from g2d_pipeline.remote import CACHE, connect, is_remote, local_folder
-from g2d_pipeline.sources import with_folds
+from g2d_pipeline.sources.layout import find_layout
 
 Wanted = Literal["auto", "raw", "sample"]
 Locate = Callable[[Any, Wanted], tuple[Literal["raw", "sample"], Path]]
@@ -79,7 +79,7 @@ def resolve(
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
     dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
-    dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
+    dataset = dataset.model_copy(update={"raw": find_layout(dataset.raw, root).with_folds()})
     _check_run(run, dataset, origins)
     teacher = merge(dataset.training.model_dump(), teacher)
     teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)

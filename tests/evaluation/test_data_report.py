@@ -26,9 +26,9 @@ from g2d_pipeline.config import (
     TabularFeatures,
     TargetSettings,
 )
-from g2d_pipeline.data_report import duplicates
+from g2d_pipeline.data_report import leakage
 from g2d_pipeline.data_report import report as data_report
-from g2d_pipeline.data_report.duplicates import find_duplicates, find_similar, row_codes
+from g2d_pipeline.data_report.leakage import find_duplicates, find_similar, row_codes
 from g2d_pipeline.data_report.page import build_data_page
 from g2d_pipeline.data_report.report import describe_data, merge_reports
 from g2d_pipeline.errors import DataError
@@ -349,7 +349,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.
 
 def test_equal_samples_with_another_target_are_conflicts():
     code = np.array([0, 1, 0, 1, 2])
-    found = duplicates.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
+    found = leakage.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
     assert found == {"contents": 1, "first": [[{"sample": "a", "target": 1}, {"sample": "c", "target": 2}]]}
 
 

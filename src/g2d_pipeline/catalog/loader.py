@@ -1,11 +1,8 @@
-"""The configuration loader: Kedro's, with parameters resolved by `resolve.py` and fingerprints for catalog
-paths.
+"""Kedro's configuration loader, with parameters resolved by `resolve.py` and fingerprints for catalog paths.
 
 `loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
 resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is
 fresh). All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
