@@ -32,12 +32,12 @@ STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate
 # on top.
 STORE, TRAINED = "features.store.FeatureStore", ("artefacts.TrainedFolder", "artefacts.write_trained")
 ENTRIES = {
-    "ingest": ("pipelines.ingest.nodes.ingest_raw", "sources.manifest.write_manifest"),
-    "featurize": ("pipelines.featurize.nodes.featurize_modalities",),
-    "data_report": ("pipelines.data_report.nodes.make_data_report", STORE),
-    "teachers": ("pipelines.teachers.nodes.train_teachers", STORE, *TRAINED, "methods.unimodal"),
-    "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
-    "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", STORE, *TRAINED),
+    "ingest": ("pipelines.ingest.ingest_raw", "sources.manifest.write_manifest"),
+    "featurize": ("pipelines.featurize.featurize_modalities",),
+    "data_report": ("pipelines.data_report.make_data_report", STORE),
+    "teachers": ("pipelines.teachers.train_teachers", STORE, *TRAINED, "methods.unimodal"),
+    "distill": ("pipelines.distill.train_students", STORE, *TRAINED),
+    "evaluate": ("pipelines.evaluate.evaluate_runs", STORE, *TRAINED),
 }
 # What the artefacts of a stage are called among the inputs of another.
 ARTEFACTS = {

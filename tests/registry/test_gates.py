@@ -24,7 +24,7 @@ from g2d_pipeline.artefacts import write_trained
 from g2d_pipeline.config.retrain import GateSettings, Limits
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.pipelines.distill.nodes import train_students
+from g2d_pipeline.pipelines.distill import train_students
 from g2d_pipeline.registry.drift import (
     Sides,
     compare_categories,

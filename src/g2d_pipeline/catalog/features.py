@@ -20,7 +20,7 @@ from g2d_pipeline.remote import LISTING
 
 logger = logging.getLogger(__name__)
 
-Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize.nodes`
+Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize`
 
 
 class FeatureStoreDataset(FolderDataset):

@@ -108,9 +108,9 @@ def _train(
     c: Configuration, lineage: dict[str, Any], manifest: Manifest, version: Path, scratch: Path
 ) -> Path:
     """The folder of the student, with its features and teachers made anew."""
-    from g2d_pipeline.pipelines.distill.nodes import train_students
-    from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-    from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+    from g2d_pipeline.pipelines.distill import train_students
+    from g2d_pipeline.pipelines.featurize import featurize_modalities
+    from g2d_pipeline.pipelines.teachers import train_teachers
 
     features = scratch / "features"
     features.mkdir()

@@ -89,8 +89,8 @@ class Workspace:
 
     def prepare(self) -> None:
         """Make the manifests and the feature stores, where they are missing. Raises what that raises."""
-        from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-        from g2d_pipeline.pipelines.ingest.nodes import ingest_raw
+        from g2d_pipeline.pipelines.featurize import featurize_modalities
+        from g2d_pipeline.pipelines.ingest import ingest_raw
 
         self.plan.refresh()
         manifests, features = self.datasets["ingest"], self.datasets["featurize"]
@@ -117,8 +117,8 @@ class Workspace:
     def make(self, stage: str, run: str) -> Outcome:
         """Make one artefact, of which all inputs are made, unless it is fresh: then another process was
         quicker. Its training may fail: see the outcome. Raises G2DError and OSError for other faults."""
-        from g2d_pipeline.pipelines.distill.nodes import train_students
-        from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+        from g2d_pipeline.pipelines.distill import train_students
+        from g2d_pipeline.pipelines.teachers import train_teachers
 
         self.plan.refresh()
         self.datasets[stage].overwrite = self.configuration.run.rebuild

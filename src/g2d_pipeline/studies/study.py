@@ -329,7 +329,7 @@ def _teacher_set(cell: Cell) -> tuple[str, ...]:
 
 def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
     """(runs, failures, seconds of training by run) of teachers or students."""
-    from g2d_pipeline.pipelines.evaluate.nodes import read_runs, samples_of
+    from g2d_pipeline.pipelines.evaluate import read_runs, samples_of
 
     w, samples = cell.workspace, {}
     models = {run: _model(cell, stage, run) for run in names}
