@@ -14,25 +14,11 @@ from g2d_pipeline.config import SMPSettings
 from g2d_pipeline.data_report.page import data_context
 from g2d_pipeline.html import describe_dropped, page_environment
 
+from . import tables
 from .metrics import metric_spec
 from .records import MULTI, SELECTIONS, TEACHER, Failure, Run, modality_order, ordered_runs, row_label
 from .statistics import BETTER
 from .summary_json import plain, ranked_run, ranking_disagreements, ranking_record
-from .tables import (
-    ABSENT,
-    FAILED,
-    decimals,
-    format_value,
-    main_metric,
-    marks,
-    marks_note,
-    other_metrics,
-    row_labels,
-    seed_table,
-    seeds_note,
-    selection_note,
-    summary_table,
-)
 from .verdict import Sentence
 
 DROPPED_SHOWN = 40
@@ -63,49 +49,40 @@ def build_report(
     `data`: see `data_report.report.describe_data`; `failures`: runs without a model; `notes`: see
     `result_notes`; `comparisons`: see `statistics.comparisons`; `verdict`: its sentences. All text from data
     is escaped."""
-    unit = str(manifest_meta.get("target_unit") or "")
-    modalities = modality_order(runs)
-    split = str(summary["split"].iloc[0])
-    wrong = ranking_disagreements(rankings)
+    unit, split = str(manifest_meta.get("target_unit") or ""), str(summary["split"].iloc[0])
+    dropped, of_runs = list(manifest_meta.get("dropped") or []), (failures, comparisons)
+    names = None, tables.other_metrics(summary)
+    main, other = (tables.summary_table(summary, own, *of_runs) for own in names)
     template = page_environment().get_template("report.html.j2")
-    dropped = list(manifest_meta.get("dropped") or [])
     return template.render(
         meta=manifest_meta,
         sample=manifest_meta["source"] == "sample",
         unit=unit,
         split=split,
-        modalities=modalities,
+        modalities=modality_order(runs),
         seeds=sorted({run.seed for run in runs}),
         folds=len({run.fold for run in runs if run.fold}),
-        seeds_note=seeds_note(summary),
+        seeds_note=tables.seeds_note(summary),
         many_seeds=int(summary["n"].max()) > 1,
         protocol=protocol(runs),
-        warn_selection=selection_note(metrics),
+        warn_selection=tables.selection_note(metrics),
         code_ignored=configuration.get("code") == "ignore",
         failures=failures,
         notes=notes,
         verdict=verdict,
-        marks_note=marks_note(comparisons),
-        cards=cards(summary, str(configuration.get("method", "")), failures, comparisons),
-        headline=headline_rows(summary_table(summary, None, failures, comparisons), summary, failures),
+        marks_note=tables.marks_note(comparisons),
+        cards=cards(summary, str(configuration.get("method", "")), *of_runs),
+        headline=headline_rows(main, summary, failures),
         compared=comparison_rows(summary, comparisons, unit),
-        main=table_cells(
-            summary_table(summary, None, failures, comparisons), summary, unit, failures, comparisons
-        ),
-        other=table_cells(
-            summary_table(summary, other_metrics(summary), failures, comparisons),
-            summary,
-            unit,
-            failures,
-            comparisons,
-        ),
-        by_seed=with_epochs(table_cells(seed_table(metrics, split), summary, unit), runs),
+        main=table_cells(main, summary, unit, *of_runs),
+        other=table_cells(other, summary, unit, *of_runs),
+        by_seed=with_epochs(table_cells(tables.seed_table(metrics, split), summary, unit), runs),
         methods=method_rows(runs),
         dropped=[describe_dropped(item) for item in dropped[:DROPPED_SHOWN]],
         dropped_more=max(0, len(dropped) - DROPPED_SHOWN),
         dropped_total=len(dropped),
         rankings=[record | {"run": ranked_run(record)} for record in ranking_record(rankings)],
-        disagreements=wrong,
+        disagreements=ranking_disagreements(rankings),
         ranked_on=ranked_on(runs),
         configuration=json.dumps(plain(configuration), indent=2, ensure_ascii=False),
         **data_context(data),
@@ -151,9 +128,9 @@ def cards(
     comparisons: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """The best teacher and each method, by `main_metric`; of too many, the run's `method` and the first."""
-    name = main_metric(summary)
+    name = tables.main_metric(summary)
     spec, own = metric_spec(name), summary[summary["metric"] == name]
-    digits, results = decimals(name, own["mean"]), marks(comparisons)
+    digits, results = tables.decimals(name, own["mean"]), tables.marks(comparisons)
     teachers = own[(own["method"] == TEACHER) & own["mean"].notna()]
     teachers = teachers.sort_values("mean", ascending=not spec.higher_is_better, kind="stable").head(1)
     students = own[(own["method"] != TEACHER) & (own["part"] == MULTI)]
@@ -165,8 +142,8 @@ def cards(
     return [
         {
             "label": f"best teacher · {row['modality']}" if row["method"] == TEACHER else row["method"],
-            "value": format_value(name, row["mean"], digits=digits) if row["n"] else FAILED,
-            "spread": format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
+            "value": tables.format_value(name, row["mean"], digits=digits) if row["n"] else tables.FAILED,
+            "spread": tables.format_value(name, row["std"], digits=digits) if row["n"] > 1 else "",
             "metric": spec.label,
             "unit": spec.unit if spec.unit != "target" else "",
             "result": results.get((row["method"], name), ""),
@@ -183,18 +160,14 @@ def table_cells(
     comparisons: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """A wide table for the template: `groups` (metric titles), `parts` and `rows` (label, extra, cells)."""
-    results, rows, labels = marks(comparisons), [], row_labels(summary, failures)
+    results, rows, labels = tables.marks(comparisons), [], tables.row_labels(summary, failures)
     index: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
     for (method, modality, *extra), texts in zip(index, wide.to_numpy(), strict=True):
-        cells = [
-            {
-                "text": text,
-                "multi": part == MULTI,
-                "best": part == MULTI and results.get((method, name)) == BETTER,
-            }
-            for (name, part), text in zip(columns, texts, strict=True)
-        ]
+        cells = []
+        for (name, part), text in zip(columns, texts, strict=True):
+            best = part == MULTI and results.get((method, name)) == BETTER
+            cells.append({"text": text, "multi": part == MULTI, "best": best})
         label = labels[method, modality]
         rows.append({"label": label, "teacher": method == TEACHER, "extra": extra, "cells": cells})
     return {
@@ -209,12 +182,12 @@ def headline_rows(
 ) -> list[dict[str, Any]]:
     """A row a teacher or method: its `label` and, for each metric, the value of the whole (of a teacher: its
     modality's) and its spread. `wide`: see `summary_table`."""
-    labels, names = row_labels(summary, failures), list(wide.columns.unique("metric"))
+    labels, names = tables.row_labels(summary, failures), list(wide.columns.unique("metric"))
     keys: list[Any] = list(wide.index)
     rows = []
     for method, modality in keys:
         own = wide.loc[(method, modality)]
-        cells = [str(own.get((name, modality or MULTI), ABSENT)).partition(" ± ") for name in names]
+        cells = [str(own.get((name, modality or MULTI), tables.ABSENT)).partition(" ± ") for name in names]
         values = [(value, spread) for value, _, spread in cells]
         rows.append({"label": labels[method, modality], "teacher": method == TEACHER, "cells": values})
     return rows
@@ -226,19 +199,19 @@ def comparison_rows(
     """The comparisons of the main metric on test: its `title`, and `rows` in words."""
     if comparisons is None:
         return None
-    name = main_metric(summary)
+    name = tables.main_metric(summary)
     chosen = (comparisons["metric"] == name) & (comparisons["split"] == "test")
     own = comparisons[chosen & (comparisons["part"] == MULTI) & comparisons["difference"].notna()]
-    digits = decimals(name, summary.loc[summary["metric"] == name, "mean"])
+    digits = tables.decimals(name, summary.loc[summary["metric"] == name, "mean"])
 
     def signed(value: float) -> str:
-        text = format_value(name, value, digits=digits)
-        return text.replace("-", "−") if value < 0 else f"+{text}".replace(f"+{ABSENT}", ABSENT)
+        text = tables.format_value(name, value, digits=digits)
+        return text.replace("-", "−") if value < 0 else f"+{text}".replace(f"+{tables.ABSENT}", tables.ABSENT)
 
     rows = [
         row
         | {column: signed(row[column]) for column in ("difference", "low", "high")}
-        | {"p": "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.2g}".replace("nan", ABSENT)}
+        | {"p": "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.2g}".replace("nan", tables.ABSENT)}
         for row in own.to_dict(orient="records")
     ]
     return {"title": metric_spec(name).title(unit), "rows": rows} if rows else None
