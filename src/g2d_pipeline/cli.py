@@ -115,8 +115,7 @@ def _pipelines(arguments: dict[str, Any]) -> list[str]:
 
 def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
     """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
-    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome
-    from g2d_pipeline.retraining.page import write_page
+    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome, write_page
 
     params = dict(arguments.get("params") or {})
     loader = _site(arguments).loader(params)

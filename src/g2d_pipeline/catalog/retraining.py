@@ -70,7 +70,7 @@ class OutcomeDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
 
         write_outcome(self.filepath, data)
         if self.page and "decided" not in data:
-            from g2d_pipeline.retraining.page import write_page
+            from g2d_pipeline.retraining.outcome import write_page
 
             c = self.plan.configuration
             write_page(c.project, c.run.dataset)
