@@ -81,8 +81,8 @@ def evaluate(
         summary,
         compared,
         unit=unit,
-        shapley=_if_any(analyses["shapley"]),
-        probes=_if_any(analyses["probes"]),
+        shapley=analyses["shapley"],
+        probes=analyses["probes"],
         rankings=rankings,
         apart=list(val_unlike_test(ordered_runs(runs))),
     )
@@ -108,7 +108,3 @@ def evaluate(
         metrics, summary, compared, broken_down, sentences,
         numbers, figures, report, table, files, analyses,
     )  # fmt: skip
-
-
-def _if_any(frame: pd.DataFrame) -> pd.DataFrame | None:
-    return frame if len(frame) else None

@@ -16,6 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from kedro.framework.project import settings as kedro_settings
+from kedro.utils import find_kedro_project
+
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
@@ -39,6 +42,13 @@ class Site:
     conf_source: str
     env: str | None = None
     threads: int = 1
+
+    @classmethod
+    def here(cls, env: str | None = None, conf_source: str | None = None) -> Site:
+        """The project that the working directory is in."""
+        project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
+        source = conf_source or str(project / kedro_settings.CONF_SOURCE)
+        return cls(str(project), source, env or os.getenv("KEDRO_ENV"))
 
     def loader(self, params: Tree) -> ProjectConfigLoader:
         """The configuration loader of a run with these parameters."""

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
-from kedro.framework.project import settings as kedro_settings
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
-from kedro.utils import find_kedro_project, load_obj
+from kedro.utils import load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.cli_models import models
+from g2d_pipeline.cli.models import models
 from g2d_pipeline.errors import (
     ConfigError,
     DataError,
@@ -140,12 +139,9 @@ def _reproduce(arguments: dict[str, Any]) -> None:
 
 
 def _site(arguments: dict[str, Any]) -> Site:
-    """The project and its settings."""
     from g2d_pipeline.studies.cells import Site
 
-    project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
-    source = arguments.get("conf_source") or str(project / kedro_settings.CONF_SOURCE)
-    return Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV"))
+    return Site.here(arguments.get("env"), arguments.get("conf_source"))
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
