@@ -7,11 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 POINTER = 1024  # bytes: a Git-LFS pointer has fewer
-RENAMED = {
-    "muted": "masked",
-    "n_jobs": "compute.workers",
-    "retries": "compute.retries",
-}  # keys of earlier versions
+# Keys of earlier versions.
+RENAMED = {"muted": "masked", "n_jobs": "compute.workers", "retries": "compute.retries"}
 SHOWN = 5  # offenders that a message lists; the others are counted
 
 

@@ -100,13 +100,8 @@ def _connect(
     keep = None if storage.cache_folder is None else project / Path(storage.cache_folder).expanduser()
     try:
         config.refuse_secrets(place, "raw_dir")
-        connect(
-            place,
-            folder,
-            storage.options,
-            storage.cache_gb * 1e9,
-            keep and keep / folder.relative_to(project / CACHE),
-        )
+        keep = keep and keep / folder.relative_to(project / CACHE)
+        connect(place, folder, storage.options, storage.cache_gb * 1e9, keep)
     except ValueError as error:
         raise origins.mistake(where, f"raw_dir: {error}") from error
 
@@ -142,10 +137,8 @@ def check_methods(configuration: Configuration) -> None:
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
             devices = configuration.run.compute.together
-            context = MethodContext(
-                d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, devices
-            )
-            method(parameters).check(context)
+            about = (d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, devices)
+            method(parameters).check(MethodContext(*about))
         except ValueError as error:
             raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:

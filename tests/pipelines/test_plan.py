@@ -177,7 +177,7 @@ def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> No
         ("data_report/report.py", {"data_report", "evaluate"}),
         ("pipelines/distill.py", {"distill", "evaluate"}),
         ("progress.py", set()),
-        ("cli.py", set()),
+        ("cli/__init__.py", set()),
     ],
 )
 def test_changed_code_reruns_the_stages_that_use_it(

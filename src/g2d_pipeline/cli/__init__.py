@@ -60,7 +60,7 @@ def run(**arguments: Any) -> Any:
     # An error is said once, at the end, and without Kedro's advice on how to go on: the same command does.
     for name in ("kedro.runner", "kedro_viz.integrations.kedro"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("kedro.pipeline.node").addFilter(_is_no_error)
+    logging.getLogger("kedro.pipeline.node").addFilter(lambda record: record.levelno < logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
@@ -144,10 +144,6 @@ def _site(arguments: dict[str, Any]) -> Site:
     return Site.here(arguments.get("env"), arguments.get("conf_source"))
 
 
-def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
-
-
 def _check_selection(arguments: dict[str, Any]) -> None:
     """Raise ConfigError for pipelines, nodes, tags, data sets and runners that do not exist."""
     if runner := arguments.get("runner"):
@@ -198,7 +194,7 @@ def _refuse_unknown(option: str, names: list[str], known: Collection[str], where
 
 def _options() -> list[click.Parameter]:
     """Kedro's options, with `--only-missing-outputs` on by default, and mistakes in words."""
-    checks = {"params": _check_params, "config": _check_config}
+    checks = {"params": _check_params, "config": lambda file: parse_yaml(file, Path(file).read_bytes())}
     options = list(kedro_run.params)
     for option in options:
         if option.name == "only_missing_outputs":
@@ -214,7 +210,7 @@ class OptionMistake(click.ClickException):
     exit_code = 2
 
 
-def _in_words(parse: Any, check: Callable[[str], None] | None) -> Any:
+def _in_words(parse: Any, check: Callable[[str], object] | None) -> Any:
     """The callback `parse` of one of Kedro's options, after `check`; what it refuses is one line."""
 
     def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -246,11 +242,6 @@ def _check_params(text: str) -> None:
                 f"{above}={words[above]} and {key}={words[key]}: one would replace the other. "
                 f"Say {above}.{tag}={words[above]} beside it."
             )
-
-
-def _check_config(file: str) -> None:
-    """Raise ConfigError where the file of `--config` cannot be read."""
-    parse_yaml(file, Path(file).read_bytes())
 
 
 def study(name: str, **arguments: Any) -> Any:

@@ -149,22 +149,20 @@ def summary_table(
     return pd.concat([wide, pd.DataFrame(cells, index=index, columns=wide.columns, dtype=object)])
 
 
-def seed_table(
-    metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None
-) -> pd.DataFrame:
+def seed_table(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """The same, seed by seed: index (method, modality, seed, selected_epoch; before the seed, where there are
     several, the fold), columns (metric, part)."""
     keys = ["method", "modality", *repeat_columns(metrics), "selected_epoch"]
-    return _wide(metrics[metrics["split"] == split], keys, metric_names, "value")
+    return _wide(metrics[metrics["split"] == split], keys, None, "value")
 
 
-def marks(comparisons: pd.DataFrame | None, split: str = "test") -> dict[tuple[str, str], str]:
+def marks(comparisons: pd.DataFrame | None) -> dict[tuple[str, str], str]:
     """(method, metric) → how its multimodal value compares with joint training: better, worse or not told
     apart (`statistics.comparisons`)."""
     if comparisons is None:
         return {}
     chosen = (comparisons["against"] == JOINT) & (comparisons["part"] == MULTI)
-    own = comparisons[chosen & (comparisons["split"] == split)]
+    own = comparisons[chosen & (comparisons["split"] == "test")]
     return dict(zip(zip(own["method"], own["metric"], strict=True), own["result"], strict=True))
 
 
