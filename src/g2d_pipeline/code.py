@@ -4,8 +4,6 @@ The graph is read from the source files; nothing is imported. A *definition* is 
 assignment at the top level of a module. It depends on the names that it uses, through imports and re-exports.
 Comments, docstrings, formatting and annotations do not count."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

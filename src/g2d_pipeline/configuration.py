@@ -1,7 +1,5 @@
 """All that a run is made of, resolved and validated, and the settings of each stage made from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal

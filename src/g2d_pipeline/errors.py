@@ -1,7 +1,5 @@
 """The errors that are meant for people: one readable message, an exit status, no traceback."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path

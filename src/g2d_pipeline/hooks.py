@@ -1,7 +1,5 @@
 """Around a Kedro run: mistakes in one line, locks of what a node makes, what is fresh, and the results."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from contextlib import ExitStack, suppress

@@ -1,7 +1,5 @@
 """The trainings of a stage side by side: how many workers of how many threads, and their work."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

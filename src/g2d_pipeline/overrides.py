@@ -1,7 +1,5 @@
 """`--params` where it belongs: a key, short or whole, has one place in settings, schedule or method."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The pipelines by name. Each name means: up to and including this stage, skipping what is fresh."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kedro.pipeline import Pipeline, node, pipeline

@@ -4,8 +4,6 @@ Precedence: method defaults < dataset file (and its `methods:` section) < `sampl
 is used < `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever one place only has that key.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path

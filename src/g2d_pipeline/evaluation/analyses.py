@@ -2,8 +2,6 @@
 
 Everything comes from stored outputs and histories. A run that lacks what an analysis needs has no rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any

@@ -2,8 +2,6 @@
 
 Points are means over seeds with bars of ± one standard deviation; a panel a modality, a row a method."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

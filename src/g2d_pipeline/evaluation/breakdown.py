@@ -1,7 +1,5 @@
 """The numbers behind the numbers: by class, by pair of classes (confusion matrix), and by group."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

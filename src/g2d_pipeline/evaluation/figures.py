@@ -3,8 +3,6 @@
 Everything is a mean over seeds with a band (or bar) of ± one standard deviation. To add a figure: write its
 function, and name it in `FIGURES`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd

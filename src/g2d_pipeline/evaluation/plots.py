@@ -1,7 +1,5 @@
 """What the figures over epochs share: a panel a method, means over seeds, marks where a phase begins."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Linear probes: what a linear model reads from the frozen features of one modality, whatever the fusion."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

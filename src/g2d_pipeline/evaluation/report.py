@@ -1,7 +1,5 @@
 """The report: one HTML file that needs nothing else, the same bytes for the same inputs."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,6 @@
 
 Models run here, so this module needs torch and is not imported with the package. Nothing is trained."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping

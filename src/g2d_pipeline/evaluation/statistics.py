@@ -1,8 +1,6 @@
 """Is a difference real: 95 % intervals of runs, and paired comparisons of methods over the same samples and
 seeds. What is computed and why, what it assumes and what it can see: docs/evaluation.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The result table as files: Markdown and LaTeX as it is read, CSV with every number in full."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

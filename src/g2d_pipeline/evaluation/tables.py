@@ -1,7 +1,5 @@
 """Numbers over seeds, and tables for people: wide data frames of text, and rich tables for the terminal."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections import Counter

@@ -2,8 +2,6 @@
 
 Every fact stands in one sentence; what has to be known beside the numbers is in `notes`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

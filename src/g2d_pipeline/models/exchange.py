@@ -4,8 +4,6 @@ A model with an exchange runs its encoders side by side; between stages each mod
 channel by channel, by what all modalities see. It is part of the architecture (`exchange: mmtm`): a saved
 model predicts with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Literal, cast
 

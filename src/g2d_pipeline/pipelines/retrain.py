@@ -1,7 +1,5 @@
 """New data → gates → … → a challenger, promoted or not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from g2d_pipeline.artefacts import Models, TrainedFolder

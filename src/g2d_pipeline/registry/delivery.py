@@ -1,7 +1,5 @@
 """New rows beside a champion's reference: can they be read, are they silent, shifted, labelled otherwise?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@
 target's unit), `group` where there are groups, and a list column of logits for each part: `multi`, a modality
 alone (`audio`) or missing (`without audio`). `evidence.json`: whose they are (`Header`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

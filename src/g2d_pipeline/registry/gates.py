@@ -1,7 +1,5 @@
 """Gates before training: may a model be trained on these data, as a successor of the champion?"""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field

@@ -2,8 +2,6 @@
 
 What an artefact does not say is "not measured" or "not recorded"; the same artefacts give the same bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

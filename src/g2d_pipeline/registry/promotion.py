@@ -2,8 +2,6 @@
 
 The rule, its reasons and its error rates: docs/retrain.md."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

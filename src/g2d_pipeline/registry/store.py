@@ -1,7 +1,5 @@
 """MLflow's registry: a model a data set, its versions, and the aliases champion, challenger and previous."""
 
-from __future__ import annotations
-
 import logging
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What a model was made from: enough to rebuild it years later, and to see what has changed since."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """`retrain.json` and `gates.json`: how the last retraining of a data set ended; and its page."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

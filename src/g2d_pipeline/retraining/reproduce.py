@@ -1,7 +1,5 @@
 """A registered version, trained again from its lineage: the same bits, or how far off they are."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile

@@ -1,7 +1,5 @@
 """The folder of a version: a trained model with all that comparing, explaining and rebuilding it needs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Schedules without Dagster: run once, and as lines of cron, units of systemd and CronJobs of Kubernetes."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

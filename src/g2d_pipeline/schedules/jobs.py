@@ -1,7 +1,5 @@
 """A schedule as the commands that it runs: what each is, how long it may take and what came of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Who is told of what came of a run: a command, or an address that the environment holds."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """A folder of files as a table of samples: one sample a file name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 

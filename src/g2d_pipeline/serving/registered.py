@@ -3,8 +3,6 @@
 An SQLite registry is read directly, in milliseconds and without MLflow; any other one through its client,
 which takes seconds to import."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

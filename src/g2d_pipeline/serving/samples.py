@@ -1,7 +1,5 @@
 """Raw samples from a table, a folder or arrays, batch by batch, as the columns that a model is made from."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

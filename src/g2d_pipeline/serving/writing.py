@@ -1,7 +1,5 @@
 """Predictions of any number of samples into one file, part by part: a killed run goes on where it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

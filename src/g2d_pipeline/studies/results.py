@@ -1,7 +1,5 @@
 """The cells of a study as frames, beside what is published, and as the files of its folder. No Kedro here."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

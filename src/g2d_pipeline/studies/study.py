@@ -1,7 +1,5 @@
 """A study from its file to its table: `kedro run --params study=<name>`."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterable, Sequence
