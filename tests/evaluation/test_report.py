@@ -22,7 +22,7 @@ from g2d_pipeline.evaluation import (
     table_text,
 )
 from g2d_pipeline.evaluation.report import CARDS_SHOWN, cards, comparison_rows, method_rows
-from g2d_pipeline.evaluation.table_files import table_files
+from g2d_pipeline.evaluation.tables import table_files
 
 EVIL = "<script>alert('x')</script>"
 

@@ -19,8 +19,7 @@ from .report import build_report
 from .resampling import ensemble_runs, resample
 from .statistics import comparisons, intervals
 from .summary_json import metrics_summary
-from .table_files import table_files
-from .tables import summarise, table_text
+from .tables import summarise, table_files, table_text
 from .verdict import Sentence, verdict
 
 

@@ -15,8 +15,7 @@ from g2d_pipeline.evaluation import MULTI, TEACHER, collect_metrics, intervals, 
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec
 from g2d_pipeline.evaluation.records import row_label
 from g2d_pipeline.evaluation.statistics import LEVEL
-from g2d_pipeline.evaluation.table_files import markdown
-from g2d_pipeline.evaluation.tables import ABSENT, format_value
+from g2d_pipeline.evaluation.tables import ABSENT, format_value, markdown
 from g2d_pipeline.features.inputs import FILE as INPUTS
 from g2d_pipeline.features.inputs import read_inputs
 from g2d_pipeline.registry.evidence import HEADER, WITHOUT, Evidence, read_evidence

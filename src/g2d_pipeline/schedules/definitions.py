@@ -13,8 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from g2d_pipeline.schedules.jobs import ADDRESS, NODES, Job, Result
-from g2d_pipeline.schedules.notify import notify
+from g2d_pipeline.schedules.jobs import ADDRESS, NODES, Job, Result, notify
 from g2d_pipeline.schedules.settings import read_jobs
 
 LEVEL = re.compile(r"^\S+ (WARNING|ERROR) ")

@@ -13,8 +13,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 
 from g2d_pipeline.config.schedules import DAYS, cron_fields
-from g2d_pipeline.schedules.jobs import Job, Log
-from g2d_pipeline.schedules.notify import notify
+from g2d_pipeline.schedules.jobs import Job, Log, notify
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile.j2")
 

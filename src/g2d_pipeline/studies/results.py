@@ -13,8 +13,7 @@ import yaml
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec
 from g2d_pipeline.evaluation.records import MULTI, TEACHER, Failure, row_label
-from g2d_pipeline.evaluation.table_files import markdown
-from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, summarise
+from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, markdown, summarise
 from g2d_pipeline.html import page_environment
 from g2d_pipeline.overrides import Tree
 
