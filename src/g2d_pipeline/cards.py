@@ -134,7 +134,6 @@ def whole_folder(
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

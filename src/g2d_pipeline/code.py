@@ -217,7 +217,6 @@ def _imports(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -
 
 
 def _bound(statement: ast.stmt) -> list[str]:
-    """The names that a statement at the top level of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))

@@ -59,7 +59,6 @@ class Draft:
                 self._set(path, value)
 
     def _set(self, path: KeyPath, value: Any) -> None:
-        """Set a key of the dataset or of methods."""
         methods = [name for name, tree in self.methods.items() if _is_parameter(path, tree)]
         matches = [key for key in self._matches(path, value) if key.exists or not methods]
         if len(matches) == 1 and not methods:

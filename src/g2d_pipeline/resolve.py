@@ -105,7 +105,6 @@ def _connect(
 
 
 def _check_run(run: config.RunSettings, dataset: config.DatasetSettings, origins: Origins) -> None:
-    """Raise ConfigError where the top of the run does not fit the data set."""
     promote = run.retrain.promote.model_dump()
     checked(config.PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
     for m in (m for m in run.use_modalities if m not in dataset.modalities):

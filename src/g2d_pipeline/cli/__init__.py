@@ -108,7 +108,6 @@ def _run_study(arguments: dict[str, Any]) -> None:
 
 
 def _pipelines(arguments: dict[str, Any]) -> list[str]:
-    """The pipelines that were named."""
     return [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
 
 
@@ -193,7 +192,6 @@ def _refuse_unknown(option: str, names: list[str], known: Collection[str], where
 
 
 def _options() -> list[click.Parameter]:
-    """Kedro's options, with `--only-missing-outputs` on by default, and mistakes in words."""
     checks = {"params": _check_params, "config": lambda file: parse_yaml(file, Path(file).read_bytes())}
     options = list(kedro_run.params)
     for option in options:

@@ -38,7 +38,6 @@ def models() -> None:
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add `--dataset` and `--env`."""
     dataset = click.option("--dataset", "-d", help="The data set; left out: that of parameters.yml.")
     environment = click.option("--env", "-e", help="The environment of the settings, as of kedro run.")
     return dataset(environment(command))

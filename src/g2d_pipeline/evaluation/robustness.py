@@ -214,7 +214,6 @@ class SavedModel:
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]
 
     def _constant(self, metric: str) -> float:
-        """The metric of the commonest class of train, or of its mean target."""
         train = self.run.samples.loc[self.run.samples["split"] == "train", "target"]
         best = train.mean() if metric == "rmse" else train.mode().iloc[0]
         frame = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})

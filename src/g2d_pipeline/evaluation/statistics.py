@@ -212,7 +212,6 @@ def _mcnemar(one: Resampled, other: Resampled) -> float:
 
 
 def _tested(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with intervals, p-values and results."""
     if frame.empty:
         return pd.DataFrame(columns=list(COMPARISON_COLUMNS))
     known = frame["units_df"].to_numpy() > 0

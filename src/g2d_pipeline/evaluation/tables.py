@@ -302,7 +302,6 @@ def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
 
 
 def _latex(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
-    """A `table` for the packages booktabs and multirow."""
     style_of = np.where(bold, "textbf:--rwrap;", "")
     style = wide.style.format(escape="latex").apply(lambda _: style_of, axis=None)
     for axis in (0, 1):

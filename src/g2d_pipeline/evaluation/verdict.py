@@ -232,7 +232,6 @@ def _validation(numbers: _Numbers, best: str, apart: Sequence[str]) -> Iterator[
 def _next(
     numbers: _Numbers, methods: pd.DataFrame, best: pd.Series, sentences: Sequence[Sentence]
 ) -> Iterator[Sentence]:
-    """The one thing to try next, and its command line."""
     name, tried = best["method"], set(methods["method"])
     run = f"kedro run --params dataset={best['dataset']}"
     joint, ensemble = numbers.row(name, JOINT), numbers.row(name, ENSEMBLE)

@@ -125,7 +125,6 @@ class Exchange(nn.Module):
 
 
 def _channels(stage: nn.Module) -> int:
-    """C of the maps that a stage ends in."""
     return next(part.out_channels for part in reversed(list(stage.modules())) if isinstance(part, nn.Conv2d))
 
 

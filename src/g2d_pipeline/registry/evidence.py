@@ -166,7 +166,6 @@ def _positions(table: pd.DataFrame, ids: Sequence[str] | None, path: Path) -> np
 
 
 def _unit(model: Path) -> str:
-    """The target's unit, as the model's `inputs.json` has it."""
     file = model / "inputs.json"
     return str(json.loads(file.read_text("utf-8"))["target"].get("unit", "")) if file.is_file() else ""
 

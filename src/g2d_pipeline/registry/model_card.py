@@ -83,8 +83,6 @@ def _plain(text: str) -> str:
 
 
 class _Card:
-    """What the template asks for."""
-
     def __init__(self, folder: Path, dataset: str, version: str, *artefacts: Any) -> None:
         self.dataset, self.version = dataset, version
         self.evaluation, data, self.lineage = artefacts

@@ -94,7 +94,6 @@ def _not_finite(evidence: Evidence, who: str, part: str = MULTI) -> str:
 
 
 def _incomparable(old: Evidence, new: Evidence) -> Iterator[str]:
-    """Why the two can not be compared; nothing where they can."""
     a, b = old.header, new.header
     remedy = "`kedro models promote` makes it the champion all the same"
     for name, x, y in (("task", a.task, b.task), ("target’s unit", a.unit, b.unit)):
@@ -270,14 +269,12 @@ class _Comparison:
         return f"{what}: {text} (guard {row['rule']} {limit}{unit})"
 
     def _unit(self, metric: str) -> str:
-        """With a blank before it."""
         unit = {"mape": "%", "nll": "nats"}.get(metric, "")
         unit = self.new.header.unit if metric in IN_TARGET_UNIT else unit
         return f" {unit}" if unit else ""
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether logits, where there are any, are the same numbers."""
     return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
 
 

@@ -204,7 +204,6 @@ class Registry:
             yield saved
 
     def _discard(self, client: Any, dataset: str, number: int | None, run: str) -> None:
-        """Delete a version, its run and its files."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         if number is not None:

@@ -155,7 +155,6 @@ def _compare(version: Path, again: Path) -> tuple[float, str]:
 
 
 def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
-    """What is not as it was when the version was trained."""
     now: dict[str, Any] = {"processor": cpu_name(), "commit": commit(project)["commit"]}
     then = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"]}
     now |= versions()
@@ -171,7 +170,6 @@ def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """As many threads of torch as training had, where that is known."""
     import torch
 
     before = torch.get_num_threads()

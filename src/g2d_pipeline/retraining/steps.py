@@ -183,7 +183,6 @@ def _register(
 def _decide(
     registry: Registry, champion: Version | None, version: Version, settings: RetrainRun
 ) -> dict[str, Any]:
-    """Promote the version or not: outcome and reason."""
     from g2d_pipeline.registry.promotion import decide
 
     dataset, options = settings.dataset, settings.settings

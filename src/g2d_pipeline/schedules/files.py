@@ -102,7 +102,6 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
 
 
 def _filled(template: str, **values: Any) -> str:
-    """A template of this folder, filled in."""
     text = Path(__file__).with_name(template).read_text(encoding="utf-8")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     return Template(text, undefined=StrictUndefined, **options).render(values)

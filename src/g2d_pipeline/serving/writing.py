@@ -71,7 +71,6 @@ def write_predictions(
 def _digested(
     predictor: Predictor, data: Any, root: Path | str | None, size: int
 ) -> Iterator[tuple[Batch, str]]:
-    """Each batch, and a digest of what its predictions are made from."""
     with open_samples(data, predictor.inputs, root, size) as batches:
         for batch in batches:
             yield batch, _digest(batch, predictor)

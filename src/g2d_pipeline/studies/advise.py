@@ -252,7 +252,6 @@ class Race:
         return self.costs.estimate(_name(one), epochs)
 
     def _learn_costs(self, workspace: Workspace, runs: Runs) -> None:
-        """Note how long what is finished took."""
         epochs = workspace.configuration.dataset.training.epochs
         for one in set(runs) - set(self._missing(workspace, runs)):
             card = read_card(workspace.plan.folder(*one)) or {}
@@ -368,7 +367,6 @@ class Race:
         return f"kedro run --params {','.join([*words, f'seeds={seeds}', *options])}"
 
     def _account(self, spent: float) -> list[str]:
-        """What was tried and dropped, and the time."""
         lines = [
             f"{spent:.1f} of {self.study.minutes:g} minutes; seeds {'/'.join(map(str, self.seeds))}; "
             f"{self.fresh} runs were there already."

@@ -143,7 +143,6 @@ def _with_failures(frame: pd.DataFrame, failed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
-    """Which rows the table shows."""
     published = frame["published"].notna() if "published" in frame else pd.Series(False, frame.index)
     names = (
         set(metrics) or set(frame.loc[published, "metric"]) or {own[0] for own in HEADLINE_METRICS.values()}

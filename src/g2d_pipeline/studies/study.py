@@ -216,7 +216,6 @@ def _to_make(cells: Sequence[Cell], with_teachers: bool = True) -> Shared:
 
 
 def _make(shared: Shared, pool: Trainings, line: EpochProgress) -> None:
-    """Make what several cells may share, once."""
     owners = {Task(own[0][0].workspace.params, *own[0][1:]): own for own in shared.values()}
 
     def done(task: Task, outcome: Outcome) -> None:
