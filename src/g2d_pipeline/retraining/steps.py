@@ -129,7 +129,8 @@ def promote_challenger(
     registry, key = _registry(settings), _key(runs, settings, lineage)
     content = lineage.content(challenger.name)
     champion = registry.get(settings.dataset, "champion")
-    version = _registered(registry, settings.dataset, content)
+    versions = registry.versions(settings.dataset)
+    version = next((v for v in versions if v.tags.get("content") == content), None)
     if version is None:
         version = _register(registry, challenger, content, settings, lineage)
     result = {"dataset": settings.dataset, "key": key, "version": version.number, "spread": spread}
@@ -138,11 +139,6 @@ def promote_challenger(
     project = Path(settings.options.project).resolve()
     result["report"] = relative(lineage.evaluation.resolve() / "report.html", project).as_posix()
     return result | _decide(registry, champion, version, settings)
-
-
-def _registered(registry: Registry, dataset: str, content: str) -> Version | None:
-    versions = registry.versions(dataset)
-    return next((v for v in versions if v.tags.get("content") == content), None)
 
 
 def _register(

@@ -57,7 +57,8 @@ def open_samples(
     A parquet file is read batch by batch; other tables at once, and their files batch by batch. Raises
     DataError where a table can not be read, or has nothing that the model knows; ConfigError for other data.
     """
-    raw = _table_settings(inputs)
+    settings = inputs.about["table"]
+    raw = None if settings is None else Table.model_validate(settings)
     if isinstance(data, Mapping):
         with tempfile.TemporaryDirectory(prefix="g2d-arrays-") as scratch:
             table = _from_frame(_array_table(data, inputs, Path(scratch)), "the arrays")
@@ -82,11 +83,6 @@ def open_samples(
     own = path.parent / (raw.root or "") if raw else path.parent
     start = Path(root) if root is not None else own if own.is_dir() else path.parent
     yield _batches(_from_file(path, raw, inputs, size), inputs, raw, start, size)
-
-
-def _table_settings(inputs: Inputs) -> Table | None:
-    settings = inputs.about["table"]
-    return None if settings is None else Table.model_validate(settings)
 
 
 def _from_file(path: Path, raw: Table | None, inputs: Inputs, size: int) -> Iterator[RawTable]:

@@ -54,8 +54,9 @@ def write_predictions(
                 part = pd.read_parquet(path)
             else:
                 part = predictor.predict_batch(batch)
+                table = pa.Table.from_pandas(part, schema=_schema(predictor), preserve_index=False)
                 with atomic_write(path) as temporary:
-                    pq.write_table(_as_arrow(part, predictor), temporary)
+                    pq.write_table(table.replace_schema_metadata(None), temporary)
             tally.add(part)
             digests.append(digest)
             written.append(path)
@@ -106,11 +107,6 @@ def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> 
     with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema.with_metadata(about)) as writer:
         for start in range(0, len(parts), TOGETHER):
             writer.write_table(pa.concat_tables(map(pq.read_table, parts[start : start + TOGETHER])))
-
-
-def _as_arrow(part: pd.DataFrame, predictor: Predictor) -> pa.Table:
-    table = pa.Table.from_pandas(part, schema=_schema(predictor), preserve_index=False)
-    return table.replace_schema_metadata(None)
 
 
 def _schema(predictor: Predictor) -> pa.Schema:

@@ -72,7 +72,10 @@ class Race:
     def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Race:
         """Open the data set with every method."""
         began = time.time()
-        named = study.methods or _in_order(study, site.loader({"dataset": study.dataset}).methods)
+        named = study.methods
+        if not named:
+            known = site.loader({"dataset": study.dataset}).methods
+            named = [*(m for m in study.first if m in known), *known]
         methods = [m for m in dict.fromkeys([*named, racing.ENSEMBLE_METHOD, JOINT]) if m != TEACHER]
         params = merge(nested(study.options), run_params(study, study.dataset, methods))
         try:
@@ -203,7 +206,8 @@ class Race:
             if self._missing(workspace, runs):
                 self.dropped[m] = f"{title}: the time ran out before it had ended"
                 continue
-            scores[m] = self._score(workspace, runs)
+            predictions = [workspace.trained(*one).predictions for one in runs]
+            scores[m] = racing.validation_score(predictions, workspace.configuration.dataset.task)
             self._note(workspace, m, title, epochs, seed, scores[m])
         return scores
 
@@ -282,10 +286,6 @@ class Race:
                 tasks = [Task(workspace.params, *one) for one in wave]
                 self.pool.train(tasks, done, end)
         self._learn_costs(workspace, runs)
-
-    def _score(self, workspace: Workspace, runs: Runs) -> racing.Score:
-        predictions = [workspace.trained(*one).predictions for one in runs]
-        return racing.validation_score(predictions, workspace.configuration.dataset.task)
 
     def _note(
         self, workspace: Workspace, method: str, title: str, epochs: int, seed: int, score: racing.Score
@@ -382,8 +382,3 @@ def _name(one: tuple[str, str]) -> str:
     """The method of a student, `unimodal/<m>` of a teacher."""
     stage, run = one
     return f"{TEACHER}/{run.split('/')[0]}" if stage == "teachers" else run.split("/")[0]
-
-
-def _in_order(study: AdviseSettings, known: Sequence[str]) -> list[str]:
-    first = [m for m in study.first if m in known]
-    return [*first, *(m for m in known if m not in first)]
