@@ -15,7 +15,8 @@ MULTI = "multi"  # in a metric's name: of all modalities
 
 if TYPE_CHECKING:
     from g2d_pipeline.registry.disk import References
-    from g2d_pipeline.registry.store import Registry, Version
+    from g2d_pipeline.registry.store import Registry
+    from g2d_pipeline.serving.registered import Version
 
 
 class Models(click.Group):

@@ -18,9 +18,7 @@ from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, class_probabilitie
 from g2d_pipeline.evaluation.records import ordered_runs
 from g2d_pipeline.evaluation.statistics import BETTER, EQUAL, WORSE, half_width, percentiles, spread_of
 from g2d_pipeline.evaluation.summary_json import plain
-from g2d_pipeline.registry.evidence import WITHOUT, Evidence, labels, read_evidence, write_evidence
-
-__all__ = ["COMPARED", "Decision", "best_on_validation", "decide", "write_evidence"]
+from g2d_pipeline.registry.evidence import WITHOUT, Evidence, labels, read_evidence
 
 COMPARED = (
     "rule", "what", "metric", "champion", "challenger", "difference", "low", "high", "guard", "verdict",

@@ -17,8 +17,6 @@ from g2d_pipeline.files import locked
 from g2d_pipeline.serving import registered
 from g2d_pipeline.serving.registered import CODE, HOME, SQLITE, Version, read_versions, registry_uri
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry", "Version"]
-
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"

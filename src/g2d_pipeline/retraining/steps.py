@@ -21,8 +21,9 @@ from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
 from g2d_pipeline.sources.hashing import cache_file
 
 if TYPE_CHECKING:
-    from g2d_pipeline.registry.store import Registry, Version
+    from g2d_pipeline.registry.store import Registry
     from g2d_pipeline.retraining.version import Challenger
+    from g2d_pipeline.serving.registered import Version
     from g2d_pipeline.sources.manifest import Manifest
 
 ADMITTED = "admitted.parquet"  # the contents of the rows that passed the gates last

@@ -12,8 +12,8 @@ from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.evaluation.records import Run
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import evaluation_set_file
+from g2d_pipeline.registry.evidence import write_evidence
 from g2d_pipeline.registry.model_card import CARD, model_card
-from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.registry.reference import write_reference
 from g2d_pipeline.remote import local_folder
 from g2d_pipeline.retraining.lineage import FILE, Lineage

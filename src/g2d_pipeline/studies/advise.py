@@ -1,7 +1,5 @@
 """Which method for these data? All race on validation within a given time: `study=advise`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -9,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 import pandas as pd
@@ -69,7 +67,7 @@ class Race:
     fresh: int = 0
 
     @classmethod
-    def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Race:
+    def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Self:
         """Open the data set with every method."""
         began = time.time()
         named = study.methods

@@ -1,7 +1,5 @@
 """One artefact of a study's cell, made by the catalog's own datasets in whatever process it is asked for."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -14,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from kedro.framework.project import settings as kedro_settings
 from kedro.utils import find_kedro_project
@@ -44,7 +42,7 @@ class Site:
     threads: int = 1
 
     @classmethod
-    def here(cls, env: str | None = None, conf_source: str | None = None) -> Site:
+    def here(cls, env: str | None = None, conf_source: str | None = None) -> Self:
         """The project that the working directory is in."""
         project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
         source = conf_source or str(project / kedro_settings.CONF_SOURCE)

@@ -1,11 +1,9 @@
 """What a race of methods is decided by: shortened recipes, estimated times, who goes on, what to advise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -227,7 +225,7 @@ class _Gain:
     @classmethod
     def from_comparisons(
         cls, comparisons: pd.DataFrame, method: str, against: str, metric: str, margin: float
-    ) -> _Gain | None:
+    ) -> Self | None:
         c = comparisons
         own = c[(c["method"] == method) & (c["against"] == against) & (c["metric"] == metric)]
         rows: list[Any] = own[(own["split"] == "test") & (own["part"] == MULTI)].to_dict(orient="records")
