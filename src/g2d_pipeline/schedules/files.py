@@ -86,7 +86,7 @@ def _list(values: Iterable[int] | None) -> str:
 
 def systemd(jobs: Sequence[Job]) -> dict[str, str]:
     """Name of a unit → its text: a service and a timer for each job."""
-    units = {}
+    units: dict[str, str] = {}
     for job in jobs:
         about = {
             "job": job,
@@ -104,7 +104,7 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
 def _filled(template: str, **values: Any) -> str:
     text = Path(__file__).with_name(template).read_text(encoding="utf-8")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return Template(text, undefined=StrictUndefined, **options).render(values)
+    return str(Template(text, undefined=StrictUndefined, **options).render(values))
 
 
 def _unit_word(word: str) -> str:
