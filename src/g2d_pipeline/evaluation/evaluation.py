@@ -19,7 +19,7 @@ from .report import build_report
 from .resampling import ensemble_runs, resample
 from .statistics import comparisons, intervals
 from .summary_json import metrics_summary
-from .tables import summarise, table_files, table_text
+from .tables import Results, summarise, table_files, table_text
 from .verdict import Sentence, verdict
 
 
@@ -95,12 +95,11 @@ def evaluate(
         "verdict": [asdict(sentence) for sentence in sentences],
     }
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes, **further)
-    report = build_report(
-        metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes,
-        comparisons=compared, verdict=sentences,
-    )  # fmt: skip
-    table = table_text(summary, unit, None, failures, notes, compared, list(map(str, sentences)))
-    files = table_files(summary, compared, unit, failures)
+    results = Results(summary, compared, failures, unit)
+    about = manifest_meta, rankings, configuration, data
+    report = build_report(results, metrics, figures, runs, *about, notes, sentences)
+    table = table_text(results, None, notes, list(map(str, sentences)))
+    files = table_files(results)
     return Evaluation(
         metrics, summary, compared, broken_down, sentences,
         numbers, figures, report, table, files, analyses,
