@@ -119,6 +119,9 @@ class Trainer:
         self.average = Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
+        self.online = [teacher for m in online if (teacher := views[m].model) is not None]
+        for teacher in self.online:
+            prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
@@ -168,7 +171,8 @@ class Trainer:
                 self._end_epoch()
         self.selector.restore(self.model, self.method, last=self.average.module)
         self.schedule.release(self.model)
-        unprepare(self.model)
+        for model in (self.model, *self.online):
+            unprepare(model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         precision = self.training.precision
