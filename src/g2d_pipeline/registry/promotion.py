@@ -286,14 +286,14 @@ def _number(value: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------ several seeds
-def best_on_validation(runs: Sequence[Run], metric: str | None = None) -> tuple[Run, dict[str, Any]]:
-    """The run with the best `metric` (None: the task's first headline metric) on validation, the first of
-    equal ones; and the spread: `metric`, `split`, `mean`, `std` (ddof = 1, None for one run) and `runs`, each
-    with its seed and value. A run without a finite value is none to choose. Raises DataError for no such."""
+def best_on_validation(runs: Sequence[Run]) -> tuple[Run, dict[str, Any]]:
+    """The run with the best first headline metric of its task on validation, the first of equal ones; and the
+    spread: `metric`, `split`, `mean`, `std` (ddof = 1, None for one run) and `runs`, each with its seed and
+    value. A run without a finite value is none to choose. Raises DataError for no such."""
     rows: list[tuple[float, Run]] = []
     for run in ordered_runs(runs):
         task = str(run.info["task"])
-        name = metric or HEADLINE_METRICS[task][0]
+        name = HEADLINE_METRICS[task][0]
         part = run.modality or MULTI
         own = run.predictions[(run.predictions["split"] == "val") & (run.predictions["part"] == part)]
         try:
@@ -303,7 +303,7 @@ def best_on_validation(runs: Sequence[Run], metric: str | None = None) -> tuple[
         if math.isfinite(value := scores.get(name, math.nan)):
             rows.append((value, run))
     if not rows:
-        raise DataError(f"None of {len(runs)} runs has a value of {metric or 'its metric'} on validation.")
+        raise DataError(f"None of {len(runs)} runs has a value of its metric on validation.")
     values = [value for value, _ in rows]
     pick = max if metric_spec(name).higher_is_better else min
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
