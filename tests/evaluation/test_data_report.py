@@ -284,13 +284,12 @@ def test_the_page_names_everything_and_escapes_it(report: dict[str, Any]):
 
 
 def test_the_evaluation_shows_it(make_study, report: dict[str, Any]):
-    from g2d_pipeline.evaluation import build_report, collect_metrics, summarise
+    from g2d_pipeline.evaluation import Results, build_report, collect_metrics, summarise
 
     study = make_study(seeds=(0,))
     metrics = collect_metrics(study.runs, "made_up", "raw")
-    page = build_report(
-        metrics, summarise(metrics), {}, study.runs, study.meta, study.rankings, study.configuration, report
-    )
+    about = study.runs, study.meta, study.rankings, study.configuration, report
+    page = build_report(Results(summarise(metrics)), metrics, {}, *about)
     assert 'id="data-warnings"' in page
     assert "s17 (test) resembles s05 (train)" in page
     assert 'id="figure-data_target"' in page

@@ -19,7 +19,7 @@ from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifes
 
 logger = logging.getLogger(__name__)
 
-Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize.nodes`
+Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize`
 
 
 class ManifestDataset(FolderDataset):

@@ -72,7 +72,7 @@ class OutcomeDataset(PlanDataset):
 
         write_outcome(self.filepath, data)
         if self.page and "decided" not in data:
-            from g2d_pipeline.retraining.page import write_page
+            from g2d_pipeline.retraining.outcome import write_page
 
             c = self.plan.configuration
             write_page(c.project, c.run.dataset)

@@ -1,7 +1,5 @@
 """Manifest → feature store."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
