@@ -148,11 +148,15 @@ def check_methods(configuration: Configuration) -> None:
         encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
-            devices = configuration.run.compute.together
+            compute = configuration.run.compute
             context = MethodContext(
-                d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, devices
-            )
+                d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, compute.together,
+                compute.strategy,
+            )  # fmt: skip
             method(parameters).check(context)
+            if compute.together > 1:
+                for training in (m.training, configuration.teacher_training):
+                    compute.check_training(training)
         except ValueError as error:
             raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:

@@ -36,6 +36,11 @@ def _others() -> Iterator[None]:
         raise LostProcess(str(error)) from error
 
 
+def is_of_a_peer(error: Exception) -> bool:
+    """Whether an error of torch's own collectives says that another process is gone or does not answer."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 class Group:
     """This process (`rank` of `world`) among those of torch's process group; alone where there is none: then
     everything gives back what it got, to the bit."""

@@ -11,6 +11,7 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.data import Data
+from g2d_pipeline.training.distributed import Group
 from g2d_pipeline.training.launch import launch, world_of
 from g2d_pipeline.training.teachers import TeacherOutputs
 from g2d_pipeline.training.trainer import FitResult, Trainer
@@ -43,7 +44,13 @@ def fit(
     after Ctrl-C or SIGTERM (with a `folder`)."""
     options = options.updated(**changes)
     arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
-    if (devices := world_of(options)) == 1:
+    if max(devices := world_of(options), Group().world) > 1:
+        try:
+            method.check_strategy(options.compute.strategy)
+            options.compute.check_training(training)
+        except ValueError as error:
+            raise ConfigError(f"{description}: {error}") from error
+    if devices == 1:
         return Trainer(*arguments, options).fit()
     split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
     if len(rows) < 2 * devices:
@@ -65,6 +72,7 @@ def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> d
     own = copy.deepcopy(model)  # torch sends weights as memory that all processes share
     every: tuple[Any, ...] = (own, *arguments, options)
     trainer = Trainer(*every)
-    made = vars(trainer.fit()) | {"model": own.state_dict(), "history": trainer.history.epochs}
+    fitted = trainer.fit()
+    made = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
     modules = trainer.method.modules()
     return made | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}

@@ -41,8 +41,7 @@ QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessin
 
 
 def devices_of(options: RunOptions) -> int:
-    """How many processes train together on this machine. Raises ConfigError for more than it has, and for a
-    strategy that is not there."""
+    """How many processes train together on this machine. Raises ConfigError for more than it has."""
     import joblib
 
     wanted, device = options.compute.devices, pick_device(options.device)
@@ -56,8 +55,6 @@ def devices_of(options: RunOptions) -> int:
             f"compute.devices = {number}: there are {there} {what} here (each process has one, and no two "
             f"share one). Allowed: 1 to {there}, or auto"
         )
-    if number * options.compute.num_nodes > 1 and options.compute.strategy != "ddp":
-        raise ConfigError(f"compute.strategy = {options.compute.strategy}: this version has ddp alone")
     if number > 1 and device.index is not None:
         raise ConfigError(
             f"compute.devices = {number}: device = {options.device} names one of them. Say device=cuda"

@@ -14,18 +14,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
+from g2d_pipeline.models.sharding import Shards, clip_gradients, gathered, shard, without_weights
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import Group, has_batch_norm, running_statistics
+from g2d_pipeline.training.distributed import (
+    Group,
+    LostProcess,
+    has_batch_norm,
+    is_of_a_peer,
+    running_statistics,
+)
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
@@ -40,6 +47,7 @@ from g2d_pipeline.training.optimisation import (
 )
 from g2d_pipeline.training.precision import (
     autocast_dtype,
+    blocks,
     check_machine,
     gradient_scaler,
     prepare,
@@ -102,7 +110,8 @@ class Trainer:
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
-        prepare(model, training)
+        self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
+        prepare(model, training, self.sharded)
         asked = training
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
@@ -149,8 +158,12 @@ class Trainer:
             self.method.on_fit_start(state)
         for module in self.method.modules().values():
             module.to(self.device)
-        groups = self.method.parameter_groups(self.model)
-        state.optimizer = build_optimizer(self.training.optimizer, groups, self.device)
+        self.plain = without_weights(self.model) if self.sharded else self.model
+        for encoder in self.model.encoders.values() if self.sharded else ():
+            shard(encoder, blocks(encoder), self.device)
+        self.shards = Shards(self.method.parameter_groups(self.model))
+        state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        self.shards.attach(state.optimizer)
         factor = scale_lr(self.training.scale_lr, self.group.world)
         for group in state.optimizer.param_groups if factor != 1 else ():
             group["lr"] *= factor
@@ -166,15 +179,17 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         self.selector.restore(self.model, self.method, last=self.average.module)
-        self.schedule.release(self.model)
-        unprepare(self.model)
+        if self.sharded:
+            self.plain.load_state_dict(gathered(self.model.state_dict()), assign=True)
+        self.schedule.release(self.plain)
+        unprepare(self.plain)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
+        return FitResult(self.plain.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -206,6 +221,8 @@ class Trainer:
         try:
             yield
         except Exception as error:
+            if is_of_a_peer(error):
+                raise LostProcess(str(error)) from error
             own = self.batch[self.group.part(len(self.batch))]
             samples = enumerated(self.data.sample_ids[own])
             error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
@@ -304,15 +321,15 @@ class Trainer:
 
     def step(self) -> None:
         """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.group.sum_gradients(parameters, self.buffers, self.state.share)
+        self.group.sum_gradients(self.shards.whole, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.method.after_backward(self.state)
         updated = self.history.record_gradients()
         if (limit := self.training.clip_norm) is not None:
-            nn.utils.clip_grad_norm_(parameters, limit)
+            clip_gradients(self.shards.parameters, limit)
+        self.shards.hand_over()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.cache.mark_updated(updated)
