@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
@@ -12,9 +14,13 @@ from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.data import Data
 from g2d_pipeline.training.distributed import Group
-from g2d_pipeline.training.launch import launch, world_of
+from g2d_pipeline.training.launch import launch, start, world_of
+from g2d_pipeline.training.nodes import Nodes
 from g2d_pipeline.training.teachers import TeacherOutputs
 from g2d_pipeline.training.trainer import FitResult, Trainer
+from g2d_pipeline.training.transfer import pack, unpack
+
+logger = logging.getLogger(__name__)
 
 LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
 
@@ -58,13 +64,23 @@ def fit(
             f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
             f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
         )
-    made = launch(_fit_here, *arguments, options=options, description=description)
+    packed = pack(*arguments) if options.compute.num_nodes > 1 else None
+    made = launch(_fit_here, *arguments, options=options, description=description, packed=packed)
     model.load_state_dict(made.pop("model"))
     method.load_state_dict(made.pop("method"))
     import pandas as pd
 
     history = pd.DataFrame(made.pop("history"))
     return FitResult(model.cpu().eval(), history, **made)
+
+
+def take_part(nodes: Nodes) -> None:
+    """On another machine than the first: start this machine's processes of each training of the first one."""
+    while (call := nodes.next_call()) is not None:
+        packed, options, folder, run, endpoint = call
+        where = RunOptions(**options), Path(folder), run, endpoint, nodes.rank
+        lost = start(_fit_here, unpack(packed), *where)
+        logger.info("%s: %s", run, lost or "this machine's part is done")
 
 
 def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:

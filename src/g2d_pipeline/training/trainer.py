@@ -106,7 +106,7 @@ class Trainer:
             options.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
-        self.device, self.group = pick_device(options.device), Group()
+        self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
@@ -115,7 +115,8 @@ class Trainer:
         asked = training
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
-        self.training = training = self.group.agree(training)
+        precision = self.group.agree(training.precision)
+        self.training = training = training.model_copy(update={"precision": precision})
         self.dtype = autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
@@ -144,7 +145,6 @@ class Trainer:
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
-        self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(asked, smp, method, model, data, seed)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
