@@ -34,6 +34,7 @@ from tests.distributed.together import (
 )
 from tests.distributed.weighing import Weighing
 from tests.methods.test_every_method import interrupt_in_batch, settings_of
+from tests.test_resolve import configure
 
 TWO = RunOptions(device="cpu", progress=False, compute={"devices": 2, "timeout": 60, "strategy": "fsdp"})
 ONE = TWO.updated(compute={})
@@ -172,6 +173,15 @@ def test_a_setting_that_needs_whole_models_is_refused(setting: str, value: Any, 
     with pytest.raises(ValueError, match=said):
         TWO.compute.check_training(training)
     ONE.compute.check_training(training)
+
+
+def test_both_are_refused_by_the_configuration_already() -> None:
+    compute = {"devices": 2, "strategy": "fsdp"}
+    with pytest.raises(ConfigError, match=r"method = 'mmpareto': compute\.strategy = fsdp: mmpareto weighs"):
+        configure(method="mmpareto", compute=compute)
+    with pytest.raises(ConfigError, match=r"ema = 0\.9 keeps a whole copy of the weights"):
+        configure(method="joint", training={"ema": 0.9}, compute=compute)
+    configure(method="mmpareto", compute={"devices": 1, "strategy": "fsdp"})
 
 
 @pytest.mark.gpu

@@ -96,6 +96,12 @@ def _shard_loaded(module: nn.Module, weights: dict[str, Tensor], prefix: str, *_
             weights[prefix + name] = shard_like(value, p)
 
 
+def shard_weights(weights: Mapping[str, Tensor] | None, model: nn.Module) -> dict[str, Tensor] | None:
+    """Whole weights of a model by name, in shards as its own are."""
+    own = model.state_dict()
+    return weights and {name: shard_like(x, own[name]) for name, x in weights.items()}
+
+
 def without_weights(model: nn.Module) -> Any:
     """A copy of a model whose parameters have no memory (device `meta`)."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}

@@ -37,9 +37,10 @@ def _others() -> Iterator[None]:
         raise LostProcess(str(error)) from error
 
 
-def is_of_a_peer(error: Exception) -> bool:
-    """Whether an error of torch's own collectives says that another process is gone or does not answer."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+def check_peer(error: Exception) -> None:
+    """Raise LostProcess where an error comes from a collective inside of torch (`models/sharding.py`)."""
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        raise LostProcess(str(error)) from error
 
 
 class Group:

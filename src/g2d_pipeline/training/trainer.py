@@ -19,20 +19,13 @@ from torch import Tensor
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
-from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
-from g2d_pipeline.models.sharding import Shards, clip_gradients, gathered, shard, without_weights
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import (
-    Group,
-    LostProcess,
-    has_batch_norm,
-    is_of_a_peer,
-    running_statistics,
-)
+from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
@@ -158,10 +151,10 @@ class Trainer:
             self.method.on_fit_start(state)
         for module in self.method.modules().values():
             module.to(self.device)
-        self.plain = without_weights(self.model) if self.sharded else self.model
+        self.plain = sharding.without_weights(self.model) if self.sharded else self.model
         for encoder in self.model.encoders.values() if self.sharded else ():
-            shard(encoder, blocks(encoder), self.device)
-        self.shards = Shards(self.method.parameter_groups(self.model))
+            sharding.shard(encoder, blocks(encoder), self.device)
+        self.shards = sharding.Shards(self.method.parameter_groups(self.model))
         state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
         self.shards.attach(state.optimizer)
         factor = scale_lr(self.training.scale_lr, self.group.world)
@@ -180,7 +173,7 @@ class Trainer:
                 self._end_epoch()
         self.selector.restore(self.model, self.method, last=self.average.module)
         if self.sharded:
-            self.plain.load_state_dict(gathered(self.model.state_dict()), assign=True)
+            self.plain.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
         self.schedule.release(self.plain)
         unprepare(self.plain)
         chosen, history = self.selector, self.history.frame()
@@ -205,6 +198,8 @@ class Trainer:
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self._adapt()
+            if self.sharded:
+                self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
             self.state.batch_size = self.loop.batch_size * self.group.world
             steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
@@ -221,8 +216,7 @@ class Trainer:
         try:
             yield
         except Exception as error:
-            if is_of_a_peer(error):
-                raise LostProcess(str(error)) from error
+            check_peer(error)
             own = self.batch[self.group.part(len(self.batch))]
             samples = enumerated(self.data.sample_ids[own])
             error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
@@ -328,7 +322,7 @@ class Trainer:
         self.method.after_backward(self.state)
         updated = self.history.record_gradients()
         if (limit := self.training.clip_norm) is not None:
-            clip_gradients(self.shards.parameters, limit)
+            sharding.clip_gradients(self.shards.parameters, limit)
         self.shards.hand_over()
         self.scaler.step(self.optimizer)
         self.scaler.update()
