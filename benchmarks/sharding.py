@@ -41,6 +41,7 @@ class Counting(Method):
             "weights, MB": _megabytes(state.model.parameters()),
             "gradients, MB": self.gradients,
             "optimizer, MB": _megabytes(x for x in momenta if isinstance(x, Tensor)),
+            "peak of resident memory, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
         }
 
 
@@ -48,22 +49,23 @@ def _megabytes(tensors: Any) -> float:
     return round(sum(local(x).nbytes for x in tensors) / 1e6, 1)
 
 
-def count(options: RunOptions) -> dict[str, Any]:
+def count(options: RunOptions, channels_last: bool) -> dict[str, Any]:
     data, method = made_up((3, 64, 64)), Counting()
     architecture = describe_architecture(data, dict.fromkeys("ab", ResNet18()), "late", None)
-    training = TrainingSettings(epochs=2, batch_size=GLOBAL // 2, optimizer=SGD(), selection="last")
+    how: dict[str, Any] = {"optimizer": SGD(), "selection": "last", "channels_last": channels_last}
+    training = TrainingSettings(epochs=2, batch_size=GLOBAL // 2, **how)
     fit(build_model(architecture), data, method, training=training, options=options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return method.counted | {"peak of resident memory, MB": round(peak)}
+    return method.counted
 
 
 def main() -> None:
     torch.set_num_threads(1)
     rows = []
-    for strategy in ("ddp", "fsdp"):
+    for strategy, channels_last in (("ddp", True), ("ddp", False), ("fsdp", False)):
         compute = {"devices": 2, "strategy": strategy}
         two = RunOptions(device="cpu", progress=False, compute=compute)
-        rows.append({"strategy": strategy} | launch(count, options=two, description=strategy))
+        about = {"strategy": strategy, "channels_last": channels_last}
+        rows.append(about | launch(count, channels_last, options=two, description=strategy))
         print(rows[-1])
     write_result("sharding", rows, steps=STEPS)
 

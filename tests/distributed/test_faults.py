@@ -64,9 +64,9 @@ def wait_for(folder: Path, epoch: int, alive: Any = lambda: True) -> None:
         time.sleep(0.002)
 
 
-def kill_at(folder: Path, epochs: tuple[int, int]) -> None:
-    """Kill the second process in the first of these epochs, the first one in the second."""
-    for epoch, victim in zip(epochs, (1, 0), strict=True):
+def kill_at(folder: Path, victims: dict[int, int]) -> None:
+    """Kill a process, by number, in each of these epochs."""
+    for epoch, victim in victims.items():
         wait_for(folder, epoch)
         children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
         children[victim].kill()
@@ -75,7 +75,7 @@ def kill_at(folder: Path, epochs: tuple[int, int]) -> None:
 def test_killed_in_each_phase_all_start_again_and_end_in_the_same_bits(
     tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    thread = threading.Thread(target=kill_at, args=(tmp_path, (2, EPOCHS // 2 + 2)), daemon=True)
+    thread = threading.Thread(target=kill_at, args=(tmp_path, {2: 1, EPOCHS // 2 + 2: 0}), daemon=True)
     thread.start()
     assert once(tmp_path) == undisturbed
     thread.join()
