@@ -102,7 +102,8 @@ class ProjectHooks:
 
     def _meet(self, c: Configuration) -> None:
         """Wait for the other machines; on one of those take part in the first one's trainings, and end."""
-        from g2d_pipeline.training.launch import NODES, take_part
+        from g2d_pipeline.training.fitting import take_part
+        from g2d_pipeline.training.launch import NODES
         from g2d_pipeline.training.nodes import Nodes
 
         nodes = Nodes(c.run.compute)

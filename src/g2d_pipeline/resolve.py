@@ -133,9 +133,11 @@ def check_methods(configuration: Configuration) -> None:
         encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
-            devices = configuration.run.compute.together
-            about = (d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, devices)
-            method(parameters).check(MethodContext(*about))
+            compute = configuration.run.compute
+            about = (d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
+            method(parameters).check(MethodContext(*about, compute.together, compute.strategy))
+            for training in (m.training, configuration.teacher_training) if compute.together > 1 else ():
+                compute.check_training(training)
         except ValueError as error:
             raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from g2d_pipeline.config.base import Strict
+
+if TYPE_CHECKING:
+    from g2d_pipeline.config.training import TrainingSettings
 
 SECRET = re.compile(r"secret|token|passw|(^|_)key(_id)?$", re.IGNORECASE)
 REMEDY = (
@@ -27,7 +30,7 @@ class ComputeSettings(Strict):
     last time alone.
 
     One training: `devices`, processes on each of `num_nodes` machines, a device each (auto: all); `strategy`,
-    whole models that average gradients (`ddp`) or encoders in shards (`fsdp`); `rendezvous`, host:port where
+    whole models that sum gradients (`ddp`) or encoders in shards (`fsdp`); `rendezvous`, host:port where
     nodes meet (None: this machine, or what SLURM says); `max_restarts` after a process was lost. `timeout`:
     seconds until an unreachable scheduler, node or process is given up."""
 
@@ -51,6 +54,23 @@ class ComputeSettings(Strict):
     def _problems(self) -> Iterator[str]:
         if self.address is not None and self.backend == "loky":
             yield "address is of a Dask or Ray scheduler: say backend: dask or backend: ray"
+
+    def check_training(self, training: "TrainingSettings") -> None:
+        """Raise ValueError for a setting that works on whole models only, where `strategy` shards them."""
+        if self.strategy != "fsdp":
+            return
+        t = training
+        for key, refused, why, allowed in (
+            ("ema", t.ema is not None, "keeps a whole copy of the weights", "null"),
+            ("batch_size", t.batch_size == "auto", "is measured on whole models", "a number"),
+            ("precision", t.precision == "fp16", "scales by whole gradients", "fp32, tf32, bf16, auto"),
+            ("compile", t.compile, "compiles whole encoders", "false"),
+        ):
+            if refused:
+                raise ValueError(
+                    f"{key} = {getattr(t, key)} {why}, which compute.strategy = fsdp shards. "
+                    f"Allowed: {allowed}; or compute.strategy=ddp"
+                )
 
 
 class StorageSettings(Strict):
