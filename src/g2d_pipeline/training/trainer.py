@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import enumerated
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
-from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import Group, has_batch_norm, running_statistics
+from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
@@ -40,6 +41,7 @@ from g2d_pipeline.training.optimisation import (
 )
 from g2d_pipeline.training.precision import (
     autocast_dtype,
+    blocks,
     check_machine,
     gradient_scaler,
     prepare,
@@ -98,15 +100,17 @@ class Trainer:
             options.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
-        self.device, self.group = pick_device(options.device), Group()
+        self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
-        prepare(model, training)
+        self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
+        prepare(model, training, self.sharded)
         asked = training
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
-        self.training = training = self.group.agree(training)
+        precision = self.group.agree(training.precision)
+        self.training = training = training.model_copy(update={"precision": precision})
         self.dtype = autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
@@ -118,6 +122,9 @@ class Trainer:
         self.average = Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
+        self.online = [teacher for m in online if (teacher := views[m].model) is not None]
+        for teacher in self.online:
+            prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
@@ -135,7 +142,6 @@ class Trainer:
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
-        self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(asked, smp, method, model, data, seed)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
@@ -149,8 +155,12 @@ class Trainer:
             self.method.on_fit_start(state)
         for module in self.method.modules().values():
             module.to(self.device)
-        groups = self.method.parameter_groups(self.model)
-        state.optimizer = build_optimizer(self.training.optimizer, groups, self.device)
+        self.plain = sharding.without_weights(self.model) if self.sharded else self.model
+        for encoder in self.model.encoders.values() if self.sharded else ():
+            sharding.shard(encoder, blocks(encoder), self.device)
+        self.shards = sharding.Shards(self.method.parameter_groups(self.model))
+        state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        self.shards.attach(state.optimizer)
         factor = scale_lr(self.training.scale_lr, self.group.world)
         for group in state.optimizer.param_groups if factor != 1 else ():
             group["lr"] *= factor
@@ -166,19 +176,23 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         self.selector.restore(self.model, self.method, last=self.average.module)
-        self.schedule.release(self.model)
-        unprepare(self.model)
+        if self.sharded:
+            self.plain.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
+        self.schedule.release(self.plain)
+        for model in (self.plain, *self.online):
+            unprepare(model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
+        return FitResult(self.plain.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        keep_freed_memory()
         attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
@@ -190,6 +204,8 @@ class Trainer:
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self._adapt()
+            if self.sharded:
+                self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
             self.state.batch_size = self.loop.batch_size * self.group.world
             steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
@@ -206,6 +222,7 @@ class Trainer:
         try:
             yield
         except Exception as error:
+            check_peer(error)
             own = self.batch[self.group.part(len(self.batch))]
             samples = enumerated(self.data.sample_ids[own])
             error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
@@ -304,15 +321,15 @@ class Trainer:
 
     def step(self) -> None:
         """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.group.sum_gradients(parameters, self.buffers, self.state.share)
+        self.group.sum_gradients(self.shards.whole, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.method.after_backward(self.state)
         updated = self.history.record_gradients()
         if (limit := self.training.clip_norm) is not None:
-            nn.utils.clip_grad_norm_(parameters, limit)
+            sharding.clip_gradients(self.shards.parameters, limit)
+        self.shards.hand_over()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.cache.mark_updated(updated)
