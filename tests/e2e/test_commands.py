@@ -178,7 +178,7 @@ def test_code_reruns_what_it_changes_and_a_raw_file_everything(project: Project)
     def cards() -> dict[str, str]:
         return {str(f): f.read_text() for f in project.path.glob("data/**/av_digits/**/stage.json")}
 
-    source = project.path / "src" / "g2d_pipeline" / "pipelines" / "ingest" / "nodes.py"
+    source = project.path / "src" / "g2d_pipeline" / "pipelines" / "ingest.py"
     before = source.read_text()
     source.write_text(before + "\n# a remark\n")
     assert project.run("run").nodes == []
