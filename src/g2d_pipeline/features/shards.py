@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.files import release_pages
-from g2d_pipeline.remote import fetch, fetch_ahead, is_hollow
-
-SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")
+from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_hollow, is_planned
 
 
 def shard_names(file: str, samples: int, rows: int | None) -> list[str]:
@@ -100,20 +97,31 @@ class Shards:
         """Sent to another process, it opens its files there."""
         return self.__dict__ | {"_opened": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        attach(self.files[0].parent)
+
     def flush(self) -> None:
         for part in self.parts:
             part.flush()
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
-        path = self.files[number]
+        path, opened = self.files[number], self._opened.get(number)
         hollow = is_hollow(path)
         fetch([path])  # or tell that it is used
-        if hollow or number not in self._opened:
+        if opened is not None and not hollow:
+            return opened
+        if not is_planned(path):
             fetch_ahead(self.files[number + 1 : number + 2])
-            self._opened = {k: part for k, part in self._opened.items() if not is_hollow(self.files[k])}
+        try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
-            self._opened[number] = array
-        return self._opened[number]
+        except ValueError:  # zeros
+            if is_hollow(path):  # given up for others in between
+                return self._shard(number)
+            raise
+        whole = {k: part for k, part in tuple(self._opened.items()) if not is_hollow(self.files[k])}
+        self._opened = whole | {number: array}
+        return array
 
     def _numbers(self, index: Any) -> npt.NDArray[np.int64]:
         """The rows that a slice, a mask or a list of numbers names. Raises IndexError."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import enumerated
+from g2d_pipeline.features.windows import windows_of
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
@@ -126,7 +127,7 @@ class Trainer:
         )
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
-            group=self.group,
+            group=self.group, windows=windows_of(data.arrays),
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
@@ -137,7 +138,7 @@ class Trainer:
         self.batches: list[Rows] = []  # of this epoch
         self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
-        identity = run_identity(asked, smp, method, model, data, seed)
+        identity = run_identity(asked, smp, method, model, data, seed, self.loader.windows)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
@@ -190,6 +191,7 @@ class Trainer:
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self._adapt()
+            self._say_windows()
             self.state.batch_size = self.loop.batch_size * self.group.world
             steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
@@ -230,6 +232,15 @@ class Trainer:
             note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
             logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
 
+    def _say_windows(self) -> None:
+        """Of a store that is larger than its cache: one line, in one order on all machines."""
+        windows = self.loader.windows
+        if windows is not None:
+            words = (
+                "%s: the store is larger than storage.cache_gb: shuffled are %d blocks of %d rows at a time"
+            )
+            logger.info(words, self.description, windows.count, windows.rows)
+
     # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
         """The batches of the epoch that are still to be done."""
@@ -264,7 +275,8 @@ class Trainer:
             scale_group_lrs(self.optimizer)
             chosen = self.method.rows(train, self.state)
             loop.rows = None if chosen is train else chosen
-        rows = epoch_rows(train if loop.rows is None else loop.rows, self.seed, loop.epoch)
+        chosen = train if loop.rows is None else loop.rows
+        rows = epoch_rows(chosen, self.seed, loop.epoch, self.loader.windows)
         batches = self._cut(rows[loop.before :])
         if begins:
             self.cache.start_epoch(self.schedule.frozen(batches))
@@ -365,7 +377,7 @@ class Trainer:
 
     def _settle_norm_stats(self) -> None:
         """Before the first batch: encoders that may rest before they have learnt need running statistics."""
-        rows = epoch_rows(self.data.rows["train"], self.seed, 0)[:SETTLING]
+        rows = epoch_rows(self.data.rows["train"], self.seed, 0, self.loader.windows)[:SETTLING]
         parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
         for m in self.schedule.rest_untrained:
             batches = (gather(self.data, some, self.device, [m])[m] for some in parts)
