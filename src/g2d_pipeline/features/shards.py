@@ -111,14 +111,14 @@ class Shards:
         fetch([path])  # or tell that it is used
         if opened is not None and not hollow:
             return opened
-        if not is_planned(path):
-            fetch_ahead(self.files[number + 1 : number + 2])
         try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
         except ValueError:  # zeros
             if is_hollow(path):  # given up for others in between
                 return self._shard(number)
             raise
+        if not is_planned(path):  # now that this one is open: it may be what makes room
+            fetch_ahead(self.files[number + 1 : number + 2])
         whole = {k: part for k, part in tuple(self._opened.items()) if not is_hollow(self.files[k])}
         self._opened = whole | {number: array}
         return array
