@@ -85,7 +85,7 @@ def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
     message = rf"^The feature store {store} can not be written \(Operation not permitted: {array}\)\. Give"
     try:
         with pytest.raises(DataError, match=message):
-            raw.write(store, compute={"backend": backend, "workers": 1})
+            raw.write(store, compute={"backend": backend, "workers": 2})
     finally:
         _immutable(array, "-i")
     assert not (store / "meta.json").exists()
@@ -93,7 +93,8 @@ def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
     again: list[int] = []
     monkeypatch.setattr(media, "track", _counting(again, lambda: None))
     assert contents(raw.write(store)) == alone
-    assert (again[0], sum(again)) == (6, 12)  # cells: the first chunks are there
+    assert again[0] >= sum(steps) == 6  # cells of the first chunks, which are there
+    assert sum(again) == 12
 
 
 def _immutable(file: Path, change: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
-from g2d_pipeline.errors import enumerated
+from g2d_pipeline.errors import ConfigError, enumerated
 from g2d_pipeline.features.windows import windows_of
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
@@ -233,8 +233,15 @@ class Trainer:
             logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
 
     def _say_windows(self) -> None:
-        """Of a store that is larger than its cache: one line, in one order on all machines."""
+        """Of a store that is larger than its cache: one line. Raises ConfigError where another machine's cache
+        has another size: all have to take the samples in one order."""
         windows = self.loader.windows
+        numbers = windows and windows.numbers
+        if (first := self.group.agree(numbers)) != numbers:
+            both = (
+                f"{first or 'all rows'} are shuffled together on the first machine, {numbers or 'all'} here"
+            )
+            raise ConfigError(f"storage.cache_gb: {both}: give all machines the same")
         if windows is not None:
             words = (
                 "%s: the store is larger than storage.cache_gb: shuffled are %d blocks of %d rows at a time"
