@@ -248,6 +248,8 @@ def section(name: str, of: dict[str, Any], cost: tuple[float, float]) -> list[st
     lines.append(f"- Cost a batch: encoders × {cost[0]:.2f}, backward passes × {cost[1]:.2f}")
     note = f": {cls.not_exact}" if cls.not_exact else ""
     lines.append(f"- On several devices: {cls.distributed or 'not said'}{note}")
+    if cls.no_sharding:
+        lines.append(f"- Not with `compute.strategy: fsdp`: it {cls.no_sharding}")
     fields, said = cls.Parameters.model_fields, comments(name)
     if fields:
         lines += ["", "| hyper-parameter | default | allowed | |", "|---|---|---|---|"]

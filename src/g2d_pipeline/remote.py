@@ -32,7 +32,7 @@ from g2d_pipeline.files import atomic_write, content_hash
 LISTING, CACHE = ".remote.json", "data/.cache"
 # Read by many readers in many ways: fetched at once, and never given up for others.
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".txt", ".pkl")
-SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")  # see `features.shards`
+SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")  # see `features.files`
 IN_USE = 60  # seconds after its last use in which a file is not given up for others
 LISTED = "G2D_LISTED"  # environment variable: `process URL` of what a process above this one has listed
 FRESH = 30  # seconds in which a listing is not made again in one process

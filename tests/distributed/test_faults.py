@@ -64,16 +64,18 @@ def wait_for(folder: Path, epoch: int, alive: Any = lambda: True) -> None:
         time.sleep(0.002)
 
 
+def kill_at(folder: Path, victims: dict[int, int]) -> None:
+    """Kill a process, by number, in each of these epochs."""
+    for epoch, victim in victims.items():
+        wait_for(folder, epoch)
+        children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
+        children[victim].kill()
+
+
 def test_killed_in_each_phase_all_start_again_and_end_in_the_same_bits(
     tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def kill() -> None:
-        for epoch, victim in ((2, 1), (EPOCHS // 2 + 2, 0)):
-            wait_for(tmp_path, epoch)
-            children = sorted(multiprocessing.active_children(), key=lambda child: child.pid or 0)
-            children[victim].kill()
-
-    thread = threading.Thread(target=kill, daemon=True)
+    thread = threading.Thread(target=kill_at, args=(tmp_path, {2: 1, EPOCHS // 2 + 2: 0}), daemon=True)
     thread.start()
     assert once(tmp_path) == undisturbed
     thread.join()

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from g2d_pipeline.artefacts import Trained
-from g2d_pipeline.config import MLP, RunOptions
+from g2d_pipeline.config import MLP, RunOptions, Transformer
 from g2d_pipeline.training import Data, train_student, train_teacher
 from g2d_pipeline.training.distributed import Group
 from tests.conftest import make_data, recipe
@@ -15,16 +17,21 @@ from tests.conftest import make_data, recipe
 PLAIN = MLP(widths=[16, 8], dropout=[], norm="none")  # no batch norm, no dropout: only rounding differs
 USUAL = MLP(widths=[8, 5], dropout=[0.3])  # with batch norm
 CNN = {"name": "tests.distributed.plain_cnn"}
+SEQUENCES = Transformer(width=8, layers=2, heads=2, feedforward=16, dropout=0.0)
 BATCH = 12  # of all processes together; the last one of 64 samples has 4
 Case = dict[str, Any]
 
 
 def data_of(case: Case) -> Data:
-    """Vectors; maps where the encoder wants them, changed at random where the case says how."""
+    """Vectors; maps or sequences where the encoder wants them, changed at random where the case says how."""
     data = make_data(*case.get("data", (2, "classification")))
     if case.get("encoder") == CNN:
         arrays = {m: x.reshape(-1, 1, 2, 3) for m, x in data.arrays.items()}
         data = replace(data, arrays=arrays, augment=case.get("augment", {}))
+    if case.get("encoder") == SEQUENCES:  # three steps of a feature, all of them real
+        steps = {m: np.stack([x[:, :3], np.ones_like(x[:, :3])], axis=1) for m, x in data.arrays.items()}
+        normalisers = {m: {"scale": 1.0, "mean": [0.0, 0.0], "std": [1.0, 1.0]} for m in steps}
+        data = replace(data, arrays=steps, normalisers=normalisers)
     return data
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -96,7 +96,7 @@ def test_an_unknown_entry_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b'{"version": 0}'])
 def test_a_cache_gives_the_same_and_may_be_torn(tmp_path: Path, damage: bytes) -> None:
-    entries = ["training.trainer", "pipelines.ingest.nodes"]
+    entries = ["training.trainer", "pipelines.ingest"]
     cached = CodeGraph(PACKAGE, tmp_path / "cache.json")
     expected = cached.fingerprint(entries)
     cached.save()
@@ -120,16 +120,21 @@ def top_level(file: str) -> dict[int, str]:
 @contextmanager
 def recorded() -> Iterator[set[tuple[str, str]]]:
     """The definitions of the package, outside settings and presentation, whose functions are called."""
-    codes = set()
+    codes: dict[int, CodeType] = {}
+    others: dict[int, CodeType] = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        file, caller = frame.f_code.co_filename, frame.f_back
+        code, caller = frame.f_code, frame.f_back
+        if event != "call" or id(code) in codes or id(code) in others:
+            return
+        if not (code.co_filename.startswith(f"{PACKAGE}{os.sep}") and code.co_filename.endswith(".py")):
+            others[id(code)] = code  # of a library, or a template
+            return
         if caller is not None and caller.f_code.co_name == "<module>":
             return  # on import
         if caller is not None and Path(caller.f_code.co_filename).name == "code.py":
             return  # reading code, which counts for nothing (PRESENTATION)
-        if event == "call" and file.startswith(f"{PACKAGE}{os.sep}") and file.endswith(".py"):  # no template
-            codes.add((file, frame.f_code.co_firstlineno, frame.f_code.co_name))
+        codes[id(code)] = code
 
     ran: set[tuple[str, str]] = set()
     threading.setprofile(note)
@@ -139,7 +144,8 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    for file, line, name in codes:
+    for code in codes.values():
+        file, line, name = code.co_filename, code.co_firstlineno, code.co_name
         relative = Path(file).relative_to(PACKAGE).with_suffix("")
         module = ".".join(p for p in relative.parts if p != "__init__")
         if name != "<module>" and module not in PRESENTATION and not module.startswith("config"):
@@ -151,12 +157,12 @@ Check = Callable[[str, set[tuple[str, str]]], None]
 
 def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
     """All stages by their nodes, without a catalog; `check` receives what ran in each."""
-    from g2d_pipeline.pipelines.data_report.nodes import make_data_report
-    from g2d_pipeline.pipelines.distill.nodes import train_students
-    from g2d_pipeline.pipelines.evaluate.nodes import evaluate_runs
-    from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-    from g2d_pipeline.pipelines.ingest.nodes import ingest_raw
-    from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+    from g2d_pipeline.pipelines.data_report import make_data_report
+    from g2d_pipeline.pipelines.distill import train_students
+    from g2d_pipeline.pipelines.evaluate import evaluate_runs
+    from g2d_pipeline.pipelines.featurize import featurize_modalities
+    from g2d_pipeline.pipelines.ingest import ingest_raw
+    from g2d_pipeline.pipelines.teachers import train_teachers
 
     ingest, featurize, teachers, distill, evaluate = (
         c.ingest(), c.featurize(), c.teachers(), c.distill(), c.evaluate(),

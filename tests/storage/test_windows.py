@@ -15,7 +15,7 @@ from g2d_pipeline import remote
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.config import SmallCNN, TargetSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features import FeatureStore, open_store, shards
+from g2d_pipeline.features import FeatureStore, files, open_store
 from g2d_pipeline.features.windows import Windows, windows_of
 from g2d_pipeline.remote import SHARD, Remote, is_hollow
 from g2d_pipeline.training import Data, train_student, trainer
@@ -47,9 +47,9 @@ def bucket(s3: S3, made: FeatureStore) -> S3:
 
 def sizes(store: FeatureStore) -> tuple[int, int]:
     """Bytes of a block, and of what is not in shards."""
-    files = [f for f in store.path.iterdir() if f.name != "stage.json"]
-    block = sum(f.stat().st_size for f in files if f.name.endswith("-00000-of-00012.npy"))
-    return block, sum(f.stat().st_size for f in files if not SHARD.fullmatch(f.name))
+    every = [f for f in store.path.iterdir() if f.name != "stage.json"]
+    block = sum(f.stat().st_size for f in every if f.name.endswith("-00000-of-00012.npy"))
+    return block, sum(f.stat().st_size for f in every if not SHARD.fullmatch(f.name))
 
 
 def there(s3: S3, folder: Path, limit: float) -> Data:
@@ -81,8 +81,8 @@ def occupied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     put = Remote._put
 
     def count(self: Remote, name: str, path: Path) -> None:
-        files = [f for f in self.folder.iterdir() if f.stat().st_mode & 0o200 and f.name in self.files]
-        seen.append(sum(f.stat().st_size for f in (*files, *self.folder.glob(".*.tmp"))))
+        here = [f for f in self.folder.iterdir() if f.stat().st_mode & 0o200 and f.name in self.files]
+        seen.append(sum(f.stat().st_size for f in (*here, *self.folder.glob(".*.tmp"))))
         put(self, name, path)
 
     monkeypatch.setattr(Remote, "_put", count)
@@ -191,7 +191,7 @@ def test_a_cache_without_room_for_two_blocks_is_refused_before_anything_is_fetch
 
 def test_a_shard_that_is_given_up_before_it_is_mapped_is_fetched_again(bucket, made, tmp_path, monkeypatch):
     sound: Any = there(bucket, tmp_path, 1e9).arrays["sound"]
-    fetch, given_up = shards.fetch, list[Path]()
+    fetch, given_up = files.fetch, list[Path]()
 
     def once(paths: list[Path]) -> None:
         fetch(paths)
@@ -201,7 +201,7 @@ def test_a_shard_that_is_given_up_before_it_is_mapped_is_fetched_again(bucket, m
             assert behind is not None
             remote.make_hollow(paths[0], *behind[0].files[behind[1]])
 
-    monkeypatch.setattr(shards, "fetch", once)
+    monkeypatch.setattr(files, "fetch", once)
     assert np.array_equal(sound[:], made.arrays["sound"][:])
     assert not is_hollow(given_up[0])
 

@@ -6,6 +6,7 @@ the other half is for the blocks of the next window, which are fetched meanwhile
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features.shards import Shards
+from g2d_pipeline.features.files import Shards
 from g2d_pipeline.remote import SHARD, Remote, cancel_ahead, fetch_ahead, find_remote, is_hollow
+
+logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.int64]
 
@@ -83,6 +86,18 @@ def windows_of(arrays: Mapping[str, Any]) -> Windows | None:
         )
     room = remote.limit - fixed
     return Windows(rows, int(room / 2 // largest), shards, remote, room)
+
+
+def announce(windows: Windows | None, run: str, agree: Callable[[Any], Any]) -> None:
+    """Of a store larger than its cache: one line. `agree`: the first process's value. Raises ConfigError
+    where another machine's cache has another size: all have to take the samples in one order."""
+    numbers = windows and windows.numbers
+    if (first := agree(numbers)) != numbers:
+        both = f"{first or 'all rows'} are shuffled together on the first machine, {numbers or 'all'} here"
+        raise ConfigError(f"storage.cache_gb: {both}: give all machines the same")
+    if windows is not None:
+        words = "%s: the store is larger than storage.cache_gb: shuffled are %d blocks of %d rows at a time"
+        logger.info(words, run, windows.count, windows.rows)
 
 
 @contextmanager

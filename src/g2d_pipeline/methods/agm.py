@@ -15,6 +15,7 @@ from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Encoder, Normaliser, Output, Task
 from g2d_pipeline.models.multimodal import scale_gradient
+from g2d_pipeline.models.sharding import clip_gradients
 
 LEAST_CONFIDENCE = 1e-8  # a score is −ln of it at most
 GREATEST_GAP = 7.0  # of the ratios, in the exponent of κ
@@ -121,7 +122,7 @@ class AGM(Method):
             return
         gradients = [p.grad for p in state.model.fusion.parameters() if p.grad is not None]
         if any(float(g.abs().max()) > most for g in gradients):
-            nn.utils.clip_grad_norm_(state.model.parameters(), most)
+            clip_gradients(state.model.parameters(), most)
 
     def _acts(self, state: State) -> bool:
         return self.parameters.alpha > 0 and self.parameters.acts(state.epoch)

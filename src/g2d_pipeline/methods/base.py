@@ -53,7 +53,7 @@ class Batch:
 class MethodContext:
     """What `Method.check` is asked about. `fusion`, and `encoders` by modality: their names;
     `fusion_settings`: the fusion's own settings, where they are given; `accumulation`: batches a step;
-    `devices`: that train together."""
+    `devices`: that train together, by `strategy`."""
 
     task: str
     fusion: str
@@ -62,6 +62,7 @@ class MethodContext:
     accumulation: int = 1
     fusion_settings: Mapping[str, Any] = field(default_factory=dict)
     devices: int = 1
+    strategy: str = "ddp"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -170,7 +171,9 @@ class Method:
     students' encoders exchange (`models/exchange.py`). `steps_itself`: it calls `state.step` several times a
     batch, so that there is nothing to accumulate. `distributed`: on several devices it is `exact` (what one
     device with the whole batch does, up to rounding), works with statistics of each device's part of a batch
-    (`per device`; `not_exact` says which), or works on one alone (`no`; "": nobody has said).
+    (`per device`; `not_exact` says which), or works on one alone (`no`; "": nobody has said). `no_sharding`:
+    what it does that needs whole encoders on every device ("": nothing; weights and gradients of encoders
+    may be DTensors, as they are with `compute.strategy: fsdp`).
 
     What a method keeps in attributes (tensors, numbers, lists, dictionaries, modules: running averages,
     prototypes, projections, the stage it is in) survives a kill by itself: `state_dict` takes all of them."""
@@ -192,6 +195,7 @@ class Method:
     steps_itself: ClassVar[bool] = False
     distributed: ClassVar[Literal["exact", "per device", "no", ""]] = ""
     not_exact: ClassVar[str] = ""
+    no_sharding: ClassVar[str] = ""
 
     def __init__(self, parameters: MethodParameters | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
@@ -222,6 +226,8 @@ class Method:
         if context.devices > 1 and self.distributed in ("no", ""):
             why = self.not_exact or "its class does not say `distributed`, see docs/scaling.md"
             raise ValueError(f"{name} trains on one device ({why}): say compute.devices=1")
+        if context.devices > 1:
+            self.check_strategy(context.strategy)
         for parameter in (*self.by_modality, *self.by_part):
             allowed = (*(["multi"] if parameter in self.by_part else []), *names)
             for key, value in getattr(self.parameters, parameter).items():
@@ -230,6 +236,15 @@ class Method:
                         f"{parameter}.{key} = {value:g}: there is no modality '{key}'."
                         f"{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}"
                     )
+
+    def check_strategy(self, strategy: str) -> None:
+        """Raise ValueError where `compute.strategy` shards encoders that it needs whole."""
+        if strategy == "fsdp" and self.no_sharding:
+            name = type(self).__module__.rpartition(".")[2]
+            raise ValueError(
+                f"compute.strategy = fsdp: {name} {self.no_sharding}. Allowed with {name}: "
+                "compute.strategy=ddp"
+            )
 
     def epochs(self, epochs: int) -> int:
         """How many of the recipe's epochs it takes; what trains nothing says 1 and leaves out all rows."""

@@ -73,6 +73,7 @@ class DLMG(Method):
     source = "NeurIPS 2024, facilitating multimodal classification via dynamically learning the modality gap"
     distributed = "per device"
     not_exact = "InfoNCE contrasts the samples that one device has (matching = js is exact)"
+    no_sharding = "takes gradients of two losses by itself, and steps by them"
     fusions = ("late",)
 
     def check(self, context: MethodContext) -> None:

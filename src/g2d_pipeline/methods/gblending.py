@@ -132,6 +132,7 @@ class GBlending(Method):
     equation = "L = w₀·L_S(l, y) + Σ_m w_m·L_S(u^m, y), w ∝ G/O², G = −ΔL_val, O = Δ(L_val − L_train)"
     source = "Wang et al., CVPR 2020, offline and online Gradient-Blending"
     distributed = "exact"
+    no_sharding = "trains copies of the encoders"
 
     def check(self, context: MethodContext) -> None:
         super().check(context)

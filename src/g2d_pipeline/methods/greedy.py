@@ -60,6 +60,7 @@ class Greedy(Method):
     )
     source = "Wu et al., ICML 2022, conditional learning speed and balanced multi-modal learning"
     distributed = "exact"
+    no_sharding = "runs encoders stage by stage, beside one another"
     works_with_smp = False
     exchange = "mmtm"
 

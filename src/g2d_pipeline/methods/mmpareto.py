@@ -57,6 +57,7 @@ class MMPareto(Method):
     equation = "∇θ^m ← γ·2(w_0 g_0^m + w_u g_u^m)·max(1, ‖g_0 + g_u‖/‖·‖), w = (½, ½) or the min-norm point"
     source = "Wei & Hu, ICML 2024, MMPareto: Pareto direction and magnitude"
     distributed = "exact"
+    no_sharding = "weighs whole gradients of two losses against each other"
 
     def on_fit_start(self, state: State) -> None:
         self.heads = UnimodalHeads(state.model, state.task.outputs)

@@ -65,6 +65,7 @@ class MSES(Method):
     )
     source = "Fujimori et al., 2019, modality-specific early stopping"
     distributed = "exact"
+    no_sharding = "keeps and writes back whole weights of encoders"
     fusions = ("late", "sum", "weighted", "cosine")
     works_with_smp = False
     undefined = ". A modality is frozen together with its head, one of its own: say fusion=late"

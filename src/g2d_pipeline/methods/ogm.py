@@ -13,6 +13,7 @@ from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.encoders import load_encoder
+from g2d_pipeline.models.sharding import shard_like, whole
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
@@ -25,7 +26,8 @@ def gradient_noise(gradient: Tensor) -> Tensor:
     """A draw of N(0, σ²) in the gradient's shape; σ: its standard deviation (one number: 0)."""
     if gradient.numel() < 2:
         return torch.zeros_like(gradient)
-    return torch.randn_like(gradient) * gradient.std()
+    full = whole(gradient)  # of a shard its part of the whole tensor's draw
+    return shard_like(torch.randn_like(full) * full.std(), gradient)
 
 
 class OGM(Method):

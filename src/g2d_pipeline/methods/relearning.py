@@ -71,6 +71,7 @@ class Relearning(Method):
     equation = "θ^m ← (1 − α^m)·θ^m + α^m·θ_init^m, α^m = tanh(λ·(P_train^m − P_val^m)); L = L_S"
     source = "Wei et al., ECCV 2024, purity gap and soft re-initialisation"
     distributed = "exact"
+    no_sharding = "keeps whole weights of encoders, and moves back to them"
 
     def on_fit_start(self, state: State) -> None:
         p = self.parameters

@@ -1,7 +1,5 @@
 """A model from its architecture, a plain dictionary kept in `model.json`: enough to rebuild and predict."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from g2d_pipeline.config import EncoderSettings
@@ -36,4 +34,6 @@ def build_model(architecture: dict[str, Any]) -> MultimodalModel:
             raise ConfigError(f"modality {m}: {error}") from error
     task = task_from_json(architecture["task"])
     fusion = build_fusion(architecture["fusion"], {m: e.width for m, e in encoders.items()}, task.outputs)
-    return MultimodalModel(encoders, fusion, build_exchange(architecture.get("exchange"), encoders))
+    model = MultimodalModel(encoders, fusion, build_exchange(architecture.get("exchange"), encoders))
+    model.architecture = architecture
+    return model

@@ -1,7 +1,5 @@
 """The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,7 +29,10 @@ class Output:
 class MultimodalModel(nn.Module):
     """`forward(inputs: modality → [B, …]) -> Output`. Modality order is that of `encoders`.
 
-    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`)."""
+    `exchange`: runs the encoders side by side and lets them tell each other what they see (`exchange.py`).
+    `architecture`: what `build_model` has built it from."""
+
+    architecture: dict[str, Any] | None = None
 
     def __init__(
         self, encoders: dict[str, Encoder], fusion: Fusion, exchange: nn.Module | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from g2d_pipeline.errors import DataError
@@ -89,9 +91,7 @@ class Checkpoints:
         the disk is full or may not be written to. Raises TypeError with the path of what cannot be saved."""
         begin = time.monotonic()
         try:
-            tensors, structure = flatten(state)
-            text = bytearray(structure, "utf-8", "surrogatepass")
-            tensors["structure"] = torch.frombuffer(text, dtype=torch.uint8)
+            tensors = _with_structure(state)
             saved = self._write(tensors, f"epoch-{epoch:04d}-batch-{batch:06d}")
         except OSError as error:
             if error.errno not in NO_ROOM:
@@ -242,9 +242,31 @@ def read_file(file: Path) -> dict[str, Any]:
     """The state in a checkpoint's file, tensor by tensor into memory of its own. Raises BrokenCheckpoint."""
     check_file(file)
     with safe_open(file, framework="pt") as content:
-        structure = content.get_tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass")
-        state: dict[str, Any] = unflatten(structure, content.get_tensor)
+        state: dict[str, Any] = _from_tensors(content.get_tensor)
     return state
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """What a checkpoint's file would hold: to send it."""
+    file = io.BytesIO()
+    write_tensors(file, _with_structure(state))
+    return file.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """The inverse of `to_bytes`."""
+    state: dict[str, Any] = _from_tensors(load(content).__getitem__)
+    return state
+
+
+def _with_structure(state: dict[str, Any]) -> dict[str, Tensor]:
+    tensors, structure = flatten(state)
+    text = bytearray(structure, "utf-8", "surrogatepass")
+    return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
+
+
+def _from_tensors(tensor: Callable[[str], Tensor]) -> Any:
+    return unflatten(tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass"), tensor)
 
 
 # ---------------------------------------------------------------------------------------------- the structure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
-from g2d_pipeline.features.shards import Shards
+from g2d_pipeline.features.files import Shards
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.features.windows import Windows, windows_of
 from g2d_pipeline.files import release_pages
@@ -162,9 +163,15 @@ def _map(file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -
 copyreg.pickle(np.memmap, _by_reference)
 
 
-def chunks(rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device) -> Iterator[Rows]:
-    """Cut rows into what one forward without gradient takes, in order; `shapes`: see `samples_at_once`."""
+def chunks(
+    rows: Rows, shapes: Iterable[Sequence[int]], device: torch.device, most: int | None = None
+) -> Iterator[Rows]:
+    """Cut rows into what one forward without gradient takes, in order; `shapes`: see `samples_at_once`. Of
+    several processes each cuts its rows into as many as the one with `most` of them."""
     size = samples_at_once(shapes, device)
+    if most is not None:
+        yield from np.array_split(rows, math.ceil(most / size))
+        return
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from g2d_pipeline.training.checkpoint import from_bytes, to_bytes
 from g2d_pipeline.training.streams import stream
 
 Value = TypeVar("Value")
@@ -33,6 +34,12 @@ def _others() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:  # of gloo and NCCL: a peer that closed its sockets, a timeout
+        raise LostProcess(str(error)) from error
+
+
+def check_peer(error: Exception) -> None:
+    """Raise LostProcess where an error comes from a collective inside of torch (`models/sharding.py`)."""
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         raise LostProcess(str(error)) from error
 
 
@@ -92,13 +99,18 @@ class Group:
         return self.sum(whole)
 
     def agree(self, value: Value) -> Value:
-        """The first process's value (plain data, small), on all of them."""
+        """The first process's value (plain data and tensors, small), on all of them."""
         if self.world == 1:
             return value
-        values = [value]
+        sent = torch.frombuffer(bytearray(to_bytes({"value": value})), dtype=torch.uint8)
+        size = torch.tensor(len(sent))
         with _others():
-            dist.broadcast_object_list(values)
-        return values[0]
+            dist.broadcast(size, 0)
+            if not self.is_first:
+                sent = torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(sent, 0)
+        agreed: Value = from_bytes(sent.numpy().tobytes())["value"]
+        return agreed
 
     def sum_gradients(
         self, parameters: Iterable[nn.Parameter], buffers: Sequence[tuple[Tensor, Tensor]], share: float

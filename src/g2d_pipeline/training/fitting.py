@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
@@ -11,9 +13,14 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.training.data import Data
-from g2d_pipeline.training.launch import launch, world_of
+from g2d_pipeline.training.distributed import Group
+from g2d_pipeline.training.launch import launch, start, world_of
+from g2d_pipeline.training.nodes import Nodes
 from g2d_pipeline.training.teachers import TeacherOutputs
 from g2d_pipeline.training.trainer import FitResult, Trainer
+from g2d_pipeline.training.transfer import pack, unpack
+
+logger = logging.getLogger(__name__)
 
 LIBRARY = RunOptions(workers=0)  # how a training runs that nobody configured
 
@@ -43,7 +50,13 @@ def fit(
     after Ctrl-C or SIGTERM (with a `folder`)."""
     options = options.updated(**changes)
     arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
-    if (devices := world_of(options)) == 1:
+    if max(devices := world_of(options), Group().world) > 1:
+        try:
+            method.check_strategy(options.compute.strategy)
+            options.compute.check_training(training)
+        except ValueError as error:
+            raise ConfigError(f"{description}: {error}") from error
+    if devices == 1:
         return Trainer(*arguments, options).fit()
     split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
     if len(rows) < 2 * devices:
@@ -51,7 +64,8 @@ def fit(
             f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
             f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
         )
-    made = launch(_fit_here, *arguments, options=options, description=description)
+    packed = pack(*arguments) if options.compute.num_nodes > 1 else None
+    made = launch(_fit_here, *arguments, options=options, description=description, packed=packed)
     model.load_state_dict(made.pop("model"))
     method.load_state_dict(made.pop("method"))
     import pandas as pd
@@ -60,11 +74,21 @@ def fit(
     return FitResult(model.cpu().eval(), history, **made)
 
 
+def take_part(nodes: Nodes) -> None:
+    """On another machine than the first: start this machine's processes of each training of the first one."""
+    while (call := nodes.next_call()) is not None:
+        packed, options, folder, run, endpoint = call
+        where = RunOptions(**options), Path(folder), run, endpoint, nodes.rank
+        lost = start(_fit_here, unpack(packed), *where)
+        logger.info("%s: %s", run, lost or "this machine's part is done")
+
+
 def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
     """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
     own = copy.deepcopy(model)  # torch sends weights as memory that all processes share
     every: tuple[Any, ...] = (own, *arguments, options)
     trainer = Trainer(*every)
-    made = vars(trainer.fit()) | {"model": own.state_dict(), "history": trainer.history.epochs}
+    fitted = trainer.fit()
+    made = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
     modules = trainer.method.modules()
     return made | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}

@@ -15,6 +15,7 @@ from torch import Tensor
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel
+from g2d_pipeline.models.sharding import norms
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.scoring import Scores
 
@@ -63,8 +64,8 @@ class History(Stateful):
         gradients = {m: of for m, of in gradients.items() if of}
         if gradients and self.steps % self.every == 0:
             # The norms of all tensors by one call, as torch's own gradient clipping does.
-            norms = iter(torch._foreach_norm([g for of in gradients.values() for g in of]))
-            self.gradients |= {m: list(islice(norms, len(of))) for m, of in gradients.items()}
+            each = iter(norms([g for of in gradients.values() for g in of]))
+            self.gradients |= {m: list(islice(each, len(of))) for m, of in gradients.items()}
         return list(gradients)
 
     def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
@@ -110,8 +111,8 @@ class History(Stateful):
                 raise DivergenceError(
                     f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}."
                 )
-            norms = iter(values[len(names) :])
-            named |= {f"grad_norm/{m}": math.hypot(*islice(norms, n)) for m, n in tensors.items()}
+            each = iter(values[len(names) :])
+            named |= {f"grad_norm/{m}": math.hypot(*islice(each, n)) for m, n in tensors.items()}
             for name, value in named.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import connection, parent_process
@@ -41,8 +41,7 @@ QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessin
 
 
 def devices_of(options: RunOptions) -> int:
-    """How many processes train together on this machine. Raises ConfigError for more than it has, and for a
-    strategy that is not there."""
+    """How many processes train together on this machine. Raises ConfigError for more than it has."""
     import joblib
 
     wanted, device = options.compute.devices, pick_device(options.device)
@@ -56,8 +55,6 @@ def devices_of(options: RunOptions) -> int:
             f"compute.devices = {number}: there are {there} {what} here (each process has one, and no two "
             f"share one). Allowed: 1 to {there}, or auto"
         )
-    if number * options.compute.num_nodes > 1 and options.compute.strategy != "ddp":
-        raise ConfigError(f"compute.strategy = {options.compute.strategy}: this version has ddp alone")
     if number > 1 and device.index is not None:
         raise ConfigError(
             f"compute.devices = {number}: device = {options.device} names one of them. Say device=cuda"
@@ -71,10 +68,17 @@ def world_of(options: RunOptions) -> int:
     return 1 if inside else devices_of(options) * options.compute.num_nodes
 
 
-def launch(function: Function, *arguments: Any, options: RunOptions, description: str) -> dict[str, Any]:
+def launch(
+    function: Function,
+    *arguments: Any,
+    options: RunOptions,
+    description: str,
+    packed: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Call `function(options, *arguments)` in `compute.devices` processes that form torch's process group;
     what it returns in the first of them. `options` there: with a device of the process's own, and quiet but
-    in the first one. Functions and arguments are sent by pickle: small, or memory-mapped.
+    in the first one. Function and arguments reach the processes of this machine by torch's own pickling;
+    other machines make them of `packed` (`nodes.Nodes.call`, `fitting.take_part`).
 
     Where a process is lost, all are started again, up to `compute.max_restarts` times. Raises what one of
     them raised: G2DErrors as they are, others as TrainingError, OSError as such, each with its process."""
@@ -83,7 +87,7 @@ def launch(function: Function, *arguments: Any, options: RunOptions, description
     folder = Path(tempfile.mkdtemp(prefix="processes-", dir=options.folder))
     try:
         for attempt in range(options.compute.max_restarts + 1):
-            lost = _run(function, arguments, options, folder, f"{description} {attempt}")
+            lost = _run(function, arguments, options, folder, f"{description} {attempt}", packed)
             if (made := Checkpoints(folder / "result").newest()) is not None:
                 return made
             _raise(folder)
@@ -95,7 +99,14 @@ def launch(function: Function, *arguments: Any, options: RunOptions, description
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(function: Function, arguments: Any, options: RunOptions, folder: Path, run: str) -> str:
+def _run(
+    function: Function,
+    arguments: Any,
+    options: RunOptions,
+    folder: Path,
+    run: str,
+    packed: Mapping[str, Any] | None,
+) -> str:
     """Start the processes of all machines, wait for them; in words, who was lost."""
     endpoint, compute = "", options.compute
     if compute.num_nodes > 1:
@@ -105,19 +116,11 @@ def _run(function: Function, arguments: Any, options: RunOptions, folder: Path, 
                 "of your own appends training.nodes.Nodes(compute) to training.launch.NODES"
             )
         endpoint = f"{NODES[0].host}:{NODES[0].free_port()}"
-        NODES[0].call(function, arguments, options, folder, run, endpoint)
-    return _start(function, arguments, options, folder, run, endpoint, 0)
+        NODES[0].call(packed, options.model_dump(mode="json"), str(folder), run, endpoint)
+    return start(function, arguments, options, folder, run, endpoint, 0)
 
 
-def take_part(nodes: Nodes) -> None:
-    """On another machine than the first: start this machine's processes of whatever the first one starts."""
-    while (call := nodes.next_call()) is not None:
-        every: Any = (*call, nodes.rank)
-        lost = _start(*every)
-        logger.info("%s: %s", call[-2], lost or "this machine's part is done")
-
-
-def _start(
+def start(
     function: Function,
     arguments: Any,
     options: RunOptions,

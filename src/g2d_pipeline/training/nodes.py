@@ -1,14 +1,13 @@
 """Several machines: the first one runs the pipeline, the others take part in its trainings and save nothing.
 
 All of them run the same command. Which is which, and where they meet, is said by SLURM or Kubernetes; the
-first one tells the others what to call through torch's store: a network of machines that trust one another,
-as `torch.distributed` needs anyway."""
+first one tells the others what to train through torch's store, which asks nobody who they are: a network of
+machines that trust one another, as `torch.distributed` needs anyway."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
@@ -21,6 +20,7 @@ from torch._C._distributed_c10d import TCPStore
 from g2d_pipeline import __version__
 from g2d_pipeline.config import ComputeSettings
 from g2d_pipeline.errors import ConfigError, G2DError
+from g2d_pipeline.training.checkpoint import from_bytes, to_bytes
 
 RANKS = ("SLURM_NODEID", "JOB_COMPLETION_INDEX", "NODE_RANK")  # variables that number the machines from 0
 PIECE = 4 * 2**20  # bytes of a value: torch's store takes 8 MiB
@@ -90,8 +90,8 @@ class Nodes:
             return int(some.getsockname()[1])
 
     def call(self, *arguments: Any) -> None:
-        """From the first machine: have all others call `take_part(*arguments)`."""
-        sent = pickle.dumps(arguments)
+        """From the first machine: send arguments, plain data, tensors and arrays, to all others."""
+        sent = to_bytes({"arguments": arguments})
         pieces = [sent[i : i + PIECE] for i in range(0, len(sent), PIECE)]
         for i, piece in enumerate(pieces):
             self.store.set(f"call {self.calls} {i}", piece)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ class Nodes:
         if not pieces:
             self.store.set(f"ended {self.rank}", "")
             return None
-        arguments: tuple[Any, ...] = pickle.loads(b"".join(pieces))
+        arguments: tuple[Any, ...] = from_bytes(b"".join(pieces))["arguments"]
         return arguments
 
     def end(self) -> None:

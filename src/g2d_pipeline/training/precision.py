@@ -103,8 +103,9 @@ def _missing_to_compile(device: torch.device) -> str | None:
 
 
 # --------------------------------------------------------------------------------------------------- encoders
-def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
-    """Give each encoder its memory format, recomputation and compilation, in place of what it had before.
+def prepare(model: MultimodalModel, training: TrainingSettings, sharded: bool = False) -> None:
+    """Give each encoder its memory format (one that is to be `sharded` has none but row order), recomputation
+    and compilation, in place of what it had before.
 
     Names in the state dict stay. A deep copy recomputes its own activations and is not compiled."""
     unprepare(model)
@@ -112,7 +113,8 @@ def prepare(model: MultimodalModel, training: TrainingSettings) -> None:
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
     for m, encoder in model.encoders.items():
         if any(isinstance(part, nn.Conv2d) for part in encoder.modules()):
-            layout = torch.channels_last if training.channels_last else torch.contiguous_format
+            channels_last = training.channels_last and not sharded
+            layout = torch.channels_last if channels_last else torch.contiguous_format
             encoder.to(memory_format=layout)  # type: ignore[call-overload]
         if training.checkpoint_activations:
             parts = blocks(encoder)

@@ -21,6 +21,7 @@ from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.features.windows import Windows
 from g2d_pipeline.methods.base import Method
+from g2d_pipeline.models.sharding import gathered
 from g2d_pipeline.signals import Stop, stop_on_signals
 from g2d_pipeline.training.checkpoint import Checkpoints, Stateful, read_file
 from g2d_pipeline.training.data import Data, Rows
@@ -93,6 +94,7 @@ class Checkpointer:
         if self.folder is not None and group.is_first:
             self.checkpoints = Checkpoints(self.folder, options.checkpoint_minutes)
         self.parts, self.identity, self.description, self.group = parts, identity, description, group
+        self.sharded = group.world > 1 and options.compute.strategy == "fsdp"
         self.loop: LoopState = parts["loop"]
         self.stop = Stop()  # what this process is asked for, …
         self.asked: int | None = None  # … and all of them, at the latest step
@@ -154,8 +156,11 @@ class Checkpointer:
     def _save(self) -> None:
         self.parts["history"].check()
         epoch, batch = self.loop.epoch, self.loop.batch
+        parts = {}
+        if self.checkpoints or self.sharded:
+            states = {name: part.state_dict() for name, part in self.parts.items()}
+            parts = gathered(states, keep=self.group.is_first) if self.sharded else states
         if self.checkpoints:
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
             self.checkpoints.save({"identity": self.identity} | parts, epoch, batch)
         if self.asked is not None:
             goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"

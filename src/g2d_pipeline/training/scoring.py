@@ -35,17 +35,21 @@ def forward_split(
     split: str,
     device: torch.device,
     cache: FeatureCache | None = None,
-    part: slice = slice(None),
+    group: Group | None = None,
 ) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
-    """One forward in evaluation mode over a split (a `part` of its rows) by chunks: (rows `[B]`, features,
-    logits), on the CPU.
+    """One forward in evaluation mode over a split (this process's share of it) by chunks: (rows `[B]`,
+    features, logits), on the CPU.
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
     features). Encoders whose features are in the cache do not run; new features are added to it."""
     known = cache.of_split(split) if cache is not None else {}
     unknown = [m for m in model.modalities if m not in known]
+    own, most = data.rows[split], None
+    if group is not None and group.world > 1:  # shards of encoders are gathered by all at once
+        most = math.ceil(len(own) / group.world)
+        own = own[group.part(len(own))]
     with preserve_norm_stats(model, "frozen"):
-        for rows in chunks(data.rows[split][part], map(data.shape, unknown), device):
+        for rows in chunks(own, map(data.shape, unknown), device, most):
             features = {m: take(array, rows).to(device) for m, array in known.items()}
             output = model(gather(data, rows, device, unknown), features=features)
             logits = {"multi": method.predict(output).cpu()}
@@ -74,10 +78,9 @@ def score_split(
     of `teachers` that are as wide. `target` `[N]`: encoded. Each process of the group runs its share."""
     group = group or Group()
     count = len(data.rows[split])
-    part_of_split = group.part(count)
     chunks: dict[str, list[Tensor]] = defaultdict(list)
     cosines: dict[str, float] = defaultdict(float)
-    for rows, features, logits in forward_split(model, data, method, split, device, cache, part_of_split):
+    for rows, features, logits in forward_split(model, data, method, split, device, cache, group):
         for part, values in logits.items():
             chunks[part].append(values)
         for m, teacher in (teachers or {}).items():

@@ -14,23 +14,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
-from g2d_pipeline.errors import ConfigError, enumerated
-from g2d_pipeline.features.windows import windows_of
+from g2d_pipeline.errors import enumerated
+from g2d_pipeline.features.windows import announce, windows_of
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
-from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch
+from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training.auto_precision import settle_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
-from g2d_pipeline.training.distributed import Group, has_batch_norm, running_statistics
+from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
@@ -41,6 +42,7 @@ from g2d_pipeline.training.optimisation import (
 )
 from g2d_pipeline.training.precision import (
     autocast_dtype,
+    blocks,
     check_machine,
     gradient_scaler,
     prepare,
@@ -99,15 +101,17 @@ class Trainer:
             options.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.data, self.method = model, data, method
         self.seed, self.options, self.description = seed, options, description
-        self.device, self.group = pick_device(options.device), Group()
+        self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
         model = self.group.synchronised(model.to(self.device))
-        prepare(model, training)
+        self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
+        prepare(model, training, self.sharded)
         asked = training
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
-        self.training = training = self.group.agree(training)
+        precision = self.group.agree(training.precision)
+        self.training = training = training.model_copy(update={"precision": precision})
         self.dtype = autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
@@ -119,6 +123,9 @@ class Trainer:
         self.average = Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
+        self.online = [teacher for m in online if (teacher := views[m].model) is not None]
+        for teacher in self.online:
+            prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
@@ -136,7 +143,6 @@ class Trainer:
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
-        self.random = TorchGenerators()
         parts = {name: getattr(self, name) for name in PARTS}
         identity = run_identity(asked, smp, method, model, data, seed, self.loader.windows)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
@@ -150,8 +156,12 @@ class Trainer:
             self.method.on_fit_start(state)
         for module in self.method.modules().values():
             module.to(self.device)
-        groups = self.method.parameter_groups(self.model)
-        state.optimizer = build_optimizer(self.training.optimizer, groups, self.device)
+        self.plain = sharding.without_weights(self.model) if self.sharded else self.model
+        for encoder in self.model.encoders.values() if self.sharded else ():
+            sharding.shard(encoder, blocks(encoder), self.device)
+        self.shards = sharding.Shards(self.method.parameter_groups(self.model))
+        state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        self.shards.attach(state.optimizer)
         factor = scale_lr(self.training.scale_lr, self.group.world)
         for group in state.optimizer.param_groups if factor != 1 else ():
             group["lr"] *= factor
@@ -167,19 +177,23 @@ class Trainer:
                 self._train_epoch()
                 self._end_epoch()
         self.selector.restore(self.model, self.method, last=self.average.module)
-        self.schedule.release(self.model)
-        unprepare(self.model)
+        if self.sharded:
+            self.plain.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
+        self.schedule.release(self.plain)
+        for model in (self.plain, *self.online):
+            unprepare(model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         precision = self.training.precision
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
             logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.model.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
+        return FitResult(self.plain.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        keep_freed_memory()
         attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
@@ -191,7 +205,9 @@ class Trainer:
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self._adapt()
-            self._say_windows()
+            announce(self.loader.windows, self.description, self.group.agree)
+            if self.sharded:
+                self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
             self.state.batch_size = self.loop.batch_size * self.group.world
             steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
@@ -208,6 +224,7 @@ class Trainer:
         try:
             yield
         except Exception as error:
+            check_peer(error)
             own = self.batch[self.group.part(len(self.batch))]
             samples = enumerated(self.data.sample_ids[own])
             error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
@@ -231,22 +248,6 @@ class Trainer:
             samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
             note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
             logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
-
-    def _say_windows(self) -> None:
-        """Of a store that is larger than its cache: one line. Raises ConfigError where another machine's cache
-        has another size: all have to take the samples in one order."""
-        windows = self.loader.windows
-        numbers = windows and windows.numbers
-        if (first := self.group.agree(numbers)) != numbers:
-            both = (
-                f"{first or 'all rows'} are shuffled together on the first machine, {numbers or 'all'} here"
-            )
-            raise ConfigError(f"storage.cache_gb: {both}: give all machines the same")
-        if windows is not None:
-            words = (
-                "%s: the store is larger than storage.cache_gb: shuffled are %d blocks of %d rows at a time"
-            )
-            logger.info(words, self.description, windows.count, windows.rows)
 
     # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
@@ -323,15 +324,15 @@ class Trainer:
 
     def step(self) -> None:
         """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.group.sum_gradients(parameters, self.buffers, self.state.share)
+        self.group.sum_gradients(self.shards.whole, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         self.method.after_backward(self.state)
         updated = self.history.record_gradients()
         if (limit := self.training.clip_norm) is not None:
-            nn.utils.clip_grad_norm_(parameters, limit)
+            sharding.clip_gradients(self.shards.parameters, limit)
+        self.shards.hand_over()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.cache.mark_updated(updated)

@@ -1,0 +1,19 @@
+"""Raw files → manifest."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from g2d_pipeline.config import IngestSettings
+from g2d_pipeline.files import evaluation_set_file
+from g2d_pipeline.sources import read_raw
+from g2d_pipeline.sources.manifest import Manifest
+
+
+def ingest_raw(settings: IngestSettings) -> dict[str, Callable[[], Manifest]]:
+    """Split ("": there is one) → what reads the raw layout and lists every sample: its split, its target,
+    where each modality lies. What is noted of all is logged once. The fixed evaluation set, if there is one,
+    is the test split of data that have one split."""
+    project, logged = Path(settings.options.project), set[str]()
+    fixed = None if settings.splits else evaluation_set_file(project, settings.dataset)
+    return {name: partial(read_raw, one, project, logged, fixed) for name, one in settings.runs.items()}
