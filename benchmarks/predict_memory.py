@@ -27,7 +27,7 @@ def write(folder: Path) -> None:
 
     from g2d_pipeline.artefacts import write_trained
     from g2d_pipeline.features import open_store, write_store
-    from g2d_pipeline.pipelines.distill.nodes import train_students
+    from g2d_pipeline.pipelines.distill import train_students
     from g2d_pipeline.resolve import resolve
     from g2d_pipeline.sources import locate, read_raw
 

@@ -1,12 +1,14 @@
 """The whole recipe in CREMA-D's shape, CPU seconds on one thread: both teachers, SMP, joint phase,
 evaluation.
 
-Four sides take turns in one process. `ours`: as shipped (`suppressed_norm: batch`, batches of 16, augmented
-images, test scored once at the end). `plain`: a loop as it is usually written (DataLoader, torchvision's
-transforms sample by sample, PyTorch's default memory format, every teacher and every encoder on every batch).
-`generous`: the same from tensors in memory with the channels innermost and without augmentation. With
-`--peer PATH`: the authors' program, its functions unmodified. Inputs are made up and decoded already on all
-sides: of theirs the audio transform and the decoding of files are left out. Nobody writes checkpoints.
+Four sides take turns, each in a process of its own. `ours`: as shipped (`suppressed_norm: batch`, batches of
+16, augmented images, test scored once at the end). `plain`: a loop as it is usually written (DataLoader,
+torchvision's transforms sample by sample, PyTorch's default memory format, every teacher and every encoder on
+every batch). `generous`: the same from tensors in memory with the channels innermost and without
+augmentation. With `--peer PATH`: the authors' program, its functions unmodified. Inputs are made up and
+decoded already on all sides: of theirs the audio transform and the decoding of files are left out. Nobody
+writes checkpoints. With `--wall`: seconds of the wall clock on two cores, two threads for everybody but ours,
+which trains two seeds at once with one thread each, as `compute.workers: auto` does; half of it is a seed's.
 
 `whole` is the seconds a sample times the published counts: 6,698 clips and 744 held-out ones, 300 epochs for
 each teacher, 151 with one modality alone and 149 joint for the student, evaluation after every epoch."""
@@ -19,8 +21,11 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +52,7 @@ CLIPS, EVALUATED, TEACHER, ALONE, JOINT = 6698, 744, 300, 151, 149  # the publis
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CPU = torch.device("cpu")
 Seconds = dict[str, float]  # part → of a sample; of `once`: of all
+clock: Callable[[], float] = time.process_time
 PARTS = ("teacher audio", "teacher visual", "alone", "joint", "evaluate teacher", "evaluate student", "once")
 
 
@@ -110,10 +116,10 @@ def warm_up(data: Data) -> None:
         model.train()(inputs).logits.sum().backward()
 
 
-def cpu_seconds(call: Callable[[], Any]) -> float:
-    start = time.process_time()
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = clock()
     call()
-    return time.process_time() - start
+    return clock() - start
 
 
 # ------------------------------------------------------------------------------------------------------- ours
@@ -131,10 +137,10 @@ def ours(data: Data) -> Seconds:
             seconds.get("evaluate teacher", 0) + (marks[2] - marks[1]) / HELD_OUT / 2
         )
         sure_of_class_0(model.fusion.heads[m], 6.0 * (m != CREMA_D.prioritised))  # type: ignore[index]
-        start = time.process_time()
+        start = clock()
         outputs, _ = compute_outputs(model, own, method, CPU, ("train", "val", "test"))
         rows = CLIPS + 2 * EVALUATED
-        seconds["once"] += (time.process_time() - start) / (TRAIN + 2 * HELD_OUT) * rows
+        seconds["once"] += (clock() - start) / (TRAIN + 2 * HELD_OUT) * rows
         feature, logits, confidence = (outputs[f"{of}/{m}"] for of in ("feature", "logits", "confidence"))
         teachers[m] = TeacherOutputs(feature, logits, confidence, model)
     model, method = model_of(CREMA_D, data), build_method("g2d")
@@ -148,7 +154,7 @@ def ours(data: Data) -> Seconds:
     assert learning[:2] == [CREMA_D.prioritised] * 2, learning
     seconds["alone"], seconds["joint"] = ((marks[i + 1] - marks[i]) / TRAIN for i in (3, 6))
     seconds["evaluate student"] = (marks[8] - marks[7]) / HELD_OUT
-    final = cpu_seconds(lambda: compute_outputs(model, data, method, CPU, ("val", "test")))
+    final = seconds_of(lambda: compute_outputs(model, data, method, CPU, ("val", "test")))
     seconds["once"] += final / (2 * HELD_OUT) * 2 * EVALUATED
     return seconds
 
@@ -158,7 +164,7 @@ def watch(method: Method) -> list[float]:
     marks: list[float] = []
 
     def marked(hook: Callable[..., Any], *inputs: Any) -> Any:
-        marks.append(time.process_time())
+        marks.append(clock())
         return hook(*inputs)
 
     for name in ("on_epoch_start", "on_epoch_end", "on_validation"):
@@ -182,8 +188,8 @@ def loop(data: Data, layout: torch.memory_format, dataset: type[Clips]) -> Secon
     teachers = {}
     for m in data.modalities:
         model = model_of(CREMA_D, normalised, m).to(memory_format=layout)  # type: ignore[call-overload]
-        seconds[f"teacher {m}"] = cpu_seconds(lambda model=model, m=m: train_plain(model, m, train)) / TRAIN
-        evaluated = cpu_seconds(lambda model=model: evaluate_plain(model, held_out))
+        seconds[f"teacher {m}"] = seconds_of(lambda model=model, m=m: train_plain(model, m, train)) / TRAIN
+        evaluated = seconds_of(lambda model=model: evaluate_plain(model, held_out))
         seconds["evaluate teacher"] += evaluated / HELD_OUT / 2
         sure_of_class_0(model.fusion.heads[m], 6.0 * (m != CREMA_D.prioritised))
         teachers[m] = model
@@ -191,14 +197,14 @@ def loop(data: Data, layout: torch.memory_format, dataset: type[Clips]) -> Secon
     starts: list[float] = []
 
     def order(epoch: int) -> list[int]:
-        starts.append(time.process_time())
+        starts.append(clock())
         return torch.randperm(TRAIN).tolist()
 
     train_reference(student, train, teachers, phases=[1, 1], order=order, batch_size=BATCH)
     seconds["alone"], seconds["joint"] = (
-        (end - start) / TRAIN for start, end in zip(starts, [*starts[1:], time.process_time()], strict=True)
+        (end - start) / TRAIN for start, end in zip(starts, [*starts[1:], clock()], strict=True)
     )
-    seconds["evaluate student"] = cpu_seconds(lambda: evaluate_plain(student, held_out)) / HELD_OUT
+    seconds["evaluate student"] = seconds_of(lambda: evaluate_plain(student, held_out)) / HELD_OUT
     return seconds
 
 
@@ -235,10 +241,10 @@ def theirs(data: Data, peer: Peer) -> Seconds:
         options = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
         optimizer = torch.optim.SGD(model.parameters(), **options)
         took = [
-            cpu_seconds(lambda e=e: train(model, CPU, loaders["train"], criterion, optimizer, e))
+            seconds_of(lambda e=e: train(model, CPU, loaders["train"], criterion, optimizer, e))
             for e in epochs
         ]
-        evaluated = cpu_seconds(lambda: peer.evaluate(model, CPU, loaders["val"], criterion))
+        evaluated = seconds_of(lambda: peer.evaluate(model, CPU, loaders["val"], criterion))
         return [*(s / TRAIN for s in took), evaluated / HELD_OUT]
 
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
@@ -270,33 +276,58 @@ def whole(of: Mapping[str, float]) -> float:
     return CLIPS * epochs + EVALUATED * evaluations + of["once"]
 
 
+@cache
+def prepared(threads: int, on_wall_clock: bool) -> Data:
+    """The data, in a process that is warm. Reads what follows off that clock."""
+    global clock
+    clock = time.perf_counter if on_wall_clock else time.process_time
+    torch.set_num_threads(threads)
+    data = made_up()
+    warm_up(data)
+    return data
+
+
+def run_side(side: str, peer: Path | None, threads: int, on_wall_clock: bool) -> Seconds:
+    """One round of a side, in its process."""
+    data = prepared(threads, on_wall_clock)
+    if side == "ours":
+        return ours(data)
+    if side == "peer" and peer is not None:
+        return theirs(data, load_peer(peer))
+    layout = torch.contiguous_format if side == "plain" else torch.channels_last
+    return loop(data, layout, Clips if side == "plain" else InMemory)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peer", type=Path, help="checkout of the authors' program")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    peer = load_peer(given.peer) if given.peer else None
-    torch.set_num_threads(1)
-    data = made_up()
-    warm_up(data)
-    sides: dict[str, Callable[[], Seconds]] = {
-        "plain": lambda: loop(data, torch.contiguous_format, Clips),
-        "generous": lambda: loop(data, torch.channels_last, InMemory),
-    }
-    if peer is not None:
-        sides["peer"] = lambda: theirs(data, peer)
-    sides["ours"] = lambda: ours(data)
+    parser.add_argument("--wall", action="store_true", help="the wall clock and two cores")
+    asked = parser.parse_args()
+    sides = ["plain", "generous", *(["peer"] if asked.peer else []), "ours"]
     rounds: list[dict[str, Seconds]] = []
-    for number in range(given.rounds):
-        order = list(sides) if number % 2 else list(sides)[::-1]
-        costs = {side: sides[side]() for side in order}
-        rounds.append({side: of | {"whole": whole(of)} for side, of in costs.items()})
-        write(rounds)
+    with ExitStack() as stack:
+        copies = {side: 2 if asked.wall and side == "ours" else 1 for side in sides}
+        start = partial(ProcessPoolExecutor, 1, mp_context=get_context("spawn"))
+        processes = {side: [stack.enter_context(start()) for _ in range(copies[side])] for side in sides}
+        for number in range(asked.rounds):
+            costs = {}
+            for side in sides if number % 2 else sides[::-1]:
+                threads = 2 if asked.wall and side != "ours" else 1
+                many = [p.submit(run_side, side, asked.peer, threads, asked.wall) for p in processes[side]]
+                costs[side] = mean([one.result() for one in many], copies[side])
+            rounds.append({side: of | {"whole": whole(of)} for side, of in costs.items()})
+            write(rounds, asked.wall)
 
 
-def write(rounds: list[dict[str, Seconds]]) -> None:
+def mean(runs: list[Seconds], at_once: int) -> Seconds:
+    """Seconds a run, of runs that went on at once."""
+    return {part: sum(run[part] for run in runs) / len(runs) / at_once for part in runs[0]}
+
+
+def write(rounds: list[dict[str, Seconds]], on_wall_clock: bool) -> None:
     """Print and write the ratios of the rounds so far."""
     rows = []
     for part in [*PARTS[:-1], "whole"]:
@@ -311,7 +342,7 @@ def write(rounds: list[dict[str, Seconds]]) -> None:
         print(f"{part:17} ÷ ours: {', '.join(text)}", flush=True)
     raw = [{side: {p: round(s, 5) for p, s in of.items()} for side, of in each.items()} for each in rounds]
     shape = {"batch_size": BATCH, "samples": TRAIN, "held_out": HELD_OUT, "suppressed_norm": "batch"}
-    write_result("recipe", rows, rounds=len(rounds), **shape, seconds=raw)
+    write_result("recipe_wall" if on_wall_clock else "recipe", rows, rounds=len(rounds), **shape, seconds=raw)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pytest
 from g2d_pipeline import compute
 from g2d_pipeline.compute import Pool, number_of_workers
 from g2d_pipeline.config import ComputeSettings
-from g2d_pipeline.engines import THREADS, about, check_workers, gpu_of
+from g2d_pipeline.engines import THREADS, VARIABLES, about, check_workers, gpu_of
 from g2d_pipeline.errors import ConfigError, DataError, G2DError
 from g2d_pipeline.signals import stop_on_signals
 
@@ -121,6 +121,44 @@ def test_a_signal_is_passed_on_and_what_is_in_hand_is_saved(pool, tmp_path):
         ended = list(pool.run(until_stopped, [str(tmp_path)] * 5, lambda: stop.number is not None))
     assert [result for _, result in ended] == ["saved"] * pool.workers
     assert list(pool.run(square, [3])) == [(3, 9)]
+
+
+PROCESS = """
+import os, signal, sys
+from pathlib import Path
+from tests.test_compute import *
+
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return [*handlers, sys.excepthook]
+
+if __name__ == "__main__":
+    folder, before, environment = sys.argv[2], state(), dict(os.environ)
+    with Pool(ComputeSettings(backend=sys.argv[1]), 1) as pool:
+        with stop_on_signals(pool.stop) as stop:  # as the stages: the engine is opened within
+            noting = state()
+            print(list(pool.run(square, [3])), state() == noting, flush=True)
+            print(list(pool.run(until_stopped, [folder], lambda: stop.number is not None))[0][1], stop.number)
+    environment |= {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    print(state() == before, os.environ == environment)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_engine_leaves_the_handlers_and_the_environment_of_its_process(backend, tmp_path):
+    (folder := tmp_path / "begun").mkdir()
+    (tmp_path / "process.py").write_text(PROCESS)
+    env = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    env |= {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
+    command = [sys.executable, str(tmp_path / "process.py"), backend, str(folder)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as process:
+        while not list(folder.iterdir()) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert said.splitlines() == ["[(3, 9)] True", "saved 15", "True True"]
 
 
 # ------------------------------------------------------------------------------------------ what can not be

@@ -1,8 +1,6 @@
 """`python -m g2d_pipeline` and the console script: `kedro run` of the project in the current folder, or of
 another one's settings (`--conf-source`: a folder, or the archive that `kedro package` makes)."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Stage cards, and folders that are whole or absent."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -13,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_write, content_hash, fingerprint
@@ -30,7 +28,7 @@ class Clock:
     cpu: float
 
     @classmethod
-    def start(cls) -> Clock:
+    def start(cls) -> Self:
         return cls(time.monotonic(), sum(os.times()[:4]))
 
     def read(self) -> dict[str, float]:
@@ -134,7 +132,6 @@ def whole_folder(
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

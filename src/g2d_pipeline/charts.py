@@ -3,8 +3,6 @@
 A panel is as wide as a telephone: a page stands panels side by side or below one another, and their text
 stays legible. The same chart gives the same bytes; in a page, colours are variables: it has a dark mode."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

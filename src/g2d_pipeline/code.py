@@ -4,8 +4,6 @@ The graph is read from the source files; nothing is imported. A *definition* is 
 assignment at the top level of a module. It depends on the names that it uses, through imports and re-exports.
 Comments, docstrings, formatting and annotations do not count."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json
@@ -219,7 +217,6 @@ def _imports(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -
 
 
 def _bound(statement: ast.stmt) -> list[str]:
-    """The names that a statement at the top level of a module defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))

@@ -14,8 +14,9 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from g2d_pipeline.config import ComputeSettings
-from g2d_pipeline.engines import ENGINES
+from g2d_pipeline.engines import ENGINES, remember_process
 from g2d_pipeline.errors import ConfigError, G2DError
+from g2d_pipeline.signals import keep_handlers
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,11 +67,13 @@ class Pool:
         if self.engine is not None:
             return self.engine
         s, self.engine = self.settings, ENGINES[self.settings.backend]()
+        self.put_back = remember_process()
         try:
-            if s.address is None:
-                self.engine.open(self)
-            else:
-                _within(s.timeout + 1, partial(self.engine.open, self))
+            with keep_handlers():
+                if s.address is None:
+                    self.engine.open(self)
+                else:
+                    _within(s.timeout + 1, partial(self.engine.open, self))
             return self.engine
         except BaseException as error:
             self.close()
@@ -88,6 +91,7 @@ class Pool:
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+            self.put_back()
 
     def stop(self, number: int) -> None:
         """Pass a signal on to the tasks in hand; to be called in its handler."""

@@ -1,30 +1,10 @@
 """All that a run is made of, resolved and validated, and the settings of each stage made from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from g2d_pipeline.config import (
-    DatasetSettings,
-    DistillSettings,
-    EvaluateSettings,
-    FeaturizeSettings,
-    IngestSettings,
-    Modality,
-    PredictSettings,
-    RetrainRun,
-    RunOptions,
-    RunSettings,
-    SMPSettings,
-    StudentRun,
-    Table,
-    TabularFeatures,
-    TeacherRun,
-    TeachersSettings,
-    TrainingSettings,
-)
+from g2d_pipeline import config
 from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import did_you_mean
 from g2d_pipeline.explain import Origins
@@ -44,8 +24,8 @@ class MethodConfig:
     name: str
     algorithm: str
     parameters: Tree
-    smp: SMPSettings | None
-    training: TrainingSettings
+    smp: config.SMPSettings | None
+    training: config.TrainingSettings
     fusion: Any  # one of FusionSettings
     needs_teachers: bool = True
 
@@ -54,10 +34,10 @@ class MethodConfig:
 class Configuration:
     """All that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
 
-    run: RunSettings
-    dataset: DatasetSettings
+    run: config.RunSettings
+    dataset: config.DatasetSettings
     methods: dict[str, MethodConfig]
-    teacher_training: TrainingSettings
+    teacher_training: config.TrainingSettings
     source: Literal["raw", "sample"]
     root: Path
     shrunk: bool  # the dataset's `sample:` section was applied
@@ -86,9 +66,9 @@ class Configuration:
         return {m: s.encoder for m, s in self.dataset.modalities.items() if not used or m in used}
 
     @property
-    def options(self) -> RunOptions:
-        shared = set(RunOptions.model_fields) & set(RunSettings.model_fields)
-        return RunOptions(**self.run.model_dump(include=shared), project=str(self.project))
+    def options(self) -> config.RunOptions:
+        shared = set(config.RunOptions.model_fields) & set(config.RunSettings.model_fields)
+        return config.RunOptions(**self.run.model_dump(include=shared), project=str(self.project))
 
     @property
     def weights(self) -> dict[str, Path]:
@@ -110,10 +90,10 @@ class Configuration:
         raw: RawSettings = self.dataset.raw
         return {end: (s, *split) for s in self.run.seeds for end, split in raw.repeats(s).items()}
 
-    def ingest(self) -> IngestSettings:
+    def ingest(self) -> config.IngestSettings:
         d, splits = self.dataset, {split: raw for _, split, raw in self.repeats.values()}
-        tables = {m: s for m, s in d.modalities.items() if isinstance(s, TabularFeatures)}
-        return IngestSettings(
+        tables = {m: s for m, s in d.modalities.items() if isinstance(s, config.TabularFeatures)}
+        return config.IngestSettings(
             dataset=self.run.dataset,
             source=self.source,
             task=d.task,
@@ -128,19 +108,19 @@ class Configuration:
             options=self.options,
         )
 
-    def featurize(self) -> FeaturizeSettings:
-        d, not_features = self.dataset, set(Modality.model_fields)
-        return FeaturizeSettings(
+    def featurize(self) -> config.FeaturizeSettings:
+        d, not_features = self.dataset, set(config.Modality.model_fields)
+        return config.FeaturizeSettings(
             dataset=self.run.dataset,
             modalities={m: s.model_dump(exclude=not_features) for m, s in d.modalities.items()},
             max_bad_fraction=d.may_drop,
             options=self.options,
         )
 
-    def teachers(self) -> TeachersSettings:
+    def teachers(self) -> config.TeachersSettings:
         d = self.dataset
         runs = {
-            f"{m}/{end}": TeacherRun(
+            f"{m}/{end}": config.TeacherRun(
                 modality=m,
                 split=split,
                 seed=seed,
@@ -154,12 +134,12 @@ class Configuration:
             for m, s in d.modalities.items()
         }
         beside: dict[str, Any] = {"weights": self.teacher_weights, **self._beside}
-        return TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
+        return config.TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
 
-    def distill(self) -> DistillSettings:
+    def distill(self) -> config.DistillSettings:
         d = self.dataset
         runs = {
-            f"{name}/{end}": StudentRun(
+            f"{name}/{end}": config.StudentRun(
                 method=name,
                 algorithm=method.algorithm,
                 split=split,
@@ -178,7 +158,7 @@ class Configuration:
             for name, method in self.methods.items()
         }
         beside: dict[str, Any] = {"weights": self.weights, "start": self.start, **self._beside}
-        return DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
+        return config.DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
 
     @property
     def start(self) -> Path | None:
@@ -191,12 +171,12 @@ class Configuration:
     def _beside(self) -> Tree:
         """What training stages are given beside their runs, and fixes no weights."""
         return {
-            "table": self.dataset.raw if isinstance(self.dataset.raw, Table) else None,
+            "table": self.dataset.raw if isinstance(self.dataset.raw, config.Table) else None,
             "options": self.options,
         }
 
-    def evaluate(self) -> EvaluateSettings:
-        return EvaluateSettings(
+    def evaluate(self) -> config.EvaluateSettings:
+        return config.EvaluateSettings(
             dataset=self.run.dataset,
             teachers=list(self.teachers().runs),
             students=list(self.distill().runs),
@@ -206,9 +186,9 @@ class Configuration:
             options=self.options,
         )
 
-    def retrain(self) -> RetrainRun:
+    def retrain(self) -> config.RetrainRun:
         own: dict[str, Any] = {"dataset": self.run.dataset, "source": self.source, "method": self.run.method}
-        return RetrainRun(**own, settings=self.run.retrain, options=self.options)
+        return config.RetrainRun(**own, settings=self.run.retrain, options=self.options)
 
     def check_retrain(self) -> None:
         """Raise ConfigError where there are several splits: versions are compared on one test split; and
@@ -220,7 +200,7 @@ class Configuration:
             words = f"method = {self.run.method!r}: retrain needs a method that trains a student"
             raise self.origins.mistake(("method",), words)
 
-    def predict(self) -> PredictSettings:
+    def predict(self) -> config.PredictSettings:
         """The model is the first student of `model`, left out of `method`, or the run, the registered version
         (`champion`, `7`) or the folder of this name. Raises ConfigError where there is something to predict,
         and no such model."""
@@ -240,7 +220,7 @@ class Configuration:
             )
         of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
         of_run |= {"version": None if run else version, "registry": self.run.retrain.registry}
-        return PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
+        return config.PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
 
     def describe(self) -> Tree:
         """The resolved configuration as plain data: saved with every report, enough to rerun."""
@@ -254,7 +234,7 @@ class Configuration:
             }
             for name, m in self.methods.items()
         }
-        run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *RunOptions.model_fields})
+        run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *config.RunOptions.model_fields})
         return run | {
             "source": self.source,
             "dataset_settings": self.dataset.model_dump(mode="json"),

@@ -33,6 +33,15 @@ DASK = {  # a lost worker is told at once; no pages are served
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
+LOGGERS = ("distributed", "ray", "tornado")
+# What Dask and Ray set in this process for their workers.
+VARIABLES = (
+    *THREADS,
+    "MALLOC_TRIM_THRESHOLD_",
+    "PYTHONBREAKPOINT",
+    "PYTHONHASHSEED",
+    "RAY_USAGE_STATS_ENABLED",
+)
 OBJECTS = 80_000_000  # bytes of Ray's store of objects, near the least that it takes: ours are small
 
 
@@ -137,7 +146,8 @@ class Dask:
         return future
 
     def stop(self, number: int) -> None:
-        self.client.run(ask_to_stop, number, self.run)
+        if self.client is not None:
+            self.client.run(ask_to_stop, number, self.run)
 
     def check(self) -> None:
         lost = "the scheduler is gone" if self.client.status != "running" else "no worker is left"
@@ -178,12 +188,15 @@ class Ray:
     ray: Any = None
     folder = ""
 
+    def __init__(self) -> None:
+        self.tasks: dict[Future[Any], Any] = {}
+
     def open(self, pool: Any) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray
         from ray.exceptions import NodeDiedError, OutOfMemoryError, TaskCancelledError, WorkerCrashedError
 
-        self.ray, self.pool, self.tasks, s = ray, pool, dict[Future[Any], Any](), pool.settings
+        self.ray, self.pool, s = ray, pool, pool.settings
         self.lost = (NodeDiedError, OutOfMemoryError, TaskCancelledError, WorkerCrashedError)
         start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if s.address is None:
@@ -234,6 +247,21 @@ class Ray:
         if self.ray is not None:
             self.ray.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remember_process() -> Callable[[], None]:
+    """What puts back, when it is called, the environment variables and levels of loggers that engines change
+    in this process: later trainings inherit them."""
+    environment = {name: os.environ.get(name) for name in VARIABLES}
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+
+    def put_back() -> None:
+        for name, value in environment.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+    return put_back
 
 
 ENGINES = {"loky": Loky, "dask": Dask, "ray": Ray}

@@ -1,17 +1,12 @@
 """The errors that are meant for people: one readable message, an exit status, no traceback."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 POINTER = 1024  # bytes: a Git-LFS pointer has fewer
-RENAMED = {
-    "muted": "masked",
-    "n_jobs": "compute.workers",
-    "retries": "compute.retries",
-}  # keys of earlier versions
+# Keys of earlier versions.
+RENAMED = {"muted": "masked", "n_jobs": "compute.workers", "retries": "compute.retries"}
 SHOWN = 5  # offenders that a message lists; the others are counted
 
 

@@ -1,7 +1,5 @@
 """Configuration mistakes in words: the file, the key, the value, what is allowed, the nearest key."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Files that are whole or absent, hashes of their content, and memory-mapped pages that are let go."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Around a Kedro run: mistakes in one line, locks of what a node makes, what is fresh, and the results."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from contextlib import ExitStack, suppress
@@ -164,7 +162,6 @@ class ProjectHooks:
         self._release()
 
     def _show_retraining(self, catalog: Any) -> None:
-        """How it ended."""
         outcome = catalog.load("retrain")
         file = relative(catalog.get("retrain").filepath.with_suffix(".html"), self.project)
         kept, promoted = (f"version {outcome[name]}" for name in ("champion", "version"))

@@ -1,7 +1,5 @@
 """What the HTML pages share: templates, colours, numbers and dropped samples in words."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The trainings of a stage side by side: how many workers of how many threads, and their work."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -72,11 +70,8 @@ class Jobs:
 
             s, cores = self.loader.configuration.run.compute, joblib.cpu_count()
             number = automatic(self.loader.plan, stage, cores) if s.workers == "auto" else s.workers
-            if (
-                s.devices != 1
-                or s.num_nodes > 1
-                or (number == 1 and (s.address is None or s.workers == "auto"))
-            ):
+            alone = number == 1 and (s.address is None or s.workers == "auto")
+            if s.devices != 1 or s.num_nodes > 1 or alone:
                 self._shares[stage] = 0, 0  # one training has all devices
             else:
                 self._shares[stage] = number, cores // number if s.address is None else 1

@@ -1,7 +1,5 @@
 """`--params` where it belongs: a key, short or whole, has one place in settings, schedule or method."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,7 +59,6 @@ class Draft:
                 self._set(path, value)
 
     def _set(self, path: KeyPath, value: Any) -> None:
-        """Set a key of the dataset or of methods."""
         methods = [name for name, tree in self.methods.items() if _is_parameter(path, tree)]
         matches = [key for key in self._matches(path, value) if key.exists or not methods]
         if len(matches) == 1 and not methods:

@@ -1,7 +1,5 @@
 """Plug-ins: classes by the name of a file of ours, another package's entry point, or a dotted path."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from importlib.metadata import entry_points

@@ -4,23 +4,12 @@ Precedence: method defaults < dataset file (and its `methods:` section) < `sampl
 is used < `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever one place only has that key.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from g2d_pipeline.config import (
-    DatasetSettings,
-    FusionSettings,
-    LayoutSettings,
-    PromoteSettings,
-    RunSettings,
-    SMPSettings,
-    TrainingSettings,
-    refuse_secrets,
-)
+from g2d_pipeline import config
 from g2d_pipeline.configuration import Configuration, MethodConfig
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
 from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
@@ -36,7 +25,7 @@ from g2d_pipeline.overrides import (
     section,
 )
 from g2d_pipeline.remote import CACHE, connect, is_remote, local_folder
-from g2d_pipeline.sources import with_folds
+from g2d_pipeline.sources.layout import find_layout
 
 Wanted = Literal["auto", "raw", "sample"]
 Locate = Callable[[Any, Wanted], tuple[Literal["raw", "sample"], Path]]
@@ -66,7 +55,7 @@ def resolve(
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
     raw = merge(raw, raw_overrides(overrides)) if isinstance(raw, dict) else raw
-    settings = checked(LayoutSettings, raw, (*where, "raw"), origins)
+    settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)
     _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
     source, root = locate(settings, run.source)
     simulated = tree.pop("sample", None)
@@ -78,11 +67,11 @@ def resolve(
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
-    dataset: DatasetSettings = checked(DatasetSettings, tree, where, origins, tree.get("task"))
-    dataset = dataset.model_copy(update={"raw": with_folds(dataset.raw, root)})
+    dataset: config.DatasetSettings = checked(config.DatasetSettings, tree, where, origins, tree.get("task"))
+    dataset = dataset.model_copy(update={"raw": find_layout(dataset.raw, root).with_folds()})
     _check_run(run, dataset, origins)
     teacher = merge(dataset.training.model_dump(), teacher)
-    teacher_training = checked(TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
+    teacher_training = checked(config.TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
     if draft.smp_keys and not any(m.smp for m in configured.values()):
         raise ConfigError(
@@ -98,7 +87,9 @@ def resolve(
     return configuration
 
 
-def _connect(place: str, run: RunSettings, project: Path, where: tuple[str, ...], origins: Origins) -> None:
+def _connect(
+    place: str, run: config.RunSettings, project: Path, where: tuple[str, ...], origins: Origins
+) -> None:
     """List a raw folder that is a URL. Raises ConfigError, naming file and key, where that fails."""
     if not is_remote(place) or run.source == "sample":
         return
@@ -106,22 +97,16 @@ def _connect(place: str, run: RunSettings, project: Path, where: tuple[str, ...]
     folder = local_folder(project, place)
     keep = None if storage.cache_folder is None else project / Path(storage.cache_folder).expanduser()
     try:
-        refuse_secrets(place, "raw_dir")
-        connect(
-            place,
-            folder,
-            storage.options,
-            storage.cache_gb * 1e9,
-            keep and keep / folder.relative_to(project / CACHE),
-        )
+        config.refuse_secrets(place, "raw_dir")
+        keep = keep and keep / folder.relative_to(project / CACHE)
+        connect(place, folder, storage.options, storage.cache_gb * 1e9, keep)
     except ValueError as error:
         raise origins.mistake(where, f"raw_dir: {error}") from error
 
 
-def _check_run(run: RunSettings, dataset: DatasetSettings, origins: Origins) -> None:
-    """Raise ConfigError where the top of the run does not fit the data set."""
+def _check_run(run: config.RunSettings, dataset: config.DatasetSettings, origins: Origins) -> None:
     promote = run.retrain.promote.model_dump()
-    checked(PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
+    checked(config.PromoteSettings, promote, ("retrain", "promote"), origins, dataset.task)
     for m in (m for m in run.use_modalities if m not in dataset.modalities):
         words = f"{run.dataset} has {', '.join(dataset.modalities)}.{did_you_mean(m, dataset.modalities)}"
         raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
@@ -149,14 +134,11 @@ def check_methods(configuration: Configuration) -> None:
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
             compute = configuration.run.compute
-            context = MethodContext(
-                d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion, compute.together,
-                compute.strategy,
-            )  # fmt: skip
-            method(parameters).check(context)
-            if compute.together > 1:
-                for training in (m.training, configuration.teacher_training):
-                    compute.check_training(training)
+            of_run = batches, fusion, compute.together, compute.strategy
+            about = (d.task, m.fusion.name, encoders, m.smp is not None, *of_run)
+            method(parameters).check(MethodContext(*about))
+            for training in (m.training, configuration.teacher_training) if compute.together > 1 else ():
+                compute.check_training(training)
         except ValueError as error:
             raise origins.mistake(("method",), f"method = {m.name!r}: {error}") from error
         if method.needs_teachers and not m.needs_teachers:
@@ -164,17 +146,17 @@ def check_methods(configuration: Configuration) -> None:
             raise origins.mistake(("methods", m.name, "needs_teachers"), words)
 
 
-def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> RunSettings:
+def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> config.RunSettings:
     """The top level: `seed=3` is short for `seeds=3`; what is no top-level key stays in `overrides`."""
     for tree, file in ((overrides, COMMAND_LINE), (files, "parameters.yml")):
         if "seed" in tree and "seeds" in tree:
             raise ConfigError(f"{file}: give seed or seeds, not both")
         if "seed" in tree:
             tree["seeds"] = [tree.pop("seed")]
-    changes = {key: overrides.pop(key) for key in list(overrides) if key in RunSettings.model_fields}
+    changes = {key: overrides.pop(key) for key in list(overrides) if key in config.RunSettings.model_fields}
     for path, _ in leaves(changes):
         origins.note(*path)
-    run: RunSettings = checked(RunSettings, merge(files, changes), (), origins)
+    run: config.RunSettings = checked(config.RunSettings, merge(files, changes), (), origins)
     return run
 
 
@@ -191,7 +173,7 @@ def _method_tree(name: str, methods: Tree, changes: Tree, origins: Origins) -> T
     return merge(copy.deepcopy(section), changes.get(name) or {})
 
 
-def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
+def _method(name: str, draft: Draft, dataset: config.DatasetSettings) -> MethodConfig:
     """A method's settings, its fusion and training the dataset's where it has none of its own."""
     origins, path = draft.origins, ("methods", name)
     parameters = dict(draft.methods[name])
@@ -199,12 +181,12 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
     needs_teachers = True if own["needs_teachers"] is None else own["needs_teachers"]
     fusion = dataset.fusion
     if own["fusion"] is not None:
-        fusion = checked(FusionSettings, own["fusion"], (*path, "fusion"), origins)
+        fusion = checked(config.FusionSettings, own["fusion"], (*path, "fusion"), origins)
         if origins.find((*draft.path, "fusion")) == COMMAND_LINE:
             words = f"has a fusion of its own ({fusion.name}); fusion={dataset.fusion.name} is not used"
             draft.notes.append(f"{name}: {words}")
     training = merge(dataset.training.model_dump(), own["training"] or {})
-    training = checked(TrainingSettings, training, (*draft.path, "training"), origins, dataset.task)
+    training = checked(config.TrainingSettings, training, (*draft.path, "training"), origins, dataset.task)
     needs_teachers = checked(bool, needs_teachers, (*path, "needs_teachers"), origins)
     used = len(set(draft.run.use_modalities)) or len(dataset.modalities)
     smp = _smp(name, training.epochs, own["smp"], draft, used)
@@ -212,7 +194,7 @@ def _method(name: str, draft: Draft, dataset: DatasetSettings) -> MethodConfig:
     return MethodConfig(name, algorithm, parameters, smp, training, fusion, needs_teachers)
 
 
-def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> SMPSettings | None:
+def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> config.SMPSettings | None:
     """The schedule of a method whose file has (or whose command line switches on) one, else None."""
     if not isinstance(own, Mapping | None):
         own = checked(bool, own, ("methods", method, "smp"), draft.origins)
@@ -224,7 +206,7 @@ def _smp(method: str, epochs: int, own: Any, draft: Draft, modalities: int) -> S
     # line does.
     ignored = {"tau"} & schedule.keys() - set(draft.smp_keys)
     merge(schedule, {key: value for key, value in draft.smp.items() if key not in ignored})
-    smp: SMPSettings = checked(SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
+    smp: config.SMPSettings = checked(config.SMPSettings, schedule, (*draft.path, "smp"), draft.origins)
     if modalities < 2:
         raise draft.origins.mistake(
             ("method",),

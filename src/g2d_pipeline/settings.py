@@ -2,7 +2,7 @@
 
 import warnings
 
-from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.loader import Catalog, ProjectConfigLoader
 from g2d_pipeline.hooks import ProjectHooks
 
 # Kedro registers its resolvers under OmegaConf's older name; the warning is for Kedro's developers.
@@ -10,6 +10,7 @@ warnings.filterwarnings("ignore", message=r"register_new_resolver\(\) is depreca
 warnings.filterwarnings("ignore", message="The 'preview_fn' feature is experimental")
 
 HOOKS = (ProjectHooks(),)
+DATA_CATALOG_CLASS = Catalog
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -63,3 +64,18 @@ def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterat
         yield stop
     finally:
         restore()
+
+
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """What answers SIGINT, SIGTERM and an uncaught exception afterwards is what did before: a library that is
+    begun in between (Ray) sets its own."""
+    hook, main = sys.excepthook, threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
+        for number, handler in before.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler or signal.SIG_DFL)

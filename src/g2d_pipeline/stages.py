@@ -5,13 +5,11 @@ its stage reads and the code that its stage uses (see `code.py`). Since inputs c
 ran again and made the same leaves everything right of it fresh; and since a content is known only when it has
 been made, cards are worked out when they are asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel
 
@@ -32,12 +30,12 @@ STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate
 # on top.
 STORE, TRAINED = "features.store.FeatureStore", ("artefacts.TrainedFolder", "artefacts.write_trained")
 ENTRIES = {
-    "ingest": ("pipelines.ingest.nodes.ingest_raw", "sources.manifest.write_manifest"),
-    "featurize": ("pipelines.featurize.nodes.featurize_modalities",),
-    "data_report": ("pipelines.data_report.nodes.make_data_report", STORE),
-    "teachers": ("pipelines.teachers.nodes.train_teachers", STORE, *TRAINED, "methods.unimodal"),
-    "distill": ("pipelines.distill.nodes.train_students", STORE, *TRAINED),
-    "evaluate": ("pipelines.evaluate.nodes.evaluate_runs", STORE, *TRAINED),
+    "ingest": ("pipelines.ingest.ingest_raw", "sources.manifest.write_manifest"),
+    "featurize": ("pipelines.featurize.featurize_modalities",),
+    "data_report": ("pipelines.data_report.make_data_report", STORE),
+    "teachers": ("pipelines.teachers.train_teachers", STORE, *TRAINED, "methods.unimodal"),
+    "distill": ("pipelines.distill.train_students", STORE, *TRAINED),
+    "evaluate": ("pipelines.evaluate.evaluate_runs", STORE, *TRAINED),
 }
 # What the artefacts of a stage are called among the inputs of another.
 ARTEFACTS = {
@@ -74,7 +72,7 @@ class Plan:
     _cards: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _code: dict[tuple[str, ...], str] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: Any) -> Plan:
+    def __deepcopy__(self, memo: Any) -> Self:
         return self  # Kedro copies catalog entries; a run has one plan
 
     def runs(self, stage: str) -> list[str]:

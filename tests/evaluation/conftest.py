@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from g2d_pipeline.evaluation import Evaluation, Run, build_report, collect_metrics, evaluate, summarise
+from g2d_pipeline.evaluation import (
+    Evaluation,
+    Results,
+    Run,
+    build_report,
+    collect_metrics,
+    evaluate,
+    summarise,
+)
 
 Configuration = dict[str, Any]
 
@@ -32,7 +40,8 @@ class Study:
         """The report without its figures, which take most of the time."""
         metrics = collect_metrics(self.runs, self.meta["dataset"], self.meta["source"])
         summary = summarise(metrics)
-        return build_report(metrics, summary, {}, self.runs, self.meta, self.rankings, self.configuration)
+        of = self.runs, self.meta, self.rankings, self.configuration
+        return build_report(Results(summary, unit=self.meta["target_unit"] or ""), metrics, {}, *of)
 
 
 def fabricate(

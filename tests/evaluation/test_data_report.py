@@ -26,9 +26,9 @@ from g2d_pipeline.config import (
     TabularFeatures,
     TargetSettings,
 )
-from g2d_pipeline.data_report import duplicates
+from g2d_pipeline.data_report import leakage
 from g2d_pipeline.data_report import report as data_report
-from g2d_pipeline.data_report.duplicates import find_duplicates, find_similar, row_codes
+from g2d_pipeline.data_report.leakage import find_duplicates, find_similar, row_codes
 from g2d_pipeline.data_report.page import build_data_page
 from g2d_pipeline.data_report.report import describe_data, merge_reports
 from g2d_pipeline.errors import DataError
@@ -284,13 +284,12 @@ def test_the_page_names_everything_and_escapes_it(report: dict[str, Any]):
 
 
 def test_the_evaluation_shows_it(make_study, report: dict[str, Any]):
-    from g2d_pipeline.evaluation import build_report, collect_metrics, summarise
+    from g2d_pipeline.evaluation import Results, build_report, collect_metrics, summarise
 
     study = make_study(seeds=(0,))
     metrics = collect_metrics(study.runs, "made_up", "raw")
-    page = build_report(
-        metrics, summarise(metrics), {}, study.runs, study.meta, study.rankings, study.configuration, report
-    )
+    about = study.runs, study.meta, study.rankings, study.configuration, report
+    page = build_report(Results(summarise(metrics)), metrics, {}, *about)
     assert 'id="data-warnings"' in page
     assert "s17 (test) resembles s05 (train)" in page
     assert 'id="figure-data_target"' in page
@@ -349,7 +348,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.
 
 def test_equal_samples_with_another_target_are_conflicts():
     code = np.array([0, 1, 0, 1, 2])
-    found = duplicates.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
+    found = leakage.find_conflicts(code, np.array([1, 5, 2, 5, 1]), list("abcde"))
     assert found == {"contents": 1, "first": [[{"sample": "a", "target": 1}, {"sample": "c", "target": 2}]]}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from g2d_pipeline.data_report.leaks import suspected_leaks
+from g2d_pipeline.data_report.leakage import suspected_leaks
 
 N = 300
 RNG = np.random.default_rng(0)

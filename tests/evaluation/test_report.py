@@ -22,7 +22,7 @@ from g2d_pipeline.evaluation import (
     table_text,
 )
 from g2d_pipeline.evaluation.report import CARDS_SHOWN, cards, comparison_rows, method_rows
-from g2d_pipeline.evaluation.table_files import table_files
+from g2d_pipeline.evaluation.tables import Results, table_files
 
 EVIL = "<script>alert('x')</script>"
 
@@ -92,7 +92,10 @@ def test_the_ranking_warning_is_there_iff_rankings_disagree(make_study, seeds: t
 )
 def test_the_selection_is_stated_with_the_numbers(make_study, selection: str, words: str):
     study = make_study(selection=selection)
-    text, table = visible(study.page()), table_text(summarise(collect_metrics(study.runs, "d", "raw")))
+    text, table = (
+        visible(study.page()),
+        table_text(Results(summarise(collect_metrics(study.runs, "d", "raw")))),
+    )
     assert words in text
     assert ("Protocol:" in text) == (selection != "val")
     assert ("optimistic" in text) == (selection == "test")
@@ -141,7 +144,7 @@ def test_comparisons_are_listed_with_their_result(evaluated):
     evaluation = evaluated()
     own = evaluation.comparisons
     own = own[(own["metric"] == "accuracy") & (own["split"] == "test") & (own["part"] == "multi")]
-    rows = comparison_rows(evaluation.summary, evaluation.comparisons)["rows"]
+    rows = comparison_rows(Results(evaluation.summary, evaluation.comparisons))["rows"]
     assert [row["result"] for row in rows] == list(own["result"])
     assert rows[0]["difference"] == f"{100 * own['difference'].iloc[0]:+.1f}".replace("-", "−")
     table = visible(evaluation.report).split('id="comparisons"')[1].split("</table>")[0]
@@ -151,7 +154,7 @@ def test_comparisons_are_listed_with_their_result(evaluated):
 def test_the_table_as_files(make_study):
     study = make_study(("a|b", "image"), methods=("joint", "g2d_&"))
     summary = summarise(collect_metrics(study.runs, "made_up", "raw"))
-    files = table_files(summary)
+    files = table_files(Results(summary))
     markdown, latex = files["md"].splitlines(), files["tex"]
     assert markdown[0] == "made_up · test · mean ± std over 2 seeds"
     assert {line.replace(r"\|", "").count("|") for line in markdown[2:]} == {8}
@@ -244,13 +247,15 @@ def test_failed_runs_and_notes_are_in_report_table_and_json(make_study):
         "reason": "no memory",
     }
     assert len(evaluation.metrics_json["notes"]) == 1
-    assert [card["value"] for card in cards(evaluation.summary, "g2d", failures)][-1] == "failed"
+    assert [card["value"] for card in cards(Results(evaluation.summary, failures=failures), "g2d")][
+        -1
+    ] == "failed"
 
 
 @pytest.mark.parametrize("own", ["m0", "m8"])
 def test_the_runs_own_method_has_a_card(make_study, own: str):
     study = make_study(methods=[f"m{i}" for i in range(9)], seeds=(0,))
-    shown = cards(summarise(collect_metrics(study.runs, "d", "raw")), own)
+    shown = cards(Results(summarise(collect_metrics(study.runs, "d", "raw"))), own)
     assert len(shown) == CARDS_SHOWN
     labels = [card["label"] for card in shown]
     assert own in labels

@@ -20,7 +20,7 @@ from g2d_pipeline.evaluation import (
     summary_table,
     table_text,
 )
-from g2d_pipeline.evaluation.tables import ABSENT, FAILED, MARKS, format_value, table_title
+from g2d_pipeline.evaluation.tables import ABSENT, FAILED, MARKS, Results, format_value, table_title
 
 
 def metrics_of(values: dict[str, list[float]], metric: str = "accuracy", **columns: object) -> pd.DataFrame:
@@ -52,14 +52,14 @@ def test_mean_and_sample_standard_deviation(values: list[float]):
 def test_one_seed_has_no_spread():
     summary = summarise(metrics_of({"joint": [0.713]}))
     assert math.isnan(summary["std"].iloc[0])
-    assert summary_table(summary).loc[("joint", ""), ("accuracy", "multi")] == "71.3"
-    assert "±" not in table_text(summary)
-    assert "1 seed" in table_text(summary)
+    assert summary_table(Results(summary)).loc[("joint", ""), ("accuracy", "multi")] == "71.3"
+    assert "±" not in table_text(Results(summary))
+    assert "1 seed" in table_text(Results(summary))
 
 
 def test_teachers_in_configuration_order_then_methods_by_appearance(make_study):
     study = make_study(("text", "audio", "image"), methods=("zeta", "alpha"))
-    wide = summary_table(summarise(collect_metrics(study.runs, "d", "raw")))
+    wide = summary_table(Results(summarise(collect_metrics(study.runs, "d", "raw"))))
     assert list(wide.index) == [
         ("unimodal", "text"),
         ("unimodal", "audio"),
@@ -115,20 +115,20 @@ def test_a_multimodal_value_is_marked_by_its_comparison_with_joint_and_not_by_it
     results = {"ogm": "not told apart", "g2d": "better", "umt": "worse"}
     values = {"joint": [0.5, 0.5], "ogm": [0.9, 0.9], "g2d": [0.6, 0.7], "umt": [0.4, 0.4]}
     summary, comparisons = summarise(metrics_of(values)), compared(results)
-    wide = summary_table(summary, ["accuracy"], (), comparisons)["accuracy", "multi"]
+    wide = summary_table(Results(summary, comparisons), ["accuracy"])["accuracy", "multi"]
     assert wide.tolist() == ["50.0 ± 0.0", "≈ 90.0 ± 0.0", "▲ 65.0 ± 7.1", "▼ 40.0 ± 0.0"]
-    text = table_text(summary, "", ["accuracy"], (), (), comparisons)
+    text = table_text(Results(summary, comparisons), ["accuracy"])
     rows = {line.split()[0]: line for line in text.splitlines() if "±" in line and "·" not in line}
     assert {name for name, row in rows.items() if any(mark in row for mark in MARKS.values())} == set(results)
     assert "Against joint: ▲ better, ▼ worse, ≈ not told apart (p < 0.05)" in text.splitlines()
-    single = table_text(summary, "", ["accuracy"], (), (), compared({"g2d": "better"}, runs=1))
+    single = table_text(Results(summary, compared({"g2d": "better"}, runs=1)), ["accuracy"])
     assert "Against joint: ▲ better (p < 0.05, one run of each)" in single.splitlines()
 
 
 def test_without_joint_training_nothing_is_marked():
     alone = summarise(metrics_of({"a": [0.5], "b": [0.6]}))
     for comparisons in (None, compared({}).reindex(columns=compared({"a": "better"}).columns)):
-        text = table_text(alone, comparisons=comparisons)
+        text = table_text(Results(alone, comparisons))
         assert not any(mark in text for mark in MARKS.values())
         assert "joint" not in text
 
@@ -147,20 +147,20 @@ def test_the_title_says_sample_and_selection():
 def test_the_terminal_table_fits_80_characters_with_three_modalities(make_study):
     summary = summarise(collect_metrics(make_study(("audio", "image", "text")).runs, "d", "raw"))
     marked = compared({"joint": "worse", "g2d": "not told apart"}, runs=1)
-    text = table_text(summary, comparisons=marked)
+    text = table_text(Results(summary, marked))
     assert max(map(len, text.splitlines())) <= 80
     assert "▼" in text
-    assert render_table(summary).row_count == 2 * (1 + 5)
+    assert render_table(Results(summary)).row_count == 2 * (1 + 5)
 
 
 def test_the_unit_is_in_the_heading(make_study):
     summary = summarise(collect_metrics(make_study(task="regression").runs, "d", "raw"))
-    assert "RMSE (m³/m³)" in table_text(summary, "m³/m³", ["rmse"])
-    assert "MAPE (%)" in table_text(summary, "m³/m³")
+    assert "RMSE (m³/m³)" in table_text(Results(summary, unit="m³/m³"), ["rmse"])
+    assert "MAPE (%)" in table_text(Results(summary, unit="m³/m³"))
 
 
 def test_markup_in_a_name_is_shown_as_it_is():
-    assert "[bold]x[/bold]" in table_text(summarise(metrics_of({"[bold]x[/bold]": [0.5]})))
+    assert "[bold]x[/bold]" in table_text(Results(summarise(metrics_of({"[bold]x[/bold]": [0.5]}))))
 
 
 def test_folds_are_an_axis_beside_the_seeds(make_study):
@@ -198,9 +198,9 @@ LOST = [Failure("g2d", "", 2, "it diverged"), Failure("umt", "", 0, "no memory")
 
 def test_failed_runs_are_in_the_table_below_the_verdict():
     summary = summarise(metrics_of({"joint": [0.5, 0.5, 0.5], "ogm": [0.6, 0.6, 0.6], "g2d": [0.9, 0.9]}))
-    wide = summary_table(summary, ["accuracy"], LOST)
+    wide = summary_table(Results(summary, failures=LOST), ["accuracy"])
     assert wide["accuracy", "multi"].tolist() == ["50.0 ± 0.0", "60.0 ± 0.0", "90.0 ± 0.0", FAILED]
-    text = table_text(summary, "", ["accuracy"], LOST, ["A note."], None, ["A finding."])
+    text = table_text(Results(summary, failures=LOST), ["accuracy"], ["A note."], ["A finding."])
     rows = {line.strip().split("  ")[0] for line in text.splitlines()}
     assert {"joint", "ogm", "g2d (2 of 3 seeds)", "umt (0 of 2 seeds)"} <= rows
     assert text.splitlines()[-6:] == [
@@ -216,6 +216,6 @@ def test_failed_runs_are_in_the_table_below_the_verdict():
 def test_rmse_leads_and_mape_is_shown_where_it_is_defined(make_study):
     study = make_study(task="regression")
     summary = summarise(collect_metrics(study.runs, "d", "raw"))
-    assert list(summary_table(summary).columns.unique("metric")) == ["rmse", "r2", "mape"]
+    assert list(summary_table(Results(summary)).columns.unique("metric")) == ["rmse", "r2", "mape"]
     summary.loc[summary["metric"] == "mape", "mean"] = math.nan
-    assert list(summary_table(summary).columns.unique("metric")) == ["rmse", "r2"]
+    assert list(summary_table(Results(summary)).columns.unique("metric")) == ["rmse", "r2"]

@@ -22,7 +22,7 @@ from g2d_pipeline.features import chunks, media, open_store, write_store, writin
 from g2d_pipeline.features.cells import content_key
 from g2d_pipeline.features.kinds import FileKind, audio, image
 from g2d_pipeline.features.media import Names
-from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
+from g2d_pipeline.pipelines.featurize import featurize_modalities
 from tests.features.watching import watch_decode
 from tests.plans import FixedPlan
 

@@ -18,11 +18,10 @@ from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, StorageSetting
 from g2d_pipeline.data_report.report import describe_data
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import media, open_store, write_store
-from g2d_pipeline.features.files import checksums, create, fits, mapped
+from g2d_pipeline.features.files import Shards, checksums, create, fits, mapped, shard_names
 from g2d_pipeline.features.kinds import audio
-from g2d_pipeline.features.repair import repair_store
-from g2d_pipeline.features.shards import Shards, shard_names
-from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
+from g2d_pipeline.features.writing import repair_store
+from g2d_pipeline.pipelines.featurize import featurize_modalities
 from g2d_pipeline.training import Data, train_student, train_teacher
 from g2d_pipeline.training.data import take
 from tests.conftest import CNN, TINY, recipe

@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up_on_the_way(
         elif what == "components":
             patch.setattr("g2d_pipeline.features.kinds.image.create", no_space)
         elif what == "the journal":
-            patch.setattr("g2d_pipeline.features.chunk_journal.os.fsync", no_space)
+            patch.setattr("g2d_pipeline.features.chunks.os.fsync", no_space)
         else:
             patch.setattr(Path, "write_bytes", no_space)
         with pytest.raises(

@@ -96,7 +96,7 @@ def test_an_unknown_entry_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b'{"version": 0}'])
 def test_a_cache_gives_the_same_and_may_be_torn(tmp_path: Path, damage: bytes) -> None:
-    entries = ["training.trainer", "pipelines.ingest.nodes"]
+    entries = ["training.trainer", "pipelines.ingest"]
     cached = CodeGraph(PACKAGE, tmp_path / "cache.json")
     expected = cached.fingerprint(entries)
     cached.save()
@@ -151,12 +151,12 @@ Check = Callable[[str, set[tuple[str, str]]], None]
 
 def run_pipeline(c: Configuration, folder: Path, check: Check) -> None:
     """All stages by their nodes, without a catalog; `check` receives what ran in each."""
-    from g2d_pipeline.pipelines.data_report.nodes import make_data_report
-    from g2d_pipeline.pipelines.distill.nodes import train_students
-    from g2d_pipeline.pipelines.evaluate.nodes import evaluate_runs
-    from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-    from g2d_pipeline.pipelines.ingest.nodes import ingest_raw
-    from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+    from g2d_pipeline.pipelines.data_report import make_data_report
+    from g2d_pipeline.pipelines.distill import train_students
+    from g2d_pipeline.pipelines.evaluate import evaluate_runs
+    from g2d_pipeline.pipelines.featurize import featurize_modalities
+    from g2d_pipeline.pipelines.ingest import ingest_raw
+    from g2d_pipeline.pipelines.teachers import train_teachers
 
     ingest, featurize, teachers, distill, evaluate = (
         c.ingest(), c.featurize(), c.teachers(), c.distill(), c.evaluate(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from g2d_pipeline.catalog.loader import ProjectConfigLoader
+from g2d_pipeline.catalog.loader import Catalog, ProjectConfigLoader
 from g2d_pipeline.catalog.parameters import merge_files
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.explain import Origins
@@ -139,3 +139,13 @@ def test_an_environment_that_does_not_exist(repository: Path, tmp_path: Path) ->
         ConfigError, match=r"no folder of settings .*conf. Run in the project's folder, or say"
     ):
         _ = loader.configuration
+
+
+def test_parameters_are_copied_for_each_node() -> None:
+    """What one node does to its parameters no other one sees."""
+    catalog, value = Catalog(), {"alpha": 1.0, "tau": [1, 2]}
+    catalog["params:g2d"] = value
+    catalog["table"] = [1]
+    catalog.load("params:g2d")["tau"].append(3)
+    assert catalog.load("params:g2d") == value == {"alpha": 1.0, "tau": [1, 2]}
+    assert catalog.load("table") == [1]

@@ -175,9 +175,9 @@ def test_a_remark_anywhere_reruns_nothing(project: Project, package: Path) -> No
         ("methods/ogm.py", set()),
         ("evaluation/metrics.py", {"evaluate"}),
         ("data_report/report.py", {"data_report", "evaluate"}),
-        ("pipelines/distill/nodes.py", {"distill", "evaluate"}),
+        ("pipelines/distill.py", {"distill", "evaluate"}),
         ("progress.py", set()),
-        ("cli.py", set()),
+        ("cli/__init__.py", set()),
     ],
 )
 def test_changed_code_reruns_the_stages_that_use_it(
@@ -209,7 +209,7 @@ def test_what_made_the_same_content_again_leaves_the_rest_fresh(
 ) -> None:
     project = Project(tmp_path / "data", package)
     project.make(same=stages)
-    change(package / "pipelines/ingest/nodes.py")
+    change(package / "pipelines/ingest.py")
     assert project.make(same=stages) == expected
 
 
@@ -226,7 +226,7 @@ def test_a_changed_file_is_read_again_even_if_the_manifest_stays_the_same(tmp_pa
 def test_code_ignore_keeps_what_other_code_made_and_marks_what_it_makes(
     project: Project, package: Path
 ) -> None:
-    change(package / "pipelines/teachers/nodes.py")
+    change(package / "pipelines/teachers.py")
     other = Project(project.folder, package)
     assert other.make(code="ignore") == {"evaluate"}  # the report says so
     card = other.plan(code="ignore").card("evaluate")

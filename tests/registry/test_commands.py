@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from g2d_pipeline.cli_models import models
+from g2d_pipeline.cli.models import models
 from g2d_pipeline.registry.store import Registry
 from tests.conftest import REPOSITORY
 

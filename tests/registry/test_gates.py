@@ -24,7 +24,7 @@ from g2d_pipeline.artefacts import write_trained
 from g2d_pipeline.config.retrain import GateSettings, Limits
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.pipelines.distill.nodes import train_students
+from g2d_pipeline.pipelines.distill import train_students
 from g2d_pipeline.registry.drift import (
     Sides,
     compare_categories,
@@ -32,8 +32,9 @@ from g2d_pipeline.registry.drift import (
     compare_numbers,
     compare_shares,
 )
-from g2d_pipeline.registry.gates import GateReport, check_gates, gate_table
+from g2d_pipeline.registry.gates import GateReport, check_gates
 from g2d_pipeline.registry.reference import FOLDER, content_keys, write_reference
+from g2d_pipeline.retraining.outcome import outcome_file, write_outcome, write_page
 from g2d_pipeline.sources import locate, read_raw
 from g2d_pipeline.sources.manifest import Manifest
 from tests.conftest import REPOSITORY
@@ -440,12 +441,17 @@ def test_limits_are_checked_and_named(name: str) -> None:
         replace_setting("new_classes", "halt")
 
 
-def test_the_page_escapes_what_comes_from_data(digits: Champion) -> None:
+def test_the_page_escapes_what_comes_from_data(digits: Champion, tmp_path: Path) -> None:
     def hostile(rows: pd.DataFrame) -> None:
         put("audio", "broken{}.flac", 30)(rows)
         rows["sample_id"] = [f"<script>{i}" for i in rows.index]
 
-    page = gate_table(digits.check(digits.deliver(60, hostile)))
+    file = outcome_file(tmp_path, "digits")
+    report = digits.check(digits.deliver(60, hostile)).to_json()
+    write_outcome(file.with_name("gates.json"), report)
+    write_outcome(file, {"outcome": "refused", "reason": "see below"})
+    write_page(tmp_path, "digits")
+    page = file.with_suffix(".html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;0" in page
     assert "unreadable" in page

@@ -20,11 +20,10 @@ from g2d_pipeline.data_report.report import describe_data
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.evaluation import Run, evaluate
 from g2d_pipeline.features import open_store, write_store
-from g2d_pipeline.pipelines.distill.nodes import train_students
-from g2d_pipeline.pipelines.evaluate.nodes import _meta, samples_of
-from g2d_pipeline.registry.evidence import read_evidence
+from g2d_pipeline.pipelines.distill import train_students
+from g2d_pipeline.pipelines.evaluate import _meta, samples_of
+from g2d_pipeline.registry.evidence import read_evidence, write_evidence
 from g2d_pipeline.registry.model_card import _measured, model_card
-from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.sources import locate, read_raw
 from tests.conftest import REPOSITORY
 from tests.test_resolve import FILES, ORIGINS, resolve

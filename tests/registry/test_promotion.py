@@ -21,8 +21,15 @@ from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.evaluation.metrics import TASK_METRICS
 from g2d_pipeline.evaluation.records import Run
 from g2d_pipeline.models.task import task_from_json
-from g2d_pipeline.registry.evidence import HEADER, TABLE, Header, evaluation_set_hash, read_evidence
-from g2d_pipeline.registry.promotion import COMPARED, Decision, best_on_validation, decide, write_evidence
+from g2d_pipeline.registry.evidence import (
+    HEADER,
+    TABLE,
+    Header,
+    evaluation_set_hash,
+    read_evidence,
+    write_evidence,
+)
+from g2d_pipeline.registry.promotion import COMPARED, Decision, best_on_validation, decide
 from tests.evaluation.test_robustness import trained
 
 NO_GUARDS = Guards(per_modality=None, per_group=None, missing_modality=None, calibration=None)

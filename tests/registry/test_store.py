@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from g2d_pipeline.errors import ConfigError, DataError
-from g2d_pipeline.registry.store import Registry, Version
+from g2d_pipeline.registry.store import Registry
+from g2d_pipeline.serving.registered import Version
 
 
 def register(registry: Registry, folder: Path, **changes: Any) -> Version:

@@ -17,8 +17,8 @@ from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.features.store import FeatureStore
-from g2d_pipeline.pipelines.distill.nodes import train_students
-from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+from g2d_pipeline.pipelines.distill import train_students
+from g2d_pipeline.pipelines.teachers import train_teachers
 from g2d_pipeline.sources import locate, read_raw
 from g2d_pipeline.sources.manifest import Manifest
 from tests.test_resolve import FILES, resolve

@@ -19,7 +19,8 @@ from g2d_pipeline.config import IngestSettings, Table, TargetSettings
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import open_store, write_store
 from g2d_pipeline.resolve import resolve
-from g2d_pipeline.sources import locate, read_raw, signature, with_folds
+from g2d_pipeline.sources import locate, read_raw, signature
+from g2d_pipeline.sources.layout import find_layout
 from g2d_pipeline.sources.manifest import Manifest
 from tests.sources.raw_folders import OPTIONS
 
@@ -149,9 +150,9 @@ def test_one_group_at_a_time_is_left_out(own: Own) -> None:
     own.frame.loc[3, ["place", "label"]] = ["p9", ""]  # one row, and it has no label
     own.save()
     raw = own.settings({"split": {"folds": "leave_one_out", "group": "place"}}).raw
-    assert with_folds(raw, own.root).split.folds == 9
+    assert find_layout(raw, own.root).with_folds().split.folds == 9
     labelled = raw.model_copy(update={"labelled_only": True})
-    counted = with_folds(labelled, own.root)
+    counted = find_layout(labelled, own.root).with_folds()
     ends = counted.repeats(seed=5)
     assert list(ends) == [f"fold{i}/seed5" for i in range(1, 9)]
     tested = []
@@ -164,11 +165,11 @@ def test_one_group_at_a_time_is_left_out(own: Own) -> None:
         own.read({"split": {"folds": 9, "group": "place"}}, max_bad_fraction=0.1)
     tenth = own.settings({"split": {"folds": "leave_one_out", "fold": 10, "group": "place"}}).raw
     with pytest.raises(ConfigError, match=r"split\.fold = 10: metadata\.csv has 9 groups"):
-        with_folds(tenth, own.root)
+        find_layout(tenth, own.root).with_folds()
     own.frame["place"] = ["p0", "p1"] * 20
     own.save()
     with pytest.raises(DataError, match=r"leave_one_out: metadata.csv has 2 groups in 'place'"):
-        with_folds(raw, own.root)
+        find_layout(raw, own.root).with_folds()
 
 
 def test_named_groups_are_val_and_test(own: Own) -> None:

@@ -41,8 +41,8 @@ class Run:
         self.plan, self.jobs = loader.plan, Jobs(loader)
 
     def train(self, stage: str) -> dict[str, Any]:
-        from g2d_pipeline.pipelines.distill.nodes import train_students
-        from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+        from g2d_pipeline.pipelines.distill import train_students
+        from g2d_pipeline.pipelines.teachers import train_teachers
 
         dataset, features = self.datasets[stage], self.datasets["featurize"].load()
         dataset.side_by_side = self.jobs

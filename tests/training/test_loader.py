@@ -161,6 +161,25 @@ def test_augmented_training_is_reproducible_and_depends_on_the_view(data: Data) 
     assert not all(torch.equal(v, clean[k]) for k, v in once.items())
 
 
+def test_teachers_that_see_the_batch_are_compiled_like_the_student_s_encoders(data: Data) -> None:
+    """While it trains; what they are asked by is torch's own switch, so that no compiler is needed here."""
+    encoders: dict[str, Any] = {"image": CNN, "table": TINY}
+    trained = {m: train_teacher(data, m, e, training=recipe(1), progress=False) for m, e in encoders.items()}
+    models = {m: teacher.model for m, teacher in trained.items()}
+    compiled: dict[str, bool] = {}
+
+    def note(encoder: Any, *_: Any) -> None:
+        compiled.update({m: of.encoders[m]._compiled_call_impl is not None for m, of in models.items()})
+
+    hook = models["image"].encoders["image"].register_forward_hook(note)
+    training = recipe(1).model_copy(update={"compile": True})
+    with torch.compiler.set_stance("force_eager"):
+        train_student(data, encoders, trained, training=training, workers=0, progress=False)
+    hook.remove()
+    assert compiled == {"image": True, "table": False}  # the table is not augmented: a look-up
+    assert all(of.encoders[m]._compiled_call_impl is None for m, of in models.items())
+
+
 def test_augmentation_touches_neither_data_order_nor_dropout() -> None:
     """Streams are separate: a modality's noise changes its own input and nothing else that is drawn."""
     data = make_data()

@@ -1,8 +1,5 @@
-"""The feature store in the catalog."""
+"""The manifest and the feature store in the catalog."""
 
-from __future__ import annotations
-
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -10,17 +7,35 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from kedro_datasets._typing import JSONPreview
+from kedro_datasets._typing import JSONPreview, TablePreview
 
 from g2d_pipeline.catalog.folder import FolderDataset, when_made
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features.store import FeatureStore, open_store
-from g2d_pipeline.files import atomic_write, fingerprint
+from g2d_pipeline.files import fingerprint
 from g2d_pipeline.remote import LISTING
+from g2d_pipeline.sources.hashing import remembered
+from g2d_pipeline.sources.manifest import Manifest, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
-Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize.nodes`
+Writer = Callable[[Path, Sequence[Path] | None], None]  # see `pipelines.featurize`
+
+
+class ManifestDataset(FolderDataset):
+    """`manifest.parquet` and `manifest.json` of each split; validated on write and on read."""
+
+    def write(self, folder: Path, make: Callable[[], Manifest], run: str) -> None:
+        write_manifest(make(), folder)
+
+    def read(self, folder: Path) -> Manifest:
+        return read_manifest(folder)
+
+    @when_made
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows of the first, for Kedro-Viz."""
+        table = next(iter(self.load().values())).table.head(nrows)
+        return TablePreview(table.astype(str).to_dict(orient="split"))
 
 
 class FeatureStoreDataset(FolderDataset):
@@ -38,7 +53,7 @@ class FeatureStoreDataset(FolderDataset):
     def _is_sound(self, run: str) -> bool:
         """Whether no file is missing or damaged: what has changed since it was read is read."""
         folder = self.plan.folder(self.stage, run)
-        if (folder / LISTING).exists() or _noted(_note(folder), _state(folder)):
+        if (folder / LISTING).exists():
             return True  # what comes from elsewhere is compared when it is fetched
         try:
             self.read(folder)
@@ -60,8 +75,7 @@ class FeatureStoreDataset(FolderDataset):
         make(folder, anew if self.overwrite else self.plan.others(self.stage, run))
 
     def content(self, folder: Path) -> str:
-        """`meta.json` holds the checksums of all files; by which code they were made, and in which pieces, is
-        no content."""
+        """Of `meta.json`, with the checksums of all files; code and shards are no content."""
         meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
         of = {m: {k: v for k, v in about.items() if k != "shards"} for m, about in meta["modalities"].items()}
         return fingerprint(meta | {"modalities": of})
@@ -70,7 +84,7 @@ class FeatureStoreDataset(FolderDataset):
         """Open it; its checksums are compared when its files are first met, or one of them was touched."""
         store = open_store(folder)
         if not (folder / LISTING).exists():
-            verify_once(store, _note(folder))
+            verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
         return store
 
     @when_made
@@ -84,28 +98,6 @@ def verify_once(store: FeatureStore, note: Path) -> None:
     """`store.verify()`, unless `note` says that these very files (size, times, inode) have passed it.
 
     What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
-    state = _state(store.path)
-    if _noted(note, state):
-        return
-    store.verify()
-    try:
-        with atomic_write(note) as path:
-            path.write_text(json.dumps(state), encoding="utf-8")
-    except OSError as error:
-        words = "%s can not be written (%s): the store is read whole again next time."
-        logger.warning(words, note, error.strerror)
-
-
-def _note(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.verified.json")
-
-
-def _state(folder: Path) -> dict[str, list[int]]:
-    stats = {file.name: file.stat() for file in sorted(folder.iterdir())}
-    return {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
-
-
-def _noted(note: Path, state: dict[str, list[int]]) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # no note yet, or one that was cut off
-        return bool(json.loads(note.read_bytes()) == state)
-    return False
+    stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
+    state = {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
+    remembered(note, fingerprint(state), store.verify)

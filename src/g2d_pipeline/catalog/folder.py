@@ -1,7 +1,5 @@
 """The base of our datasets: folders with a stage card, written beside their place and renamed into it."""
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +40,7 @@ def without_wrapping() -> Iterator[None]:
 
 
 class FolderDataset(AbstractDataset[Any, Any]):
-    """A set of artefacts: each run's folder (`path` is a template with `{run}` and `{fingerprint}`) holds its
-    files and `stage.json`.
+    """A set of artefacts: a folder a run, with `stage.json`; its `path` has `{run}` and `{fingerprint}`.
 
     Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
     time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what

@@ -1,11 +1,8 @@
-"""The configuration loader: Kedro's, with parameters resolved by `resolve.py` and fingerprints for catalog
-paths.
+"""Kedro's configuration loader, with parameters resolved by `resolve.py` and fingerprints for catalog paths.
 
 `loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
 resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is
 fresh). All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
-
-from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
+from kedro.io import AbstractDataset, DataCatalog, MemoryDataset
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -30,6 +28,16 @@ from g2d_pipeline.sources.hashing import cache_file
 from g2d_pipeline.stages import PACKAGE, Plan
 
 os.environ.setdefault("OMEGACONF_MAX_YAML_EXPANDED_NODES", "1000000")  # a list may name 10,000 columns
+
+
+class Catalog(DataCatalog):
+    """Kedro's catalog, which does not ask of each of a thousand parameters whether it is a table: for that
+    Kedro would import pandas, and look for ibis each time."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key.startswith(("params:", "parameters")) and not isinstance(value, AbstractDataset):
+            value = MemoryDataset(value, copy_mode="deepcopy")
+        super().__setitem__(key, value)
 
 
 class ProjectConfigLoader(OmegaConfigLoader):

@@ -1,7 +1,5 @@
 """The parameter files of a run: each read once, merged, with file, line and remedy where one is broken."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence

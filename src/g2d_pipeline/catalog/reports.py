@@ -1,7 +1,5 @@
 """Kedro's own datasets for what reports are made of, written to a temporary name and renamed."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Callable
 from html import escape
@@ -96,7 +94,7 @@ class _File(AbstractDataset):
 class _Table(_File):
     """A table as parquet. (To import Kedro's means to import every library that it has a data set for.)"""
 
-    def load(self) -> pd.DataFrame:
+    def load(self) -> "pd.DataFrame":
         import pandas as pd
 
         return pd.read_parquet(self._get_load_path())

@@ -1,7 +1,5 @@
 """Sets of trained models in the catalog: one folder a run (a teacher, or a student, of one seed)."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import shutil

@@ -3,18 +3,12 @@
 Nothing here imports torch or Kedro, so that a run with nothing to do starts at once. How files, method
 defaults and `--params` are merged into these models is the business of `resolve.py`."""
 
-from __future__ import annotations
-
 from g2d_pipeline.config.base import *
 from g2d_pipeline.config.compute import *
-from g2d_pipeline.config.encoders import *
-from g2d_pipeline.config.features import *
-from g2d_pipeline.config.fusion import *
 from g2d_pipeline.config.layouts import *
 from g2d_pipeline.config.modalities import *
+from g2d_pipeline.config.models import *
 from g2d_pipeline.config.retrain import *
 from g2d_pipeline.config.run import *
-from g2d_pipeline.config.smp import *
 from g2d_pipeline.config.stages import *
-from g2d_pipeline.config.storage import *
 from g2d_pipeline.config.training import *

@@ -1,10 +1,18 @@
 """What all settings share."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 Task = Literal["classification", "regression"]
 Split = Literal["train", "val", "test"]
@@ -13,8 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def split_slashes(value: Any) -> Any:
-    """`8/16` → `["8", "16"]`, a single value → a list of one, nothing → an empty one: Kedro's `--params`
-    cannot carry commas."""
+    """`8/16` (`--params` cannot carry commas) → `["8", "16"]`; a single value → a list of one; None → []."""
     if isinstance(value, str):
         return [part.strip() for part in value.split("/")]
     return value if isinstance(value, list | tuple) else [] if value is None else [value]
@@ -40,3 +47,13 @@ class Strict(BaseModel):
     """Unknown keys, infinities and changes after validation are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with fields that are each valid by themselves; the first one is reported."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _has_no_problem(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self

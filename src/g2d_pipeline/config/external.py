@@ -1,7 +1,5 @@
 """Settings that are chosen by `name`: one of our classes, or a plug-in of another package."""
 
-from __future__ import annotations
-
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
@@ -62,10 +60,9 @@ class ByName:
             name = value.get("name", self.default) if isinstance(value, dict) else getattr(value, "name", "")
             return name if name in known else external.__name__
 
-        choices = {name: handler.generate_schema(c) for name, c in known.items()}
-        union = core_schema.tagged_union_schema(
-            {**choices, external.__name__: handler.generate_schema(external)}, tag
-        )
+        classes = {**known, external.__name__: external}
+        choices = {name: handler.generate_schema(c) for name, c in classes.items()}
+        union = core_schema.tagged_union_schema(choices, tag)
         return core_schema.no_info_before_validator_function(section, union)
 
     def _files(self) -> list[str]:

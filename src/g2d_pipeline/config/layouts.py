@@ -1,14 +1,11 @@
 """What raw folders look like: one class a layout (raw → manifest)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, split_slashes
 
@@ -26,16 +23,14 @@ class RawSettings(Strict):
 
 
 class AVDigits(RawSettings):
-    """Bundled: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng; always a
-    SAMPLE."""
+    """Bundled: scikit-learn's handwritten digits × digits spoken by espeak-ng; always a SAMPLE."""
 
     layout: Literal["av_digits"] = "av_digits"
     seed: NonNegativeInt = 0  # of the pairing
 
 
 class SpokenMNIST(RawSettings):
-    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit; pairs never cross
-    splits.
+    """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit within a split.
 
     `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how
     many pairs each split gets; images never repeat, recordings do where there are more pairs than recordings.
@@ -47,20 +42,17 @@ class SpokenMNIST(RawSettings):
     val_takes: list[NonNegativeInt] = [5, 6, 7, 8, 9]
     seed: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _takes_are_disjoint(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if both := set(self.test_takes) & set(self.val_takes):
-            raise ValueError(f"takes {sorted(both)} are in both test_takes and val_takes")
+            yield f"takes {sorted(both)} are in both test_takes and val_takes"
         if missing := [s for s in SPLITS if s not in self.pairs]:
-            raise ValueError(f"pairs lacks {missing}")
-        return self
+            yield f"pairs lacks {missing}"
 
 
 class MISME(RawSettings):
     """MIS-ME: XLSX label files + a flat image folder → volumetric water content (datasets.md §5.1).
 
-    `sample_rows`: rows of the simulated sample per split, where the raw folder is absent.
-    """
+    `sample_rows`: rows of the simulated sample per split, where the raw folder is absent."""
 
     layout: Literal["mis_me"] = "mis_me"
     sample_rows: dict[Split, PositiveInt] = {"train": 160, "val": 40, "test": 45}
@@ -83,8 +75,7 @@ class CremaD(RawSettings):
 
 
 class AVMNIST(RawSettings):
-    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last 5,000 train rows are val (MultiBench's
-    split)."""
+    """AV-MNIST (datasets.md §2): six arrays → 10 digits. The last train rows are val, as in MultiBench."""
 
     layout: Literal["av_mnist"] = "av_mnist"
     val_rows: PositiveInt = 5000
@@ -156,16 +147,10 @@ class SplitFractions(Strict):
     fold: PositiveInt | None = None
     per_seed: bool = False
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        for problem in chain(self._contradictions_of_folds(), self._contradictions()):
-            raise ValueError(problem)
-        return self
-
-    def _contradictions(self) -> Iterator[str]:
-        named = {
-            name: part.group for name in ("val", "test") if isinstance(part := getattr(self, name), HeldOut)
-        }
+    def _problems(self) -> Iterator[str]:
+        yield from self._problems_of_folds()
+        parts = {"val": self.val, "test": self.test}
+        named = {name: part.group for name, part in parts.items() if isinstance(part, HeldOut)}
         if self.group is None:
             if self.group_pattern is not None:
                 yield "group_pattern needs group: the column in whose cells it is looked for"
@@ -191,7 +176,7 @@ class SplitFractions(Strict):
         except re.error as error:
             yield f"group_pattern is no regular expression: {error}"
 
-    def _contradictions_of_folds(self) -> Iterator[str]:
+    def _problems_of_folds(self) -> Iterator[str]:
         if self.folds is None:
             if self.fold is not None:
                 yield "fold is one of folds: say how many, too, `folds: 5`"
@@ -253,8 +238,7 @@ TableFiles = Annotated[
 
 
 class Join(Strict):
-    """Columns of a further table: for each row, those of the row with the same key (dates may be written
-    differently).
+    """Columns of a further table: for each row, those of the row with the same key (dates in any form).
 
     `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
     `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
@@ -269,13 +253,11 @@ class Join(Strict):
     names: list[ColumnName] | None = None
     means: Annotated[list[Annotated[int, Field(ge=2)]], BeforeValidator(split_slashes)] = []
 
-    @model_validator(mode="after")
-    def _key_or_rows(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if (self.key is None) == (self.align is None):
-            raise ValueError(f"{self.table}: say which rows belong together, `key: <column>` or `align: row`")
+            yield f"{self.table}: say which rows belong together, `key: <column>` or `align: row`"
         if self.means and self.key is None:
-            raise ValueError("means over days need a key, which is a date")
-        return self
+            yield "means over days need a key, which is a date"
 
     @property
     def keys(self) -> tuple[str, str] | None:
@@ -314,26 +296,21 @@ class Table(RawSettings):
     join: list[Join] = []
     labelled_only: bool = False
 
-    @model_validator(mode="after")
-    def _one_split(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if isinstance(self.table, dict):
             missing = [s for s in SPLITS if s not in self.table]
             if missing == ["val"] and self.split is not None and self.split.val is not None:
                 missing = []
             if missing:
-                raise ValueError(
-                    f"table lacks {', '.join(missing)}: name a table for each of {', '.join(SPLITS)}"
-                    + "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
-                )
+                drawn = "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
+                names = f"name a table for each of {', '.join(SPLITS)}"
+                yield f"table lacks {', '.join(missing)}: {names}{drawn}"
             if len(set(self.table.values())) < len(self.table):
-                raise ValueError("table names the same file for two splits: each needs one of its own")
+                yield "table names the same file for two splits: each needs one of its own"
             if self.split is not None and len(self.table) == len(SPLITS):
-                raise ValueError(
-                    "there is a table for each split: remove `split`, or put all rows into one table"
-                )
+                yield "there is a table for each split: remove `split`, or put all rows into one table"
         if self.group is not None and self.split is not None and self.split.group is not None:
-            raise ValueError("split.group keeps the groups apart, and is reported: remove `group`")
-        return self
+            yield "split.group keeps the groups apart, and is reported: remove `group`"
 
     def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
         if self.split is None:
@@ -354,8 +331,7 @@ LayoutSettings = Annotated[
 
 
 class TargetSettings(Strict):
-    """What is predicted: the name and unit shown in tables; `output` is how a regression's last number is
-    read.
+    """What is predicted: name and unit, as tables show them; `output`: how a regression's number is read.
 
     `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
     definition), so that no prediction leaves the range of train; `identity`: the target is standardised on

@@ -1,26 +1,184 @@
-"""The kinds of modality, each listed once: its features, its encoder, its augmentation (random changes of
-training batches)."""
+"""The kinds of modality, each listed once: its features, its encoder, its augmentation in training."""
 
-from __future__ import annotations
-
+from collections import Counter
+from collections.abc import Iterator
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, create_model, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
 
-from g2d_pipeline.config.base import Fraction, Positives, Strict
-from g2d_pipeline.config.encoders import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
-from g2d_pipeline.config.features import (
-    AudioFeatures,
-    ImageFeatures,
-    SequenceFeatures,
-    TabularFeatures,
-    TextFeatures,
-    VectorFeatures,
-    VideoFeatures,
-)
+from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict
+from g2d_pipeline.config.models import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
 
+# How floats are kept in the store; float16 takes half the room, and is computed with in float32.
+Stored = Literal["float32", "float16"]
 Range = Annotated[Positives, Field(min_length=2, max_length=2)]  # least, greatest
+
+
+class AudioFeatures(Strict):
+    """A recording → a log-magnitude spectrogram `[1, F, T]`.
+
+    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the
+    recording over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation
+    `noise` (drawn once per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0,
+    `hop_length`, …), optional mel bands, log(· + 1e-7).
+
+    `padding`: what the frames at both ends see beyond them. `zeros`, as librosa from 0.9 on, and so the
+    published CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`: the recording mirrored, as
+    librosa before."""
+
+    kind: Literal["audio"] = "audio"
+    sample_rate: PositiveInt = 16_000
+    seconds: PositiveFloat = 1.0
+    fill: Literal["zeros", "repeat"] = "zeros"
+    clamp: bool = False
+    peak_normalise: bool = True
+    noise: NonNegativeFloat = 0.0
+    noise_seed: NonNegativeInt = 0
+    n_fft: Annotated[int, Field(ge=16)] = 256
+    hop_length: PositiveInt = 128
+    padding: Literal["zeros", "reflect"] = "zeros"
+    n_mels: NonNegativeInt = 0  # 0: the linear spectrogram
+    dtype: Stored = "float32"
+
+    def _problems(self) -> Iterator[str]:
+        if self.hop_length > self.n_fft:
+            yield f"hop_length ({self.hop_length}) exceeds n_fft ({self.n_fft}): sound would be lost"
+
+    @property
+    def samples(self) -> int:
+        """Of every prepared recording."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def frames(self) -> int:
+        """T of the spectrogram."""
+        return 1 + (self.samples + 2 * (self.n_fft // 2) - self.n_fft) // self.hop_length
+
+
+class _Pictures(Strict):
+    """What images and the frames of clips share: their size, and the normaliser, one value a channel."""
+
+    size: Annotated[Counts, Field(min_length=1, max_length=2)] = [224]
+    mean: Numbers | None = None
+    std: Positives | None = None
+
+    def _problems(self) -> Iterator[str]:
+        if (self.mean is None) != (self.std is None):
+            yield "give both mean and std, or neither (then they are measured on train)"
+        channels = getattr(self, "channels", 3)  # frames are in colour
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != channels:
+                yield f"{key} has {len(values)} values for {channels} channels"
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return self.size[0], self.size[-1]
+
+
+class ImageFeatures(_Pictures):
+    """An image → `[C, H, W]` bytes, or floats: of rows of an array file of floats, or with `pca_energy`.
+
+    Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number
+    of principal components (fitted on train) whose cumulative variance stays at or below this share, at least
+    one, and do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of
+    [0, 1] pixels (or of the array's own, where it holds floats), one value a channel; left out: measured on
+    train. `dtype`: of floats; bytes stay bytes. `value_range`: which values of grey files of 16 or 32 bits
+    become 0 and 255 (depth in millimetres, 12 bits in 16); left out: of 16 bits the high byte is kept."""
+
+    kind: Literal["image"] = "image"
+    channels: Literal[1, 3] = 3
+    pca_energy: Annotated[float, Field(gt=0, le=1)] | None = None
+    value_range: Annotated[Numbers, Field(min_length=2, max_length=2)] | None = None
+    dtype: Stored = "float32"
+
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            yield f"value_range {self.value_range} is not [lowest, highest]"
+
+
+class TabularFeatures(Strict):
+    """Columns of a table → `[F]` floats, everything learnt on train alone (§5.2).
+
+    `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three
+    numbers each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature
+    of 0 and 1 for each category of train, a blank being one of its own; a category that train lacks is 0
+    throughout. F is in this order.
+
+    Of a user's table each may be a pattern (`band_*`), a range (`454..950`: columns whose names are numbers
+    from one to the other; `a..c`: the columns from a to c) or, behind these, what they leave out (`!band_7`);
+    the features are those that the manifest has."""
+
+    kind: Literal["tabular"] = "tabular"
+    columns: ColumnNames = []
+    categorical: ColumnNames = []
+    dates: ColumnNames = []
+
+    def _problems(self) -> Iterator[str]:
+        if not self.all_columns:
+            yield "name at least one column under `columns` (numbers), `categorical` or `dates`"
+        for key in ("columns", "categorical", "dates"):
+            if (names := getattr(self, key)) and names[0].startswith("!"):
+                yield f"{key} starts with {names[0]!r}: what it leaves it out of stands before it"
+        counts = Counter(column for column in self.all_columns if not column.startswith("!"))
+        if double := sorted(column for column, count in counts.items() if count > 1):
+            yield f"columns that are named more than once: {', '.join(double)}"
+
+    @property
+    def all_columns(self) -> list[str]:
+        """In the manifest's order."""
+        return [*self.columns, *self.dates, *self.categorical]
+
+
+def is_selector(name: str) -> bool:
+    """Whether a column's name is a pattern, a range or an exclusion, unless the table has that column."""
+    return "*" in name or ".." in name or name.startswith("!")
+
+
+class VideoFeatures(_Pictures):
+    """A clip (a file, or a folder of images) → bytes `[C, T, H, W]`: `frames` images, resized likewise.
+
+    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate
+    rounded down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3).
+    `mean`/`std`: as of images."""
+
+    kind: Literal["video"] = "video"
+    frames: PositiveInt = 3
+    pick: Literal["even", "published"] = "even"
+
+
+class SequenceFeatures(Strict):
+    """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row
+    that is 1 where a step is real.
+
+    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of
+    zeros before the first other one are padding and cut. Steps at the end that are NaN throughout are
+    padding, too; other not finite values become 0 and are counted."""
+
+    kind: Literal["sequence"] = "sequence"
+    steps: PositiveInt = 50
+    cut_leading_zeros: bool = False
+    dtype: Stored = "float32"
+
+
+class VectorFeatures(Strict):
+    """An array file `[F]` (or a row of one `[N, F]`) → floats `[F]`, standardised on train."""
+
+    kind: Literal["vector"] = "vector"
+    dtype: Stored = "float32"
+
+
+class TextFeatures(Strict):
+    """A text → the ids of its first `length` tokens, `[length]`, with 0 behind shorter ones.
+
+    The tokens (byte-pair encoding; at most `vocabulary` with 0, padding, and 1, unknown) are learnt on train,
+    after NFKC, small letters (`lowercase`), and cuts at spaces and between words and punctuation."""
+
+    kind: Literal["text"] = "text"
+    vocabulary: Annotated[int, Field(ge=3)] = 2000
+    length: PositiveInt = 64
+    lowercase: bool = True
 
 
 class AudioAugment(Strict):
@@ -53,21 +211,16 @@ class ImageAugment(Strict):
     flip: Fraction = 0.0
     noise: NonNegativeFloat = 0.0
 
-    @model_validator(mode="after")
-    def _ranges_ascend(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         for key, values in (("crop", self.crop), ("crop_ratio", self.crop_ratio)):
             if values is not None and values[0] > values[1]:
-                raise ValueError(
-                    f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
-                )
+                yield f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
         if self.crop is not None and self.crop[1] > 1:
-            raise ValueError(f"crop is a share of the area: {self.crop[1]:g} exceeds 1")
-        return self
+            yield f"crop is a share of the area: {self.crop[1]:g} exceeds 1"
 
 
 class TabularAugment(Strict):
-    """Gaussian noise on a training batch of columns `[B, F]`, in standard deviations of each column on
-    train."""
+    """Gaussian noise on a training batch `[B, F]`, in standard deviations of each column on train."""
 
     kind: Literal["tabular"] = "tabular"
     noise: NonNegativeFloat = 0.0
@@ -94,12 +247,11 @@ class Modality(Strict):
     teacher_encoder: EncoderSettings | None = None
     augment: AugmentSettings | None = None
 
-    @model_validator(mode="after")
-    def _window_fits(self) -> Self:
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         window, frames = getattr(self.augment, "window_frames", None), getattr(self, "frames", 0)
         if window is not None and window > frames:
-            raise ValueError(f"augment.window_frames is {window}, but the spectrogram has {frames} frames")
-        return self
+            yield f"augment.window_frames is {window}, but the spectrogram has {frames} frames"
 
 
 MODALITIES: dict[str, type[Any]] = {

@@ -1,10 +1,9 @@
 """Retraining: the registry, the gates before training, and the rule by which a challenger is promoted."""
 
-from __future__ import annotations
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
 from g2d_pipeline.config.base import Fraction, Strict
 from g2d_pipeline.errors import did_you_mean
@@ -28,11 +27,9 @@ class Limits(Strict):
     warn: Fraction | None = None
     stop: Fraction | None = None
 
-    @model_validator(mode="after")
-    def _a_warning_comes_first(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.warn is not None and self.stop is not None and self.warn > self.stop:
-            raise ValueError(f"warn = {self.warn:g} is above stop = {self.stop:g}: allowed are warn ≤ stop")
-        return self
+            yield f"warn = {self.warn:g} is above stop = {self.stop:g}: allowed are warn ≤ stop"
 
 
 Outcome = Literal["go", "warn", "stop"]

@@ -1,25 +1,22 @@
 """A dataset file, and the top of every run."""
 
-from __future__ import annotations
-
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveInt, field_validator
 
 from g2d_pipeline.config.base import Fraction, Names, Seeds, Strict, Task, split_slashes
-from g2d_pipeline.config.compute import ComputeSettings
-from g2d_pipeline.config.fusion import FusionSettings, Late
+from g2d_pipeline.config.compute import ComputeSettings, StorageSettings
 from g2d_pipeline.config.layouts import LayoutSettings, TargetSettings
 from g2d_pipeline.config.modalities import ModalitySettings
+from g2d_pipeline.config.models import FusionSettings, Late
 from g2d_pipeline.config.retrain import RetrainSettings
-from g2d_pipeline.config.storage import StorageSettings
 from g2d_pipeline.config.training import TrainingSettings
 
 
 class DatasetSettings(Strict):
-    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how everything is
-    trained."""
+    """One `parameters_<dataset>.yml`: where the raw data are, what each modality is, how it is trained."""
 
     raw: LayoutSettings
     task: Task
@@ -30,13 +27,9 @@ class DatasetSettings(Strict):
     max_bad_fraction: Fraction = 0.0  # of the samples that reach a stage, ingest or featurize
     on_bad: Literal["error", "drop"] | None = None  # None: drop where max_bad_fraction allows any
 
-    @model_validator(mode="after")
-    def _dropping_has_a_limit(self) -> Self:
+    def _problems(self) -> Iterator[str]:
         if self.on_bad == "drop" and not self.max_bad_fraction:
-            raise ValueError(
-                "on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped"
-            )
-        return self
+            yield "on_bad = drop needs max_bad_fraction: the greatest share of samples that may be dropped"
 
     @property
     def may_drop(self) -> float:
@@ -48,9 +41,8 @@ class DatasetSettings(Strict):
     def _names_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "multi":
-                raise ValueError(
-                    f"modality name {name!r}: lower-case letters, digits and _ only, and not 'multi'"
-                )
+                allowed = "lower-case letters, digits and _ only, and not 'multi'"
+                raise ValueError(f"modality name {name!r}: {allowed}")
         return value
 
 
@@ -89,6 +81,5 @@ class RunSettings(Strict):
 
     @property
     def students(self) -> list[str]:
-        """The methods that train a student, baselines first, without repetition; `unimodal` is the teachers
-        alone."""
+        """The methods that train a student (`unimodal` trains none), baselines first, without repetition."""
         return [m for m in dict.fromkeys([*self.compare, self.method]) if m != "unimodal"]

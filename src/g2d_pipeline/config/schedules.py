@@ -1,8 +1,7 @@
 """Schedules: which data set is retrained when, and who is told of what came of it."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
@@ -36,8 +35,7 @@ def _seconds(value: Any) -> Any:
 def cron_fields(text: str) -> list[list[int] | None]:
     """The values that each of cron's five fields allows; None: every one. Sunday is 0.
 
-    Raises ValueError with the field, the value and what is allowed. What is allowed is what cron, systemd and
-    Dagster read alike."""
+    Allowed is what cron, systemd and Dagster read alike; else ValueError with field, value and what is."""
     parts = text.split()
     if len(parts) != len(FIELDS):
         hint = "0 3 * * * is every day at 03:00"
@@ -102,11 +100,9 @@ class Notify(Strict):
         """YAML reads the key `on` as true."""
         return {"on" if k is True else k: v for k, v in tree.items()} if isinstance(tree, dict) else tree
 
-    @model_validator(mode="after")
-    def _names_one(self) -> Notify:
+    def _problems(self) -> Iterator[str]:
         if not self.command and not self.webhook_env:
-            raise ValueError("say command, webhook_env or both")
-        return self
+            yield "say command, webhook_env or both"
 
 
 class Schedule(Strict):

@@ -1,22 +1,17 @@
 """The settings of each stage: everything that fixes its outputs, and the options of the run beside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from g2d_pipeline.config.base import Fraction, Strict, Task
-from g2d_pipeline.config.compute import ComputeSettings
-from g2d_pipeline.config.encoders import EncoderSettings
-from g2d_pipeline.config.fusion import FusionSettings
+from g2d_pipeline.config.compute import ComputeSettings, StorageSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
+from g2d_pipeline.config.models import EncoderSettings, FusionSettings
 from g2d_pipeline.config.retrain import RegistrySettings, RetrainSettings
-from g2d_pipeline.config.smp import SMPSettings
-from g2d_pipeline.config.storage import StorageSettings
-from g2d_pipeline.config.training import TrainingSettings
+from g2d_pipeline.config.training import SMPSettings, TrainingSettings
 
 
 class RunOptions(Strict):

@@ -1,7 +1,5 @@
 """A study: a grid of data sets, methods and options, as its file declares it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Any
@@ -70,9 +68,8 @@ class StudySettings(Study):
         for key in (part for tree in trees for keys in tree for part in keys.split("/")):
             own = SHORT.get(key, key).partition(".")[0]
             if own in StudySettings.model_fields or own in REFUSED:
-                raise ValueError(
-                    f"{key}: {REFUSED.get(own, f'say {own} beside {info.field_name}, not in it')}"
-                )
+                remedy = REFUSED.get(own, f"say {own} beside {info.field_name}, not in it")
+                raise ValueError(f"{key}: {remedy}")
         return value
 
     @field_validator("vary")
@@ -85,9 +82,7 @@ class StudySettings(Study):
                     raise ValueError(f"{key}: {value} should have {len(parts)} values with / between")
             texts = Counter(str(float(v)) if isinstance(v, int | float) else str(v) for v in values)
             if twice := [text for text, count in texts.items() if count > 1]:
-                raise ValueError(
-                    f"{key}: {'/'.join(map(str, twice))} comes twice: every cell is declared once"
-                )
+                raise ValueError(f"{key}: {'/'.join(twice)} comes twice: every cell is declared once")
         return axes
 
 

@@ -1,7 +1,5 @@
 """The data report as HTML: a page of its own, and what the evaluation's page needs to show the same."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any

@@ -13,17 +13,8 @@ import numpy as np
 import pandas as pd
 
 from g2d_pipeline.config import SPLITS
-from g2d_pipeline.data_report.duplicates import (
-    FIRST,
-    NAMES,
-    cell_digests,
-    find_conflicts,
-    find_duplicates,
-    find_similar,
-    merge_codes,
-    row_codes,
-)
-from g2d_pipeline.data_report.leaks import suspected_leaks
+from g2d_pipeline.data_report import leakage
+from g2d_pipeline.data_report.leakage import FIRST, NAMES, suspected_leaks
 from g2d_pipeline.errors import SHOWN, DataError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.files import Array, Rows
@@ -63,22 +54,22 @@ def describe_data(
         if isinstance(kind, FileKind):
             facts, code = _describe_files(store, name, kind, columns.iloc[:, 0], split, root, hashes)
         else:
-            facts, code = kind.facts(about, columns, split), row_codes(columns)
+            facts, code = kind.facts(about, columns, split), leakage.row_codes(columns)
         codes.append(code)
         modalities[name] = stored_facts(about) | facts
-        modalities[name]["duplicates"] = find_duplicates(code, split, sample_ids)
+        modalities[name]["duplicates"] = leakage.find_duplicates(code, split, sample_ids)
         array = store.arrays[name]
         if kind.images and array.dtype == np.uint8:
-            modalities[name]["alike"] = find_similar(array, code, split, sample_ids)
-    whole, tabular = merge_codes(codes), _of_tables(table, store)
+            modalities[name]["alike"] = leakage.find_similar(array, code, split, sample_ids)
+    whole, tabular = leakage.merge_codes(codes), _of_tables(table, store)
     dropped = [*meta["dropped"], *store.meta.get("dropped", [])]
     report: dict[str, Any] = {
         **{key: meta[key] for key in ("dataset", "source", "task")},
         "target": {key: meta["target"].get(key, "") for key in ("name", "unit")},
         "splits": _splits(split, target, meta["class_names"]),
         "modalities": modalities,
-        "duplicates": find_duplicates(whole, split, sample_ids),
-        "conflicts": find_conflicts(whole, target, sample_ids),
+        "duplicates": leakage.find_duplicates(whole, split, sample_ids),
+        "conflicts": leakage.find_conflicts(whole, target, sample_ids),
         "groups": _groups(table, split),
         "outliers": [
             {"of": name, "columns": len(columns)} | facts
@@ -224,7 +215,7 @@ def _describe_files(
     about, array = store.meta["modalities"][name], store.arrays[name]
     facts = kind.facts(about, cells, code, split, root, lambda path: files[path][0], array)
     facts["constant"] = {"differing": differing_rows(array, about["normaliser"], split, kind.masked)}
-    digests = cell_digests(cells, root, lambda path: files[path][1])
+    digests = leakage.cell_digests(cells, root, lambda path: files[path][1])
     return facts, pd.factorize(np.array(digests, object))[0].astype(np.int64)[code]
 
 
@@ -288,11 +279,9 @@ def _worst(outliers: list[dict[str, Any]]) -> dict[str, Any]:
 def _outliers(
     table: pd.DataFrame, columns: Sequence[str], split: Array, sample_ids: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Of each column the values whose robust z-score exceeds 5, the furthest first.
-
-    z = |x − median| / (1.4826 · MAD), both of train; where more than half of train is one value, the MAD is 0
-    and 1.2533 times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993). Columns of
-    fewer than three different values in train have no outliers."""
+    """Of each column the values whose robust z-score exceeds 5, the furthest first; none of columns of fewer
+    than three values in train. z = |x − median| / (1.4826 · MAD), both of train; where the MAD is 0, 1.2533
+    times the mean absolute deviation stands in for it (Iglewicz and Hoaglin 1993)."""
     outliers = []
     for column in columns:
         values = table[column].to_numpy(np.float64)

@@ -13,5 +13,5 @@ from .report import build_report
 from .resampling import ENSEMBLE, ensemble_runs, resample
 from .statistics import comparisons, intervals
 from .summary_json import metrics_summary, ranking_disagreements, teacher_orders
-from .tables import render_table, seed_table, summarise, summary_table, table_text
+from .tables import Results, render_table, seed_table, summarise, summary_table, table_text
 from .verdict import Sentence, verdict

@@ -2,8 +2,7 @@
 
 Everything comes from stored outputs and histories. A run that lacks what an analysis needs has no rows."""
 
-from __future__ import annotations
-
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -13,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from .metrics import evaluate_predictions
-from .probes import probe_rows
 from .records import MULTI, Run, ordered_runs
 
 Rows = Iterator[dict[str, Any]]
 Scores = Mapping[tuple[str, str], float]  # (label of a run, split) → its selection metric
 SPLITS = ("val", "test")
 POINTS = 300  # samples of a projection
+PROBED = {"classification": ("accuracy", "f1_macro"), "regression": ("rmse", "r2")}  # metrics of a probe
 FRAMES: Mapping[str, tuple[str, ...]] = {
     "unimodal_curves": ("epoch", "split", "part", "metric", "value", "teacher"),
     "confidence": ("epoch", "modality", "confidence"),
@@ -49,7 +48,7 @@ FRAMES: Mapping[str, tuple[str, ...]] = {
   `weakest`: of the modality whose teacher is least confident on train.
 - `gradients`: the norm of an encoder's gradient and its coefficient κ, means over an epoch's batches.
 - `alpha_beta` (Table 7): the selection metric of the whole by α and β, where runs of one algorithm vary them.
-- `probes`: see `probes.probe_rows`.
+- `probes`: what a linear model, fitted on val, reads from the frozen features of one modality: see `_probes`.
 - `robustness`: a modality "absent" (strength 1) or corrupted; `label`: corruption and strength in words;
   `kept`: the share of the value of the same samples unharmed (of RMSE the inverse, of R² NaN).
 - `shapley`: φ of accuracy, or of −RMSE in the target's unit; over the parts they sum to v(all) − v(∅).
@@ -76,7 +75,7 @@ def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
         "confidence_ratio": lambda run: _confidence_ratio(run, _teachers_of(run, teachers)),
         "gradients": lambda run: _history(run, grad_norm="grad_norm", kappa="kappa"),
         "alpha_beta": lambda run: _alpha_beta(run, students, scores),
-        "probes": probe_rows,
+        "probes": _probes,
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
     for name, analyse in per_run.items():
@@ -216,3 +215,38 @@ def _alpha_beta(run: Run, students: Sequence[Run], scores: Scores) -> Rows:
         for split in SPLITS:
             value = {"metric": run.info["metric"], "value": scores[run.label, split]}
             yield {"alpha": alpha, "beta": beta, "split": split, **value}
+
+
+def _probes(run: Run) -> Rows:
+    """Rows of the frame `probes` (`modality`, `split`, `metric`, `value`): fitted on val, scored on test.
+
+    Features `[n, D]` are standardised by val; scikit-learn's LogisticRegression (C = 1/D) or Ridge (α = D,
+    the same penalty: that of C = 1 for features of length 1) is fitted on val, as students store no features
+    of train; teachers are treated alike, so that the two compare. The rows of val tell how far the probe fits
+    what it was fitted on. No rows where features are missing, or val has one value of the target only."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    task = str(run.info["task"])
+    target = {split: run.samples["target"].to_numpy()[run.rows(split)] for split in ("val", "test")}
+    for m in run.info["modalities"]:
+        try:
+            features = {split: run.output(f"feature/{m}", split) for split in target}
+        except (KeyError, ValueError):
+            continue
+        if not all(map(len, features.values())) or len(np.unique(target["val"])) < 2:
+            continue
+        width = features["val"].shape[1]
+        classes = task == "classification"
+        linear = LogisticRegression(C=1 / width, max_iter=1000) if classes else Ridge(alpha=width)
+        probe = make_pipeline(StandardScaler(), linear)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            probe.fit(features["val"].astype(np.float64), target["val"])
+        for split, x in features.items():
+            frame = pd.DataFrame({"target": target[split], "prediction": probe.predict(x), "confidence": 0.5})
+            values = evaluate_predictions(frame, task)
+            for metric in PROBED[task]:
+                yield {"modality": m, "split": split, "metric": metric, "value": values[metric]}

@@ -2,29 +2,21 @@
 
 Points are means over seeds with bars of ± one standard deviation; a panel a modality, a row a method."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import pandas as pd
 
 from g2d_pipeline.charts import Chart
-from g2d_pipeline.html import GREY, INK, PALETTE
+from g2d_pipeline.html import GREY, PALETTE
 
 from .metrics import metric_spec
-from .plots import Frames, history_chart, mean_curve, point_rows
-from .records import MULTI, TEACHER, repeat_columns, repeats_note
+from .plots import Frames, point_rows, points_chart, spread_note
+from .records import MULTI, TEACHER
 from .statistics import BETTER, LEVEL
 from .tables import ABSENT, format_value, main_metric
 
 SCATTERED, CLASSES = 120, 12  # points a modality; classes of a confusion matrix that is legible
-
-
-def _repeats(frame: pd.DataFrame) -> str:
-    n = len(frame[repeat_columns(frame)].drop_duplicates())
-    words = repeats_note(n, frame["fold"].nunique() if "fold" in frame else 0)
-    return f"mean of {words}, bars: ± 1 std" if n > 1 else words
 
 
 def _points(
@@ -54,22 +46,8 @@ def _points(
         digits = 1 if scale > 1 else 3
         texts = [ABSENT if math.isnan(one) else f"{one:.{digits}f}".replace("-", "−") for one in mean]
         tables[name] = point_rows(mean.index, mean, std, texts)
-    every = pd.concat(tables.values())
-    chart = frames.chart(
-        words,
-        {name: name for name in ordered},
-        subtitle="; ".join(filter(None, [subtitle, _repeats(frame)])),
-        x=x,
-        lines=max(map(len, tables.values())),
-        names=list(every["label"]),
-        labels=list(every["text"]),
-    )
-    for name, rows in tables.items():
-        if origin is not None:
-            chart.axes[name].axvline(origin, color=GREY, linewidth=0.9, linestyle="dashed")
-        chart.points(name, rows, frames.colours.get(name, INK), origin if bars else None)
-    chart.share_limits("x")
-    return chart
+    note = "; ".join(filter(None, [subtitle, spread_note(frame)]))
+    return points_chart(frames, words, tables, x, note, origin=origin, bars=bars)
 
 
 def comparisons(frames: Frames) -> Chart | None:
@@ -87,22 +65,15 @@ def comparisons(frames: Frames) -> Chart | None:
     texts = [format_value(name, value).replace("-", "−") for value in own["difference"]]
     table = pd.DataFrame(dict(zip(("mean", "low", "high"), ends, strict=True)))
     table = table.assign(label=own["method"], text=texts, bold=own["result"] == BETTER)
-    groups = dict(list(table.groupby(own["against"], sort=False)))
+    groups = {str(against): rows for against, rows in table.groupby(own["against"], sort=False)}
     unit = {"%": "points", "target": frames.unit}.get(spec.unit, spec.unit)
-    chart = frames.chart(
+    words, x = (
         f"Difference of {spec.label} on the test split",
-        {str(against): f"against {against}" for against in groups},
-        subtitle=f"> 0: better; bars: {LEVEL:.0%} interval over seeds and samples; bold: p < {1 - LEVEL:.2g}",
-        x=f"difference ({unit})" if unit else "difference",
-        lines=max(map(len, groups.values())),
-        names=list(table["label"]),
-        labels=texts,
+        f"difference ({unit})" if unit else "difference",
     )
-    for against, rows in groups.items():
-        chart.axes[str(against)].axvline(0, color=GREY, linewidth=0.9, linestyle="dashed")
-        chart.points(str(against), rows, INK)
-    chart.share_limits("x")
-    return chart
+    note = f"> 0: better; bars: {LEVEL:.0%} interval over seeds and samples; bold: p < {1 - LEVEL:.2g}"
+    headings = {against: f"against {against}" for against in groups}
+    return points_chart(frames, words, groups, x, note, headings=headings, origin=0)
 
 
 def absent_modalities(frames: Frames) -> Chart | None:
@@ -124,7 +95,7 @@ def corruptions(frames: Frames) -> Chart | None:
     chart = frames.chart(
         f"Kept of {metric_spec(main_metric(frames.summary)).label} with a corrupted modality",
         {name: name for name in panels},
-        subtitle=f"left: as it is, then from mild to severe; {_repeats(own).replace('bars', 'band')}",
+        subtitle=f"left: as it is, then from mild to severe; {spread_note(own, 'band')}",
         y="kept (%)",
         labels=methods,
     )
@@ -218,19 +189,6 @@ def confidence_ratio(frames: Frames) -> Chart | None:
     note = f"1: as confident as the teacher; least confident teacher: {', '.join(weakest)}" * bool(weakest)
     words, frame = "Confidence ratio, student ÷ teacher", frame[frame["split"] == "test"]
     return _points(frames, frame, "ratio", words, "ratio of mean confidences", subtitle=note, origin=1.0)
-
-
-def gradient_norms(frames: Frames) -> Chart | None:
-    """The norm of each encoder's gradient by epoch, a mean over batches."""
-    history = frames.students("grad_norm")
-    if history.empty:
-        return None
-    words, y = "Gradient norm of each encoder", "norm (mean over batches)"
-    chart, panels = history_chart(frames, history, words, y, frames.modalities)
-    for name, rows in panels.items():
-        for m in frames.modalities:
-            chart.curve(name, mean_curve(rows, f"grad_norm/{m}"), m, frames.colours[m])
-    return chart
 
 
 def alpha_beta(frames: Frames) -> Chart | None:

@@ -1,7 +1,5 @@
 """The numbers behind the numbers: by class, by pair of classes (confusion matrix), and by group."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -42,21 +40,17 @@ def breakdown(runs: Sequence[Run]) -> Breakdown:
             frames.append(own)
     stacked, names = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
     classes = runs[0].info["task"] == "classification"
-    tables = [
-        _per_class(stacked) if classes else None,
-        stacked.groupby(["piece", "target", "prediction"]).size().reset_index(name="samples")
-        if classes
-        else None,
-        _per_group(stacked, classes) if "group" in stacked else None,
-    ]
-    return Breakdown(
-        *(
-            pd.DataFrame()
-            if table is None
-            else names.loc[table["piece"]].reset_index(drop=True).join(table.drop(columns="piece"))
-            for table in tables
-        )
-    )
+
+    def named(table: pd.DataFrame) -> pd.DataFrame:
+        return names.loc[table["piece"]].reset_index(drop=True).join(table.drop(columns="piece"))
+
+    per_class = confusion = per_group = pd.DataFrame()
+    if classes:
+        counts = stacked.groupby(["piece", "target", "prediction"]).size()
+        per_class, confusion = named(_per_class(stacked)), named(counts.reset_index(name="samples"))
+    if "group" in stacked:
+        per_group = named(_per_group(stacked, classes))
+    return Breakdown(per_class, confusion, per_group)
 
 
 def _per_class(stacked: pd.DataFrame) -> pd.DataFrame:
@@ -83,11 +77,11 @@ def _per_group(stacked: pd.DataFrame, classes: bool) -> pd.DataFrame:
     return table.reset_index().melt(["piece", "group", "samples"], var_name="metric")
 
 
-def over_runs(frame: pd.DataFrame, split: str = "test") -> list[dict[str, Any]]:
-    """`per_class` or `per_group` on one split, the mean over folds and seeds, as records."""
+def over_runs(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """`per_class` or `per_group` on test, the mean over folds and seeds, as records."""
     if frame.empty:
         return []
-    own = frame[frame["split"] == split]
+    own = frame[frame["split"] == "test"]
     keys = ["method", "modality", "part", *(c for c in ("class", "group", "metric") if c in own)]
     values = [c for c in own.columns if c not in {*keys, "fold", "seed", "split"}]
     records: list[Any] = own.groupby(keys, sort=False)[values].mean().reset_index().to_dict(orient="records")

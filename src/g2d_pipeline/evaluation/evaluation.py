@@ -1,7 +1,5 @@
 """The whole evaluation in one call."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,8 +19,7 @@ from .report import build_report
 from .resampling import ensemble_runs, resample
 from .statistics import comparisons, intervals
 from .summary_json import metrics_summary
-from .table_files import table_files
-from .tables import summarise, table_text
+from .tables import Results, summarise, table_files, table_text
 from .verdict import Sentence, verdict
 
 
@@ -81,8 +78,8 @@ def evaluate(
         summary,
         compared,
         unit=unit,
-        shapley=_if_any(analyses["shapley"]),
-        probes=_if_any(analyses["probes"]),
+        shapley=analyses["shapley"],
+        probes=analyses["probes"],
         rankings=rankings,
         apart=list(val_unlike_test(ordered_runs(runs))),
     )
@@ -98,17 +95,12 @@ def evaluate(
         "verdict": [asdict(sentence) for sentence in sentences],
     }
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes, **further)
-    report = build_report(
-        metrics, summary, figures, runs, manifest_meta, rankings, configuration, data, failures, notes,
-        comparisons=compared, verdict=sentences,
-    )  # fmt: skip
-    table = table_text(summary, unit, None, failures, notes, compared, list(map(str, sentences)))
-    files = table_files(summary, compared, unit, failures)
+    results = Results(summary, compared, failures, unit)
+    about = manifest_meta, rankings, configuration, data
+    report = build_report(results, metrics, figures, runs, *about, notes, sentences)
+    table = table_text(results, None, notes, list(map(str, sentences)))
+    files = table_files(results)
     return Evaluation(
         metrics, summary, compared, broken_down, sentences,
         numbers, figures, report, table, files, analyses,
     )  # fmt: skip
-
-
-def _if_any(frame: pd.DataFrame) -> pd.DataFrame | None:
-    return frame if len(frame) else None

@@ -3,8 +3,6 @@
 Everything is a mean over seeds with a band (or bar) of ± one standard deviation. To add a figure: write its
 function, and name it in `FIGURES`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd
@@ -15,7 +13,7 @@ from g2d_pipeline.html import INK
 
 from . import analysis_figures as analyses
 from .metrics import metric_spec
-from .plots import Frames, history_chart, mean_curve, point_rows
+from .plots import Frames, history_chart, mean_curve, point_rows, points_chart
 from .records import MULTI, TEACHER, row_label
 from .statistics import BETTER
 from .tables import decimals, format_value, main_metric, marks, seeds_note, selection_note
@@ -42,25 +40,14 @@ def results(frames: Frames, metric: str | None = None) -> Chart:
     bold = (rows["part"] == MULTI) & better
     table = point_rows(labels, rows["mean"] * spec.scale, rows["std"] * spec.scale, texts, bold)
     parts = [part for part in (MULTI, *frames.modalities) if part in set(rows["part"])]
-    many = int(summary["n"].max()) > 1
     notes = [
         "higher is better" if spec.higher_is_better else "lower is better",
-        f"mean of {seeds_note(summary)}, bars: ± 1 std" if many else "1 seed",
+        f"mean of {seeds_note(summary)}, bars: ± 1 std" if summary["n"].max() > 1 else "1 seed",
         selection_note(summary),
     ]
-    chart = frames.chart(
-        f"{spec.label} on the {summary['split'].iloc[0]} split",
-        {part: part for part in parts},
-        subtitle="; ".join(filter(None, notes)),
-        x=spec.title(frames.unit),
-        lines=int(rows["part"].value_counts().max()),
-        names=labels,
-        labels=texts,
-    )
-    for part in parts:
-        chart.points(part, table[rows["part"] == part], frames.colours[part])
-    chart.share_limits("x")
-    return chart
+    words, subtitle = f"{spec.label} on the {summary['split'].iloc[0]} split", "; ".join(filter(None, notes))
+    tables = {part: table[rows["part"] == part] for part in parts}
+    return points_chart(frames, words, tables, spec.title(frames.unit), subtitle)
 
 
 def metric_curves(frames: Frames) -> Chart | None:
@@ -123,6 +110,12 @@ def alignment_curves(frames: Frames) -> Chart | None:
     return _by_modality(frames, frames.students("val/cosine"), "val/cosine", words, y)
 
 
+def gradient_norms(frames: Frames) -> Chart | None:
+    """The norm of each encoder's gradient by epoch, a mean over batches."""
+    words, y = "Gradient norm of each encoder", "norm (mean over batches)"
+    return _by_modality(frames, frames.students("grad_norm"), "grad_norm", words, y, one_scale=False)
+
+
 def kappa_curves(frames: Frames) -> Chart | None:
     """The coefficient κ of each encoder by epoch, of the methods that modulate (of all, where none does).
 
@@ -146,8 +139,9 @@ def _by_modality(
     y: str,
     subtitle: str = "",
     steps: bool = False,
+    one_scale: bool = True,
 ) -> Chart | None:
-    """`prefix/<modality>` by epoch, a curve a modality, all panels on one scale."""
+    """`prefix/<modality>` by epoch, a curve a modality."""
     if history.empty:
         return None
     chart, panels = history_chart(frames, history, words, y, frames.modalities, subtitle)
@@ -156,7 +150,8 @@ def _by_modality(
             width = 1.8 + 2.6 * (len(frames.modalities) - 1 - i) * steps
             curve, shape = mean_curve(rows, f"{prefix}/{m}"), "steps-mid" if steps else "default"
             chart.curve(name, curve, m, frames.colours[m], width=width, drawstyle=shape)
-    chart.share_limits()
+    if one_scale:
+        chart.share_limits()
     return chart
 
 
@@ -175,7 +170,7 @@ FIGURES: tuple[Callable[[Frames], Chart | None], ...] = (
     analyses.modality_gap,
     analyses.projection,
     kappa_curves,
-    analyses.gradient_norms,
+    gradient_norms,
     loss_curves,
     analyses.alpha_beta,
     analyses.confusion,

@@ -1,7 +1,5 @@
 """Predictions in, numbers out: every metric that the project reports, and how each is written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

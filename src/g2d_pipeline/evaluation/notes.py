@@ -1,7 +1,5 @@
 """What has to be known beside the numbers, in a sentence each: for console, report and metrics.json."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple

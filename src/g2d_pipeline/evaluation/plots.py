@@ -1,7 +1,5 @@
 """What the figures over epochs share: a panel a method, means over seeds, marks where a phase begins."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,13 +61,7 @@ def history_chart(
     panels = {str(name): rows for name, rows in history.groupby("method", sort=False)}
     students = history[history["method"] != TEACHER]
     phases = students["phase"].nunique() > 1
-    n = len(history[repeat_columns(history)].drop_duplicates())
-    repeats = repeats_note(n, history["fold"].nunique() if "fold" in history else 0)
-    notes = [
-        subtitle,
-        f"mean of {repeats}, band: ± 1 std" if n > 1 else repeats,
-        "dashed: new phase, with who learns" if phases else "",
-    ]
+    notes = [subtitle, spread_note(history, "band"), "dashed: new phase, with who learns" if phases else ""]
     chart = frames.chart(
         words,
         {name: "teachers alone" if name == TEACHER else name for name in panels},
@@ -84,6 +76,13 @@ def history_chart(
         if name != TEACHER:
             mark_phases(chart, name, rows, frames.modalities)
     return chart, panels
+
+
+def spread_note(frame: pd.DataFrame, drawn: str = "bars") -> str:
+    """`mean of 3 seeds, bars: ± 1 std`, or `1 seed`."""
+    n = len(frame[repeat_columns(frame)].drop_duplicates())
+    words = repeats_note(n, frame["fold"].nunique() if "fold" in frame else 0)
+    return f"mean of {words}, {drawn}: ± 1 std" if n > 1 else words
 
 
 def mark_phases(chart: Chart, panel: str, rows: pd.DataFrame, modalities: Sequence[str]) -> None:
@@ -117,6 +116,37 @@ def point_rows(
     """The rows of `Chart.points`: means with bars of ± one standard deviation."""
     columns = {"mean": mean, "low": mean - std, "high": mean + std}
     return pd.DataFrame(columns).assign(label=list(labels), text=list(texts), bold=bold)
+
+
+def points_chart(
+    frames: Frames,
+    words: str,
+    tables: Mapping[str, pd.DataFrame],
+    x: str,
+    subtitle: str,
+    *,
+    headings: dict[str, str] | None = None,
+    origin: float | None = None,
+    bars: bool = False,
+) -> Chart:
+    """A panel for each of `tables` (see `point_rows`), all on one scale. `origin`: where a vertical line
+    stands; `bars` start there."""
+    every = pd.concat(tables.values())
+    chart = frames.chart(
+        words,
+        headings or {name: name for name in tables},
+        subtitle=subtitle,
+        x=x,
+        lines=max(map(len, tables.values())),
+        names=list(every["label"]),
+        labels=list(every["text"]),
+    )
+    for name, rows in tables.items():
+        if origin is not None:
+            chart.axes[name].axvline(origin, color=GREY, linewidth=0.9, linestyle="dashed")
+        chart.points(name, rows, frames.colours.get(name, INK), origin if bars else None)
+    chart.share_limits("x")
+    return chart
 
 
 def mean_curve(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """The input of evaluation: one `Run` per trained model, and the order in which everything is shown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain

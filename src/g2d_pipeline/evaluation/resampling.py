@@ -4,8 +4,6 @@
 is a count for each sample and every metric a function of sums over samples: one matrix product gives the sums
 of all runs and resamples (benchmarks/evaluation.py measures both)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple

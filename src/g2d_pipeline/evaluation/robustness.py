@@ -2,8 +2,6 @@
 
 Models run here, so this module needs torch and is not imported with the package. Nothing is trained."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,9 +23,8 @@ from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.task import task_from_json
 from g2d_pipeline.training.data import Array, Rows, chunks, take
 
-from .analyses import frame_of
+from .analyses import PROBED, frame_of
 from .metrics import evaluate_predictions, metric_spec
-from .probes import METRICS
 from .records import MULTI, Run
 
 logger = logging.getLogger(__name__)
@@ -87,7 +84,7 @@ class SavedModel:
         self.modalities = self.model.modalities
         architecture = run.info["architecture"]
         self.shapes = {m: of["shape"] for m, of in architecture["modalities"].items()}
-        self.task, self.metrics = task_from_json(architecture["task"]), METRICS[run.info["task"]]
+        self.task, self.metrics = task_from_json(architecture["task"]), PROBED[run.info["task"]]
         self.forwards: Counter[tuple[str, int]] = Counter()
         self.rows = run.rows("test")
         self.target = run.samples["target"].to_numpy()[self.rows]
@@ -217,7 +214,6 @@ class SavedModel:
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]
 
     def _constant(self, metric: str) -> float:
-        """The metric of the commonest class of train, or of its mean target."""
         train = self.run.samples.loc[self.run.samples["split"] == "train", "target"]
         best = train.mean() if metric == "rmse" else train.mode().iloc[0]
         frame = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})

@@ -1,8 +1,6 @@
 """Is a difference real: 95 % intervals of runs, and paired comparisons of methods over the same samples and
 seeds. What is computed and why, what it assumes and what it can see: docs/evaluation.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -214,7 +212,6 @@ def _mcnemar(one: Resampled, other: Resampled) -> float:
 
 
 def _tested(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with intervals, p-values and results."""
     if frame.empty:
         return pd.DataFrame(columns=list(COMPARISON_COLUMNS))
     known = frame["units_df"].to_numpy() > 0

@@ -1,7 +1,5 @@
 """The numbers and the teachers' rankings as plain data, for `metrics.json` and whatever watches it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict

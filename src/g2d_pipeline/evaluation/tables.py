@@ -1,11 +1,10 @@
-"""Numbers over seeds, and tables for people: wide data frames of text, and rich tables for the terminal."""
-
-from __future__ import annotations
+"""Numbers over seeds, and tables for people: wide data frames of text, for the terminal, and as files."""
 
 import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -125,46 +124,52 @@ def other_metrics(frame: pd.DataFrame) -> list[str]:
     return [name for name in TASK_METRICS[task_of(frame)] if name in names]
 
 
+@dataclass(frozen=True)
+class Results:
+    """What tables show. `summary`: see `summarise`; `comparisons`: see `statistics.comparisons`; `failures`:
+    the runs without a model; `unit`: the target's."""
+
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame | None = None
+    failures: Sequence[Failure] = ()
+    unit: str = ""
+
+
 def summary_table(
-    summary: pd.DataFrame,
-    metric_names: Sequence[str] | None = None,
-    failures: Sequence[Failure] = (),
-    comparisons: pd.DataFrame | None = None,
+    results: Results, metric_names: Sequence[str] | None = None, marked: bool = True
 ) -> pd.DataFrame:
     """Wide text: index (method, modality), columns (metric, part), cells like `"71.3 ± 1.2"` or `"–"`.
 
-    `summary`: see `summarise`. `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE
-    are in percent; RMSE and MAE in the target's unit. A method or teacher of which all runs are among
-    `failures` has a row at the end that says so. With `comparisons`: `MARKS` before multimodal values."""
-    wide = _wide(summary, ["method", "modality"], metric_names, "mean")
-    for (method, name), result in marks(comparisons).items():
+    `metric_names`: by default the task's headline metrics. Accuracy, F1 and MAPE are in percent; RMSE and MAE
+    in the target's unit. A method or teacher of which all runs failed has a row at the end that says so.
+    `marked`: with `MARKS` before multimodal values that are compared."""
+    wide = _wide(results.summary, ["method", "modality"], metric_names, "mean")
+    for (method, name), result in marks(results.comparisons).items() if marked else ():
         if (name, MULTI) in wide:
             column = wide[name, MULTI]
             column[method, ""] = f"{MARKS[result]} {column[method, '']}"
             wide[name, MULTI] = column
-    missing = [key for key in row_labels(summary, failures) if key not in wide.index]
+    missing = [key for key in row_labels(results) if key not in wide.index]
     parts = wide.columns.get_level_values("part")
     cells = [[FAILED if part == (m or MULTI) else ABSENT for part in parts] for _, m in missing]
     index = pd.MultiIndex.from_tuples(missing, names=wide.index.names) if missing else wide.index[:0]
     return pd.concat([wide, pd.DataFrame(cells, index=index, columns=wide.columns, dtype=object)])
 
 
-def seed_table(
-    metrics: pd.DataFrame, split: str = "test", metric_names: Sequence[str] | None = None
-) -> pd.DataFrame:
+def seed_table(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """The same, seed by seed: index (method, modality, seed, selected_epoch; before the seed, where there are
     several, the fold), columns (metric, part)."""
     keys = ["method", "modality", *repeat_columns(metrics), "selected_epoch"]
-    return _wide(metrics[metrics["split"] == split], keys, metric_names, "value")
+    return _wide(metrics[metrics["split"] == split], keys, None, "value")
 
 
-def marks(comparisons: pd.DataFrame | None, split: str = "test") -> dict[tuple[str, str], str]:
+def marks(comparisons: pd.DataFrame | None) -> dict[tuple[str, str], str]:
     """(method, metric) → how its multimodal value compares with joint training: better, worse or not told
     apart (`statistics.comparisons`)."""
     if comparisons is None:
         return {}
     chosen = (comparisons["against"] == JOINT) & (comparisons["part"] == MULTI)
-    own = comparisons[chosen & (comparisons["split"] == split)]
+    own = comparisons[chosen & (comparisons["split"] == "test")]
     return dict(zip(zip(own["method"], own["metric"], strict=True), own["result"], strict=True))
 
 
@@ -193,12 +198,12 @@ def seeds_note(summary: pd.DataFrame) -> str:
     return f"{low}–{high} runs of {folds} folds" if folds else f"{low}–{high} seeds"
 
 
-def row_labels(summary: pd.DataFrame, failures: Sequence[Failure] = ()) -> dict[tuple[str, str], str]:
+def row_labels(results: Results) -> dict[tuple[str, str], str]:
     """(method, modality) → its row's name; where runs failed, with how many are left. None left: last."""
-    lost = Counter((failure.method, failure.modality) for failure in failures)
-    left: dict[Any, int] = summary.groupby(["method", "modality"], sort=False)["n"].max().to_dict()
+    lost = Counter((failure.method, failure.modality) for failure in results.failures)
+    left: dict[Any, int] = results.summary.groupby(["method", "modality"], sort=False)["n"].max().to_dict()
     labels = {(method, m): row_label(method, m) for method, m in [*left, *lost]}
-    runs = "folds and seeds" if "folds" in summary else "seeds"
+    runs = "folds and seeds" if "folds" in results.summary else "seeds"
     for key, n in lost.items():
         labels[key] += f" ({left.get(key, 0)} of {left.get(key, 0) + n} {runs})"
     return labels
@@ -214,16 +219,10 @@ def table_title(summary: pd.DataFrame) -> str:
     return "\n".join(filter(None, [line, selection_note(summary)]))
 
 
-def render_table(
-    summary: pd.DataFrame,
-    unit: str = "",
-    metric_names: Sequence[str] | None = None,
-    failures: Sequence[Failure] = (),
-    comparisons: pd.DataFrame | None = None,
-) -> Table:
+def render_table(results: Results, metric_names: Sequence[str] | None = None) -> Table:
     """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
-    modalities. `unit`: the target's; `metric_names`, `comparisons`: as in `summary_table`."""
-    wide, labels = summary_table(summary, metric_names, failures, comparisons), row_labels(summary, failures)
+    modalities. `metric_names`: as in `summary_table`."""
+    wide, labels, summary = summary_table(results, metric_names), row_labels(results), results.summary
     names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
     loud, better = summary["source"].iloc[0] == "sample", MARKS[BETTER]
     table = Table(
@@ -236,7 +235,7 @@ def render_table(
     for part in parts:
         table.add_column(Text(part, style="bold" if part == MULTI else ""), justify="right", no_wrap=True)
     for name in names:
-        table.add_row(Text(metric_spec(name).title(unit), style="bold"))
+        table.add_row(Text(metric_spec(name).title(results.unit), style="bold"))
         for key, cells in wide[name].iterrows():
             texts = [Text(cell, style="bold green" if cell.startswith(better) else "") for cell in cells]
             table.add_row(Text(labels[key]), *texts)
@@ -245,22 +244,63 @@ def render_table(
 
 
 def table_text(
-    summary: pd.DataFrame,
-    unit: str = "",
+    results: Results,
     metric_names: Sequence[str] | None = None,
-    failures: Sequence[Failure] = (),
     notes: Sequence[str] = (),
-    comparisons: pd.DataFrame | None = None,
     verdict: Sequence[str] = (),
 ) -> str:
     """`render_table` as plain text, as wide as it must be; below, a line each, `verdict`, failed runs and
     `notes`."""
-    table = render_table(summary, unit, metric_names, failures, comparisons)
+    table = render_table(results, metric_names)
     console = Console(file=io.StringIO(), width=240, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
     lines = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
-    lines = "\n\n".join(filter(None, [lines, marks_note(comparisons)]))
-    below = [*(f"Failed: {failure.label}: {failure.reason}" for failure in failures), *notes]
+    lines = "\n\n".join(filter(None, [lines, marks_note(results.comparisons)]))
+    below = [*(f"Failed: {failure.label}: {failure.reason}" for failure in results.failures), *notes]
     blocks = ["\n".join(block) for block in (verdict, below) if block]
     return "\n\n".join([lines, *blocks]) + "\n"
+
+
+def table_files(results: Results) -> dict[str, str]:
+    """`"md"`, `"tex"`, `"csv"` → the file's text. What is told to be better than joint training is bold; the
+    CSV is `summary`."""
+    wide, labels = summary_table(results, marked=False), row_labels(results)
+    title, known = table_title(results.summary).replace("\n", "; "), marks(results.comparisons)
+    title = ". ".join(filter(None, [title, "Bold: better than joint" * (BETTER in known.values())]))
+    rows: list[Any] = list(wide.index)
+    columns: list[Any] = list(wide.columns)
+    bold = [[p == MULTI and known.get((method, name)) == BETTER for name, p in columns] for method, _ in rows]
+    heads = [(metric_spec(name).title(results.unit), part) for name, part in columns]
+    wide.index = pd.Index([labels[key] for key in rows], name="")
+    wide.columns = pd.MultiIndex.from_tuples(heads)
+    return {
+        "md": _markdown(wide, np.array(bold), title),
+        "tex": _latex(wide, np.array(bold), title),
+        "csv": results.summary.to_csv(index=False),
+    }
+
+
+def _markdown(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
+    heads: list[Any] = list(wide.columns)
+    rows = [["", *(f"{name}, {part}" for name, part in heads)]]
+    for label, cells, row in zip(wide.index, wide.to_numpy(), bold, strict=True):
+        rows.append([label, *(f"**{c}**" if mark else c for c, mark in zip(cells, row, strict=True))])
+    return f"{title}\n\n{markdown(rows, right=len(heads))}"
+
+
+def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
+    """Rows of cells, the first of them the heads, as Markdown; `right`: how many columns align right."""
+    aligned = ["---"] * (len(rows[0]) - right) + ["---:"] * right
+    escaped = [[str(cell).replace("|", r"\|").replace("<", "&lt;") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [escaped[0], aligned, *escaped[1:]])
+
+
+def _latex(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
+    style_of = np.where(bold, "textbf:--rwrap;", "")
+    style = wide.style.format(escape="latex").apply(lambda _: style_of, axis=None)
+    for axis in (0, 1):
+        style = style.format_index(escape="latex", axis=axis)
+    caption = title.translate({ord(c): f"\\{c}" for c in "&%$#_{}"})
+    aligned = "l" + "r" * wide.shape[1]
+    return style.to_latex(hrules=True, multicol_align="c", column_format=aligned, caption=caption)

@@ -2,8 +2,6 @@
 
 Every fact stands in one sentence; what has to be known beside the numbers is in `notes`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -234,7 +232,6 @@ def _validation(numbers: _Numbers, best: str, apart: Sequence[str]) -> Iterator[
 def _next(
     numbers: _Numbers, methods: pd.DataFrame, best: pd.Series, sentences: Sequence[Sentence]
 ) -> Iterator[Sentence]:
-    """The one thing to try next, and its command line."""
     name, tried = best["method"], set(methods["method"])
     run = f"kedro run --params dataset={best['dataset']}"
     joint, ensemble = numbers.row(name, JOINT), numbers.row(name, ENSEMBLE)

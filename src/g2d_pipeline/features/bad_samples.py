@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
-from g2d_pipeline.errors import DataError, data_error
+from g2d_pipeline.errors import data_error
 from g2d_pipeline.features.media import Media
 
 if TYPE_CHECKING:
@@ -40,8 +40,17 @@ class Faults:
     def check(self) -> None:
         """Raise DataError, naming cells and samples, where more samples are bad than are allowed."""
         bad, total = int(self.bad_rows().sum()), len(self.sample_ids)
-        if bad > self.allowed * total:
-            raise self._error(bad, total)
+        if bad <= self.allowed * total:
+            return
+        parts, named = [], []
+        for name, faults in self.reasons.items():
+            media = self.media[name]
+            parts.append(f"{len(faults)} of {len(media.cells)} {media.kind.plural} of modality {name!r}")
+            named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
+        share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
+        headline = f"{' and '.join(parts)} can not be used ({share})"
+        remedy = f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again."
+        raise data_error(headline, named, remedy)
 
     def bad_rows(self) -> npt.NDArray[np.bool_]:
         """`[N]`: which samples are bad."""
@@ -60,17 +69,6 @@ class Faults:
                     about = {"modality": name, "file": media.cells[k], "reason": reason}
                     bad.setdefault(row, {"sample_id": self.sample_ids[row]} | about)
         return [bad[row] for row in sorted(bad)]
-
-    def _error(self, bad: int, total: int) -> DataError:
-        parts, named = [], []
-        for name, faults in self.reasons.items():
-            media = self.media[name]
-            parts.append(f"{len(faults)} of {len(media.cells)} {media.kind.plural} of modality {name!r}")
-            named += [media.named(k, faults[k], self.sample_ids) for k in sorted(faults)]
-        share = f"{bad} of {total} samples, {bad / total:.2%}; max_bad_fraction allows {self.allowed:.2%}"
-        headline = f"{' and '.join(parts)} can not be used ({share})"
-        remedy = f"{REMEDY}, or set max_bad_fraction to drop such samples; then run again."
-        return data_error(headline, named, remedy)
 
 
 def without(table: pd.DataFrame, meta: Mapping[str, Any], bad: npt.NDArray[np.bool_]) -> pd.DataFrame:

@@ -2,8 +2,6 @@
 
 An array file is a `.npy`, or a gzipped IDX (MNIST's format); a `.parquet` of numbers is an array, too."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math

@@ -1,10 +1,9 @@
 """Media files that can not be used: what is wrong, where, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from g2d_pipeline.errors import DataError, G2DError, content_fault, media_fault
 from g2d_pipeline.remote import fetch
@@ -18,7 +17,7 @@ class MediaError(DataError):
         super().__init__(f"{file} {reason}.\nWhat to do: {remedy}")
         self.file, self.reason = file, reason
 
-    def __reduce__(self) -> tuple[type[MediaError], tuple[Path | str, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Path | str, str]]:
         """Sent to another process, it is made anew."""
         return type(self), (self.file, self.reason)
 
@@ -27,9 +26,8 @@ class MediaError(DataError):
 def decoding(path: Path | str, failed: str = "can not be decoded", *usual: type[Exception]) -> Iterator[None]:
     """Whatever is raised inside, but for errors of ours, becomes a MediaError of this file, and its cause.
 
-    Libraries raise almost anything for a broken file: SyntaxError, struct.error, MemoryError for a size that
-    its header makes up, … The reason is `failed`, the type of the error unless it is a `usual` one that says
-    why, and what it says."""
+    Libraries raise almost anything for a broken file (SyntaxError, MemoryError, …). The reason is `failed`,
+    the type of the error unless it is a `usual` one that says why, and what it says."""
     try:
         yield
     except G2DError:

@@ -1,7 +1,5 @@
 """The last steps of a modality of files: transforms of the whole array, the normaliser, and notes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

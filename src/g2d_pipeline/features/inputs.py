@@ -128,8 +128,7 @@ class Inputs:
 
 
 def read_inputs(folder: Path) -> Inputs:
-    """Read and check `inputs.json`. Raises DataError where it, or a file that it names, is missing, changed,
-    or of another version."""
+    """Read `inputs.json`. DataError: it, or a file it names, is missing, changed, of another version."""
     path = folder / FILE
     try:
         about = json.loads(path.read_bytes())

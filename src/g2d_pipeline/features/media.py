@@ -18,8 +18,7 @@ from g2d_pipeline.compute import Pool
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
-from g2d_pipeline.features.chunk_journal import ChunkJournal, Notes
-from g2d_pipeline.features.chunks import Done, Job
+from g2d_pipeline.features.chunks import ChunkJournal, Done, Job, Notes
 from g2d_pipeline.features.files import Rows, create, fits, remove
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
 from g2d_pipeline.features.reuse import RECORD, ReusableStore
@@ -32,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 256  # the most cells at once, of any kind
 SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
+ShardRows = int | Literal["auto"]  # in a file
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
 KILLED = (
     "A process that decodes raw files was killed each time that it was tried, perhaps for want of memory. "
@@ -76,16 +76,11 @@ class Media:
     code: Rows
     order: Rows
     starts: Rows
-    shard_rows: int | Literal["auto"] = "auto"
+    shard_rows: ShardRows = "auto"
 
     @classmethod
     def from_column(
-        cls,
-        name: str,
-        kind: FileKind,
-        root: Path,
-        column: pd.Series[str],
-        shard_rows: int | Literal["auto"] = "auto",
+        cls, name: str, kind: FileKind, root: Path, column: pd.Series[str], shard_rows: ShardRows = "auto"
     ) -> Self:
         """From the manifest's column of cells `[N]`."""
         import pandas as pd

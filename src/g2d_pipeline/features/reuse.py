@@ -2,8 +2,6 @@
 
 Only where decoding costs more than reading (`Kind.reusable`): recordings, clips, images stored as bytes."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Mean and standard deviation a channel, in one pass over a memory-mapped array; what float16 rounds."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

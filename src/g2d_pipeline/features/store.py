@@ -14,8 +14,17 @@ import numpy.typing as npt
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.errors import DataError, data_error
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META, Mapped, mapped, read_header
-from g2d_pipeline.features.shards import Shards, shard_names
+from g2d_pipeline.features.files import (
+    FITTED,
+    FORMAT,
+    INDEX,
+    META,
+    Mapped,
+    Shards,
+    mapped,
+    read_header,
+    shard_names,
+)
 from g2d_pipeline.files import content_hash
 from g2d_pipeline.remote import attach, is_hollow
 
@@ -61,8 +70,7 @@ class FeatureStore:
 
     @cached_property
     def arrays(self) -> dict[str, Mapped]:
-        """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped: only the rows that are
-        asked for are read."""
+        """modality → `[N, …]` (in one file, or `Shards`), read-only and memory-mapped."""
         attach(self.path)
         return {name: self._array(about) for name, about in self.meta["modalities"].items()}
 
@@ -142,7 +150,8 @@ def find_faults(
             files[INDEX] = None, meta["index"]["checksum"]
         for about in modalities.values() if modality is None else [modalities[modality]]:
             files |= {f: ((form, about["dtype"]), c) for f, (form, c) in array_files(about, rows).items()}
-            files |= {part["file"]: (None, part["checksum"]) for part in _extra_files(about)}
+            beside = [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
+            files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
     files = {name: of for name, of in files.items() if not is_hollow(folder / name)}
@@ -151,11 +160,6 @@ def find_faults(
         if not quick and faults[name] is None and content_hash(folder / name) != checksum:
             faults[name] = "has changed since it was written"
     return {name: fault for name, fault in faults.items() if fault is not None}
-
-
-def _extra_files(about: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The entries {file, checksum} of the files beside a modality's array."""
-    return [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
 
 
 def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -17,28 +18,23 @@ from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error, media_fault
+from g2d_pipeline.features import files as disk
 from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
-from g2d_pipeline.features.chunk_journal import ChunkJournal
-from g2d_pipeline.features.files import (
-    FITTED,
-    FORMAT,
-    INDEX,
-    META,
-    allocated,
-    check_space,
-    checksums,
-    remove,
-    writing_to,
-)
+from g2d_pipeline.features.chunks import ChunkJournal
+from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META
 from g2d_pipeline.features.finalize import finish
+from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
 from g2d_pipeline.features.media import CHUNK, Media, Names, decode, prepare
 from g2d_pipeline.features.reuse import find_known
+from g2d_pipeline.features.store import array_files, find_faults, read_meta
 from g2d_pipeline.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 Kinds = Mapping[str, FileKind | ColumnKind]
 REBUILD = "make the manifest anew (`--params rebuild=true`)."
@@ -84,7 +80,7 @@ def write_store(
     _check_files(root, faults)
     for m in media.values():
         m.kind.check_spec(m.name, m.spec)
-    with writing_to(folder, _needed(folder, kinds, media, len(sample_ids))):
+    with disk.writing_to(folder, _needed(folder, kinds, media, len(sample_ids))):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".*.tmp"):  # by a process that was killed
             left.unlink()
@@ -93,14 +89,14 @@ def write_store(
         for name, kind in kinds.items():
             files.update(kind.extra_files(name) if isinstance(kind, ColumnKind) else media[name].scratch)
         journal = ChunkJournal(folder, _plan(settings, sample_ids, media), sorted(files))
-        check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
+        disk.check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, journal)
         decoded = _decode_all(folder, settings.options, journal, faults, previous)
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
             for name in m.scratch:
-                remove(folder / name)
+                disk.remove(folder / name)
         journal.remove()
 
 
@@ -159,7 +155,7 @@ def _finish_all(
             "kind": features.kind,
             **about,
             "file": f"{name}.npy",
-            **checksums(folder / f"{name}.npy"),
+            **disk.checksums(folder / f"{name}.npy"),
             "settings": features.model_dump(mode="json"),
         }
     _write_index(folder / INDEX, table)
@@ -224,7 +220,7 @@ def _needed(folder: Path, kinds: Kinds, media: Mapping[str, Media], samples: int
     needed = 0
     for name, kind in kinds.items():
         bytes_each = kind.bytes_each if isinstance(kind, ColumnKind) else kind.bytes_each(media[name].spec)
-        present = sum(allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
+        present = sum(disk.allocated(folder / file) for file in (f"{name}.npy", f"{name}.pixels.npy"))
         needed += max(0, samples * bytes_each - present)
     return needed
 
@@ -259,3 +255,42 @@ def _code() -> list[str]:
 def _write_index(path: Path, table: pd.DataFrame) -> None:
     index = table[["sample_id", "split", "target"]].astype({"sample_id": str, "split": str})
     index.reset_index(drop=True).to_parquet(path, index=False, engine="pyarrow")
+
+
+def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
+    """Make the damaged files of a store's arrays (shards, or whole ones) again from the raw files below
+    `root`; returns their names. Each replaces the old one once it has the checksum that it had.
+
+    Raises DataError where a file of another sort is damaged, a raw file can not be read, or what is made
+    differs: then the store has to be made anew."""
+    meta = read_meta(folder)
+    faults, inputs = find_faults(folder, meta), Inputs(folder, meta)
+    gone = {one["sample_id"] for one in meta["dropped"]}
+    table = manifest.table[~manifest.table["sample_id"].astype(str).isin(gone)]
+    made = []
+    for name, about in meta["modalities"].items():
+        columns, start = table[manifest.meta["columns"][name]], 0
+        for file, (shape, checksum) in array_files(about, len(table)).items():
+            if file in faults:
+                logger.warning("%s: %s %s: it is made again.", folder.name, file, faults[file])
+                own = columns.iloc[start : start + shape[0]]
+                with disk.writing_to(folder, 0), atomic_write(folder / file) as temporary:
+                    array = disk.create(temporary, about["dtype"], shape)
+                    for first in range(0, shape[0], CHUNK):
+                        part = own.iloc[first : first + CHUNK]
+                        array[first : first + CHUNK], bad = inputs.encode(name, part, root)
+                        if bad:
+                            raise _not_repaired(folder, list(bad.values()))
+                    array.flush()
+                    if content_hash(temporary) != checksum:
+                        raise _not_repaired(folder, [f"{file}: raw files or the code have changed"])
+                made.append(file)
+            start += shape[0]
+    if others := [f"{file} {fault}" for file, fault in faults.items() if file not in made]:
+        raise _not_repaired(folder, others)
+    return made
+
+
+def _not_repaired(folder: Path, lines: list[str]) -> Exception:
+    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
+    return data_error(f"The feature store {folder} is broken and can not be repaired", lines, remedy)

@@ -1,7 +1,5 @@
 """Encoders, fusion modules and the model that joins them; tasks say what is predicted."""
 
-from __future__ import annotations
-
 from g2d_pipeline.models.encoders import Encoder, Normaliser, Trunk, build_encoder
 from g2d_pipeline.models.fusions import build_fusion
 from g2d_pipeline.models.fusions.base import Fusion

@@ -1,7 +1,5 @@
 """A model from its architecture, a plain dictionary kept in `model.json`: enough to rebuild and predict."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from g2d_pipeline.config import EncoderSettings

@@ -4,8 +4,6 @@ A model with an exchange runs its encoders side by side; between stages each mod
 channel by channel, by what all modalities see. It is part of the architecture (`exchange: mmtm`): a saved
 model predicts with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
@@ -127,7 +125,6 @@ class Exchange(nn.Module):
 
 
 def _channels(stage: nn.Module) -> int:
-    """C of the maps that a stage ends in."""
     return next(part.out_channels for part in reversed(list(stage.modules())) if isinstance(part, nn.Conv2d))
 
 

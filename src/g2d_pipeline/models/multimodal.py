@@ -1,7 +1,5 @@
 """The model: an encoder per modality and a fusion. A unimodal teacher is one with late fusion."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -5,8 +5,6 @@ it is. Both have `outputs`, the width C of the logits; `metric`, the name of the
 `higher_is_better`; `heads_average`: whether the mean of heads that are each right is a better prediction
 (log-odds add up evidence; the mean of a good and a poor number is a mediocre number)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

@@ -2,8 +2,6 @@
 
 Called where a training begins and nowhere else: a saved model is rebuilt from its own file alone."""
 
-from __future__ import annotations
-
 import logging
 import re
 import struct

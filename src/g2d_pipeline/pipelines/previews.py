@@ -1,7 +1,5 @@
 """What Kedro-Viz shows on a task's page: Mermaid diagrams of what will be trained, by the configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from kedro.pipeline.preview_contract import MermaidPreview

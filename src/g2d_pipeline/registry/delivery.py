@@ -1,7 +1,5 @@
 """New rows beside a champion's reference: can they be read, are they silent, shifted, labelled otherwise?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,15 +13,7 @@ import pandas as pd
 
 from g2d_pipeline.config.retrain import GateSettings
 from g2d_pipeline.evaluation.statistics import holm
-from g2d_pipeline.registry.drift import (
-    LEAST,
-    Shift,
-    Sides,
-    compare_categories,
-    compare_features,
-    compare_numbers,
-    compare_shares,
-)
+from g2d_pipeline.registry import drift
 from g2d_pipeline.registry.gates import Finding, judged, limited, name_first
 from g2d_pipeline.registry.reference import Reference, Rows, Seen, contradicted, look_at
 from g2d_pipeline.sources.manifest import Manifest
@@ -84,14 +74,14 @@ class Delivery:
             values = values.map({i: numbers.get(c) for i, c in enumerate(self.manifest.meta["class_names"])})
         return values.to_numpy(np.float64)
 
-    def sides(self, reference: Rows | None = None, new: Any = None) -> Sides:
+    def sides(self, reference: Rows | None = None, new: Any = None) -> drift.Sides:
         """The groups of these rows of both sides, of all by default."""
         groups = [t["group"] for t in (self.reference.samples, self.table) if "group" in t]
         if len(groups) < 2 or any(own.isna().any() for own in groups):
-            return Sides()
+            return drift.Sides()
         codes = pd.factorize(pd.concat(groups).astype(str))[0].astype(np.int64)
         a, b = codes[: len(groups[0])], codes[len(groups[0]) :]
-        return Sides(a if reference is None else a[reference], b if new is None else b[new])
+        return drift.Sides(a if reference is None else a[reference], b if new is None else b[new])
 
     def _unreadable(self) -> Finding:
         faults = self.seen.faults if len(self.looked) else {}
@@ -110,7 +100,7 @@ class Delivery:
         for m, blank in self.seen.blank.items():
             before = self.reference.contents[f"blank/{m}"].to_numpy(float)[usable]
             own = blank[good].astype(float)
-            value, p = compare_shares(before, own, self.sides(usable, good))
+            value, p = drift.compare_shares(before, own, self.sides(usable, good))
             if not own.any() and not before.any():
                 continue
             named = [self.ids[i] for i in good[blank[good]]]
@@ -126,17 +116,17 @@ class Delivery:
         own = [*self._tests()]
         untested = sorted({name for name, shift in own if math.isnan(shift.p)})
         if untested:
-            why = f"fewer than {LEAST} new samples, counted as independent ones"
+            why = f"fewer than {drift.LEAST} new samples, counted as independent ones"
             self.notes.append(f"Not tested: {', '.join(untested)} ({why}).")
         adjusted = holm(np.array([shift.p for _, shift in own]))
-        tests: dict[str, list[tuple[Shift, float]]] = {}
+        tests: dict[str, list[tuple[drift.Shift, float]]] = {}
         for (name, shift), p in zip(own, adjusted.tolist(), strict=True):
             if not math.isnan(p):
                 tests.setdefault(name, []).append((shift, p))
         for name, of in tests.items():
             yield self._shifted(name, of)
 
-    def _shifted(self, name: str, tests: list[tuple[Shift, float]]) -> Finding:
+    def _shifted(self, name: str, tests: list[tuple[drift.Shift, float]]) -> Finding:
         clear = sorted((t for t in tests if t[1] < self.settings.alpha), key=lambda t: -t[0].effect)
         worst, p = clear[0] if clear else max(tests, key=lambda t: t[0].effect)
         named = list(worst.first)
@@ -151,7 +141,7 @@ class Delivery:
             text = f"{len(self.looked):,} new rows differ from the champion's ({kind}): {first}; {remedy}."
         return judged(name, worst.effect, self.settings.shift, text, named, p, bool(clear))
 
-    def _tests(self) -> Iterator[tuple[str, Shift]]:
+    def _tests(self) -> Iterator[tuple[str, drift.Shift]]:
         """The finding's name, and what is compared: columns and the target of all rows, media by features."""
         meta, types = self.reference.about["meta"], self.reference.about["types"]
         old, sides = self.reference.samples, self.sides()
@@ -164,21 +154,24 @@ class Delivery:
             for c in columns:
                 if types[c] == "numbers":
                     a, b = (side[c].to_numpy(np.float64) for side in (old, self.table))
-                    yield f"shift/{m}", compare_numbers(c, a, b, sides)
+                    yield f"shift/{m}", drift.compare_numbers(c, a, b, sides)
                 elif types[c] == "text":  # dates are later, and not tested
                     both = pd.concat([old[c], self.table[c]]).astype(object).fillna("")
                     codes = pd.factorize(both)[0].astype(np.int64)
-                    yield f"shift/{m}", compare_categories(c, codes[: len(old)], codes[len(old) :], sides)
+                    yield (
+                        f"shift/{m}",
+                        drift.compare_categories(c, codes[: len(old)], codes[len(old) :], sides),
+                    )
         before = old["target"].to_numpy(np.float64)
         known = ~np.isnan(self.targets)
         groups, name = self.sides(None, known), meta["target"].get("name") or "target"
         if not self.classes:
-            yield "shift/target", compare_numbers(name, before, self.targets, groups)
+            yield "shift/target", drift.compare_numbers(name, before, self.targets, groups)
         elif known.any():
             codes = self.targets[known].astype(np.int64)
-            yield "shift/target", compare_categories(name, before.astype(np.int64), codes, groups)
+            yield "shift/target", drift.compare_categories(name, before.astype(np.int64), codes, groups)
 
-    def _media(self, m: str) -> Iterator[Shift]:
+    def _media(self, m: str) -> Iterator[drift.Shift]:
         """Tests of a modality by the encoder's features, of contents that the champion was not trained on.
 
         An encoder remembers what it was trained on, so that new data are compared with rows of val and test.
@@ -199,7 +192,7 @@ class Delivery:
                 continue
             own = self.seen.features[m][rows]
             pairs = ((old.features[m][mask], self.sides(old.usable[mask], rows)) for mask in alike)
-            shifts = [compare_features(m, values, own, groups) for values, groups in pairs]
+            shifts = [drift.compare_features(m, values, own, groups) for values, groups in pairs]
             least = min(shifts, key=lambda shift: (not math.isnan(shift.p), shift.effect))
             order = np.flatnonzero(rows)[np.argsort(-least.scores, kind="stable")]
             yield replace(least, first=tuple(self.ids[i] for i in order))
@@ -209,7 +202,7 @@ class Delivery:
         wrong = contradicted(self.seen, self.targets, s.confidence, self.reference.about["residual"])
         good = np.flatnonzero(self.seen.good & ~np.isnan(self.targets))
         before = self.reference.contents["contradicted"].to_numpy(float)[usable]
-        value, p = compare_shares(before, wrong[good].astype(float), self.sides(usable, good))
+        value, p = drift.compare_shares(before, wrong[good].astype(float), self.sides(usable, good))
         rows = np.flatnonzero(wrong)
         if self.classes:
             rows = rows[np.argsort(-self.seen.sure[rows], kind="stable")]

@@ -1,7 +1,5 @@
 """What lies under data/ and in the registry, and which of it nothing refers to any more."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -4,8 +4,6 @@ Rows of one group (a speaker, a station) resemble each other, so that n rows tel
 ones. Every test here counts them by their effective number n / (1 + (m − 1) ICC) (Kish 1965), m the size of
 groups and ICC the share of the variance between them, measured on the reference alone."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field
 from typing import Any

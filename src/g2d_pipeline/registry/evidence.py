@@ -4,8 +4,6 @@
 target's unit), `group` where there are groups, and a list column of logits for each part: `multi`, a modality
 alone (`audio`) or missing (`without audio`). `evidence.json`: whose they are (`Header`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -168,7 +166,6 @@ def _positions(table: pd.DataFrame, ids: Sequence[str] | None, path: Path) -> np
 
 
 def _unit(model: Path) -> str:
-    """The target's unit, as the model's `inputs.json` has it."""
     file = model / "inputs.json"
     return str(json.loads(file.read_text("utf-8"))["target"].get("unit", "")) if file.is_file() else ""
 

@@ -1,7 +1,5 @@
 """Gates before training: may a model be trained on these data, as a successor of the champion?"""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,15 +20,6 @@ from g2d_pipeline.registry.reference import (
 from g2d_pipeline.sources.manifest import Manifest
 
 ORDER: tuple[Outcome, ...] = ("go", "warn", "stop")
-TABLE = """<div class="scroll"><table class="gates"><thead><tr><th>Gate</th><th>Outcome</th>
-<th class="right">Value</th><th class="right">Warn / stop from</th><th>What was seen</th></tr></thead><tbody>
-{% for f in findings %}<tr class="{{ f.outcome }}"><th scope="row">{{ f.name }}</th><td>{{ f.outcome }}</td>
-<td class="right">{{ f.value | number if f.value is not none else '–' }}</td><td class="right">
-{{ f.warn | number if f.warn is not none else '–' }} / {{ f.stop | number if f.stop is not none else '–' }}
-</td><td>{{ f.sentence }}</td></tr>
-{% endfor %}</tbody></table></div>
-{% for note in notes %}<p class="note">{{ note }}</p>
-{% endfor %}"""
 
 
 @dataclass(frozen=True)
@@ -72,14 +61,6 @@ class GateReport:
         findings = [asdict(f) | {"first": list(f.first)} for f in self.findings]
         whole = {"outcome": self.outcome, "rows": self.rows, "sentences": self.sentences}
         return whole | {"findings": findings, "notes": self.notes}
-
-
-def gate_table(report: GateReport) -> str:
-    """The findings as an HTML table, for the report; everything is escaped."""
-    from g2d_pipeline.html import page_environment
-
-    template = page_environment().from_string(TABLE)
-    return template.render(findings=report.findings, notes=report.notes)
 
 
 def check_gates(

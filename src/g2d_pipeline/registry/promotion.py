@@ -2,8 +2,6 @@
 
 The rule, its reasons and its error rates: docs/retrain.md."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +18,7 @@ from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, class_probabilitie
 from g2d_pipeline.evaluation.records import ordered_runs
 from g2d_pipeline.evaluation.statistics import BETTER, EQUAL, WORSE, half_width, percentiles, spread_of
 from g2d_pipeline.evaluation.summary_json import plain
-from g2d_pipeline.registry.evidence import WITHOUT, Evidence, labels, read_evidence, write_evidence
-
-__all__ = ["COMPARED", "Decision", "best_on_validation", "decide", "write_evidence"]
+from g2d_pipeline.registry.evidence import WITHOUT, Evidence, labels, read_evidence
 
 COMPARED = (
     "rule", "what", "metric", "champion", "challenger", "difference", "low", "high", "guard", "verdict",
@@ -96,7 +92,6 @@ def _not_finite(evidence: Evidence, who: str, part: str = MULTI) -> str:
 
 
 def _incomparable(old: Evidence, new: Evidence) -> Iterator[str]:
-    """Why the two can not be compared; nothing where they can."""
     a, b = old.header, new.header
     remedy = "`kedro models promote` makes it the champion all the same"
     for name, x, y in (("task", a.task, b.task), ("target’s unit", a.unit, b.unit)):
@@ -272,14 +267,12 @@ class _Comparison:
         return f"{what}: {text} (guard {row['rule']} {limit}{unit})"
 
     def _unit(self, metric: str) -> str:
-        """With a blank before it."""
         unit = {"mape": "%", "nll": "nats"}.get(metric, "")
         unit = self.new.header.unit if metric in IN_TARGET_UNIT else unit
         return f" {unit}" if unit else ""
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether logits, where there are any, are the same numbers."""
     return one is other if one is None or other is None else np.array_equal(one, other, equal_nan=True)
 
 
@@ -293,14 +286,14 @@ def _number(value: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------ several seeds
-def best_on_validation(runs: Sequence[Run], metric: str | None = None) -> tuple[Run, dict[str, Any]]:
-    """The run with the best `metric` (None: the task's first headline metric) on validation, the first of
-    equal ones; and the spread: `metric`, `split`, `mean`, `std` (ddof = 1, None for one run) and `runs`, each
-    with its seed and value. A run without a finite value is none to choose. Raises DataError for no such."""
+def best_on_validation(runs: Sequence[Run]) -> tuple[Run, dict[str, Any]]:
+    """The run with the best first headline metric of its task on validation, the first of equal ones; and the
+    spread: `metric`, `split`, `mean`, `std` (ddof = 1, None for one run) and `runs`, each with its seed and
+    value. A run without a finite value is none to choose. Raises DataError for no such."""
     rows: list[tuple[float, Run]] = []
     for run in ordered_runs(runs):
         task = str(run.info["task"])
-        name = metric or HEADLINE_METRICS[task][0]
+        name = HEADLINE_METRICS[task][0]
         part = run.modality or MULTI
         own = run.predictions[(run.predictions["split"] == "val") & (run.predictions["part"] == part)]
         try:
@@ -310,7 +303,7 @@ def best_on_validation(runs: Sequence[Run], metric: str | None = None) -> tuple[
         if math.isfinite(value := scores.get(name, math.nan)):
             rows.append((value, run))
     if not rows:
-        raise DataError(f"None of {len(runs)} runs has a value of {metric or 'its metric'} on validation.")
+        raise DataError(f"None of {len(runs)} runs has a value of its metric on validation.")
     values = [value for value, _ in rows]
     pick = max if metric_spec(name).higher_is_better else min
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None

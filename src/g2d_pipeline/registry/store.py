@@ -1,7 +1,5 @@
 """MLflow's registry: a model a data set, its versions, and the aliases champion, challenger and previous."""
 
-from __future__ import annotations
-
 import logging
 import re
 import tempfile
@@ -18,8 +16,6 @@ from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import locked
 from g2d_pipeline.serving import registered
 from g2d_pipeline.serving.registered import CODE, HOME, SQLITE, Version, read_versions, registry_uri
-
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry", "Version"]
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +202,6 @@ class Registry:
             yield saved
 
     def _discard(self, client: Any, dataset: str, number: int | None, run: str) -> None:
-        """Delete a version, its run and its files."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         if number is not None:

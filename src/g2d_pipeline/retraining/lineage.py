@@ -1,7 +1,5 @@
 """What a model was made from: enough to rebuild it years later, and to see what has changed since."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -54,7 +52,9 @@ class Lineage:
             "parameters": c.parameters,
             "inputs": plan.card("distill", run)["inputs"],
             "contents": {name: plan.content(*artefact) for name, artefact in made.items()},
-            "threads": {name: _threads(plan.folder(*artefact)) for name, artefact in made.items()},
+            "threads": {
+                n: (read_card(plan.folder(*a)) or {}).get("threads") for n, a in made.items()
+            },  # of torch
             "fingerprints": {name: plan.fingerprint(*artefact) for name, artefact in made.items()},
             "raw": plan.raw,
             "raw_dir": c.dataset.raw.raw_dir,
@@ -64,11 +64,6 @@ class Lineage:
             "machine": {"platform": platform.platform(), "cpu": cpu_name(), "device": c.run.device},
             "versions": versions(),
         }
-
-
-def _threads(folder: Path) -> int | None:
-    """Of torch, when the artefact was made."""
-    return (read_card(folder) or {}).get("threads")
 
 
 def raw_files(plan: Plan, root: Path) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """A registered version, trained again from its lineage: the same bits, or how far off they are."""
 
-from __future__ import annotations
-
 import json
 import logging
 import tempfile
@@ -108,9 +106,9 @@ def _train(
     c: Configuration, lineage: dict[str, Any], manifest: Manifest, version: Path, scratch: Path
 ) -> Path:
     """The folder of the student, with its features and teachers made anew."""
-    from g2d_pipeline.pipelines.distill.nodes import train_students
-    from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-    from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+    from g2d_pipeline.pipelines.distill import train_students
+    from g2d_pipeline.pipelines.featurize import featurize_modalities
+    from g2d_pipeline.pipelines.teachers import train_teachers
 
     features = scratch / "features"
     features.mkdir()
@@ -157,7 +155,6 @@ def _compare(version: Path, again: Path) -> tuple[float, str]:
 
 
 def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
-    """What is not as it was when the version was trained."""
     now: dict[str, Any] = {"processor": cpu_name(), "commit": commit(project)["commit"]}
     then = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"]}
     now |= versions()
@@ -173,7 +170,6 @@ def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
 
 @contextmanager
 def _threads(number: int | None) -> Iterator[None]:
-    """As many threads of torch as training had, where that is known."""
     import torch
 
     before = torch.get_num_threads()

@@ -21,8 +21,9 @@ from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
 from g2d_pipeline.sources.hashing import cache_file
 
 if TYPE_CHECKING:
-    from g2d_pipeline.registry.store import Registry, Version
+    from g2d_pipeline.registry.store import Registry
     from g2d_pipeline.retraining.version import Challenger
+    from g2d_pipeline.serving.registered import Version
     from g2d_pipeline.sources.manifest import Manifest
 
 ADMITTED = "admitted.parquet"  # the contents of the rows that passed the gates last
@@ -129,7 +130,8 @@ def promote_challenger(
     registry, key = _registry(settings), _key(runs, settings, lineage)
     content = lineage.content(challenger.name)
     champion = registry.get(settings.dataset, "champion")
-    version = _registered(registry, settings.dataset, content)
+    versions = registry.versions(settings.dataset)
+    version = next((v for v in versions if v.tags.get("content") == content), None)
     if version is None:
         version = _register(registry, challenger, content, settings, lineage)
     result = {"dataset": settings.dataset, "key": key, "version": version.number, "spread": spread}
@@ -138,11 +140,6 @@ def promote_challenger(
     project = Path(settings.options.project).resolve()
     result["report"] = relative(lineage.evaluation.resolve() / "report.html", project).as_posix()
     return result | _decide(registry, champion, version, settings)
-
-
-def _registered(registry: Registry, dataset: str, content: str) -> Version | None:
-    versions = registry.versions(dataset)
-    return next((v for v in versions if v.tags.get("content") == content), None)
 
 
 def _register(
@@ -183,7 +180,6 @@ def _register(
 def _decide(
     registry: Registry, champion: Version | None, version: Version, settings: RetrainRun
 ) -> dict[str, Any]:
-    """Promote the version or not: outcome and reason."""
     from g2d_pipeline.registry.promotion import decide
 
     dataset, options = settings.dataset, settings.settings

@@ -1,7 +1,5 @@
 """The folder of a version: a trained model with all that comparing, explaining and rebuilding it needs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,8 +12,8 @@ from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.evaluation.records import Run
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import evaluation_set_file
+from g2d_pipeline.registry.evidence import write_evidence
 from g2d_pipeline.registry.model_card import CARD, model_card
-from g2d_pipeline.registry.promotion import write_evidence
 from g2d_pipeline.registry.reference import write_reference
 from g2d_pipeline.remote import local_folder
 from g2d_pipeline.retraining.lineage import FILE, Lineage

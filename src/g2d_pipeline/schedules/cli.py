@@ -1,7 +1,5 @@
 """`kedro schedule`: start Dagster, run a schedule once, or write it for cron, systemd and Kubernetes."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

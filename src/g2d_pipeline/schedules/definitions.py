@@ -13,8 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from g2d_pipeline.schedules.jobs import ADDRESS, NODES, Job, Result
-from g2d_pipeline.schedules.notify import notify
+from g2d_pipeline.schedules.jobs import ADDRESS, NODES, Job, Result, notify
 from g2d_pipeline.schedules.settings import read_jobs
 
 LEVEL = re.compile(r"^\S+ (WARNING|ERROR) ")
@@ -65,8 +64,6 @@ def _job(job: Job, ops: Mapping[str, dg.OpDefinition], hooks: set[dg.HookDefinit
 
 
 def _op(stage: str, jobs: Mapping[str, Job], last: dict[str, Result]) -> dg.OpDefinition:
-    """The op of a stage, of any job."""
-
     @dg.op(name=stage, ins={"before": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing), description=NODES[stage])
     def run_stage(context: dg.OpExecutionContext) -> dg.Output[None]:
         job = jobs[context.job_name]
@@ -92,7 +89,6 @@ def _op(stage: str, jobs: Mapping[str, Job], last: dict[str, Result]) -> dg.OpDe
 
 
 def _metadata(result: Result) -> dict[str, Any]:
-    """What Dagster's page shows of a result."""
     texts = {"outcome": result.outcome, "reason": result.reason, "version": result.version}
     report = {"report": dg.MetadataValue.path(result.report)} if result.report else {}
     return {key: text for key, text in texts.items() if text} | report

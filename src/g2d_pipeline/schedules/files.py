@@ -1,7 +1,5 @@
 """Schedules without Dagster: run once, and as lines of cron, units of systemd and CronJobs of Kubernetes."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys
@@ -12,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import StrictUndefined, Template
 
 from g2d_pipeline.config.schedules import DAYS, cron_fields
-from g2d_pipeline.schedules.jobs import Job, Log
-from g2d_pipeline.schedules.notify import notify
+from g2d_pipeline.schedules.jobs import Job, Log, notify
 
 DOCKERFILE = Path(__file__).with_name("Dockerfile.j2")
-SECRET = "g2d-secrets"  # Kubernetes' secret with the variables that webhook_env names
-HOURS = 12  # a CronJob that could not start in time may start so much later
 
 
 def run_once(job: Job, say: Log) -> int:
@@ -90,33 +86,25 @@ def _list(values: Iterable[int] | None) -> str:
 
 def systemd(jobs: Sequence[Job]) -> dict[str, str]:
     """Name of a unit → its text: a service and a timer for each job."""
-    units = {}
+    units: dict[str, str] = {}
     for job in jobs:
-        s, name = job.schedule, f"g2d-{job.name}"
-        words = " ".join(map(_unit_word, ["/usr/bin/env", *_locked(job)]))
-        folder = str(job.project).replace("%", "%%")
-        units[f"{name}.service"] = "\n".join(
-            [
-                f"# Secrets (the variable of notify.webhook_env): in ~/.config/{name}.env, as NAME=value.",
-                "[Unit]",
-                f"Description=g2d-pipeline: {s.pipeline} of {s.dataset} ({job.name})",
-                "",
-                "[Service]",
-                "Type=oneshot",
-                f"WorkingDirectory={folder}",
-                f"EnvironmentFile=-%h/.config/{name}.env",
-                "ExecStartPre=/usr/bin/env mkdir -p logs",
-                f"ExecStart={words}",
-                f"TimeoutStartSec={2 * math.ceil(s.timeout) + 300}",
-                "TimeoutStopSec=60",
-                "",
-            ]
-        )
-        times = [f"OnCalendar={time}" for time in calendar(job)]
-        about = ["[Unit]", f"Description=When {name}.service runs: {s.cron} ({s.timezone})", ""]
-        install = ["", "[Install]", "WantedBy=timers.target", ""]
-        units[f"{name}.timer"] = "\n".join([*about, "[Timer]", *times, "Persistent=true", *install])
+        about = {
+            "job": job,
+            "s": job.schedule,
+            "name": f"g2d-{job.name}",
+            "folder": str(job.project).replace("%", "%%"),
+            "command": " ".join(map(_unit_word, ["/usr/bin/env", *_locked(job)])),
+            "seconds": math.ceil(job.schedule.timeout),
+            "times": calendar(job),
+        }
+        units |= {f"g2d-{job.name}.{kind}": _filled(f"{kind}.j2", **about) for kind in ("service", "timer")}
     return units
+
+
+def _filled(template: str, **values: Any) -> str:
+    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return str(Template(text, undefined=StrictUndefined, **options).render(values))
 
 
 def _unit_word(word: str) -> str:
@@ -127,53 +115,5 @@ def _unit_word(word: str) -> str:
 
 def kubernetes(jobs: Sequence[Job], image: str, claim: str) -> str:
     """The manifests, as YAML documents."""
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": claim},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "50Gi"}}},
-    }
-    documents = [volume, *(_cron_job(job, image, claim) for job in jobs)]
-    return yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True).rstrip()
-
-
-def _cron_job(job: Job, image: str, claim: str) -> dict[str, Any]:
-    s, variables = job.schedule, list[dict[str, Any]]()
-    if job.env:
-        variables.append({"name": "KEDRO_ENV", "value": job.env})
-    if s.notify and (key := s.notify.webhook_env):
-        variables.append({"name": key, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": key}}})
-    container = {
-        "name": "retrain",
-        "image": image,
-        "args": ["schedule", "run", job.name],
-        **({"env": variables} if variables else {}),
-        "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "data", "mountPath": "/project/data"}],
-    }
-    pod = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 60,  # training saves its state
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
-        "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
-    }
-    evicted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    task = {
-        "backoffLimit": 0,  # the command has retries of its own
-        "activeDeadlineSeconds": math.ceil(s.timeout) + 300,
-        "podFailurePolicy": {"rules": [evicted]},  # a node that is drained is no failure: it starts again
-        "template": {"metadata": {"labels": {"dataset": s.dataset}}, "spec": pod},
-    }
-    spec = {
-        "schedule": s.cron,
-        "timeZone": s.timezone,
-        "concurrencyPolicy": "Forbid",
-        "startingDeadlineSeconds": HOURS * 3600,
-        "successfulJobsHistoryLimit": 3,
-        "failedJobsHistoryLimit": 3,
-        "jobTemplate": {"spec": task},
-    }
-    metadata = {"name": f"g2d-{job.name.replace('_', '-')}", "labels": {"app": "g2d-pipeline"}}
-    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": spec}
+    text = _filled("kubernetes.yml.j2", jobs=jobs, image=image, claim=claim)
+    return yaml.safe_dump_all(yaml.safe_load_all(text), sort_keys=False, allow_unicode=True).rstrip()

@@ -1,10 +1,9 @@
-"""A schedule as the commands that it runs: what each is, how long it may take and what came of it."""
-
-from __future__ import annotations
+"""A schedule as the commands that it runs: what each is, what came of it, and who is told of that."""
 
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -34,6 +33,7 @@ STATUS: dict[int, Outcome] = {3: "refused"}  # exit status → what came of it; 
 FINAL = (2, 3)  # a wrong configuration and a gate say the same again: no retry
 ADDRESS = "G2D_DAGSTER_ADDRESS"  # the environment variable with the address of Dagster's page
 GRACE = 20.0  # seconds that a command has to save its state
+NOTIFYING = 15.0  # seconds that a command or an address may take that is told of the end of a run
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
@@ -176,3 +176,43 @@ def _works(group: int) -> bool:
             if int(member) == group and state not in "ZX":
                 return True
     return not Path("/proc/self/stat").exists()
+
+
+def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
+    """Tell of the result, where the schedule asks for it; `page`: the address of the run. Whatever goes wrong
+    is one line through `warn`: it never fails a run."""
+    settings = job.schedule.notify
+    if settings is None or result.outcome not in settings.on:
+        return
+    text = f"{job.schedule.dataset}: {result.outcome}{f' ({result.reason})' if result.reason else ''}"
+    fields = {"schedule": job.name, "dataset": job.schedule.dataset, "outcome": result.outcome}
+    about = {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
+    message = json.dumps({"text": f"{job.name}: {text}"} | fields | about, ensure_ascii=False).encode()
+    try:
+        if settings.command:
+            command = shlex.split(settings.command)
+            done = subprocess.run(
+                command, input=message, cwd=job.project, timeout=NOTIFYING, stderr=subprocess.PIPE
+            )
+            if done.returncode:
+                said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(said)}"))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        warn(job.masked(f"notify.command failed: {error}"))
+    try:
+        if settings.webhook_env:
+            _post(os.environ.get(settings.webhook_env, ""), message)
+    except (OSError, ValueError) as error:
+        warn(job.masked(f"notify.webhook_env ({settings.webhook_env}) failed: {error}"))
+
+
+def _post(address: str, message: bytes) -> None:
+    """Post JSON. Raises ValueError for what is no address of the web, and OSError."""
+    if not address.startswith(("https://", "http://")):
+        raise ValueError("the variable is not set" if not address else "it holds no address of http(s)")
+    import urllib.request  # dear to import
+
+    header = {"Content-Type": "application/json"}
+    request = urllib.request.Request(address, message, header, method="POST")
+    with urllib.request.urlopen(request, timeout=NOTIFYING) as answer:
+        answer.read(1024)

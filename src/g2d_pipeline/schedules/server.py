@@ -92,7 +92,6 @@ def _wait_for_page(process: subprocess.Popen[str], port: int) -> None:
 
 
 def _active(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """The runs that are at work."""
     import dagster as dg
 
     s = dg.DagsterRunStatus

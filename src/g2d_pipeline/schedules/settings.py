@@ -1,7 +1,5 @@
 """The schedules of a project, as its files declare them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

@@ -3,8 +3,6 @@
 An SQLite registry is read directly, in milliseconds and without MLflow; any other one through its client,
 which takes seconds to import."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -169,7 +167,6 @@ def read_datasets(uri: str) -> list[str]:
 
 
 def _database(uri: str) -> Path | None:
-    """The file of an SQLite registry; None: it is another one."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
@@ -207,7 +204,6 @@ def _ask_versions(uri: str, dataset: str) -> list[Version]:
 
 
 def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
-    """Every result of one of the client's searches."""
     token = None
     while True:
         page = search(page_token=token, **arguments)

@@ -1,12 +1,10 @@
 """Raw samples from a table, a folder or arrays, batch by batch, as the columns that a model is made from."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,10 @@ import pyarrow.parquet
 
 from g2d_pipeline.config import Table, TabularFeatures
 from g2d_pipeline.errors import ConfigError, DataError, data_error
+from g2d_pipeline.features.cells import images_in
 from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind
-from g2d_pipeline.serving.folders import folder_table
+from g2d_pipeline.sources.faults import list_files
 from g2d_pipeline.sources.table import columns
 from g2d_pipeline.sources.table.files import COMMON, ENDINGS, find_tables
 from g2d_pipeline.sources.table.frame import RawTable, as_text
@@ -58,7 +57,8 @@ def open_samples(
     A parquet file is read batch by batch; other tables at once, and their files batch by batch. Raises
     DataError where a table can not be read, or has nothing that the model knows; ConfigError for other data.
     """
-    raw = _table_settings(inputs)
+    settings = inputs.about["table"]
+    raw = None if settings is None else Table.model_validate(settings)
     if isinstance(data, Mapping):
         with tempfile.TemporaryDirectory(prefix="g2d-arrays-") as scratch:
             table = _from_frame(_array_table(data, inputs, Path(scratch)), "the arrays")
@@ -83,11 +83,6 @@ def open_samples(
     own = path.parent / (raw.root or "") if raw else path.parent
     start = Path(root) if root is not None else own if own.is_dir() else path.parent
     yield _batches(_from_file(path, raw, inputs, size), inputs, raw, start, size)
-
-
-def _table_settings(inputs: Inputs) -> Table | None:
-    settings = inputs.about["table"]
-    return None if settings is None else Table.model_validate(settings)
 
 
 def _from_file(path: Path, raw: Table | None, inputs: Inputs, size: int) -> Iterator[RawTable]:
@@ -147,6 +142,64 @@ def _array_table(arrays: Mapping[str, Any], inputs: Inputs, folder: Path) -> pd.
         np.save(folder / f"{m}.npy", array)
         parts[m] = [f"{m}.npy#{i}" for i in range(len(array))]
     return pd.DataFrame({ID: [str(i) for i in range(next(iter(lengths.values()), 0))], **parts})
+
+
+def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
+    """A row a sample: `sample_id` and a column a modality, null where it has no file.
+
+    Where there are folders named as modalities, the files in them with the same path, but for the ending, are
+    a sample (in a video's, folders of pictures count as files). Else all files with the same path, but for
+    the ending, are one, and the ending says which modality each is of. Tabular modalities have no files.
+    Raises ConfigError where two modalities have the same endings, DataError where nothing fits."""
+    media = [m for m in inputs.modalities if inputs.kinds[m].columns is None]
+    own = [m for m in media if (folder / m).is_dir()]
+    files = list_files(folder)
+    if own:
+        files_of = [
+            (m, f, str(PurePosixPath(f).relative_to(m).with_suffix("")))
+            for m in own
+            for f in _in(m, folder, files, inputs)
+        ]
+    else:
+        endings = {m: inputs.kinds[m].endings for m in media}
+        _refuse_shared(endings, folder)
+        files_of = [
+            (m, f, str(PurePosixPath(f).with_suffix("")))
+            for f in files
+            for m in media
+            if PurePosixPath(f).suffix.lower() in endings[m]
+        ]
+    if not files_of:
+        wanted = ", ".join(f"{m}/" for m in media)
+        raise DataError(f"{folder} holds no file of the model's modalities: put them into folders {wanted}")
+    rows: dict[str, dict[str, str]] = {}
+    for m, file, stem in files_of:
+        rows.setdefault(stem, {}).setdefault(m, file)
+    table = pd.DataFrame([{"sample_id": stem, **rows[stem]} for stem in sorted(rows)])
+    for m in [m for m in media if isinstance(inputs.kinds[m], ColumnKind) and m in table]:
+        read = [None if pd.isna(f) else (folder / f).read_text(encoding="utf-8").strip() for f in table[m]]
+        table[m] = pd.Series(read, dtype=object)
+    return table
+
+
+def _in(modality: str, folder: Path, files: list[str], inputs: Inputs) -> list[str]:
+    """The files in a modality's folder; of a video's, in place of pictures in folders those folders."""
+    inside = [f for f in files if f.startswith(f"{modality}/")]
+    if not getattr(inputs.kinds[modality], "folders", False):
+        return inside
+    pictures = {str(PurePosixPath(f).parent) for f in inside if f.count("/") > 1}
+    clips = {p for p in pictures if images_in(folder / p)}
+    return sorted(clips | {f for f in inside if str(PurePosixPath(f).parent) not in clips})
+
+
+def _refuse_shared(endings: Mapping[str, frozenset[str]], folder: Path) -> None:
+    names = list(endings)
+    for i, m in enumerate(names):
+        if other := next((n for n in names[i + 1 :] if endings[m] & endings[n]), None):
+            raise ConfigError(
+                f"{folder}: files of {m!r} and {other!r} have the same endings: put them into folders {m}/ "
+                f"and {other}/, or name them in a table."
+            )
 
 
 # ----------------------------------------------------------------------------------------- from their columns

@@ -1,7 +1,5 @@
 """Predictions of any number of samples into one file, part by part: a killed run goes on where it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -31,12 +29,7 @@ DIGEST, ATTRS = b"g2d.digest", b"PANDAS_ATTRS"  # keys of the file's metadata; t
 
 
 def write_predictions(
-    predictor: Predictor,
-    data: Any,
-    file: Path,
-    root: Path | str | None = None,
-    wait: bool = False,
-    size: int = BATCH,
+    predictor: Predictor, data: Any, file: Path, wait: bool = False, size: int = BATCH
 ) -> int:
     """Write what `Predictor.predict` returns of `data` to the parquet `file`; returns the number of samples.
 
@@ -45,19 +38,20 @@ def write_predictions(
     file of the same. Another process that writes the file is waited for, or LockedError raised."""
     parts = file.with_name(f"{file.name}.parts")
     with locked(file, wait):
-        if (rows := _fresh(predictor, data, file, root, size)) is not None:
+        if (rows := _fresh(predictor, data, file, size)) is not None:
             logger.info("%s is fresh: %d samples.", file, rows)
             return rows
         parts.mkdir(parents=True, exist_ok=True)
         tally, digests, written, said = Tally(), list[str](), list[Path](), time.monotonic()
-        for batch, digest in _digested(predictor, data, root, size):
+        for batch, digest in _digested(predictor, data, size):
             path = parts / f"{len(written):06d}-{digest}.parquet"
             if path.is_file():
                 part = pd.read_parquet(path)
             else:
                 part = predictor.predict_batch(batch)
+                table = pa.Table.from_pandas(part, schema=_schema(predictor), preserve_index=False)
                 with atomic_write(path) as temporary:
-                    pq.write_table(_as_arrow(part, predictor), temporary)
+                    pq.write_table(table.replace_schema_metadata(None), temporary)
             tally.add(part)
             digests.append(digest)
             written.append(path)
@@ -70,11 +64,8 @@ def write_predictions(
         return tally.total
 
 
-def _digested(
-    predictor: Predictor, data: Any, root: Path | str | None, size: int
-) -> Iterator[tuple[Batch, str]]:
-    """Each batch, and a digest of what its predictions are made from."""
-    with open_samples(data, predictor.inputs, root, size) as batches:
+def _digested(predictor: Predictor, data: Any, size: int) -> Iterator[tuple[Batch, str]]:
+    with open_samples(data, predictor.inputs, size=size) as batches:
         for batch in batches:
             yield batch, _digest(batch, predictor)
 
@@ -92,14 +83,14 @@ def _digest(batch: Batch, predictor: Predictor) -> str:
     return state.hexdigest()
 
 
-def _fresh(predictor: Predictor, data: Any, file: Path, root: Path | str | None, size: int) -> int | None:
+def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None:
     """The number of samples of a file that is there, whole, and of this; else None."""
     try:
         about = pq.read_metadata(file)
     except (OSError, pa.ArrowException):
         return None
     expected = (about.metadata or {}).get(DIGEST, b"").decode()
-    now = fingerprint([digest for _, digest in _digested(predictor, data, root, size)])
+    now = fingerprint([digest for _, digest in _digested(predictor, data, size)])
     return int(about.num_rows) if now == expected else None
 
 
@@ -109,11 +100,6 @@ def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> 
     with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema.with_metadata(about)) as writer:
         for start in range(0, len(parts), TOGETHER):
             writer.write_table(pa.concat_tables(map(pq.read_table, parts[start : start + TOGETHER])))
-
-
-def _as_arrow(part: pd.DataFrame, predictor: Predictor) -> pa.Table:
-    table = pa.Table.from_pandas(part, schema=_schema(predictor), preserve_index=False)
-    return table.replace_schema_metadata(None)
 
 
 def _schema(predictor: Predictor) -> pa.Schema:

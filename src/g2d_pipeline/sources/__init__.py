@@ -2,8 +2,6 @@
 
 This module imports no pandas, numpy or torch: a run with nothing to do only asks it for signatures."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -79,14 +77,6 @@ def _check_absent(layout: Layout[RawSettings], requested: str) -> None:
         raise data_error(headline, [], remedy)
 
 
-def with_folds(raw: LayoutSettings, root: Path) -> LayoutSettings:
-    """`raw` with the number of folds, where that is the number of groups in its table, which is read then.
-
-    Raises DataError where the table can not be read, or has too few groups."""
-    settings: LayoutSettings = find_layout(raw, root).with_folds()
-    return settings
-
-
 def ensure_sample(raw: LayoutSettings, root: Path) -> None:
     """Make the simulated sample at `root`, the folder that `locate` named, unless it is there as the settings
     ask. Equal settings give equal bytes.
@@ -102,7 +92,7 @@ def read_raw(
     project: Path,
     logged: set[str] | None = None,
     evaluation_set: Path | None = None,
-) -> Manifest:
+) -> "Manifest":
     """The validated manifest of `settings.raw`; a simulated sample is made where it is requested and absent.
     `evaluation_set`: the file of the fixed one, which may be absent.
 

@@ -3,8 +3,6 @@
 While it exists, ingest keeps these samples in test and nothing else, whatever split is drawn of the grown
 data; so the versions of a model are compared on the same samples (see docs/retrain.md)."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The files of a raw folder, and what is wrong with a row or a file of it."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """The content signature of a raw folder: an unchanged folder costs only stat calls."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -64,21 +62,20 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries}
 
 
-def remembered(file: Path | None, key: str, make: Callable[[], list[str]]) -> list[str]:
-    """What `make` returns, or what `file` keeps of it for the same `key`."""
+def remembered(file: Path | None, key: str, make: Callable[[], list[str] | None]) -> list[str]:
+    """What `make` returns, or what `file` keeps of it for the same `key`; nothing is kept where it raises."""
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
         content = json.loads(file.read_bytes()) if file is not None else {}
         if content["key"] == key:
             return list(content["names"])
-    names = make()
+    names = make() or []
     if file is not None:
         _write(file, {"key": key, "names": names})
     return names
 
 
 def _entry(path: Path, key: str, known: Entry | None) -> Entry:
-    """What is known of a file, where it has not changed; else its state and hash as they are now. The version
-    of one behind a URL stands for its hash."""
+    """What is `known` of an unchanged file, else its state and hash (behind a URL: its version) now."""
     if (remote := version_of(key)) is not None:
         size, version = remote
         return [size, 0, 0, 0, version]
@@ -116,4 +113,4 @@ def _write(cache: Path, content: dict[str, Any]) -> None:
         with atomic_write(cache) as path:
             path.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        logger.warning("The cache of file hashes %s can not be written: %s.", cache, error.strerror)
+        logger.warning("The cache %s can not be written: %s.", cache, error.strerror)

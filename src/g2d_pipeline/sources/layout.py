@@ -4,8 +4,6 @@
 `config/layouts.py`; `simulated` beside it makes the sample, where there is one. A start-up imports every
 layout's class: pandas, numpy and the like belong into the functions or into the folder's other modules."""
 
-from __future__ import annotations
-
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -34,7 +32,7 @@ MODULES = {"av_digits": "digits.av_digits", "spoken_mnist": "digits.spoken_mnist
 class Samples:
     """What a layout has read: the manifest's `table` (see `manifest.Manifest`) and what is said about it."""
 
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     class_names: Sequence[str] = ()
     dropped: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -127,7 +125,7 @@ class Layout(ABC, Generic[R]):
             remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(name)}/simulated.py, or "
             raise data_error(headline, made.files, f"{remedy}raw_files of the layout.")
 
-    def read(self, settings: IngestSettings) -> Manifest:
+    def read(self, settings: IngestSettings) -> "Manifest":
         """The validated manifest. Raises what `read_samples` raises; ConfigError: task or modality differ."""
         from g2d_pipeline.sources.manifest import build
 

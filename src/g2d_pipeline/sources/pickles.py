@@ -4,8 +4,6 @@ No name in a file is imported. First the opcodes are scanned: the unpickler itse
 indices, and allocates gigabytes for a file of thirty bytes. Then the few names that plain data need stand for
 functions that check their arguments; all other names are refused (datasets.md §4.2, §4.6)."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import pickle
@@ -47,8 +45,7 @@ def load_plain(path: Path, largest: int = LARGEST) -> Any:
     object in several places of the file is one object in the result.
 
     Raises DataError naming the file where it is missing, empty, a Git-LFS pointer, HTML, larger than
-    `largest` bytes, truncated or damaged; where it names anything else (`module.name`); where it declares
-    more than it holds."""
+    `largest` bytes, truncated, damaged, names anything else (`module.name`), or declares more than it has."""
     try:
         if fault := media_fault(path):
             raise Refused(fault)

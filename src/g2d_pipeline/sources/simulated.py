@@ -3,8 +3,6 @@
 A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated`
 with `make(root, size, seed)`; equal arguments give equal bytes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -49,8 +47,7 @@ class Simulated(NamedTuple):
 
 
 def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None:
-    """`make` the sample at `root` unless it is there with this text. It is made beside and renamed when
-    whole.
+    """`make` the sample at `root`, whole or not at all, unless it is there with this text.
 
     Raises DataError where a folder is there that is no sample: it is never touched."""
     if _text_of(root) == text:
@@ -70,11 +67,11 @@ def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None
 
 def write_video(
     path: Path,
-    pictures: Sequence[Image],
+    pictures: "Sequence[Image]",
     order: Sequence[int],
     fps: Fraction,
     options: dict[str, str],
-    sound: tuple[npt.NDArray[np.float32], int] | None = None,
+    sound: "tuple[npt.NDArray[np.float32], int] | None" = None,
 ) -> None:
     """A `.flv` or MPEG-4 `.mp4`: `order` says which of the pictures each frame is; equal arguments give equal
     bytes. `options` of the video codec; `sound`: samples `[n]` in [-1, 1] and hertz, for an AAC track."""

@@ -1,7 +1,5 @@
 """Splits that are drawn: shares of the rows, stratified, and by group without leakage; folds."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any

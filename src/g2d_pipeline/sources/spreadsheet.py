@@ -2,8 +2,6 @@
 
 openpyxl rather than pandas: row numbers, wholly empty rows, the types of cells and merged ones survive."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import zipfile

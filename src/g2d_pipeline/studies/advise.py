@@ -1,7 +1,5 @@
 """Which method for these data? All race on validation within a given time: `study=advise`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -9,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 import pandas as pd
@@ -27,21 +25,8 @@ from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, relative
 from g2d_pipeline.overrides import Tree, as_text, leaves, merge
 from g2d_pipeline.progress import duration, track_epochs
-from g2d_pipeline.studies import results
+from g2d_pipeline.studies import racing, results
 from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace, open_workspace
-from g2d_pipeline.studies.racing import (
-    ENSEMBLE_METHOD,
-    Advice,
-    Costs,
-    Score,
-    advise,
-    fitting,
-    makespan,
-    short_epochs,
-    shortened,
-    survivors,
-    validation_score,
-)  # fmt: skip
 from g2d_pipeline.studies.runner import Trainings, open_pool
 from g2d_pipeline.studies.settings import Point, nested, run_params
 from g2d_pipeline.studies.study import FOLDER, Cell, results_of, undefined_methods
@@ -75,18 +60,21 @@ class Race:
     pool: Trainings
     full: Workspace
     began: float
-    costs: Costs = field(default_factory=Costs)
+    costs: racing.Costs = field(default_factory=racing.Costs)
     dropped: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     fresh: int = 0
 
     @classmethod
-    def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Race:
+    def start(cls, study: AdviseSettings, name: str, origins: Origins, site: Site) -> Self:
         """Open the data set with every method."""
         began = time.time()
-        named = study.methods or _in_order(study, site.loader({"dataset": study.dataset}).methods)
-        methods = [m for m in dict.fromkeys([*named, ENSEMBLE_METHOD, JOINT]) if m != TEACHER]
+        named = study.methods
+        if not named:
+            known = site.loader({"dataset": study.dataset}).methods
+            named = [*(m for m in study.first if m in known), *known]
+        methods = [m for m in dict.fromkeys([*named, racing.ENSEMBLE_METHOD, JOINT]) if m != TEACHER]
         params = merge(nested(study.options), run_params(study, study.dataset, methods))
         try:
             full = open_workspace(site, params)
@@ -115,7 +103,7 @@ class Race:
         if self._missing(self.full, runs):
             self._check_time()
         self._make(self.full, runs, f"baselines, seed {self.study.seeds[0]}", self.end)
-        if self._missing(self.full, [one for one in runs if _name(one) != ENSEMBLE_METHOD]):
+        if self._missing(self.full, [one for one in runs if _name(one) != racing.ENSEMBLE_METHOD]):
             why = self.dropped.get(JOINT) or "teachers and joint training were not finished in time"
             kept = "what is trained is kept: the same command goes on, with more minutes"
             raise TrainingError(f"study {self.name}: {why}; {kept}")
@@ -131,7 +119,7 @@ class Race:
             raise TrainingError(f"study {self.name}: {self.dropped.get(JOINT, 'joint training did not end')}")
         joint = self.costs.estimate(JOINT, self.epochs)
         teachers = len(self.full.configuration.dataset.modalities)
-        needed = makespan([joint, *[joint / teachers] * teachers], self.pool.workers) + self.elapsed
+        needed = racing.makespan([joint, *[joint / teachers] * teachers], self.pool.workers) + self.elapsed
         if needed > self.time * (1 + RESERVE):
             least = math.ceil(1.3 * needed / 60 / (1 - RESERVE))
             raise ConfigError(
@@ -142,19 +130,19 @@ class Race:
 
     def run_rungs(self) -> list[str]:
         """The methods that are left for the last round, the best first."""
-        outside = {JOINT, ENSEMBLE_METHOD, *self.dropped}
+        outside = {JOINT, racing.ENSEMBLE_METHOD, *self.dropped}
         going = [m for m in self.full.configuration.methods if m not in outside]
         for number, share in enumerate(self.study.rungs, start=1):
             if not going:
                 break
-            epochs = short_epochs(self.full.configuration, share)
+            epochs = racing.short_epochs(self.full.configuration, share)
             title = f"round {number} ({epochs} of {self.epochs} epochs)"
             workspace = self._shortened(share)
             time_left = self.remaining - self.costs.estimate(JOINT, self.epochs)
             scores = self._round(workspace, going, epochs, title, min(time_left, self.remaining / 2))
             if not scores:
                 continue
-            best = survivors(scores, self.study.keep, self.study.finalists)
+            best = racing.survivors(scores, self.study.keep, self.study.finalists)
             self._drop([m for m in scores if m not in best], scores, title, len(best))
             going = best
         return going
@@ -164,7 +152,7 @@ class Race:
         allows, at last the best alone. Returns the finalists, the best on validation first."""
         title = f"last round ({self.epochs} epochs)"
         scores = self._round(self.full, going, self.epochs, title, self.remaining)
-        best = survivors(scores, 0.0, self.study.finalists)
+        best = racing.survivors(scores, 0.0, self.study.finalists)
         self._drop([m for m in scores if m not in best], scores, title, len(best))
         for seed in self.study.seeds[1:]:
             if len(best) > 1 and not self._fits(seed, best) and self._fits(seed, best[:1]):
@@ -187,11 +175,11 @@ class Race:
         """Whether baselines and methods can be trained with this seed in the time that remains."""
         runs = self._runs_of_seed(seed, methods)
         costs = [self._cost(one, self.epochs) for one in self._missing(self.full, runs)]
-        return makespan(costs, self.pool.workers) <= self.remaining
+        return racing.makespan(costs, self.pool.workers) <= self.remaining
 
     def _round(
         self, workspace: Workspace, methods: Sequence[str], epochs: int, title: str, seconds: float
-    ) -> dict[str, Score]:
+    ) -> dict[str, racing.Score]:
         """Train methods with the first seed, as many as can end within `seconds`, and score them."""
         seed, end = self.study.seeds[0], min(time.time() + seconds, self.end)
         left, chosen = list(methods), list[str]()
@@ -202,7 +190,7 @@ class Race:
                 groups.append((m, [self._cost(one, epochs) for one in missing]))
             if any(own and m not in self.costs.rates for m, own in groups) and not chosen:
                 groups = groups[: 2 * self.pool.workers]  # whose times say more than a guess
-            fit = fitting(groups, self.pool.workers, end - time.time())
+            fit = racing.fitting(groups, self.pool.workers, end - time.time())
             self._make(workspace, [one for m in fit for one in self._runs(workspace, m, seed)], title, end)
             chosen, left = chosen + fit, left[len(fit) :]
             if len(fit) < len(groups):
@@ -216,7 +204,8 @@ class Race:
             if self._missing(workspace, runs):
                 self.dropped[m] = f"{title}: the time ran out before it had ended"
                 continue
-            scores[m] = self._score(workspace, runs)
+            predictions = [workspace.trained(*one).predictions for one in runs]
+            scores[m] = racing.validation_score(predictions, workspace.configuration.dataset.task)
             self._note(workspace, m, title, epochs, seed, scores[m])
         return scores
 
@@ -245,7 +234,7 @@ class Race:
     def _shortened(self, share: float) -> Workspace:
         """Of all methods, also those that are dropped: an option (`tau`) may be one of theirs alone."""
         params = json.loads(self.full.params)
-        return open_workspace(self.pool.site, shortened(params, self.full.configuration, share))
+        return open_workspace(self.pool.site, racing.shortened(params, self.full.configuration, share))
 
     def _runs(self, workspace: Workspace, method: str, seed: int) -> Runs:
         runs = workspace.distill.runs
@@ -254,7 +243,7 @@ class Race:
     def _baseline_runs(self, seed: int) -> Runs:
         teachers = self.full.configuration.teachers().runs
         runs: Runs = [("teachers", name) for name, run in teachers.items() if run.seed == seed]
-        methods = [m for m in (JOINT, ENSEMBLE_METHOD) if m not in self.dropped]
+        methods = [m for m in (JOINT, racing.ENSEMBLE_METHOD) if m not in self.dropped]
         return runs + [one for m in methods for one in self._runs(self.full, m, seed)]
 
     def _missing(self, workspace: Workspace, runs: Iterable[tuple[str, str]]) -> Runs:
@@ -265,7 +254,6 @@ class Race:
         return self.costs.estimate(_name(one), epochs)
 
     def _learn_costs(self, workspace: Workspace, runs: Runs) -> None:
-        """Note how long what is finished took."""
         epochs = workspace.configuration.dataset.training.epochs
         for one in set(runs) - set(self._missing(workspace, runs)):
             card = read_card(workspace.plan.folder(*one)) or {}
@@ -297,25 +285,23 @@ class Race:
                 self.pool.train(tasks, done, end)
         self._learn_costs(workspace, runs)
 
-    def _score(self, workspace: Workspace, runs: Runs) -> Score:
-        predictions = [workspace.trained(*one).predictions for one in runs]
-        return validation_score(predictions, workspace.configuration.dataset.task)
-
     def _note(
-        self, workspace: Workspace, method: str, title: str, epochs: int, seed: int, score: Score
+        self, workspace: Workspace, method: str, title: str, epochs: int, seed: int, score: racing.Score
     ) -> None:
         cards = [read_card(workspace.plan.folder(*one)) or {} for one in self._runs(workspace, method, seed)]
         seconds = sum(float(card.get("wall_seconds", 0.0)) for card in cards)
         row = {"round": title, "method": method, "epochs": epochs, "seed": seed, "seconds": seconds}
         self.rows.append(row | {"validation": abs(score.value)})
 
-    def _drop(self, methods: Sequence[str], scores: Mapping[str, Score], title: str, kept: int) -> None:
+    def _drop(
+        self, methods: Sequence[str], scores: Mapping[str, racing.Score], title: str, kept: int
+    ) -> None:
         order = sorted(scores, key=lambda m: scores[m].rank, reverse=True)
         for m in methods:
             place = f"{order.index(m) + 1}. of {len(order)}"
             self.dropped[m] = f"{title}: {self._shown(scores[m])} on validation, {place}; {kept} went on"
 
-    def _shown(self, score: Score) -> str:
+    def _shown(self, score: racing.Score) -> str:
         spec = metric_spec(self.metric)
         unit = "" if spec.unit == "target" else f" {spec.unit}"
         return f"{spec.label} {format_value(self.metric, abs(score.value))}{unit}"
@@ -327,7 +313,7 @@ class Race:
     def write(self, finalists: Sequence[str], clock: Clock) -> tuple[Path, str]:
         """The folder of the results, and the text for the terminal."""
         c = self.full.configuration
-        methods = [m for m in (JOINT, ENSEMBLE_METHOD, *finalists) if m not in self.dropped]
+        methods = [m for m in (JOINT, racing.ENSEMBLE_METHOD, *finalists) if m not in self.dropped]
         point = Point(self.study.dataset, tuple(methods), {}, json.loads(self.full.params))
         cell = Cell(point, self.full, True)
         seeds = set(self.seeds)
@@ -339,7 +325,7 @@ class Race:
         winner, teacher = self._winners(metrics, methods)
         own = [run for run in runs if run.is_teacher or run.method in (JOINT, winner)]
         compared = comparisons(own, resample([*own, *ensemble_runs(own)]))
-        advice = advise(compared, winner, teacher, self.metric, self.study.margin)
+        advice = racing.advise(compared, winner, teacher, self.metric, self.study.margin)
         frame = results.cells_frame(
             [results.Part(self.study.dataset, "", c.source, metrics, [], parts[0][2] | parts[1][2])]
         )
@@ -371,7 +357,7 @@ class Race:
         winner = max(methods, key=lambda m: of_method.get(m, -math.inf))  # equals: the plainer one
         return winner, str(teachers.idxmax())
 
-    def _command(self, advice: Advice) -> str:
+    def _command(self, advice: racing.Advice) -> str:
         seeds = "/".join(map(str, self.seeds))
         compare = "" if advice.method in (TEACHER, JOINT) else JOINT
         options = [f"{'.'.join(path)}={as_text(value)}" for path, value in leaves(self.study.options)]
@@ -379,7 +365,6 @@ class Race:
         return f"kedro run --params {','.join([*words, f'seeds={seeds}', *options])}"
 
     def _account(self, spent: float) -> list[str]:
-        """What was tried and dropped, and the time."""
         lines = [
             f"{spent:.1f} of {self.study.minutes:g} minutes; seeds {'/'.join(map(str, self.seeds))}; "
             f"{self.fresh} runs were there already."
@@ -395,8 +380,3 @@ def _name(one: tuple[str, str]) -> str:
     """The method of a student, `unimodal/<m>` of a teacher."""
     stage, run = one
     return f"{TEACHER}/{run.split('/')[0]}" if stage == "teachers" else run.split("/")[0]
-
-
-def _in_order(study: AdviseSettings, known: Sequence[str]) -> list[str]:
-    first = [m for m in study.first if m in known]
-    return [*first, *(m for m in known if m not in first)]

@@ -1,7 +1,5 @@
 """One artefact of a study's cell, made by the catalog's own datasets in whatever process it is asked for."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -14,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from kedro.framework.project import settings as kedro_settings
+from kedro.utils import find_kedro_project
 
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
@@ -39,6 +40,13 @@ class Site:
     conf_source: str
     env: str | None = None
     threads: int = 1
+
+    @classmethod
+    def here(cls, env: str | None = None, conf_source: str | None = None) -> Self:
+        """The project that the working directory is in."""
+        project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
+        source = conf_source or str(project / kedro_settings.CONF_SOURCE)
+        return cls(str(project), source, env or os.getenv("KEDRO_ENV"))
 
     def loader(self, params: Tree) -> ProjectConfigLoader:
         """The configuration loader of a run with these parameters."""
@@ -89,8 +97,8 @@ class Workspace:
 
     def prepare(self) -> None:
         """Make the manifests and the feature stores, where they are missing. Raises what that raises."""
-        from g2d_pipeline.pipelines.featurize.nodes import featurize_modalities
-        from g2d_pipeline.pipelines.ingest.nodes import ingest_raw
+        from g2d_pipeline.pipelines.featurize import featurize_modalities
+        from g2d_pipeline.pipelines.ingest import ingest_raw
 
         self.plan.refresh()
         manifests, features = self.datasets["ingest"], self.datasets["featurize"]
@@ -117,8 +125,8 @@ class Workspace:
     def make(self, stage: str, run: str) -> Outcome:
         """Make one artefact, of which all inputs are made, unless it is fresh: then another process was
         quicker. Its training may fail: see the outcome. Raises G2DError and OSError for other faults."""
-        from g2d_pipeline.pipelines.distill.nodes import train_students
-        from g2d_pipeline.pipelines.teachers.nodes import train_teachers
+        from g2d_pipeline.pipelines.distill import train_students
+        from g2d_pipeline.pipelines.teachers import train_teachers
 
         self.plan.refresh()
         self.datasets[stage].overwrite = self.configuration.run.rebuild

@@ -1,11 +1,9 @@
 """What a race of methods is decided by: shortened recipes, estimated times, who goes on, what to advise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -50,9 +48,8 @@ def scaled(c: Configuration, share: float) -> Tree:
         own = _shortened(method.parameters, ratio, [p for p in method.parameters if p.endswith(COUNTED)])
         changed = {key: value for key, value in own.items() if value != method.parameters[key]}
         if method.smp and not isinstance(method.smp.tau, str):
-            changed["smp"] = {
-                "tau": _short_tau(method.smp.phases(len(c.encoders), method.training.epochs), epochs)
-            }
+            phases = method.smp.phases(len(c.encoders), method.training.epochs)
+            changed["smp"] = {"tau": _short_tau(phases, epochs)}
         if method.training.epochs != training.epochs:
             changed["training"] = {"epochs": max(_times(method.training.epochs, ratio), 1)}
         if changed:
@@ -109,14 +106,11 @@ class Costs:
         if name in self.rates:
             trained, seconds = self.rates[name]
             return seconds * epochs / trained
-        others = [self.estimate(m, epochs) for m in self.rates if self._is_rival(m)]
+        rivals = [m for m in self.rates if m not in (JOINT, ENSEMBLE_METHOD)]
+        others = [self.estimate(m, epochs) for m in rivals if not m.startswith(f"{TEACHER}/")]
         if others:
             return sum(others) / len(others)
         return GUESS * self.estimate(JOINT, epochs) if JOINT in self.rates else 0.0
-
-    @staticmethod
-    def _is_rival(name: str) -> bool:
-        return name not in (JOINT, ENSEMBLE_METHOD) and not name.startswith(f"{TEACHER}/")
 
 
 def makespan(seconds: Sequence[float], processes: int) -> float:
@@ -148,12 +142,12 @@ class Score:
         return tuple(-math.inf if math.isnan(x) else x for x in (self.value, self.tie))  # type: ignore[return-value]
 
 
-def validation_score(predictions: Sequence[pd.DataFrame], task: str, part: str = MULTI) -> Score:
+def validation_score(predictions: Sequence[pd.DataFrame], task: str) -> Score:
     """The mean over runs of the main metric (oriented: greater is better) on val; equals: by likelihood."""
     metric, second = HEADLINE_METRICS[task][0], {"classification": "nll", "regression": "mae"}[task]
     rows = []
     for frame in predictions:
-        chosen = frame[(frame["split"] == "val") & (frame["part"] == part)]
+        chosen = frame[(frame["split"] == "val") & (frame["part"] == MULTI)]
         values = evaluate_predictions(chosen, task)
         rows.append((_oriented(metric, values[metric]), _oriented(second, values[second])))
     value, tie = (sum(column) / len(rows) for column in zip(*rows, strict=True))
@@ -205,11 +199,7 @@ def advise(comparisons: pd.DataFrame, winner: str, teacher: str, metric: str, ma
                 f"{winner} was best on validation, but is not told apart from joint training on test: "
                 f"{gain}. Joint training is the plain choice until more data or seeds tell them apart."
             )
-    gain = (
-        _Gain.from_comparisons(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin)
-        if teacher
-        else None
-    )
+    gain = _Gain.from_comparisons(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin)
     if gain is None:
         return Advice(chosen, "", sentences)
     if gain.is_more:
@@ -235,7 +225,7 @@ class _Gain:
     @classmethod
     def from_comparisons(
         cls, comparisons: pd.DataFrame, method: str, against: str, metric: str, margin: float
-    ) -> _Gain | None:
+    ) -> Self | None:
         c = comparisons
         own = c[(c["method"] == method) & (c["against"] == against) & (c["metric"] == metric)]
         rows: list[Any] = own[(own["split"] == "test") & (own["part"] == MULTI)].to_dict(orient="records")

@@ -1,7 +1,5 @@
 """The cells of a study as frames, beside what is published, and as the files of its folder. No Kedro here."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +13,7 @@ import yaml
 from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.evaluation.metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec
 from g2d_pipeline.evaluation.records import MULTI, TEACHER, Failure, row_label
-from g2d_pipeline.evaluation.table_files import markdown
-from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, summarise
+from g2d_pipeline.evaluation.tables import ABSENT, FAILED, format_value, markdown, summarise
 from g2d_pipeline.html import page_environment
 from g2d_pipeline.overrides import Tree
 
@@ -71,18 +68,7 @@ def cells_frame(parts: Sequence[Part]) -> pd.DataFrame:
             made["seconds"] = [part.seconds.get(key, math.nan) for key in keys]
         frames += [frame for frame in (made, failed) if not frame.empty]
     cells = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    first = [
-        "dataset",
-        "options",
-        "method",
-        "modality",
-        "fold",
-        "seed",
-        "status",
-        "reason",
-        "seconds",
-        "source",
-    ]
+    first = [*ROW, "fold", "seed", "status", "reason", "seconds", "source"]
     if "fold" in cells and not cells["fold"].fillna(0).any():
         cells = cells.drop(columns="fold")
     columns = [c for c in first if c in cells]
@@ -157,7 +143,6 @@ def _with_failures(frame: pd.DataFrame, failed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
-    """Which rows the table shows."""
     published = frame["published"].notna() if "published" in frame else pd.Series(False, frame.index)
     names = (
         set(metrics) or set(frame.loc[published, "metric"]) or {own[0] for own in HEADLINE_METRICS.values()}
@@ -171,12 +156,10 @@ def table_frame(summary: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"data set": list(summary["dataset"])}
     if summary["options"].any():
         columns["options"] = list(summary["options"])
-    pairs = zip(summary["method"], summary["modality"], strict=True)
-    columns["method"] = [row_label(*pair) for pair in pairs]
-    columns["part"] = list(summary["part"])
-    titles = [metric_spec(name).title() if name else ABSENT for name in summary["metric"]]
-    columns["metric"] = titles
     records = summary.to_dict(orient="records")
+    columns["method"] = [row_label(record["method"], record["modality"]) for record in records]
+    columns["part"] = list(summary["part"])
+    columns["metric"] = [metric_spec(name).title() if name else ABSENT for name in summary["metric"]]
     columns["ours"] = [_number(record, "mean") for record in records]
     columns["runs"] = [str(int(n)) for n in summary["n"]]
     if "published" in summary:
@@ -208,25 +191,17 @@ def write_results(
     and .txt, study.json and study.html. Returns the text for the terminal."""
     table = table_frame(summary)
     text = "\n".join([title, "", table.to_string(index=False), *(["", *notes] if notes else [])]) + "\n"
-    page = f"# {title}\n\n{markdown([list(table.columns), *table.to_numpy(str).tolist()])}" + "".join(
-        f"\n{note}\n" for note in notes
-    )
-    latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$").replace("–", "--")
+    columns, rows = list(table.columns), table.to_numpy(str).tolist()
+    html = page_environment().get_template("study.html.j2")
     contents = {
         "table.txt": text,
-        "table.md": page,
-        "table.tex": latex,
-        "study.html": _html(title, table, notes),
+        "table.md": f"# {title}\n\n{markdown([columns, *rows])}" + "".join(f"\n{note}\n" for note in notes),
+        "table.tex": table.to_latex(index=False, escape=True).replace("±", r"$\pm$").replace("–", "--"),
+        "study.html": html.render(title=title, columns=columns, rows=rows, notes=notes),
+        "study.json": json.dumps(about | {"notes": list(notes)}, indent=1, ensure_ascii=False) + "\n",
     }
-    contents["study.json"] = json.dumps(about | {"notes": list(notes)}, indent=1, ensure_ascii=False) + "\n"
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
     cells.to_parquet(folder / "cells.parquet", index=False)
     summary.to_csv(folder / "table.csv", index=False)
     return text
-
-
-def _html(title: str, table: pd.DataFrame, notes: Sequence[str]) -> str:
-    rows = table.to_numpy(str).tolist()
-    page = page_environment().get_template("study.html.j2")
-    return page.render(title=title, columns=list(table.columns), rows=rows, notes=notes)

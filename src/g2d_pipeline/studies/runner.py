@@ -1,7 +1,5 @@
 """Trainings side by side, in processes that may be killed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from functools import partial

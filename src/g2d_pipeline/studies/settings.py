@@ -1,7 +1,5 @@
 """A study as its file declares it (conf/<environment>/studies/<name>.yml), and the grid that follows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """A study from its file to its table: `kedro run --params study=<name>`."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -56,13 +54,8 @@ class Cell:
 
     def named(self, runs: Failures) -> Failures:
         """Runs of this cell, told from those of others; teachers are the data set's."""
-        return {
-            (
-                f"{self.point.dataset} {self.point.label if stage == 'distill' else ''}",
-                f"{stage} {run}",
-            ): reason
-            for (stage, run), reason in runs.items()
-        }
+        where = {"distill": f"{self.point.dataset} {self.point.label}", "teachers": f"{self.point.dataset} "}
+        return {(where[stage], f"{stage} {run}"): reason for (stage, run), reason in runs.items()}
 
     def missing(self) -> list[tuple[str, str]]:
         """What is neither fresh nor failed."""
@@ -150,18 +143,18 @@ def _check(name: str, study: StudySettings, origins: Origins, cells: Sequence[Ce
     from g2d_pipeline.studies import results
 
     tasks = {c.point.dataset: c.workspace.configuration.dataset.task for c in cells}
-    for key in ("metrics", "published") if study.metrics or study.published else ():
-        try:
-            if key == "metrics":
-                results.check_metrics(study.metrics, tasks)
-            elif study.published:
-                results.published_rows(study.published)
-        except ConfigError as error:
-            raise origins.mistake(("studies", name, key), str(error)) from None
+    key = "metrics"
+    try:
+        results.check_metrics(study.metrics, tasks)
+        if study.published:
+            key = "published"
+            results.published_rows(study.published)
+    except ConfigError as error:
+        raise origins.mistake(("studies", name, key), str(error)) from None
     for cell in cells:
-        c = cell.workspace.configuration
-        for method in undefined_methods(c).items() if cell.missing() else ():
-            cell.fail(f"not defined here: {method[1]}", method[0])
+        undefined = undefined_methods(cell.workspace.configuration) if cell.missing() else {}
+        for method, why in undefined.items():
+            cell.fail(f"not defined here: {why}", method)
 
 
 def undefined_methods(c: Configuration) -> dict[str, str]:
@@ -223,7 +216,6 @@ def _to_make(cells: Sequence[Cell], with_teachers: bool = True) -> Shared:
 
 
 def _make(shared: Shared, pool: Trainings, line: EpochProgress) -> None:
-    """Make what several cells may share, once."""
     owners = {Task(own[0][0].workspace.params, *own[0][1:]): own for own in shared.values()}
 
     def done(task: Task, outcome: Outcome) -> None:
@@ -272,9 +264,7 @@ def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell])
         for c in cells
         for stage, run in c.runs()
     ]
-    notes = list(
-        dict.fromkeys(f"{c.point}: {note}" for c in cells for note in c.workspace.configuration.notes)
-    )
+    notes = [f"{c.point}: {note}" for c in cells for note in c.workspace.configuration.notes]
     for part in parts if study.published else []:
         if part.void:
             words = "; ".join(f"{word} ({details})" for word, details in part.void.items())
@@ -329,7 +319,7 @@ def _teacher_set(cell: Cell) -> tuple[str, ...]:
 
 def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
     """(runs, failures, seconds of training by run) of teachers or students."""
-    from g2d_pipeline.pipelines.evaluate.nodes import read_runs, samples_of
+    from g2d_pipeline.pipelines.evaluate import read_runs, samples_of
 
     w, samples = cell.workspace, {}
     models = {run: _model(cell, stage, run) for run in names}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
-from g2d_pipeline.features.shards import Shards
+from g2d_pipeline.features.files import Shards
 from g2d_pipeline.features.store import FeatureStore
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task

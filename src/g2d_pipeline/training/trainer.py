@@ -30,6 +30,7 @@ from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
+from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
@@ -105,12 +106,11 @@ class Trainer:
         model = self.group.synchronised(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
-        asked = training
+        identity = run_identity(training, smp, method, model, data, seed)
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
-        precision = self.group.agree(training.precision)
-        self.training = training = training.model_copy(update={"precision": precision})
-        self.dtype = autocast_dtype(training.precision)
+        training = training.model_copy(update={"precision": self.group.agree(training.precision)})
+        self.training, self.dtype = training, autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
         self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
@@ -121,6 +121,9 @@ class Trainer:
         self.average = Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
+        self.online = [teacher for m in online if (teacher := views[m].model) is not None]
+        for teacher in self.online:
+            prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
         self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
@@ -139,7 +142,6 @@ class Trainer:
         self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
         parts = {name: getattr(self, name) for name in PARTS}
-        identity = run_identity(asked, smp, method, model, data, seed)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
@@ -175,7 +177,8 @@ class Trainer:
         if self.sharded:
             self.plain.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
         self.schedule.release(self.plain)
-        unprepare(self.plain)
+        for model in (self.plain, *self.online):
+            unprepare(model)
         chosen, history = self.selector, self.history.frame()
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         precision = self.training.precision
@@ -187,6 +190,7 @@ class Trainer:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
+        keep_freed_memory()
         attempt = attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),

@@ -1,7 +1,5 @@
 """The kinds of modality: one file each, kind_class by name (`settings.kind`), entry point or dotted path."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import cast
 

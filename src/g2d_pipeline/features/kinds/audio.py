@@ -2,8 +2,6 @@
 
 soundfile decodes; what it does not know (videos, AAC, …) PyAV does."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -141,8 +139,7 @@ def _check_finite(wave: Wave, where: Path) -> None:
 
 
 def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
-    """As soundfile decodes it, a WAV of one channel of 16 bits with nothing but samples after its usual
-    header; None for any other. Ours because soundfile takes twenty times as long for a short recording."""
+    """A plain mono WAV of 16 bits, as soundfile decodes it in 20 times as long; None for any other."""
     if len(content) <= PLAIN.size:
         return None
     riff, size, fmt, *form, data, held = PLAIN.unpack_from(content)
@@ -184,9 +181,7 @@ def _frames(info: Any) -> int:
 
 
 def _true_seconds(path: Path, info: Any) -> tuple[float, bool]:
-    """(the length of a file that libsndfile has opened, whether libsndfile decodes all of it).
-
-    It knows one recording of several that were joined, and guesses the length of an MP3 without a header."""
+    """(length, whether libsndfile decodes all): it knows one of joined recordings, and may guess."""
     seconds = _frames(info) / info.samplerate
     form = "MP3" if str(info.subtype).startswith("MPEG") else info.format
     if form not in ("MP3", "OGG", "FLAC"):

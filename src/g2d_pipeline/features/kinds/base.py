@@ -317,8 +317,7 @@ def standardised(values: Array, about: Mapping[str, Any], back: bool = False) ->
 def keep_some(real: Array, share: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """Drop each of the `real` steps `[n, T]` with probability `share`, but leave a sample its first one.
 
-    Returns two arrays `[n, T]`: the order in which the kept steps stand first, as they were, and where they
-    stand then."""
+    Returns two arrays `[n, T]`: the order that puts the kept steps first, and where they stand then."""
     kept = real & (rng.random(real.shape) >= share)
     lost = np.flatnonzero(real.any(axis=1) & ~kept.any(axis=1))
     kept[lost, real[lost].argmax(axis=1)] = True

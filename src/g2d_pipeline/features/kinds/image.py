@@ -1,8 +1,6 @@
 """An image → bytes `[C, H, W]`, or floats where a row of an array file holds floats; and AV-MNIST's way of
 degrading images: a share of their principal components."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,9 +93,8 @@ class Image(PictureKind):
         """Replace images by the share `pca_energy` of their principal components, fitted on train."""
         energy = self.settings.pca_energy or 1.0
         components = LowEnergy.fit(_unit_pixels(decoded[rows[train]]), energy)
-        np.save(
-            path.with_name(f"{path.stem}.{FITTED}.npy"), np.vstack([components.mean, components.components])
-        )
+        fitted = np.vstack([components.mean, components.components])
+        np.save(path.with_name(f"{path.stem}.{FITTED}.npy"), fitted)
         array = create(path, self.settings.dtype, (len(rows), *decoded.shape[1:]), rows_in_file(decoded))
         errors = []
         with threadpool_limits(1):

@@ -1,7 +1,5 @@
 """Sequences of features, with a row that says which steps are real."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from typing import Any, ClassVar

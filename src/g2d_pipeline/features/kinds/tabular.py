@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
-from g2d_pipeline.config.features import is_selector
+from g2d_pipeline.config.modalities import is_selector
 from g2d_pipeline.errors import SHOWN, data_error, enumerated
 from g2d_pipeline.features.files import Array, Floats, Rows, create
 from g2d_pipeline.features.kinds.base import ColumnKind, Corruption
@@ -124,9 +124,7 @@ def encode(
         statistics["categories"] = {str(c): sorted(set(cells[c].iloc[fit_on])) for c in cells}
         flags, notes = one_hot(cells, statistics["categories"])
         values = np.concatenate([values, flags], axis=1)
-        names += [
-            f"{column}={category}" for column, of in statistics["categories"].items() for category in of
-        ]
+        names += [f"{column}={name}" for column, of in statistics["categories"].items() for name in of]
     return values, statistics | {"features": names}, notes
 
 
@@ -144,11 +142,8 @@ def transform(table: pd.DataFrame, settings: TabularFeatures, statistics: Mappin
 
 def numbers(table: pd.DataFrame, settings: TabularFeatures) -> Floats:
     """The columns of numbers, then three of each of dates `[N, F]`; NaN where missing."""
-    parts = [
-        table[list(settings.columns)].to_numpy(np.float64),
-        *(year_and_season(table[c]) for c in settings.dates),
-    ]
-    return np.concatenate(parts, axis=1)
+    columns = table[list(settings.columns)].to_numpy(np.float64)
+    return np.concatenate([columns, *(year_and_season(table[c]) for c in settings.dates)], axis=1)
 
 
 def categories(table: pd.DataFrame, settings: TabularFeatures) -> pd.DataFrame:
@@ -231,8 +226,6 @@ def scale(values: Floats, statistics: Mapping[str, Any]) -> npt.NDArray[np.float
     where they are too large."""
     filled = np.where(np.isnan(values), statistics["fill"], values)
     with np.errstate(over="ignore"):
-        result: npt.NDArray[np.float32] = ((filled - statistics["mean"]) / statistics["std"]).astype(
-            np.float32
-        )
+        result = np.asarray((filled - statistics["mean"]) / statistics["std"], np.float32)
     result[:, [name in set(statistics["constant"]) for name in statistics["columns"]]] = 0
     return result

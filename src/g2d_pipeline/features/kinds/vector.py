@@ -1,7 +1,5 @@
 """A plain vector of features; and array files, which sequences read as well."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encoders: one modality's input → feature `[B, D]`; each is one file (see `base.Trunk`)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The bag of tokens of a text: ids `[L]`, 0 behind, → the mean of their embeddings, and a few layers."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from g2d_pipeline.models.encoders.base import TOKENS, Shape, Trunk

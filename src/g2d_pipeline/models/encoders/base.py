@@ -1,7 +1,5 @@
 """An encoder is a normaliser for stored numbers and a trunk: `[B, …]` → feature `[B, D]`."""
 
-from __future__ import annotations
-
 from typing import ClassVar, TypeVar, cast
 
 import torch

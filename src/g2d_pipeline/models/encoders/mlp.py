@@ -1,7 +1,5 @@
 """A multilayer perceptron for vectors and columns of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import nn

@@ -1,7 +1,5 @@
 """MobileNetV2 (torchvision's trunk) for colour images and clips (datasets.md §5.3)."""
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision.models import mobilenet_v2
 

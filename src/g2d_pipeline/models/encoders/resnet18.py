@@ -1,7 +1,5 @@
 """ResNet-18 (torchvision's trunk) for images, spectrograms and clips (datasets.md §0.2)."""
 
-from __future__ import annotations
-
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 

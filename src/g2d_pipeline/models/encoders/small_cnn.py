@@ -1,7 +1,5 @@
 """A small convolutional encoder of images, spectrograms and clips."""
 
-from __future__ import annotations
-
 import math
 
 from torch import nn

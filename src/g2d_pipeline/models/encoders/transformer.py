@@ -3,8 +3,6 @@
 As published: no positional encoding, so the order of steps has no influence. Not as published: padding is
 masked everywhere, so that neither its length nor its content nor a batch's other samples change a feature."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

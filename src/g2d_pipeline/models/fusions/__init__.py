@@ -3,8 +3,6 @@
 A file defines one subclass of `Fusion`, called with (widths, outputs, **options). Every fusion defines
 `unimodal_logits(features, m)`: what the model says from m alone. Analyses and half of the methods need it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import TypeAdapter

@@ -1,7 +1,5 @@
 """What a fusion is: the features of all modalities → logits, and what one modality alone says."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any, ClassVar, Literal, cast
 

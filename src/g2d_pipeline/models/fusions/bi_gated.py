@@ -1,7 +1,5 @@
 """Gated fusion: one modality opens and closes the features of the others (Kiela et al. 2018; paper A.3)."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Concatenation: one head on all features side by side; their widths may differ."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Cosine fusion: what counts of a feature is its direction, not its norm (MMCosine, Xu et al. 2023)."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Cross-attention: every modality asks all the others (paper A.3)."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

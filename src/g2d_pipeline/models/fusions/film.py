@@ -1,7 +1,5 @@
 """FiLM: one modality scales and shifts the others, feature by feature (Perez et al. 2018; paper A.3)."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

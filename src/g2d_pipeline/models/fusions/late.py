@@ -1,7 +1,5 @@
 """Late fusion: the mean of a head a modality. The default, and that of all headline numbers."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

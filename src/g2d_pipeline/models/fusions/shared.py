@@ -1,7 +1,5 @@
 """One head for all modalities, whose features are of one width: the fusion of MLA and ReconBoost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 

@@ -1,7 +1,5 @@
 """Sum fusion: a head a modality, added."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

@@ -1,7 +1,5 @@
 """Weighted fusion: a head a modality, added with learnt scalar weights (MIS-ME)."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Any
 

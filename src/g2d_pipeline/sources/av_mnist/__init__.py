@@ -1,7 +1,5 @@
 """AV-MNIST: six arrays of poor images and spoken digits' spectrograms → 10 digits (datasets.md §2)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 Only headers, sizes and labels are read whole; of images and sounds a sample of rows is looked at."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +27,8 @@ TOO_EASY, CHANCE = 0.8, 0.2  # accuracy of the nearest centroid
 def open_arrays(root: Path, prefix: str, keys: Iterable[Key], files: Sequence[str]) -> dict[Key, Array]:
     """(kind, file) → memory-mapped array; labels are `[N]` in memory.
 
-    `keys`: of the arrays that are needed, below `prefix`; `files`: everything in `root`. Raises DataError
-    naming every file that is missing, truncated, empty, pickled, or of another shape or type, and those whose
-    numbers of rows differ."""
+    `keys`: of the arrays that are needed, below `prefix`; `files`: everything in `root`. DataError names
+    every file that is missing, truncated, empty, pickled, of another shape, type, or number of rows."""
     paths = {key: prefix + ARRAYS[key] for key in keys}
     if missing := [f"{path}{_elsewhere(path, files)}" for path in paths.values() if path not in files]:
         remedy = f"{AGAIN}, or move the files to these places."

@@ -1,7 +1,5 @@
 """Simulated AV-MNIST arrays (datasets.md §2.7): poor images that tell more than half-misplaced sounds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CREMA-D: WAV files and FLV videos (or images of them) of 91 actors → 6 emotions (datasets.md §1)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
-ENDINGS = {"audio": ".wav", "visual": ".flv"}
 MISSING = {  # modality → what is not there, and what to do
     "audio": (
         f"no {clips.AUDIO}/*.wav",
@@ -62,8 +59,7 @@ class CremaDLayout(Layout[CremaD]):
         actor), `sentence` and `level`. Paths lead to a file, or to the folder of a clip's images.
 
         Clips whose files are missing or broken and rows whose label is wrong are dropped while their share is
-        at most `max_bad_fraction`, beside the four whose video is known to be broken. DataError for all else
-        that is wrong."""
+        at most `max_bad_fraction`, beside the four of broken video. DataError for all else that is wrong."""
         import pandas as pd
 
         notes: list[str] = []
@@ -141,7 +137,7 @@ def _bad_row(
     broken = [modality for modality in media if name in faults[modality]]
     if not broken:
         return None
-    reason = "; ".join(f"{media[m].place(name, ENDINGS[m])} {faults[m][name]}" for m in broken)
+    reason = "; ".join(f"{media[m].place(name)} {faults[m][name]}" for m in broken)
     if row.row is None:
         return BadRow(name, None, f"{reason} ({row.split})")
     return BadRow(row.file, row.row, reason)

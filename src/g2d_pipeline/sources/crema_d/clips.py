@@ -1,12 +1,11 @@
 """The names of CREMA-D's clips, their files, and what is wrong with them (datasets.md §1.1, §1.5)."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.sources.faults import few
@@ -43,7 +42,7 @@ class Clip:
     target: int
 
     @classmethod
-    def parse(cls, name: str) -> Clip | None:
+    def parse(cls, name: str) -> Self | None:
         """None where the name is no clip's; an old name is read as today's."""
         name = OLD_NAMES.get(name, name)
         if (match := NAME.fullmatch(name)) is None:
@@ -56,23 +55,22 @@ class Media:
     """The files of one modality, as paths relative to the raw root.
 
     `files`: clip → its file, or its images; `others`: files whose names are no clip's; `old`: those of
-    OLD_NAMES; `images`: a clip is a folder of images."""
+    OLD_NAMES; `images`: a clip is a folder of images; `ending`: of a clip's file."""
 
     folder: str
     files: Mapping[str, Sequence[str]]
     others: Sequence[str]
     old: Sequence[str]
     images: bool
+    ending: str
 
     def cell(self, clip: str) -> str:
         """What the manifest says: the file, or the folder of images."""
         return self.files[clip][0].rpartition("/")[0] if self.images else self.files[clip][0]
 
-    def place(self, clip: str, ending: str) -> str:
+    def place(self, clip: str) -> str:
         """Where the clip is, or would be expected."""
-        if clip in self.files:
-            return self.cell(clip)
-        return f"{self.folder}/{clip}" + ("" if self.images else ending)
+        return self.cell(clip) if clip in self.files else f"{self.folder}/{clip}{self.ending}"
 
     def fault(self, root: Path, clip: str) -> str | None:
         """What is wrong with the files of a clip; None: nothing, as far as their first bytes tell."""
@@ -120,7 +118,7 @@ def find_media(files: Sequence[str], root: Path, folder: str) -> Media | None:
     if double:
         same_clip = [f"{c}: {', '.join('/'.join(f.split('/')[-2:]) for f in fs)}" for c, fs in double.items()]
         raise data_error(f"Several files of one clip in {root / place}", same_clip, "keep one of each.")
-    return Media(place, clips, others, sorted(set(old)), images)
+    return Media(place, clips, others, sorted(set(old)), images, "" if images else ENDINGS[folder][0])
 
 
 def find_visual(files: Sequence[str], root: Path, notes: list[str]) -> Media | None:

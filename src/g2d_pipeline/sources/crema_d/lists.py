@@ -1,7 +1,5 @@
 """Which clip is in which split of CREMA-D: the field's two lists, or a draw of actors (datasets.md §1.2)."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections.abc import Collection, Iterable, Sequence

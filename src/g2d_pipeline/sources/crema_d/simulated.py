@@ -1,7 +1,5 @@
 """A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import math
@@ -140,9 +138,7 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
 
 
 def _clips(count: int) -> list[Clip]:
-    """`count` clips, as many of each actor as of any other (± 1); six actors, or as many as are needed.
-
-    Each actor begins with sentence IEO, an emotion each at one of three levels; the others come last."""
+    """`count` clips, as many of each actor (± 1), who begin with IEO: an emotion each at one level."""
     each = len(SENTENCES) * 6 + 10
     actors = max(ACTORS, math.ceil(count / each))
     takes: list[list[Clip]] = []

@@ -1,7 +1,5 @@
 """Digits seen and heard: what `av_digits`, the bundled sample, and `spoken_mnist`, all real, share."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 
@@ -24,8 +22,7 @@ class Clip(NamedTuple):
 
 class DigitsLayout(Layout[R]):
     """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`;
-    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: the same for
-    messages."""
+    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: it for messages."""
 
     task = "classification"
     modalities = ("audio", "image")

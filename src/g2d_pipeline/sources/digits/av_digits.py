@@ -1,7 +1,5 @@
 """The bundled sample: scikit-learn's handwritten digits × spoken digits synthesised with espeak-ng."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +41,7 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """Pairs of one digit, every image once; no image and no voice (`group`) is in two splits.
 
-        Images (per class) and voices are split at random by `raw.seed`. Raises DataError where a bundled file
-        is missing or damaged."""
+        Images (per class) and voices are split by `raw.seed`. DataError: a file is missing or damaged."""
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         labels = _labels(self.root)
@@ -60,7 +57,7 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         return Samples(table, CLASSES, dropped, group_disjoint=True)
 
 
-def _labels(root: Path) -> npt.NDArray[np.uint8]:
+def _labels(root: Path) -> "npt.NDArray[np.uint8]":
     """The images' digits [N], after a check of both arrays."""
     import numpy as np
 

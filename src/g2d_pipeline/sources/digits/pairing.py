@@ -1,7 +1,5 @@
 """Pairs of an image and a clip of the same digit, such that no image and no clip crosses splits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
 # Test draws first: the test pairs stay the same when train gets more.
 DRAWING: tuple[Split, ...] = ("test", "val", "train")
+Images = dict[Split, list[list[int]]]  # split → for each class 0-9 the rows of its images
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,12 @@ def _mixed(items: npt.ArrayLike, *seed: int) -> list[int]:
     return mixed
 
 
-def draw_images(
-    labels: npt.NDArray[np.uint8], counts: Mapping[Split, int], seed: int
-) -> dict[Split, list[list[int]]]:
-    """split → for each class 0-9 the rows of its images; no row twice, classes as equal as possible.
+def draw_images(labels: npt.NDArray[np.uint8], counts: Mapping[Split, int], seed: int) -> Images:
+    """The images of each split; no row twice, classes as equal as possible.
 
     `labels` [N]. Raises ValueError where there are fewer images than asked for."""
     pools = [_mixed(np.flatnonzero(labels == digit), seed, 0, digit) for digit in range(10)]
-    drawn: dict[Split, list[list[int]]] = {}
+    drawn: Images = {}
     for split in DRAWING:
         sizes = balanced(counts[split], [len(pool) for pool in pools])
         drawn[split] = [pool[:n] for pool, n in zip(pools, sizes, strict=True)]
@@ -66,13 +63,9 @@ def draw_images(
 
 
 def pair(
-    images: Mapping[Split, Sequence[Sequence[int]]],
-    digits: Sequence[int],
-    splits: Sequence[Split],
-    seed: int,
-    remedy: str,
+    images: Images, digits: Sequence[int], splits: Sequence[Split], seed: int, remedy: str
 ) -> list[Pair]:
-    """Every picture of `images` (split → class → rows) with a clip of its digit from the same split.
+    """Every picture of `images` with a clip of its digit from the same split.
 
     Clip i speaks `digits[i]` and belongs to `splits[i]`; clips are taken in turn. The order of pairs within a
     split is drawn by `seed`. Raises DataError where a split has images of a digit but no clip."""
@@ -99,7 +92,7 @@ def pair(
 
 def paired_table(
     pairs: Sequence[Pair], ids: Sequence[str], clips: Sequence[Clip], columns: Mapping[str, str], array: str
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The manifest's table: `columns` names the columns of "audio" and "image", as far as they are asked for;
     `array`: the path of the images' file."""
     import pandas as pd

@@ -1,7 +1,5 @@
 """Spoken and handwritten digits, both real: FSDD clips × MNIST test images (AV-MNIST's ingredients, §2.1)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +63,7 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
         )
         return Samples(table, CLASSES, dropped, [note])
 
-    def _labels(self) -> npt.NDArray[np.uint8]:
+    def _labels(self) -> "npt.NDArray[np.uint8]":
         """The images' digits [N], after a check of both files and of `pairs`."""
         from g2d_pipeline.features.cells import read_idx
 

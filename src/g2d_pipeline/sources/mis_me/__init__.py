@@ -18,6 +18,8 @@ from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, WEATHER, find_image
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from g2d_pipeline.sources.spreadsheet import Sheet
 
 TARGET, IMAGE = "vwc", "image"
@@ -95,16 +97,19 @@ class MISMELayout(Layout[MISME]):
         remedy = f"correct these rows, or the pictures in {root / images.folder if images else root}"
         dropped = self.drop_or_raise(bad, len(rows) + len(bad), settings, "rows", remedy)
 
-        table = pd.DataFrame({"sample_id": _ids(rows), "split": [r["split"] for r in rows]})
-        table["target"] = pd.Series([r["target"] for r in rows], dtype="float64")
-        if images:
-            table[columns["image"]] = [f"{images.folder}/{r['name']}" for r in rows]
-        for column in names:
-            table[column] = pd.Series([r[column] for r in rows], dtype="float64")
-        _note_repeats(rows, notes)
-        if stations := _stations(root, station_files, rows, notes):
-            table["station"] = [stations.get(r["name"], "") if r["split"] == "test" else "" for r in rows]
-        return Samples(table, dropped=dropped, notes=notes)
+        table = pd.DataFrame(rows, columns=["name", "row", "split", "target", *names])
+        table = table.astype(dict.fromkeys(["target", *names], "float64"))
+        name, split, row = table["name"], table["split"], table["row"].astype(str)
+        # the picture's name; where that is repeated, split and row are added from the second time on
+        table["sample_id"] = name.mask(name.duplicated(), name + "@" + split + ":" + row)
+        order = ["sample_id", "split", "target", *columns.values(), *names]
+        for column in columns.values():
+            table[column] = f"{images.folder}/" + name if images else ""
+        _note_repeats(table, notes)
+        if stations := _stations(root, station_files, name[split == "test"], notes):
+            table["station"] = name.map(stations).where(split == "test").fillna("")
+            order.append("station")
+        return Samples(table[order], dropped=dropped, notes=notes)
 
 
 def _table_columns(settings: IngestSettings) -> list[str]:
@@ -186,29 +191,19 @@ def _check_blank_columns(train: Sheet, numbers: Values, columns: Sequence[str], 
     notes += [f"Column {c!r} is blank in {missing[c]} of {total} rows of train." for c in sparse]
 
 
-def _ids(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The image's name; where it is repeated, split and row are added from the second time on."""
-    ids: dict[str, None] = {}
-    for r in rows:
-        ids[r["name"] if r["name"] not in ids else f"{r['name']}@{r['split']}:{r['row']}"] = None
-    return list(ids)
-
-
-def _note_repeats(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> None:
-    splits: dict[str, list[str]] = {}
-    for r in rows:
-        splits.setdefault(r["name"], []).append(r["split"])
-    crossing = [name for name, of_name in splits.items() if len(set(of_name)) > 1]
-    within = [name for name, of_name in splits.items() if len(of_name) > len(set(of_name))]
-    for names, where in ((crossing, "more than one split"), (within, "more than one row of a split")):
-        if names:
+def _note_repeats(table: pd.DataFrame, notes: list[str]) -> None:
+    splits = table.groupby("name", sort=False)["split"].agg(["size", "nunique"])
+    crossing, within = splits["nunique"] > 1, splits["size"] > splits["nunique"]
+    for repeated, where in ((crossing, "more than one split"), (within, "more than one row of a split")):
+        if repeated.any():
+            names = splits.index[repeated].tolist()
             notes.append(f"{len(names)} pictures are in {where}, e.g. {few(names)}.")
 
 
 def _stations(
-    root: Path, files: Mapping[str, str], rows: Sequence[Mapping[str, Any]], notes: list[str]
+    root: Path, files: Mapping[str, str], tested: pd.Series[str], notes: list[str]
 ) -> dict[str, str]:
-    """image → station for the test set; only the station files tell, and they are for reports alone."""
+    """image → station; only the station files tell, for reports alone. `tested`: the test set's images."""
     from g2d_pipeline.sources.spreadsheet import read_sheet
 
     stations: dict[str, str] = {}
@@ -222,7 +217,7 @@ def _stations(
         for name in map(_name, sheet.column(IMAGE)):
             if name is not None:
                 stations.setdefault(name, station)
-    unknown = sum(r["split"] == "test" and r["name"] not in stations for r in rows)
+    unknown = int((~tested.isin(list(stations))).sum())
     if stations and unknown:
         notes.append(f"{unknown} test pictures are in no station file; their station is left blank.")
     return stations

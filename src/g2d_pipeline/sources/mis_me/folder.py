@@ -1,7 +1,5 @@
 """Where things are in a MIS-ME folder, and faults of names in its tables (datasets.md §5.1, §5.5)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath

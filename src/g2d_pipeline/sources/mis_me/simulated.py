@@ -1,7 +1,5 @@
 """A simulated MIS-ME folder (datasets.md §5.6): strong pictures, a weak table, blemishes of real copies."""
 
-from __future__ import annotations
-
 import datetime
 import io
 import zipfile

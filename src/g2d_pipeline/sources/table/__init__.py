@@ -1,7 +1,5 @@
 """Anybody's own data: one table with a row a sample, and the files that it names (docs/own-data.md)."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,10 +68,9 @@ class TableLayout(Layout[Table]):
         table.require([str(raw.split.group)])
         names = set(group_cells(table, raw.split)) - {""}
         if len(names) < 3:
-            headline = (
-                f"split.folds = leave_one_out: {table.file} has {len(names)} groups in {raw.split.group!r}"
-            )
-            raise data_error(headline, map(repr, sorted(names)), "train, val and test need one each.")
+            held = f"{table.file} has {len(names)} groups in {raw.split.group!r}"
+            headline, remedy = f"split.folds = leave_one_out: {held}", "train, val and test need one each."
+            raise data_error(headline, map(repr, sorted(names)), remedy)
         if (raw.split.fold or 1) > len(names):
             raise ConfigError(f"split.fold = {raw.split.fold}: {table.file} has {len(names)} groups.")
         split = raw.split.model_copy(update={"folds": len(names)})
@@ -96,6 +93,6 @@ class TableLayout(Layout[Table]):
 
 
 def _pictures(folder: Path) -> list[Path]:
-    from g2d_pipeline.features.cells import images_in
+    from g2d_pipeline.features.cells import images_in  # numpy, which a start-up does without
 
     return [folder / name for name in images_in(folder)]

@@ -64,15 +64,12 @@ def _note_points(table: RawTable, name: str) -> None:
     """A note where every point of the column may be for thousands, as semicolons between cells suggest."""
     points = table[name][table[name].str.contains(".", regex=False)]
     if len(points) and points.str.fullmatch(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}").all():
-        text = (
-            f"Column {name!r}: {len(points)} numbers such as {points.iloc[0]!r} are read with a decimal point"
-        )
-        table.note(f"{text}; remove the points if they are for thousands.")
+        text = f"Column {name!r}: {len(points)} numbers such as {points.iloc[0]!r} are read with"
+        table.note(f"{text} a decimal point; remove the points if they are for thousands.")
 
 
 def _read_marks(table: RawTable, name: str, values: Floats, cells: pd.Series[Any]) -> dict[int, str]:
-    """Read the `cells` of a column that are there, and not all plain numbers, into `values` `[N]`; position →
-    reason for those that are no numbers."""
+    """Read `cells`, not all plain numbers, into `values` `[N]`; position → reason for what is none."""
     mark = decimal_mark(cells, table.separators.get(name))
     unread, commas, faults = cells[np.isnan(values[cells.index])], 0, dict[int, str]()
     if mark in (",", "."):
@@ -138,8 +135,7 @@ def _refuse_blank(table: RawTable, name: str, key: str) -> None:
 def read_target(table: RawTable, name: str, log: bool) -> Floats:
     """A regression's target `[N]`, its natural logarithm where `log`; rows without one get a fault.
 
-    DataError where it is text, constant, or (`log`) not positive.
-    """
+    DataError where it is text, constant, or (`log`) not positive."""
     values, faults = read_numbers(table, name)
     if len(faults) > int((~table.missing(name)).sum()) / 2:
         remedy = "set `task: classification`, or another target."
@@ -177,20 +173,16 @@ def read_labels(
     numeric = all(finite_number(label) is not None for label in unique)
     names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
     if (numeric and any(not float(label).is_integer() for label in names)) or _too_many(names, len(present)):
-        headline = (
-            f"{table.file}: the target {name!r} has {len(names)} different values in {len(present)} rows"
-        )
+        values = f"{len(names)} different values in {len(present)} rows"
+        headline = f"{table.file}: the target {name!r} has {values}"
         remedy = "they look like no classes: set `task: regression`, or choose another column as `target`."
         raise data_error(headline, [", ".join(names[:8]) + " …"], remedy)
     if classes is not None:
         if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
-            lines = [
-                f"{line}.{did_you_mean(labels[i], classes)}".rstrip(".")
-                for i, line in zip(unknown, table.cells(unknown, name, labels), strict=True)
-            ]
-            raise data_error(
-                "Labels that are not among `classes`", lines, f"correct them, or add to {classes}."
-            )
+            cells = zip(unknown, table.cells(unknown, name, labels), strict=True)
+            lines = [f"{cell}.{did_you_mean(labels[i], classes)}".rstrip(".") for i, cell in cells]
+            remedy = f"correct them, or add to {classes}."
+            raise data_error("Labels that are not among `classes`", lines, remedy)
     elif len(names) < 2:
         value = repr(names[0]) if names else "blank"
         headline = f"{table.file}: the target {name!r} is {value} in every row"
@@ -229,9 +221,8 @@ def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
         _refuse_blank(table, name, "categorical")
     if _too_many(categories, present):
         headline = f"{table.file}: column {name!r} has {len(categories)} different values in {present} rows"
-        remedy = (
-            "they look like no categories: leave it out of `categorical`; numbers are listed under `columns`."
-        )
+        remedy = "leave it out of `categorical`; numbers are listed under `columns`."
+        remedy = f"they look like no categories: {remedy}"
         raise data_error(headline, [", ".join(categories[:8]) + " …"], remedy)
     _note_similar(table, f"Categories of {name!r}", categories)
     for mark, rows in table.marks(name).items():
@@ -250,8 +241,7 @@ def read_dates(table: RawTable, name: str) -> Dates:
     """A column as days `[N]` (datetime64[ms]), NaT = missing; times of day and time zones are not used.
 
     2024-05-01, 2024/5/1, 20240501 and 1.5.2024 are dates; of 01/05/2024 the column decides whether the month
-    comes first, where a number above 12 does. DataError, with rows, for cells that are no dates or could be
-    two."""
+    comes first, where a number above 12 does. DataError, with rows: cells are no dates, or could be two."""
     missing = table.missing(name)
     cells = pd.Series(table.texts(name), dtype="str")
     if missing.all():
@@ -260,9 +250,8 @@ def read_dates(table: RawTable, name: str) -> Dates:
     parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
     dates: Dates = pd.to_datetime(parts.astype(float), errors="coerce").to_numpy("datetime64[ms]")
     if wrong := np.flatnonzero(np.isnat(dates) & ~missing).tolist():
-        remedy = (
-            "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
-        )
+        remedy = "leave cells blank where they are unknown; numbers go under `columns`."
+        remedy = f"write dates as 2024-05-01; {remedy}"
         raise data_error(f"{table.file}: cells that are not dates", table.cells(wrong, name, cells), remedy)
     if clocks := int(cells.str.contains(CLOCK).sum()):
         table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
@@ -270,8 +259,7 @@ def read_dates(table: RawTable, name: str) -> Dates:
 
 
 def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd.DataFrame:
-    """The parts of cells such as 01/05/2024; DataError where the column does not tell whether the day or the
-    month is first."""
+    """The parts of cells such as 01/05/2024; DataError where the column does not tell which is the month."""
     parts = cells.str.extract(f"^{EITHER}$")
     rows = np.flatnonzero(parts["year"].notna()).tolist()
     above = {part: bool(parts[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}

@@ -1,7 +1,5 @@
 """Which files hold the table: the one that is named, one for each split, or what common folders call them."""
 
-from __future__ import annotations
-
 import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -14,9 +12,8 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".txt", ".n
 COMMON = ENDINGS[:-2]  # of a file that is found by its name: a .txt or .npy may be anything
 STEM = "metadata"
 
-Tables = dict[
-    str, Split | None
-]  # file, relative to the raw folder → the split of all its rows, where it has one
+# file, relative to the raw folder → the split of all its rows, if it has one
+Tables = dict[str, Split | None]
 
 
 def find_tables(root: Path, raw: Table) -> Tables:
@@ -44,17 +41,13 @@ def _common_tables(root: Path, needed: set[Split]) -> Tables:
     splits = _by_split(_by_stem(root, SPLIT_WORDS))
     if not splits:
         folders = [name for name in _names(root) if name.casefold() in SPLIT_WORDS]
-        splits = _by_split(
-            f"{folder}/{file}" for folder in folders for file in _by_stem(root / folder, [STEM])
-        )
+        splits = _by_split(f"{name}/{file}" for name in folders for file in _by_stem(root / name, [STEM]))
     return {file: split for split, file in splits.items()} if needed <= splits.keys() else {}
 
 
 def paths_start(raw: Table, tables: Iterable[str]) -> str:
-    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several.
-
-    There a table's own folder comes before its paths (`paths.read_paths`).
-    """
+    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several,
+    where a table's own folder comes before its paths (`paths.read_paths`)."""
     if raw.root is not None:
         return raw.root
     folders = {posixpath.dirname(file) for file in tables}
@@ -76,14 +69,12 @@ def suggest(root: Path, raw: Table) -> str:
         splits = _by_split(_by_stem(root, SPLIT_WORDS))
         if splits and (missing := [s for s in SPLITS if s not in splits]):
             drawn = " Val is drawn from train by `split: {val: 0.1}`." * (missing == ["val"])
-            return (
-                f" There is {' and '.join(splits.values())}, but no table for {' and '.join(missing)}.{drawn}"
-            )
+            present, absent = " and ".join(splits.values()), " and ".join(missing)
+            return f" There is {present}, but no table for {absent}.{drawn}"
         return f" There is {', '.join(files[:5])}: is it the table?" if files else ""
     names = [raw.table] if isinstance(raw.table, str) else list(raw.table.values())
-    return "".join(
-        f" {name!r} is not there.{_nearest(name, files)}" for name in names if not (root / name).is_file()
-    )
+    absent = (name for name in names if not (root / name).is_file())
+    return "".join(f" {name!r} is not there.{_nearest(name, files)}" for name in absent)
 
 
 def _nearest(name: str, files: list[str]) -> str:

@@ -76,9 +76,8 @@ class RawTable:
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
             raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
-            raise data_error(
-                f"{self.file} has columns more than once", double, "remove or rename the extra ones."
-            )
+            remedy = "remove or rename the extra ones."
+            raise data_error(f"{self.file} has columns more than once", double, remedy)
         for name in required:
             if self.data[name].dtype.kind != "f" and (rows := self.data[name].isin(UNREADABLE)).any():
                 headline = f"{self.file}: cells that are neither text nor number"
@@ -157,8 +156,7 @@ def make_table(
     """A table of the `names` of columns and their `data`; `rows` `[N]`: their numbers, `first`: that of the
     first below a header; `separator`: of the cells, where the file is text.
 
-    Columns without a name are left out; of those with the same name the first is kept. `more`: other fields.
-    """
+    Columns without a name are left out; of the same name the first is kept. `more`: other fields."""
     data = data.set_axis(pd.Index(names, dtype=object), axis=1)
     data = data.loc[:, (data.columns != "") & ~data.columns.duplicated()]
     separators = dict.fromkeys(data, separator) if separator is not None else {}

@@ -116,15 +116,12 @@ def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
 
 
 def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.Index, pd.Index]:
-    """The keys of all rows, here and there: days where both columns are dates, else text. DataError: see
-    `read_all`."""
+    """The keys of all rows, here and there: days where both are dates, else text. DataError as `read_all`."""
     if holds_dates(table, ours) and holds_dates(other, theirs):
         left, right = pd.Index(read_dates(table, ours)), pd.Index(read_dates(other, theirs))
     else:
-        left, right = (
-            index.where(index != "", None)
-            for index in (pd.Index(table.texts(ours)), pd.Index(other.texts(theirs)))
-        )
+        indexes = pd.Index(table.texts(ours)), pd.Index(other.texts(theirs))
+        left, right = (index.where(index != "", None) for index in indexes)
     if right.hasnans:
         blank = other.cells(np.flatnonzero(right.isna()).tolist(), theirs)
         remedy = "fill these cells, or remove the rows."
@@ -158,8 +155,7 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
 
 def take_labelled(table: RawTable, raw: Table, task: Task = "classification") -> RawTable:
     """The rows that are samples: all, or with `labelled_only` those with a target; then the others are
-    counted in a note, and marks such as NA there, where the target is a class. Raises DataError where there
-    are none."""
+    counted in a note, and marks such as NA there, where the target is a class. DataError: there are none."""
     if not raw.labelled_only:
         return table
     target, classes = raw.target, None if task == "regression" else raw.classes or ()

@@ -1,7 +1,5 @@
 """Paths in a user's table: which file a cell names, below one folder, and what is wrong with it."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re
@@ -32,9 +30,7 @@ def fill(
     names = parts[1::2]
     filled = []
     for i, number in enumerate(index):
-        values = {
-            name: columns[name][i] if name in columns else str(number + (name == "row")) for name in names
-        }
+        values = {n: columns[n][i] if n in columns else str(number + (n == "row")) for n in names}
         full = (any if blanks else all)(values.values())
         filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
     return filled
@@ -50,9 +46,8 @@ def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
         paths = table.texts(source).tolist()
     if start is None:
         return paths
-    folders = {
-        f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in table.places["file"].unique()
-    }
+    files = table.places["file"].unique()
+    folders = {f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in files}
     return [
         path if not path or path.startswith("/") or "://" in path else posixpath.join(folders[file], path)
         for path, file in zip(paths, table.places["file"], strict=True)
@@ -60,7 +55,8 @@ def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
 
 
 def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, list[str]], base: Path) -> None:
-    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault."""
+    """Bring the `paths` of each modality into plain form, in place; rows without a file get a fault.
+    DataError where there is no folder `base`, or an array has more rows than the table."""
     if paths and not base.is_dir():
         headline = f"There is no folder {os.fspath(base)!r} for the paths in {table.file}"
         raise data_error(headline, [], "set `root` under `raw`.")
@@ -73,37 +69,33 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
                 fault = f"no file in column {sources[name]!r}"
             if fault:
                 table.faults.setdefault(i, fault)
+    for name, cells in paths.items():
+        _check_rows(table, sources[name], cells, base)
 
 
-def check_arrays(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
+def _check_rows(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
     """DataError where a template numbers the rows of an array (`features.npy#{index}`) that is longer than
     the table: the rows would not be those of the samples."""
     if not source.endswith(".npy#{index}"):
         return
-    rows = {
-        split_cell(cell)[0]: table.lengths[f] for cell, f in zip(cells, table.places["file"], strict=True)
-    }
+    pairs = zip(cells, table.places["file"], strict=True)
+    rows = {split_cell(cell)[0]: table.lengths[file] for cell, file in pairs}
     for file, count in rows.items():
         try:
             array = open_cell(file, base)
         except MediaError:  # told with its samples when it is decoded
             continue
         if array.ndim and len(array) > count:
-            headline = (
-                f"{file} has {len(array):,} rows, and {table.file} has {count:,}: they are of different data"
-            )
-            raise data_error(headline, [], "cut the array, or name its rows in a column (`features.npy#12`).")
+            numbers = f"{file} has {len(array):,} rows, and {table.file} has {count:,}"
+            remedy = "cut the array, or name its rows in a column (`features.npy#12`)."
+            raise data_error(f"{numbers}: they are of different data", [], remedy)
 
 
 def path_ids(table: RawTable, paths: Sequence[str] | None) -> list[str]:
     """The paths without ending, with the row's number where that repeats; without paths, the number alone.
-
-    Where there are several tables, the table's name is before the number.
-    """
-    rows = [
-        f"{file}:row{row}" if table.several else f"row{row}"
-        for file, row in zip(table.places["file"], table.places["row"], strict=True)
-    ]
+    Where there are several tables, the table's name is before the number."""
+    places = zip(table.places["file"], table.places["row"], strict=True)
+    rows = [f"{file}:row{row}" if table.several else f"row{row}" for file, row in places]
     if paths is None:
         return rows
     stems = [str(path.with_suffix("")) if path.name else "" for path in map(PurePosixPath, paths)]

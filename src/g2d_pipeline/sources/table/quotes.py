@@ -1,7 +1,5 @@
 """Quotation marks in text tables: around cells and doubled within, after backslashes, or plain characters."""
 
-from __future__ import annotations
-
 import re
 
 from g2d_pipeline.errors import data_error
@@ -12,8 +10,7 @@ MOST = 0.9  # of the lines
 
 def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
     """The text of a table of `width` columns, and whether quotation marks in it are around cells; else they
-    are characters. A backslash before one within a cell is replaced by a second one, blanks before a quoted
-    cell are left out.
+    are characters. A backslash before one within a cell becomes a second one; blanks before a cell go.
 
     They are characters where they are wrong, or hold line ends, and lines are rows without them. `notes`
     tells what is not the standard. DataError, with the row, where one is not closed or not doubled."""
@@ -36,9 +33,8 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
     rows = [line.count(separator) == width - 1 for line in LINE_END.split(text) if line]
     if (wrong and sum(rows) > MOST * len(rows)) or (long and all(rows) and width > 1):
         row = _lines(text[: (wrong or long[0]).start()]) + 1
-        notes.append(
-            f"{file}: quotation marks that are not around a whole cell are read as characters (row {row})."
-        )
+        marks = "quotation marks that are not around a whole cell"
+        notes.append(f"{file}: {marks} are read as characters (row {row}).")
         return text, False
     if wrong:
         row = _lines(text[: wrong.start()]) - sum(_lines(cell[0]) for cell in long) + 1
@@ -49,9 +45,8 @@ def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[
         headline = f"{file}: a quotation mark is not closed, or one within a cell is not doubled"
         raise data_error(headline, [line], "close it, double it, or remove it.")
     if whole := [cell for cell in long if _holds_rows(text, cell, separator, width)]:
-        headline = (
-            f"{file}: {len(whole)} quoted cells hold line ends, and each of their lines has {width} cells"
-        )
+        lines = f"each of their lines has {width} cells"
+        headline = f"{file}: {len(whole)} quoted cells hold line ends, and {lines}"
         line = f"line {_lines(text[: whole[0].start()]) + 1}"
         if separator == "\t":  # which texts do not hold
             raise data_error(headline, [line], "close the quotation marks, or remove them.")

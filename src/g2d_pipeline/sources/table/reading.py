@@ -49,9 +49,8 @@ def read_tables(root: Path, files: Iterable[str], names: Sequence[str] | None = 
 def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
     """The table at `path`, by its ending; `file` is its name in messages.
 
-    `names`: the columns of a text table without a header, whose separator may then be blanks, too. Raises
-    DataError where the file is no such table, is not UTF-8, or has no rows; wholly empty rows are left out
-    with a note."""
+    `names`: the columns of a text table without a header, whose separator may then be blanks. DataError: the
+    file is no such table, not UTF-8, or has no rows; wholly empty rows are left out with a note."""
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         what = f"the ending {ending!r}" if ending else "no ending"
@@ -269,8 +268,7 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
 
 
 def _xlsx(path: Path, file: str) -> RawTable:
-    """The first worksheet that is not hidden. DataError for formulas that no spreadsheet program has
-    computed."""
+    """The first visible worksheet. DataError for formulas that no spreadsheet program has computed."""
     sheet = read_sheet(path, file, [])
     rows = np.array([row for row, _ in sheet.rows], np.int64)
     width = len(sheet.headers)

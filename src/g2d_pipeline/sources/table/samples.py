@@ -1,7 +1,5 @@
 """The samples of a user's table: the values of its modalities, the target and the split of each row."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -19,14 +17,7 @@ from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.files import Tables, find_tables, path_prefix, paths_start
 from g2d_pipeline.sources.table.frame import RawTable
 from g2d_pipeline.sources.table.join import read_all, take_labelled
-from g2d_pipeline.sources.table.paths import (
-    Files,
-    check_arrays,
-    check_paths,
-    needed_columns,
-    path_ids,
-    read_paths,
-)
+from g2d_pipeline.sources.table.paths import Files, check_paths, needed_columns, path_ids, read_paths
 from g2d_pipeline.sources.table.splits import check_train, draw, note_unused, official_split, read_groups
 
 COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
@@ -116,8 +107,7 @@ def _read_rows(
     tables: Tables,
     numbers: Sequence[str],
 ) -> tuple[pd.DataFrame, Sequence[str]]:
-    """The manifest's columns of all rows (a split that is drawn: "") and the class names; rows that can not
-    be used get a fault in `table`."""
+    """The manifest's columns (split to be drawn: "") and the class names; bad rows get a fault."""
     raw, class_names = layout.raw, list[str]()
     target: Any
     if settings.task == "regression":
@@ -132,8 +122,6 @@ def _read_rows(
     paths = {m: read_paths(table, sources[m], prefix) for m in media}
     values |= paths
     check_paths(table, sources, paths, base)
-    for modality, cells in paths.items():
-        check_arrays(table, sources[modality], cells, base)
     first = next(iter(paths.values()), None)
     ids = path_ids(table, first) if raw.id is None else columns.read_ids(table, raw.id)
     split = official_split(table, raw, tables)

@@ -117,9 +117,8 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
         known = table.names
         hint = did_you_mean(missing, known)
         names = _common_names(missing, kinds) + (["file_name"] if _single(kinds) == missing else [])
-        remedy = (
-            f"say which one under raw: `columns: {{{missing}: <column>}}`; without that it is one of {names}."
-        )
+        remedy = f"say which one under raw: `columns: {{{missing}: <column>}}`; "
+        remedy += f"without that it is one of {names}."
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
         raise data_error(headline, [enumerated(known)], remedy + table.hint)
     return columns
@@ -140,9 +139,8 @@ def known_columns(kinds: Mapping[str, str], named: Mapping[str, str], table: Raw
     for name in (name for name in kinds if kinds[name] == "audio"):
         if name not in columns and len(videos) == 1 and videos[0] in columns:
             columns[name] = columns[videos[0]]
-            table.note(
-                f"{name}: the table has no column of its own for it, so it is the sound of {videos[0]!r}."
-            )
+            what = "the table has no column of its own for it"
+            table.note(f"{name}: {what}, so it is the sound of {videos[0]!r}.")
     return {name: columns[name] for name in kinds if name in columns}
 
 
@@ -256,8 +254,7 @@ class _Selection:
         return [name for name in self.names if form.fullmatch(name)]
 
     def _between(self, pattern: str, where: str) -> list[str]:
-        """The columns of `first..last`: where both are numbers, those whose names are numbers between them;
-        else those that stand between them."""
+        """The columns of `first..last`: by their names' numbers, where both ends are such; else by place."""
         ends = [end.strip() for end in pattern.split("..", 1)]
         numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
         numeric = all(finite_number(end) is not None for end in ends)

@@ -1,7 +1,5 @@
 """The splits of a user's table: in a column, by the files, or drawn."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -25,22 +23,17 @@ def official_split(table: RawTable, raw: Table, tables: Tables) -> Cells | None:
 
 
 def _read_split(table: RawTable, name: str, draws_val: bool) -> Cells:
-    """train, val or test of each row, or its synonyms. DataError for other words and blanks, and for rows of
-    val where `draws_val`."""
+    """The split of each row. DataError for other words and blanks, and for rows of val where `draws_val`."""
     cells = table.texts(name)
     splits = [SPLIT_WORDS.get(cell.casefold()) for cell in cells]
     if wrong := [i for i, split in enumerate(splits) if split is None]:
-        words = [
-            f"{cells[i]!r}.{did_you_mean(cells[i], SPLIT_WORDS)}" if cells[i] else "blank" for i in wrong
-        ]
-        lines = [f"{table.place(i, name)}: {w.rstrip('.')}" for i, w in zip(wrong, words, strict=True)]
+        hints = {c: f"{c!r}.{did_you_mean(c, SPLIT_WORDS)}" if c else "blank" for c in set(cells[wrong])}
+        lines = [f"{table.place(i, name)}: {hints[cells[i]].rstrip('.')}" for i in wrong]
         raise data_error("Splits that are none of train, val and test", lines, "correct these cells.")
     if draws_val and (own := splits.count("val")):
-        headline = (
-            f"{table.file}: column {name!r} says which rows are val ({own}), and split.val is given, too"
-        )
+        headline = f"{table.file}: column {name!r} says which rows are val ({own})"
         remedy = f"remove val (`split: {name}`), or call these rows train in the table."
-        raise data_error(headline, [], remedy)
+        raise data_error(f"{headline}, and split.val is given, too", [], remedy)
     if empty := [split for split in SPLITS if split not in splits and not (draws_val and split == "val")]:
         remedy = "name such rows in that column; or have "
         remedy += (
@@ -57,15 +50,13 @@ def note_unused(table: RawTable, unused: Sequence[str]) -> None:
     for name in unused:
         cells = table.texts(name) if table[name].dtype.kind != "f" else np.array([], object)
         likely = len(cells) and SPLIT_WORDS.get(cells[0].casefold()) is not None
-        words = (
-            {SPLIT_WORDS.get(cell.casefold()) for cell in np.unique(cells[cells != ""])} if likely else set()
-        )
+        unique = np.unique(cells[cells != ""]) if likely else []
+        words = {SPLIT_WORDS.get(cell.casefold()) for cell in unique}
         if name.casefold() == "split" or {"train", "test"} <= words <= set(SPLITS):
             has_val = "val" in words or not words
             use = f"`split: {name}`" if has_val else f"`split: {{column: {name}, val: 0.1}}`"
-            table.note(
-                f"Warning: column {name!r} is NOT used as the split. If it is the official one, say {use}."
-            )
+            official = f"If it is the official one, say {use}."
+            table.note(f"Warning: column {name!r} is NOT used as the split. {official}")
 
 
 def read_groups(table: RawTable, shares: SplitFractions, positions: Rows) -> Cells | None:
@@ -116,9 +107,8 @@ def draw(
         + (f" and {len(names) - SHOWN} more." if len(names) > SHOWN else ".")
         for name, names in held_out.items()
     ]
-    table.note(
-        f"{what} (seed {shares.seed}{by}): {counts}.{''.join(named)} It follows the order of the rows."
-    )
+    drawn = f"{what} (seed {shares.seed}{by}): {counts}.{''.join(named)}"
+    table.note(f"{drawn} It follows the order of the rows.")
     return split
 
 

@@ -1,8 +1,6 @@
 """UR-Funny's samples, cleaned and cut as published (datasets.md §4.3, §4.6), as open arrays beside the
 pickles: written once, into a folder that the pickles' content identifies. Every change is noted."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """UR-Funny's two published forms: the SDK's six pickles, and MultiBench's one (datasets.md §4.2)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -213,9 +211,8 @@ def _check_part(part: Any, place: str) -> tuple[dict[str, Array], Array]:
 
 
 def _form(value: Any) -> str:
-    return (
-        f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    )
+    is_array = isinstance(value, np.ndarray)
+    return f"{value.dtype} {list(value.shape)}" if is_array else f"a {type(value).__name__}"
 
 
 # ------------------------------------------------------------------------------------------------------- both

@@ -1,7 +1,5 @@
 """A simulated UR-Funny folder (datasets.md §4.7): six pickles, three weak signals, blemishes of copies."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path

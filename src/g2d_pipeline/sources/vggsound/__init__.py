@@ -1,7 +1,5 @@
 """VGGSound: the published lists and whatever clips there are → 309 kinds of sound (datasets.md §3)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -2,8 +2,6 @@
 
 A clip without sound, images or the least length would stop the featurize stage: it counts as missing."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

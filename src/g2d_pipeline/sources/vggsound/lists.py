@@ -1,7 +1,5 @@
 """VGGSound's lists: `vggsound.csv` (id, start, label, split); `train.csv`, `test.csv` (name, label)."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Sequence

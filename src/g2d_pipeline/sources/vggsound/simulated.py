@@ -1,7 +1,5 @@
 """A simulated VGGSound folder (datasets.md §3.6): sounds tell the class well, images less well."""
 
-from __future__ import annotations
-
 import colorsys
 import csv
 import string

@@ -65,7 +65,6 @@ def samples_of(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
 
 
 def _run_again(cases: list[Case], settings: EvaluateSettings) -> dict[str, pd.DataFrame]:
-    """The frames of missing and corrupted modalities."""
     from g2d_pipeline.evaluation.robustness import robustness_frames
     from g2d_pipeline.models.multimodal import pick_device
 

@@ -1,14 +1,12 @@
 """New data → gates → … → a challenger, promoted or not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from g2d_pipeline.artefacts import Models, TrainedFolder
 from g2d_pipeline.config import RetrainRun
 from g2d_pipeline.errors import TrainingError
 from g2d_pipeline.features.store import FeatureStore
-from g2d_pipeline.pipelines.evaluate.nodes import read_runs, samples_of
+from g2d_pipeline.pipelines.evaluate import read_runs, samples_of
 from g2d_pipeline.retraining.lineage import Lineage
 from g2d_pipeline.retraining.steps import admit, check_new_data, promote_challenger, unchanged
 from g2d_pipeline.sources.manifest import Manifest

@@ -1,7 +1,5 @@
 """A trained model + raw samples → predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, KedroCliError
-from kedro.framework.project import settings as kedro_settings
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
-from kedro.utils import find_kedro_project, load_obj
+from kedro.utils import load_obj
 
 from g2d_pipeline.catalog.parameters import parse_yaml
-from g2d_pipeline.cli_models import models
+from g2d_pipeline.cli.models import models
 from g2d_pipeline.errors import (
     ConfigError,
     DataError,
@@ -61,7 +60,7 @@ def run(**arguments: Any) -> Any:
     # An error is said once, at the end, and without Kedro's advice on how to go on: the same command does.
     for name in ("kedro.runner", "kedro_viz.integrations.kedro"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("kedro.pipeline.node").addFilter(_is_no_error)
+    logging.getLogger("kedro.pipeline.node").addFilter(lambda record: record.levelno < logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
@@ -109,14 +108,12 @@ def _run_study(arguments: dict[str, Any]) -> None:
 
 
 def _pipelines(arguments: dict[str, Any]) -> list[str]:
-    """The pipelines that were named."""
     return [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
 
 
 def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
     """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
-    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome
-    from g2d_pipeline.retraining.page import write_page
+    from g2d_pipeline.retraining.outcome import outcome_file, write_outcome, write_page
 
     params = dict(arguments.get("params") or {})
     loader = _site(arguments).loader(params)
@@ -141,16 +138,9 @@ def _reproduce(arguments: dict[str, Any]) -> None:
 
 
 def _site(arguments: dict[str, Any]) -> Site:
-    """The project and its settings."""
     from g2d_pipeline.studies.cells import Site
 
-    project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
-    source = arguments.get("conf_source") or str(project / kedro_settings.CONF_SOURCE)
-    return Site(str(project), source, arguments.get("env") or os.getenv("KEDRO_ENV"))
-
-
-def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
+    return Site.here(arguments.get("env"), arguments.get("conf_source"))
 
 
 def _check_selection(arguments: dict[str, Any]) -> None:
@@ -202,8 +192,7 @@ def _refuse_unknown(option: str, names: list[str], known: Collection[str], where
 
 
 def _options() -> list[click.Parameter]:
-    """Kedro's options, with `--only-missing-outputs` on by default, and mistakes in words."""
-    checks = {"params": _check_params, "config": _check_config}
+    checks = {"params": _check_params, "config": lambda file: parse_yaml(file, Path(file).read_bytes())}
     options = list(kedro_run.params)
     for option in options:
         if option.name == "only_missing_outputs":
@@ -219,7 +208,7 @@ class OptionMistake(click.ClickException):
     exit_code = 2
 
 
-def _in_words(parse: Any, check: Callable[[str], None] | None) -> Any:
+def _in_words(parse: Any, check: Callable[[str], object] | None) -> Any:
     """The callback `parse` of one of Kedro's options, after `check`; what it refuses is one line."""
 
     def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -251,11 +240,6 @@ def _check_params(text: str) -> None:
                 f"{above}={words[above]} and {key}={words[key]}: one would replace the other. "
                 f"Say {above}.{tag}={words[above]} beside it."
             )
-
-
-def _check_config(file: str) -> None:
-    """Raise ConfigError where the file of `--config` cannot be read."""
-    parse_yaml(file, Path(file).read_bytes())
 
 
 def study(name: str, **arguments: Any) -> Any:

@@ -1,7 +1,5 @@
 """Feature store → one unimodal teacher per modality and seed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

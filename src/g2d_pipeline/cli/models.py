@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
-from kedro.framework.project import settings as kedro_settings
-from kedro.utils import find_kedro_project
 
 from g2d_pipeline.errors import G2DError
 
@@ -19,7 +15,8 @@ MULTI = "multi"  # in a metric's name: of all modalities
 
 if TYPE_CHECKING:
     from g2d_pipeline.registry.disk import References
-    from g2d_pipeline.registry.store import Registry, Version
+    from g2d_pipeline.registry.store import Registry
+    from g2d_pipeline.serving.registered import Version
 
 
 class Models(click.Group):
@@ -42,19 +39,16 @@ def models() -> None:
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add `--dataset` and `--env`."""
     dataset = click.option("--dataset", "-d", help="The data set; left out: that of parameters.yml.")
     environment = click.option("--env", "-e", help="The environment of the settings, as of kedro run.")
     return dataset(environment(command))
 
 
-def _loader(env: str | None, params: dict[str, Any] | None = None) -> Any:
+def _loader(env: str | None, **params: Any) -> Any:
     """The configuration of the project that the working directory is in."""
     from g2d_pipeline.studies.cells import Site
 
-    project = Path(find_kedro_project(Path.cwd()) or Path.cwd()).resolve()
-    source = str(project / kedro_settings.CONF_SOURCE)
-    return Site(str(project), source, env or os.getenv("KEDRO_ENV")).loader(params or {})
+    return Site.here(env).loader(params)
 
 
 def _open(dataset: str | None, env: str | None) -> tuple[Registry, str]:
@@ -203,7 +197,7 @@ def _references(registry: Registry, only: str | None, env: str | None) -> tuple[
                 references.unknown[dataset, ""] = str(error)
     for dataset in (name for name in loader.datasets if only in (None, name)):
         try:
-            own = _loader(env, {"dataset": dataset})
+            own = _loader(env, dataset=dataset)
             _ = own["catalog"]
         except G2DError as error:
             references.unknown[dataset, ""] = " ".join(str(error).split())

@@ -1,8 +1,7 @@
-"""The same content in two splits, and images that are nearly the same: what makes a test score too good."""
-
-from __future__ import annotations
+"""Data leakage: content in two splits, images that are nearly the same, columns that are the target."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
-from g2d_pipeline.features.files import Array, Rows
+from g2d_pipeline.features.files import Array, Floats, Rows
 
 FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
 BITS = 8  # of 64: the distance of the hashes of two images up to which they are compared
@@ -21,6 +20,10 @@ SAME = 0.995  # the correlation of thumbnails from which on two images are nearl
 MAX_IMAGES = 100_000  # that are compared
 HASH, THUMBNAIL = (8, 9), (16, 18)  # rows, columns
 BLOCK = 2**22  # pairs of images compared at once
+PERFECT = 0.99  # balanced accuracy of a tree on one column
+SAME_ORDER = 0.999  # |rank correlation| with a regression's target
+LEAST = 20  # samples: of fewer, chance alone may do it
+CANDIDATES = 20  # columns that are tried by a tree: those that separate the classes best
 
 
 # --------------------------------------------------------------------------------------------- equal contents
@@ -166,3 +169,59 @@ def _correlations(plain: npt.NDArray[np.float32], a: Rows, b: Rows) -> npt.NDArr
 
 def _parts(values: Rows, size: int) -> Iterable[Rows]:
     return (values[k : k + size] for k in range(0, len(values), size))
+
+
+# --------------------------------------------------------------------- columns that predict the target alone
+def suspected_leaks(
+    table: pd.DataFrame, columns: Sequence[str], target: Array, train: Array, classes: int
+) -> list[dict[str, Any]]:
+    """The `columns` of `table` (numbers, or texts that are categories) that predict `target` `[N]` alone:
+    `column`, `score` and the `measure`, best first.
+
+    `classes`: how many there are; 0: a regression. Classification: the balanced accuracy over all samples of
+    a decision tree with two leaves a class, fitted on the rows of `train`, reaches 0.99. Regression: the rank
+    correlation with the target, on train, exceeds 0.999 in size. Blank numbers are the mean of train."""
+    if not columns or len(table) < LEAST or train.sum() < 2:
+        return []
+    values = _as_numbers(table[list(columns)], train)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):  # of constant columns: they score nothing
+        warnings.simplefilter("ignore")
+        if classes:
+            least, measure, scores = PERFECT, "balanced accuracy", _by_tree(values, target, train, classes)
+        else:
+            least, measure, scores = SAME_ORDER, "rank correlation", _by_rank(values[train], target[train])
+    leaks = sorted((f for f in scores if scores[f] >= least), key=lambda f: -scores[f])
+    return [{"column": columns[f], "score": round(scores[f], 4), "measure": measure} for f in leaks]
+
+
+def _as_numbers(table: pd.DataFrame, train: Array) -> Floats:
+    """`[N, F]`: numbers as they are, blanks the mean of train; texts as codes."""
+    numbers = table.apply(lambda c: c if c.dtype.kind in "fiub" else c.astype(str).factorize()[0])
+    values = numbers.to_numpy(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a column without a value in train
+        means = np.nan_to_num(np.nanmean(values[train], axis=0))
+    return np.asarray(np.where(np.isnan(values), means, values))
+
+
+def _by_tree(values: Floats, target: Array, train: Array, classes: int) -> dict[int, float]:
+    """Column → balanced accuracy, of the columns with the largest F of an analysis of variance."""
+    from sklearn.feature_selection import f_classif
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    separation = np.nan_to_num(f_classif(values[train], target[train])[0], nan=-1.0)
+    scores = {}
+    for f in np.argsort(-separation, kind="stable")[:CANDIDATES].tolist():
+        tree = DecisionTreeClassifier(max_leaf_nodes=2 * classes, random_state=0)
+        tree.fit(values[train, f : f + 1], target[train])
+        scores[f] = float(balanced_accuracy_score(target, tree.predict(values[:, f : f + 1])))
+    return scores
+
+
+def _by_rank(values: Floats, target: Array) -> dict[int, float]:
+    """Column → size of its rank correlation with the target."""
+    from sklearn.feature_selection import r_regression
+
+    r = r_regression(pd.DataFrame(values).rank().to_numpy(), pd.Series(target).rank().to_numpy())
+    return dict(enumerate(np.abs(np.nan_to_num(r)).tolist()))

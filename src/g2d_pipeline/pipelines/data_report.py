@@ -1,7 +1,5 @@
 """Manifest + feature store → the data report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

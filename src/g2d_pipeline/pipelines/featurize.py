@@ -1,14 +1,12 @@
 """Manifest → feature store."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from g2d_pipeline.config import FeaturizeSettings
 from g2d_pipeline.features import write_store
-from g2d_pipeline.features.repair import repair_store
+from g2d_pipeline.features.writing import repair_store
 from g2d_pipeline.remote import local_folder
 from g2d_pipeline.sources.manifest import Manifest
 

@@ -1,7 +1,5 @@
 """Feature store + teachers → one multimodal student per method and seed."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from functools import partial

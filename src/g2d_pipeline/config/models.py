@@ -1,0 +1,229 @@
+"""The encoders (datasets.md §0.2, §4.4, §5.3) and fusions (paper A.3; g2d.md §8), and their settings."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_serializer
+from pydantic import SerializerFunctionWrapHandler as Serializer
+
+from g2d_pipeline.config.base import Counts, Numbers, Strict
+from g2d_pipeline.config.external import ByName, External, settings_by_name
+
+ENCODER_GROUP = "g2d_pipeline.encoders"  # of entry points: encoders of other packages, by name
+
+
+class _Encoder(Strict):
+    """`initialisation`: `published` (§0.2): Xavier (linear layers) and Kaiming (convolutions); or `torch`."""
+
+    initialisation: Literal["published", "torch"] = "published"
+
+
+class SmallCNN(_Encoder):
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a raster.
+
+    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). With
+    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch
+    norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
+
+    name: Literal["small_cnn"] = "small_cnn"
+    widths: Counts = [16, 32, 64]
+    stride: Literal[1, 2] = 1
+    grid: PositiveInt = 4
+
+
+class _Pretrained(_Encoder):
+    """`weights`: a local file (.safetensors, .pth, .pt; relative to the project) that the trunk starts from,
+    whose content is part of fingerprints; None: drawn at random."""
+
+    FILES: ClassVar[dict[str, str]]  # torchvision's names of weights → their files, the default last
+
+    weights: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain_without_weights(self, handler: Serializer) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {key: value for key, value in dumped.items() if value is not None}
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_a_file(cls, value: str | None) -> str | None:
+        if value is None or value.endswith((".safetensors", ".pth", ".pt")):
+            return value
+        known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
+        if file := known.get(value.rpartition(".")[2].upper()):
+            raise ValueError(
+                "nothing is downloaded at run time. Once, put "
+                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give "
+                f"weights: data/01_raw/weights/{file}"
+            )
+        raise ValueError("a file that ends in .safetensors, .pth or .pt")
+
+
+class ResNet18(_Pretrained):
+    """torchvision's ResNet-18 trunk, any number of input channels, global average; 512 wide (§0.2)."""
+
+    FILES = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
+
+    name: Literal["resnet18"] = "resnet18"
+
+
+class MobileNetV2(_Pretrained):
+    """torchvision's MobileNetV2 trunk, global average; 1280 wide (datasets.md §5.3)."""
+
+    FILES = {"IMAGENET1K_V1": "mobilenet_v2-b0353104.pth", "IMAGENET1K_V2": "mobilenet_v2-7ebf99e0.pth"}
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"
+
+
+class MLP(_Encoder):
+    """Linear, `norm`, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3).
+
+    `norm`: `batch`: batch norm, `layer`: layer norm, which knows no batch (for small batches, and where
+    statistics of train do not hold elsewhere), `none`."""
+
+    name: Literal["mlp"] = "mlp"
+    widths: Counts = [256, 128, 64, 32, 16]
+    dropout: Numbers = [0.3, 0.2, 0.1]
+    norm: Literal["batch", "layer", "none"] = "batch"
+
+    def _problems(self) -> Iterator[str]:
+        if len(self.dropout) > len(self.widths):
+            yield f"dropout has {len(self.dropout)} values for {len(self.widths)} widths"
+        if any(not 0 <= p < 1 for p in self.dropout):
+            yield "dropout values lie in [0, 1)"
+
+
+class Transformer(_Encoder):
+    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over a sequence's steps (§4.4).
+
+    Tokens of a text have a learnt embedding in place of the convolution. `pool`: `mean` over the real steps,
+    or the `first` step (as published). Padding is masked: it changes nothing."""
+
+    name: Literal["transformer"] = "transformer"
+    width: PositiveInt = 768
+    layers: PositiveInt = 4
+    heads: PositiveInt = 8
+    feedforward: PositiveInt = 2048
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    pool: Literal["mean", "first"] = "mean"
+
+    def _problems(self) -> Iterator[str]:
+        if self.width % self.heads:
+            yield f"width ({self.width}) is not a multiple of heads ({self.heads})"
+
+
+class Bag(_Encoder):
+    """The mean of a text's tokens, learnt embeddings `width` wide; then linear, ReLU a width of `widths`.
+
+    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
+    of all. `dropout`: of the mean, and after every layer."""
+
+    name: Literal["bag"] = "bag"
+    width: PositiveInt = 64
+    widths: Counts = [64]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ExternalEncoder(_Encoder, External):
+    """An encoder without settings of its own: the class of its trunk is called with (shape, **options)."""
+
+
+EncoderSettings = Annotated[
+    SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag | ExternalEncoder, ByName(ENCODER_GROUP)
+]
+ENCODERS: dict[str, type[_Encoder]] = settings_by_name(EncoderSettings)
+
+
+FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packages, by name
+
+
+class _Fusion(Strict):
+    """`unimodal_readout`: how one modality is read from it; `paper` (A.5) or the authors' `code`. They
+    differ in what stands in for the other modalities and in the share of the bias (see each class)."""
+
+    unimodal_readout: Literal["paper", "code"] = "paper"
+
+
+class Late(_Fusion):
+    """The mean of a linear head a modality. `average`: of their `logits`, or of their `probabilities`."""
+
+    name: Literal["late"] = "late"
+    average: Literal["logits", "probabilities"] = "logits"
+
+
+class Sum(_Fusion):
+    """The sum of a linear head a modality."""
+
+    name: Literal["sum"] = "sum"
+
+
+class Concat(_Fusion):
+    """One linear head on the concatenated features."""
+
+    name: Literal["concat"] = "concat"
+
+
+class FiLM(_Fusion):
+    """One modality, `condition` (left out: the first), scales and shifts the others.
+
+    `width`, to which modalities of another width are projected; left out: the greatest."""
+
+    name: Literal["film"] = "film"
+    condition: str | None = None
+    width: PositiveInt | None = None
+
+
+class BiGated(_Fusion):
+    """A sigmoid of one modality, `gate` (left out: the first), multiplies the others; `width` as of film."""
+
+    name: Literal["bi_gated"] = "bi_gated"
+    gate: str | None = None
+    width: PositiveInt | None = None
+
+
+class CrossAttention(_Fusion):
+    """Every modality attends to the others. `heads`: of attention (left out: 8, or 4 below a width of 64)."""
+
+    name: Literal["cross_attention"] = "cross_attention"
+    heads: PositiveInt | None = None
+    width: PositiveInt | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Shared(_Fusion):
+    """One head for all modalities (equal widths), the fusion of MLA and ReconBoost.
+
+    `width`: where encoders differ in width, features are projected to this or the `greatest` one (left out:
+    refused). `hidden`: widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of
+    the modalities' logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: as MLA's
+    code does it, with one weight for the whole batch."""
+
+    name: Literal["shared"] = "shared"
+    width: PositiveInt | Literal["greatest"] | None = None
+    hidden: Counts = []
+    combine: Literal["sum", "mean", "entropy", "entropy_of_batch"] = "mean"
+
+
+class Cosine(_Fusion):
+    """MMCosine: the sum over modalities of `scale` · cos(feature, class weight)."""
+
+    name: Literal["cosine"] = "cosine"
+    scale: PositiveFloat = 15.0
+
+
+class Weighted(_Fusion):
+    """MIS-ME: heads a modality, added with learnt scalar weights that start at `start` (left out: 1 / k)."""
+
+    name: Literal["weighted"] = "weighted"
+    start: NonNegativeFloat | None = None
+
+
+class ExternalFusion(_Fusion, External):
+    """A fusion of another package: called with (widths, outputs, unimodal_readout=…, **options)."""
+
+
+FusionSettings = Annotated[
+    Late | Sum | Concat | FiLM | BiGated | CrossAttention | Shared | Cosine | Weighted | ExternalFusion,
+    ByName(FUSION_GROUP, default="late"),
+]
+FUSIONS: dict[str, type[_Fusion]] = settings_by_name(FusionSettings)

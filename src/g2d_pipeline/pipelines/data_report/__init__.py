@@ -1,1 +1,0 @@
-"""The data report, which belongs to the stage `featurize`."""

@@ -1,1 +1,0 @@
-"""The pipeline `predict`: a trained model + raw samples → predictions."""
