@@ -134,9 +134,8 @@ def check_methods(configuration: Configuration) -> None:
         try:
             fusion, batches = m.fusion.model_dump(mode="json"), m.training.accumulation
             compute = configuration.run.compute
-            of_run = batches, fusion, compute.together, compute.strategy
-            about = (d.task, m.fusion.name, encoders, m.smp is not None, *of_run)
-            method(parameters).check(MethodContext(*about))
+            about = (d.task, m.fusion.name, encoders, m.smp is not None, batches, fusion)
+            method(parameters).check(MethodContext(*about, compute.together, compute.strategy))
             for training in (m.training, configuration.teacher_training) if compute.together > 1 else ():
                 compute.check_training(training)
         except ValueError as error:

@@ -12,7 +12,7 @@ import torch
 
 from g2d_pipeline.config import ImageAugment, SMPSettings
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features.shards import Shards
+from g2d_pipeline.features.files import Shards
 from g2d_pipeline.methods import build
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model

@@ -3,18 +3,61 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
+from filelock import FileLock
+
+if TYPE_CHECKING:  # what a process of the server need not import
+    import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+# What takes a command seconds to import. Nothing of Kedro's framework or of ours: a project has its own.
+PRELOADED = [
+    *("kedro.io", "kedro.config", "kedro.pipeline", "kedro_datasets.json", "pandas", "pyarrow.parquet"),
+    *("torch", "torch._dynamo", "torch.distributed", "torchvision", "torchaudio", "safetensors.torch"),
+    *("scipy.stats", "scipy.signal", "sklearn.neighbors", "sklearn.pipeline", "joblib", "filelock"),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_svg", "PIL.Image", "av", "soundfile", "jinja2"),
+    *("pydantic", "rich.progress", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+]
+
+
+def context() -> ForkServerContext:
+    """A server process that has imported what commands need, and forks one process for each of them."""
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(PRELOADED)
+    return forking
+
+
+def run_kedro(path: Path, arguments: list[str], environment: Mapping[str, str], output: Path) -> None:
+    """In a process of the server: `python -m kedro …` in `path`, whose output goes to a file."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(path)
+    with Path(os.devnull).open() as nothing, output.open("w") as file:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.path[:0] = [str(path), str(path / "src")]
+    sys.dont_write_bytecode = False
+    sys.argv = ["kedro", *arguments]
+    foreground()
+    runpy.run_module("kedro", run_name="__main__", alter_sys=True)
 
 
 def foreground() -> None:
@@ -31,6 +74,33 @@ class Result:
     def nodes(self) -> list[str]:
         """The nodes that ran."""
         return re.findall(r"Running node: (\w+):", self.output)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that was started, and the file that its output goes to."""
+
+    process: ForkServerProcess
+    output: Path
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """The exit status; minus the number of the signal that ended it; None as long as it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float = 600) -> Result:
+        """Its end, which is to come within `timeout` seconds."""
+        self.process.join(timeout)
+        if (status := self.poll()) is None:
+            self.process.kill()
+            raise TimeoutError(f"the command did not end: {self.output.read_text()}")
+        text = self.output.read_text()
+        self.output.unlink()
+        return Result(status, text)
 
 
 @dataclass(frozen=True)
@@ -54,6 +124,7 @@ class Project:
         return [sys.executable, "-m", "kedro", *arguments]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command as a user starts it."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.path,
@@ -65,18 +136,17 @@ class Project:
             preexec_fn=foreground,
         )
 
+    def fork(self, *arguments: str, environment: dict[str, str] | None = None) -> Running:
+        """The command in a process of its own, forked from one that has imported the libraries."""
+        with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as file:
+            output = Path(file.name)
+        task = (self.path, list(arguments), self.environment | (environment or {}), output)
+        process = context().Process(target=run_kedro, args=task)
+        process.start()
+        return Running(process, output)
+
     def run(self, *arguments: str, environment: dict[str, str] | None = None) -> Result:
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.path,
-            env=self.environment | (environment or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=600,
-        )
-        return Result(done.returncode, done.stdout)
+        return self.fork(*arguments, environment=environment).wait()
 
     def artefacts(self) -> dict[str, str]:
         """Every file that stages made, by content; stage cards aside, which tell the time, and what is
@@ -93,7 +163,7 @@ class Project:
 
 def copy_project(folder: Path, epochs: int = 2, seeds: str = "0") -> Project:
     """A copy with its own source, shrunk by `conf/local`: the same code, fewer epochs and one seed."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    ignored = shutil.ignore_patterns("*.egg-info")
     for name in ("conf", "src"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
     shutil.copytree(REPOSITORY / "data" / "01_raw" / "av_digits", folder / "data" / "01_raw" / "av_digits")
@@ -109,4 +179,21 @@ def copy_project(folder: Path, epochs: int = 2, seeds: str = "0") -> Project:
     }
     (folder / "conf" / "local").mkdir(exist_ok=True)
     (folder / "conf" / "local" / "parameters.yml").write_text(yaml.safe_dump(local))
+    return Project(folder)
+
+
+def finished_project(factory: pytest.TempPathFactory, folder: Path) -> Project:
+    """A copy of a project in which the default pipeline has run once, what it said in `first.log`: made by
+    the first who asks, of all workers."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "finished.lock"):
+        if not (shared / "finished").exists():
+            project = copy_project(shared / "unfinished")
+            done = project.run("run")
+            assert done.status == 0, done.output
+            (project.path / "first.log").write_text(done.output)
+            project.path.rename(shared / "finished")
+    shutil.copytree(shared / "finished", folder, dirs_exist_ok=True)
     return Project(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.e2e.project import Project, copy_project
+from tests.e2e.project import Project, Result, copy_project, finished_project
 
 pytestmark = pytest.mark.e2e
 
@@ -31,16 +31,13 @@ NODES = [
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project in which the default pipeline has run once."""
-    project = copy_project(tmp_path_factory.mktemp("project"))
-    first = project.run("run")
-    assert first.status == 0, first.output
-    assert first.nodes == NODES
-    (project.path / "first.log").write_text(first.output)
-    return project
+    return finished_project(tmp_path_factory, tmp_path_factory.mktemp("project"))
 
 
 def test_the_run_ends_with_the_table_and_the_report_and_is_marked_sample(project: Project) -> None:
-    lines = (project.path / "first.log").read_text().rstrip().splitlines()
+    first = Result(0, (project.path / "first.log").read_text())
+    assert first.nodes == NODES
+    lines = first.output.rstrip().splitlines()
     report = re.fullmatch(r"Report: (data/08_reporting/av_digits/\w+/report.html)", lines[-1])
     assert report, lines[-5:]
     html = (project.path / report[1]).read_text()

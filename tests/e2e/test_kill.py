@@ -16,7 +16,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 
-from tests.e2e.project import Project, copy_project
+from tests.e2e.project import Project, Result, copy_project, finished_project
 
 pytestmark = pytest.mark.e2e
 
@@ -47,10 +47,7 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose run nobody disturbed."""
-    project = copy_project(tmp_path_factory.mktemp("whole"))
-    done = project.run("run")
-    assert done.status == 0, done.output
-    return project
+    return finished_project(tmp_path_factory, tmp_path_factory.mktemp("whole"))
 
 
 def finished(project: Project) -> dict[str, str]:
@@ -58,20 +55,17 @@ def finished(project: Project) -> dict[str, str]:
     return {file: content for file, content in project.artefacts().items() if ".partial" not in file}
 
 
-def kill_when(
-    project: Project, reached: Callable[[Path], bool], number: int = signal.SIGKILL
-) -> tuple[int, str]:
-    """Start a run and signal it as soon as the stage has begun to write: (exit status, output)."""
+def kill_when(project: Project, reached: Callable[[Path], bool], number: int = signal.SIGKILL) -> Result:
+    """Start a run and signal it as soon as the stage has begun to write: how it ended."""
     assert not reached(project.path / "data"), "the stage had begun before"
-    process = project.start("run")
+    process = project.fork("run")
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if reached(project.path / "data"):
             os.kill(process.pid, number)
-            output, _ = process.communicate(timeout=120)
-            return process.returncode, output
+            return process.wait(120)
         time.sleep(0.001)
-    raise AssertionError(f"the run ended before it could be killed: {process.communicate()[0]}")
+    raise AssertionError(f"the run ended before it could be killed: {process.wait().output}")
 
 
 def test_killed_while_it_writes_and_started_again_a_run_ends_in_the_same_bits(
@@ -83,11 +77,11 @@ def test_killed_while_it_writes_and_started_again_a_run_ends_in_the_same_bits(
         kill_when(project, begun)
         assert finished(project).items() <= undisturbed.items(), f"killed in {stage}"
     shutil.rmtree(project.path / "data" / "06_models" / "av_digits" / "students")
-    status, output = kill_when(project, BEGUN["inside a student"], signal.SIGINT)
-    assert status == 130, output
-    assert "stopped by Ctrl-C at epoch" in output
-    assert "saved; the same command goes on from there" in output
-    assert "Traceback" not in output
+    stopped = kill_when(project, BEGUN["inside a student"], signal.SIGINT)
+    assert stopped.status == 130, stopped.output
+    assert "stopped by Ctrl-C at epoch" in stopped.output
+    assert "saved; the same command goes on from there" in stopped.output
+    assert "Traceback" not in stopped.output
     again = project.run("run")
     assert again.status == 0, again.output
     assert "goes on from epoch" in again.output

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -120,16 +120,21 @@ def top_level(file: str) -> dict[int, str]:
 @contextmanager
 def recorded() -> Iterator[set[tuple[str, str]]]:
     """The definitions of the package, outside settings and presentation, whose functions are called."""
-    codes = set()
+    codes: dict[int, CodeType] = {}
+    others: dict[int, CodeType] = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        file, caller = frame.f_code.co_filename, frame.f_back
+        code, caller = frame.f_code, frame.f_back
+        if event != "call" or id(code) in codes or id(code) in others:
+            return
+        if not (code.co_filename.startswith(f"{PACKAGE}{os.sep}") and code.co_filename.endswith(".py")):
+            others[id(code)] = code  # of a library, or a template
+            return
         if caller is not None and caller.f_code.co_name == "<module>":
             return  # on import
         if caller is not None and Path(caller.f_code.co_filename).name == "code.py":
             return  # reading code, which counts for nothing (PRESENTATION)
-        if event == "call" and file.startswith(f"{PACKAGE}{os.sep}") and file.endswith(".py"):  # no template
-            codes.add((file, frame.f_code.co_firstlineno, frame.f_code.co_name))
+        codes[id(code)] = code
 
     ran: set[tuple[str, str]] = set()
     threading.setprofile(note)
@@ -139,7 +144,8 @@ def recorded() -> Iterator[set[tuple[str, str]]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    for file, line, name in codes:
+    for code in codes.values():
+        file, line, name = code.co_filename, code.co_firstlineno, code.co_name
         relative = Path(file).relative_to(PACKAGE).with_suffix("")
         module = ".".join(p for p in relative.parts if p != "__init__")
         if name != "<module>" and module not in PRESENTATION and not module.startswith("config"):

@@ -39,7 +39,7 @@ SETTINGS = {
         },
     },
     "training": {
-        "epochs": 12, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+        "epochs": 6, "batch_size": 32, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
         "selection": "val",
     },
 }  # fmt: skip

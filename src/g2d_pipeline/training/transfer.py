@@ -16,7 +16,7 @@ from torch import Tensor
 
 from g2d_pipeline.config import AugmentSettings, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.features.shards import Shards
+from g2d_pipeline.features.files import Shards
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
