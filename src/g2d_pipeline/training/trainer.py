@@ -115,7 +115,6 @@ class Trainer:
         # A process cannot train on nothing, nor batch norm on one sample.
         self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
-        self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
         self.scaler = gradient_scaler(training.precision, self.device)
         self.average = Average(model, training.ema)
@@ -157,8 +156,9 @@ class Trainer:
         for encoder in self.model.encoders.values() if self.sharded else ():
             sharding.shard(encoder, blocks(encoder), self.device)
         self.shards = sharding.Shards(self.method.parameter_groups(self.model))
-        state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
-        self.shards.attach(state.optimizer)
+        self.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        self.shards.attach(self.optimizer)
+        state.optimizer = self.optimizer
         factor = scale_lr(self.training.scale_lr, self.group.world)
         for group in state.optimizer.param_groups if factor != 1 else ():
             group["lr"] *= factor
