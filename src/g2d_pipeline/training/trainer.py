@@ -107,8 +107,7 @@ class Trainer:
         model = self.group.synchronised(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
-        windows = windows_of(data.arrays)
-        identity = run_identity(training, smp, method, model, data, seed, windows)
+        identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
