@@ -72,6 +72,22 @@ def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, 
     assert of["n"].to_dict() == {"fails": 0, "joint": 1, "kills": 0}
 
 
+@pytest.mark.slow
+def test_cells_that_can_not_be_written_are_told_with_their_folder_and_trained_by_the_next_call(project):
+    project.add_study("full", methods=["joint"], seeds=[0], options={"epochs": 1})
+    (project.path / "data").mkdir(exist_ok=True)
+    (models := project.path / "data/06_models").touch()  # no folder can be made there
+    reason = rf"The folder {models}/\S+ cannot be written: .Errno 20. Not a directory"
+    for backend in ("loky", "dask", "ray"):
+        message = rf"^study full: 1 of 1 runs failed, the first one: DataError: {reason}"
+        with pytest.raises(TrainingError, match=message):
+            project.run("full", compute={"backend": backend, "workers": 1})
+        assert models.stat().st_size == 0
+    models.unlink()
+    project.run("full", compute={"workers": 1})
+    assert len(project.trained()) == 1
+
+
 def test_a_failed_teacher_fails_its_students_alone(project, in_this_process):
     project.add_study("broken", options={"teacher.optimizer.lr": 1e30}, methods=["unimodal", "joint", "g2d"])
     with pytest.raises(TrainingError, match="study broken: 6 of 8 runs failed, the first one"):
