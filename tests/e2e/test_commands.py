@@ -249,7 +249,7 @@ def test_two_runs_at_once_share_what_both_need_and_do_the_rest_side_by_side(proj
         if "teachers audio/seed7" in line:
             break
     models = project.path / "data" / "06_models" / "av_digits" / "teachers"
-    while not list(models.glob("audio/seed7-*.partial/checkpoints/*")):
+    while not list(models.glob("audio/seed7-*.partial/checkpoints/epoch-*")):
         time.sleep(0.05)
     os.kill(slow.pid, signal.SIGSTOP)  # so that it is still at it
     waiting = project.start("run", "--pipeline", "teachers", "--params", f"{same},wait=true")
