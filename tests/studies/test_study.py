@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from g2d_pipeline.cli import cli
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.studies.runner import KILLED
-from tests.studies.conftest import new_project
+from tests.studies.conftest import REPOSITORY, new_project
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*register_new_resolver")
 TABLES = ("table.txt", "table.md", "table.tex", "table.csv", "study.html")
@@ -176,6 +177,7 @@ def test_students_of_some_modalities_share_the_teachers_of_all(project, in_this_
 
 def test_the_commands(project, monkeypatch):
     monkeypatch.chdir(project.path)
+    shutil.copy(REPOSITORY / "pyproject.toml", project.path)  # else a project further up is taken
     project.add_study("tiny", methods="joint", seeds=[0], options={"epochs": 1})
     name, study = (
         ["--params", "compute.workers=1,study=tiny"],

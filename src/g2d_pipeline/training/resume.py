@@ -156,7 +156,7 @@ class Checkpointer:
     def _save(self) -> None:
         self.parts["history"].check()
         epoch, batch = self.loop.epoch, self.loop.batch
-        parts = {}
+        parts: dict[str, Any] = {}
         if self.checkpoints or self.sharded:
             states = {name: part.state_dict() for name, part in self.parts.items()}
             parts = gathered(states, keep=self.group.is_first) if self.sharded else states

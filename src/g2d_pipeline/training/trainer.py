@@ -107,17 +107,15 @@ class Trainer:
         model = self.group.synchronised(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
-        asked = training
+        identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
-        precision = self.group.agree(training.precision)
-        self.training = training = training.model_copy(update={"precision": precision})
-        self.dtype = autocast_dtype(training.precision)
+        training = training.model_copy(update={"precision": self.group.agree(training.precision)})
+        self.training, self.dtype = training, autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # A process cannot train on nothing, nor batch norm on one sample.
         self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
-        self.optimizer = self.state.optimizer
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
         self.scaler = gradient_scaler(training.precision, self.device)
         self.average = Average(model, training.ema)
@@ -134,7 +132,7 @@ class Trainer:
         )
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
-            group=self.group, windows=windows_of(data.arrays),
+            group=self.group, windows=windows,
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
@@ -144,7 +142,6 @@ class Trainer:
         self.history = History(model, description, numbers)
         self.batches: list[Rows] = []  # of this epoch
         parts = {name: getattr(self, name) for name in PARTS}
-        identity = run_identity(asked, smp, method, model, data, seed, self.loader.windows)
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
@@ -160,8 +157,9 @@ class Trainer:
         for encoder in self.model.encoders.values() if self.sharded else ():
             sharding.shard(encoder, blocks(encoder), self.device)
         self.shards = sharding.Shards(self.method.parameter_groups(self.model))
-        state.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
-        self.shards.attach(state.optimizer)
+        self.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        self.shards.attach(self.optimizer)
+        state.optimizer = self.optimizer
         factor = scale_lr(self.training.scale_lr, self.group.world)
         for group in state.optimizer.param_groups if factor != 1 else ():
             group["lr"] *= factor

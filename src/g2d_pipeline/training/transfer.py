@@ -73,8 +73,9 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
     changes = {m: augment.validate_python(a) for m, a in data["augment"].items()}
     task = task_from_json(data["task"])
     for m, of in packed["teachers"].items():
-        outputs = (_unpack_array(of[name]) for name in OUTPUTS)
-        teachers[m] = TeacherOutputs(*outputs, of["model"] and _unpack_model(of["model"]))
+        feature, logits, confidence = (_unpack_array(of[name]) for name in OUTPUTS)
+        own = of["model"] and _unpack_model(of["model"])
+        teachers[m] = TeacherOutputs(feature, logits, confidence, own)
     smp, training = packed["smp"], TrainingSettings(**packed["training"])
     return (
         _unpack_model(packed["model"]),
@@ -107,7 +108,8 @@ def _pack_array(x: Any) -> Any:
     if isinstance(x, Shards):
         about = {"rows": x.rows, "shape": list(x.shape), "dtype": x.dtype.str, "mode": x.mode}
         return {"files": [str(file) for file in x.files]} | about
-    if isinstance(x, np.memmap) and isinstance(x.base, mmap.mmap) and x.filename is not None:
+    base: Any = getattr(x, "base", None)
+    if isinstance(x, np.memmap) and isinstance(base, mmap.mmap) and x.filename is not None:
         about = {"dtype": x.dtype.str, "offset": x.offset, "shape": list(x.shape)}
         return {"file": str(x.filename)} | about
     return x if isinstance(x, Tensor) else np.asarray(x)
