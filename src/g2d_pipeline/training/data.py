@@ -151,10 +151,11 @@ def _by_reference(array: Array) -> Any:
     mapped: Any = array
     if not isinstance(mapped.base, mmap.mmap):
         return np.asarray(array).__reduce__()
-    return _map, (mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
+    return map_file, (mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
 
 
-def _map(file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
+def map_file(file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
+    """A file memory-mapped read-only, fetched first where it is behind a URL. Raises OSError, DataError."""
     attach(Path(file).parent)
     fetch([file])
     return np.memmap(file, dtype, "r", offset, shape)

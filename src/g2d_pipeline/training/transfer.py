@@ -22,7 +22,7 @@ from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.models.task import task_from_json
-from g2d_pipeline.training.data import Data
+from g2d_pipeline.training.data import Data, map_file
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 OUTPUTS = ("feature", "logits", "confidence")
@@ -122,4 +122,4 @@ def _unpack_array(packed: Any) -> Any:
     if "files" in packed:
         files = [Path(file) for file in packed["files"]]
         return Shards(files, packed["rows"], shape, dtype, packed["mode"])
-    return np.memmap(packed["file"], dtype, "r", packed["offset"], shape)
+    return map_file(packed["file"], dtype, packed["offset"], shape)
