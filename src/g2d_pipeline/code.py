@@ -139,7 +139,8 @@ class CodeGraph:
 
     def _file(self, name: str) -> Path:
         base = self.package.joinpath(*name.split("."))
-        return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        package = base / "__init__.py"  # a folder without it may be left of an older version
+        return package if package.is_file() else base.with_suffix(".py")
 
     def _analyse(self, file: Path, name: str) -> Module:
         content = file.read_bytes()

@@ -18,7 +18,16 @@ from typing import Any
 from g2d_pipeline.cards import CARD
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_folder, atomic_write, content_hash, fingerprint
-from g2d_pipeline.remote import LISTING, Files, Remote, filesystem, make_tree, object_name, talking_to
+from g2d_pipeline.remote import (
+    LISTING,
+    Files,
+    Remote,
+    filesystem,
+    make_tree,
+    object_name,
+    set_limit,
+    talking_to,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +87,8 @@ class Mirror:
 
     def find(self, folder: Path) -> bool:
         """Where the artefact is not here, but there: make its folder, of hollow files and the card."""
+        if (folder / LISTING).exists():
+            set_limit(folder, self.limit)
         if folder in self._absent or (folder / CARD).exists() or not folder.is_relative_to(self.data):
             return False
         name = self._name(folder)

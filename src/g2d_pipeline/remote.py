@@ -13,11 +13,13 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +32,7 @@ from g2d_pipeline.files import atomic_write, content_hash
 LISTING, CACHE = ".remote.json", "data/.cache"
 # Read by many readers in many ways: fetched at once, and never given up for others.
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".txt", ".pkl")
+SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")  # see `features.files`
 IN_USE = 60  # seconds after its last use in which a file is not given up for others
 LISTED = "G2D_LISTED"  # environment variable: `process URL` of what a process above this one has listed
 FRESH = 30  # seconds in which a listing is not made again in one process
@@ -40,7 +43,7 @@ RETRIES = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout"
 Files = dict[str, tuple[int, str]]  # relative path → size, version
 _attached: dict[str, Remote] = {}  # absolute folder, with a slash → what is behind it
 _listed: dict[str, float] = {}  # URL → when this process has listed it
-_ahead: list[Future[None]] = []
+_ahead: dict[str, Future[None]] = {}  # path → what fetches it ahead of its use
 _eviction = threading.Lock()
 _pool = ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead")
 
@@ -67,7 +70,8 @@ def joined(place: str, start: str) -> str:
 @dataclass
 class Remote:
     """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep. `named_by_hash`: the
-    versions are hashes of the content and part of the objects' names."""
+    versions are hashes of the content and part of the objects' names: of an artefact. The shards of a feature
+    store are never more than the limit; those that `keep` names are given up last."""
 
     folder: Path
     url: str
@@ -75,11 +79,17 @@ class Remote:
     limit: float
     files: Files
     named_by_hash: bool = False
+    keep: frozenset[str] = field(default=frozenset(), init=False)
     _unseen: float = field(default=float("inf"), init=False)  # bytes fetched since they were last counted
 
     @cached_property
     def fs(self) -> Any:
         return filesystem(self.url, self.options)
+
+    @cached_property
+    def in_shards(self) -> bool:
+        """Whether it is a feature store in shards."""
+        return self.named_by_hash and any(map(SHARD.fullmatch, self.files))
 
     def save(self) -> None:
         """Write what `attach` reads."""
@@ -89,12 +99,28 @@ class Remote:
 
     def fetch(self, names: list[str]) -> None:
         """Fetch files, whole or not at all. Raises DataError."""
+        if not self.in_shards:
+            self._fetch(names)
+            return
+        from filelock import FileLock
+
+        with writing_cache(self.folder):
+            lock = FileLock(self.folder / ".fetching.lock")
+            lock.acquire()
+        try:  # one at a time, threads and processes: so that what comes has its room
+            self._fetch([name for name in names if is_hollow(self.folder / name)])
+        finally:
+            lock.release()
+
+    def _fetch(self, names: list[str]) -> None:
         base, token = self.fs._strip_protocol(self.url).rstrip("/"), f"{os.getpid()}-{threading.get_ident()}"
         for start in range(0, len(names), BATCH):
             part = names[start : start + BATCH]
             made = {name: (self.folder / name).with_name(f".{Path(name).name}.{token}.tmp") for name in part}
             try:
                 with writing_cache(self.folder), talking_to(self.url):
+                    if self.in_shards:
+                        self._make_room(sum(self.files[name][0] for name in part))
                     places = [f"{base}/{self._object(name)}" for name in part]
                     self.fs.get(places, [str(path) for path in made.values()])
                     for name, path in made.items():
@@ -103,7 +129,7 @@ class Remote:
                 for path in made.values():
                     path.unlink(missing_ok=True)
         self._unseen += sum(self.files[name][0] for name in names)
-        if self._unseen > 0.05 * self.limit:
+        if self._unseen > 0.05 * self.limit and not self.in_shards:
             with _eviction:
                 self._make_room()
 
@@ -117,20 +143,22 @@ class Remote:
         os.utime(path, ns=(time.time_ns(), _time_of(version)))
         path.replace(self.folder / name)
 
-    def _make_room(self) -> None:
-        """Make fetched files hollow again, those first that were used longest ago, beyond the limit."""
+    def _make_room(self, coming: int = 0) -> None:
+        """Make fetched files hollow again beyond the limit, those first that were used longest ago. Shards go
+        at once where others are `coming` (bytes): who reads one that is gone fetches it again."""
         known = []
         for name in self.files:
             with suppress(FileNotFoundError):
                 state = os.stat(self.folder / name)  # noqa: PTH116 - there are many
                 if state.st_mode & stat.S_IWUSR:
-                    known.append((state.st_atime, state.st_size, name))
-        total, now = sum(size for _, size, _ in known), time.time()
+                    known.append((name in self.keep, state.st_atime, state.st_size, name))
+        total, now = sum(size for _, _, size, _ in known) + coming, time.time()
         self._unseen = 0
-        for used, size, name in sorted(known):
-            if total <= self.limit or now - used < IN_USE:
+        for _, used, size, name in sorted(known):
+            if total <= self.limit:
                 break
-            if not name.lower().endswith(TABLES):
+            at_once = self.in_shards and SHARD.fullmatch(name)
+            if (at_once or now - used >= IN_USE) and not name.lower().endswith(TABLES):
                 make_hollow(self.folder / name, *self.files[name])
                 total -= size
 
@@ -206,7 +234,7 @@ def make_hollow(path: Path, size: int, version: str) -> None:
 
 def is_hollow(path: Path | str) -> bool:
     """Whether a file below a folder of ours has not been fetched."""
-    return _find(str(path)) is not None and not os.stat(path).st_mode & stat.S_IWUSR  # noqa: PTH116
+    return find_remote(path) is not None and not os.stat(path).st_mode & stat.S_IWUSR  # noqa: PTH116
 
 
 def attach(folder: Path) -> None:
@@ -226,8 +254,9 @@ def fetch(paths: Iterable[Path | str]) -> None:
     names = list(dict.fromkeys(map(str, paths)))
     missing = _missing(names)
     if missing and not threading.current_thread().name.startswith("fetch-ahead"):
-        for future in tuple(_ahead):
-            future.exception()  # is waited for; what fails there fails here again
+        wait_for(
+            {future for name in names if (future := _ahead.get(name))}
+        )  # what fails there fails here again
         missing = _missing(names)
     for remote, hollow in missing.values():
         remote.fetch(hollow)
@@ -243,12 +272,36 @@ def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) 
 def fetch_ahead(paths: Iterable[Path | str]) -> None:
     """Begin to fetch files that will be asked for next."""
     if _attached:
-        _ahead[:] = [_pool.submit(fetch, list(paths))]
+        for path in [path for path, future in tuple(_ahead.items()) if future.done()]:
+            _ahead.pop(path, None)
+        if new := [name for name in map(str, paths) if name not in _ahead]:
+            _ahead.update(dict.fromkeys(new, _pool.submit(fetch, new)))
+
+
+def cancel_ahead() -> None:
+    """What is not begun is not fetched."""
+    for path, future in tuple(_ahead.items()):
+        if future.cancel():
+            del _ahead[path]
+
+
+def is_planned(path: Path) -> bool:
+    """Whether it is known for its folder what will be read next."""
+    place = find_remote(path)
+    return place is not None and bool(place[0].keep)
+
+
+def set_limit(folder: Path, limit: float) -> None:
+    """Of a folder that a mirror has made, when `cache_gb` has changed since."""
+    about = _read(folder)
+    if about and about["limit"] != limit:
+        Remote(folder.absolute(), **about | {"limit": limit}).save()
+        _attached.pop(f"{folder.absolute()}/", None)
 
 
 def version_of(path: str) -> tuple[int, str] | None:
     """Size and version of a file below a folder of ours; None: it is another file."""
-    place = _find(path)
+    place = find_remote(path)
     return None if place is None else place[0].files[place[1]]
 
 
@@ -310,8 +363,9 @@ def _is_listed(url: str) -> bool:
     return above or time.monotonic() - _listed.get(url, -math.inf) < FRESH
 
 
-def _find(path: str) -> tuple[Remote, str] | None:
+def find_remote(path: Path | str) -> tuple[Remote, str] | None:
     """(what is behind a path, its name there); None: nothing."""
+    path = str(path)
     for base, remote in _attached.items():
         if path.startswith(base) and path[len(base) :] in remote.files:
             return remote, path[len(base) :]
@@ -322,7 +376,7 @@ def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
     """Folder → (what is behind it, its hollow files among these); the others are marked as used."""
     missing: dict[str, tuple[Remote, list[str]]] = {}
     for path in paths:
-        if (place := _find(path)) is not None:
+        if (place := find_remote(path)) is not None:
             with suppress(FileNotFoundError):
                 state = os.stat(path)  # noqa: PTH116
                 if not state.st_mode & stat.S_IWUSR:

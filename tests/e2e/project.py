@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # what a process of the server need not import
     import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
 # What takes a command seconds to import. Nothing of Kedro's framework or of ours: a project has its own.
 PRELOADED = [
     *("kedro.io", "kedro.config", "kedro.pipeline", "kedro_datasets.json", "pandas", "pyarrow.parquet"),
@@ -56,7 +54,7 @@ def run_kedro(path: Path, arguments: list[str], environment: Mapping[str, str], 
     sys.path[:0] = [str(path), str(path / "src")]
     sys.dont_write_bytecode = False
     sys.argv = ["kedro", *arguments]
-    foreground()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runpy.run_module("kedro", run_name="__main__", alter_sys=True)
 
 

@@ -178,7 +178,7 @@ def test_code_reruns_what_it_changes_and_a_raw_file_everything(project: Project)
     def cards() -> dict[str, str]:
         return {str(f): f.read_text() for f in project.path.glob("data/**/av_digits/**/stage.json")}
 
-    source = project.path / "src" / "g2d_pipeline" / "pipelines" / "ingest" / "nodes.py"
+    source = project.path / "src" / "g2d_pipeline" / "pipelines" / "ingest.py"
     before = source.read_text()
     source.write_text(before + "\n# a remark\n")
     assert project.run("run").nodes == []
@@ -242,7 +242,7 @@ def test_debug_shows_the_traceback(project: Project) -> None:
 
 def test_two_runs_at_once_share_what_both_need_and_do_the_rest_side_by_side(project: Project) -> None:
     """The one that waits goes on when the other is killed, from its last checkpoint."""
-    same = "seed=7,epochs=20,tau=1,compute.workers=1"  # of several processes SIGSTOP would stop one alone
+    same = "seed=7,epochs=8,tau=1,compute.workers=1"  # of several processes SIGSTOP would stop one alone
     slow = project.start("run", "--pipeline", "teachers", "--params", same)
     assert slow.stdout is not None
     for line in slow.stdout:

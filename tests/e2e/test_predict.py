@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.e2e.project import REPOSITORY, copy_project
+from tests.e2e.project import REPOSITORY, finished_project
 
 pytestmark = pytest.mark.e2e
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SECTION = README[README.index("## Predict") :].split("\n## ")[0]
 
 
-def test_the_readme_predicts_new_rows(tmp_path: Path) -> None:
+def test_the_readme_predicts_new_rows(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Without a model the command that makes it is said; nothing is trained; then both ways say the same."""
-    project = copy_project(tmp_path)
+    project = finished_project(tmp_path_factory, tmp_path)
+    shutil.rmtree(project.path / "data/06_models/av_digits/students")
     options = re.findall(r"kedro run (.*input=.*)", SECTION)[0].split()
     refused = project.run("run", *options)
     assert refused.status == 2

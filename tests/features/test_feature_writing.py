@@ -71,6 +71,38 @@ def test_workers_of_which_one_is_killed_write_the_same_bytes(
     assert sum(steps) == 12 + 24
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
+def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, backend: str
+):
+    raw = make_raw(24, only=["audio", "table"])
+    alone, store = contents(raw.write(tmp_path / "alone")), tmp_path / "many"
+    array, steps = store / "audio.npy", list[int]()
+    monkeypatch.setattr(media, "START_UP", -1.0)
+    monkeypatch.setattr(media, "track", _counting(steps, lambda: len(steps) == 2 and _immutable(array, "+i")))
+    message = rf"^The feature store {store} can not be written \(Operation not permitted: {array}\)\. Give"
+    try:
+        with pytest.raises(DataError, match=message):
+            raw.write(store, compute={"backend": backend, "workers": 2})
+    finally:
+        _immutable(array, "-i")
+    assert not (store / "meta.json").exists()
+    assert not list(store.glob(".*.tmp"))
+    again: list[int] = []
+    monkeypatch.setattr(media, "track", _counting(again, lambda: None))
+    assert contents(raw.write(store)) == alone
+    assert again[0] >= sum(steps) == 6  # cells of the first chunks, which are there
+    assert sum(again) == 12
+
+
+def _immutable(file: Path, change: str) -> None:
+    """No right helps: as on a disk that is mounted read-only, for root too."""
+    if subprocess.run(["chattr", change, file], capture_output=True).returncode:
+        pytest.skip("this file system, or user, can make no file immutable")
+
+
 def _kill_a_worker() -> None:
     """A process below this one that has imported torch."""
     children = psutil.Process().children(recursive=True)

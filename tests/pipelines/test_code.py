@@ -64,6 +64,12 @@ def test_a_closure_follows_calls_attributes_local_imports_and_reexports(tmp_path
     assert g.closure(["a.start"]) == expected
 
 
+def test_a_folder_that_is_left_of_a_package_hides_no_module(tmp_path: Path) -> None:
+    g = graph(tmp_path, a="def f(): ...\n")
+    (tmp_path / "a" / "__pycache__").mkdir(parents=True)
+    assert g.closure(["a.f"]) == {("a", "f")}
+
+
 def test_annotations_are_not_followed_and_settings_only_among_themselves(tmp_path: Path) -> None:
     g = graph(
         tmp_path,

@@ -23,6 +23,7 @@ def run(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> R
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     shutil.copy(inputs / "parameters_kd.yml", tmp_path / "conf/base")
     shutil.copytree(inputs / "raw", tmp_path / "data/01_raw/kd")
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)  # else a project further up is taken
     monkeypatch.chdir(tmp_path)
     configure_project("g2d_pipeline")
     return lambda *options: CliRunner().invoke(cli, ["run", "--params", "dataset=kd", *options])

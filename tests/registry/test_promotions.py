@@ -47,7 +47,7 @@ def loop():
         except Exception as error:
             errors.append(repr(error))
         seen.append(number)
-        time.sleep(0.04)
+        time.sleep(0.08)
 
 errors, seen = [], []
 read()

@@ -34,11 +34,15 @@ FAST = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}}
 
 @dataclass
 class S3:
-    """moto's server. `asked`: (method, path) of each request; `slow`: so many of the next are refused."""
+    """moto's server. `asked`: (method, path) of each request; `slow`: so many of the next are refused;
+    `hold`: the next PUT with that in its address is held before it is answered, until it is `released`."""
 
     url: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
     slow: int = 0
+    hold: str | None = None
+    held: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -51,6 +55,11 @@ class S3:
     def wrap(self, app: Any) -> Any:
         def answer(environ: dict[str, Any], start_response: Any) -> Any:
             self.asked.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+            address = f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
+            if environ["REQUEST_METHOD"] == "PUT" and self.hold is not None and self.hold in address:
+                self.hold = None
+                self.held.set()
+                self.released.wait(30)
             if self.slow > 0:
                 self.slow -= 1
                 start_response("503 Slow Down", [("Content-Type", "application/xml")])
@@ -95,8 +104,11 @@ def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         fs.rm(bucket, recursive=True)
     fs.mkdir("clips")
     server.asked.clear()
+    server.held.clear()
+    server.released.clear()
     yield server
-    server.slow = 0
+    server.slow, server.hold = 0, None
+    server.released.set()
     forget()
 
 

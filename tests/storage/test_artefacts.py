@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,6 +129,61 @@ def test_one_that_is_replaced_is_seen_until_the_last_write(s3: S3, tmp_path: Pat
     assert len([path for path in s3.fs.find("clips/lab") if "safetensors" in path]) == 1
 
 
+UPLOAD = """
+import sys
+from pathlib import Path
+from g2d_pipeline.mirror import Mirror
+url, place, data, folder = sys.argv[1:]
+Mirror(place, Path(data), {"endpoint_url": url}, 1e9).push(Path(folder))
+"""
+
+
+def killed(s3: S3, data: Path, folder: Path, hold: str) -> None:
+    """A process that uploads an artefact, and is killed (-9) while the server has one of its requests."""
+    s3.hold = hold
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
+    arguments = [sys.executable, "-c", UPLOAD, s3.url, LAB, str(data), str(folder)]
+    with subprocess.Popen(arguments, env=env) as process:
+        assert s3.held.wait(30)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    s3.released.set()
+
+
+@pytest.mark.parametrize("hold", ["model.safetensors", COMPLETE])
+def test_kill_9_of_an_upload_leaves_nothing_or_all(s3: S3, tmp_path: Path, hold: str) -> None:
+    """The server may yet have taken the last request whole: then it counts as sent."""
+    data = tmp_path / "a"
+    killed(s3, data, folder := artefact(data), hold)
+    whole = {"model.safetensors": b"weights", "model.json": b"{}", "outputs/row.npy": b"rows"}
+    seen = found(s3, data, folder, tmp_path / "b")
+    assert seen is None or (hold == COMPLETE and whole.items() <= seen.items())
+    mirror(s3, data).push(folder)
+    seen = found(s3, data, folder, tmp_path / "c")
+    assert seen is not None
+    assert whole.items() <= seen.items()
+    assert len(s3.fs.find("clips/lab")) == len(whole) + 1
+
+
+def test_kill_9_between_the_parts_of_a_large_file_leaves_the_old_artefact(s3: S3, tmp_path: Path) -> None:
+    data = tmp_path / "a"
+    mirror(s3, data).push(folder := artefact(data, b"first"))
+    shutil.rmtree(folder)
+    artefact(data, b"second")
+    os.truncate(folder / "model.safetensors", size := 105_000_000)  # s3fs sends parts of 50 MiB from 100 on
+    killed(s3, data, folder, "partNumber=2")
+    seen = found(s3, data, folder, tmp_path / "b")
+    assert seen is not None
+    assert seen["model.safetensors"] == b"first"
+    assert not [path for path in s3.fs.find("clips/lab") if s3.fs.size(path) > 1000]
+    mirror(s3, data).push(folder)
+    (weights,) = (path for path in s3.fs.find("clips/lab") if "safetensors" in path)
+    assert s3.fs.size(weights) == size
+    left = s3.fs.call_s3("list_multipart_uploads", Bucket="clips").get("Uploads", [])
+    assert [one["Key"] for one in left] == [weights.removeprefix("clips/")]  # see docs/scaling.md
+    s3.fs.clear_multipart_uploads("clips")
+
+
 def test_a_damaged_object_is_told(s3: S3, tmp_path: Path) -> None:
     folder = artefact(tmp_path / "a")
     mirror(s3, tmp_path / "a").push(folder)
@@ -168,9 +227,10 @@ def test_shards_are_fetched_whole_ahead_and_within_the_limit(
     store = clips.featurize(str(clips.raw), data / "04_feature/own/features-abc", shard_rows=5)
     write_card(store.path, {"stage": "featurize", "fingerprint": "abc"}, Clock.start(), "content")
     mirror(s3, data).push(store.path)
-    size = (store.path / "sound-00000-of-00005.npy").stat().st_size
+    files = [f for f in store.path.iterdir() if "-of-" not in f.name or "-00000-" in f.name]
+    limit = 2.5 * sum(f.stat().st_size for f in files)  # a shard of each modality, and what is in one file
     there = tmp_path / "there/04_feature/own/features-abc"
-    mirror(s3, tmp_path / "there", limit=2.5 * size).find(there)
+    mirror(s3, tmp_path / "there", limit=limit).find(there)
     fetch_folder(there, lambda name: name.endswith(".npy"))
     other = open_store(there)
     other.verify()
@@ -178,12 +238,12 @@ def test_shards_are_fetched_whole_ahead_and_within_the_limit(
     s3.asked.clear()
     sound = other.arrays["sound"]
     sound[0]
-    remote._ahead[-1].result()
+    remote._ahead[str(there / "sound-00001-of-00005.npy")].result()
     assert [path.partition(".npy")[0][-14:] for path in s3.gets()] == ["00000-of-00005", "00001-of-00005"]
     for name, array in store.arrays.items():
         assert np.array_equal(other.arrays[name], np.asarray(array))
     here = [f for f in there.glob("*.npy") if not is_hollow(f)]
-    assert 0 < sum(f.stat().st_size for f in here) <= 2.5 * size
+    assert 0 < sum(f.stat().st_size for f in here) <= limit < sum(a.nbytes for a in store.arrays.values())
     rows = np.random.default_rng(0).permutation(24)
     one, two = (Data.from_store(s, TargetSettings()) for s in (store, open_store(there)))
     assert all((take(one.arrays[m], rows) == take(two.arrays[m], rows)).all() for m in one.modalities)

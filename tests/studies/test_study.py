@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from g2d_pipeline.cli import cli
 from g2d_pipeline.errors import ConfigError, G2DError, TrainingError
 from g2d_pipeline.studies.runner import KILLED
-from tests.studies.conftest import new_project
+from tests.studies.conftest import REPOSITORY, new_project
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*register_new_resolver")
 TABLES = ("table.txt", "table.md", "table.tex", "table.csv", "study.html")
@@ -69,6 +70,22 @@ def test_cells_that_fail_or_kill_their_process_take_no_other_with_them(project, 
     assert of["reason"]["kills"] == KILLED
     assert of["reason"]["fails"] == "ValueError: no cluster is left"
     assert of["n"].to_dict() == {"fails": 0, "joint": 1, "kills": 0}
+
+
+@pytest.mark.slow
+def test_cells_that_can_not_be_written_are_told_with_their_folder_and_trained_by_the_next_call(project):
+    project.add_study("full", methods=["joint"], seeds=[0], options={"epochs": 1})
+    (project.path / "data").mkdir(exist_ok=True)
+    (models := project.path / "data/06_models").touch()  # no folder can be made there
+    reason = rf"The folder {models}/\S+ cannot be written: .Errno 20. Not a directory"
+    for backend in ("loky", "dask", "ray"):
+        message = rf"^study full: 1 of 1 runs failed, the first one: DataError: {reason}"
+        with pytest.raises(TrainingError, match=message):
+            project.run("full", compute={"backend": backend, "workers": 1})
+        assert models.stat().st_size == 0
+    models.unlink()
+    project.run("full", compute={"workers": 1})
+    assert len(project.trained()) == 1
 
 
 def test_a_failed_teacher_fails_its_students_alone(project, in_this_process):
@@ -160,6 +177,7 @@ def test_students_of_some_modalities_share_the_teachers_of_all(project, in_this_
 
 def test_the_commands(project, monkeypatch):
     monkeypatch.chdir(project.path)
+    shutil.copy(REPOSITORY / "pyproject.toml", project.path)  # else a project further up is taken
     project.add_study("tiny", methods="joint", seeds=[0], options={"epochs": 1})
     name, study = (
         ["--params", "compute.workers=1,study=tiny"],

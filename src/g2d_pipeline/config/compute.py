@@ -74,7 +74,8 @@ class ComputeSettings(Strict):
 
 
 class StorageSettings(Strict):
-    """Never part of a fingerprint: none of it changes a number.
+    """Never part of a fingerprint: none of it changes a number, but a `cache_gb` that is smaller than the
+    feature store that is trained from: then `model.json` says by which windows it is shuffled.
 
     `shard_rows`: the samples of a modality of files in one file of a feature store (auto: as many as make a
     gigabyte); more are written as `<modality>-00000-of-00004.npy`, …

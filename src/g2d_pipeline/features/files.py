@@ -6,7 +6,6 @@ import errno
 import hashlib
 import io
 import math
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +19,11 @@ import numpy.typing as npt
 from g2d_pipeline.artefacts import reserve
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, release_pages
-from g2d_pipeline.remote import fetch, fetch_ahead, is_hollow
+from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_hollow, is_planned
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
 FITTED = "components"  # the part of a modality's files that its transform has fitted
-SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -194,6 +192,9 @@ class Shards:
     mode: Any = "r"
     _opened: dict[int, np.memmap[Any, Any]] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        attach(self.files[0].parent)
+
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -249,20 +250,31 @@ class Shards:
         """Sent to another process, it opens its files there."""
         return self.__dict__ | {"_opened": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
     def flush(self) -> None:
         for part in self.parts:
             part.flush()
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
-        path = self.files[number]
+        path, opened = self.files[number], self._opened.get(number)
         hollow = is_hollow(path)
         fetch([path])  # or tell that it is used
-        if hollow or number not in self._opened:
-            fetch_ahead(self.files[number + 1 : number + 2])
-            self._opened = {k: part for k, part in self._opened.items() if not is_hollow(self.files[k])}
+        if opened is not None and not hollow:
+            return opened
+        try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
-            self._opened[number] = array
-        return self._opened[number]
+        except ValueError:  # zeros
+            if is_hollow(path):  # given up for others in between
+                return self._shard(number)
+            raise
+        if not is_planned(path):  # now that this one is open: it may be what makes room
+            fetch_ahead(self.files[number + 1 : number + 2])
+        whole = {k: part for k, part in tuple(self._opened.items()) if not is_hollow(self.files[k])}
+        self._opened = whole | {number: array}
+        return array
 
     def _numbers(self, index: Any) -> npt.NDArray[np.int64]:
         """The rows that a slice, a mask or a list of numbers names. Raises IndexError."""

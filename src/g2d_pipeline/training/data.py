@@ -7,6 +7,7 @@ import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,11 @@ from torch import Tensor
 from g2d_pipeline.config import SPLITS, AugmentSettings, TargetSettings
 from g2d_pipeline.features.files import Shards
 from g2d_pipeline.features.store import FeatureStore
+from g2d_pipeline.features.windows import Windows, windows_of
 from g2d_pipeline.files import release_pages
 from g2d_pipeline.models import Classification, Task, regression_task
 from g2d_pipeline.models.multimodal import samples_at_once
+from g2d_pipeline.remote import attach, fetch
 from g2d_pipeline.training.augment import changes_anything, without_chance
 
 Array = npt.NDArray[Any]
@@ -122,8 +125,10 @@ class Data:
         target: TargetSettings,
         augment: Mapping[str, AugmentSettings | None] | None = None,
     ) -> Data:
-        """From a feature store. Arrays stay memory-mapped."""
+        """From a feature store. Arrays stay memory-mapped. Raises ConfigError where it is on a URL and
+        `storage.cache_gb` is too small to train from it."""
         meta = store.meta
+        windows_of(store.arrays)
         task: Task
         if meta["task"] == "classification":
             task = Classification(tuple(meta["class_names"]))
@@ -146,7 +151,13 @@ def _by_reference(array: Array) -> Any:
     mapped: Any = array
     if not isinstance(mapped.base, mmap.mmap):
         return np.asarray(array).__reduce__()
-    return np.memmap, (mapped.filename, mapped.dtype, "r", mapped.offset, mapped.shape)
+    return _map, (mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
+
+
+def _map(file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> Array:
+    attach(Path(file).parent)
+    fetch([file])
+    return np.memmap(file, dtype, "r", offset, shape)
 
 
 copyreg.pickle(np.memmap, _by_reference)
@@ -165,9 +176,12 @@ def chunks(
         yield rows[start : start + size]
 
 
-def epoch_rows(rows: Rows, seed: int, epoch: int) -> Rows:
-    """The rows in the order of this epoch: a stream of its own, a function of (seed, epoch) alone."""
-    return np.random.default_rng([seed, 1, epoch]).permutation(rows)
+def epoch_rows(rows: Rows, seed: int, epoch: int, windows: Windows | None = None) -> Rows:
+    """The rows in the order of this epoch: a stream of its own, a function of (seed, epoch) and, where the
+    store is larger than its cache, of its windows."""
+    generator = np.random.default_rng([seed, 1, epoch])
+    shuffled = generator.permutation(rows)
+    return shuffled if windows is None else windows.arrange(shuffled, generator)
 
 
 def batches_of(rows: Rows, size: int, least: int = 2) -> Iterator[Rows]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from g2d_pipeline.config import TrainingSettings
+from g2d_pipeline.features.windows import Windows, reading_ahead
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.multimodal import preserve_norm_stats
@@ -31,7 +32,7 @@ AHEAD = 2  # batches that each thread reads before they are asked for
 @dataclass(eq=False)
 class Loader:
     """Makes the batches of a run, of which each process of the `group` gets its share; the same ones for any
-    number of `workers` (threads that read ahead).
+    number of `workers` (threads that read ahead). `windows`: see `features.windows`.
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
@@ -45,6 +46,7 @@ class Loader:
     seed: int
     workers: int = 0
     group: Group = field(default_factory=Group)
+    windows: Windows | None = None
 
     def __post_init__(self) -> None:
         models = {m: self.teachers[m].model for m in self.online}
@@ -65,10 +67,13 @@ class Loader:
             return {m: x.pin_memory() for m, x in inputs.items()} if self.device.type == "cuda" else inputs
 
         items = list(enumerate(batches))[start:]
-        for (number, rows), inputs in ahead(read, items, self.workers):
-            moved = {m: x.to(self.device, non_blocking=True) for m, x in inputs.items()}
-            changed = moved if on_cpu else self._augment(moved, epoch, number, len(rows))
-            yield self._batch(rows[self.group.part(len(rows))], changed, teach)
+        with reading_ahead(self.windows, [rows for _, rows in items], read_now) as reach:
+            reach(0)
+            for (number, rows), inputs in ahead(read, items, self.workers):
+                reach(number - start)
+                moved = {m: x.to(self.device, non_blocking=True) for m, x in inputs.items()}
+                changed = moved if on_cpu else self._augment(moved, epoch, number, len(rows))
+                yield self._batch(rows[self.group.part(len(rows))], changed, teach)
 
     def unfreeze(self, batch: Batch, active: Collection[str]) -> Batch:
         """The batch with the inputs of modalities that were expected to be frozen and are to learn."""

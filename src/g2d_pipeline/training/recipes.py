@@ -14,6 +14,7 @@ from g2d_pipeline import __version__
 from g2d_pipeline.artefacts import Trained, TrainedFolder, new_output
 from g2d_pipeline.config import SPLITS, RunOptions, SMPSettings, Strict, TrainingSettings
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.features.windows import windows_of
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import MultimodalModel
@@ -144,6 +145,7 @@ def describe_run(
     """What `model.json` says of the model and how it was trained."""
     task, modalities = architecture["task"], list(data.modalities)
     phases = {"phases": smp.phases(len(modalities), training.epochs)} if smp else {}
+    windows = windows_of(data.arrays)
     return {
         "architecture": architecture,
         "task": task["name"],
@@ -153,6 +155,7 @@ def describe_run(
         "smp": smp.model_dump(mode="json") | phases if smp else None,
         "fusion": fusion_name(architecture),
         "training": training.model_dump(mode="json"),
+        **({"shuffle": windows.numbers} if windows else {}),
         "precision": result.precision,
         "selection": training.selection,
         "selection_metric": training.selection_metric or data.task.metric,

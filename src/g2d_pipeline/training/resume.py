@@ -19,6 +19,7 @@ from torch import nn
 from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
+from g2d_pipeline.features.windows import Windows
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models.sharding import gathered
 from g2d_pipeline.signals import Stop, stop_on_signals
@@ -53,6 +54,7 @@ def run_identity(
     model: nn.Module,
     data: Data,
     seed: int,
+    windows: Windows | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint must agree with to be resumed."""
     shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
@@ -64,6 +66,7 @@ def run_identity(
         "parameters": method.parameters.model_dump(mode="json"),
         "augment": {m: a and a.model_dump(mode="json") for m, a in data.augment.items()},
         "seed": seed,
+        "shuffle": windows and windows.numbers,
         "model": hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest(),
         "samples": samples.hexdigest(),
     }

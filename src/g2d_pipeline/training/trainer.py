@@ -18,6 +18,7 @@ from torch import Tensor
 
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import enumerated
+from g2d_pipeline.features.windows import announce, windows_of
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
@@ -106,7 +107,7 @@ class Trainer:
         model = self.group.synchronised(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
-        identity = run_identity(training, smp, method, model, data, seed)
+        identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
             training = settle_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
@@ -131,7 +132,7 @@ class Trainer:
         )
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
-            group=self.group,
+            group=self.group, windows=windows,
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
@@ -202,6 +203,7 @@ class Trainer:
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
             self._adapt()
+            announce(self.loader.windows, self.description, self.group.agree)
             if self.sharded:
                 self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
             self.state.batch_size = self.loop.batch_size * self.group.world
@@ -279,7 +281,8 @@ class Trainer:
             scale_group_lrs(self.optimizer)
             chosen = self.method.rows(train, self.state)
             loop.rows = None if chosen is train else chosen
-        rows = epoch_rows(train if loop.rows is None else loop.rows, self.seed, loop.epoch)
+        chosen = train if loop.rows is None else loop.rows
+        rows = epoch_rows(chosen, self.seed, loop.epoch, self.loader.windows)
         batches = self._cut(rows[loop.before :])
         if begins:
             self.cache.start_epoch(self.schedule.frozen(batches))
@@ -380,7 +383,7 @@ class Trainer:
 
     def _settle_norm_stats(self) -> None:
         """Before the first batch: encoders that may rest before they have learnt need running statistics."""
-        rows = epoch_rows(self.data.rows["train"], self.seed, 0)[:SETTLING]
+        rows = epoch_rows(self.data.rows["train"], self.seed, 0, self.loader.windows)[:SETTLING]
         parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
         for m in self.schedule.rest_untrained:
             batches = (gather(self.data, some, self.device, [m])[m] for some in parts)

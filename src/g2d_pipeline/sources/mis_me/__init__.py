@@ -99,15 +99,16 @@ class MISMELayout(Layout[MISME]):
 
         table = pd.DataFrame(rows, columns=["name", "row", "split", "target", *names])
         table = table.astype(dict.fromkeys(["target", *names], "float64"))
-        name, split, row = table["name"], table["split"], table["row"].astype(str)
+        pictures, splits, places = table["name"], table["split"], table["row"].astype(str)
         # the picture's name; where that is repeated, split and row are added from the second time on
-        table["sample_id"] = name.mask(name.duplicated(), name + "@" + split + ":" + row)
+        further = pictures + "@" + splits + ":" + places
+        table["sample_id"] = pictures.mask(pictures.duplicated(), further)
         order = ["sample_id", "split", "target", *columns.values(), *names]
         for column in columns.values():
-            table[column] = f"{images.folder}/" + name if images else ""
+            table[column] = f"{images.folder}/" + pictures if images else ""
         _note_repeats(table, notes)
-        if stations := _stations(root, station_files, name[split == "test"], notes):
-            table["station"] = name.map(stations).where(split == "test").fillna("")
+        if stations := _stations(root, station_files, pictures[splits == "test"], notes):
+            table["station"] = pictures.map(stations).where(splits == "test").fillna("")
             order.append("station")
         return Samples(table[order], dropped=dropped, notes=notes)
 

@@ -69,8 +69,8 @@ def suggest(root: Path, raw: Table) -> str:
         splits = _by_split(_by_stem(root, SPLIT_WORDS))
         if splits and (missing := [s for s in SPLITS if s not in splits]):
             drawn = " Val is drawn from train by `split: {val: 0.1}`." * (missing == ["val"])
-            present, absent = " and ".join(splits.values()), " and ".join(missing)
-            return f" There is {present}, but no table for {absent}.{drawn}"
+            present, lacking = " and ".join(splits.values()), " and ".join(missing)
+            return f" There is {present}, but no table for {lacking}.{drawn}"
         return f" There is {', '.join(files[:5])}: is it the table?" if files else ""
     names = [raw.table] if isinstance(raw.table, str) else list(raw.table.values())
     absent = (name for name in names if not (root / name).is_file())

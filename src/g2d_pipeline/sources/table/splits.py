@@ -50,7 +50,7 @@ def note_unused(table: RawTable, unused: Sequence[str]) -> None:
     for name in unused:
         cells = table.texts(name) if table[name].dtype.kind != "f" else np.array([], object)
         likely = len(cells) and SPLIT_WORDS.get(cells[0].casefold()) is not None
-        unique = np.unique(cells[cells != ""]) if likely else []
+        unique = set(cells) - {""} if likely else set()
         words = {SPLIT_WORDS.get(cell.casefold()) for cell in unique}
         if name.casefold() == "split" or {"train", "test"} <= words <= set(SPLITS):
             has_val = "val" in words or not words
