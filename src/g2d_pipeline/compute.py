@@ -1,7 +1,5 @@
 """Independent tasks side by side, on an engine that exists: what runs, what is lost, what is tried again."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

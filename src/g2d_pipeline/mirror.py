@@ -4,8 +4,6 @@ An artefact's files are uploaded under their names and hashes, then `complete.js
 reads looks for that alone, and so never sees half an artefact, nor one that is being replaced. Its card and
 files are in `complete.json`; elsewhere the artefact appears as a folder of hollow files (see `remote`)."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM, in a process of ours and in a worker that no signal reaches."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

@@ -4,8 +4,6 @@ A whole shuffle would fetch every shard for every batch. Instead, as WebDataset 
 store's blocks are shuffled, and then the rows of each window, as many blocks as fit into half of the cache;
 the other half is for the blocks of the next window, which are fetched meanwhile."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

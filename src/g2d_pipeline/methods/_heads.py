@@ -1,7 +1,5 @@
 """Logits and losses of each modality by itself, for methods that train them beside the multimodal ones."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import cast
 

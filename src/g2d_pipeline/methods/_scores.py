@@ -1,7 +1,5 @@
 """Shared by several methods: when one acts, scores of modalities, bins of a regression's target."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 import numpy as np

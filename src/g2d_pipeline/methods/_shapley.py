@@ -1,7 +1,5 @@
 """Shapley values: what each modality contributes to what all of them reach together (Shapley 1953)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import factorial

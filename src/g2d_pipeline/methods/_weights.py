@@ -1,7 +1,5 @@
 """Encoders and heads that start as those of the trained unimodal teachers."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

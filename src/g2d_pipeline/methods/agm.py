@@ -1,7 +1,5 @@
 """AGM: adaptive gradient modulation (Li et al., ICCV 2023)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from typing import Literal, cast

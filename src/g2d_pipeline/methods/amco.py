@@ -1,7 +1,5 @@
 """AMCo: adaptive mask co-optimisation against modal dependence (Zhou et al., 2023)."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 

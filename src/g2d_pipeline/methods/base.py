@@ -3,8 +3,6 @@
 A new method is one file in this folder (functions first: the equations, testable alone; then a class that
 says when they act) and one YAML in `conf/base/methods/` that lists its parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce

@@ -1,7 +1,5 @@
 """CML (Ma et al., ICML 2023): confidence must not rise when a modality is removed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise

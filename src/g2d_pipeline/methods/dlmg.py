@@ -1,7 +1,5 @@
 """DLMG / LFM (NeurIPS 2024), learning the modality gap: modalities are matched, then labels count."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import combinations
 from typing import Annotated, Any, Literal

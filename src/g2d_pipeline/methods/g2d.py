@@ -1,7 +1,5 @@
 """G²D (ICCV 2025, Eq. 1-4): distil every unimodal teacher into the student; SMP is in training/smp.py."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import reduce
 from typing import Literal

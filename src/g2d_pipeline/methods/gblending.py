@@ -1,7 +1,5 @@
 """Gradient-Blending (Wang et al., CVPR 2020): losses weighted by how branches generalise and overfit."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -1,7 +1,5 @@
 """Greedy (Wu et al., ICML 2022): branches whose exchange (MMTM) learns too fast are held."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Literal, cast

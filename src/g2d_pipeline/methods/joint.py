@@ -1,7 +1,5 @@
 """Joint training: one task loss on the multimodal logits, L = L_S(l_s, y). The baseline of every table."""
 
-from __future__ import annotations
-
 from g2d_pipeline.methods.base import Method
 
 

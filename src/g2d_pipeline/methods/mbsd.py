@@ -1,7 +1,5 @@
 """MBSD, bi-directional self-distillation (after BalanceBenchmark's code): weak modalities follow strong."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import torch

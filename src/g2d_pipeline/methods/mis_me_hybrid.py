@@ -1,7 +1,5 @@
 """MIS-ME's hybrid loss (soil moisture, OSU): every modality predicts by itself too, and all learn."""
 
-from __future__ import annotations
-
 from pydantic import Field, NonNegativeFloat, field_validator
 from torch import Tensor
 

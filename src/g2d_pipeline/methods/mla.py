@@ -1,7 +1,5 @@
 """MLA: Multimodal representation Learning by Alternating unimodal adaptation (Zhang et al., CVPR 2024)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, cast
 
 import torch

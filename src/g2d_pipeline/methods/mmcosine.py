@@ -1,7 +1,5 @@
 """MMCosine (Xu et al., 2023): logits by angles of features and class weights: no norm outweighs another."""
 
-from __future__ import annotations
-
 from g2d_pipeline.methods.base import Method
 
 

@@ -1,7 +1,5 @@
 """MMPareto (Wei & Hu, ICML 2024): encoders take steps that hurt neither multimodal nor unimodal loss."""
 
-from __future__ import annotations
-
 from functools import reduce
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Modality valuation (Wei et al., CVPR 2024): modalities that contribute little are trained more often."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """MSES (Fujimori et al., 2019): each modality stops early, when it begins to overfit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

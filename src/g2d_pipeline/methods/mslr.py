@@ -1,7 +1,5 @@
 """MSLR (Yao & Mihalcea, Findings of ACL 2022): a learning rate of its own for each encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

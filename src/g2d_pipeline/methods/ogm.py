@@ -1,7 +1,5 @@
 """OGM and OGM-GE: on-the-fly gradient modulation (Peng et al., CVPR 2022)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """OPM: on-the-fly prediction modulation (Wei et al., TPAMI 2024), OGM's counterpart in the forward pass."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

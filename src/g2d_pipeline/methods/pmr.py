@@ -1,7 +1,5 @@
 """PMR (Fan et al., CVPR 2023): the slower modality is drawn to its class prototypes."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import numpy as np

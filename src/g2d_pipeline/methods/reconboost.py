@@ -1,7 +1,5 @@
 """ReconBoost: boosting over modalities that reconciles them with the ensemble (Hua et al., ICML 2024)."""
 
-from __future__ import annotations
-
 import logging
 from typing import Literal, Self
 

@@ -1,7 +1,5 @@
 """Re-learning (Wei et al., ECCV 2024): an encoder that overfits starts over, in part."""
 
-from __future__ import annotations
-
 import logging
 import math
 from typing import Annotated, Any, Literal

@@ -1,7 +1,5 @@
 """UME, the uni-modal ensemble (Du et al., ICML 2023): the teachers' own mean, with nothing trained on it."""
 
-from __future__ import annotations
-
 import torch
 
 from g2d_pipeline.errors import ConfigError

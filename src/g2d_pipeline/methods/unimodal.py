@@ -1,7 +1,5 @@
 """Unimodal training: an encoder and a linear head on one modality, as teachers are trained (g2d.md §1)."""
 
-from __future__ import annotations
-
 from g2d_pipeline.methods.base import Method
 
 

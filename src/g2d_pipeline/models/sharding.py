@@ -4,8 +4,6 @@ A block's weights are gathered right before it runs and its gradients summed int
 backward pass. Weights and gradients in shards are DTensors, of the whole shape. The rest of a model, and one
 that trains on one device or by `ddp`, has plain tensors, which the functions here leave as they are."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ below takes one number from it, whatever its arguments, and seeds a stream of it
 switched on changes no crop, and where sample i is cropped or masked depends on i alone, not on how many
 samples follow it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

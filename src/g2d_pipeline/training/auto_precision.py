@@ -1,7 +1,5 @@
 """`precision: auto`: bf16 where a step of this model is faster with it, measured once on a machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

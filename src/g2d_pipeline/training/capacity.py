@@ -1,7 +1,5 @@
 """Batch sizes that fit into memory: found by halving, and explained where a batch did not fit."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import logging

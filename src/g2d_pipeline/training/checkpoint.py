@@ -3,8 +3,6 @@
 A file holds the tensors and, as UTF-8 in a tensor of bytes named `structure`, the JSON of everything else.
 Its name carries the place in the training and the checksum of its bytes: one rename publishes both."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

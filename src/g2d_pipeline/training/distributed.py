@@ -5,8 +5,6 @@ batch, and they are summed right before the step. torch's DistributedDataParalle
 overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
 change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar

@@ -5,8 +5,6 @@ mode its features depend on the sample alone, so they are known from the first f
 it learns again. While training they are known where its batch norm is frozen (or it has none, and no
 dropout) and its input is not augmented."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Collection, Iterable

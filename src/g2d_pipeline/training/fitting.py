@@ -1,7 +1,5 @@
 """`fit`: one training, in this process or in several together."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Mapping

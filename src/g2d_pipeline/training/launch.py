@@ -2,8 +2,6 @@
 
 Torch elastic starts them, and ends all where one ends. The caller alone knows of pipeline and catalog."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

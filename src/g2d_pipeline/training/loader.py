@@ -1,7 +1,5 @@
 """From the store to a batch on the device: one gather a modality, augmented, with teachers' outputs."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -2,8 +2,6 @@
 
 Both say what the rows say and nothing else: a run that was interrupted and goes on repairs what it finds."""
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress

@@ -1,7 +1,5 @@
 """What the C library does with memory that tensors gave back."""
 
-from __future__ import annotations
-
 import ctypes
 from functools import cache
 

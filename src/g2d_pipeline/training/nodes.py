@@ -4,8 +4,6 @@ All of them run the same command. Which is which, and where they meet, is said b
 first one tells the others what to train through torch's store, which asks nobody who they are: a network of
 machines that trust one another, as `torch.distributed` needs anyway."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """What moves the weights: the optimizer, its learning rate epoch by epoch, and their running average."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 

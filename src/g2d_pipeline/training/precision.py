@@ -1,7 +1,5 @@
 """Numbers and machine: the arithmetic of a training, what it asks of the machine, and how encoders run."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shlex

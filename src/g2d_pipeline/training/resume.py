@@ -1,7 +1,5 @@
 """Kill and resume: where a run is, when it is saved, which checkpoints fit, Ctrl-C and SIGTERM."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Scores of a split from one forward, which epoch is kept, and when training ends early."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import defaultdict

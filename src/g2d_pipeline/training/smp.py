@@ -2,8 +2,6 @@
 
 The schedule stands beside the method, so that it composes with every method."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Randomness in separate streams, so that more of one changes nothing in another."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Frozen teachers: outputs are stored by row and looked up, or computed where the input is augmented."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Memory-mapped files are named, not sent: all machines see them at the same place. Models are built anew from
 their architecture; methods and encoders are imported by name, so all machines need the same packages."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
