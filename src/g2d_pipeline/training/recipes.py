@@ -79,8 +79,7 @@ def train_student(
 
     Raises ValueError where a teacher is missing or fits another task (width of features or logits)."""
     if encoders.keys() != set(data.modalities):
-        known = sorted(data.modalities)
-        raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {known}")
+        raise ValueError(f"encoders are given for {sorted(encoders)}, the data have {list(data.modalities)}")
     options = options.updated(**changes)
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
     training = TrainingSettings.model_validate(recipe, context={"task": data.task.to_json()["name"]})
@@ -92,9 +91,7 @@ def train_student(
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights, start)
-    projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
-    for m, teacher in outputs_of.items():
-        check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
+    _check_widths(outputs_of, model, data, algorithm)
     result = fit(
         model, data, algorithm, training=training, smp=smp, teachers=outputs_of, seed=seed, options=options,
         description=description or f"{method}, seed {seed}",
@@ -102,7 +99,6 @@ def train_student(
     splits = SPLITS if method == "unimodal" else ("val", "test")  # a student's train outputs are never read
     device = pick_device(options.device)
     outputs, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
-    result.model.cpu()
     info = {
         "algorithm": method,
         "parameters": algorithm.parameters.model_dump(mode="json"),
@@ -112,7 +108,15 @@ def train_student(
         **describe_devices(options, training),
         "confidence": _mean_confidence(outputs, data, splits),
     }
-    return Trained(result.model, info, result.history, predictions, outputs)
+    return Trained(result.model.cpu(), info, result.history, predictions, outputs)
+
+
+def _check_widths(
+    teachers: Mapping[str, TeacherOutputs], model: MultimodalModel, data: Data, algorithm: Method
+) -> None:
+    projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
+    for m, teacher in teachers.items():
+        check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
 
 
 def describe_architecture(
