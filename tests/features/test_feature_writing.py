@@ -66,7 +66,8 @@ def test_workers_of_which_one_is_killed_write_the_same_bytes(
     alone = contents(raw.write(tmp_path / "alone"))
     monkeypatch.setattr(media, "START_UP", -1.0)  # start processes for any work
     steps: list[int] = []
-    monkeypatch.setattr(media, "track", _counting(steps, lambda: len(steps) == 3 and _kill_a_worker()))
+    others = set(psutil.Process().children(recursive=True))
+    monkeypatch.setattr(media, "track", _counting(steps, lambda: len(steps) == 3 and _kill_a_worker(others)))
     assert contents(raw.write(tmp_path / "many", compute={"backend": backend, "workers": 2})) == alone
     assert sum(steps) == 12 + 24
 
@@ -103,9 +104,9 @@ def _immutable(file: Path, change: str) -> None:
         pytest.skip("this file system, or user, can make no file immutable")
 
 
-def _kill_a_worker() -> None:
-    """A process below this one that has imported torch."""
-    children = psutil.Process().children(recursive=True)
+def _kill_a_worker(others: set[psutil.Process]) -> None:
+    """A process below this one that has imported torch, and is none of those that were there before."""
+    children = set(psutil.Process().children(recursive=True)) - others
     workers = [p for p in children if any("libtorch_cpu" in m.path for m in p.memory_maps())]
     workers[0].kill()
 

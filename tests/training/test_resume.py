@@ -145,10 +145,11 @@ def at_batch(at: int, action: Callable[[], None], call: Callable[[], Any]) -> No
 
 
 def test_sigterm_saves_and_exits_with_its_own_status(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(InterruptedRun, match="stopped by SIGTERM") as error:
         interrupt_in_batch(5, lambda: train("g2d", tmp_path), signal.SIGTERM)
     assert error.value.exit_status == 143
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_without_a_folder_ctrl_c_is_python_s_own() -> None:
