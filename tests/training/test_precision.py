@@ -42,6 +42,7 @@ without_cuda = pytest.mark.skipif(
 without_metal = pytest.mark.skipif(
     torch.backends.mps.is_available(), reason="says what happens where there is no Metal"
 )
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++").split()[0]) is None, reason="torch.compile needs a C++ compiler"
 )
@@ -381,14 +382,15 @@ def passes(model: MultimodalModel, inputs: dict[str, Tensor]) -> Iterator[tuple[
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("_fresh_compiler")
-def test_compiled_encoders_agree_with_eager_ones_in_every_mode() -> None:
+@pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=needs_cuda)], ids=str)
+def test_compiled_encoders_agree_with_eager_ones_in_every_mode(device: torch.device) -> None:
     """Within 1e-5: the compiled code sums in another order. The second round compiles nothing."""
-    plain = built(SmallCNN(widths=[4]), (1, 8, 8))
+    plain = built(SmallCNN(widths=[4]), (1, 8, 8)).to(device)
     model = copy.deepcopy(plain)
     prepare(model, COMPILE)
-    check_machine(COMPILE, CPU)
+    check_machine(COMPILE, device)
     for stance in ("default", "fail_on_recompile"):
-        inputs = {"a": torch.randn(6, 1, 8, 8)}
+        inputs = {"a": torch.randn(6, 1, 8, 8, device=device)}
         with torch.compiler.set_stance(stance):
             for ours, theirs in zip(passes(model, inputs), passes(plain, inputs), strict=True):
                 torch.testing.assert_close(
