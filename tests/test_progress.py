@@ -210,7 +210,8 @@ def test_without_colours_everything_stands_in_its_place(clock):
     description=st.text(st.characters(codec="utf-8"), max_size=30),
 )
 def test_one_line_at_any_width(width, colours, description):
-    description = "".join(c for c in description if c.isprintable())
+    # Alone, what only changes the character before it (a combining mark, a tint) has no place on a screen.
+    description = "".join(c for c in description if c.isprintable() and cell_len(c))
     with pytest.MonkeyPatch.context() as patch:
         line = line_at(width, Clock(patch), colours, description)
     assert "\n" not in line
