@@ -124,9 +124,11 @@ def test_a_signal_is_passed_on_and_what_is_in_hand_is_saved(pool, tmp_path):
 
 
 PROCESS = """
-import os, signal, sys
+import logging, os, signal, sys
 from pathlib import Path
 from tests.test_compute import *
+
+logging.basicConfig(level=logging.INFO)  # as Kedro does; here and in processes that are spawned
 
 def state():
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]

@@ -28,7 +28,8 @@ from g2d_pipeline.errors import ConfigError, G2DError
 from g2d_pipeline.signals import ask_to_stop, begin_task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-DASK = {  # a lost worker is told at once; no pages are served
+DASK: dict[str, Any] = {  # a lost worker is told at once; no pages are served; workers start in silence
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -37,6 +38,7 @@ LOGGERS = ("distributed", "ray", "tornado")
 # What Dask and Ray set in this process for their workers.
 VARIABLES = (
     *THREADS,
+    "DASK_LOGGING__DISTRIBUTED",
     "MALLOC_TRIM_THRESHOLD_",
     "PYTHONBREAKPOINT",
     "PYTHONHASHSEED",
