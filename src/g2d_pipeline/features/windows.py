@@ -63,7 +63,8 @@ def windows_of(arrays: Mapping[str, Any]) -> Windows | None:
     shards = {m: array for m, array in arrays.items() if isinstance(array, Shards)}
     single = [array.filename for array in arrays.values() if getattr(array, "filename", None) is not None]
     files = [file for array in shards.values() for file in array.files]
-    if (place := next((found for file in [*files, *single] if (found := find_remote(file))), None)) is None:
+    place = next(filter(None, map(find_remote, [*files, *single])), None)
+    if place is None:
         return None
     remote = place[0]
     fixed = sum(size for name, (size, _) in remote.files.items() if not SHARD.fullmatch(name))
@@ -73,7 +74,7 @@ def windows_of(arrays: Mapping[str, Any]) -> Windows | None:
     rows = max((array.rows for array in shards.values()), default=0)
     blocks = range(math.ceil(max(map(len, shards.values())) / rows)) if rows else range(0)
     each = [[f for array in shards.values() for f in _files(array, rows, block)] for block in blocks]
-    largest = max((sum(remote.files[file.name][0] for file in of) for of in each), default=0)
+    largest = max((sum(remote.files[file.name][0] for file in block) for block in each), default=0)
     if remote.limit < fixed + 2 * largest:
         least = math.ceil((fixed + 2 * largest) / 1e6) / 1e3
         raise ConfigError(

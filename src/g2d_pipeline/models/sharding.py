@@ -43,8 +43,8 @@ def gathered(value: Any, keep: bool = True) -> Any:
         full = whole(value)
         return full.detach().cpu() if keep else None
     if isinstance(value, Mapping):
-        return {key: gathered(of, keep) for key, of in value.items()}
-    return [gathered(of, keep) for of in value] if isinstance(value, list) else value
+        return {key: gathered(inner, keep) for key, inner in value.items()}
+    return [gathered(inner, keep) for inner in value] if isinstance(value, list) else value
 
 
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -152,8 +152,8 @@ class Shards:
     def _each(self, states: Mapping[int, Any], change: Any) -> dict[int, Any]:
         """The states by parameter's number, with those of sharded ones changed."""
         return {
-            i: {name: change(self.parameters[i], x) for name, x in of.items()}
+            i: {name: change(self.parameters[i], x) for name, x in state.items()}
             if self.parameters[i] in self.local
-            else of
-            for i, of in states.items()
+            else state
+            for i, state in states.items()
         }
