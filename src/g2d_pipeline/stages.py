@@ -180,13 +180,13 @@ class Plan:
             return {"raw": self.raw} | own
         settings = self._settings[stage][run]
         made = {
-            of: {f"{name}/{r}".rstrip("/"): (of, r) for r in self._settings[of]}
-            for of, name in ARTEFACTS.items()
+            source: {f"{name}/{r}".rstrip("/"): (source, r) for r in self._settings[source]}
+            for source, name in ARTEFACTS.items()
         }
         names = {
             "featurize": {"manifest": ("ingest", run)},
             "data_report": made["ingest"] | made["featurize"],
-            "evaluate": {name: of for artefacts in made.values() for name, of in artefacts.items()},
+            "evaluate": {k: v for artefacts in made.values() for k, v in artefacts.items()},
         }.get(stage) or {"features": ("featurize", getattr(settings, "split", ""))}
         files: dict[str, Path] = {}
         if isinstance(settings, TeacherRun):

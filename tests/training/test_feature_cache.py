@@ -106,7 +106,7 @@ def test_a_resting_encoder_runs_once_a_phase(
     alone, joint, batches = EPOCHS - 2, 2, 80 // 16
     assert seen[True, 16] == alone * batches + joint * batches * 2
     assert seen[False, 16] == 0  # no suppressed forward in any batch
-    assert seen[False, 80] == 2  # the train split: once to settle its batch norm, once for its features
+    assert seen[False, 80] == 2  # the train split: once for its batch norm, once for its features
     evaluations = EPOCHS * 2  # two encoders, on val
     spared = alone - 1
     assert seen[False, 20] == evaluations - spared + 4  # and val and test of the kept weights, at the end

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from g2d_pipeline.config import MLP, SGD, TrainingSettings
-from g2d_pipeline.models.multimodal import settle_norm_stats
+from g2d_pipeline.models.multimodal import estimate_norm_stats
 from g2d_pipeline.training import Data, train_student, train_teacher
 from g2d_pipeline.training import trainer as trainer_module
 from tests.training.test_resume import Killed, assert_same
@@ -33,7 +33,7 @@ def test_statistics_are_the_average_over_the_batches_each_normalised_by_itself()
     own, xs = encoder(), batches()
     weights = {n: p.detach().clone() for n, p in own.named_parameters()}
     before = torch.get_rng_state()
-    settle_norm_stats(own, xs)
+    estimate_norm_stats(own, xs)
     assert torch.equal(before, torch.get_rng_state())
     assert own.training
     assert all(torch.equal(p, weights[n]) for n, p in own.named_parameters())
@@ -52,15 +52,15 @@ def test_statistics_that_were_computed_stay_and_nothing_is_read_without_batch_no
         raise AssertionError("a batch was read")
         yield torch.zeros(0)
 
-    settle_norm_stats(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4)), never())
+    estimate_norm_stats(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4)), never())
     pretrained = encoder()
     pretrained[1].running_mean += 1
     pretrained[4].running_var *= 2
     assert int(pretrained[1].num_batches_tracked) == 0  # as from a file of an old torch version
-    settle_norm_stats(pretrained, never())
+    estimate_norm_stats(pretrained, never())
     half = encoder()
     half[1].running_mean += 1
-    settle_norm_stats(half, batches())
+    estimate_norm_stats(half, batches())
     assert half[1].running_mean.tolist() == [1.0] * 8
     assert half[4].running_mean.any()
 
@@ -98,7 +98,7 @@ def test_an_ordinary_recipe_with_frozen_statistics_does_not_diverge(seed: int) -
 def test_killed_while_statistics_settle_and_called_again_it_ends_in_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    expected, original, calls = student(0), trainer_module.settle_norm_stats, []
+    expected, original, calls = student(0), trainer_module.estimate_norm_stats, []
 
     def die(*arguments: Any) -> None:
         calls.append(arguments)
@@ -106,10 +106,10 @@ def test_killed_while_statistics_settle_and_called_again_it_ends_in_the_same_bit
             raise Killed
         original(*arguments)
 
-    monkeypatch.setattr(trainer_module, "settle_norm_stats", die)
+    monkeypatch.setattr(trainer_module, "estimate_norm_stats", die)
     with pytest.raises(Killed):
         student(0, folder=tmp_path)
-    monkeypatch.setattr(trainer_module, "settle_norm_stats", original)
+    monkeypatch.setattr(trainer_module, "estimate_norm_stats", original)
     assert_same(student(0, folder=tmp_path), expected)
 
 
@@ -118,7 +118,7 @@ def test_only_encoders_that_may_rest_before_they_have_learnt_are_settled(
 ) -> None:
     settled: list[int] = []
     monkeypatch.setattr(
-        trainer_module, "settle_norm_stats", lambda _, parts, dtype: settled.append(len(list(parts)))
+        trainer_module, "estimate_norm_stats", lambda _, parts, dtype: settled.append(len(list(parts)))
     )
     data = table(0)
     training = TrainingSettings(epochs=2, batch_size=16)

@@ -95,9 +95,11 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 raise
             raw = "not made yet"
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
-        of, mirror = c.run.storage, None
-        if of.artefacts is not None:
-            mirror = Mirror(of.artefacts.rstrip("/"), self.project / "data", of.options, of.cache_gb * 1e9)
+        storage, mirror = c.run.storage, None
+        if storage.artefacts is not None:
+            mirror = Mirror(
+                storage.artefacts.rstrip("/"), self.project / "data", storage.options, storage.cache_gb * 1e9
+            )
         return Plan(c, raw, graph, mirror=mirror)
 
     @cached_property

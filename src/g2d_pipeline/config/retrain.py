@@ -107,7 +107,7 @@ class PromoteSettings(Strict):
     def _can_decide(cls, metric: str | None, info: ValidationInfo) -> str | None:
         """Where the task is known, it is of the task: see `explain.checked`."""
         task = (info.context or {}).get("task")
-        allowed = [m for of, names in PROMOTED_BY.items() for m in names if task in (of, None)]
+        allowed = [m for kind, names in PROMOTED_BY.items() for m in names if task in (kind, None)]
         if metric is not None and metric not in allowed:
             of_task = f" of a {task}" if task else ""
             words = f"no metric{of_task}.{did_you_mean(metric, allowed)} Allowed: {', '.join(allowed)}"

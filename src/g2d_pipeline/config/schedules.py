@@ -54,7 +54,7 @@ def _values(text: str, name: str) -> list[int] | None:
     if text == "*":
         return None
     low, high = FIELDS[name]
-    words, found = WORDS.get(name, {}), set()
+    words, values = WORDS.get(name, {}), set()
     for item in text.lower().split(","):
         match = re.fullmatch(r"(\*|(\w+)(?:-(\w+))?)(?:/(\d+))?", item)
         ends = [low, high - (name == "weekday")]
@@ -67,8 +67,8 @@ def _values(text: str, name: str) -> list[int] | None:
             names = f", {'/'.join(words)}" if words else ""
             allowed = f"{low} to {high}{names}, *, a-b, */n, or a list with commas"
             raise ValueError(f"{name} {item!r} should be {allowed}")
-        found |= {value % 7 if name == "weekday" else value for value in range(ends[0], ends[1] + 1, step)}
-    return sorted(found)
+        values |= {value % 7 if name == "weekday" else value for value in range(ends[0], ends[1] + 1, step)}
+    return sorted(values)
 
 
 def _cron(text: str) -> str:

@@ -52,7 +52,7 @@ def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
         "facts": [fact for fact in FACTS if any(facts.get(fact[0], 0) != 0 for facts in splits)],
         "target_figure": target_chart(report).html("data_target"),
         "repeated": [(title, duplicates) for title, duplicates in repeated if duplicates["contents"]],
-        "found": [(name, of["found"]) for name, of in modalities.items() if of.get("found")],
+        "found": [(name, facts["found"]) for name, facts in modalities.items() if facts.get("found")],
     }
 
 

@@ -128,7 +128,7 @@ def _ordinary(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
             what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
         yield "outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"]
     for name, facts in report["modalities"].items():
-        counts = {note: sum(found["samples"].values()) for note, found in facts.get("found", {}).items()}
+        counts = {note: sum(counted["samples"].values()) for note, counted in facts.get("found", {}).items()}
         yield "blank", counts.get("constant", 0), "samples that are silent or blank", name
         what = "samples with values that are not finite, stored as 0"
         yield "not finite", counts.get("replaced", 0), what, name
@@ -146,7 +146,7 @@ def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
         absent = [name for name, count in facts.get("classes", {}).items() if not count]
         what = f"classes without a sample: {_enumerate(map(repr, absent))}"
         yield "absent classes", len(absent), what, split
-    measured = (f"{of['column']!r} ({of['measure']} {of['score']:.3f})" for of in report["leaks"])
+    measured = (f"{leak['column']!r} ({leak['measure']} {leak['score']:.3f})" for leak in report["leaks"])
     what = f"target leakage? Columns that predict the target by themselves: {_enumerate(measured)}"
     yield "suspected leaks", len(report["leaks"]), what, ""
 
@@ -173,10 +173,11 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         low, high = min(w["count"] for w in same) if len(same) == len(reports) else 0, worst["count"]
         text = worst["text"] + (f" ({low:,} to {high:,}, by split)" if low < high else "")
         warnings.append(worst | {"text": text})
-    draws = {name: {s: n["samples"] for s, n in of["splits"].items()} for name, of in reports.items()}
+    draws = {name: {s: n["samples"] for s, n in report["splits"].items()} for name, report in reports.items()}
     note = f"Of {len(reports)} splits: warnings are of all, tables of the first ({next(iter(reports))})."
     more = {"draws": draws, "warnings": warnings, "summary": in_one_line(warnings)}
-    return first | more | {"notes": [note, *dict.fromkeys(n for of in reports.values() for n in of["notes"])]}
+    notes = dict.fromkeys(n for report in reports.values() for n in report["notes"])
+    return first | more | {"notes": [note, *notes]}
 
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
@@ -229,7 +230,7 @@ def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) 
 def _of_tables(table: pd.DataFrame, store: FeatureStore) -> list[str]:
     """The columns of tabular modalities that hold numbers or categories."""
     settings = [about["settings"] for about in store.meta["modalities"].values()]
-    named = [c for of in settings for key in ("columns", "categorical") for c in of.get(key) or []]
+    named = [c for section in settings for key in ("columns", "categorical") for c in section.get(key) or []]
     return [c for c in dict.fromkeys(named) if c in table]
 
 
@@ -297,7 +298,7 @@ def _outliers(
             continue
         worst = rows[np.argsort(-z[rows], kind="stable")][:FIRST].tolist()
         named = [(sample_ids[i], split[i], float(values[i]), round(float(z[i]), 1)) for i in worst]
-        first = [dict(zip(("sample", "split", "value", "z"), of, strict=True)) for of in named]
+        first = [dict(zip(("sample", "split", "value", "z"), outlier, strict=True)) for outlier in named]
         facts = {"limit": OUTLIER, "median": middle, "scale": scale, "first": first}
         outliers.append({"column": column, "count": len(rows), **facts})
     return outliers

@@ -180,19 +180,19 @@ def _projection(run: Run) -> Rows:
 def _alignment(run: Run, teachers: Mapping[str, Run]) -> Rows:
     for split in SPLITS:
         for m, teacher in teachers.items():
-            own, other = (_stored(of, f"feature/{m}", split) for of in (run, teacher))
+            own, other = (_stored(model, f"feature/{m}", split) for model in (run, teacher))
             if own is not None and other is not None and own.shape == other.shape:
                 cosine = (normalised(own) * normalised(other)).sum(axis=1).mean()
                 yield {"split": split, "modality": m, "cosine": cosine}
 
 
 def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
-    on_train = {m: _stored(of, f"confidence/{m}", "train") for m, of in teachers.items()}
+    on_train = {m: _stored(teacher, f"confidence/{m}", "train") for m, teacher in teachers.items()}
     means = {m: values.mean() for m, values in on_train.items() if values is not None}
     weakest = min(means, key=means.__getitem__, default=None)
     for split in SPLITS:
         for m, teacher in teachers.items():
-            own, other = (_stored(of, f"confidence/{m}", split) for of in (run, teacher))
+            own, other = (_stored(model, f"confidence/{m}", split) for model in (run, teacher))
             if own is not None and other is not None:
                 values = {"student": own.mean(), "teacher": other.mean()}
                 ratio = values["student"] / values["teacher"] if values["teacher"] > 0 else np.nan
@@ -202,14 +202,14 @@ def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
 def _alpha_beta(run: Run, students: Sequence[Run], scores: Scores) -> Rows:
     """Where runs of the same algorithm differ in α or β."""
 
-    def pair(of: Run) -> tuple[Any, Any]:
-        parameters = of.info.get("parameters", {})
+    def pair(student: Run) -> tuple[Any, Any]:
+        parameters = student.info.get("parameters", {})
         return parameters.get("alpha"), parameters.get("beta")
 
-    def algorithm(of: Run) -> str:
-        return str(of.info.get("algorithm", of.method))
+    def algorithm(student: Run) -> str:
+        return str(student.info.get("algorithm", student.method))
 
-    same = [of for of in students if algorithm(of) == algorithm(run)]
+    same = [student for student in students if algorithm(student) == algorithm(run)]
     if None not in pair(run) and len(set(map(pair, same))) > 1:
         alpha, beta = pair(run)
         for split in SPLITS:

@@ -83,7 +83,7 @@ class SavedModel:
         self.model = folder.model().to(device)
         self.modalities = self.model.modalities
         architecture = run.info["architecture"]
-        self.shapes = {m: of["shape"] for m, of in architecture["modalities"].items()}
+        self.shapes = {m: about["shape"] for m, about in architecture["modalities"].items()}
         self.task, self.metrics = task_from_json(architecture["task"]), PROBED[run.info["task"]]
         self.forwards: Counter[tuple[str, int]] = Counter()
         self.rows = run.rows("test")

@@ -79,7 +79,9 @@ class Inputs:
     @cached_property
     def kinds(self) -> dict[str, FileKind | ColumnKind]:
         """Modality → its kind, with its settings."""
-        return {m: stored_kind(of["kind"], of["settings"]) for m, of in self.about["modalities"].items()}
+        return {
+            m: stored_kind(about["kind"], about["settings"]) for m, about in self.about["modalities"].items()
+        }
 
     def columns(self, modality: str) -> list[str]:
         """The columns of the manifest that it is made from."""
@@ -137,7 +139,7 @@ def read_inputs(folder: Path) -> Inputs:
                 f"{path} is of version {about['version']}, this program reads {VERSION}. {REMEDY}"
             )
         inputs = Inputs(folder, about)
-        parts = [part for of in about["modalities"].values() for part in _files(of)]
+        parts = [part for stored in about["modalities"].values() for part in _files(stored)]
         if outside := [p["file"] for p in parts if Path(p["file"]).name != p["file"]]:
             raise ValueError(f"{outside[0]!r} is no name of a file beside it")
         changed = [p["file"] for p in parts if content_hash(folder / p["file"]) != p["checksum"]]

@@ -67,7 +67,7 @@ def write_store(
     Samples that can not be used are left out, and listed in `meta.json`, while their share is at most
     `settings.max_bad_fraction`. Raises DataError naming all bad files with their samples where there are
     more, or where the disk is full or must not be written; ConfigError for settings that can not work."""
-    settings = _settle(settings, manifest)
+    settings = _expand_columns(settings, manifest)
     kinds = {name: kind_of(features) for name, features in settings.modalities.items()}
     sample_ids = _check(manifest, kinds)
     columns, rows = manifest.meta["columns"], settings.options.storage.shard_rows
@@ -175,13 +175,13 @@ def _finish_all(
         temporary.write_bytes(text.encode())
 
 
-def _settle(settings: FeaturizeSettings, manifest: Manifest) -> FeaturizeSettings:
+def _expand_columns(settings: FeaturizeSettings, manifest: Manifest) -> FeaturizeSettings:
     """The settings with the columns that the manifest has for patterns."""
-    settled = {}
+    expanded = {}
     for name, features in settings.modalities.items():
         columns = [c for c in manifest.meta["columns"].get(name, []) if c in manifest.table]
-        settled[name] = kind_of(features).settle(manifest.table, columns)
-    return settings.model_copy(update={"modalities": settled})
+        expanded[name] = kind_of(features).expand_columns(manifest.table, columns)
+    return settings.model_copy(update={"modalities": expanded})
 
 
 def _check(manifest: Manifest, kinds: Kinds) -> Names:

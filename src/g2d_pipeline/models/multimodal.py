@@ -162,7 +162,7 @@ def preserve_norm_stats(encoder: nn.Module, norm: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def settle_norm_stats(
+def estimate_norm_stats(
     encoder: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype | None = None
 ) -> None:
     """Compute running statistics that were never computed (mean 0, variance 1): their average over `batches`.

@@ -123,8 +123,8 @@ class Delivery:
         for (name, shift), p in zip(own, adjusted.tolist(), strict=True):
             if not math.isnan(p):
                 tests.setdefault(name, []).append((shift, p))
-        for name, of in tests.items():
-            yield self._shifted(name, of)
+        for name, test in tests.items():
+            yield self._shifted(name, test)
 
     def _shifted(self, name: str, tests: list[tuple[drift.Shift, float]]) -> Finding:
         clear = sorted((t for t in tests if t[1] < self.settings.alpha), key=lambda t: -t[0].effect)
@@ -132,7 +132,7 @@ class Delivery:
         named = list(worst.first)
         first = f"a classifier tells them apart, the most unlike are {name_first(named)}"
         if not named:
-            named = [f"{t.of} ({t.measure} {t.effect:.2f})" for t, _ in clear or [(worst, p)]]
+            named = [f"{t.subject} ({t.measure} {t.effect:.2f})" for t, _ in clear or [(worst, p)]]
             first = f"{len(clear):,} of {len(tests):,} columns: {name_first(named)}"
         kind = f"{worst.measure} = {worst.effect:.2f}, p = {p:.2g}"
         text = f"the new data are like the champion's ({kind})."

@@ -43,7 +43,7 @@ class Shift:
     being none, NaN where there are too few rows for a test; `scores` `[m]`: how unlike the reference each new
     row is, `first`: their names, the most unlike first (both empty for a column)."""
 
-    of: str
+    subject: str
     measure: str
     effect: float
     p: float
@@ -74,7 +74,7 @@ def effective_size(groups: Codes, icc: float) -> float:
     return len(groups) / (1 + (float(np.square(counts).sum()) / len(groups) - 1) * icc)
 
 
-def compare_numbers(of: str, reference: Floats, new: Floats, sides: Sides) -> Shift:
+def compare_numbers(subject: str, reference: Floats, new: Floats, sides: Sides) -> Shift:
     """Kolmogorov-Smirnov of two columns `[n]`, `[m]`; missing values count as one below all others, so that a
     change of their share is seen, too."""
     n = len(reference)
@@ -83,10 +83,10 @@ def compare_numbers(of: str, reference: Floats, new: Floats, sides: Sides) -> Sh
     distance = float(stats.ks_2samp(ranks[:n], ranks[n:], method="asymp").statistic)
     a, b = sides.effective(ranks[:n, None], len(new))
     p = float(stats.kstwo.sf(distance, max(1, round(a * b / (a + b)))))
-    return Shift(of, "KS distance", distance, p if _enough(len(new), a, b) else np.nan)
+    return Shift(subject, "KS distance", distance, p if _enough(len(new), a, b) else np.nan)
 
 
-def compare_categories(of: str, reference: Codes, new: Codes, sides: Sides) -> Shift:
+def compare_categories(subject: str, reference: Codes, new: Codes, sides: Sides) -> Shift:
     """Population stability index and chi-square of two columns of categories `[n]`, `[m]` (from 0)."""
     size = int(max(reference.max(initial=0), new.max(initial=0))) + 1
     counts = np.stack([np.bincount(side, minlength=size) for side in (reference, new)]).astype(np.float64)
@@ -95,7 +95,7 @@ def compare_categories(of: str, reference: Codes, new: Codes, sides: Sides) -> S
     counts = np.stack([np.bincount(pooled, own) for own in counts])
     totals, present = counts.sum(axis=1, keepdims=True), np.flatnonzero(counts.any(axis=0))
     if len(present) < 2:
-        return Shift(of, "PSI", 0.0, 1.0 if len(new) >= LEAST else np.nan)
+        return Shift(subject, "PSI", 0.0, 1.0 if len(new) >= LEAST else np.nan)
     counts = counts[:, present]
     shares = (counts + 0.5) / (totals + 0.5 * counts.shape[1])
     psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
@@ -104,10 +104,10 @@ def compare_categories(of: str, reference: Codes, new: Codes, sides: Sides) -> S
         flags = (pooled[reference][:, None] == present).astype(np.float32)
     a, b = sides.effective(flags, len(new))
     p = float(stats.chi2_contingency(counts * [[a], [b]] / totals, correction=False).pvalue)
-    return Shift(of, "PSI", psi, p if _enough(len(new), a, b) else np.nan)
+    return Shift(subject, "PSI", psi, p if _enough(len(new), a, b) else np.nan)
 
 
-def compare_features(of: str, reference: Floats, new: Floats, sides: Sides) -> Shift:
+def compare_features(subject: str, reference: Floats, new: Floats, sides: Sides) -> Shift:
     """A classifier two-sample test (Lopez-Paz and Oquab 2017) of features `[n, D]`, `[m, D]`.
 
     A logistic regression on the first principal components and their squares tells new rows from the
@@ -118,13 +118,13 @@ def compare_features(of: str, reference: Floats, new: Floats, sides: Sides) -> S
     y = np.repeat([0, 1], [len(reference), len(new)])
     areas, scores = _held_out(x, y, sides)
     if not areas:
-        return Shift(of, "2·AUC − 1", 0.0, np.nan)
+        return Shift(subject, "2·AUC − 1", 0.0, np.nan)
     a, b = sides.effective(scores[y == 0, None], len(new))
     area = float(np.mean(areas))
     overlap = 1 + len(areas) / max(len(areas) - 1, 1)
     z = (area - 0.5) / np.sqrt(overlap * (1 / a + 1 / b) / 12)
     p = float(stats.norm.sf(z)) if _enough(len(new), a, b) else np.nan
-    return Shift(of, "2·AUC − 1", max(0.0, 2 * area - 1), p, scores[y == 1])
+    return Shift(subject, "2·AUC − 1", max(0.0, 2 * area - 1), p, scores[y == 1])
 
 
 def _components(x: Floats) -> Floats:

@@ -98,7 +98,7 @@ class _Card:
         self.target = inputs.get("target") or data.get("target") or {}
         self.unit = str(self.target.get("unit") or "")
         self.sample = "sample" in [x.get("source") for x in (inputs, data, self.evaluation)]
-        self.kinds = {m: str(of["kind"]) for m, of in inputs.get("modalities", {}).items()}
+        self.kinds = {m: str(about["kind"]) for m, about in inputs.get("modalities", {}).items()}
 
     def metadata(self) -> dict[str, Any]:
         """Hugging Face's block: `model-index` has the headline metrics of all modalities together."""

@@ -109,7 +109,8 @@ def write_reference(
         errors = np.abs(seen.predicted - target)[seen.good & ~is_train[rows]]
         residual = float(np.quantile(errors, RESIDUAL, method="higher")) if len(errors) else LARGEST
     wrong = contradicted(seen, target, settings.confidence, residual)
-    for name, marked in {"contradicted": wrong, **{f"blank/{m}": of for m, of in seen.blank.items()}}.items():
+    blank = {f"blank/{m}": rows for m, rows in seen.blank.items()}
+    for name, marked in {"contradicted": wrong, **blank}.items():
         contents[name] = False
         contents.loc[rows, name] = marked
     kept = ["sample_id", "split", "target", *(["group"] if "group" in table else []), *column_types(manifest)]
@@ -170,13 +171,13 @@ def content_keys(
     names = dict(enumerate(meta["class_names"]))
     parts = {"target": table["target"].map(names) if names else table["target"]}
     own = {}
-    for m, of in columns.items():
+    for m, selected in columns.items():
         kind = meta["kinds"].get(m)
-        for c in of:
+        for c in selected:
             is_path = types[c] == "text" and kind not in ("tabular", "text")
             parts[f"{m}/{c}"] = _media_keys(table[c], root, hashes) if is_path else table[c]
         if kind != "tabular":
-            own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in of])
+            own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in selected])
     return pd.DataFrame({"content": _hashes(parts, list(parts)), **own})
 
 
@@ -229,7 +230,7 @@ def look_at(predictor: Predictor, table: pd.DataFrame, root: Path) -> Seen:
     whole: dict[str, dict[str, Any]] = {}
     for name in ("blank", "features"):
         own = [getattr(part, name) for part in parts]
-        whole[name] = {m: np.concatenate([of[m] for of in own]) for m in predictor.modalities}
+        whole[name] = {m: np.concatenate([batch[m] for batch in own]) for m in predictor.modalities}
     predicted, sure = (np.concatenate([getattr(p, name) for p in parts]) for name in ("predicted", "sure"))
     return Seen(faults, whole["blank"], whole["features"], predicted, sure)
 

@@ -99,7 +99,7 @@ class Predictor:
             self.model: MultimodalModel = trained.model().to(self.device)
             architecture = self.info["architecture"]
             self.task = task_from_json(architecture["task"])
-            self.shapes = {m: tuple(of["shape"]) for m, of in architecture["modalities"].items()}
+            self.shapes = {m: tuple(about["shape"]) for m, about in architecture["modalities"].items()}
             digest = fingerprint([content_hash(folder / name) for name in (WEIGHTS, FILE)])
             self.version = (
                 f"{self.inputs.about['dataset']}/{self.info['algorithm']}/seed{self.info['seed']}@{digest}"
@@ -140,7 +140,7 @@ class Predictor:
         names, certainty = [], "agreement"
         if isinstance(self.task, Classification):
             names, certainty = [f"probability/{c}" for c in self.task.class_names], "confidence"
-        own = [f"{of}/{m}" for m in self.modalities for of in ("prediction", certainty)]
+        own = [f"{value}/{m}" for m in self.modalities for value in ("prediction", certainty)]
         return [ID, "prediction", *names, *own, "missing", "fault", "model"]
 
     @property
@@ -168,7 +168,7 @@ class Predictor:
         lacking = [[m for m in self.modalities if not batch.present[m][i]] for i in range(count)]
         parts["missing"] = ["+".join(names) for names in lacking]
         faults = [batch.faults.get(i, {}) for i in range(count)]
-        parts["fault"] = ["; ".join(f"{m}: {reason}" for m, reason in of.items()) for of in faults]
+        parts["fault"] = ["; ".join(f"{m}: {reason}" for m, reason in reasons.items()) for reasons in faults]
         return pd.DataFrame(parts).assign(model=self.version)
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:

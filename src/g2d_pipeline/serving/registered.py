@@ -132,12 +132,12 @@ def read_versions(uri: str, dataset: str) -> list[Version]:
     """All versions of a data set's model, the newest first; one moment's, in SQLite."""
     if (database := _database(uri)) is None:
         return _ask_versions(uri, dataset)
-    of = "FROM {} WHERE name = ?"
+    source = "FROM {} WHERE name = ?"
     queries = {
         "versions": f"SELECT version, creation_time, source, storage_location, run_id "
-        f"{of.format('model_versions')} AND current_stage != '{DELETED}' ORDER BY version DESC",
-        "aliases": f"SELECT version, alias {of.format('registered_model_aliases')} ORDER BY alias",
-        "tags": f"SELECT version, key, value {of.format('model_version_tags')}",
+        f"{source.format('model_versions')} AND current_stage != '{DELETED}' ORDER BY version DESC",
+        "aliases": f"SELECT version, alias {source.format('registered_model_aliases')} ORDER BY alias",
+        "tags": f"SELECT version, key, value {source.format('model_version_tags')}",
     }
     rows = {name: [] for name in queries} if not database.is_file() else _query(database, queries, dataset)
     aliases, tags = dict[int, list[str]](), dict[int, dict[str, str]]()

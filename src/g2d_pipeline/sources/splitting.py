@@ -59,7 +59,7 @@ def draw_split(
 
 def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Codes:
     """The samples of one fold by scikit-learn's splitters: whole groups, strata as even as can be."""
-    from sklearn import model_selection as of
+    from sklearn import model_selection as sklearn
 
     folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
     if not isinstance(folds, int) or folds > n:
@@ -69,12 +69,13 @@ def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Cod
     strata = _strata(target) if fractions.stratify else np.zeros(len(target), np.int64)
     options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": fractions.seed}
     stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
-    splitters: list[Any] = [of.KFold(**options)]
+    splitters: list[Any] = [sklearn.KFold(**options)]
     if groups is not None:
-        splitters = [of.LeaveOneGroupOut() if folds == n else of.GroupKFold(**options)]
+        splitters = [sklearn.LeaveOneGroupOut() if folds == n else sklearn.GroupKFold(**options)]
         stratified = stratified and folds < n
     if stratified:
-        splitters.insert(0, (of.StratifiedKFold if groups is None else of.StratifiedGroupKFold)(**options))
+        kind = sklearn.StratifiedKFold if groups is None else sklearn.StratifiedGroupKFold
+        splitters.insert(0, kind(**options))
     for splitter in splitters:  # a stratified one of few groups may leave a fold empty: then the next
         with warnings.catch_warnings():  # a class of fewer samples than folds is in some of them only
             warnings.simplefilter("ignore", UserWarning)

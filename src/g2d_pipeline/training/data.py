@@ -142,7 +142,7 @@ class Data:
             {m: meta["modalities"][m]["normaliser"] for m in store.modalities},
             store.index["sample_id"].to_numpy(dtype=str),
             dict(augment or {}),
-            {m: of["vocabulary"] for m, of in meta["modalities"].items() if "vocabulary" in of},
+            {m: about["vocabulary"] for m, about in meta["modalities"].items() if "vocabulary" in about},
         )
 
 

@@ -185,12 +185,12 @@ def _is_dense(x: Tensor) -> bool:
 def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The buffers that may be means over batches, each with the tensor whose version (torch counts writes)
     tells of a change: of batch norm, whose kernels write uncounted, the number of its batches."""
-    found = []
+    buffers = []
     for part in model.modules():
         count = part.num_batches_tracked if isinstance(part, _BatchNorm) else None
         own = (b for b in part.buffers(recurse=False) if b.is_floating_point())
-        found += [(b, b if count is None else count) for b in own]
-    return found
+        buffers += [(b, b if count is None else count) for b in own]
+    return buffers
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -60,12 +60,14 @@ class History(Stateful):
 
     def record_gradients(self) -> list[str]:
         """Store the norms of each encoder's gradient, before the step; the modalities that have one."""
-        gradients = {m: [g for p in of if (g := p.grad) is not None] for m, of in self.parameters.items()}
-        gradients = {m: of for m, of in gradients.items() if of}
+        gradients = {
+            m: [g for p in weights if (g := p.grad) is not None] for m, weights in self.parameters.items()
+        }
+        gradients = {m: grads for m, grads in gradients.items() if grads}
         if gradients and self.steps % self.every == 0:
             # The norms of all tensors by one call, as torch's own gradient clipping does.
-            each = iter(norms([g for of in gradients.values() for g in of]))
-            self.gradients |= {m: list(islice(each, len(of))) for m, of in gradients.items()}
+            each = iter(norms([g for grads in gradients.values() for g in grads]))
+            self.gradients |= {m: list(islice(each, len(grads))) for m, grads in gradients.items()}
         return list(gradients)
 
     def add(self, batch: Batch, terms: dict[str, Tensor], state: State, stepped: bool) -> None:
@@ -76,7 +78,8 @@ class History(Stateful):
         values |= {f"confidence/{m}": view.confidence.mean() for m, view in batch.teachers.items()}
         numbers = [*values.values(), *chain.from_iterable(self.gradients.values())]
         vector = state.mean(torch.stack(numbers))
-        self.pending.append((tuple(values), {m: len(of) for m, of in self.gradients.items()}, vector))
+        counts = {m: len(tensors) for m, tensors in self.gradients.items()}
+        self.pending.append((tuple(values), counts, vector))
         self.gradients = {}
         self.epoch = state.epoch
         self.count += 1

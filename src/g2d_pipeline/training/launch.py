@@ -44,14 +44,14 @@ def devices_of(options: RunOptions) -> int:
 
     wanted, device = options.compute.devices, pick_device(options.device)
     if device.type == "cuda":
-        there, what = torch.cuda.device_count(), "CUDA devices"
+        available, what = torch.cuda.device_count(), "CUDA devices"
     else:
-        there, what = joblib.cpu_count() if device.type == "cpu" else 1, f"{device.type.upper()} cores"
-    number = wanted if wanted != "auto" else there if device.type == "cuda" else 1
-    if number > there:
+        available, what = joblib.cpu_count() if device.type == "cpu" else 1, f"{device.type.upper()} cores"
+    number = wanted if wanted != "auto" else available if device.type == "cuda" else 1
+    if number > available:
         raise ConfigError(
-            f"compute.devices = {number}: there are {there} {what} here (each process has one, and no two "
-            f"share one). Allowed: 1 to {there}, or auto"
+            f"compute.devices = {number}: there are {available} {what} here (each process has one, and no "
+            f"two share one). Allowed: 1 to {available}, or auto"
         )
     if number > 1 and device.index is not None:
         raise ConfigError(

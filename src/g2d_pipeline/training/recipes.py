@@ -199,7 +199,7 @@ def check_method(
     context = MethodContext(
         architecture["task"]["name"],
         fusion_name(architecture),
-        {m: str(of["encoder"]["name"]) for m, of in architecture["modalities"].items()},
+        {m: str(about["encoder"]["name"]) for m, about in architecture["modalities"].items()},
         smp is not None,
         training.accumulation,
         {} if isinstance(fusion, str) else fusion,

@@ -38,7 +38,9 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
         outputs, model = teacher.outputs(), teacher.model()
     else:
         outputs, model = teacher.outputs, teacher.model
-    feature, logits, confidence = (outputs[f"{of}/{modality}"] for of in ("feature", "logits", "confidence"))
+    feature, logits, confidence = (
+        outputs[f"{name}/{modality}"] for name in ("feature", "logits", "confidence")
+    )
     return TeacherOutputs(feature, logits, confidence, model)
 
 

@@ -21,9 +21,9 @@ from g2d_pipeline.errors import enumerated
 from g2d_pipeline.features.windows import announce, windows_of
 from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
-from g2d_pipeline.models.multimodal import CHUNK, pick_device, settle_norm_stats
+from g2d_pipeline.models.multimodal import CHUNK, estimate_norm_stats, pick_device
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training.auto_precision import settle_precision
+from g2d_pipeline.training.auto_precision import choose_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
@@ -60,7 +60,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SETTLING = 16 * CHUNK  # train samples, at most, from which running statistics of batch norm are computed
+NORM_STATS_SAMPLES = (
+    16 * CHUNK
+)  # train samples, at most, from which running statistics of batch norm are computed
 # The attributes of a Trainer with a state that checkpoints hold.
 PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
          "history", "selector", "early_stopping", "random")  # fmt: skip
@@ -109,7 +111,7 @@ class Trainer:
         prepare(model, training, self.sharded)
         identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
-            training = settle_precision(training, model, data, self.device, options.folder)
+            training = choose_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
         self.training, self.dtype = training, autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
@@ -210,7 +212,7 @@ class Trainer:
             steps = len(self._cut(self.data.rows["train"]))
             done = (self.loop.epoch - 1) * steps + self.loop.batch
             if not done:
-                self._settle_norm_stats()
+                self._estimate_norm_stats()
             self.group.remember(self.buffers)
             epochs, progress = self.state.epochs, self.options.progress
             with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
@@ -346,7 +348,8 @@ class Trainer:
         self.method.on_epoch_end(state)
         restore_group_lrs(self.optimizer)
         validations = {split: self._score(split) for split in self.training.scored}
-        val, scores = validations["val"], {split: of.scores for split, of in validations.items()}
+        val = validations["val"]
+        scores = {split: validation.scores for split, validation in validations.items()}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
         self.log(self.history.epochs)
         phase, last = self._phase()
@@ -381,13 +384,13 @@ class Trainer:
             depends_on_batch(self.model.encoders[m]) for m in suppressed
         )
 
-    def _settle_norm_stats(self) -> None:
+    def _estimate_norm_stats(self) -> None:
         """Before the first batch: encoders that may rest before they have learnt need running statistics."""
-        rows = epoch_rows(self.data.rows["train"], self.seed, 0, self.loader.windows)[:SETTLING]
+        rows = epoch_rows(self.data.rows["train"], self.seed, 0, self.loader.windows)[:NORM_STATS_SAMPLES]
         parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
         for m in self.schedule.rest_untrained:
             batches = (gather(self.data, some, self.device, [m])[m] for some in parts)
-            settle_norm_stats(self.model.encoders[m], batches, self.dtype)
+            estimate_norm_stats(self.model.encoders[m], batches, self.dtype)
         if self.average.module is not self.model:
             self.average.module.load_state_dict(self.model.state_dict())
 

@@ -38,9 +38,9 @@ def pack(
     """The arguments of a training as nested plain data, tensors and arrays (`checkpoint.to_bytes`); `rest`:
     plain already. Raises ConfigError for a model without architecture."""
     of_teachers = {
-        m: {name: _pack_array(getattr(of, name)) for name in OUTPUTS}
-        | {"model": of.model and _pack_model(of.model)}
-        for m, of in teachers.items()
+        m: {name: _pack_array(getattr(teacher, name)) for name in OUTPUTS}
+        | {"model": teacher.model and _pack_model(teacher.model)}
+        for m, teacher in teachers.items()
     }
     return {
         "model": _pack_model(model),
@@ -70,9 +70,9 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
     arrays = {m: _unpack_array(x) for m, x in data["arrays"].items()}
     changes = {m: augment.validate_python(a) for m, a in data["augment"].items()}
     task = task_from_json(data["task"])
-    for m, of in packed["teachers"].items():
-        feature, logits, confidence = (_unpack_array(of[name]) for name in OUTPUTS)
-        own = of["model"] and _unpack_model(of["model"])
+    for m, teacher in packed["teachers"].items():
+        feature, logits, confidence = (_unpack_array(teacher[name]) for name in OUTPUTS)
+        own = teacher["model"] and _unpack_model(teacher["model"])
         teachers[m] = TeacherOutputs(feature, logits, confidence, own)
     smp, training = packed["smp"], TrainingSettings(**packed["training"])
     return (

@@ -88,7 +88,7 @@ class Kind(ABC):
         """The manifest's columns; None: one, of any name."""
         return None
 
-    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> Any:
+    def expand_columns(self, table: pd.DataFrame, columns: Sequence[str]) -> Any:
         """The settings, with what the manifest's `columns` of the modality decide."""
         return self.settings
 

@@ -31,7 +31,7 @@ class Tabular(ColumnKind):
     def columns(self) -> list[str]:
         return self.settings.all_columns
 
-    def settle(self, table: pd.DataFrame, columns: Sequence[str]) -> TabularFeatures:
+    def expand_columns(self, table: pd.DataFrame, columns: Sequence[str]) -> TabularFeatures:
         """The settings with the columns that patterns have selected, each under the key of its type."""
         s = self.settings
         if list(columns) == s.all_columns or not any(map(is_selector, s.all_columns)):
@@ -124,7 +124,8 @@ def encode(
         statistics["categories"] = {str(c): sorted(set(cells[c].iloc[fit_on])) for c in cells}
         flags, notes = one_hot(cells, statistics["categories"])
         values = np.concatenate([values, flags], axis=1)
-        names += [f"{column}={name}" for column, of in statistics["categories"].items() for name in of]
+        for column, levels in statistics["categories"].items():
+            names += [f"{column}={level}" for level in levels]
     return values, statistics | {"features": names}, notes
 
 

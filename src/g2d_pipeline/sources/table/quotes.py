@@ -8,7 +8,7 @@ LINE_END = re.compile(r"\r\n?|\n")
 MOST = 0.9  # of the lines
 
 
-def settle_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
+def normalise_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
     """The text of a table of `width` columns, and whether quotation marks in it are around cells; else they
     are characters. A backslash before one within a cell becomes a second one; blanks before a cell go.
 

@@ -22,7 +22,7 @@ from g2d_pipeline.sources.faults import BadRow
 from g2d_pipeline.sources.spreadsheet import read_formulas, read_sheet
 from g2d_pipeline.sources.table.files import ENDINGS
 from g2d_pipeline.sources.table.frame import RawTable, as_text, make_table, stack
-from g2d_pipeline.sources.table.quotes import LINE_END, settle_quotes, unquote
+from g2d_pipeline.sources.table.quotes import LINE_END, normalise_quotes, unquote
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 AGAIN = (
@@ -112,7 +112,7 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
         if separator != ",":
             notes.append(f"{file}: cells are separated by {SEPARATORS[separator]}.")
     headers, named = names or _header(text, file, separator), names is not None
-    text, quoting = settle_quotes(text, file, separator, len(headers), notes)
+    text, quoting = normalise_quotes(text, file, separator, len(headers), notes)
     if not quoting and not named:
         headers = [unquote(header) for header in first.split(separator)]
     cells, bad = _parse(text, file, separator, len(headers), quoting, named)
