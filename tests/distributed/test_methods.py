@@ -41,7 +41,7 @@ SMP: dict[str, Case] = {
     "complete, by batch": {"smp": {"tau": [2]}},
     "partial": {"smp": {"tau": [2], "suppression": "partial"}},
     "zero_grad": {"smp": {"tau": [2], "update": "zero_grad"}},
-    "by epoch": {"smp": {"tau": [1, 1, 2], "ranking": "epoch"}, "data": (3, "classification")},
+    "by epoch": {"smp": {"tau": [1, 1, 2], "ranking": "epoch"}, "data": (3, "classification"), "epochs": 4},
     "by dataset, remembered": {"smp": {"tau": [2], "ranking": "dataset", "suppressed_norm": "frozen"}},
     "augmented": {"smp": {"tau": [2]}, "encoder": CNN, "augment": {"a": CHANGED}},
     "accumulation, clipping, average": {"smp": {"tau": [2]},

@@ -53,7 +53,8 @@ CASES: dict[str, Case] = {
     "g2d, complete, accumulated": {"method": "g2d", "smp": {"tau": [2]}, "training": {"accumulation": 2}},
     "g2d, partial": {"method": "g2d", "smp": {"tau": [2], "suppression": "partial"}},
     "g2d, zero_grad": {"method": "g2d", "smp": {"tau": [2], "update": "zero_grad"}},
-    "g2d, by epoch": {"method": "g2d", "smp": {"tau": [1, 1, 2], "ranking": "epoch"}, "data": THREE},
+    "g2d, by epoch": {"method": "g2d", "smp": {"tau": [1, 1, 2], "ranking": "epoch"}, "data": THREE,
+                      "epochs": 4},
     "g2d, remembered": {"method": "g2d", "smp": {"tau": [2], "ranking": "dataset",
                                                  "suppressed_norm": "frozen"}},
     "g2d, convolutions": {"method": "g2d", "smp": {"tau": [2], "scope": "conv_only"}, "encoder": CNN,
@@ -65,6 +66,7 @@ CASES: dict[str, Case] = {
     "agm": {"method": "agm", "parameters": {"clip": 0.01}},
     "mla": settings_of("mla", "shared"),
     "mslr": settings_of("mslr", "late"),
+    "g2d, undisturbed": {"method": "g2d", "smp": {"tau": [4]}, "epochs": 16},
 }  # fmt: skip
 
 
@@ -134,14 +136,13 @@ def test_a_checkpoint_goes_on_with_any_strategy_and_on_one_device(tmp_path: Path
 
 
 def test_after_a_kill_all_start_again_and_end_in_the_same_bits(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    both: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    case = {"method": "g2d", "teachers": teachers_of(data_of({})), "epochs": 16, "smp": {"tau": [4]}}
-    undisturbed = digest(train(case, TWO, 2)["weights"])
+    undisturbed = digest(both["g2d, undisturbed"][1]["weights"])
     options = TWO.updated(folder=tmp_path, checkpoint_minutes=0)
-    thread = threading.Thread(target=kill_at, args=(tmp_path, {6: 1}), daemon=True)
+    thread = threading.Thread(target=kill_at, args=(tmp_path, 6, 1), daemon=True)
     thread.start()
-    assert digest(train(case, options, 2)["weights"]) == undisturbed
+    assert digest(train(CASES["g2d, undisturbed"], options, 2)["weights"]) == undisturbed
     thread.join()
     assert sum("was ended by SIGKILL" in r.getMessage() for r in caplog.records) == 1
 

@@ -47,7 +47,7 @@ def train(case: Case, options: RunOptions, devices: int) -> dict[str, Any]:
         of.pop(key, None)
     encoders = dict.fromkeys(data.modalities, of.pop("encoder", PLAIN))
     changes = {"batch_size": BATCH // devices} | of.pop("training", {})
-    training = recipe(of.pop("epochs", 4)).model_copy(update=changes)
+    training = recipe(of.pop("epochs", 3)).model_copy(update=changes)
     done = train_student(data, encoders, training=training, seed=3, options=options, **of)
     history = done.history.select_dtypes("number").fillna(-1.0)
     return {"weights": done.model.state_dict(), "history": history.to_dict("list")}

@@ -94,7 +94,7 @@ def test_encoders(every_kind: Served, tmp_path: Path, format: str, name: str) ->
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_fusions(every_kind: Served, tmp_path: Path, format: str, name: str) -> None:
-    check(every_kind, tmp_path, format, {"table": MLP, "vector": MLP, "grey": CNN}, OPTIONS[name])
+    check(every_kind, tmp_path, format, {"table": MLP, "vector": MLP}, OPTIONS[name])
 
 
 def test_an_exchange(every_kind: Served, tmp_path: Path, format: str) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import joblib
@@ -73,7 +74,7 @@ def test_two_processes_make_the_same_as_one_and_a_rebuild_makes_all_anew(tmp_pat
     before = {f: f.stat().st_mtime_ns for f in files}
     Run(project).train("teachers")
     assert {f: f.stat().st_mtime_ns for f in files} == before
-    Run(project, rebuild=True).train("teachers")
+    Run(project, rebuild=True, compute={"workers": 1}).train("teachers")
     assert [f for f in files if f.stat().st_mtime_ns == before[f]] == [
         f for f in files if "students" in str(f)
     ]
@@ -81,14 +82,16 @@ def test_two_processes_make_the_same_as_one_and_a_rebuild_makes_all_anew(tmp_pat
 
 
 def test_a_failed_or_killed_training_is_noted_alone_and_tried_again(project, caplog):
-    run = Run(project, method="joint", compare=["fails", "kills"], seeds=[0])
+    workers = {"workers": 2, "retries": 1}
+    run = Run(project, method="joint", compare=["fails", "kills"], seeds=[0], compute=workers)
     made = run.train("distill")
     assert made["fails/seed0"] == FailedRun(0, "ValueError: no cluster is left")
     assert made["kills/seed0"] == FailedRun(0, KILLED)
     assert isinstance(made["joint/seed0"], TrainedFolder)
     assert "distill fails/seed0 failed: ValueError: no cluster is left (--params debug=true" in caplog.text
     assert set(run.plan.failures) == {("distill", "fails/seed0"), ("distill", "kills/seed0")}
-    again = Run(project, method="joint", compare=["fails", "killsonce"], seeds=[0]).train("distill")
+    again = Run(project, method="joint", compare=["fails", "killsonce"], seeds=[0], compute=workers)
+    again = again.train("distill")
     assert [isinstance(one, FailedRun) for one in again.values()] == [True, False, False]
 
 
@@ -121,7 +124,7 @@ import sys
 from pathlib import Path
 from tests.studies.test_jobs import DatasetError, Project, Run, mistake_under
 try:
-    Run(Project(Path(sys.argv[1])), epochs=100).train("teachers")
+    Run(Project(Path(sys.argv[1])), epochs=200).train("teachers")
 except DatasetError as error:  # Kedro's
     print(cause := mistake_under(error))
     sys.exit(cause.exit_status)
@@ -129,32 +132,41 @@ except DatasetError as error:  # Kedro's
 
 
 @pytest.mark.skipif(joblib.cpu_count() < 2, reason="two processes need two cores")
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
-def test_a_signal_saves_in_all_processes_and_the_same_command_goes_on(project, number, name):
+def test_a_signal_saves_in_all_processes_and_the_same_command_goes_on(project):
+    """Ctrl-C, then SIGTERM, then to the end: the same bits as without."""
     command = [sys.executable, "-W", "ignore", "-c", STOPPABLE, str(project.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=foreground)
-    checkpoints = "data/06_models/**/checkpoints/*.safetensors"
-    while len({f.parent for f in project.path.glob(checkpoints)}) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-    )
-    os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, output
-    assert output.count(f": stopped by {name} at epoch ") == 2, output
-    deadline = time.monotonic() + 10
-    while _alive(children.stdout.split()):
-        assert time.monotonic() < deadline, "a process is left"
-        time.sleep(0.1)
+    for number, name in ((signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")):
+        start = time.time_ns()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=foreground)
+        while len(_saved_since(start, project)) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
+        os.kill(process.pid, number)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 128 + number, output
+        assert output.count(f": stopped by {name} at epoch ") == 2, output
+        deadline = time.monotonic() + 10
+        while _alive(children.stdout.split()):
+            assert time.monotonic() < deadline, "a process is left"
+            time.sleep(0.1)
     before = project.trained()
-    Run(project, epochs=100).train("teachers")
+    Run(project, epochs=200, compute={"workers": 1}).train("teachers")
     stopped = project.trained()
     assert len(stopped) == 4
     assert before.items() <= stopped.items()
-    Run(project, epochs=100, compute={"workers": 1}, rebuild=True).train("teachers")
+    Run(project, epochs=200, compute={"workers": 1}, rebuild=True).train("teachers")
     assert project.trained() == stopped
+
+
+def _saved_since(start: int, project: Project) -> set[str]:
+    """Trainings that have saved a checkpoint since `start` (ns)."""
+    files = project.path.glob("data/06_models/**/checkpoints/*.safetensors")
+    with suppress(FileNotFoundError):  # of a training that has ended meanwhile
+        return {str(f.parent) for f in files if f.stat().st_mtime_ns > start}
+    return set()
 
 
 def _alive(processes: list[str]) -> list[str]:
