@@ -1,4 +1,4 @@
-"""A thousand promotions under four readers: each reads a whole version, the one that the alias names."""
+"""Hundreds of promotions under four readers: each reads a whole version, the one that the alias names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from g2d_pipeline.serving.registered import DATABASE
 from tests.conftest import REPOSITORY
 from tests.registry.test_store import register
 
-PROMOTIONS = 1000
+PROMOTIONS = 400
 # Two threads that read by `how` until the file `stop` is there; prints how often and which versions.
 READER = """
 import json, sys, threading, time

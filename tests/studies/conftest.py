@@ -33,9 +33,9 @@ class Fails(Method):
         raise ValueError("no cluster is left")
 
 class Slow(Method):
-    """Takes 0.3 seconds an epoch."""
+    """Takes 0.6 seconds an epoch."""
     def on_epoch_start(self, state):
-        time.sleep(0.3)
+        time.sleep(0.6)
 
 class Kills(Method):
     """Kills its process."""
