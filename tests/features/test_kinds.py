@@ -42,13 +42,13 @@ class Loudness(FileKind):
     headers = True
 
     def spec(self, cells, root):
-        return ArraySpec((1, self.settings.parts), "float32")
+        return ArraySpec((1, 1, self.settings.parts), "float32")
 
     def read(self, cell, root, spec, content):
         numbers = np.array((root / cell).read_text().split(), np.float32)
         if len(numbers) < self.settings.parts:
             raise MediaError(root / cell, f"has {len(numbers)} numbers, not {self.settings.parts}")
-        return [[np.abs(part).mean() for part in np.array_split(numbers, self.settings.parts)]], {}
+        return [[[np.abs(part).mean() for part in np.array_split(numbers, self.settings.parts)]]], {}
 
     def header(self, path):
         return {"seconds": len(path.read_text().split()) / 100}
@@ -83,8 +83,8 @@ def test_a_new_kind_is_one_file(make_raw: MakeRaw, tmp_path: Path, loudness: Any
     write_store(tmp_path / "store", raw.manifest, raw.root, settings)
     store = open_store(tmp_path / "store")
     about = store.meta["modalities"]["loud"]
-    assert store.arrays["loud"].shape == (11, 1, 10)
-    assert store.arrays["loud"][4:].mean(axis=(1, 2)).tolist() == [6, 7, 8, 9, 10, 11, 12]
+    assert store.arrays["loud"].shape == (11, 1, 1, 10)
+    assert store.arrays["loud"][4:].mean(axis=(1, 2, 3)).tolist() == [6, 7, 8, 9, 10, 11, 12]
     assert about["normaliser"]["mean"] == [pytest.approx(np.mean([1, 2, 3, 0, 6, 7, 8]))]
     assert any("s003" in note and "zero throughout" in note for note in store.meta["notes"])
     assert [d["sample_id"] for d in store.meta["dropped"]] == ["s004"]
