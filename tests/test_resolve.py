@@ -132,6 +132,10 @@ def test_short_keys_reach_their_one_place() -> None:
     assert c.methods["g2d"].smp.ranking == "epoch"
 
 
+def test_several_values_of_seed_are_seeds() -> None:
+    assert configure(seed="0/2").run.seeds == [0, 2]
+
+
 def test_dotted_keys_and_lists_with_slashes() -> None:
     c = configure(
         modalities={"audio": {"encoder": {"widths": "4/8"}}}, compare="joint/distillation", seeds="1/2"
@@ -410,6 +414,15 @@ NEW = "datasets.av_digits.modalities.new"
         ({}, {"datasets": {"av_digits": 3}}, [P, "datasets.av_digits = 3", "a section, not one value"]),
         ({NEW: {}}, {}, [AV, "modalities.new.kind is missing", "Allowed: audio, image, tabular"]),
         ({NEW: None}, {}, [AV, "modalities.new is empty"]),
+        ({NEW: 3}, {}, [AV, "modalities.new = 3: it is a section, not one value"]),
+        ({NEW: {"kind": "imagee"}}, {}, [AV, "new.kind = 'imagee' is unknown. Did you mean 'image'?"]),
+        ({NEW: {"kind": "lab.points"}}, {}, [AV, "'modalities.new.encoder' is missing"]),
+        (
+            {NEW: {"kind": "lab.points", "encoder": "lab.net"}},
+            {"modalities": {"new": {"encoder": {"width": 3}}}},
+            [P, "'modalities.new.encoder.width'", "Of a plug-in say modalities.new.encoder.options.width."],
+        ),
+        ({}, {"raw": {"sed": 1}}, [P, "unknown key 'sed'", "Did you mean 'seed'?"]),
         ({NEW: {"kind": "tabular", "columns": {"a": 1}}}, {}, [AV, "modalities.new.columns.0", "text"]),
         ({"datasets.av_digits": None}, {}, [AV, "datasets.av_digits is empty"]),
         ({"datasets.av_digits.raw": {}}, {}, [AV, "raw.layout is missing", "Allowed: av_digits"]),

@@ -110,6 +110,8 @@ class Draft:
     def _remedy(self, path: KeyPath) -> str:
         """For an unknown key: the name of a section that would have it, its path, or the nearest key."""
         keys, last = list(list_keys(DatasetSettings, self.dataset)), path[-1]
+        if len(path) > 1 and any(k.path[-len(path) :] == (*path[:-1], "options") for k in keys):
+            return f" Of a plug-in say {'.'.join(path[:-1])}.options.{last}."
         names = [
             f"{'.'.join(key.path)}={tag}"
             for key in keys
