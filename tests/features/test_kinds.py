@@ -132,7 +132,7 @@ def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_raw: MakeRaw) -
     about = tmp_path / "points_lab-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: points-lab\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[g2d_pipeline.kinds]\npoints = points_lab\n")
+    (about / "entry_points.txt").write_text("[g2d_pipeline.kinds]\nlab_points = points_lab\n")
     (tmp_path / "points_lab.py").write_text(POINTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     raw = make_raw(8, only=["image"])
@@ -145,7 +145,7 @@ def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_raw: MakeRaw) -
     kind_class.cache_clear()
 
 
-def configured(options: dict[str, Any], kind: str = "points") -> Any:
+def configured(options: dict[str, Any], kind: str = "lab_points") -> Any:
     own = {"kind": kind, "options": options, "encoder": "transformer"}
     return configure({"datasets.av_digits.modalities.cloud": own})
 
@@ -157,7 +157,7 @@ def write(folder: Path, raw: Any, c: Any) -> None:
     write_store(folder, raw.manifest, raw.root, settings.model_copy(update={"modalities": raw.modalities}))
 
 
-@pytest.mark.parametrize("kind", ["points", "points_lab.Points"])
+@pytest.mark.parametrize("kind", ["lab_points", "points_lab.Points"])
 def test_a_kind_of_another_package_is_named_in_a_yaml(points: Any, tmp_path: Path, kind: str):
     """Of samples [F + 1, T], the mask row is left as it is, and is not what tells an empty one."""
     c = configured({"points": 4}, kind)
