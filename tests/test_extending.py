@@ -52,22 +52,24 @@ def examples(repository: Path) -> Examples:
     return blocks
 
 
-def trained(method: str, encoders: dict[str, Any], **parameters: Any) -> Any:
+def trained(method: str, encoders: dict[str, Any], fusion: Any = "late", **parameters: Any) -> Any:
     rng = np.random.default_rng(0)
     arrays = {m: rng.normal(size=(24, 1, 12, 12)).astype(np.float32) for m in encoders}
     data = Data.from_arrays(arrays, np.arange(24) % 3, ["train"] * 12 + ["val"] * 6 + ["test"] * 6)
-    own = {"method": method, "parameters": parameters, "training": recipe(1)}
+    own = {"method": method, "parameters": parameters, "training": recipe(1), "fusion": fusion}
     return train_student(data, encoders, {}, **own, progress=False)
 
 
-def test_an_encoder_and_a_method(lab: Any, examples: Any) -> None:
+def test_an_encoder_a_fusion_and_a_method(lab: Any, examples: Any) -> None:
     lab("pooled", examples("extending.md", "Add an encoder")[0])
     code, section, *_ = examples("extending.md", "Add a method")
     lab("agreement", code)
     own, cls = yaml.safe_load(section)["methods"]["agreement"], load("doc_lab.agreement")
     assert cls.Parameters(weight=own["weight"]) == cls.Parameters()
     pooled: dict[str, Any] = {"name": "doc_lab.pooled", "options": {"grid": 2}}
-    history = trained("doc_lab.agreement", {"a": pooled, "b": SmallCNN(widths=[8])}, weight=0.5).history
+    encoders, fusion = {"a": pooled, "b": SmallCNN(widths=[8])}, {"name": "doc_lab.largest"}
+    lab("largest", examples("extending.md", "Add a fusion")[0])
+    history = trained("doc_lab.agreement", encoders, fusion | {"options": {"scale": 2}}, weight=0.5).history
     assert (history["loss/distance"] > 0).all()
 
 

@@ -126,7 +126,9 @@ class Draft:
             return f" Did you mean '{whole[0]}'?"
         known = {k.path[-1] for k in keys} | {*SMPSettings.model_fields, *RunSettings.model_fields, "seed"}
         known |= set().union(*self.methods.values()) - {*METHOD_KEYS}
-        return did_you_mean(last, known)
+        bare = [name for name, tree in self.methods.items() if not tree]
+        listed = f" Parameters of {bare[0]} can be given where a YAML of methods lists them." if bare else ""
+        return did_you_mean(last, known) + listed
 
 
 def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:

@@ -146,14 +146,19 @@ def check_encoders(configuration: Configuration) -> None:
 
 def check_methods(configuration: Configuration) -> None:
     """Validate each method's own parameters against its class, and whether the method is defined for the data
-    set; and check encoders. Raises ConfigError as `checked` does."""
+    set; load encoders and fusions. Raises ConfigError as `checked` does."""
     from g2d_pipeline.methods import load
     from g2d_pipeline.methods.base import MethodContext
+    from g2d_pipeline.models.fusions import load_fusion
 
     check_encoders(configuration)
     d, origins = configuration.dataset, configuration.origins
     for m in configuration.methods.values():
         method = load(m.algorithm)
+        try:
+            load_fusion(m.fusion.name)
+        except ConfigError as error:
+            raise origins.mistake(("datasets", configuration.run.dataset, "fusion"), str(error)) from error
         parameters = checked(method.Parameters, m.parameters, ("methods", m.name), origins)
         encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
