@@ -18,6 +18,7 @@ WORDS = {
     "float": "it should be a number",
     "list": "it should be a list, such as [1, 2], or 1/2 in --params",
 }  # by the type that a value should have
+BESIDE = ("smp", "methods", "teacher", "sample")  # sections of a data set beside its settings
 TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
 
@@ -130,7 +131,7 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
             keys = [k for k in list_keys(annotation, tree) if k.is_field and k.path[:-1] == path[:-1]]
             allowed = [k.path[-1] for k in keys]
             if annotation is DatasetSettings and len(path) == 1:
-                allowed += ["smp", "methods", "teacher", "sample"]
+                allowed += BESIDE
             hint = did_you_mean(path[-1], allowed)
             return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
         case "missing":

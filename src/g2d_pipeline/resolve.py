@@ -12,7 +12,7 @@ from typing import Any, Literal
 from g2d_pipeline import config
 from g2d_pipeline.configuration import Configuration, MethodConfig
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
-from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
+from g2d_pipeline.explain import BESIDE, COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
 from g2d_pipeline.overrides import (
     METHOD_KEYS,
@@ -58,6 +58,9 @@ def resolve(
     for path, _ in leaves(given):
         origins.note(*where, "raw", *path)
     raw = merge(raw, given) if isinstance(raw, dict) else raw
+    if "raw" not in tree and "layout" not in given:  # perhaps misspelt
+        own = {key: value for key, value in tree.items() if key not in BESIDE}
+        checked(config.DatasetSettings, own, where, origins, tree.get("task"))
     settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)
     _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
     source, root = locate(settings, run.source)
