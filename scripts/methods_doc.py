@@ -32,7 +32,8 @@ HEAD = """# Methods
 Made by `python scripts/methods_doc.py` from the docstrings in `src/g2d_pipeline/methods/` and the files in
 `conf/base/methods/`; do not edit. `kedro run --params dataset=<d>,method=<name>` trains one,
 `compare=a/b/c` several; every hyper-parameter can be given there, too (`alpha=0.5`, `weights.audio=2`). SMP,
-the schedule, can be put on every method that says so: `smp=true`.
+the schedule, can be put on every method that says so: `smp=true`. How to write one of your own:
+[extending.md](extending.md#add-a-method).
 
 Costs are counted in a training of two modalities ({batches} batches, one epoch): samples that go forward
 through the encoders, and backward passes, as multiples of joint training's. Validation is not counted.

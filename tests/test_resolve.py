@@ -132,6 +132,10 @@ def test_short_keys_reach_their_one_place() -> None:
     assert c.methods["g2d"].smp.ranking == "epoch"
 
 
+def test_several_values_of_seed_are_seeds() -> None:
+    assert configure(seed="0/2").run.seeds == [0, 2]
+
+
 def test_dotted_keys_and_lists_with_slashes() -> None:
     c = configure(
         modalities={"audio": {"encoder": {"widths": "4/8"}}}, compare="joint/distillation", seeds="1/2"
@@ -410,8 +414,27 @@ NEW = "datasets.av_digits.modalities.new"
         ({}, {"datasets": {"av_digits": 3}}, [P, "datasets.av_digits = 3", "a section, not one value"]),
         ({NEW: {}}, {}, [AV, "modalities.new.kind is missing", "Allowed: audio, image, tabular"]),
         ({NEW: None}, {}, [AV, "modalities.new is empty"]),
+        ({NEW: 3}, {}, [AV, "modalities.new = 3: it is a section, not one value"]),
+        ({NEW: {"kind": "imagee"}}, {}, [AV, "new.kind = 'imagee' is unknown. Did you mean 'image'?"]),
+        ({NEW: {"kind": "lab.points"}}, {}, [AV, "'modalities.new.encoder' is missing"]),
+        (
+            {NEW: {"kind": "lab.points", "encoder": "lab.net"}},
+            {"modalities": {"new": {"encoder": {"width": 3}}}},
+            [P, "'modalities.new.encoder.width'", "Of a plug-in say modalities.new.encoder.options.width."],
+        ),
+        (
+            {"datasets.av_digits.modalities.image.encoder": {"name": "mlp", "widths": [8]}},
+            {},
+            [AV, "dropout has 3 values by default for 1 widths: say dropout: []"],
+        ),
+        ({}, {"raw": {"sed": 1}}, [P, "unknown key 'sed'", "Did you mean 'seed'?"]),
         ({NEW: {"kind": "tabular", "columns": {"a": 1}}}, {}, [AV, "modalities.new.columns.0", "text"]),
         ({"datasets.av_digits": None}, {}, [AV, "datasets.av_digits is empty"]),
+        (
+            {"datasets.av_digits": {"rwa": {}, "task": "classification"}},
+            {},
+            [AV, "unknown key 'rwa'", "Did you mean 'raw'?", "'raw' is missing"],
+        ),
         ({"datasets.av_digits.raw": {}}, {}, [AV, "raw.layout is missing", "Allowed: av_digits"]),
         ({"datasets.av_digits.modalities": {}}, {}, [AV, "modalities", "needs 1", "has 0"]),
         ({}, {"seeds": None}, [P, "seeds", "needs 1", "has 0"]),

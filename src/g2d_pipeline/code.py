@@ -16,6 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.files import atomic_write, content_hash, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class CodeGraph:
         content = file.read_bytes()
         key = hashlib.blake2b(name.encode() + b"\0" + content, digest_size=8).hexdigest()
         if (known := self._cached.get(key)) is None:
-            known = vars(_read_module(ast.parse(content), name, file.name == "__init__.py"))
+            known = vars(_read_module(_parse(file, content), name, file.name == "__init__.py"))
         self._read[key] = known
         return Module(**known)
 
@@ -171,7 +172,15 @@ def external_fingerprint(name: str, group: str) -> str:
         spec = None
     if spec is None or not spec.origin:
         return name
-    return fingerprint(_text(ast.parse(Path(spec.origin).read_bytes())))
+    file = Path(spec.origin)
+    return fingerprint(_text(_parse(file, file.read_bytes())))
+
+
+def _parse(file: Path, content: bytes) -> ast.Module:
+    try:
+        return ast.parse(content)
+    except SyntaxError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from error
 
 
 def _inside(module: str, package: str) -> bool:

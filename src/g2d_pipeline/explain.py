@@ -18,6 +18,7 @@ WORDS = {
     "float": "it should be a number",
     "list": "it should be a list, such as [1, 2], or 1/2 in --params",
 }  # by the type that a value should have
+BESIDE = ("smp", "methods", "teacher", "sample")  # sections of a data set beside its settings
 TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
 
@@ -130,26 +131,26 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
             keys = [k for k in list_keys(annotation, tree) if k.is_field and k.path[:-1] == path[:-1]]
             allowed = [k.path[-1] for k in keys]
             if annotation is DatasetSettings and len(path) == 1:
-                allowed += ["smp", "methods", "teacher", "sample"]
+                allowed += BESIDE
             hint = did_you_mean(path[-1], allowed)
             return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
         case "missing":
             return f"'{key}' is missing"
         case "secret":  # its value is not shown
             return str(item["msg"])
-        case "union_tag_not_found" | "union_tag_invalid":
-            tag = context["discriminator"].strip("'")
+        case "union_tag_not_found" | "union_tag_invalid" if isinstance(value, Mapping):
+            tag = context["discriminator"].strip("'()")
             choices = next(k.choices for k in list_keys(annotation, tree) if k.path == (*path, tag))
-            word = value.get(tag) if isinstance(value, Mapping) else None
+            word = value.get(tag)
             state = "is missing" if word is None else f"= {short(word)} is unknown"
-            hint = did_you_mean(str(word), choices)
-            return f"{key}.{tag} {state}.{hint} Allowed: {', '.join(filter(None, choices))}"
+            known, other = list(filter(None, choices)), ", or the dotted path of a module" * ("" in choices)
+            return f"{key}.{tag} {state}.{did_you_mean(str(word), known)} Allowed: {', '.join(known)}{other}"
         case "too_short":
             least, has = context["min_length"], context["actual_length"]
             return f"{key} = {short(value)}: it needs {least} values or more, and has {has}"
         case _ if value is None:
             return f"{key} is empty: give it a value (a section: its keys, indented below it), or remove it"
-        case "dict_type" | "model_type" | "model_attributes_type":
+        case "dict_type" | "model_type" | "model_attributes_type" | "union_tag_not_found":
             return f"{key} = {short(value)}: it is a section, not one value: say {key}.<key>=…"
         case "bool_parsing" | "bool_type":
             return f"{key} = {short(value)}: say true or false"

@@ -21,7 +21,7 @@ from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, DataError, G2DError, RefusedData, TrainingError, mistake_under
 from g2d_pipeline.files import locked, relative
 from g2d_pipeline.overrides import as_params
-from g2d_pipeline.resolve import check_methods
+from g2d_pipeline.resolve import check_encoders, check_kinds, check_methods
 from g2d_pipeline.sources import ensure_sample
 from g2d_pipeline.stages import STAGES
 
@@ -96,8 +96,11 @@ class ProjectHooks:
         if c.run.compute.num_nodes > 1:
             self._meet(c)
         _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
-        if "students" in pipeline.all_outputs() and not catalog.exists("students"):
+        check_kinds(c)
+        if "train_students" in missing:
             check_methods(c)
+        elif "train_teachers" in missing:
+            check_encoders(c)
         self._announce(c)
 
     def _meet(self, c: Configuration) -> None:

@@ -110,6 +110,8 @@ class Draft:
     def _remedy(self, path: KeyPath) -> str:
         """For an unknown key: the name of a section that would have it, its path, or the nearest key."""
         keys, last = list(list_keys(DatasetSettings, self.dataset)), path[-1]
+        if len(path) > 1 and any(k.path[-len(path) :] == (*path[:-1], "options") for k in keys):
+            return f" Of a plug-in say {'.'.join(path[:-1])}.options.{last}."
         names = [
             f"{'.'.join(key.path)}={tag}"
             for key in keys
@@ -124,7 +126,9 @@ class Draft:
             return f" Did you mean '{whole[0]}'?"
         known = {k.path[-1] for k in keys} | {*SMPSettings.model_fields, *RunSettings.model_fields, "seed"}
         known |= set().union(*self.methods.values()) - {*METHOD_KEYS}
-        return did_you_mean(last, known)
+        bare = [name for name, tree in self.methods.items() if not tree]
+        listed = f" Parameters of {bare[0]} can be given where a YAML of methods lists them." if bare else ""
+        return did_you_mean(last, known) + listed
 
 
 def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:

@@ -27,7 +27,7 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
 
     A path leads to a class, or to a module that defines exactly one. Our own files go before entry points,
     which are read only where they must be: that takes time. Raises ConfigError for a name that leads nowhere
-    (with the nearest one) and for what is, or defines, no such class."""
+    (with the nearest one), for a syntax error, and for what is, or defines, no such class."""
     what = group.rpartition(".")[2].removesuffix("s")
     target = _import(name if "." in name else f"{package}.{name}")
     if target is None:
@@ -60,4 +60,6 @@ def _import(path: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name != module and not module.startswith(f"{error.name}."):
                 raise  # the module exists, and another one that it imports does not
+        except SyntaxError as error:
+            raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
     return None

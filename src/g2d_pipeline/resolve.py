@@ -12,7 +12,7 @@ from typing import Any, Literal
 from g2d_pipeline import config
 from g2d_pipeline.configuration import Configuration, MethodConfig
 from g2d_pipeline.errors import ConfigError, did_you_mean, media_fault
-from g2d_pipeline.explain import COMMAND_LINE, Origins, checked, short
+from g2d_pipeline.explain import BESIDE, COMMAND_LINE, Origins, checked, short
 from g2d_pipeline.methods import external
 from g2d_pipeline.overrides import (
     METHOD_KEYS,
@@ -54,7 +54,13 @@ def resolve(
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
-    raw = merge(raw, raw_overrides(overrides)) if isinstance(raw, dict) else raw
+    given = raw_overrides(overrides)
+    for path, _ in leaves(given):
+        origins.note(*where, "raw", *path)
+    raw = merge(raw, given) if isinstance(raw, dict) else raw
+    if "raw" not in tree and "layout" not in given:  # perhaps misspelt
+        own = {key: value for key, value in tree.items() if key not in BESIDE}
+        checked(config.DatasetSettings, own, where, origins, tree.get("task"))
     settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)
     _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
     source, root = locate(settings, run.source)
@@ -112,23 +118,50 @@ def _check_run(run: config.RunSettings, dataset: config.DatasetSettings, origins
         raise origins.mistake(("use_modalities",), f"use_modalities: unknown modality {m!r}; {words}")
 
 
-def check_methods(configuration: Configuration) -> None:
-    """Validate each method's own parameters against its class, and whether the method is defined for the data
-    set. Imports torch: called when there is work to do. Raises ConfigError as `checked` does."""
-    from g2d_pipeline.methods import load
-    from g2d_pipeline.methods.base import MethodContext
+def check_kinds(configuration: Configuration) -> None:
+    """Validate the `options` of external kinds by their classes. Raises ConfigError as `checked` does."""
+    origins = configuration.origins
+    for modality, s in configuration.dataset.modalities.items():
+        if not isinstance(s, config.ExternalFeatures):
+            continue
+        from g2d_pipeline.features.kinds import kind_class
+
+        where = ("datasets", configuration.run.dataset, "modalities", modality)
+        try:
+            settings_class = kind_class(s.kind).settings_class
+        except ConfigError as error:
+            raise origins.mistake((*where, "kind"), f"modality {modality}: {error}") from error
+        checked(settings_class, {**s.options, "kind": s.kind}, (*where, "options"), origins)
+
+
+def check_encoders(configuration: Configuration) -> None:
+    """Load the class of each encoder. Imports torch: called when there is work to do. Raises ConfigError."""
     from g2d_pipeline.models.encoders import load_encoder
 
-    d, origins = configuration.dataset, configuration.origins
-    for modality, s in d.modalities.items():
+    for modality, s in configuration.dataset.modalities.items():
         for name in {s.encoder.name, (s.teacher_encoder or s.encoder).name}:
             try:
                 load_encoder(name)
             except ConfigError as error:
                 where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
-                raise origins.mistake(where, f"modality {modality}: {error}") from error
+                raise configuration.origins.mistake(where, f"modality {modality}: {error}") from error
+
+
+def check_methods(configuration: Configuration) -> None:
+    """Validate each method's own parameters against its class, and whether the method is defined for the data
+    set; load encoders and fusions. Raises ConfigError as `checked` does."""
+    from g2d_pipeline.methods import load
+    from g2d_pipeline.methods.base import MethodContext
+    from g2d_pipeline.models.fusions import load_fusion
+
+    check_encoders(configuration)
+    d, origins = configuration.dataset, configuration.origins
     for m in configuration.methods.values():
         method = load(m.algorithm)
+        try:
+            load_fusion(m.fusion.name)
+        except ConfigError as error:
+            raise origins.mistake(("datasets", configuration.run.dataset, "fusion"), str(error)) from error
         parameters = checked(method.Parameters, m.parameters, ("methods", m.name), origins)
         encoders = {modality: encoder.name for modality, encoder in configuration.encoders.items()}
         try:
@@ -151,7 +184,7 @@ def _run_settings(files: Tree, overrides: Tree, origins: Origins) -> config.RunS
         if "seed" in tree and "seeds" in tree:
             raise ConfigError(f"{file}: give seed or seeds, not both")
         if "seed" in tree:
-            tree["seeds"] = [tree.pop("seed")]
+            tree["seeds"] = tree.pop("seed")
     changes = {key: overrides.pop(key) for key in list(overrides) if key in config.RunSettings.model_fields}
     for path, _ in leaves(changes):
         origins.note(*path)

@@ -78,6 +78,8 @@ def test_by_its_path_or_entry_point_on_the_command_line_without_a_yaml(name: str
     c = configure(method=name)
     assert c.methods[name].algorithm == name
     assert "loss/apart" in train(c, name)
+    with pytest.raises(ConfigError, match=r"unknown key 'weight'.* where a YAML of methods lists them"):
+        configure(method=name, weight=0.2)
 
 
 def test_its_parameters_may_come_from_the_data_set_s_file() -> None:

@@ -104,7 +104,7 @@ def test_a_word_is_enough_for_an_encoder_and_a_misspelt_one_is_named_with_the_ne
         (
             {"name": "one_layer", "options": {"wide": 3}},
             (4,),
-            r"one_layer: .*unexpected keyword argument 'wide'",
+            r"one_layer\(wide=3\): .*unexpected keyword argument 'wide'",
         ),
         (
             {"name": "one_layer"},
@@ -123,7 +123,8 @@ def test_what_is_wrong_with_an_external_encoder_is_said(settings: dict, shape: t
 def test_a_file_of_ours_without_settings_is_a_plug_in_with_any_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert set(ByName(ENCODER_GROUP)._files()) == set(ENCODERS) == set(files("g2d_pipeline.models.encoders"))
+    ours = files("g2d_pipeline.models.encoders")
+    assert set(ENCODERS) <= set(ours) == set(ByName(ENCODER_GROUP)._files())
     assert ByName(FUSION_GROUP)._files() == files("g2d_pipeline.models.fusions")
     adapter = TypeAdapter(EncoderSettings)
     with pytest.raises(ValueError, match="allowed are"):
@@ -147,6 +148,23 @@ def test_options_of_a_plug_in_are_given_on_the_command_line() -> None:
 def test_a_path_that_leads_to_no_encoder_is_told_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match=r"modality image: There is no encoder 'lab\.one_lyer'"):
         configure({"datasets.av_digits.modalities.image.encoder": "lab.one_lyer"})
+    with pytest.raises(ConfigError, match=r"--params: There is no fusion 'lab\.produt'"):
+        configure(fusion="lab.produt")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("    dimensions = (VECTOR,)\n", "OneLayer does not say what it takes: set `dimensions`"),
+        ("def forward", r"one_layer\.py, line 1[0-9]: "),
+        (", self.width =", r"one_layer\(width=3\): 'OneLayer' object has no attribute 'width'"),
+    ],
+)
+def test_what_a_trunk_has_to_say_is_asked_for(lab: Path, line: str, message: str) -> None:
+    text = ENCODER.replace(line, " = " if line.endswith("=") else "")
+    (lab / "lab" / "one_layer.py").write_text(text.replace("width), width", "width)"))
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(ExternalEncoder(name="lab.one_layer", options={"width": 3}), (4,))
 
 
 @pytest.mark.parametrize("name", ["product", "lab.product", "lab.product.Product"])

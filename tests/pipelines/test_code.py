@@ -19,6 +19,7 @@ from g2d_pipeline.artefacts import TrainedFolder, write_trained
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import PRESENTATION, CodeGraph
 from g2d_pipeline.configuration import Configuration
+from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.store import open_store
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.sources.manifest import write_manifest
@@ -98,6 +99,11 @@ def test_only_the_syntax_tree_of_what_is_reached_counts(tmp_path: Path, after: s
 def test_an_unknown_entry_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.g is neither a module nor a definition"):
         graph(tmp_path, a="def f(): ...").closure(["a.g"])
+
+
+def test_a_syntax_error_is_told_with_file_and_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"wrong\.py, line 2: invalid syntax"):
+        graph(tmp_path, wrong="x = 1\ny = = 2\n").fingerprint(["wrong"])
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b'{"version": 0}'])

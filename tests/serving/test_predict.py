@@ -195,6 +195,16 @@ def test_a_damaged_model_says_which_file(every_kind: Served, tmp_path: Path, nam
         load_model(folder)
 
 
+def test_a_kind_that_is_not_installed_is_no_damage(every_kind: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(every_kind.runs[STUDENT], folder)
+    about = json.loads((folder / "inputs.json").read_text())
+    about["modalities"]["text"]["kind"] = "lab.words"
+    (folder / "inputs.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"There is no kind 'lab\.words'.* Install the package that has it"):
+        load_model(folder)
+
+
 def test_a_model_reads_no_file_outside_of_its_folder(every_kind: Served, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(every_kind.runs[STUDENT], folder)

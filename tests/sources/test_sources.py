@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import subprocess
@@ -127,6 +128,12 @@ def test_settings_without_a_layout_are_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(MODULES, "mis_me", "cells")
     with pytest.raises(ConfigError, match=r"cells\.py defines no class derived from Layout"):
         locate(SMALL, "auto", tmp_path)
+
+
+def test_a_sample_that_nothing_makes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"says `simulated`, but src/.*mis_me/simulated\.py .* is missing"):
+        ensure_sample(SMALL, tmp_path / "raw/sample")
 
 
 def test_somebody_elses_folder_is_never_replaced(tmp_path: Path) -> None:

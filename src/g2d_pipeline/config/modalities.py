@@ -2,10 +2,21 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    create_model,
+)
 
 from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict
 from g2d_pipeline.config.models import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
@@ -181,6 +192,15 @@ class TextFeatures(Strict):
     lowercase: bool = True
 
 
+class ExternalFeatures(Strict):
+    """A kind without settings here: a file of `features/kinds`, an entry point or a dotted path.
+
+    `options`: what its `settings_class` is called with."""
+
+    kind: str = ""
+    options: dict[str, Any] = {}
+
+
 class AudioAugment(Strict):
     """Random changes of a training batch of spectrograms `[B, C, F, T]`, drawn for each sample in each epoch.
 
@@ -237,7 +257,23 @@ KINDS: list[tuple[type[Strict], Any, Any]] = [
     (SequenceFeatures, Transformer(), TabularAugment),
     (VectorFeatures, MLP(), TabularAugment),
     (TextFeatures, Bag(), NoneType),
+    (ExternalFeatures, ..., TabularAugment),
 ]
+KIND_GROUP = "g2d_pipeline.kinds"  # of entry points: kinds of other packages, by name
+
+
+def kind(value: Any) -> Any:
+    """What a section is told by, and named in messages: its `kind`; "" of an external one."""
+    name = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    if not isinstance(name, str) or name in MODALITIES:
+        return name or None
+    file = Path(__file__).parents[1] / "features" / "kinds" / f"{name}.py"
+    return "" if "." in name or file.is_file() or entry_points(group=KIND_GROUP, name=name) else name
+
+
+def _by_kind(classes: dict[str, type[Any]]) -> Any:
+    tagged = tuple(Annotated[cls, Tag(name)] for name, cls in classes.items())
+    return Annotated[Union[tagged], Discriminator(kind)]  # noqa: UP007
 
 
 class Modality(Strict):
@@ -267,5 +303,5 @@ if TYPE_CHECKING:
     FeatureSettings = Any  # mypy knows no union that is made from a list
     ModalitySettings = Any
 else:
-    FeatureSettings = Annotated[Union[tuple(row[0] for row in KINDS)], Field(discriminator="kind")]  # noqa: UP007
-    ModalitySettings = Annotated[Union[tuple(MODALITIES.values())], Field(discriminator="kind")]  # noqa: UP007
+    FeatureSettings = _by_kind({row[0].model_fields["kind"].default: row[0] for row in KINDS})
+    ModalitySettings = _by_kind(MODALITIES)

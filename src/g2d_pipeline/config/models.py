@@ -88,7 +88,9 @@ class MLP(_Encoder):
 
     def _problems(self) -> Iterator[str]:
         if len(self.dropout) > len(self.widths):
-            yield f"dropout has {len(self.dropout)} values for {len(self.widths)} widths"
+            own = "" if "dropout" in self.model_fields_set else " by default"
+            words = f"dropout has {len(self.dropout)} values{own} for {len(self.widths)} widths"
+            yield f"{words}: say dropout: []"
         if any(not 0 <= p < 1 for p in self.dropout):
             yield "dropout values lie in [0, 1)"
 

@@ -215,7 +215,7 @@ def _describe_files(
     files = content_hashes((path for cell in whole for path in files_of(cell, root)), hashes)
     about, array = store.meta["modalities"][name], store.arrays[name]
     facts = kind.facts(about, cells, code, split, root, lambda path: files[path][0], array)
-    facts["constant"] = {"differing": differing_rows(array, about["normaliser"], split, kind.masked)}
+    facts["constant"] = {"differing": differing_rows(array, about["normaliser"], split, array.ndim == 3)}
     digests = leakage.cell_digests(cells, root, lambda path: files[path][1])
     return facts, pd.factorize(np.array(digests, object))[0].astype(np.int64)[code]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from g2d_pipeline.config import Table
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features.chunks import decode_cells, one_thread, round_values
 from g2d_pipeline.features.files import FITTED, Array
 from g2d_pipeline.features.kinds import ArraySpec, ColumnKind, FileKind, stored_kind
@@ -150,6 +150,8 @@ def read_inputs(folder: Path) -> Inputs:
         if isinstance(error, DataError):
             raise
         words = " ".join(str(error).split())
+        if isinstance(error, ConfigError):  # a kind that this installation has not
+            raise DataError(f"{path}: {words}. Install the package that has it.") from None
         raise DataError(f"{path} is damaged ({type(error).__name__}: {words}). {REMEDY}") from None
     if changed:
         raise DataError(f"{folder}: {', '.join(changed)} changed since training. {REMEDY}")

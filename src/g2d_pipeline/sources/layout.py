@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -116,7 +117,11 @@ class Layout(ABC, Generic[R]):
 
     def make_sample(self, folder: Path) -> None:
         """Write the simulated raw folder into an empty folder. DataError where it holds no raw file."""
-        simulated = importlib.import_module(f"{type(self).__module__}.simulated")
+        name = f"{type(self).__module__}.simulated"
+        if util.find_spec(name) is None:
+            missing = f"src/{name.replace('.', '/')}.py with make(folder, size, seed) is missing"
+            raise ConfigError(f"layout {self.raw.layout} says `simulated`, but {missing}.")
+        simulated = importlib.import_module(name)
         simulated.make(folder, self.sample_size, self.raw.seed)  # type: ignore[attr-defined]
         made = type(self)(self.raw, folder)
         if not made.raw_files():

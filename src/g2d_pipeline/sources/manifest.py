@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ def build(
     notes: Sequence[str] = (),
 ) -> Manifest:
     """A validated manifest: `table` with what `settings` and the table itself tell about it."""
+    _check_columns(settings.dataset, table, settings.columns, group_disjoint)
     target: dict[str, Any] = {"name": settings.target.name, "unit": settings.target.unit}
     if settings.task == "regression":
         y = table.loc[table["split"] == "train", "target"].astype("float64")
@@ -83,24 +84,30 @@ def build(
     return manifest
 
 
+def _check_columns(name: str, table: pd.DataFrame, of: Mapping[str, list[str]], group: bool) -> None:
+    """Raise DataError for a table without rows or with other columns. `of`: modality → its columns."""
+    names = ["sample_id", "split", "target", *(c for columns in of.values() for c in columns)]
+    names += ["group"] if group else []
+    double = {c for c, count in Counter(names).items() if count > 1}
+    if double := double | set(table.columns[table.columns.duplicated()]):
+        headline = f"The manifest of {name!r} has columns of the same name"
+        raise data_error(headline, sorted(double), "rename them.")
+    known = list(map(str, table.columns))
+    if table.empty:
+        headline = f"The manifest of {name!r} has no rows"
+        raise data_error(headline, [], "check the raw folder: it holds no samples.")
+    if missing := [f"{column!r}.{did_you_mean(column, known)}" for column in names if column not in table]:
+        remedy = f"in a layout of your own name them so in read_samples; else {REBUILD}"
+        raise data_error(f"The manifest of {name!r} lacks columns", missing, remedy)
+
+
 def validate(manifest: Manifest) -> None:
     """Raise DataError, naming rows (0-based) and values, unless all that a manifest promises holds."""
     table, meta = manifest.table.reset_index(drop=True), manifest.meta
     name = meta.get("dataset", "?")
     if missing := [key for key in KEYS if key not in meta]:
         raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, REBUILD)
-    names = ["sample_id", "split", "target", *(c for columns in meta["columns"].values() for c in columns)]
-    names += ["group"] if meta["group_disjoint"] else []
-    double = {c for c, count in Counter(names).items() if count > 1}
-    if double := double | set(table.columns[table.columns.duplicated()]):
-        headline = f"The manifest of {name!r} has columns of the same name"
-        raise data_error(headline, sorted(double), "rename them.")
-    known = list(map(str, table.columns))
-    if missing := [f"{column!r}.{did_you_mean(column, known)}" for column in names if column not in table]:
-        raise data_error(f"The manifest of {name!r} lacks columns", missing, REBUILD)
-    if table.empty:
-        headline = f"The manifest of {name!r} has no rows"
-        raise data_error(headline, [], "check the raw folder: it holds no samples.")
+    _check_columns(name, table, meta["columns"], meta["group_disjoint"])
     _raise_first(name, _faults_of_ids_and_splits(table))
     if meta["counts"] != _counts(table):
         headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"

@@ -17,7 +17,12 @@ from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
-from g2d_pipeline.features.statistics import NO_INFORMATION, Normaliser, channel_statistics
+from g2d_pipeline.features.statistics import (
+    NO_INFORMATION,
+    Normaliser,
+    channel_statistics,
+    feature_statistics,
+)
 from g2d_pipeline.remote import fetch
 
 if TYPE_CHECKING:
@@ -142,7 +147,6 @@ class FileKind(Kind):
     chunk = 256  # cells that are decoded and recorded at once
     keep_bytes = 0  # files up to this size are read once, for their hash and for `read`
     folders = False  # whether a cell may be a folder of images
-    masked = False  # whether the last channel of a sample says which of its steps are real
     headers = False  # whether `header` reads something
     decoded = ""  # of the file that is decoded into, where that is not what is stored: `<name>.<decoded>.npy`
 
@@ -178,8 +182,8 @@ class FileKind(Kind):
         return Findings(notes={note: {} for note in ("constant", *self.notes)})
 
     def is_constant(self, values: Array) -> bool:
-        """Whether a decoded sample holds nothing."""
-        return not values.any()
+        """Whether a decoded sample holds nothing (beside the mask row of `[F + 1, T]`)."""
+        return not (values[:-1] if values.ndim == 2 else values).any()
 
     def reusable(self, spec: ArraySpec) -> bool:
         """Whether decoding costs so much more than reading that later stores copy what this one has."""
@@ -204,8 +208,14 @@ class FileKind(Kind):
         return decoded
 
     def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`."""
-        return channel_statistics(array, train, scale)
+        """(mean, std of scale · array, a value a channel; further statistics), of the rows `train`. Samples
+        `[F + 1, T]`: of the real steps; the mask row stays as it is."""
+        if array.ndim != 3:
+            return channel_statistics(array, train, scale)
+        if not np.isin(array[train[:1000], -1], (0, 1)).all():
+            row = "its last row has to be 1 where a step is real, else 0"
+            raise ConfigError(f"{self._place()} stores samples {list(array.shape[1:])}, [F + 1, T]: {row}")
+        return feature_statistics(array, train, masked=True)
 
     def header(self, path: Path) -> dict[str, float]:
         """Seconds, width, height, … as a file's header tells. Raises anything where it is not understood."""

@@ -12,7 +12,6 @@ from g2d_pipeline.features.faults import MediaError
 from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.kinds.base import ArraySpec, Corruption, FileKind, Values, keep_some, spread
 from g2d_pipeline.features.kinds.vector import finite, open_array, width
-from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
 
 class Sequence(FileKind):
@@ -22,7 +21,6 @@ class Sequence(FileKind):
     settings_class = SequenceFeatures
     plural = "sequences"
     endings = frozenset({".npy", ".parquet"})
-    masked = True
     corruptions: ClassVar = {"steps dropped": ("{:.0%}", (0.1, 0.3, 0.6))}
     notes: ClassVar[dict[str, str]] = {
         **FileKind.notes,
@@ -38,16 +36,10 @@ class Sequence(FileKind):
         counts = {"replaced": replaced, "shortened": shortened}
         return values, {note: count for note, count in counts.items() if count}
 
-    def is_constant(self, values: Array) -> bool:
-        return not values[:-1].any()
-
     def corrupt(self, values: Array, corruption: Corruption, rng: np.random.Generator) -> Array:
         """Steps are dropped at random; those behind move up."""
         order, kept = keep_some(values[:, -1] == 1, corruption.strength, rng)
         return np.take_along_axis(values, order[:, None], axis=2) * kept[:, None]
-
-    def normaliser(self, array: Array, train: Rows, scale: float) -> Normaliser:
-        return feature_statistics(array, train, masked=True)
 
     def split_facts(self, headers: list[dict[str, float]], array: Array, rows: Rows) -> dict[str, Any]:
         """The `steps` that are kept."""

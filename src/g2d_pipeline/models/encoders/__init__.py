@@ -33,8 +33,12 @@ KINDS = {
 
 def load_encoder(name: str) -> type[Trunk]:
     """The trunk's class by the encoder's name: a file of this folder, an entry point, a module's or class's
-    path. Raises ConfigError for a name that leads nowhere and for a module without exactly one trunk."""
-    return find_class(name, Trunk, __name__, ENCODER_GROUP)
+    path. Raises ConfigError for a name that leads nowhere, for a module without exactly one trunk, and for a
+    class that does not say its `dimensions`."""
+    cls = find_class(name, Trunk, __name__, ENCODER_GROUP)
+    if not hasattr(cls, "dimensions"):
+        raise ConfigError(f"encoder {name}: {cls.__name__} does not say what it takes: set `dimensions`")
+    return cls
 
 
 def build_encoder(
@@ -55,9 +59,10 @@ def build_encoder(
     options |= own.pop("options", own)  # those of another package's encoder
     try:
         trunk = cls(shape, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"encoder {settings.name}: {error}") from error
-    encoder = Encoder(trunk, trunk.width, normaliser, tokens)
+        encoder = Encoder(trunk, trunk.width, normaliser, tokens)
+    except (TypeError, ValueError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ConfigError(f"encoder {settings.name}({given}): {error}") from error
     if settings.initialisation == "published":
         initialise(encoder)
     # Convolutions are faster with the channels innermost (docs/performance.md).
