@@ -54,11 +54,11 @@ def resolve(
     tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
-    given = raw_overrides(overrides)
-    for path, _ in leaves(given):
+    changes = raw_overrides(overrides)
+    for path, _ in leaves(changes):
         origins.note(*where, "raw", *path)
-    raw = merge(raw, given) if isinstance(raw, dict) else raw
-    if "raw" not in tree and "layout" not in given:  # perhaps misspelt
+    raw = merge(raw, changes) if isinstance(raw, dict) else raw
+    if "raw" not in tree and "layout" not in changes:  # perhaps misspelt
         own = {key: value for key, value in tree.items() if key not in BESIDE}
         checked(config.DatasetSettings, own, where, origins, tree.get("task"))
     settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)

@@ -84,9 +84,9 @@ def build(
     return manifest
 
 
-def _check_columns(name: str, table: pd.DataFrame, of: Mapping[str, list[str]], group: bool) -> None:
-    """Raise DataError for a table without rows or with other columns. `of`: modality → its columns."""
-    names = ["sample_id", "split", "target", *(c for columns in of.values() for c in columns)]
+def _check_columns(name: str, table: pd.DataFrame, columns: Mapping[str, list[str]], group: bool) -> None:
+    """Raise DataError for a table without rows or with other columns. `columns`: those of each modality."""
+    names = ["sample_id", "split", "target", *(c for each in columns.values() for c in each)]
     names += ["group"] if group else []
     double = {c for c, count in Counter(names).items() if count > 1}
     if double := double | set(table.columns[table.columns.duplicated()]):

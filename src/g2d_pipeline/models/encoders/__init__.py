@@ -61,8 +61,8 @@ def build_encoder(
         trunk = cls(shape, **options)
         encoder = Encoder(trunk, trunk.width, normaliser, tokens)
     except (TypeError, ValueError, AttributeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ConfigError(f"encoder {settings.name}({given}): {error}") from error
+        arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ConfigError(f"encoder {settings.name}({arguments}): {error}") from error
     if settings.initialisation == "published":
         initialise(encoder)
     # Convolutions are faster with the channels innermost (docs/performance.md).
