@@ -245,6 +245,6 @@ def _reading(folder: Path) -> Iterator[None]:
     except Exception as error:
         words = " ".join(str(error).split())[:300]
         raise DataError(
-            f"The model {folder} can not be read ({type(error).__name__}: {words}). Copy its folder again, "
-            "or train it again."
+            f"The model {folder} can not be read ({type(error).__name__}: {words}). Install a package that "
+            "it needs, copy its folder again, or train it again."
         ) from error
