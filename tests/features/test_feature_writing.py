@@ -94,7 +94,8 @@ def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
     again: list[int] = []
     monkeypatch.setattr(media, "track", _counting(again, lambda: None))
     assert contents(raw.write(store)) == alone
-    assert again[0] >= sum(steps) == 6  # cells of the first chunks, which are there
+    assert 6 <= sum(steps) < 12  # the first two of four chunks; a third may have been under way
+    assert again[0] >= sum(steps)  # they are there
     assert sum(again) == 12
 
 
