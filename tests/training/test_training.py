@@ -60,24 +60,24 @@ def test_a_forward_takes_fewer_of_large_samples_on_the_cpu(
         (MobileNetV2(), (3, 32, 32)),
         (SmallCNN(), (1, 32, 32)),
         (MLP(), (64,)),
-        (Transformer(), (9, 8)),
+        (Transformer(width=16, layers=2, heads=2, feedforward=32), (9, 8)),
     ],
 )
 def test_outputs_do_not_depend_on_how_many_samples_a_forward_takes(
     encoder: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Handwritten digits; as a sequence, its rows are features and all steps are real (the mask row is 1)."""
-    images, target = load_digits(return_X_y=True)
-    images = images[:60].reshape(60, 8, 8).astype(np.float32) / 16
+    images, target = (x[:24] for x in load_digits(return_X_y=True))
+    images = images.reshape(24, 8, 8).astype(np.float32) / 16
     inputs = {
-        1: images.reshape(60, 64),
-        2: np.concatenate([images, np.ones((60, 1, 8), np.float32)], axis=1),
+        1: images.reshape(24, 64),
+        2: np.concatenate([images, np.ones((24, 1, 8), np.float32)], axis=1),
         3: np.kron(images[:, None].repeat(shape[0], 1), np.ones((1, 1, 4, 4), np.float32)),
     }[len(shape)]
-    data = Data.from_arrays({"x": inputs}, target[:60], ["train"] * 40 + ["val"] * 10 + ["test"] * 10)
+    data = Data.from_arrays({"x": inputs}, target, ["train"] * 12 + ["val"] * 6 + ["test"] * 6)
     model = train_teacher(data, "x", encoder, training=recipe(1), progress=False).model
     outputs = []
-    for smallest in (8, 60):
+    for smallest in (5, 24):
         monkeypatch.setattr("g2d_pipeline.models.multimodal.CHUNK_BYTES", 1)
         monkeypatch.setattr("g2d_pipeline.models.multimodal.SMALLEST_CHUNK", smallest)
         arrays, _ = compute_outputs(model, data, build_method("unimodal"), torch.device("cpu"), SPLITS)
