@@ -193,7 +193,7 @@ def interrupt_in_batch(at: int, call: Any) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_stopped_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, name: str) -> None:
-    """With three modalities and as a regression in turns, where it is defined for both."""
+    """In a fusion without heads a modality where it has none of its own; three modalities or a regression."""
     pairs = product(["classification k=3", "regression k=2"], FUSIONS)
     of_kind = {kind: fusion for kind, fusion in pairs if refusal(name, kind, fusion) is None}
     if not of_kind:  # greedy: refused for each
