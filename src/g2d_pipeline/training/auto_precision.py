@@ -28,7 +28,7 @@ ROUNDS = 3
 HOPELESS = 3.0  # times that one step in bf16 takes longer, from which on no more are timed
 
 
-def settle_precision(
+def resolve_precision(
     training: TrainingSettings,
     model: MultimodalModel,
     data: Data,

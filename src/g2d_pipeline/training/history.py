@@ -157,19 +157,20 @@ class History(Stateful):
 
 @contextmanager
 def explain_divergence(
-    last_checkpoint: Callable[[], Path | None], rests_on_statistics: Callable[[], bool]
+    last_checkpoint: Callable[[], Path | None], uses_running_statistics: Callable[[], bool]
 ) -> Iterator[None]:
-    """Add to a DivergenceError inside what can be done about it, the likeliest remedy first.
+    """Add remedies to a DivergenceError raised inside, the likeliest first.
 
-    `last_checkpoint()`: its path or None; `rests_on_statistics()`: whether an encoder was suppressed whose
-    batch norm goes by running statistics."""
+    `last_checkpoint()`: its path or None; `uses_running_statistics()`: whether a suppressed encoder was
+    normalised by running statistics."""
     try:
         yield
     except DivergenceError as error:
         by_batch = "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
+        first = by_batch if uses_running_statistics() else ""
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            f"Remedies, the likeliest first: {by_batch if rests_on_statistics() else ''}a smaller learning "
-            "rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
+            f"Remedies, the likeliest first: {first}a smaller learning rate (--params lr=…), "
+            "a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
             "a look at the features for extreme values."
         ) from None

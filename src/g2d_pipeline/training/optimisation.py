@@ -38,9 +38,13 @@ def build_optimizer(
     return optimizer
 
 
-def scale_lr(rule: Literal["none", "linear", "sqrt"], devices: int) -> float:
-    """What learning rates are multiplied by where a batch is `devices` times as large (`scale_lr`)."""
-    return {"none": 1.0, "linear": float(devices), "sqrt": math.sqrt(devices)}[rule]
+def scale_lr(
+    optimizer: optim.Optimizer, rule: Literal["none", "linear", "sqrt"], devices: int, before: int = 1
+) -> None:
+    """Adjust the learning rates to the batches of `devices` instead of `before` devices (`scale_lr`)."""
+    factor = {"none": 1.0, "linear": devices / before, "sqrt": math.sqrt(devices) / math.sqrt(before)}[rule]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
 
 
 def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:

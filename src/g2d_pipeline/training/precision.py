@@ -1,5 +1,6 @@
 """Numbers and machine: the arithmetic of a training, what it asks of the machine, and how encoders run."""
 
+import ctypes
 import logging
 import os
 import shlex
@@ -8,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 # code of `Encoder.forward`, and each needs up to three graphs (learning, suppressed, evaluated) for one and
 # for any batch size: torch's own 8 is used up by two encoders.
 GRAPHS = 64
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: of one tensor (as glibc's own limit), and of all together
 
 
 # ------------------------------------------------------------------------------------------------- arithmetic
@@ -98,6 +102,19 @@ def _missing_to_compile(device: torch.device) -> str | None:
         return f"a C++ compiler: {compiler[0]} is not found (the variable CXX may name another)"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return None if header.is_file() else f"Python's C headers: {header} is missing (Debian: python3-dev)"
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of handing it back to the system, once and for good.
+
+    glibc hands a batch's tensors back after each step, and the system fills each new page with zeros: 4 % of
+    the CPU time of a ResNet-18 step, a fifth of the time that reading augmented batches takes, for the same
+    peak memory (docs/performance.md). Does nothing where the C library is another one."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 # --------------------------------------------------------------------------------------------------- encoders
