@@ -129,10 +129,10 @@ class PMR(Method):
         learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
         if p.alpha > 0:
             weight = pull(ratio, p.alpha, p.rule)
-            drawn = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
-            terms["prototypes"] = sum(drawn, ratio.new_zeros(()))
+            attractions = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
+            terms["prototypes"] = sum(attractions, ratio.new_zeros(()))
         if self._brakes(state):
             weight = brake(ratio, p.entropy_weight)
-            slowed = [-weight[i] * entropy(u) for i, u in learning]
-            terms["entropy"] = sum(slowed, ratio.new_zeros(()))
+            rewards = [-weight[i] * entropy(u) for i, u in learning]
+            terms["entropy"] = sum(rewards, ratio.new_zeros(()))
         return terms

@@ -142,7 +142,11 @@ class Data:
             {m: meta["modalities"][m]["normaliser"] for m in store.modalities},
             store.index["sample_id"].to_numpy(dtype=str),
             dict(augment or {}),
-            {m: of["vocabulary"] for m, of in meta["modalities"].items() if "vocabulary" in of},
+            {
+                m: description["vocabulary"]
+                for m, description in meta["modalities"].items()
+                if "vocabulary" in description
+            },
         )
 
 
@@ -207,12 +211,12 @@ def take(array: Array | Shards | Tensor, rows: Rows) -> Tensor:
         return torch.from_numpy(array.gather(rows, ROWS_MAPPED if array.nbytes > KEPT_MAPPED else None))
     if getattr(array, "_mmap", None) is None or array.nbytes <= KEPT_MAPPED:
         return torch.from_numpy(np.asarray(array[rows]))
-    taken = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    batch = np.empty((len(rows), *array.shape[1:]), array.dtype)
     for start in range(0, len(rows), ROWS_MAPPED):
-        some = slice(start, start + ROWS_MAPPED)
-        np.take(array, rows[some], axis=0, out=taken[some], mode="clip")  # with "raise" it would copy twice
+        part = slice(start, start + ROWS_MAPPED)
+        np.take(array, rows[part], axis=0, out=batch[part], mode="clip")  # with "raise" it would copy twice
         release(array)
-    return torch.from_numpy(taken)
+    return torch.from_numpy(batch)
 
 
 def release(array: Array) -> None:

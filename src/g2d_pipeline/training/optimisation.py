@@ -76,8 +76,10 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
-    ours, theirs = a.stride(), b.stride()
-    return ours == theirs or all(n == 1 or s == t for n, s, t in zip(a.shape, ours, theirs, strict=True))
+    strides_a, strides_b = a.stride(), b.stride()
+    return strides_a == strides_b or all(
+        n == 1 or s == t for n, s, t in zip(a.shape, strides_a, strides_b, strict=True)
+    )
 
 
 # ---------------------------------------------------------------------------------------------- learning rate

@@ -45,12 +45,12 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
         return
     # The older pair of flags on purpose: once the newer `fp32_precision` is set, reading these raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
+    flags = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = flags
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -189,11 +189,11 @@ def _buffers_kept(block: nn.Module) -> Iterator[None]:
     `preserve_norm_stats(block, "batch")` would not do: batch norm without statistics saves fewer tensors for
     the backward pass, and torch demands that the second forward pass saves what the first one did."""
     parts = block.modules()
-    before = [(part, name, own) for part in parts for name, own in part.named_buffers(recurse=False)]
-    for part, name, own in before:
-        setattr(part, name, own.clone())
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part.named_buffers(recurse=False)]
+    for part, name, buffer in buffers:
+        setattr(part, name, buffer.clone())
     try:
         yield
     finally:
-        for part, name, own in before:
-            setattr(part, name, own)
+        for part, name, buffer in buffers:
+            setattr(part, name, buffer)

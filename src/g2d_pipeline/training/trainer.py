@@ -105,7 +105,7 @@ class Trainer:
         self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
-        model = self.group.synchronised(model.to(self.device))
+        model = self.group.broadcast_model(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
         identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
@@ -137,7 +137,7 @@ class Trainer:
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        fitting = int(self.group.least(fitting_batch_size(model, data, training, self.device)))
+        fitting = int(self.group.min(fitting_batch_size(model, data, training, self.device)))
         self.loop = LoopState(batch_size=fitting, devices=self.group.world)
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
@@ -199,7 +199,7 @@ class Trainer:
     def forward(self, batch: Batch) -> Output:
         """The model's output; suppressed encoders run without gradient, frozen ones are looked up."""
         suppressed = self.schedule.suppressed(self.state.active)
-        with self.group.own_draws():
+        with self.group.local_rng():
             output: Output = self.model(
                 batch.inputs, suppressed, self.schedule.norm, batch.features, self.dtype, self.state.kappa
             )
