@@ -73,6 +73,8 @@ def named(value: Any) -> str | None:
 
 
 OTHER: list[tuple[str, Parameters]] = [
+    ("g2d", {"alpha": 1, "beta": 0}),
+    ("g2d", {"alpha": 0, "beta": 1}),
     ("ogm", {"alpha": 0.5}),
     ("ogm", {"alpha": 0, "ge": True, "noise": "always"}),
     ("ogm", {"alpha": 0.5, "end_epoch": 1}),
