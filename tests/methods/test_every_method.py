@@ -112,7 +112,7 @@ def student(
     name: str, kind: str, fusion: Any, training: TrainingSettings | None = None, **more: Any
 ) -> Trained:
     settings = settings_of(name, fusion) | more
-    training = training or recipe(2, batch_size=8)
+    training = training or recipe(2)
     data = data_of(kind)
     return train_student(
         data,
@@ -202,7 +202,7 @@ def test_stopped_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, name:
     expected = student(name, kind, fusion)
     if name not in BY_NAME:  # it has no batch
         with pytest.raises(InterruptedRun):
-            interrupt_in_batch(7, lambda: student(name, kind, fusion, folder=tmp_path))
+            interrupt_in_batch(5, lambda: student(name, kind, fusion, folder=tmp_path))
     again = student(name, kind, fusion, folder=tmp_path)
     for key, value in expected.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[key], value), key
@@ -241,7 +241,7 @@ def test_permuting_and_renaming_the_modalities_changes_nothing_else(name: str) -
                 {new: data.normalisers[old] for old, new in renamed.items()}, data.sample_ids,
             ),
             cls(cls.Parameters(**settings["parameters"])),
-            training=recipe(2, batch_size=8, lr=0.02),
+            training=recipe(2, lr=0.02),
             smp=None,
             teachers={new: outputs[old] for old, new in renamed.items()},
             progress=False,
