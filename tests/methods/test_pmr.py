@@ -13,7 +13,7 @@ from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods._scores import ratios
 from g2d_pipeline.methods.base import Batch, State
-from g2d_pipeline.methods.pmr import brake, pull, similarities, stratified
+from g2d_pipeline.methods.pmr import entropy_reward, prototype_weight, similarities, stratified
 from g2d_pipeline.models import Classification, Output, Regression
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, train_student
@@ -81,9 +81,9 @@ def test_two_modalities_are_compared_by_rho_and_its_inverse_and_equal_ones_left_
     torch.testing.assert_close(ratios(torch.tensor([0.6, 0.2])), torch.tensor([3.0, 1 / 3]))
     equal = ratios(torch.tensor([0.3, 0.3, 0.3]))
     for rule in ("paper", "code"):
-        assert torch.equal(pull(equal, 2.0, rule), torch.zeros(3))  # type: ignore[arg-type]
-    assert torch.equal(brake(equal, 2.0), torch.zeros(3))
-    assert pull(torch.tensor([0.1]), 2.0).tolist() == [2.0]  # clipped at α
+        assert torch.equal(prototype_weight(equal, 2.0, rule), torch.zeros(3))  # type: ignore[arg-type]
+    assert torch.equal(entropy_reward(equal, 2.0), torch.zeros(3))
+    assert prototype_weight(torch.tensor([0.1]), 2.0).tolist() == [2.0]  # clipped at α
 
 
 def test_features_on_their_prototypes_have_the_least_loss() -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.methods.reconboost import agreement, consolidation, explained, place
+from g2d_pipeline.methods.reconboost import agreement, consolidation, explained, stage_of
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
@@ -64,7 +64,7 @@ def test_the_terms_equal_their_formulas_and_where_gradients_go() -> None:
 
 
 def test_stages_and_rectifications_follow_each_other() -> None:
-    assert [place(epoch, 2, 1) for epoch in range(1, 8)] == [
+    assert [stage_of(epoch, 2, 1) for epoch in range(1, 8)] == [
         (0, 0),
         (0, 1),
         (0, 2),
@@ -73,7 +73,7 @@ def test_stages_and_rectifications_follow_each_other() -> None:
         (1, 2),
         (2, 0),
     ]
-    assert [place(epoch, 1, 0) for epoch in (1, 2, 3)] == [(0, 0), (1, 0), (2, 0)]
+    assert [stage_of(epoch, 1, 0) for epoch in (1, 2, 3)] == [(0, 0), (1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
