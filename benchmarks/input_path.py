@@ -41,7 +41,7 @@ from g2d_pipeline.training import Data
 from g2d_pipeline.training.data import batches_of, epoch_rows
 from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.loader import Loader
-from g2d_pipeline.training.memory import keep_freed_memory
+from g2d_pipeline.training.precision import keep_freed_memory
 
 SAMPLES, BATCH, WORKERS, ROUNDS = 400, 16, 2, 3
 AUDIO = AudioFeatures(seconds=2.5, n_fft=512, hop_length=353)

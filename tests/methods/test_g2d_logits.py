@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,12 @@ from g2d_pipeline.config import MLP, SmallCNN, SMPSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Batch, State, TeacherView
-from g2d_pipeline.models import MultimodalModel, Output
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, TeacherOutputs, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import batches_of, epoch_rows
 from g2d_pipeline.training.streams import seeded
 from tests.conftest import REPOSITORY, TINY, make_data, recipe
-from tests.methods.tiny import goes_on_after_a_kill, same
+from tests.methods.tiny import same
 
 LOGITS = ("multimodal", "modality", "ensemble")
 
@@ -138,28 +136,6 @@ def test_a_weight_of_0_makes_no_head() -> None:
     model = student(data, {}, {}, method="joint", training=recipe(1)).model
     method.on_fit_start(State(model=model, optimizer=None, task=data.task, epochs=1))  # type: ignore[arg-type]
     assert list(method.heads.heads) == ["b"]  # type: ignore[attr-defined]
-
-
-def test_training_with_auxiliary_heads_goes_on_after_a_kill(tmp_path: Path) -> None:
-    data = make_data(2, "regression")
-    architecture = student(data, {}, {}, method="joint", training=recipe(1)).info["architecture"]
-    views = teachers_of(data)
-
-    def build_both() -> tuple[MultimodalModel, Any]:
-        method = build("g2d", {"logits": "modality"})
-        method.needs_teachers = False  # type: ignore[misc]
-        ours = method.loss
-
-        def loss(output: Output, batch: Batch, state: State) -> dict[str, torch.Tensor]:
-            seen = {m: TeacherView(*(x[batch.index] for x in vars(v).values() if torch.is_tensor(x)))
-                    for m, v in views.items()}  # fmt: skip
-            return ours(output, Batch(batch.index, batch.inputs, batch.target, seen), state)
-
-        method.loss = loss  # type: ignore[method-assign]
-        with seeded(0, "model"):
-            return build_model(architecture), method
-
-    assert goes_on_after_a_kill(build_both, data, tmp_path, epochs=3, batch=6)
 
 
 def test_a_suppressed_encoder_rests_while_its_head_learns() -> None:

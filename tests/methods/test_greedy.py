@@ -99,8 +99,8 @@ def test_with_open_gates_the_encoders_give_what_they_give_alone(kinds: tuple[str
     settings = {"cnn": CNN, "resnet": ResNet18()}
     torch.manual_seed(0)
     encoders = {
-        "a": build_encoder(settings[kinds[0]], (1, 32, 32)),
-        "b": build_encoder(settings[kinds[1]], (3, 2, 32, 32)),
+        "a": build_encoder(settings[kinds[0]], (1, 16, 16)),
+        "b": build_encoder(settings[kinds[1]], (3, 2, 16, 16)),
     }
     exchange = Exchange(encoders)
     assert len(exchange.stages) == stages
@@ -110,7 +110,7 @@ def test_with_open_gates_the_encoders_give_what_they_give_alone(kinds: tuple[str
     model = MultimodalModel(
         encoders, build_fusion("late", {m: e.width for m, e in encoders.items()}, 2), exchange
     ).eval()
-    x = {"a": torch.randn(3, 1, 32, 32), "b": torch.randn(3, 3, 2, 32, 32)}
+    x = {"a": torch.randn(3, 1, 16, 16), "b": torch.randn(3, 3, 2, 16, 16)}
     with torch.no_grad():
         features = model(x).features
         for m, encoder in encoders.items():

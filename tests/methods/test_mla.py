@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from g2d_pipeline.methods.mla import regularisation_at, squared_error, update_pr
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
-from tests.methods.tiny import goes_on_after_a_kill
 
 SHARED = {"name": "shared", "combine": "entropy"}
 
@@ -162,10 +160,3 @@ def test_squared_errors_are_in_units_of_the_targets_variance() -> None:
     of: Any = data.task
     expected = np.mean((1 / (1 + np.exp([-0.3, 1.0])) - [0.2, 0.9]) ** 2) * (of.scale / of.spread) ** 2
     assert float(squared_error(data.task, logits, target)) == pytest.approx(expected, rel=1e-4)
-
-
-def test_killed_between_two_batches_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    data = make_data(3, "regression")
-    assert goes_on_after_a_kill(
-        lambda: (linear_model(data), build_method("mla")), data, tmp_path, epochs=2, batch=6
-    )

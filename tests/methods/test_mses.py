@@ -135,19 +135,14 @@ def test_patience_counts_epochs_without_a_strictly_lower_loss() -> None:
     assert best == 1.9
 
 
-@pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "regression")])
-def test_without_the_heads_terms_it_is_joint_until_one_stops_bit_for_bit(k: int, task: str) -> None:
-    data = make_data(k, task)
-    joint = student(data, "joint")
-    none = dict.fromkeys(data.modalities, 0)
-    found = student(data, parameters={"weights": none})
-    assert same(joint, found)
-    assert [c for c in found.history if c.startswith("loss/")] == ["loss/task", "loss/total"]
-    assert not same(joint, student(data, parameters={"weights": none | {"a": 1}}))
+def test_a_weight_of_0_leaves_no_term() -> None:
+    history = student(make_data(), parameters={"weights": {"a": 0, "b": 0}}).history
+    assert [c for c in history if c.startswith("loss/")] == ["loss/task", "loss/total"]
 
 
-@pytest.mark.parametrize("fusion", ["late", "sum", "weighted", "cosine"])
-@pytest.mark.parametrize("restore", [True, False])
+@pytest.mark.parametrize(
+    ("fusion", "restore"), [("late", True), ("sum", False), ("weighted", True), ("cosine", False)]
+)
 def test_a_modality_that_overfits_from_the_first_epoch_stops_and_then_no_bit_of_it_moves(
     fusion: str, restore: bool
 ) -> None:

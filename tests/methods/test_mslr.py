@@ -48,8 +48,10 @@ def watched(data: Data, training: Any, **parameters: Any) -> tuple[np.ndarray, F
     return np.array(rates), done
 
 
-@pytest.mark.parametrize("fusion", ["late", "film"])
-@pytest.mark.parametrize(("k", "task"), [(2, "classification"), (3, "classification"), (2, "regression")])
+@pytest.mark.parametrize(
+    ("k", "task", "fusion"),
+    [(2, "classification", "film"), (3, "classification", "late"), (2, "regression", "film")],
+)
 def test_a_step_of_an_encoder_is_its_factor_times_that_of_joint_training(
     k: int, task: str, fusion: str
 ) -> None:
@@ -74,15 +76,9 @@ def test_a_step_of_an_encoder_is_its_factor_times_that_of_joint_training(
     assert moved > 1e-4  # far above the tolerance
 
 
-@pytest.mark.parametrize(
-    ("k", "task", "update"),
-    [
-        (2, "classification", {"clip_norm": 0.5}),
-        (3, "regression", {"clip_norm": 0.1, "optimizer": Adam(lr=0.01, weight_decay=0.01)}),
-    ],
-)
-def test_equal_rates_are_joint_bit_for_bit(k: int, task: str, update: dict[str, Any]) -> None:
-    data, training = make_data(k, task), recipe(2).model_copy(update=update)
+def test_equal_rates_are_joint_bit_for_bit() -> None:
+    update = {"clip_norm": 0.1, "optimizer": Adam(lr=0.01, weight_decay=0.01)}
+    data, training = make_data(3, "regression"), recipe(2).model_copy(update=update)
     ones = dict.fromkeys(data.modalities, 1)
     joint = student(data, "joint", training=training)
     for neutral in (
@@ -137,12 +133,11 @@ def test_the_dynamic_factor_is_defined_where_the_metric_is_zero() -> None:
     assert dynamic([1.0, 3.0], False) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("strategy", ["smooth", "dynamic"])
-def test_stopped_in_an_epoch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path, strategy: str) -> None:
+def test_stopped_in_an_epoch_and_called_again_it_ends_in_the_same_bits(tmp_path: Path) -> None:
     data = make_data()
     settings: dict[str, Any] = {
         "training": recipe(4),
-        "parameters": {"rates": {"a": 0.2}, "strategy": strategy},
+        "parameters": {"rates": {"a": 0.2}, "strategy": "dynamic"},
     }
     expected = student(data, **settings)
     with pytest.raises(InterruptedRun):  # 4 batches an epoch: in the third one

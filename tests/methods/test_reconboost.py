@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.methods.base import Method
-from g2d_pipeline.methods.reconboost import agreement, consolidation, explained, place
+from g2d_pipeline.methods.reconboost import agreement, consolidation, explained, stage_of
 from g2d_pipeline.models import Encoder, MultimodalModel, build_fusion
 from g2d_pipeline.training import Data, fit, train_student
 from tests.conftest import TINY, make_data, recipe
-from tests.methods.tiny import goes_on_after_a_kill, softmax
+from tests.methods.tiny import softmax
 from tests.test_resolve import configure
 
 SHARED = {"name": "shared", "combine": "sum", "hidden": [4]}
@@ -66,7 +64,7 @@ def test_the_terms_equal_their_formulas_and_where_gradients_go() -> None:
 
 
 def test_stages_and_rectifications_follow_each_other() -> None:
-    assert [place(epoch, 2, 1) for epoch in range(1, 8)] == [
+    assert [stage_of(epoch, 2, 1) for epoch in range(1, 8)] == [
         (0, 0),
         (0, 1),
         (0, 2),
@@ -75,7 +73,7 @@ def test_stages_and_rectifications_follow_each_other() -> None:
         (1, 2),
         (2, 0),
     ]
-    assert [place(epoch, 1, 0) for epoch in (1, 2, 3)] == [(0, 0), (1, 0), (2, 0)]
+    assert [stage_of(epoch, 1, 0) for epoch in (1, 2, 3)] == [(0, 0), (1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -203,15 +201,6 @@ def test_the_codes_consolidation_changes_nothing_and_ours_does() -> None:
     without, code, ours = train(consolidation_weight=0), train(consolidation_gradient=False), train()
     assert all(torch.equal(value, code[name]) for name, value in without.items())
     assert not torch.equal(without["encoders.b.trunk.0.weight"], ours["encoders.b.trunk.0.weight"])
-
-
-def test_killed_within_a_stage_it_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    data = make_data()
-
-    def build() -> tuple[MultimodalModel, Method]:
-        return small_model(data), build_method("reconboost", SHORT)
-
-    assert goes_on_after_a_kill(build, data, tmp_path, epochs=3, batch=11)
 
 
 def test_weights_without_a_lower_bound_of_the_loss_are_refused_and_few_epochs_told(

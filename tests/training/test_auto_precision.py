@@ -13,7 +13,7 @@ from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
 from g2d_pipeline.training import auto_precision, fit
-from g2d_pipeline.training.auto_precision import benchmark, cache_file, choose_precision
+from g2d_pipeline.training.auto_precision import benchmark, cache_file, resolve_precision
 from tests.conftest import make_data, recipe
 from tests.training.test_equalities import plain_model, same
 from tests.training.test_recipe import joint
@@ -42,7 +42,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def chosen(folder: Path | None = None) -> str:
     data = make_data()
-    return choose_precision(AUTO, plain_model(data), data, CPU, folder).precision
+    return resolve_precision(AUTO, plain_model(data), data, CPU, folder).precision
 
 
 def test_the_benchmark_measures_and_leaves_the_model_alone() -> None:
@@ -68,7 +68,7 @@ def test_trainings_of_one_model_share_one_measurement(measured: dict[str, Any]) 
     assert measured["times"] == 1
     other = TrainingSettings(**(AUTO.model_dump() | {"batch_size": 4}))
     data = make_data()
-    assert choose_precision(other, plain_model(data), data, CPU).precision == "bf16"
+    assert resolve_precision(other, plain_model(data), data, CPU).precision == "bf16"
 
 
 def test_a_broken_cache_is_measured_again(measured: dict[str, Any]) -> None:

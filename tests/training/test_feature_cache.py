@@ -22,7 +22,7 @@ from g2d_pipeline.training.smp import SMP
 from tests.conftest import TINY, make_data, recipe
 from tests.training.test_equalities import plain_model, teachers_of
 
-EPOCHS = 6
+EPOCHS = 4
 
 
 @pytest.fixture(scope="module", params=["mlp", "small_cnn"])

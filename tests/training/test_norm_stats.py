@@ -87,9 +87,9 @@ def student(seed: int, **settings: Any) -> Any:
     return train_student(data, dict.fromkeys("ab", SMALL), teachers, smp={"tau": [2]}, **common, **settings)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [0, 3, 5, 6])
 def test_an_ordinary_recipe_with_frozen_statistics_does_not_diverge(seed: int) -> None:
-    """Without settled statistics five of these seeds end in NaN, and the others reach losses up to 2,000."""
+    """Without settled statistics these seeds end in NaN."""
     history = student(seed).history
     assert np.isfinite(history["val/loss"]).all()
 

@@ -252,12 +252,12 @@ def test_recomputation_trains_to_the_same_bits(
     model = copy.deepcopy(plain)
     prepare(model, RECOMPUTE)
     # The number drawn afterwards tells that as many random numbers were drawn.
-    ends = [(trained(m, shape, 5, dtype), float(torch.rand(()))) for m in (plain, model)]
+    ends = [(trained(m, shape, 2, dtype), float(torch.rand(()))) for m in (plain, model)]
     assert ends[0] == ends[1]
     assert_same(plain, model)
     counts = [int(b) for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
     assert counts
-    assert set(counts) == {5}
+    assert set(counts) == {2}
 
 
 def test_blocks_run_twice_only_where_there_is_a_backward_pass() -> None:
@@ -384,14 +384,19 @@ def passes(model: MultimodalModel, inputs: dict[str, Tensor]) -> Iterator[tuple[
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("device", [CPU, pytest.param(CUDA, marks=needs_cuda)], ids=str)
 def test_compiled_encoders_agree_with_eager_ones_in_every_mode(device: torch.device) -> None:
-    """Within 1e-5: the compiled code sums in another order. The second round compiles nothing."""
+    """Within 1e-5: the compiled code sums in another order. The second round compiles nothing.
+
+    On the CPU scalar code is compiled: two thirds of the time would go to test programs that find out which
+    vector instructions there are."""
+    from torch._inductor import config
+
     plain = built(SmallCNN(widths=[4]), (1, 8, 8)).to(device)
     model = copy.deepcopy(plain)
     prepare(model, COMPILE)
     check_machine(COMPILE, device)
     for stance in ("default", "fail_on_recompile"):
         inputs = {"a": torch.randn(6, 1, 8, 8, device=device)}
-        with torch.compiler.set_stance(stance):
+        with torch.compiler.set_stance(stance), config.patch({"cpp.vec_isa_ok": False}):
             for ours, theirs in zip(passes(model, inputs), passes(plain, inputs), strict=True):
                 torch.testing.assert_close(
                     ours[1], theirs[1], rtol=1e-5, atol=1e-5, msg=lambda m, n=ours[0]: f"{n}: {m}"
@@ -414,14 +419,14 @@ def test_graphs_are_counted_and_none_is_dropped() -> None:
         graphs.append(graph)
         return graph.forward
 
-    model = model_of(*(build_encoder(MLP(widths=[5 + i], dropout=[]), (4 + i,)) for i in range(3)))
+    model = model_of(*(build_encoder(MLP(widths=[5 + i], dropout=[]), (4 + i,)) for i in range(2)))
     prepare(model, COMPILE)
     for encoder in model.encoders.values():
         encoder.compile(backend=counting)
-    for size in (8, 5, 3, 7):
-        for _ in passes(model, {m: torch.randn(size, 4 + i) for i, m in enumerate("abc")}):
+    for size in (8, 5, 7):
+        for _ in passes(model, {m: torch.randn(size, 4 + i) for i, m in enumerate("ab")}):
             pass
-        assert len(graphs) == (9 if size == 8 else 18)
+        assert len(graphs) == (6 if size == 8 else 12)
 
 
 @pytest.mark.usefixtures("_fresh_compiler")

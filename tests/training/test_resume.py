@@ -53,7 +53,7 @@ def undisturbed_here(name: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", ["g2d", "alternating"])
 def test_killed_at_a_random_moment_and_run_again_it_ends_in_the_same_bits(
     processes: Any, tmp_path: Path, name: str
 ) -> None:
@@ -77,19 +77,19 @@ class Killed(BaseException):
     """The process ends here, as far as the disk can tell: nothing is saved on the way out."""
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("moment", range(4))
 def test_ended_at_random_batches_and_called_again_it_ends_in_the_same_bits(
     tmp_path: Path, moment: int
 ) -> None:
     """Twice, without a word, with a checkpoint after every batch or now and then."""
     rng = np.random.default_rng(moment)
-    name, minutes = list(STUDENTS)[moment % 4], (0.0, 0.002)[moment // 4]
+    name, minutes = list(STUDENTS)[moment], (0.0, 0.002)[moment % 2]
     options = {"checkpoint_minutes": minutes, "workers": moment % 3}
 
     def die() -> None:
         raise Killed
 
-    first, second = sorted(rng.integers(1, 58, 2).tolist())
+    first, second = sorted(rng.integers(1, 29, 2).tolist())
     with pytest.raises(Killed):
         at_batch(first, die, lambda: train(name, tmp_path, **options))
     with suppress(Killed):  # it may have less than so many batches left
@@ -104,8 +104,10 @@ def assert_same(trained: Any, expected: Any) -> None:
     assert trained.predictions.equals(expected.predictions)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
-@pytest.mark.parametrize("at", [1, 27, 55])
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [(1, "g2d"), (14, "g2d"), (14, "remembering"), (28, "averaged"), (1, "alternating"), (28, "alternating")],
+)
 def test_stopped_after_a_batch_and_called_again_it_ends_in_the_same_bits(
     tmp_path: Path, name: str, at: int
 ) -> None:
@@ -187,7 +189,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(
 ) -> None:
     expected = undisturbed_here("remembering")
     with pytest.raises(InterruptedRun):
-        interrupt_in_batch(35, lambda: train("remembering", tmp_path, checkpoint_minutes=0))
+        interrupt_in_batch(18, lambda: train("remembering", tmp_path, checkpoint_minutes=0))
     newest = sorted((tmp_path / CHECKPOINTS).iterdir())[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from g2d_pipeline.artefacts import TrainedFolder, write_trained
+from g2d_pipeline.artefacts import Trained, TrainedFolder, write_trained
 from g2d_pipeline.config import MLP, SPLITS, MobileNetV2, ResNet18, SmallCNN, TrainingSettings, Transformer
 from g2d_pipeline.methods import build as build_method
 from g2d_pipeline.models.build import build_model
@@ -18,6 +18,11 @@ from g2d_pipeline.training import Data, DivergenceError, fit, train_student, tra
 from g2d_pipeline.training.data import batches_of, chunks, epoch_rows
 from g2d_pipeline.training.recipes import compute_outputs
 from tests.conftest import CNN, TINY, make_data, recipe
+
+
+def joint(data: Data, training: TrainingSettings, **options: Any) -> Trained:
+    encoders = dict.fromkeys(data.modalities, TINY)
+    return train_student(data, encoders, {}, method="joint", training=training, progress=False, **options)
 
 
 def test_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
@@ -60,24 +65,24 @@ def test_a_forward_takes_fewer_of_large_samples_on_the_cpu(
         (MobileNetV2(), (3, 32, 32)),
         (SmallCNN(), (1, 32, 32)),
         (MLP(), (64,)),
-        (Transformer(), (9, 8)),
+        (Transformer(width=16, layers=2, heads=2, feedforward=32), (9, 8)),
     ],
 )
 def test_outputs_do_not_depend_on_how_many_samples_a_forward_takes(
     encoder: Any, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Handwritten digits; as a sequence, its rows are features and all steps are real (the mask row is 1)."""
-    images, target = load_digits(return_X_y=True)
-    images = images[:60].reshape(60, 8, 8).astype(np.float32) / 16
+    images, target = (x[:24] for x in load_digits(return_X_y=True))
+    images = images.reshape(24, 8, 8).astype(np.float32) / 16
     inputs = {
-        1: images.reshape(60, 64),
-        2: np.concatenate([images, np.ones((60, 1, 8), np.float32)], axis=1),
+        1: images.reshape(24, 64),
+        2: np.concatenate([images, np.ones((24, 1, 8), np.float32)], axis=1),
         3: np.kron(images[:, None].repeat(shape[0], 1), np.ones((1, 1, 4, 4), np.float32)),
     }[len(shape)]
-    data = Data.from_arrays({"x": inputs}, target[:60], ["train"] * 40 + ["val"] * 10 + ["test"] * 10)
+    data = Data.from_arrays({"x": inputs}, target, ["train"] * 12 + ["val"] * 6 + ["test"] * 6)
     model = train_teacher(data, "x", encoder, training=recipe(1), progress=False).model
     outputs = []
-    for smallest in (8, 60):
+    for smallest in (5, 24):
         monkeypatch.setattr("g2d_pipeline.models.multimodal.CHUNK_BYTES", 1)
         monkeypatch.setattr("g2d_pipeline.models.multimodal.SMALLEST_CHUNK", smallest)
         arrays, _ = compute_outputs(model, data, build_method("unimodal"), torch.device("cpu"), SPLITS)
@@ -91,9 +96,7 @@ def test_outputs_do_not_depend_on_how_many_samples_a_forward_takes(
 def test_selection_on_validation_picks_the_best_validation_epoch(task: str) -> None:
     data = make_data(task=task)
     training = recipe(6).model_copy(update={"selection": "val"})
-    trained = train_student(
-        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
-    )
+    trained = joint(data, training)
     scores = trained.history["val/multi"]
     best = scores.max() if task == "classification" else scores.min()
     assert scores[trained.info["selected_epoch"] - 1] == best
@@ -106,9 +109,7 @@ def test_selection_on_validation_picks_the_best_validation_epoch(task: str) -> N
 def test_the_published_protocol_selects_on_test_and_says_so() -> None:
     data = make_data()
     training = recipe(6).model_copy(update={"selection": "test"})
-    trained = train_student(
-        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
-    )
+    trained = joint(data, training)
     assert trained.info["selection"] == "test"
     assert (
         trained.history["test/multi"][trained.info["selected_epoch"] - 1]
@@ -120,12 +121,7 @@ def test_test_is_scored_when_it_counts() -> None:
     data = make_data()
     at_end = recipe(3).model_copy(update={"selection": "val"})
     by_epoch = at_end.model_copy(update={"score_test": "epoch"})
-    ended, curves = (
-        train_student(
-            data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=training, progress=False
-        )
-        for training in (at_end, by_epoch)
-    )
+    ended, curves = (joint(data, training) for training in (at_end, by_epoch))
     assert not [column for column in ended.history if column.startswith("test/")]
     assert ended.history.equals(curves.history[ended.history.columns])
     assert ended.predictions.equals(curves.predictions)
@@ -136,9 +132,7 @@ def test_test_is_scored_when_it_counts() -> None:
 
 def test_a_model_on_disk_predicts_the_same_bits(tmp_path: Path) -> None:
     data = make_data(task="regression")
-    trained = train_student(
-        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(), progress=False
-    )
+    trained = joint(data, recipe())
     write_trained(tmp_path, trained)
     loaded = TrainedFolder(tmp_path)
     rows = data.rows["test"]
@@ -159,9 +153,7 @@ def test_a_teacher_answers_for_train_too_and_a_student_for_val_and_test() -> Non
     assert teacher.outputs["row"].tolist() == list(range(len(data.target)))
     assert set(teacher.info["confidence"]) == {"train", "val", "test"}
     assert set(teacher.predictions["part"]) == {"a"}
-    student = train_student(
-        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(1), progress=False
-    )
+    student = joint(data, recipe(1))
     assert set(student.predictions["part"]) == {"multi", "a", "b"}
     asked = sorted([*data.rows["val"], *data.rows["test"]])
     assert student.outputs["row"].tolist() == asked
@@ -173,14 +165,7 @@ def test_divergence_is_said_with_its_epoch_term_and_remedy() -> None:
     with pytest.raises(
         DivergenceError, match=r"loss/task.*epoch \d+, batch \d+[\s\S]*none was kept[\s\S]*lr="
     ):
-        train_student(
-            data,
-            dict.fromkeys(data.modalities, TINY),
-            {},
-            method="joint",
-            training=recipe(5, lr=1e30),
-            progress=False,
-        )
+        joint(data, recipe(5, lr=1e30))
 
 
 def test_missing_and_foreign_teachers_are_named() -> None:
@@ -224,9 +209,7 @@ def test_images_train_in_bytes() -> None:
 def test_fit_leaves_its_data_and_settings_alone() -> None:
     data = make_data()
     before = {m: np.array(a) for m, a in data.arrays.items()}
-    architecture = train_student(
-        data, dict.fromkeys(data.modalities, TINY), {}, method="joint", training=recipe(1), progress=False
-    ).info["architecture"]
+    architecture = joint(data, recipe(1)).info["architecture"]
     fit(
         build_model(architecture),
         data,
@@ -241,16 +224,5 @@ def test_fit_leaves_its_data_and_settings_alone() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_same_result_as_the_cpu_nearly() -> None:
     data = make_data()
-    found = [
-        train_student(
-            data,
-            dict.fromkeys(data.modalities, TINY),
-            {},
-            method="joint",
-            training=recipe(2),
-            device=d,
-            progress=False,
-        )
-        for d in ("cpu", "cuda")
-    ]
+    found = [joint(data, recipe(2), device=d) for d in ("cpu", "cuda")]
     np.testing.assert_allclose(found[0].history["loss/total"], found[1].history["loss/total"], rtol=1e-3)

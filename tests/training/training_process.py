@@ -28,7 +28,7 @@ DROPPING = MLP(widths=[8, 5], dropout=[0.3])
 ENCODERS: dict[str, Any] = {"image": SmallCNN(widths=[4, 6], grid=1), "table": DROPPING}
 
 
-def made_up(n: int = 240) -> Data:
+def made_up(n: int = 120) -> Data:
     """An augmented image and a table that is not, three classes."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, n)

@@ -19,7 +19,7 @@ def start_as_teachers(state: State, method: str) -> None:
     the method, the modality and the first difference, where they have other layers, and where only the
     outputs of a teacher are given."""
     model = state.model
-    own = model.state_dict()
+    student_state = model.state_dict()
     copied: dict[str, Tensor] = {}
     for m, outputs in state.teachers.items():
         if outputs.model is None:
@@ -28,17 +28,19 @@ def start_as_teachers(state: State, method: str) -> None:
                 "give the trained teacher itself"
             )
         parts = (f"encoders.{m}.", *([f"fusion.heads.{m}."] if model.fusion.heads_of_its_own else []))
-        theirs = {n: value for n, value in outputs.model.state_dict().items() if n.startswith(parts)}
-        for name in dict.fromkeys([*(n for n in own if n.startswith(parts)), *theirs]):
-            shapes = [list(state[name].shape) if name in state else None for state in (own, theirs)]
+        teacher_state = {n: value for n, value in outputs.model.state_dict().items() if n.startswith(parts)}
+        for name in dict.fromkeys([*(n for n in student_state if n.startswith(parts)), *teacher_state]):
+            shapes = [
+                list(state[name].shape) if name in state else None for state in (student_state, teacher_state)
+            ]
             if shapes[0] != shapes[1]:
                 raise ConfigError(
                     f"{method}: the teacher of {m} has another encoder than the student: {name} is "
                     f"{shapes[1] or 'absent'} in the teacher and {shapes[0] or 'absent'} in the "
                     f"student. {REMEDY}"
                 )
-        copied |= theirs
-    model.load_state_dict(own | copied)
+        copied |= teacher_state
+    model.load_state_dict(student_state | copied)
     if isinstance(model.fusion, WeightedFusion):
         for m, weight in precision_weights(state).items():
             model.fusion.weights[m].data.fill_(weight)

@@ -115,12 +115,12 @@ class AGM(Method):
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:
-        most = self.parameters.clip
-        if most is None or not self._acts(state):
+        limit = self.parameters.clip
+        if limit is None or not self._acts(state):
             return
         gradients = [p.grad for p in state.model.fusion.parameters() if p.grad is not None]
-        if any(float(g.abs().max()) > most for g in gradients):
-            clip_gradients(state.model.parameters(), most)
+        if any(float(g.abs().max()) > limit for g in gradients):
+            clip_gradients(state.model.parameters(), limit)
 
     def _acts(self, state: State) -> bool:
         return self.parameters.alpha > 0 and self.parameters.acts(state.epoch)

@@ -81,11 +81,12 @@ class Validation:
 RESERVED = ("loss/", "grad_norm/", "confidence/", "val/", "test/")  # prefixes of the history's own columns
 
 
-def _outside_training(*_: Any) -> Any:
+def _not_in_training(*_: Any) -> Any:
     raise RuntimeError("a model is trained by training.fit, which fills in State.forward, backward and step")
 
 
-def _itself(x: Any) -> Any:
+def identity(x: Any) -> Any:
+    """All-reduce and broadcast of a single device."""
     return x
 
 
@@ -121,22 +122,22 @@ class State:
     kappa: dict[str, float] = field(default_factory=dict)  # m → what SMP multiplies its encoder's gradient by
     stop: bool = False  # set it in `on_validation` to end training after this epoch
     teachers: Mapping[str, Any] = field(default_factory=dict)
-    forward: Callable[[Batch], Output] = _outside_training
-    backward: Callable[..., None] = _outside_training
-    step: Callable[[], None] = _outside_training
-    rows: Callable[[str], Rows] = _outside_training
-    targets: Callable[[Rows], Tensor] = _outside_training
-    batch: Callable[[Rows], Batch] = _outside_training
-    evaluate: Callable[[Rows], Iterator[tuple[Batch, Output]]] = _outside_training
-    new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _outside_training
-    mark_updated: Callable[[Iterable[str]], None] = _outside_training
+    forward: Callable[[Batch], Output] = _not_in_training
+    backward: Callable[..., None] = _not_in_training
+    step: Callable[[], None] = _not_in_training
+    rows: Callable[[str], Rows] = _not_in_training
+    targets: Callable[[Rows], Tensor] = _not_in_training
+    batch: Callable[[Rows], Batch] = _not_in_training
+    evaluate: Callable[[Rows], Iterator[tuple[Batch, Output]]] = _not_in_training
+    new_optimizer: Callable[[Iterable[nn.Parameter]], optim.Optimizer] = _not_in_training
+    mark_updated: Callable[[Iterable[str]], None] = _not_in_training
     logged: dict[str, float | Tensor] = field(default_factory=dict)  # by `log`, of the current batch
     devices: int = 1
     place: slice = field(default_factory=lambda: slice(None))
     share: float = 1.0  # of the batch's samples that this device has
     index: Tensor | None = None  # store rows of the batch, of all devices
-    sum: Callable[[Tensor], Tensor] = _itself
-    agree: Callable[[Any], Any] = _itself
+    sum: Callable[[Tensor], Tensor] = identity
+    agree: Callable[[Any], Any] = identity
 
     def mean(self, x: Tensor) -> Tensor:
         """The batch mean `[…]` of this device's means x."""

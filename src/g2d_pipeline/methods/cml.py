@@ -11,7 +11,7 @@ from torch import Tensor
 
 from g2d_pipeline.methods._scores import Window, by_lead
 from g2d_pipeline.methods._shapley import Coalition, mask_others
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, Method, State, identity
 from g2d_pipeline.models import Output, Task
 
 
@@ -32,15 +32,11 @@ def confidence_and_right(task: Task, logits: Tensor, target: Tensor) -> tuple[Te
     return confidence, predicted == target
 
 
-def _itself(of_part: Tensor) -> Tensor:
-    return of_part
-
-
 def rise(
-    task: Task, superset: Tensor, subset: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = _itself
+    task: Task, superset: Tensor, subset: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = identity
 ) -> Tensor:
     """Mean of max(conf(subset) − conf(superset), 0) over the samples that the superset's logits `[B, C]` are
-    right on. 0 where there are none. `total`: of a part of a batch, its number of them → the batch's."""
+    right on. 0 where there are none. `total`: all-reduce (sum) over devices."""
     more, right = confidence_and_right(task, superset, target)
     less, _ = confidence_and_right(task, subset, target)
     return ((less - more).clamp_min(0) * right).sum() / total(right.sum()).clamp_min(1)
@@ -80,7 +76,7 @@ class CML(Method):
             terms["rise"] = p.weight * reduce(Tensor.add, rises) / state.share
         return terms
 
-    def _order(self, output: Output, total: Callable[[Tensor], Tensor] = _itself) -> list[str]:
+    def _order(self, output: Output, total: Callable[[Tensor], Tensor] = identity) -> list[str]:
         """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
         names = list(output.features)
         sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()

@@ -96,8 +96,8 @@ class DLMG(Method):
     def on_fit_start(self, state: State) -> None:
         widths, p = state.model.fusion.widths, self.parameters
         common = min(widths.values())
-        other = [m for m, width in widths.items() if width != common and p.matching == "infonce"]
-        self.projections = initialise(nn.ModuleDict({m: nn.Linear(widths[m], common) for m in other}))
+        projected = [m for m, width in widths.items() if width != common and p.matching == "infonce"]
+        self.projections = initialise(nn.ModuleDict({m: nn.Linear(widths[m], common) for m in projected}))
         self.share = p.start  # a_2
         self.batches = 0
 

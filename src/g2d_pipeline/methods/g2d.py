@@ -79,14 +79,14 @@ class G2D(Method):
     def on_fit_start(self, state: State) -> None:
         p, layers, model = self.parameters, {}, state.model
         for m in model.modalities if p.projection and p.alpha > 0 else ():
-            ours, theirs = model.fusion.widths[m], int(state.teachers[m].feature.shape[1])
-            if ours != theirs and p.weight(m) > 0:
-                layers[m] = nn.Linear(ours, theirs)
+            width, teacher_width = model.fusion.widths[m], int(state.teachers[m].feature.shape[1])
+            if width != teacher_width and p.weight(m) > 0:
+                layers[m] = nn.Linear(width, teacher_width)
         self.projections = initialise(nn.ModuleDict(layers))
         self.heads: UnimodalHeads | None = None
         if p.logits == "modality" and p.beta > 0:
-            own = state.task.heads_average and model.fusion.heads_of_its_own
-            needed = [m for m in model.modalities if p.weight(m) > 0 and not own]
+            has_own_heads = state.task.heads_average and model.fusion.heads_of_its_own
+            needed = [m for m in model.modalities if p.weight(m) > 0 and not has_own_heads]
             self.heads = UnimodalHeads(model, state.task.outputs, needed)
         if p.start != "scratch":
             self._start_as_teachers(state)
@@ -126,6 +126,6 @@ class G2D(Method):
             yield 1.0, output.logits, reduce(Tensor.add, parts)
             return
         for m, v in views.items():
-            own = self.heads
-            student = own.logits(state.model, output.features, m) if own is not None else output.logits
+            heads = self.heads
+            student = heads.logits(state.model, output.features, m) if heads is not None else output.logits
             yield p.weight(m), student, v.logits

@@ -58,10 +58,11 @@ class Branches:
         for branch in (MULTI, *model.modalities):
             kept = model.modalities if branch == MULTI else (branch,)
             encoders: dict[str, Any] = {m: copy.deepcopy(model.encoders[m]) for m in kept}
-            alone = MultimodalModel(encoders, copy.deepcopy(model.fusion))
-            self.models[branch] = alone.requires_grad_(), copy.deepcopy(heads)  # also what SMP holds still
-            own = (p for part in self.models[branch] for p in part.parameters())
-            self.optimizers[branch] = state.new_optimizer(own)
+            branch_model = MultimodalModel(encoders, copy.deepcopy(model.fusion))
+            branch_model.requires_grad_()  # also what SMP suppresses
+            self.models[branch] = branch_model, copy.deepcopy(heads)
+            parameters = (p for part in self.models[branch] for p in part.parameters())
+            self.optimizers[branch] = state.new_optimizer(parameters)
             for group in self.optimizers[branch].param_groups:
                 group["lr"] = state.optimizer.param_groups[0]["lr"]  # of this epoch
 

@@ -125,5 +125,5 @@ class MLA(Method):
         if fusion.errors is not None:
             position = state.model.modalities.index(modality)
             is_first = self.turns < len(state.model.modalities)
-            fresh = 1.0 if is_first else 1 - self.parameters.error_memory
-            fusion.errors[position].lerp_(state.mean(squared_error(state.task, logits, target)), fresh)
+            weight = 1.0 if is_first else 1 - self.parameters.error_memory
+            fusion.errors[position].lerp_(state.mean(squared_error(state.task, logits, target)), weight)

@@ -71,12 +71,12 @@ class MMPareto(Method):
         whole = terms["task"]
         weights = dict.fromkeys(model.modalities, p.unimodal_weight)
         own = self.heads.losses(output, batch.target, weights, state)
-        _give(state, self.own)
+        _set_gradients(state, self.own)
         state.backward(reduce(Tensor.add, own.values()), retain_graph=True)
-        self.own = _take(state)
-        _give(state, self.whole)
+        self.own = _get_gradients(state)
+        _set_gradients(state, self.whole)
         state.backward(whole)
-        self.whole = _take(state)
+        self.whole = _get_gradients(state)
         for m, encoder in model.encoders.items():
             self._combine(m, encoder, state)
         return terms | own
@@ -112,14 +112,14 @@ class MMPareto(Method):
             torch._foreach_mul_(gradients, self.parameters.scale)
 
 
-def _give(state: State, gradients: Gradients) -> None:
-    """Let the encoders go on adding to these gradients, or begin anew."""
+def _set_gradients(state: State, gradients: Gradients) -> None:
+    """Set the gradients that the encoders accumulate into; None where a modality has none."""
     for m, encoder in state.model.encoders.items():
         parameters = list(encoder.parameters())
         for p, gradient in zip(parameters, gradients.get(m, [None] * len(parameters)), strict=True):
             p.grad = gradient
 
 
-def _take(state: State) -> Gradients:
+def _get_gradients(state: State) -> Gradients:
     """The encoders' gradients."""
     return {m: [p.grad for p in encoder.parameters()] for m, encoder in state.model.encoders.items()}

@@ -83,10 +83,10 @@ class ModalityValuation(Method):
         self.alone = self.alone[:0]
         if not p.acts(state.epoch) or (p.level == "modality" and p.alpha == 0):
             return rows
-        seen = rows
+        sampled = rows
         if p.level == "modality":
-            seen = rows[torch.randperm(len(rows)).numpy()[: max(1, int(p.part_ratio * len(rows)))]]
-        contribution, confidence = state.agree(self._value(seen, state))
+            sampled = rows[torch.randperm(len(rows)).numpy()[: max(1, int(p.part_ratio * len(rows)))]]
+        contribution, confidence = state.agree(self._value(sampled, state))
         if p.level == "sample":
             # Within a sample from the least contribution up, so that draws depend on neither place nor name.
             order = _rising(contribution, confidence)
@@ -101,9 +101,9 @@ class ModalityValuation(Method):
             extra = torch.from_numpy(rows)[torch.randint(len(rows), (len(for_whom),))]
         if len(extra) == 0:
             return rows
-        every = torch.cat([torch.from_numpy(rows), extra])
-        self._plan(every, torch.cat([torch.full((len(rows),), ALL), for_whom]))
-        return every.numpy()
+        all_rows = torch.cat([torch.from_numpy(rows), extra])
+        self._plan(all_rows, torch.cat([torch.full((len(rows),), ALL), for_whom]))
+        return all_rows.numpy()
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         alone = None
@@ -128,8 +128,8 @@ class ModalityValuation(Method):
 
     def _plan(self, rows: Tensor, alone: Tensor) -> None:
         """Plan, in random order, with whom alone each row `[T]` is used the first, second, … time."""
-        mixed = torch.randperm(len(rows))
-        rows, alone = rows[mixed], alone[mixed]
+        shuffled = torch.randperm(len(rows))
+        rows, alone = rows[shuffled], alone[shuffled]
         self.alone = alone[rows.argsort(stable=True)]
         count = rows.bincount()
         self.following = count.cumsum(0) - count

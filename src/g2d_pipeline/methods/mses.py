@@ -30,8 +30,8 @@ def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def held(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
-    """Meanwhile encoders and heads of the modalities take no gradient: no backward reaches them."""
+def without_gradient(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
+    """Inside, parameters of the modalities' encoders and heads do not require gradients."""
     learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for m in modalities for n, p in learning if belongs(n, m)]
     for p in parameters:
@@ -83,7 +83,7 @@ class MSES(Method):
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         state.active = tuple(m for m in state.active if m not in self.stopped)
-        with held(state.model, self.stopped):
+        with without_gradient(state.model, self.stopped):
             return super().train_batch(batch, state)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:

@@ -54,8 +54,8 @@ class MSLR(Method):
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One of each encoder, then one of all else: together the order of joint training."""
         encoders = [list(encoder.parameters()) for encoder in model.encoders.values()]  # type: ignore[operator]
-        taken = {id(p) for group in encoders for p in group}
-        rest = [p for p in model.parameters() if id(p) not in taken]
+        of_encoders = {id(p) for group in encoders for p in group}
+        rest = [p for p in model.parameters() if id(p) not in of_encoders]
         return [{"params": group, "factor": 1.0} for group in [*encoders, rest]]
 
     def factor(self, modality: str, state: State) -> float:

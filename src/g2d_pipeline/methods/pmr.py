@@ -18,12 +18,12 @@ def similarities(features: Tensor, prototypes: Tensor) -> Tensor:
     return -torch.cdist(features, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def pull(ratio: Tensor, alpha: float, rule: Literal["paper", "code"] = "paper") -> Tensor:
+def prototype_weight(ratio: Tensor, alpha: float, rule: Literal["paper", "code"] = "paper") -> Tensor:
     """λ^m `[k]` = α·clip(1/r^m − 1, 0, 1) (`paper`), or α where r^m < 1, else 0 (`code`)."""
     return alpha * ((1 / ratio - 1).clamp(0, 1) if rule == "paper" else (ratio < 1).to(ratio.dtype))
 
 
-def brake(ratio: Tensor, weight: float) -> Tensor:
+def entropy_reward(ratio: Tensor, weight: float) -> Tensor:
     """μ·clip(r^m − 1, 0, 1) `[k]`: how much the entropy of a modality that leads is rewarded."""
     return weight * (ratio - 1).clamp(0, 1)
 
@@ -85,12 +85,12 @@ class PMR(Method):
         """Encoded targets `[B]` → rows `[B]` of the prototypes."""
         return torch.searchsorted(self.present.to(target.device), self._binned(target))
 
-    def _brakes(self, state: State) -> bool:
+    def _rewards_entropy(self, state: State) -> bool:
         return self.parameters.entropy_weight > 0 and state.epoch <= self.parameters.entropy_epochs
 
     def _acts(self, state: State) -> bool:
         p = self.parameters
-        return p.acts(state.epoch) and (p.alpha > 0 or self._brakes(state))
+        return p.acts(state.epoch) and (p.alpha > 0 or self._rewards_entropy(state))
 
     def on_epoch_start(self, state: State) -> None:
         if not self._acts(state):
@@ -128,11 +128,11 @@ class PMR(Method):
             ratio = ratios(state.mean(scores))
         learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
         if p.alpha > 0:
-            weight = pull(ratio, p.alpha, p.rule)
-            drawn = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
-            terms["prototypes"] = sum(drawn, ratio.new_zeros(()))
-        if self._brakes(state):
-            weight = brake(ratio, p.entropy_weight)
-            slowed = [-weight[i] * entropy(u) for i, u in learning]
-            terms["entropy"] = sum(slowed, ratio.new_zeros(()))
+            weight = prototype_weight(ratio, p.alpha, p.rule)
+            attractions = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
+            terms["prototypes"] = sum(attractions, ratio.new_zeros(()))
+        if self._rewards_entropy(state):
+            weight = entropy_reward(ratio, p.entropy_weight)
+            rewards = [-weight[i] * entropy(u) for i, u in learning]
+            terms["entropy"] = sum(rewards, ratio.new_zeros(()))
         return terms

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 Reduction = Literal["mean", "sum"]
 
 
-def place(epoch: int, stage_epochs: int, rectification_epochs: int) -> tuple[int, int]:
+def stage_of(epoch: int, stage_epochs: int, rectification_epochs: int) -> tuple[int, int]:
     """The stage (from 0) that an epoch (from 1) lies in, and how many of its epochs are done before it."""
     return divmod(epoch - 1, stage_epochs + rectification_epochs)
 
@@ -101,7 +101,7 @@ class ReconBoost(Method):
 
     def on_epoch_start(self, state: State) -> None:
         p = self.parameters
-        self.stage, self.done = place(state.epoch, p.stage_epochs, p.rectification_epochs)
+        self.stage, self.done = stage_of(state.epoch, p.stage_epochs, p.rectification_epochs)
         if state.epoch > 1 and self.done in (0, p.stage_epochs):
             state.optimizer.state.clear()
 

@@ -151,11 +151,11 @@ def crop_boxes(
     box = sides[torch.arange(len(sides)), first]
     place = ((image - box + 1) * drawn[:, 2 * TRIES :]).long()
 
-    whole = width / height
-    nearest = min(max(whole, ratio[0]), ratio[1])
+    image_ratio = width / height
+    nearest = min(max(image_ratio, ratio[0]), ratio[1])
     central = torch.tensor(
-        [max(1, round(width / nearest)) if nearest > whole else height,
-         max(1, round(height * nearest)) if nearest < whole else width]
+        [max(1, round(width / nearest)) if nearest > image_ratio else height,
+         max(1, round(height * nearest)) if nearest < image_ratio else width]
     )  # fmt: skip
     fitting = fits.any(dim=1, keepdim=True)
     box = torch.where(fitting, box, central)
@@ -187,8 +187,8 @@ def resample_bytes(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, i
     for image, (top, left, tall, wide), mirrored in zip(x, boxes.tolist(), flipped.tolist(), strict=True):
         planes = image[:, top : top + tall, left : left + wide].unbind()
         box = torch.stack(planes, dim=2)[None].permute(0, 3, 1, 2)  # in this order: strides of channels_last
-        done = F.interpolate(box, size, mode="bilinear", antialias=True)
-        resized.append(done.flip(3) if mirrored else done)
+        result = F.interpolate(box, size, mode="bilinear", antialias=True)
+        resized.append(result.flip(3) if mirrored else result)
     return torch.cat(resized)
 
 
@@ -207,11 +207,11 @@ def mask(
     The length of a stretch is a whole number drawn uniformly from 0 … `width` (at most the axis), its start
     from where it fits; stretches may overlap. `fill` broadcasts to x. Source: SpecAugment (Park et al. 2019),
     without warping."""
-    own = _stream(generator)
+    stream = _stream(generator)
     if count == 0:
         return x
     size = x.shape[axis]
-    drawn = _uniform((len(x), count, 2), own, place)
+    drawn = _uniform((len(x), count, 2), stream, place)
     length = (drawn[..., :1] * (min(width, size) + 1)).long()
     start = (drawn[..., 1:] * (size - length + 1)).long()
     at = torch.arange(size)
@@ -227,11 +227,11 @@ def add_noise(
 ) -> Tensor:
     """Add Gaussian noise of standard deviation `std` (broadcasts to x), drawn on x's device → float32;
     without any, x as it is."""
-    own = _stream(generator, x.device)
+    stream = _stream(generator, x.device)
     if not isinstance(std, Tensor) and std == 0:
         return x
     start, total = place or (0, len(x))  # all of it is drawn: a part depends on how much is
-    drawn = torch.randn((total, *x.shape[1:]), generator=own, device=x.device)
+    drawn = torch.randn((total, *x.shape[1:]), generator=stream, device=x.device)
     return x.float() + std * drawn[start : start + len(x)]
 
 
@@ -241,18 +241,18 @@ def _stream(generator: torch.Generator, device: torch.device = CPU) -> torch.Gen
     return torch.Generator(device).manual_seed(int(torch.randint(2**63 - 1, (1,), generator=generator)))
 
 
-def _uniform(shape: tuple[int, ...], own: torch.Generator, place: Place | None) -> Tensor:
+def _uniform(shape: tuple[int, ...], stream: torch.Generator, place: Place | None) -> Tensor:
     """Numbers in [0, 1) of each sample `[B, …]`: those that it gets in the whole batch."""
     start, total = place or (0, shape[0])
-    drawn = torch.rand((total, *shape[1:]), generator=own, dtype=torch.float64)
+    drawn = torch.rand((total, *shape[1:]), generator=stream, dtype=torch.float64)
     return drawn[start : start + shape[0]]
 
 
 def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
     scaling = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
-    both = torch.tensor([scaling["mean"], scaling["std"]], dtype=torch.float64) / scaling["scale"]
-    mean, std = both.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))
+    statistics = torch.tensor([scaling["mean"], scaling["std"]], dtype=torch.float64) / scaling["scale"]
+    mean, std = statistics.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))
     return mean, std
 
 

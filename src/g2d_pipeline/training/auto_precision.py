@@ -28,7 +28,7 @@ ROUNDS = 3
 HOPELESS = 3.0  # times that one step in bf16 takes longer, from which on no more are timed
 
 
-def choose_precision(
+def resolve_precision(
     training: TrainingSettings,
     model: MultimodalModel,
     data: Data,
@@ -42,14 +42,14 @@ def choose_precision(
     of such a model on such a machine, so that seeds and methods share it."""
     if training.precision != "auto":
         return training
-    own = folder and folder / CHOICE
-    chosen = _read(own).get("precision") if own else None
+    file = folder and folder / CHOICE
+    chosen = _read(file).get("precision") if file else None
     if chosen is None:
         ratio = _kept(_key(training, model, data, device), lambda: benchmark(training, model, data, device))
         chosen = "bf16" if ratio >= GAIN else "fp32"
         logger.info("precision=auto: %s; a step in bf16 is %.2f times as fast as in fp32", chosen, ratio)
-        if own:
-            _write(own, {"precision": chosen, "speedup": ratio})
+        if file:
+            _write(file, {"precision": chosen, "speedup": ratio})
     return training.model_copy(update={"precision": chosen})
 
 
@@ -63,8 +63,8 @@ def benchmark(training: TrainingSettings, model: MultimodalModel, data: Data, de
     for rounds in range(ROUNDS + 1):
         for precision in seconds:
             settings = training.model_copy(update={"precision": precision})
-            taken = _seconds(lambda s=settings: attempt_of(model, data, s, device)(size), device)
-            seconds[precision] = taken if rounds <= 1 else min(seconds[precision], taken)
+            elapsed = _seconds(lambda s=settings: attempt_of(model, data, s, device)(size), device)
+            seconds[precision] = elapsed if rounds <= 1 else min(seconds[precision], elapsed)
         if seconds["bf16"] > HOPELESS * seconds["fp32"]:
             break
     return round(seconds["fp32"] / seconds["bf16"], 3)
@@ -89,13 +89,13 @@ def _seconds(step: Any, device: torch.device) -> float:
 def _key(training: TrainingSettings, model: MultimodalModel, data: Data, device: torch.device) -> str:
     """Machine, torch and model: what the times depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    about = [
+    dependencies = [
         [name, device.type, torch.__version__, torch.get_num_threads()],
         [training.batch_size, training.channels_last, training.compile, training.checkpoint_activations],
         [[m, *data.shape(m)] for m in data.modalities],
         [[n, *p.shape] for n, p in model.named_parameters()],
     ]
-    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(json.dumps(dependencies).encode(), digest_size=16).hexdigest()
 
 
 def _processor() -> str:

@@ -96,11 +96,11 @@ class Checkpoints:
                 raise
             self._drop_unfinished()
             size = sum(t.nbytes for t in tensors.values()) / 1e6
-            rest = f"The checkpoint {self.last.name}" if self.last else "No checkpoint"
+            remaining = f"The checkpoint {self.last.name}" if self.last else "No checkpoint"
             logger.warning(
                 "The checkpoint of epoch %d, batch %d was not written to %s (%s; %.1f MB were wanted). %s "
                 "remains. Training goes on without this one.",
-                *(epoch, batch, self.folder, error.strerror, size, rest),
+                *(epoch, batch, self.folder, error.strerror, size, remaining),
             )
             return None
         else:
@@ -122,10 +122,10 @@ class Checkpoints:
             except BrokenCheckpoint as fault:
                 faults[file] = str(fault)
                 self._whole.discard(file)
-        anew = "there is no other: training starts anew"
-        instead = f"{self.last.name} is used instead" if self.last is not None else anew
+        otherwise = "there is no other: training starts anew"
+        consequence = f"{self.last.name} is used instead" if self.last is not None else otherwise
         for file, reason in faults.items():
-            logger.warning("The checkpoint %s is not used: %s; %s.", file, reason, instead)
+            logger.warning("The checkpoint %s is not used: %s; %s.", file, reason, consequence)
         return state
 
     def due(self) -> bool:

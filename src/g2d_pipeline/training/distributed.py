@@ -1,4 +1,4 @@
-"""The processes that train one model together: their shares of a batch, what they sum, gather and agree on.
+"""The process group of a data-parallel training: slices of a batch, all-reduce, gather, broadcast.
 
 Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
 batch, and they are summed right before the step. torch's DistributedDataParallel would
@@ -42,17 +42,16 @@ def check_peer(error: Exception) -> None:
 
 
 class Group:
-    """This process (`rank` of `world`) among those of torch's process group; alone where there is none: then
-    everything gives back what it got, to the bit."""
+    """This process (`rank` of `world`) in torch's process group; without one, methods return their input."""
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         self.is_first = self.rank == 0
         self._versions: dict[int, int] = {}  # of buffers' witnesses, when they were last averaged
-        self._drawn: dict[str, Any] | None = None  # states of this process's own random streams
+        self._local_rng: dict[str, Any] | None = None  # states of this process's own generators
 
-    def synchronised(self, model: Model) -> Model:
+    def broadcast_model(self, model: Model) -> Model:
         """The model with the first process's weights; on CUDA its batch norm goes over all processes."""
         if self.world == 1:
             return model
@@ -71,7 +70,7 @@ class Group:
         return slice(start, start + least + (self.rank < more))
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """All-reduce: the sum over all processes."""
         if self.world == 1:
             return x
         total = x.detach().clone()
@@ -79,8 +78,8 @@ class Group:
             dist.all_reduce(total)
         return total
 
-    def least(self, x: float) -> float:
-        """The least value of all processes."""
+    def min(self, x: float) -> float:
+        """All-reduce: the minimum over all processes."""
         if self.world == 1:
             return x
         value = torch.tensor(x, dtype=torch.float64)
@@ -97,7 +96,7 @@ class Group:
         return self.sum(whole)
 
     def agree(self, value: Value) -> Value:
-        """The first process's value (plain data and tensors, small), on all of them."""
+        """Broadcast the first process's value (plain data and small tensors)."""
         if self.world == 1:
             return value
         sent = torch.frombuffer(bytearray(to_bytes({"value": value})), dtype=torch.uint8)
@@ -127,42 +126,42 @@ class Group:
         for x in tensors:
             if x.numel() < LARGE or not _is_dense(x):
                 rest.setdefault((x.dtype, x.device), []).append(x)
-        flat = [_flatten_dense_tensors([x.contiguous() for x in some]) for some in rest.values()]
+        flat = [_flatten_dense_tensors([x.contiguous() for x in group]) for group in rest.values()]
         with _others():
             # In the order of memory, which is the same on all.
             parts = [x.as_strided((x.numel(),), (1,)) for x in large] + flat
             for work in [dist.all_reduce(part, async_op=True) for part in parts]:
                 work.wait()
-        for some, summed in zip(rest.values(), flat, strict=True):
-            for x, values in zip(some, _unflatten_dense_tensors(summed, some), strict=True):
+        for group, summed in zip(rest.values(), flat, strict=True):
+            for x, values in zip(group, _unflatten_dense_tensors(summed, group), strict=True):
                 x.copy_(values)
         self.remember(buffers)
 
     def remember(self, buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """They are the same on all processes now."""
+        """Note that the buffers are the same on all processes."""
         self._versions = {id(b): witness._version for b, witness in buffers}
 
     @contextmanager
-    def own_draws(self) -> Iterator[None]:
-        """Inside, torch's generators are this process's own (dropout); outside they are the same on all, so
-        that what methods draw is, too."""
-        if self._drawn is None:
+    def local_rng(self) -> Iterator[None]:
+        """Inside, torch's generators have this process's own state (dropout); outside, the state that all
+        processes share, so that methods draw the same numbers."""
+        if self._local_rng is None:
             yield
             return
         shared = _generators()
-        _set_generators(self._drawn)
+        _set_generators(self._local_rng)
         try:
             yield
         finally:
-            self._drawn = _generators()
+            self._local_rng = _generators()
             _set_generators(shared)
 
     def start_batch(self, seed: int, epoch: int, batch: int) -> None:
-        """Own streams depend on seed, process and batch alone: there is nothing to save of them."""
+        """Seed this process's own generators from seed, rank, epoch and batch: no state to checkpoint."""
         if self.world > 1:
             shared = _generators()
             torch.manual_seed(stream(seed, f"dropout {self.rank} {epoch} {batch}"))
-            self._drawn = _generators()
+            self._local_rng = _generators()
             _set_generators(shared)
 
 
@@ -185,12 +184,12 @@ def _is_dense(x: Tensor) -> bool:
 def running_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The buffers that may be means over batches, each with the tensor whose version (torch counts writes)
     tells of a change: of batch norm, whose kernels write uncounted, the number of its batches."""
-    buffers = []
+    pairs = []
     for part in model.modules():
         count = part.num_batches_tracked if isinstance(part, _BatchNorm) else None
-        own = (b for b in part.buffers(recurse=False) if b.is_floating_point())
-        buffers += [(b, b if count is None else count) for b in own]
-    return buffers
+        buffers = (b for b in part.buffers(recurse=False) if b.is_floating_point())
+        pairs += [(b, b if count is None else count) for b in buffers]
+    return pairs
 
 
 def has_batch_norm(model: nn.Module) -> bool:

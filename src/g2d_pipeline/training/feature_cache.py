@@ -1,4 +1,4 @@
-"""Features of frozen encoders, computed once and looked up: no forward at all where it cannot change.
+"""A cache of the features of frozen encoders, which saves their forward pass.
 
 A frozen encoder is one whose weights and buffers do not change by one bit (`update: skip`). In evaluation
 mode its features depend on the sample alone, so they are known from the first forward over a split on until
@@ -110,9 +110,9 @@ def empty_array(shape: tuple[int, ...], folder: Path | None) -> Array:
     """A float32 array of zeros: in memory where it is small, else a memory-mapped file without a name.
 
     Raises OSError where the disk has no room for it."""
-    size, where = 4 * math.prod(shape), folder or Path(tempfile.gettempdir())
+    size, directory = 4 * math.prod(shape), folder or Path(tempfile.gettempdir())
     if size <= KEPT_MAPPED:
         return np.zeros(shape, np.float32)
-    with room_for(size, where), tempfile.TemporaryFile(dir=where) as file:
+    with room_for(size, directory), tempfile.TemporaryFile(dir=directory) as file:
         reserve(file, size)
         return np.memmap(file, np.float32, "w+", shape=shape)

@@ -63,30 +63,30 @@ def fit(
             f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
         )
     packed = pack(*arguments) if options.compute.num_nodes > 1 else None
-    made = launch(_fit_here, *arguments, options=options, description=description, packed=packed)
-    model.load_state_dict(made.pop("model"))
-    method.load_state_dict(made.pop("method"))
+    result = launch(_fit_here, *arguments, options=options, description=description, packed=packed)
+    model.load_state_dict(result.pop("model"))
+    method.load_state_dict(result.pop("method"))
     import pandas as pd
 
-    history = pd.DataFrame(made.pop("history"))
-    return FitResult(model.cpu().eval(), history, **made)
+    history = pd.DataFrame(result.pop("history"))
+    return FitResult(model.cpu().eval(), history, **result)
 
 
 def take_part(nodes: Nodes) -> None:
     """On another machine than the first: start this machine's processes of each training of the first one."""
     while (call := nodes.next_call()) is not None:
         packed, options, folder, run, endpoint = call
-        where = RunOptions(**options), Path(folder), run, endpoint, nodes.rank
-        lost = start(_fit_here, unpack(packed), *where)
+        arguments = RunOptions(**options), Path(folder), run, endpoint, nodes.rank
+        lost = start(_fit_here, unpack(packed), *arguments)
         logger.info("%s: %s", run, lost or "this machine's part is done")
 
 
 def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
     """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
-    own = copy.deepcopy(model)  # torch sends weights as memory that all processes share
-    every: tuple[Any, ...] = (own, *arguments, options)
+    copied = copy.deepcopy(model)  # torch sends weights as memory that all processes share
+    every: tuple[Any, ...] = (copied, *arguments, options)
     trainer = Trainer(*every)
     fitted = trainer.fit()
-    made = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
+    result = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
     modules = trainer.method.modules()
-    return made | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}
+    return result | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}

@@ -1,4 +1,4 @@
-"""What is recorded of a training run: a row an epoch, and where it went wrong."""
+"""The training history, one row per epoch, and the detection of divergence."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class DivergenceError(TrainingError):
 
 
 class History(Stateful):
-    """The table; means over an epoch's batches. `numbers`: in the inputs of one. Norms of gradients are
-    means over the epoch's steps; where steps are short over every fourth one, and then a column
-    `grad_norm_every` says so. Of each batch all numbers are one vector on the device, read
-    at once on the CPU, and on an accelerator every `CHECK_EVERY` batches: nothing waits for it."""
+    """A row per epoch: means over its batches. `numbers`: elements in a batch's inputs.
+
+    Gradient norms are means over the epoch's steps, where steps are short over every fourth one (column
+    `grad_norm_every`). The values of a batch are one vector on the device, read at once on the CPU and every
+    `CHECK_EVERY` batches on an accelerator, so that training does not synchronise."""
 
     state_names: ClassVar = ("epochs", "epoch", "totals", "logged", "count", "steps", "normed", "learning")
 
@@ -59,7 +60,7 @@ class History(Stateful):
         self.pending: list[tuple[tuple[str, ...], dict[str, int], Tensor]] = []
 
     def record_gradients(self) -> list[str]:
-        """Store the norms of each encoder's gradient, before the step; the modalities that have one."""
+        """Store the gradient norms of each encoder before a step; returns the modalities with a gradient."""
         gradients = {
             m: [g for p in weights if (g := p.grad) is not None] for m, weights in self.parameters.items()
         }
@@ -102,25 +103,25 @@ class History(Stateful):
         state.logged.clear()
 
     def check(self) -> None:
-        """Take in the batches that wait. Raises DivergenceError where a loss of one was not finite (gradients
-        may overflow: fp16's scaler skips that step)."""
+        """Add pending batches to the totals. Raises DivergenceError where one had a loss that is not finite
+        (gradients may overflow: fp16's scaler skips that step)."""
         pending, self.pending = self.pending, []
         for number, (names, tensors, vector) in enumerate(pending, self.count - len(pending) + 1):
             values = vector.tolist()
             named = dict(zip(names, values, strict=False))
             bad = [n for n, value in named.items() if n.startswith("loss/") and not math.isfinite(value)]
             if bad:
-                where = f"epoch {self.epoch}, batch {number}"
+                place = f"epoch {self.epoch}, batch {number}"
                 raise DivergenceError(
-                    f"{self.description}: {', '.join(bad)} became NaN or infinite in {where}."
+                    f"{self.description}: {', '.join(bad)} became NaN or infinite in {place}."
                 )
-            each = iter(values[len(names) :])
-            named |= {f"grad_norm/{m}": math.hypot(*islice(each, n)) for m, n in tensors.items()}
+            norms_left = iter(values[len(names) :])
+            named |= {f"grad_norm/{m}": math.hypot(*islice(norms_left, n)) for m, n in tensors.items()}
             for name, value in named.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value
 
     def state_dict(self) -> dict[str, Any]:
-        """Raises DivergenceError as `check` does: no checkpoint is kept of what has diverged."""
+        """Raises DivergenceError as `check` does: a diverged run is not checkpointed."""
         self.check()
         return super().state_dict()
 
@@ -160,19 +161,20 @@ class History(Stateful):
 
 @contextmanager
 def explain_divergence(
-    last_checkpoint: Callable[[], Path | None], rests_on_statistics: Callable[[], bool]
+    last_checkpoint: Callable[[], Path | None], uses_running_statistics: Callable[[], bool]
 ) -> Iterator[None]:
-    """Add to a DivergenceError inside what can be done about it, the likeliest remedy first.
+    """Add remedies to a DivergenceError raised inside, the likeliest first.
 
-    `last_checkpoint()`: its path or None; `rests_on_statistics()`: whether an encoder was suppressed whose
-    batch norm goes by running statistics."""
+    `last_checkpoint()`: its path or None; `uses_running_statistics()`: whether a suppressed encoder was
+    normalised by running statistics."""
     try:
         yield
     except DivergenceError as error:
         by_batch = "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
+        first = by_batch if uses_running_statistics() else ""
         raise DivergenceError(
             f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            f"Remedies, the likeliest first: {by_batch if rests_on_statistics() else ''}a smaller learning "
-            "rate (--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
+            f"Remedies, the likeliest first: {first}a smaller learning rate (--params lr=…), "
+            "a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
             "a look at the features for extreme values."
         ) from None

@@ -32,9 +32,9 @@ from g2d_pipeline.training.nodes import Nodes
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
-GRACE = 5.0  # seconds
+GRACE_SECONDS = 5.0
 NODES: list[Nodes] = []  # of the first machine: what brings the others in
-# Loggers whose words and tracebacks would stand beside ours.
+# Loggers that would repeat our messages with tracebacks.
 QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
 
 
@@ -42,16 +42,16 @@ def devices_of(options: RunOptions) -> int:
     """How many processes train together on this machine. Raises ConfigError for more than it has."""
     import joblib
 
-    wanted, device = options.compute.devices, pick_device(options.device)
+    requested, device = options.compute.devices, pick_device(options.device)
     if device.type == "cuda":
-        available, what = torch.cuda.device_count(), "CUDA devices"
+        count, unit = torch.cuda.device_count(), "CUDA devices"
     else:
-        available, what = joblib.cpu_count() if device.type == "cpu" else 1, f"{device.type.upper()} cores"
-    number = wanted if wanted != "auto" else available if device.type == "cuda" else 1
-    if number > available:
+        count, unit = joblib.cpu_count() if device.type == "cpu" else 1, f"{device.type.upper()} cores"
+    number = requested if requested != "auto" else count if device.type == "cuda" else 1
+    if number > count:
         raise ConfigError(
-            f"compute.devices = {number}: there are {available} {what} here (each process has one, and no "
-            f"two share one). Allowed: 1 to {available}, or auto"
+            f"compute.devices = {number}: there are {count} {unit} here (each process has one, and no two "
+            f"share one). Allowed: 1 to {count}, or auto"
         )
     if number > 1 and device.index is not None:
         raise ConfigError(
@@ -86,13 +86,13 @@ def launch(
     try:
         for attempt in range(options.compute.max_restarts + 1):
             lost = _run(function, arguments, options, folder, f"{description} {attempt}", packed)
-            if (made := Checkpoints(folder / "result").newest()) is not None:
-                return made
-            _raise(folder)
+            if (result := Checkpoints(folder / "result").newest()) is not None:
+                return result
+            _raise_recorded(folder)
             lost = lost or "the processes ended without a result"
             logger.warning("%s: %s; all are started again from the newest checkpoint", description, lost)
-        number = options.compute.max_restarts
-        raise TrainingError(f"{description}: {lost}, after {number} restarts (compute.max_restarts)")
+        restarts = options.compute.max_restarts
+        raise TrainingError(f"{description}: {lost}, after {restarts} restarts (compute.max_restarts)")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -134,13 +134,13 @@ def start(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     compute, number = options.compute, devices_of(options)
-    alone: dict[str, Any] = {
+    single_node: dict[str, Any] = {
         "rdzv_backend": "c10d",
         "rdzv_endpoint": "localhost:0",
         "rdzv_configs": {"timeout": compute.timeout, "is_host": True},
         "local_addr": "localhost",
     }
-    several = {
+    multi_node = {
         "rdzv_backend": "static",
         "rdzv_endpoint": endpoint,
         "rdzv_configs": {"timeout": compute.timeout, "rank": machine},
@@ -152,33 +152,33 @@ def start(
         run_id=run,
         max_restarts=0,  # ours: only a lost process is a reason to try again
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"elastic-{machine}")),
-        **(several if endpoint else alone),
+        **(multi_node if endpoint else single_node),
     )
     level = logging.getLogger("g2d_pipeline").getEffectiveLevel()
     late = f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
     try:
-        with _quiet(), _signals_kept():
-            elastic_launch(config, _work)(function, arguments, options, folder, level, os.getpid())
+        with _quiet_loggers(), _restore_signals():
+            elastic_launch(config, _worker)(function, arguments, options, folder, level, os.getpid())
     except ChildFailedError as failed:
         died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
-        return ", ".join(f"process {rank} was ended by {by.name}" for rank, by in died.items()) or late
+        return ", ".join(f"process {rank} was ended by {sig.name}" for rank, sig in died.items()) or late
     except SignalException as stopped:  # the processes have been told, and have saved, or were at their end
-        _raise(folder)
-        by = signal.Signals(stopped.sigval)
-        kept = options.folder is not None and any((options.folder / CHECKPOINTS).glob("epoch-*"))
-        where = "saved; the same command goes on from there" if kept else "before anything was saved"
-        raise InterruptedRun(f"{run}: stopped by {by.name}, {where}.", by) from None
+        _raise_recorded(folder)
+        sig = signal.Signals(stopped.sigval)
+        saved = options.folder is not None and any((options.folder / CHECKPOINTS).glob("epoch-*"))
+        outcome = "saved; the same command goes on from there" if saved else "before anything was saved"
+        raise InterruptedRun(f"{run}: stopped by {sig.name}, {outcome}.", sig) from None
     except (dist.DistError, TimeoutError) as error:
         return f"{late}: {error}"
     return ""
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What went wrong is said once, by us."""
-    before = os.environ.get("TORCH_CPP_LOG_LEVEL")
+def _quiet_loggers() -> Iterator[None]:
+    """Silence torch's loggers: errors are reported once, by us."""
+    log_level = os.environ.get("TORCH_CPP_LOG_LEVEL")
     levels = {name: logging.getLogger(name).level for name in QUIET}
-    os.environ["TORCH_CPP_LOG_LEVEL"] = before or "FATAL"
+    os.environ["TORCH_CPP_LOG_LEVEL"] = log_level or "FATAL"
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
@@ -186,31 +186,31 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        if before is None:
+        if log_level is None:
             del os.environ["TORCH_CPP_LOG_LEVEL"]
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Torch elastic leaves its signal handlers behind."""
+def _restore_signals() -> Iterator[None]:
+    """Restore the signal handlers that torch elastic replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 # -------------------------------------------------------------------------------------------- in each process
-def _work(
+def _worker(
     function: Function, arguments: tuple[Any, ...], options: RunOptions, folder: Path, level: int, parent: int
 ) -> None:
-    """What each process does. It ends with its parent, whatever ends that."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    """Main function of each process, which exits with its parent."""
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
     if options.folder is not None:  # what asks to stop is noted where something is saved, see `resume`
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -228,16 +228,16 @@ def _work(
         dist.barrier()
         dist.destroy_process_group()
     except BaseException as error:
-        _note(error, rank, where, folder)
+        _record_error(error, rank, where, folder)
         sys.stdout.flush()
         if isinstance(error, LostProcess):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(GRACE)  # whoever is lost is found first
+            time.sleep(GRACE_SECONDS)  # whoever is lost is found first
         os._exit(1)  # without waiting for the others: they are ended
 
 
 def _join(options: RunOptions, local: int) -> RunOptions:
-    """Become a member of torch's process group, with a device and threads of its own."""
+    """Join torch's process group, with a device and a share of the threads."""
     import joblib
 
     device = pick_device(options.device)
@@ -248,25 +248,25 @@ def _join(options: RunOptions, local: int) -> RunOptions:
     torch.set_num_threads(max(min(joblib.cpu_count() // number, torch.get_num_threads()), 1))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=options.compute.timeout))
-    others = {} if Group().is_first else {"progress": False, "log": []}
-    return options.updated(device=str(device), **others)
+    changes = {} if Group().is_first else {"progress": False, "log": []}
+    return options.updated(device=str(device), **changes)
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent process has ended."""
     started_by = parent_process()
     if started_by is not None and started_by.pid == parent:
         connection.wait([started_by.sentinel])
         os._exit(1)
 
 
-# ----------------------------------------------------------------------------------------------- what failed
-def _note(error: BaseException, rank: int, where: str, folder: Path) -> None:
-    """Write down what ended a process."""
+# ---------------------------------------------------------------------------------------------------- errors
+def _record_error(error: BaseException, rank: int, where: str, folder: Path) -> None:
+    """Write the error that ended a process to a file."""
     kind = type(error).__name__
-    known = isinstance(error, G2DError)
-    at = ", ".join([where, *getattr(error, "__notes__", [])])
-    text = str(error) if known else f"{at}: {kind}: {error}"
+    is_ours = isinstance(error, G2DError)
+    location = ", ".join([where, *getattr(error, "__notes__", [])])
+    text = str(error) if is_ours else f"{location}: {kind}: {error}"
     number = error.exit_status - 128 if isinstance(error, InterruptedRun) else None
     fault = {"kind": kind, "text": text, "lost": isinstance(error, LostProcess), "number": number}
     fault |= {"time": time.time(), "rank": rank, "os": error.errno if isinstance(error, OSError) else None}
@@ -275,15 +275,15 @@ def _note(error: BaseException, rank: int, where: str, folder: Path) -> None:
     temporary.replace(folder / f"error-{rank}.json")
 
 
-def _raise(folder: Path) -> None:
-    """Raise the first error that is not another one's consequence; forget the rest."""
+def _raise_recorded(folder: Path) -> None:
+    """Raise the first recorded error that is no consequence of another; delete all records."""
     faults = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("error-*.json"))]
     for file in folder.glob("error-*.json"):
         file.unlink()
-    own = sorted((f for f in faults if not f["lost"]), key=lambda f: (f["time"], f["rank"]))
-    if not own:
+    causes = sorted((f for f in faults if not f["lost"]), key=lambda f: (f["time"], f["rank"]))
+    if not causes:
         return
-    fault, kinds = own[0], {cls.__name__: cls for cls in _subclasses(G2DError)}
+    fault, kinds = causes[0], {cls.__name__: cls for cls in _subclasses(G2DError)}
     if fault["number"] is not None:
         raise InterruptedRun(fault["text"], fault["number"])
     if fault["os"] is not None:
@@ -292,6 +292,6 @@ def _raise(folder: Path) -> None:
 
 
 def _subclasses(cls: type[G2DError]) -> Iterator[type[G2DError]]:
-    for one in cls.__subclasses__():
-        yield one
-        yield from _subclasses(one)
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

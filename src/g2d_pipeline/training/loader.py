@@ -1,4 +1,4 @@
-"""From the store to a batch on the device: one gather a modality, augmented, with teachers' outputs."""
+"""The data loader: from store rows to batches on the device, augmented, with the teachers' outputs."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,13 +24,13 @@ from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AHEAD = 2  # batches that each thread reads before they are asked for
+AHEAD = 2  # batches that each thread prefetches
 
 
 @dataclass(eq=False)
 class Loader:
-    """Makes the batches of a run, of which each process of the `group` gets its share; the same ones for any
-    number of `workers` (threads that read ahead). `windows`: see `features.windows`.
+    """Yields the batches of a run, of which each process of the `group` gets its part; they do not depend on
+    the number of `workers` (prefetching threads). `windows`: see `features.windows`.
 
     `target` `[N]`: encoded; `online`: the teachers that are run on the batch instead of looked up."""
 
@@ -58,8 +58,8 @@ class Loader:
 
         def read(numbered: tuple[int, Rows]) -> dict[str, Tensor]:
             number, rows = numbered
-            own = rows[self.group.part(len(rows))]
-            inputs = {m: take(self.data.arrays[m], own) for m in read_now}
+            share = rows[self.group.part(len(rows))]
+            inputs = {m: take(self.data.arrays[m], share) for m in read_now}
             if on_cpu:
                 return self._augment(inputs, epoch, number, len(rows))
             return {m: x.pin_memory() for m, x in inputs.items()} if self.device.type == "cuda" else inputs
@@ -74,7 +74,7 @@ class Loader:
                 yield self._batch(rows[self.group.part(len(rows))], changed, teach)
 
     def unfreeze(self, batch: Batch, active: Collection[str]) -> Batch:
-        """The batch with the inputs of modalities that were expected to be frozen and are to learn."""
+        """The batch with inputs in place of cached features for the `active` modalities."""
         modalities = [m for m in active if m in batch.features]
         if not modalities:
             return batch
@@ -85,8 +85,8 @@ class Loader:
         return replace(batch, inputs=batch.inputs | inputs, features=features)
 
     def _augment(self, inputs: dict[str, Tensor], epoch: int, number: int, total: int) -> dict[str, Tensor]:
-        """Change the inputs at random, each by a stream of its own (on the CPU in the reading threads), as
-        they would be in the batch of `total` samples that they are a part of."""
+        """Augment each input from a random stream of its own, as in the global batch of `total` samples that
+        they are a part of. On the CPU this runs in the prefetching threads."""
         changed, place = dict(inputs), (self.group.part(total).start, total)
         for position, m in enumerate(self.data.modalities):
             settings = self.data.augment.get(m)
@@ -110,7 +110,7 @@ class Loader:
 def ahead(
     read: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[tuple[Item, Result]]:
-    """(item, read(item)) in order, up to `workers` of them being read ahead in threads."""
+    """Yield (item, read(item)) in order; `workers` threads prefetch."""
     if not workers:
         yield from ((item, read(item)) for item in items)
         return
@@ -133,7 +133,7 @@ def ahead(
 def attach_data_access(
     state: State, data: Data, target: Tensor, training: TrainingSettings, device: torch.device
 ) -> None:
-    """Fill in what a method may use beside its batches, `State.rows` to `new_optimizer`; never of test."""
+    """Set the callables of the state that give a method access to train and val samples (never test)."""
 
     def rows_of(split: str) -> Rows:
         if split not in ("train", "val"):
@@ -146,10 +146,10 @@ def attach_data_access(
 
     def evaluate(rows: Rows) -> Iterator[tuple[Batch, Output]]:
         for chunk in chunks(rows, map(data.shape, data.modalities), device):
-            some = batch(chunk)
+            part = batch(chunk)
             with torch.no_grad(), preserve_norm_stats(state.model, "frozen"):
-                output = state.model(some.inputs)
-            yield some, output
+                output = state.model(part.inputs)
+            yield part, output
 
     state.rows, state.batch, state.evaluate = rows_of, batch, evaluate
     state.targets = lambda rows: target[torch.from_numpy(rows)]

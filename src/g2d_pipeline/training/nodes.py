@@ -70,22 +70,22 @@ class Nodes:
             self.store.set(f"versions {self.rank}", json.dumps(versions))
             names = [f"versions {rank}" for rank in range(self.count)]
             self.store.wait(names, self.timeout)
-            every = [json.loads(self.store.get(name)) for name in names]
+            all_versions = [json.loads(self.store.get(name)) for name in names]
         except RuntimeError as error:
             raise ConfigError(
                 f"{where}: the {self.count} machines have not all met there within {compute.timeout:g} s "
                 f"(compute.timeout). Is the host the first one's, its port free and open? ({_first(error)})"
             ) from None
-        for rank, theirs in enumerate(every):
-            if theirs != every[0]:
-                both = f"machine 0 has {_spelt(every[0])}, machine {rank} has {_spelt(theirs)}"
+        for rank, other in enumerate(all_versions):
+            if other != all_versions[0]:
+                both = f"machine 0 has {_spelt(all_versions[0])}, machine {rank} has {_spelt(other)}"
                 raise ConfigError(f"{where}: versions differ: {both}. Give all machines the same environment")
 
     def free_port(self) -> int:
         """One of this machine's."""
-        with socket.socket() as some:
-            some.bind(("", 0))
-            return int(some.getsockname()[1])
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return int(listener.getsockname()[1])
 
     def call(self, *arguments: Any) -> None:
         """From the first machine: send arguments, plain data, tensors and arrays, to all others."""

@@ -38,9 +38,13 @@ def build_optimizer(
     return optimizer
 
 
-def scale_lr(rule: Literal["none", "linear", "sqrt"], devices: int) -> float:
-    """What learning rates are multiplied by where a batch is `devices` times as large (`scale_lr`)."""
-    return {"none": 1.0, "linear": float(devices), "sqrt": math.sqrt(devices)}[rule]
+def scale_lr(
+    optimizer: optim.Optimizer, rule: Literal["none", "linear", "sqrt"], devices: int, before: int = 1
+) -> None:
+    """Adjust the learning rates to the batches of `devices` instead of `before` devices (`scale_lr`)."""
+    factor = {"none": 1.0, "linear": devices / before, "sqrt": math.sqrt(devices) / math.sqrt(before)}[rule]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
 
 
 def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -72,8 +76,10 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
 
 def _same_layout(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape lie in memory in one order (dimensions of size 1 do not tell)."""
-    ours, theirs = a.stride(), b.stride()
-    return ours == theirs or all(n == 1 or s == t for n, s, t in zip(a.shape, ours, theirs, strict=True))
+    strides_a, strides_b = a.stride(), b.stride()
+    return strides_a == strides_b or all(
+        n == 1 or s == t for n, s, t in zip(a.shape, strides_a, strides_b, strict=True)
+    )
 
 
 # ---------------------------------------------------------------------------------------------- learning rate

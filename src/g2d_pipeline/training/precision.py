@@ -1,5 +1,6 @@
 """Numbers and machine: the arithmetic of a training, what it asks of the machine, and how encoders run."""
 
+import ctypes
 import logging
 import os
 import shlex
@@ -8,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 # code of `Encoder.forward`, and each needs up to three graphs (learning, suppressed, evaluated) for one and
 # for any batch size: torch's own 8 is used up by two encoders.
 GRAPHS = 64
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+LARGEST_KEPT, KEPT = 32 * 2**20, 2**30  # bytes: of one tensor (as glibc's own limit), and of all together
 
 
 # ------------------------------------------------------------------------------------------------- arithmetic
@@ -41,12 +45,12 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
         return
     # The older pair of flags on purpose: once the newer `fp32_precision` is set, reading these raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
+    flags = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.allow_tf32, cudnn.allow_tf32 = flags
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -98,6 +102,19 @@ def _missing_to_compile(device: torch.device) -> str | None:
         return f"a C++ compiler: {compiler[0]} is not found (the variable CXX may name another)"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return None if header.is_file() else f"Python's C headers: {header} is missing (Debian: python3-dev)"
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of handing it back to the system, once and for good.
+
+    glibc hands a batch's tensors back after each step, and the system fills each new page with zeros: 4 % of
+    the CPU time of a ResNet-18 step, a fifth of the time that reading augmented batches takes, for the same
+    peak memory (docs/performance.md). Does nothing where the C library is another one."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 # --------------------------------------------------------------------------------------------------- encoders
@@ -172,11 +189,11 @@ def _buffers_kept(block: nn.Module) -> Iterator[None]:
     `preserve_norm_stats(block, "batch")` would not do: batch norm without statistics saves fewer tensors for
     the backward pass, and torch demands that the second forward pass saves what the first one did."""
     parts = block.modules()
-    before = [(part, name, own) for part in parts for name, own in part.named_buffers(recurse=False)]
-    for part, name, own in before:
-        setattr(part, name, own.clone())
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part.named_buffers(recurse=False)]
+    for part, name, buffer in buffers:
+        setattr(part, name, buffer.clone())
     try:
         yield
     finally:
-        for part, name, own in before:
-            setattr(part, name, own)
+        for part, name, buffer in buffers:
+            setattr(part, name, buffer)

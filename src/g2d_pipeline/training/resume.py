@@ -1,4 +1,4 @@
-"""Kill and resume: where a run is, when it is saved, which checkpoints fit, Ctrl-C and SIGTERM."""
+"""Checkpoint and resume: position in a run, when to save, compatible checkpoints, Ctrl-C and SIGTERM."""
 
 import hashlib
 import json
@@ -30,10 +30,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class LoopState(Stateful):
-    """Where a run is: in `epoch` (from 1), `batch` batches of it done. `rows`: those that a method chose.
-
-    `batch_size`: samples a batch of each of `devices`; `before`: samples of the epoch that were done on
-    another number of devices, before those batches."""
+    """Position in a run: `batch` batches of `epoch` (from 1) are done. `rows`: of the epoch, where a method
+    chose them; `batch_size`: per device, of `devices`; `before`: samples of the epoch that were done before
+    those batches on another number of devices."""
 
     epoch: int = 1
     batch: int = 0
@@ -54,7 +53,7 @@ def run_identity(
     seed: int,
     windows: Windows | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint must agree with to be resumed."""
+    """Settings, data and model; only a checkpoint with the same identity can be resumed."""
     shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
     samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
     return {
@@ -99,12 +98,12 @@ class Checkpointer:
 
     @property
     def last(self) -> Path | None:
-        """The newest checkpoint."""
+        """Path of the newest checkpoint, None if there is none."""
         return self.checkpoints.last if self.checkpoints else None
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """While training: go on from the newest checkpoint, and note signals."""
+        """Load the newest checkpoint; inside, SIGINT and SIGTERM are recorded instead of raised."""
         if self.folder is None:
             yield
             return
@@ -113,25 +112,25 @@ class Checkpointer:
             yield
 
     def end_step(self) -> None:
-        """Save where it is time to; to be called after each step of the optimizer."""
+        """Save if a checkpoint is due; call it after each optimizer step."""
         if self.folder is not None and self._agreed(self.checkpoints is not None and self.checkpoints.due()):
             self._save()
 
     def end_epoch(self, ended: bool) -> None:
-        """The same after an epoch; `ended`: it was the last one."""
+        """Save if due at the end of an epoch; `ended`: of the last one."""
         checkpoints = self.checkpoints
         due = ended or (checkpoints is not None and checkpoints.due_at_epoch_end())
         if self.folder is not None and self._agreed(due):
             self._save()
 
     def _agreed(self, due: bool) -> bool:
-        """Whether to save: the first process finds it `due`, or one of them was asked to stop."""
+        """Whether to save: it is `due` in the first process, or any process has got a signal."""
         self.asked = self.stop.number
         if self.group.world > 1:  # a signal that arrives meanwhile counts at the next step, as on the others
             signals = (signal.SIGINT, signal.SIGTERM)
-            wanted = torch.tensor([due, *(self.asked == s for s in signals)], dtype=torch.int)
-            first, *counts = self.group.sum(wanted).tolist()
-            due = bool(first)
+            requests = torch.tensor([due, *(self.asked == s for s in signals)], dtype=torch.int)
+            first_due, *counts = self.group.sum(requests).tolist()
+            due = bool(first_due)
             self.asked = next((int(s) for s, count in zip(signals, counts, strict=True) if count), None)
         return due or self.asked is not None
 
@@ -161,9 +160,9 @@ class Checkpointer:
         if self.checkpoints:
             self.checkpoints.save({"identity": self.identity} | parts, epoch, batch)
         if self.asked is not None:
-            goes_on, nothing = "saved; the same command goes on from there", "but nothing could be saved"
-            where = goes_on if self.group.agree(self.last is not None) else nothing  # the others wait for it
+            saved = self.group.agree(self.last is not None)  # the other processes wait for it
+            outcome = "saved; the same command goes on from there" if saved else "but nothing could be saved"
             number = signal.Signals(self.asked)
-            by = "Ctrl-C" if number == signal.SIGINT else number.name
-            message = f"{self.description}: stopped by {by} at epoch {epoch}, batch {batch}, {where}."
+            name = "Ctrl-C" if number == signal.SIGINT else number.name
+            message = f"{self.description}: stopped by {name} at epoch {epoch}, batch {batch}, {outcome}."
             raise InterruptedRun(message, number)

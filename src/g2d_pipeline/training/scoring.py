@@ -40,24 +40,24 @@ def forward_split(
 
     `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
     features). Encoders whose features are in the cache do not run; new features are added to it."""
-    known = cache.of_split(split) if cache is not None else {}
-    unknown = [m for m in model.modalities if m not in known]
-    own, most = data.rows[split], None
+    cached = cache.of_split(split) if cache is not None else {}
+    uncached = [m for m in model.modalities if m not in cached]
+    split_rows, longest = data.rows[split], None
     if group is not None and group.world > 1:  # shards of encoders are gathered by all at once
-        most = math.ceil(len(own) / group.world)
-        own = own[group.part(len(own))]
+        longest = math.ceil(len(split_rows) / group.world)
+        split_rows = split_rows[group.part(len(split_rows))]
     with preserve_norm_stats(model, "frozen"):
-        for rows in chunks(own, map(data.shape, unknown), device, most):
-            features = {m: take(array, rows).to(device) for m, array in known.items()}
-            output = model(gather(data, rows, device, unknown), features=features)
+        for rows in chunks(split_rows, map(data.shape, uncached), device, longest):
+            features = {m: take(array, rows).to(device) for m, array in cached.items()}
+            output = model(gather(data, rows, device, uncached), features=features)
             logits = {"multi": method.predict(output).cpu()}
             logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
             if cache is not None:
-                for m in unknown:
+                for m in uncached:
                     cache.keep(m, rows, output.features[m])
             yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
     if cache is not None:
-        for m in unknown:
+        for m in uncached:
             cache.complete(m, split)
 
 
@@ -86,15 +86,15 @@ def score_split(
                 cosine = cosine_similarity(features[m].float(), take(teacher.feature, rows).float())
                 cosines[f"cosine/{m}"] += float(cosine.sum()) / count
     expected = target[torch.from_numpy(data.rows[split])]
-    whole = {part: group.gather(torch.cat(values), count) for part, values in chunks.items()}
+    logits_of = {part: group.gather(torch.cat(values), count) for part, values in chunks.items()}
     if cosines:
         sums = group.sum(torch.tensor(list(cosines.values()), dtype=torch.float64)).tolist()
         cosines.update(zip(cosines, sums, strict=True))
-    scores = {part: data.task.score(logits, expected) for part, logits in whole.items()}
+    scores = {part: data.task.score(logits, expected) for part, logits in logits_of.items()}
     if len(model.modalities) == 1:  # a teacher: its one modality is the whole
         del scores["multi"]
-    scores |= {"loss": float(data.task.loss(whole["multi"], expected)), **cosines}
-    return Validation(whole, expected, scores)
+    scores |= {"loss": float(data.task.loss(logits_of["multi"], expected)), **cosines}
+    return Validation(logits_of, expected, scores)
 
 
 def score_key(task: Task, scores: dict[str, float], metric: str | None = None) -> Key:

@@ -1,4 +1,4 @@
-"""Randomness in separate streams, so that more of one changes nothing in another."""
+"""Separate random streams: drawing more from one does not change another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 
 def stream(seed: int, name: str) -> int:
-    """The seed of a stream of its own: `model`, `method`, `dropout` (others: `epoch_rows`, `augment`)."""
+    """The seed of a stream: `model`, `method`, `dropout` (other streams: `epoch_rows`, `augment`)."""
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
 
 
@@ -19,9 +19,9 @@ def seeded(seed: int, name: str) -> Iterator[None]:
 
     torch would also fill every new tensor with NaN then, to show reads of uninitialised memory: an eighth of
     the time of a small model's epoch (docs/performance.md), and no number changes without it."""
-    before = torch.are_deterministic_algorithms_enabled()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
     memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
+    was_filling = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(stream(seed, name))
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
@@ -29,8 +29,8 @@ def seeded(seed: int, name: str) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
-            memory.fill_uninitialized_memory = fill
+            torch.use_deterministic_algorithms(was_deterministic)
+            memory.fill_uninitialized_memory = was_filling
 
 
 class TorchGenerators:

@@ -53,16 +53,16 @@ def check_teacher(
     if isinstance(teacher, TeacherOutputs):
         return teacher
     architecture, modalities = teacher.info["architecture"], list(teacher.info["modalities"])
-    theirs, ours = architecture["task"], data.task.to_json()
+    teacher_task, task = architecture["task"], data.task.to_json()
     faults = []
     if modalities != [modality]:
         faults.append(f"modalities = {modalities}, allowed is {[modality]}")
-    for key in dict.fromkeys(["name", "class_names", *theirs]):
-        if theirs.get(key) != ours.get(key):
-            faults.append(f"task.{key} = {theirs.get(key)!r}, the student's is {ours.get(key)!r}")
-    described, own = architecture["modalities"].get(modality, {}), data.normalisers.get(modality)
-    if (normaliser := described.get("normaliser")) != own:
-        faults.append(f"normaliser = {normaliser}, the student's is {own}: it was trained on other features")
+    for key in dict.fromkeys(["name", "class_names", *teacher_task]):
+        if teacher_task.get(key) != task.get(key):
+            faults.append(f"task.{key} = {teacher_task.get(key)!r}, the student's is {task.get(key)!r}")
+    described, expected = architecture["modalities"].get(modality, {}), data.normalisers.get(modality)
+    if (stored := described.get("normaliser")) != expected:
+        faults.append(f"normaliser = {stored}, the student's is {expected}: it was trained on other features")
     if faults:
         remedy = "Train it on the student's data: kedro run --pipeline teachers."
         raise ConfigError(f"teacher of {modality}: {faults[0]}. {remedy}")
@@ -73,14 +73,14 @@ def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data
     """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoder's `width`.
 
     `projects`: another width is no mistake, the method projects it or does not read the features."""
-    rows, theirs = (int(n) for n in teacher.feature.shape)
+    rows, feature_width = (int(n) for n in teacher.feature.shape)
     outputs, samples = teacher.logits.shape[1], len(data.target)
     fault = ""
     if rows != samples:
         fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
-    elif theirs != width and not projects:
+    elif feature_width != width and not projects:
         same = "Give both the same encoder, or say projection=true."
-        fault = f"width = {theirs}, the student's encoder makes {width}. {same}"
+        fault = f"width = {feature_width}, the student's encoder makes {width}. {same}"
     elif outputs != data.task.outputs:
         fault = f"outputs = {outputs}, the task has {data.task.outputs}"
     if fault:

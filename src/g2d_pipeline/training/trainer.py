@@ -1,7 +1,7 @@
-"""The training loop, whole: for epoch, for batch: forward, loss, backward, modulate, step.
+"""The training loop: for epoch, for batch: forward, loss, backward, modulate, step.
 
-What is not computed: the backward pass of suppressed encoders, the forward pass of frozen ones
-(`feature_cache.py`), teachers whose outputs are stored (`teachers.py`). What survives a kill: all `PARTS`."""
+Skipped are the backward pass of suppressed encoders, the forward pass of frozen ones (`feature_cache.py`) and
+of teachers with stored outputs (`teachers.py`). A checkpoint holds the state of all `PARTS`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from g2d_pipeline.methods.base import Batch, Method, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, estimate_norm_stats, pick_device
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training.auto_precision import choose_precision
+from g2d_pipeline.training.auto_precision import resolve_precision
 from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
@@ -31,7 +31,6 @@ from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import History, explain_divergence
 from g2d_pipeline.training.loader import Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
-from g2d_pipeline.training.memory import keep_freed_memory
 from g2d_pipeline.training.optimisation import (
     Average,
     LearningRate,
@@ -45,6 +44,7 @@ from g2d_pipeline.training.precision import (
     blocks,
     check_machine,
     gradient_scaler,
+    keep_freed_memory,
     prepare,
     tf32_mode,
     unprepare,
@@ -60,19 +60,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NORM_STATS_SAMPLES = (
-    16 * CHUNK
-)  # train samples, at most, from which running statistics of batch norm are computed
-# The attributes of a Trainer with a state that checkpoints hold.
+NORM_STATS_SAMPLES = 16 * CHUNK  # at most, to initialise running statistics of batch norm from
+# Attributes of a Trainer whose states are in its checkpoints.
 PARTS = ("loop", "model", "method", "optimizer", "learning_rate", "scaler", "average", "schedule", "cache",
          "history", "selector", "early_stopping", "random")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """The model with the selected weights (on the CPU), the history (a row an epoch), and which epoch was
-    selected. `selected_phase`: the phase that it lies in, and the last one, from 1; `selection_epochs`: the
-    first and the last of the epochs that it was selected from; `precision`: the encoders' arithmetic."""
+    """The model with the selected weights (on the CPU), the history (a row an epoch), the selected epoch.
+
+    `selected_phase`: its phase and the last phase, from 1; `selection_epochs`: first and last epoch that it
+    was selected from; `precision`: of the encoders."""
 
     model: MultimodalModel
     history: pd.DataFrame
@@ -83,7 +82,7 @@ class FitResult:
 
 
 class Trainer:
-    """One training run: parts that decide for themselves whether they act, and the loop over them."""
+    """One training run: `fit` is the loop, `__init__` builds its parts (schedule, cache, selector, …)."""
 
     def __init__(
         self,
@@ -106,17 +105,17 @@ class Trainer:
         self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
         check_machine(training, self.device)
-        model = self.group.synchronised(model.to(self.device))
+        model = self.group.broadcast_model(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         prepare(model, training, self.sharded)
         identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
-            training = choose_precision(training, model, data, self.device, options.folder)
+            training = resolve_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
         self.training, self.dtype = training, autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
-        # A process cannot train on nothing, nor batch norm on one sample.
-        self.least = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
+        # Each process needs a sample, batch norm needs two.
+        self.min_batch = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
         self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
         self.scaler = gradient_scaler(training.precision, self.device)
@@ -138,7 +137,7 @@ class Trainer:
         )  # fmt: skip
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        fitting = int(self.group.least(fitting_batch_size(model, data, training, self.device)))
+        fitting = int(self.group.min(fitting_batch_size(model, data, training, self.device)))
         self.loop = LoopState(batch_size=fitting, devices=self.group.world)
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
@@ -147,7 +146,7 @@ class Trainer:
         self.checkpointer = Checkpointer(options, parts, identity, description, self.group)
 
     def _start_method(self, teachers: Mapping[str, TeacherOutputs]) -> State:
-        """The method's state, with the optimizer over the parameter groups that it names."""
+        """The method's state, with the optimizer over the method's parameter groups."""
         epochs = self.method.epochs(self.training.epochs)
         state = State(self.model, None, self.data.task, epochs, teachers=teachers)  # type: ignore[arg-type]
         attach_data_access(state, self.data, self.target, self.training, self.device)
@@ -155,175 +154,66 @@ class Trainer:
             self.method.on_fit_start(state)
         for module in self.method.modules().values():
             module.to(self.device)
-        self.plain = sharding.without_weights(self.model) if self.sharded else self.model
+        self.unsharded = sharding.without_weights(self.model) if self.sharded else self.model
         for encoder in self.model.encoders.values() if self.sharded else ():
             sharding.shard(encoder, blocks(encoder), self.device)
         self.shards = sharding.Shards(self.method.parameter_groups(self.model))
         self.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
         self.shards.attach(self.optimizer)
         state.optimizer = self.optimizer
-        factor = scale_lr(self.training.scale_lr, self.group.world)
-        for group in state.optimizer.param_groups if factor != 1 else ():
-            group["lr"] *= factor
+        scale_lr(self.optimizer, self.training.scale_lr, self.group.world)
         state.devices, state.sum, state.agree = self.group.world, self.group.sum, self.group.agree
         state.forward, state.backward, state.step = self.forward, self.backward, self.step
         state.mark_updated = lambda modalities: self.cache.mark_updated(modalities)
         return state
 
+    # ---------------------------------------------------------------------------------------------- the loop
     def fit(self) -> FitResult:
-        """Train to the end, from where the newest checkpoint is."""
-        with self._running():
+        """Train to the end, from the newest checkpoint on where there is one."""
+        with self._run_context():
             while self.loop.epoch <= self.state.epochs:
                 self._train_epoch()
                 self._end_epoch()
-        self.selector.restore(self.model, self.method, last=self.average.module)
-        if self.sharded:
-            self.plain.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
-        self.schedule.release(self.plain)
-        for model in (self.plain, *self.online):
-            unprepare(model)
-        chosen, history = self.selector, self.history.frame()
-        phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
-        precision = self.training.precision
-        if phase[1] > 1:
-            chosen_from = (chosen.epoch, *epochs, *phase)
-            logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
-        return FitResult(self.plain.cpu().eval(), history, chosen.epoch, phase, epochs, precision)
+        return self._result()
 
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Random streams, arithmetic, explained errors, checkpoints, logs and progress of a run."""
-        keep_freed_memory()
-        attempt = attempt_of(self.model, self.data, self.training, self.device)
-        with (
-            seeded(self.seed, "dropout"),
-            tf32_mode(self.training.precision, self.device),
-            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
-            explain_divergence(lambda: self.checkpointer.last, lambda: self._rests_on_statistics()),
-            self._located(),
-            self.checkpointer.resumed(),
-            open_logs(self.options.log, self.options.folder) as self.log,
-        ):
-            self._adapt()
-            announce(self.loader.windows, self.description, self.group.agree)
-            if self.sharded:
-                self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
-            self.state.batch_size = self.loop.batch_size * self.group.world
-            steps = len(self._cut(self.data.rows["train"]))
-            done = (self.loop.epoch - 1) * steps + self.loop.batch
-            if not done:
-                self._estimate_norm_stats()
-            self.group.remember(self.buffers)
-            epochs, progress = self.state.epochs, self.options.progress
-            with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
-                yield
-
-    @contextmanager
-    def _located(self) -> Iterator[None]:
-        """Note at an error inside which samples were trained on."""
-        try:
-            yield
-        except Exception as error:
-            check_peer(error)
-            own = self.batch[self.group.part(len(self.batch))]
-            samples = enumerated(self.data.sample_ids[own])
-            error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
-            raise
-
-    def _adapt(self) -> None:
-        """Go on from the same sample where a checkpoint was made on another number of devices; say what all
-        devices together do."""
-        loop, world = self.loop, self.group.world
-        if loop.devices != world:
-            rows = self.data.rows["train"] if loop.rows is None else loop.rows
-            done = list(batches_of(rows[loop.before :], loop.batch_size * loop.devices))[: loop.batch]
-            loop.before, loop.batch = loop.before + sum(map(len, done)), 0
-            factor = scale_lr(self.training.scale_lr, world) / scale_lr(self.training.scale_lr, loop.devices)
-            for group in self.optimizer.param_groups:
-                group["lr"] *= factor
-            note = "%s: goes on on %d devices from a checkpoint of %d: batches are of another size"
-            logger.info(note, self.description, world, loop.devices)
-            loop.devices = world
-        if world > 1:
-            samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
-            note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
-            logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
-
-    # ---------------------------------------------------------------------------------------------- the loop
     def _train_epoch(self) -> None:
-        """The batches of the epoch that are still to be done."""
+        """The remaining batches of an epoch."""
         loop, state, schedule, method = self.loop, self.state, self.schedule, self.method
-        state.epoch = loop.epoch
-        self.model.train()
-        batches = self.batches = self._start_epoch()
-        teach = method.needs_teachers or schedule.needs_batch_confidence
-        self.bar.start(loop.epoch, schedule.describe(), loop.batch)
-        for batch in self.loader.epoch(batches, loop.epoch, loop.batch, teach):
-            self._share(batch)
+        batches = self._start_epoch()
+        needs_teachers = method.needs_teachers or schedule.needs_batch_confidence
+        for batch in self.loader.epoch(batches, loop.epoch, loop.batch, needs_teachers):
+            self._start_batch(batch)
             state.active = schedule.activate(batch, self.model)  # the modalities whose encoders learn
             state.kappa = schedule.kappa
             batch = self.loader.unfreeze(batch, state.active)
-            terms = method.train_batch(batch, state)  # forward, loss, backward
+            terms = method.train_batch(batch, state)  # self.forward, method.loss, self.backward
             loop.batch += 1
-            stepped = loop.batch % self.training.accumulation == 0 or loop.batch == len(batches)
-            if stepped:
-                self.step()  # modulate, clip, step
-            self.history.add(batch, terms, state, stepped)
+            is_step = loop.batch % self.training.accumulation == 0 or loop.batch == len(batches)
+            if is_step:
+                self.step()
+            self.history.add(batch, terms, state, is_step)
             self.bar.advance(len(state.whole(batch)), self.history.loss_terms)
-            if stepped:
+            if is_step:
                 self.checkpointer.end_step()
 
-    def _start_epoch(self) -> list[Rows]:
-        """The rows of the epoch's batches; at its beginning schedule and method choose what it is made of."""
-        loop, train = self.loop, self.data.rows["train"]
-        begins = loop.batch == loop.before == 0
-        if begins:
-            self.schedule.start_epoch(loop.epoch)
-            self.method.on_epoch_start(self.state)
-            scale_group_lrs(self.optimizer)
-            chosen = self.method.rows(train, self.state)
-            loop.rows = None if chosen is train else chosen
-        chosen = train if loop.rows is None else loop.rows
-        rows = epoch_rows(chosen, self.seed, loop.epoch, self.loader.windows)
-        batches = self._cut(rows[loop.before :])
-        if begins:
-            self.cache.start_epoch(self.schedule.frozen(batches))
-        return batches
-
-    def _cut(self, rows: Rows) -> list[Rows]:
-        """Into batches, each of which the processes share."""
-        return list(batches_of(rows, self.loop.batch_size * self.group.world, self.least))
-
-    @property
-    def batch(self) -> Rows:
-        """The store rows of the batch that is trained on, or read, of all devices."""
-        return self.batches[self.loop.batch] if self.loop.batch < len(self.batches) else np.arange(0)
-
-    def _share(self, batch: Batch) -> None:
-        """Say which part of its batch this process has."""
-        loop, state, rows = self.loop, self.state, self.batch
-        state.index, state.place = torch.from_numpy(rows), self.group.part(len(rows))
-        state.share = len(batch.index) / len(rows)
-        self.group.start_batch(self.seed, loop.epoch, loop.batch)
-
     def forward(self, batch: Batch) -> Output:
-        """The model's output; suppressed encoders run without gradient, frozen ones not at all."""
+        """The model's output; suppressed encoders run without gradient, frozen ones are looked up."""
         suppressed = self.schedule.suppressed(self.state.active)
-        with self.group.own_draws():
+        with self.group.local_rng():
             output: Output = self.model(
                 batch.inputs, suppressed, self.schedule.norm, batch.features, self.dtype, self.state.kappa
             )
         return output
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        """Add the gradients of a scalar."""
+        """Accumulate the gradients of a scalar loss."""
         batches, share = self.training.accumulation, self.state.share
         loss = loss / batches if batches > 1 else loss
         scaled: Tensor = self.scaler.scale(loss * share if share < 1 else loss)
         scaled.backward(retain_graph=retain_graph)
 
     def step(self) -> None:
-        """Sum over processes, modulate, clip, one step of the optimizer, gradients gone."""
+        """All-reduce, modulate, clip, optimizer step, zero_grad."""
         self.group.sum_gradients(self.shards.whole, self.buffers, self.state.share)
         self.schedule.before_step(self.model)
         if self.scaler.is_enabled():
@@ -336,12 +226,49 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.cache.mark_updated(updated)
-        # No gradient: no momentum, no decay; `update: skip` falls out by itself.
+        # None, not zeros: the optimizer skips suppressed encoders, momentum and decay included.
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model)
 
+    # --------------------------------------------------------------------------------- around epoch and batch
+    def _start_epoch(self) -> list[Rows]:
+        """The rows of the epoch's batches; schedule and method prepare an epoch that is not a resumed one."""
+        loop, train = self.loop, self.data.rows["train"]
+        self.state.epoch = loop.epoch
+        self.model.train()
+        is_new = loop.batch == loop.before == 0
+        if is_new:
+            self.schedule.start_epoch(loop.epoch)
+            self.method.on_epoch_start(self.state)
+            scale_group_lrs(self.optimizer)
+            chosen = self.method.rows(train, self.state)
+            loop.rows = None if chosen is train else chosen
+        chosen = train if loop.rows is None else loop.rows
+        rows = epoch_rows(chosen, self.seed, loop.epoch, self.loader.windows)
+        self.batches = self._split_into_batches(rows[loop.before :])
+        if is_new:
+            self.cache.start_epoch(self.schedule.frozen(self.batches))
+        self.bar.start(loop.epoch, self.schedule.describe(), loop.batch)
+        return self.batches
+
+    def _split_into_batches(self, rows: Rows) -> list[Rows]:
+        """Global batches: the processes share each of them."""
+        return list(batches_of(rows, self.loop.batch_size * self.group.world, self.min_batch))
+
+    @property
+    def batch(self) -> Rows:
+        """Store rows of the current global batch."""
+        return self.batches[self.loop.batch] if self.loop.batch < len(self.batches) else np.arange(0)
+
+    def _start_batch(self, batch: Batch) -> None:
+        """Tell the method which part of the global batch this process has."""
+        loop, state, rows = self.loop, self.state, self.batch
+        state.index, state.place = torch.from_numpy(rows), self.group.part(len(rows))
+        state.share = len(batch.index) / len(rows)
+        self.group.start_batch(self.seed, loop.epoch, loop.batch)
+
     def _end_epoch(self) -> None:
-        """Score, select, set the learning rate, decide whether training goes on, save."""
+        """Validate, select, set the learning rate, stop early, checkpoint."""
         loop, state, schedule = self.loop, self.state, self.schedule
         epoch = loop.epoch
         self.history.check()
@@ -373,19 +300,17 @@ class Trainer:
         return self.early_stopping.reached or self.state.stop
 
     def _phase(self) -> tuple[int, int]:
-        """The phase, of schedule and method together, of this epoch, and the last one of the run."""
+        """The phase of this epoch (of schedule and method together) and the last phase of the run."""
         epoch, last = (self.method.phase(e, self.state) for e in (self.state.epoch, self.state.epochs))
         return self.schedule.phase + epoch - 1, self.schedule.final_phase + last - 1
 
-    def _rests_on_statistics(self) -> bool:
-        """Whether an encoder that does not learn in this phase is normalised by running statistics."""
-        suppressed = self.schedule.suppressed(self.state.active)
-        return self.schedule.norm == "frozen" and any(
-            depends_on_batch(self.model.encoders[m]) for m in suppressed
-        )
+    def _uses_running_statistics(self) -> bool:
+        """Whether a suppressed encoder is normalised by running statistics."""
+        encoders = (self.model.encoders[m] for m in self.schedule.suppressed(self.state.active))
+        return self.schedule.norm == "frozen" and any(map(depends_on_batch, encoders))
 
-    def _estimate_norm_stats(self) -> None:
-        """Before the first batch: encoders that may rest before they have learnt need running statistics."""
+    def _initialise_norm_stats(self) -> None:
+        """Running statistics of encoders that may be suppressed before they have learnt from a batch."""
         rows = epoch_rows(self.data.rows["train"], self.seed, 0, self.loader.windows)[:NORM_STATS_SAMPLES]
         parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
         for m in self.schedule.rest_untrained:
@@ -399,3 +324,76 @@ class Trainer:
         cache = self.cache if model is self.model else None  # it holds features of the model itself
         where = self.device, cache, self.loader.teachers, self.group
         return score_split(model, self.data, self.method, self.target, split, *where)
+
+    # ----------------------------------------------------------------------------------- around the whole run
+    @contextmanager
+    def _run_context(self) -> Iterator[None]:
+        """Seeds, precision, error messages, checkpoints, logs and progress bar of a run."""
+        keep_freed_memory()
+        attempt = attempt_of(self.model, self.data, self.training, self.device)
+        with (
+            seeded(self.seed, "dropout"),
+            tf32_mode(self.training.precision, self.device),
+            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
+            explain_divergence(lambda: self.checkpointer.last, self._uses_running_statistics),
+            self._error_context(),
+            self.checkpointer.resumed(),
+            open_logs(self.options.log, self.options.folder) as self.log,
+        ):
+            self._adapt_to_devices()
+            announce(self.loader.windows, self.description, self.group.agree)
+            if self.sharded:
+                self.selector.weights = sharding.shard_weights(self.selector.weights, self.model)
+            self.state.batch_size = self.loop.batch_size * self.group.world
+            steps = len(self._split_into_batches(self.data.rows["train"]))
+            done = (self.loop.epoch - 1) * steps + self.loop.batch
+            if not done:
+                self._initialise_norm_stats()
+            self.group.remember(self.buffers)
+            epochs, progress = self.state.epochs, self.options.progress
+            with track_epochs(self.description, epochs, steps, progress, done) as self.bar:
+                yield
+
+    @contextmanager
+    def _error_context(self) -> Iterator[None]:
+        """Add epoch, batch and sample ids to an error raised inside."""
+        try:
+            yield
+        except Exception as error:
+            check_peer(error)
+            own = self.batch[self.group.part(len(self.batch))]
+            samples = enumerated(self.data.sample_ids[own])
+            error.add_note(f"epoch {self.loop.epoch}, batch {self.loop.batch + 1}, samples {samples}")
+            raise
+
+    def _adapt_to_devices(self) -> None:
+        """Continue at the same sample after a checkpoint of another number of devices; log the batch size."""
+        loop, world = self.loop, self.group.world
+        if loop.devices != world:
+            rows = self.data.rows["train"] if loop.rows is None else loop.rows
+            done = list(batches_of(rows[loop.before :], loop.batch_size * loop.devices))[: loop.batch]
+            loop.before, loop.batch = loop.before + sum(map(len, done)), 0
+            scale_lr(self.optimizer, self.training.scale_lr, world, before=loop.devices)
+            note = "%s: goes on on %d devices from a checkpoint of %d: batches are of another size"
+            logger.info(note, self.description, world, loop.devices)
+            loop.devices = world
+        if world > 1:
+            samples, rate = loop.batch_size * self.training.accumulation, self.optimizer.param_groups[0]["lr"]
+            note = "%s: %d devices × %d samples = %d a step, learning rate %g (scale_lr=%s)"
+            logger.info(note, self.description, world, samples, world * samples, rate, self.training.scale_lr)
+
+    def _result(self) -> FitResult:
+        """The selected weights in a plain model on the CPU: no shards, no compiled encoders."""
+        self.selector.restore(self.model, self.method, last=self.average.module)
+        if self.sharded:
+            self.unsharded.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
+        self.schedule.release(self.unsharded)
+        for model in (self.unsharded, *self.online):
+            unprepare(model)
+        chosen, history = self.selector, self.history.frame()
+        phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
+        if phase[1] > 1:
+            chosen_from = (chosen.epoch, *epochs, *phase)
+            logger.info("%s: epoch %d selected of %d to %d, phase %d of %d", self.description, *chosen_from)
+        model = self.unsharded.cpu().eval()
+        return FitResult(model, history, chosen.epoch, phase, epochs, self.training.precision)

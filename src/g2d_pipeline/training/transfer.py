@@ -72,8 +72,8 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
     task = task_from_json(data["task"])
     for m, teacher in packed["teachers"].items():
         feature, logits, confidence = (_unpack_array(teacher[name]) for name in OUTPUTS)
-        own = teacher["model"] and _unpack_model(teacher["model"])
-        teachers[m] = TeacherOutputs(feature, logits, confidence, own)
+        model = teacher["model"] and _unpack_model(teacher["model"])
+        teachers[m] = TeacherOutputs(feature, logits, confidence, model)
     smp, training = packed["smp"], TrainingSettings(**packed["training"])
     return (
         _unpack_model(packed["model"]),
