@@ -31,6 +31,7 @@ class History:
 
     project: Deliveries
     rows: list[dict[str, Any]] = field(default_factory=list)
+    accuracies: dict[str, float] = field(default_factory=dict)  # by version, which has the weights' hash
 
     @property
     def registry(self) -> Registry:
@@ -40,13 +41,16 @@ class History:
         """Of the champion, loaded as a user does, on the fixed evaluation set."""
         champion = self.registry.get(NAME, "champion")
         assert champion is not None
+        model, columns = load_model(champion.folder()), ["id", "audio", "image"]
+        if model.version in self.accuracies:
+            return self.accuracies[model.version]
         fixed = json.loads(evaluation_set_file(self.project.path, NAME).read_text())
         months = sorted(self.project.raw.glob("months/*.csv"))
         table = pd.concat([pd.read_csv(file) for file in months]).drop_duplicates("id").set_index("id")
         rows = table.loc[fixed["sample_ids"]].reset_index()
-        model, columns = load_model(champion.folder()), ["id", "audio", "image"]
         predicted = model.predict(rows[columns], root=self.project.raw)["prediction"].astype(int)
-        return float((predicted == rows["digit"]).mean())
+        self.accuracies[model.version] = float((predicted == rows["digit"]).mean())
+        return self.accuracies[model.version]
 
     def outcome(self) -> dict[str, Any]:
         file = self.project.path / "data/08_reporting" / NAME / "retrain.json"
