@@ -77,8 +77,9 @@ class FeatureStoreDataset(FolderDataset):
     def content(self, folder: Path) -> str:
         """Of `meta.json`, with the checksums of all files; code and shards are no content."""
         meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
-        of = {m: {k: v for k, v in about.items() if k != "shards"} for m, about in meta["modalities"].items()}
-        return fingerprint(meta | {"modalities": of})
+        about = meta["modalities"].items()
+        modalities = {m: {k: v for k, v in entry.items() if k != "shards"} for m, entry in about}
+        return fingerprint(meta | {"modalities": modalities})
 
     def read(self, folder: Path) -> FeatureStore:
         """Open it; its checksums are compared when its files are first met, or one of them was touched."""
@@ -99,5 +100,5 @@ def verify_once(store: FeatureStore, note: Path) -> None:
 
     What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
-    state = {name: [of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino] for name, of in stats.items()}
+    state = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
     remembered(note, fingerprint(state), store.verify)

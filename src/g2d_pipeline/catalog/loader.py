@@ -95,9 +95,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 raise
             raw = "not made yet"
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
-        of, mirror = c.run.storage, None
-        if of.artefacts is not None:
-            mirror = Mirror(of.artefacts.rstrip("/"), self.project / "data", of.options, of.cache_gb * 1e9)
+        storage, mirror = c.run.storage, None
+        if storage.artefacts is not None:
+            url, size = storage.artefacts.rstrip("/"), storage.cache_gb * 1e9
+            mirror = Mirror(url, self.project / "data", storage.options, size)
         return Plan(c, raw, graph, mirror=mirror)
 
     @cached_property
@@ -154,5 +155,5 @@ class ProjectConfigLoader(OmegaConfigLoader):
             )
         matches = {f for p in self.config_patterns[kind] for f in self._fs.glob(f"{folder}/{p}")}
         files = (Path(f) for f in sorted(matches) if Path(f).suffix in (".yml", ".yaml", ".json"))
-        shown = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
-        return {name: self._fs.cat_file(file.as_posix()) for file, name in shown.items()}
+        titles = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
+        return {name: self._fs.cat_file(file.as_posix()) for file, name in titles.items()}
