@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -42,8 +42,15 @@ def context() -> ForkServerContext:
     return forking
 
 
-def run_kedro(path: Path, arguments: list[str], environment: Mapping[str, str], output: Path) -> None:
-    """In a process of the server: `python -m kedro …` in `path`, whose output goes to a file."""
+def run_kedro(
+    path: Path,
+    arguments: list[str],
+    environment: Mapping[str, str],
+    output: Path,
+    prepare: Callable[[], None] | None = None,
+) -> None:
+    """In a process of the server: `prepare()`, then `python -m kedro …` in `path`; its output goes to a
+    file."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(path)
@@ -55,6 +62,8 @@ def run_kedro(path: Path, arguments: list[str], environment: Mapping[str, str], 
     sys.dont_write_bytecode = False
     sys.argv = ["kedro", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if prepare is not None:
+        prepare()
     runpy.run_module("kedro", run_name="__main__", alter_sys=True)
 
 
@@ -134,11 +143,17 @@ class Project:
             preexec_fn=foreground,
         )
 
-    def fork(self, *arguments: str, environment: dict[str, str] | None = None) -> Running:
-        """The command in a process of its own, forked from one that has imported the libraries."""
+    def fork(
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> Running:
+        """The command in a process of its own, forked from one that has imported the libraries; `prepare`, a
+        function of a module, is called in it before."""
         with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as file:
             output = Path(file.name)
-        task = (self.path, list(arguments), self.environment | (environment or {}), output)
+        task = (self.path, list(arguments), self.environment | (environment or {}), output, prepare)
         process = context().Process(target=run_kedro, args=task)
         process.start()
         return Running(process, output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,12 @@ SETTINGS = {
         "selection": "val",
     },
 }  # fmt: skip
+
+
+def small_files() -> None:
+    """A disk without room: no file may grow beyond 20 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tests.e2e.project import REPOSITORY
 from tests.serving.conftest import CNN, MLP, STEPS, Served
 
 MISSING = "onnxscript and onnxruntime are not installed: pip install 'g2d-pipeline[export]'"
-# What is exported → encoder by modality of the store, fusion.
+# What is exported → encoder by modality of the store.
 ENCODERS: dict[str, dict[str, Any]] = {
     "bag": {"text": {"name": "bag", "width": 6}},
     "mlp": {"table": MLP},
@@ -31,13 +31,25 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "transformer": {"steps": STEPS},
     "transformer (tokens)": {"text": STEPS},
 }
-FUSIONS = ["bi_gated", "concat", "cosine", "film", "late", "shared", "sum", "weighted"]
-OPTIONS: dict[str, dict[str, Any]] = {
+FUSIONS: dict[str, dict[str, Any]] = {
+    "bi_gated": {"name": "bi_gated"},
+    "concat": {"name": "concat"},
+    "cosine": {"name": "cosine"},
     "cross_attention": {"name": "cross_attention", "heads": 2},
+    "film": {"name": "film"},
+    "late": {"name": "late"},
     "late (probabilities)": {"name": "late", "average": "probabilities"},
+    "shared": {"name": "shared"},
     "shared (entropy)": {"name": "shared", "combine": "entropy"},
-    **{name: {"name": name} for name in FUSIONS},
+    "sum": {"name": "sum"},
+    "weighted": {"name": "weighted"},
 }
+# Every encoder and every fusion once or more, the two large networks with cheap fusions.
+PAIRS = [
+    ("small_cnn", "bi_gated"), ("resnet18", "concat"), ("bag", "cosine"), ("transformer", "cross_attention"),
+    ("small_cnn (clips)", "film"), ("mobilenet_v2", "late"), ("mlp", "late (probabilities)"),
+    ("transformer (tokens)", "shared"), ("mlp", "shared (entropy)"), ("bag", "sum"), ("mlp", "weighted"),
+]  # fmt: skip
 
 
 def network(
@@ -58,9 +70,9 @@ def network(
     return model.eval(), task_from_json(task), inputs
 
 
-def check(served: Served, tmp_path: Path, format: Any, *of: Any) -> None:
+def check(served: Served, tmp_path: Path, format: Any, *architecture: Any) -> None:
     """Equal to 1e-5 on 1, 3 and all samples."""
-    model, task, inputs = network(served, *of)
+    model, task, inputs = network(served, *architecture)
     file = export_network(model, task, {m: x[:3] for m, x in inputs.items()}, tmp_path / "model", format)
     if format == "onnx":
         session = pytest.importorskip("onnxruntime").InferenceSession(file.read_bytes())
@@ -87,14 +99,11 @@ def format(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_encoders(every_kind: Served, tmp_path: Path, format: str, name: str) -> None:
-    check(every_kind, tmp_path, format, ENCODERS[name])
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_fusions(every_kind: Served, tmp_path: Path, format: str, name: str) -> None:
-    check(every_kind, tmp_path, format, {"table": MLP, "vector": MLP}, OPTIONS[name])
+@pytest.mark.parametrize(("encoder", "fusion"), PAIRS)
+def test_encoders_and_fusions(
+    every_kind: Served, tmp_path: Path, format: str, encoder: str, fusion: str
+) -> None:
+    check(every_kind, tmp_path, format, {"table": MLP, "vector": MLP, **ENCODERS[encoder]}, FUSIONS[fusion])
 
 
 def test_an_exchange(every_kind: Served, tmp_path: Path, format: str) -> None:
@@ -106,7 +115,8 @@ def test_all_of_ours_are_in_the_docs_table() -> None:
     from g2d_pipeline.config import ENCODERS as ours
     from g2d_pipeline.plugins import files
 
-    parts = [*ENCODERS, *sorted(OPTIONS), "mmtm"]
+    parts = [*ENCODERS, *FUSIONS, "mmtm"]
+    assert {name for pair in PAIRS for name in pair} == {*ENCODERS, *FUSIONS}
     assert {name.partition(" ")[0] for name in parts} == {
         *ours,
         *files("g2d_pipeline.models.fusions"),

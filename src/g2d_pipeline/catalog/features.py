@@ -77,9 +77,8 @@ class FeatureStoreDataset(FolderDataset):
     def content(self, folder: Path) -> str:
         """Of `meta.json`, with the checksums of all files; code and shards are no content."""
         meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
-        modalities = {
-            m: {k: v for k, v in about.items() if k != "shards"} for m, about in meta["modalities"].items()
-        }
+        about = meta["modalities"].items()
+        modalities = {m: {k: v for k, v in entry.items() if k != "shards"} for m, entry in about}
         return fingerprint(meta | {"modalities": modalities})
 
     def read(self, folder: Path) -> FeatureStore:
@@ -101,7 +100,5 @@ def verify_once(store: FeatureStore, note: Path) -> None:
 
     What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
-    state = {
-        name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for name, stat in stats.items()
-    }
+    state = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
     remembered(note, fingerprint(state), store.verify)

@@ -97,9 +97,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
         storage, mirror = c.run.storage, None
         if storage.artefacts is not None:
-            mirror = Mirror(
-                storage.artefacts.rstrip("/"), self.project / "data", storage.options, storage.cache_gb * 1e9
-            )
+            url, size = storage.artefacts.rstrip("/"), storage.cache_gb * 1e9
+            mirror = Mirror(url, self.project / "data", storage.options, size)
         return Plan(c, raw, graph, mirror=mirror)
 
     @cached_property
@@ -156,5 +155,5 @@ class ProjectConfigLoader(OmegaConfigLoader):
             )
         matches = {f for p in self.config_patterns[kind] for f in self._fs.glob(f"{folder}/{p}")}
         files = (Path(f) for f in sorted(matches) if Path(f).suffix in (".yml", ".yaml", ".json"))
-        shown = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
-        return {name: self._fs.cat_file(file.as_posix()) for file, name in shown.items()}
+        titles = {f: str(Path(root).name / f.relative_to(root)) for f in files if not f.name.startswith(".")}
+        return {name: self._fs.cat_file(file.as_posix()) for file, name in titles.items()}

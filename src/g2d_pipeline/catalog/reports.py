@@ -108,8 +108,8 @@ class ParquetDataset(StageFile, _Table):
 
     @when_made
     def preview(self, nrows: int = 5) -> TablePreview:
-        shown = self.load().head(nrows)
-        return TablePreview(shown.to_dict(orient="split"))
+        head = self.load().head(nrows)
+        return TablePreview(head.to_dict(orient="split"))
 
 
 class _TextFolder(_File):

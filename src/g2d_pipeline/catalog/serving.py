@@ -131,8 +131,8 @@ class PredictionsDataset(PlanDataset):
 
     def save(self, data: Callable[[Path], int]) -> None:
         file = self.filepath
-        count, shown = data(file), relative(file, self.plan.configuration.project)
-        logger.info("%d predictions: %s", count, shown)
+        count, path = data(file), relative(file, self.plan.configuration.project)
+        logger.info("%d predictions: %s", count, path)
 
     def load(self) -> Any:
         import pandas as pd

@@ -77,7 +77,7 @@ class Delivery:
     def sides(self, reference: Rows | None = None, new: Any = None) -> drift.Sides:
         """The groups of these rows of both sides, of all by default."""
         groups = [t["group"] for t in (self.reference.samples, self.table) if "group" in t]
-        if len(groups) < 2 or any(own.isna().any() for own in groups):
+        if len(groups) < 2 or any(group.isna().any() for group in groups):
             return drift.Sides()
         codes = pd.factorize(pd.concat(groups).astype(str))[0].astype(np.int64)
         a, b = codes[: len(groups[0])], codes[len(groups[0]) :]
@@ -99,9 +99,9 @@ class Delivery:
         usable, good = self.reference.usable, np.flatnonzero(self.seen.good)
         for m, blank in self.seen.blank.items():
             before = self.reference.contents[f"blank/{m}"].to_numpy(float)[usable]
-            own = blank[good].astype(float)
-            value, p = drift.compare_shares(before, own, self.sides(usable, good))
-            if not own.any() and not before.any():
+            blanks = blank[good].astype(float)
+            value, p = drift.compare_shares(before, blanks, self.sides(usable, good))
+            if not blanks.any() and not before.any():
                 continue
             named = [self.ids[i] for i in good[blank[good]]]
             text = (
@@ -113,18 +113,18 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------------- shift
     def _shift(self) -> Iterator[Finding]:
-        own = [*self._tests()]
-        untested = sorted({name for name, shift in own if math.isnan(shift.p)})
+        results = [*self._tests()]
+        untested = sorted({name for name, shift in results if math.isnan(shift.p)})
         if untested:
             why = f"fewer than {drift.LEAST} new samples, counted as independent ones"
             self.notes.append(f"Not tested: {', '.join(untested)} ({why}).")
-        adjusted = holm(np.array([shift.p for _, shift in own]))
+        adjusted = holm(np.array([shift.p for _, shift in results]))
         tests: dict[str, list[tuple[drift.Shift, float]]] = {}
-        for (name, shift), p in zip(own, adjusted.tolist(), strict=True):
+        for (name, shift), p in zip(results, adjusted.tolist(), strict=True):
             if not math.isnan(p):
                 tests.setdefault(name, []).append((shift, p))
-        for name, test in tests.items():
-            yield self._shifted(name, test)
+        for name, shifts in tests.items():
+            yield self._shifted(name, shifts)
 
     def _shifted(self, name: str, tests: list[tuple[drift.Shift, float]]) -> Finding:
         clear = sorted((t for t in tests if t[1] < self.settings.alpha), key=lambda t: -t[0].effect)
@@ -179,20 +179,20 @@ class Delivery:
         distance counts, from val and test, or from train."""
         old, key = self.reference, f"key/{m}"
         trained = old.trained[old.usable]
-        before, now = old.contents[key].iloc[old.usable], self.keys[key].iloc[self.looked]
+        before, current = old.contents[key].iloc[old.usable], self.keys[key].iloc[self.looked]
         learnt = old.contents[key][old.trained]
         held_out = ~trained & ~(before.isin(learnt) | before.mask(trained).duplicated()).to_numpy(bool)
         train = trained & ~before.duplicated().to_numpy(bool)
-        fresh = self.seen.good & ~(now.isin(learnt) | now.duplicated()).to_numpy(bool)
+        fresh = self.seen.good & ~(current.isin(learnt) | current.duplicated()).to_numpy(bool)
         sides, known = self.sides(), np.zeros(len(fresh), bool)
         if sides.reference is not None and sides.new is not None:
             known = np.isin(sides.new, sides.reference[old.trained])
         for rows, alike in ((fresh & ~known, [held_out]), (fresh & known, [held_out, train])):
             if not rows.any():
                 continue
-            own = self.seen.features[m][rows]
+            features = self.seen.features[m][rows]
             pairs = ((old.features[m][mask], self.sides(old.usable[mask], rows)) for mask in alike)
-            shifts = [drift.compare_features(m, values, own, groups) for values, groups in pairs]
+            shifts = [drift.compare_features(m, values, features, groups) for values, groups in pairs]
             least = min(shifts, key=lambda shift: (not math.isnan(shift.p), shift.effect))
             order = np.flatnonzero(rows)[np.argsort(-least.scores, kind="stable")]
             yield replace(least, first=tuple(self.ids[i] for i in order))

@@ -15,7 +15,7 @@ from g2d_pipeline.files import locked
 LAYERS = "0[2-8]_*"
 PIN = "keep"  # an empty file of this name in a folder keeps it
 LEFTOVER_AGE = 86400.0  # seconds
-BESIDE = (".lock", ".verified.json", ".uploaded.json")
+BESIDE = (".verified.json", ".uploaded.json")  # endings of files that belong to a folder
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def remove(one: Stored) -> bool:
                 shutil.rmtree(old, ignore_errors=True)
                 one.folder.replace(old)
             shutil.rmtree(old)
-            for ending in BESIDE[1:]:
+            for ending in BESIDE:
                 one.folder.with_name(one.folder.name + ending).unlink(missing_ok=True)
     except LockedError:
         return False

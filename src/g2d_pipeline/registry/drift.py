@@ -92,7 +92,7 @@ def compare_categories(subject: str, reference: Codes, new: Codes, sides: Sides)
     counts = np.stack([np.bincount(side, minlength=size) for side in (reference, new)]).astype(np.float64)
     rare = counts.sum(axis=0) * len(new) / (len(reference) + len(new)) < EXPECTED
     pooled = np.where(rare, 0, np.cumsum(~rare))  # 0: all rare ones
-    counts = np.stack([np.bincount(pooled, own) for own in counts])
+    counts = np.stack([np.bincount(pooled, side) for side in counts])
     totals, present = counts.sum(axis=1, keepdims=True), np.flatnonzero(counts.any(axis=0))
     if len(present) < 2:
         return Shift(subject, "PSI", 0.0, 1.0 if len(new) >= LEAST else np.nan)
@@ -174,9 +174,9 @@ def compare_shares(reference: Floats, new: Floats, sides: Sides) -> tuple[float,
     if not len(reference) or not len(new):
         return 0.0, 1.0
     a, b = (max(1, round(size)) for size in sides.effective(reference[:, None], len(new)))
-    was, now = float(reference.mean()), float(new.mean())
-    table = [[k := round(now * b), b - k], [k := round(was * a), a - k]]
-    return now - was, float(stats.fisher_exact(table, alternative="greater").pvalue)
+    before, after = float(reference.mean()), float(new.mean())
+    table = [[k := round(after * b), b - k], [k := round(before * a), a - k]]
+    return after - before, float(stats.fisher_exact(table, alternative="greater").pvalue)
 
 
 def _enough(new: int, *effective: float) -> bool:

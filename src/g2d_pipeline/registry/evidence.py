@@ -94,15 +94,15 @@ class Evidence:
             logits = self.logits(part)
             if logits is None or not np.isfinite(logits).all():
                 continue
-            own = outputs[f"logits/{part}"] = logits if at is None else logits[at]
-            values = torch.from_numpy(own)
+            chosen = outputs[f"logits/{part}"] = logits if at is None else logits[at]
+            values = torch.from_numpy(chosen)
             certain = self.task.confidence(values, self.task.encode(target)).double().clamp(0, 1)
             columns = {"prediction": self.task.predict(values).numpy(), "confidence": certain.numpy()}
             frames.append(table[["sample_id", "target"]].assign(split="test", part=part, **columns))
         info = {"task": self.header.task, "modalities": [part for part in parts if part != MULTI]}
-        own_columns = table[[c for c in COLUMNS if c in table]]
+        columns_kept = table[[c for c in COLUMNS if c in table]]
         predictions = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        samples = own_columns.assign(split="test").reset_index(drop=True)
+        samples = columns_kept.assign(split="test").reset_index(drop=True)
         return Run(name, "", 0, pd.DataFrame(), predictions, info, 0, outputs, samples)
 
 

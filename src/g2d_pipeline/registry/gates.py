@@ -108,23 +108,23 @@ def check_gates(
 
 def _schema(manifest: Manifest, reference: Reference, settings: GateSettings) -> Iterator[Finding]:
     """What the champion needs and does not find; what it does not know."""
-    was, now = reference.about["meta"], manifest.meta
-    wrong = [f"{k} is {now[k]!r}, was {was[k]!r}" for k in ("dataset", "task") if now[k] != was[k]]
+    old, new = reference.about["meta"], manifest.meta
+    wrong = [f"{k} is {new[k]!r}, was {old[k]!r}" for k in ("dataset", "task") if new[k] != old[k]]
     for k in ("name", "unit"):
-        if (a := was["target"].get(k, "")) != (b := now["target"].get(k, "")):
+        if (a := old["target"].get(k, "")) != (b := new["target"].get(k, "")):
             wrong.append(f"the target's {k} is {b!r}, was {a!r}")
-    fresh = [f"modality {m!r}" for m in now["columns"] if m not in was["columns"]]
+    fresh = [f"modality {m!r}" for m in new["columns"] if m not in old["columns"]]
     types, before = column_types(manifest), reference.about["types"]
-    for m, columns in was["columns"].items():
-        if (own := now["columns"].get(m)) is None:
+    for m, columns in old["columns"].items():
+        if (present := new["columns"].get(m)) is None:
             wrong.append(f"modality {m!r} is missing")
             continue
-        if (a := was["kinds"].get(m)) != (b := now["kinds"].get(m)):
+        if (a := old["kinds"].get(m)) != (b := new["kinds"].get(m)):
             wrong.append(f"modality {m!r} is of kind {b!r}, was {a!r}")
-        wrong += [f"column {c!r} of {m!r} is missing" for c in columns if c not in own]
-        both = [c for c in columns if c in own and types[c] != before[c]]
+        wrong += [f"column {c!r} of {m!r} is missing" for c in columns if c not in present]
+        both = [c for c in columns if c in present and types[c] != before[c]]
         wrong += [f"column {c!r} of {m!r} holds {types[c]}, held {before[c]}" for c in both]
-        fresh += [f"column {c!r} of {m!r}" for c in own if c not in columns]
+        fresh += [f"column {c!r} of {m!r}" for c in present if c not in columns]
     differ = "the data differ from the champion's: {}; bring them into that form, or start a new data set."
     yield from _listed("schema", settings.schema_change, wrong, differ)
     yield from _listed(
@@ -133,13 +133,13 @@ def _schema(manifest: Manifest, reference: Reference, settings: GateSettings) ->
 
 
 def _classes(manifest: Manifest, reference: Reference, settings: GateSettings) -> Iterator[Finding]:
-    was, now = (list(meta["class_names"]) for meta in (reference.about["meta"], manifest.meta))
+    old, new = (list(meta["class_names"]) for meta in (reference.about["meta"], manifest.meta))
     counts = manifest.table["target"].value_counts()
-    fresh = [f"{c!r} ({counts.get(i, 0)} rows)" for i, c in enumerate(now) if c not in was]
+    fresh = [f"{c!r} ({counts.get(i, 0)} rows)" for i, c in enumerate(new) if c not in old]
     remedy = "correct these labels, or, if they are meant, set gates.new_classes to warn"
     text = f"the champion can not predict {{}}, so that it can not be compared; {remedy}."
     yield from _listed("classes/new", settings.new_classes, fresh, text)
-    gone = [repr(c) for c in was if c not in now]
+    gone = [repr(c) for c in old if c not in new]
     text = "no row is left of {}; are labels lost, or named anew?"
     yield from _listed("classes/vanished", settings.vanished_classes, gone, text)
 

@@ -53,7 +53,7 @@ def model_card(
         what=f"one of {len(names)} classes ({enumerated(names, 12)})" if names else "a value",
         inputs=[f"{m} ({card.kinds[m]})" if m in card.kinds else m for m in card.modalities],
         data=data,
-        splits=markdown([["split", "samples"], *([name, own["samples"]] for name, own in splits)], 1),
+        splits=markdown([["split", "samples"], *([name, split["samples"]] for name, split in splits)], 1),
         metrics=[name for name in TASK_METRICS[card.task] if name not in calibration],
         seeds=card.over_seeds(),
         verdict=[one["text"] for one in evaluation.get("verdict", []) if one["topic"] in IMBALANCE],
@@ -127,12 +127,12 @@ class _Card:
 
     def over_seeds(self) -> list[str]:
         """The headline metrics over all runs of the method."""
-        own = {"method": self.method, "modality": self.modality, "part": self.modality or MULTI}
+        wanted = {"method": self.method, "modality": self.modality, "part": self.modality or MULTI}
         return [
             f"{metric_spec(row['metric']).title(self.unit)} over {row['n']} runs of {self.method}: "
             f"{format_value(row['metric'], row['mean'], row['std'])}"
             for row in self.evaluation.get("summary", [])
-            if own.items() <= row.items() and row["metric"] in HEADLINE_METRICS[self.task]
+            if wanted.items() <= row.items() and row["metric"] in HEADLINE_METRICS[self.task]
             if row["mean"] is not None and row["std"] is not None
         ]
 

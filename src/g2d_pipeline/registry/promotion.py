@@ -122,8 +122,8 @@ class _Scores:
 
     def __init__(self, old: Evidence, new: Evidence, parts: Sequence[str], at: Any = None) -> None:
         self.runs = {CHAMPION: old.run(CHAMPION, parts, at), CHALLENGER: new.run(CHALLENGER, parts, at)}
-        of_key = resample(list(self.runs.values()))
-        self.resampled = {(key.method, key.part): one for key, one in of_key.items()}
+        by_key = resample(list(self.runs.values()))
+        self.resampled = {(key.method, key.part): one for key, one in by_key.items()}
 
     def value(self, who: str, part: str, metric: str) -> float:
         """NaN where it has no such part."""
@@ -133,9 +133,9 @@ class _Scores:
             value = self.resampled[who, part].values.get(metric, math.nan)
             return abs(value) if metric == "bias" else value
         run = self.runs[who]
-        own = run.predictions[run.predictions["part"] == part]
-        probabilities = class_probabilities(run, "test", part, own)
-        return evaluate_predictions(own, run.info["task"], probabilities)[metric]
+        selected = run.predictions[run.predictions["part"] == part]
+        probabilities = class_probabilities(run, "test", part, selected)
+        return evaluate_predictions(selected, run.info["task"], probabilities)[metric]
 
     def compare(self, part: str, metric: str, confidence: float) -> dict[str, Any]:
         """The values of both, their oriented difference, and its one-sided bounds: the wider ones of
@@ -295,9 +295,9 @@ def best_on_validation(runs: Sequence[Run]) -> tuple[Run, dict[str, Any]]:
         task = str(run.info["task"])
         name = HEADLINE_METRICS[task][0]
         part = run.modality or MULTI
-        own = run.predictions[(run.predictions["split"] == "val") & (run.predictions["part"] == part)]
+        selected = run.predictions[(run.predictions["split"] == "val") & (run.predictions["part"] == part)]
         try:
-            scores = evaluate_predictions(own, task, class_probabilities(run, "val", part, own))
+            scores = evaluate_predictions(selected, task, class_probabilities(run, "val", part, selected))
         except ValueError:
             continue
         if math.isfinite(value := scores.get(name, math.nan)):

@@ -52,8 +52,8 @@ class Reference:
     @cached_property
     def usable(self) -> Rows:
         """The rows that were looked at and could be read."""
-        own = self.contents["looked_at"] & (self.contents["fault"] == "")
-        return np.flatnonzero(own.to_numpy(bool))
+        readable = self.contents["looked_at"] & (self.contents["fault"] == "")
+        return np.flatnonzero(readable.to_numpy(bool))
 
     @cached_property
     def trained(self) -> npt.NDArray[np.bool_]:
@@ -96,7 +96,7 @@ def write_reference(
 
     table, predictor = manifest.table, load_model(folder)
     is_train = (table["split"] == "train").to_numpy(bool)
-    rows = np.concatenate([draw(np.flatnonzero(own), settings.samples) for own in (is_train, ~is_train)])
+    rows = np.concatenate([draw(np.flatnonzero(mask), settings.samples) for mask in (is_train, ~is_train)])
     rows = np.sort(rows)
     seen = look_at(predictor, table.iloc[rows], root)
     contents = content_keys(manifest, manifest.meta["columns"], root, hashes).assign(
@@ -150,7 +150,7 @@ def read_reference(folder: Path) -> Reference | None:
 def column_types(manifest: Manifest) -> dict[str, str]:
     """Column → what it holds: numbers, dates or text."""
     words = {"f": "numbers", "i": "numbers", "u": "numbers", "b": "numbers", "M": "dates"}
-    columns = (c for own in manifest.meta["columns"].values() for c in own)
+    columns = (c for names in manifest.meta["columns"].values() for c in names)
     return {c: words.get(manifest.table[c].dtype.kind, "text") for c in columns}
 
 
@@ -170,15 +170,15 @@ def content_keys(
     table, meta, types = manifest.table, manifest.meta, column_types(manifest)
     names = dict(enumerate(meta["class_names"]))
     parts = {"target": table["target"].map(names) if names else table["target"]}
-    own = {}
-    for m, selected in columns.items():
+    keys = {}
+    for m, names_of_modality in columns.items():
         kind = meta["kinds"].get(m)
-        for c in selected:
+        for c in names_of_modality:
             is_path = types[c] == "text" and kind not in ("tabular", "text")
             parts[f"{m}/{c}"] = _media_keys(table[c], root, hashes) if is_path else table[c]
         if kind != "tabular":
-            own[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in selected])
-    return pd.DataFrame({"content": _hashes(parts, list(parts)), **own})
+            keys[f"key/{m}"] = _hashes(parts, [f"{m}/{c}" for c in names_of_modality])
+    return pd.DataFrame({"content": _hashes(parts, list(parts)), **keys})
 
 
 def _hashes(parts: dict[str, pd.Series[Any]], names: list[str]) -> list[str]:
@@ -193,14 +193,14 @@ def _media_keys(cells: pd.Series[Any], root: Path, hashes: Path | None) -> pd.Se
     for cell in distinct:
         with suppress(OSError):
             files[cell] = [f for f in files_of(cell, root) if f.is_file() and os.access(f, os.R_OK)]
-    named = {file for cell, own in files.items() if not is_row(cell) for file in own}
+    named = {file for cell, paths in files.items() if not is_row(cell) for file in paths}
     known = content_hashes(sorted(named), hashes)
     digests = {}
     for cell in distinct:
         content = b""
         with suppress(MediaError, OSError):
-            of_files = [known.get(file) for file in files.get(cell, ())]
-            content = row_bytes(cell, root) if is_row(cell) else repr(of_files).encode()
+            digests_of_files = [known.get(file) for file in files.get(cell, ())]
+            content = row_bytes(cell, root) if is_row(cell) else repr(digests_of_files).encode()
         digests[cell] = hashlib.blake2b(content, digest_size=16).hexdigest()
     return cells.astype(str).map(digests)
 
@@ -210,15 +210,15 @@ def new_rows(manifest: Manifest, keys: pd.Series[str], reference: Reference) -> 
 
     Equal contents are counted: of five rows that are alike, where the reference had three, two are new, if
     possible such with new ids."""
-    now = pd.DataFrame({"id": manifest.table["sample_id"].astype(str), "content": keys.to_numpy()})
+    current = pd.DataFrame({"id": manifest.table["sample_id"].astype(str), "content": keys.to_numpy()})
     ids = zip(reference.samples["sample_id"].astype(str), reference.contents["content"], strict=True)
     known = set(ids)
-    now["fresh"] = [pair not in known for pair in zip(now["id"], now["content"], strict=True)]
-    order = now.sort_values("fresh", kind="stable")
+    current["fresh"] = [pair not in known for pair in zip(current["id"], current["content"], strict=True)]
+    order = current.sort_values("fresh", kind="stable")
     had = order["content"].map(reference.contents["content"].value_counts()).fillna(0)
     new = order.groupby("content").cumcount() >= had
     rows = np.sort(order.index[new].to_numpy(np.int64))
-    return rows, len(reference.contents) - (len(now) - len(rows))
+    return rows, len(reference.contents) - (len(current) - len(rows))
 
 
 # ---------------------------------------------------------------------------------------------- raw samples
@@ -229,8 +229,8 @@ def look_at(predictor: Predictor, table: pd.DataFrame, root: Path) -> Seen:
     faults = {k + i: why for k, part in zip(starts, parts, strict=True) for i, why in part.faults.items()}
     whole: dict[str, dict[str, Any]] = {}
     for name in ("blank", "features"):
-        own = [getattr(part, name) for part in parts]
-        whole[name] = {m: np.concatenate([batch[m] for batch in own]) for m in predictor.modalities}
+        arrays = [getattr(part, name) for part in parts]
+        whole[name] = {m: np.concatenate([array[m] for array in arrays]) for m in predictor.modalities}
     predicted, sure = (np.concatenate([getattr(p, name) for p in parts]) for name in ("predicted", "sure"))
     return Seen(faults, whole["blank"], whole["features"], predicted, sure)
 

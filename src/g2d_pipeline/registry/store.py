@@ -220,10 +220,10 @@ def _log_values(client: Any, run: str, parameters: Mapping[str, Any], metrics: M
     import pandas as pd
     from mlflow.entities import Metric, Param
 
-    now = int(time.time() * 1000)
+    timestamp = int(time.time() * 1000)
     flat = pd.json_normalize(dict(parameters)).to_dict("records")[0] if parameters else {}
     params = [Param(_key(str(name)), str(value)[:LONGEST]) for name, value in flat.items()]
-    values = [Metric(_key(name), float(value), now, 0) for name, value in metrics.items()]
+    values = [Metric(_key(name), float(value), timestamp, 0) for name, value in metrics.items()]
     for start in range(0, max(len(params), len(values)), BATCH):
         part = slice(start, start + BATCH)
         client.log_batch(run, metrics=values[part], params=params[part])

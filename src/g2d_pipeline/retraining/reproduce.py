@@ -155,11 +155,12 @@ def _compare(version: Path, again: Path) -> tuple[float, str]:
 
 
 def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
-    now: dict[str, Any] = {"processor": cpu_name(), "commit": commit(project)["commit"]}
-    then = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"]}
-    now |= versions()
-    then |= lineage["versions"]
-    notes = [f"{name} was {then[name]}, is {now[name]}." for name in then if then[name] != now.get(name)]
+    current: dict[str, Any] = {"processor": cpu_name(), "commit": commit(project)["commit"]}
+    recorded = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"]}
+    current |= versions()
+    recorded |= lineage["versions"]
+    changed = [name for name, value in recorded.items() if value != current.get(name)]
+    notes = [f"{name} was {recorded[name]}, is {current.get(name)}." for name in changed]
     lock = project / LOCK
     if lineage["lock"] and (not lock.exists() or content_hash(lock) != lineage["lock"]):
         notes.append(f"{LOCK} has changed.")

@@ -92,11 +92,11 @@ def admit(report: dict[str, Any], settings: RetrainRun) -> None:
     if report["outcome"] == "stop":
         reasons = [f["sentence"] for f in report["findings"] if f["outcome"] == "stop"]
         file = outcome_file(Path(settings.options.project), settings.dataset, "gates.json")
-        shown = relative(file, Path(settings.options.project))
+        path = relative(file, Path(settings.options.project))
         lines = "".join(f"\n  - {reason}" for reason in reasons)
         raise RefusedData(
             f"{settings.dataset}: the new data are refused, nothing is trained, the champion stays.{lines}\n"
-            f"What to do: mend the data, or the limits under retrain.gates. Details: {shown}"
+            f"What to do: mend the data, or the limits under retrain.gates. Details: {path}"
         )
 
 

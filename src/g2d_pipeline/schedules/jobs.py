@@ -17,6 +17,7 @@ from typing import Any
 
 from g2d_pipeline.config.schedules import Outcome, Schedule
 from g2d_pipeline.overrides import as_params
+from g2d_pipeline.retraining.outcome import outcome_file, read_outcome
 
 # The stages of `retrain` in their order, and the node at which each ends.
 NODES = {
@@ -125,14 +126,9 @@ class Job:
 
     def about(self, since: float = 0.0) -> dict[str, Any]:
         """`retrain.json`, where the pipeline wrote it after `since`."""
-        file = self.project / "data" / "08_reporting" / self.schedule.dataset / "retrain.json"
-        try:
-            if self.schedule.pipeline != "retrain" or file.stat().st_mtime < since - 1:
-                return {}
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        file = outcome_file(self.project, self.schedule.dataset)
+        is_new = file.is_file() and file.stat().st_mtime >= since - 1
+        return read_outcome(file) if self.schedule.pipeline == "retrain" and is_new else {}
 
     def masked(self, text: str) -> str:
         """The text without secrets: values of environment variables that hold one, and URLs' passwords."""

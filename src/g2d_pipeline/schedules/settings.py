@@ -49,8 +49,8 @@ def _read(loader: ProjectConfigLoader) -> tuple[Tree, Origins]:
             raise ConfigError(f"{file}: 'schedules:' should hold names, with dataset, cron, … below each")
         for path, _ in leaves(section):
             origins.entries.extend((file, ("schedules", *path[:depth])) for depth in range(len(path) + 1))
-        for name, own in section.items():
-            notify = own.get("notify")
+        for name, settings in section.items():
+            notify = settings.get("notify")
             variable = str(notify.get("webhook_env", "")) if isinstance(notify, dict) else ""
             if "/" in variable:  # not shown: an address is a secret
                 raise ConfigError(

@@ -140,15 +140,15 @@ class Predictor:
         names, certainty = [], "agreement"
         if isinstance(self.task, Classification):
             names, certainty = [f"probability/{c}" for c in self.task.class_names], "confidence"
-        own = [f"{value}/{m}" for m in self.modalities for value in ("prediction", certainty)]
-        return [ID, "prediction", *names, *own, "missing", "fault", "model"]
+        alone = [f"{prefix}/{m}" for m in self.modalities for prefix in ("prediction", certainty)]
+        return [ID, "prediction", *names, *alone, "missing", "fault", "model"]
 
     @property
     def attributes(self) -> dict[str, str]:
         """`attrs` of what `predict` returns."""
         about, target = self.inputs.about, self.inputs.about["target"]
-        own = {"target": target.get("name", ""), "unit": target.get("unit", "")}
-        return own | {"task": about["task"], "source": about["source"], "model": self.version}
+        named = {"target": target.get("name", ""), "unit": target.get("unit", "")}
+        return named | {"task": about["task"], "source": about["source"], "model": self.version}
 
     # -------------------------------------------------------------------------------------------- one batch
     def predict_batch(self, batch: Batch) -> pd.DataFrame:
@@ -177,8 +177,8 @@ class Predictor:
         for m in self.modalities:
             values = self.inputs.empty(m, len(batch.table))
             if len(rows := np.flatnonzero(batch.present[m])):
-                own = batch.table.loc[rows, self.inputs.columns(m)].reset_index(drop=True)
-                values[rows], faults = self.inputs.encode(m, own, batch.root)
+                cells = batch.table.loc[rows, self.inputs.columns(m)].reset_index(drop=True)
+                values[rows], faults = self.inputs.encode(m, cells, batch.root)
                 batch.fault(m, {int(rows[k]): reason for k, reason in faults.items()})
                 values[~batch.present[m]] = 0
             inputs[m] = torch.from_numpy(values)
@@ -201,8 +201,8 @@ class Predictor:
                 rows = torch.from_numpy(np.flatnonzero((masks == pattern).all(axis=1)))
                 available = [m for m, is_present in zip(self.modalities, pattern, strict=True) if is_present]
                 for some in rows.split(samples_at_once(self.shapes.values(), self.device)):
-                    own = self._forward({m: x[some] for m, x in inputs.items()}, available)
-                    for part, values in own.items():
+                    outputs = self._forward({m: x[some] for m, x in inputs.items()}, available)
+                    for part, values in outputs.items():
                         logits[part][some] = values.float().cpu()
         return logits
 
@@ -229,10 +229,10 @@ class Predictor:
         names = np.array(self.task.class_names, object)[predicted]
         return pd.Series(np.where(known, names, None), dtype="str")
 
-    def _certainty(self, fused: Tensor, own: Tensor) -> tuple[str, Tensor]:
+    def _certainty(self, fused: Tensor, unimodal: Tensor) -> tuple[str, Tensor]:
         if isinstance(self.task, Classification):
-            return "confidence", own.softmax(dim=1).amax(dim=1).double()
-        return "agreement", self.task.confidence(own, self.task.activate(fused)).double()
+            return "confidence", unimodal.softmax(dim=1).amax(dim=1).double()
+        return "agreement", self.task.confidence(unimodal, self.task.activate(fused)).double()
 
 
 @contextmanager

@@ -260,7 +260,7 @@ def verify(outer: Path) -> Path:
         inside = [str(part["path"]) for part in about["artifacts"].values()]
         code = os.path.basename(about["model_code_path"])  # noqa: PTH119 - as MLflow reads it
         loaded = {"loader_module": about["loader_module"], "code": about.get("code")}
-        own = "python_model" not in about and list(about["artifacts"]) == ["model"]
+        expected = "python_model" not in about and list(about["artifacts"]) == ["model"]
     except FileNotFoundError:
         raise DataError(f"{file} is missing. Copy the whole folder, or train again.") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as e:
@@ -269,7 +269,7 @@ def verify(outer: Path) -> Path:
             f"{file} is damaged ({type(e).__name__}: {words}). Copy the whole folder, or train again."
         ) from None
     folder = outer / inside[0] if inside else outer
-    if not own or loaded != {"loader_module": LOADER, "code": None} or code != CODE.name:
+    if not expected or loaded != {"loader_module": LOADER, "code": None} or code != CODE.name:
         raise DataError(f"{file} loads other code than {CODE.name} of this package: it is refused.")
     if outer.resolve() not in folder.resolve().parents or not folder.is_dir():
         raise DataError(f"{file}: {inside[0]!r} is no folder in {outer}: it is refused.")

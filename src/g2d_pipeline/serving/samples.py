@@ -80,8 +80,8 @@ def open_samples(
     if not path.is_file() or path.suffix.lower() not in ENDINGS:
         state = "is no table" if path.is_file() else "does not exist"
         raise DataError(f"{path} {state}. Allowed: a folder, or a table ({', '.join(COMMON)})")
-    own = path.parent / (raw.root or "") if raw else path.parent
-    start = Path(root) if root is not None else own if own.is_dir() else path.parent
+    base = path.parent / (raw.root or "") if raw else path.parent
+    start = Path(root) if root is not None else base if base.is_dir() else path.parent
     yield _batches(_from_file(path, raw, inputs, size), inputs, raw, start, size)
 
 
@@ -133,8 +133,9 @@ def _array_table(arrays: Mapping[str, Any], inputs: Inputs, folder: Path) -> pd.
             frame = values if isinstance(values, pd.DataFrame) else pd.DataFrame(np.asarray(values, object))
             if frame.shape[1] != len(names):
                 raise ConfigError(f"{m} has {frame.shape[1]} columns, not {len(names)}: {', '.join(names)}")
-            own = frame if isinstance(values, pd.DataFrame) else frame.set_axis(names, axis=1).infer_objects()
-            parts |= {c: own[c].tolist() for c in names}
+            if frame is not values:
+                frame = frame.set_axis(names, axis=1).infer_objects()
+            parts |= {c: frame[c].tolist() for c in names}
             continue
         array = np.asarray(values)
         if array.dtype.kind not in "iufb":
@@ -152,12 +153,12 @@ def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
     the ending, are one, and the ending says which modality each is of. Tabular modalities have no files.
     Raises ConfigError where two modalities have the same endings, DataError where nothing fits."""
     media = [m for m in inputs.modalities if inputs.kinds[m].columns is None]
-    own = [m for m in media if (folder / m).is_dir()]
+    folders = [m for m in media if (folder / m).is_dir()]
     files = list_files(folder)
-    if own:
+    if folders:
         files_of = [
             (m, f, str(PurePosixPath(f).relative_to(m).with_suffix("")))
-            for m in own
+            for m in folders
             for f in _in(m, folder, files, inputs)
         ]
     else:
@@ -221,14 +222,14 @@ def _batches(
 def _read(table: RawTable, inputs: Inputs, raw: Table | None, root: Path) -> Batch:
     """The manifest's columns of a table; that a file is there is checked batch by batch."""
     kinds = {m: inputs.about["modalities"][m]["kind"] for m in inputs.modalities}
-    own = {m: inputs.kinds[m].columns for m in kinds}
+    fields = {m: inputs.kinds[m].columns for m in kinds}
     named = {m: c for m, c in (raw.columns if raw else {}).items() if {*needed_columns(c)} <= {*table.names}}
-    sources = known_columns({m: kinds[m] for m in kinds if own[m] is None}, named, table)
-    tabular = [m for m in kinds if (names := own[m]) is not None and any(c in table.names for c in names)]
+    sources = known_columns({m: kinds[m] for m in kinds if fields[m] is None}, named, table)
+    tabular = [m for m in kinds if (names := fields[m]) is not None and any(c in table.names for c in names)]
     if not sources and not tabular:
-        wanted = [c for m in kinds for c in own[m] or [m]]
+        wanted = [c for m in kinds for c in fields[m] or [m]]
         raise data_error(f"{table.file} has no column of the model's", wanted, "name or rename its columns.")
-    table.require(c for m in tabular for c in own[m] or ())
+    table.require(c for m in tabular for c in fields[m] or ())
     values: dict[str, Any] = {}
     batch = Batch(pd.DataFrame(), root, {m: np.zeros(len(table), bool) for m in kinds})
     paths = None

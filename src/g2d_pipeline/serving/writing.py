@@ -90,8 +90,8 @@ def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None
     except (OSError, pa.ArrowException):
         return None
     expected = (about.metadata or {}).get(DIGEST, b"").decode()
-    now = fingerprint([digest for _, digest in _digested(predictor, data, size)])
-    return int(about.num_rows) if now == expected else None
+    actual = fingerprint([digest for _, digest in _digested(predictor, data, size)])
+    return int(about.num_rows) if actual == expected else None
 
 
 def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> None:
