@@ -1,8 +1,8 @@
 """Folders behind a URL (`s3://…`, by fsspec) as local folders, whose files are fetched when they are read.
 
-A file that has not been fetched is *hollow*: of its size, with a time that tells its version, without blocks
-on the disk, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes
-and times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
+A file that has not been fetched is a *placeholder*: sparse, of the file's size, with a time that encodes its
+version, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes and
+times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
 its options, and the size and version (ETag) of each file. Without such folders nothing here costs anything:
 fsspec is imported for them alone."""
 
@@ -108,7 +108,7 @@ class Remote:
             lock = FileLock(self.folder / ".fetching.lock")
             lock.acquire()
         try:  # one at a time, threads and processes: so that what comes has its room
-            self._fetch([name for name in names if is_hollow(self.folder / name)])
+            self._fetch([name for name in names if is_placeholder(self.folder / name)])
         finally:
             lock.release()
 
@@ -144,7 +144,7 @@ class Remote:
         path.replace(self.folder / name)
 
     def _make_room(self, coming: int = 0) -> None:
-        """Make fetched files hollow again beyond the limit, those first that were used longest ago. Shards go
+        """Replace fetched files by placeholders beyond the limit, the least recently used first. Shards go
         at once where others are `coming` (bytes): who reads one that is gone fetches it again."""
         known = []
         for name in self.files:
@@ -159,7 +159,7 @@ class Remote:
                 break
             at_once = self.in_shards and SHARD.fullmatch(name)
             if (at_once or now - used >= IN_USE) and not name.lower().endswith(TABLES):
-                make_hollow(self.folder / name, *self.files[name])
+                make_placeholder(self.folder / name, *self.files[name])
                 total -= size
 
 
@@ -211,7 +211,7 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for
+    """Placeholders where something is new or has changed; what has gone is removed. Raises DataError for
     names that lead out of the folder, or into a file."""
     for name in files:
         parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
@@ -219,12 +219,12 @@ def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: 
             raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it lies.")
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
-    for name, of in files.items():
-        if before.get(name) != of or not (folder / name).exists():
-            make_hollow(folder / name, *of)
+    for name, state in files.items():
+        if before.get(name) != state or not (folder / name).exists():
+            make_placeholder(folder / name, *state)
 
 
-def make_hollow(path: Path, size: int, version: str) -> None:
+def make_placeholder(path: Path, size: int, version: str) -> None:
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             file.truncate(size)
@@ -232,7 +232,7 @@ def make_hollow(path: Path, size: int, version: str) -> None:
         os.utime(temporary, ns=(0, _time_of(version)))
 
 
-def is_hollow(path: Path | str) -> bool:
+def is_placeholder(path: Path | str) -> bool:
     """Whether a file below a folder of ours has not been fetched."""
     return find_remote(path) is not None and not os.stat(path).st_mode & stat.S_IWUSR  # noqa: PTH116
 
@@ -248,7 +248,7 @@ def attach(folder: Path) -> None:
 
 
 def fetch(paths: Iterable[Path | str]) -> None:
-    """Fetch those of these files that are hollow; the others are marked as used. Raises DataError."""
+    """Fetch those of these files that are placeholders; the others are marked as used. Raises DataError."""
     if not _attached:
         return
     names = list(dict.fromkeys(map(str, paths)))
@@ -258,8 +258,8 @@ def fetch(paths: Iterable[Path | str]) -> None:
             {future for name in names if (future := _ahead.get(name))}
         )  # what fails there fails here again
         missing = _missing(names)
-    for remote, hollow in missing.values():
-        remote.fetch(hollow)
+    for remote, files in missing.values():
+        remote.fetch(files)
 
 
 def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
@@ -310,9 +310,9 @@ def filesystem(url: str, options: Mapping[str, Any]) -> Any:
     import fsspec
 
     protocol = url.partition("://")[0]
-    own = {"config_kwargs": RETRIES} if protocol in ("s3", "s3a") else {}
+    defaults = {"config_kwargs": RETRIES} if protocol in ("s3", "s3a") else {}
     try:
-        return fsspec.filesystem(protocol, **own | dict(options))
+        return fsspec.filesystem(protocol, **defaults | dict(options))
     except ImportError as error:
         extra = "pip install 'g2d-pipeline[s3]'" if protocol in ("s3", "s3a") else str(error)
         raise ConfigError(f"{url} needs a package that is not installed: {extra}.") from None
@@ -373,7 +373,7 @@ def find_remote(path: Path | str) -> tuple[Remote, str] | None:
 
 
 def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
-    """Folder → (what is behind it, its hollow files among these); the others are marked as used."""
+    """Folder → (what is behind it, its placeholders among these); the others are marked as used."""
     missing: dict[str, tuple[Remote, list[str]]] = {}
     for path in paths:
         if (place := find_remote(path)) is not None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from g2d_pipeline.artefacts import reserve
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, release_pages
-from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_hollow, is_planned
+from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_placeholder, is_planned
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
@@ -41,8 +41,10 @@ def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int], rows: int | N
     remove(path)
     try:
         for k, name in enumerate(shard_names(path.name, shape[0], rows)):
-            own = shape[0] if rows is None else min(rows, shape[0] - k * rows)
-            np.lib.format.open_memmap(file := path.with_name(name), "w+", np.dtype(dtype), (own, *shape[1:]))
+            count = shape[0] if rows is None else min(rows, shape[0] - k * rows)
+            np.lib.format.open_memmap(
+                file := path.with_name(name), "w+", np.dtype(dtype), (count, *shape[1:])
+            )
             with file.open("r+b") as opened:
                 reserve(opened, file.stat().st_size)
     except OSError:
@@ -93,13 +95,13 @@ def checksums(path: Path) -> dict[str, Any]:
     np.lib.format.write_array_header_1_0(header, about)
     whole.update(header.getvalue())
     for file in array.files:
-        own = hashlib.blake2b(digest_size=16)
+        shard = hashlib.blake2b(digest_size=16)
         with file.open("rb") as opened:
-            own.update(opened.read(read_header(file)[3]))
+            shard.update(opened.read(read_header(file)[3]))
             while block := opened.read(2**20):
-                own.update(block)
+                shard.update(block)
                 whole.update(block)
-        sums.append(own.hexdigest())
+        sums.append(shard.hexdigest())
     return {"checksum": whole.hexdigest(), "shards": {"rows": array.rows, "checksums": sums}}
 
 
@@ -260,19 +262,19 @@ class Shards:
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
         path, opened = self.files[number], self._opened.get(number)
-        hollow = is_hollow(path)
+        missing = is_placeholder(path)
         fetch([path])  # or tell that it is used
-        if opened is not None and not hollow:
+        if opened is not None and not missing:
             return opened
         try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
         except ValueError:  # zeros
-            if is_hollow(path):  # given up for others in between
+            if is_placeholder(path):  # given up for others in between
                 return self._shard(number)
             raise
         if not is_planned(path):  # now that this one is open: it may be what makes room
             fetch_ahead(self.files[number + 1 : number + 2])
-        whole = {k: part for k, part in tuple(self._opened.items()) if not is_hollow(self.files[k])}
+        whole = {k: part for k, part in tuple(self._opened.items()) if not is_placeholder(self.files[k])}
         self._opened = whole | {number: array}
         return array
 

@@ -53,7 +53,7 @@ def write_inputs(
 
 
 def _placeless(table: Table | None) -> dict[str, Any] | None:
-    """The settings as JSON without what is of the data that were trained on: their folder and splits."""
+    """The settings as JSON, without the folder and the splits of the training data."""
     if table is None:
         return None
     file = table.table if isinstance(table.table, str) else None
@@ -79,7 +79,9 @@ class Inputs:
     @cached_property
     def kinds(self) -> dict[str, FileKind | ColumnKind]:
         """Modality → its kind, with its settings."""
-        return {m: stored_kind(of["kind"], of["settings"]) for m, of in self.about["modalities"].items()}
+        return {
+            m: stored_kind(about["kind"], about["settings"]) for m, about in self.about["modalities"].items()
+        }
 
     def columns(self, modality: str) -> list[str]:
         """The columns of the manifest that it is made from."""
@@ -137,7 +139,7 @@ def read_inputs(folder: Path) -> Inputs:
                 f"{path} is of version {about['version']}, this program reads {VERSION}. {REMEDY}"
             )
         inputs = Inputs(folder, about)
-        parts = [part for of in about["modalities"].values() for part in _files(of)]
+        parts = [part for entry in about["modalities"].values() for part in _files(entry)]
         if outside := [p["file"] for p in parts if Path(p["file"]).name != p["file"]]:
             raise ValueError(f"{outside[0]!r} is no name of a file beside it")
         changed = [p["file"] for p in parts if content_hash(folder / p["file"]) != p["checksum"]]
