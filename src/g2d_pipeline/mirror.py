@@ -84,7 +84,7 @@ class Mirror:
             path.write_text(json.dumps(state), encoding="utf-8")
 
     def find(self, folder: Path) -> bool:
-        """Where the artefact is not here, but there: make its folder of placeholders and the card."""
+        """Where the artefact is not here, but there: make its folder, of placeholders and the card."""
         if (folder / LISTING).exists():
             set_limit(folder, self.limit)
         if folder in self._absent or (folder / CARD).exists() or not folder.is_relative_to(self.data):

@@ -1,9 +1,9 @@
 """Folders behind a URL (`s3://…`, by fsspec) as local folders, whose files are fetched when they are read.
 
-A file that has not been fetched is a *placeholder*: a sparse, read-only file of its size whose time tells its
-version (a fetched file may be written). So whatever lists files, or asks for their sizes and times, works as
-on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL, its options, and the
-size and version (ETag) of each file. Without such folders nothing here costs anything:
+A file that has not been fetched is a *placeholder*: sparse, of the file's size, with a time that encodes its
+version, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes and
+times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
+its options, and the size and version (ETag) of each file. Without such folders nothing here costs anything:
 fsspec is imported for them alone."""
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class Remote:
         path.replace(self.folder / name)
 
     def _make_room(self, coming: int = 0) -> None:
-        """Replace fetched files by placeholders beyond the limit, least recently used first. Shards go
-        at once where others are `coming` (bytes): reading one again fetches it again."""
+        """Replace fetched files by placeholders beyond the limit, the least recently used first. Shards go
+        at once where others are `coming` (bytes): who reads one that is gone fetches it again."""
         known = []
         for name in self.files:
             with suppress(FileNotFoundError):
@@ -211,7 +211,7 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Hollow files where something is new or has changed; what has gone is removed. Raises DataError for
+    """Placeholders where something is new or has changed; what has gone is removed. Raises DataError for
     names that lead out of the folder, or into a file."""
     for name in files:
         parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
@@ -219,9 +219,9 @@ def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: 
             raise DataError(f"{name!r} can not be a file in {folder}. Rename it where it lies.")
     for name in before.keys() - files.keys():
         (folder / name).unlink(missing_ok=True)
-    for name, version in files.items():
-        if before.get(name) != version or not (folder / name).exists():
-            make_placeholder(folder / name, *version)
+    for name, state in files.items():
+        if before.get(name) != state or not (folder / name).exists():
+            make_placeholder(folder / name, *state)
 
 
 def make_placeholder(path: Path, size: int, version: str) -> None:
@@ -256,8 +256,8 @@ def fetch(paths: Iterable[Path | str]) -> None:
     if missing and not threading.current_thread().name.startswith("fetch-ahead"):
         wait_for({future for name in names if (future := _ahead.get(name))})  # errors are raised below
         missing = _missing(names)
-    for remote, placeholders in missing.values():
-        remote.fetch(placeholders)
+    for remote, files in missing.values():
+        remote.fetch(files)
 
 
 def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
@@ -308,9 +308,9 @@ def filesystem(url: str, options: Mapping[str, Any]) -> Any:
     import fsspec
 
     protocol = url.partition("://")[0]
-    own = {"config_kwargs": RETRIES} if protocol in ("s3", "s3a") else {}
+    defaults = {"config_kwargs": RETRIES} if protocol in ("s3", "s3a") else {}
     try:
-        return fsspec.filesystem(protocol, **own | dict(options))
+        return fsspec.filesystem(protocol, **defaults | dict(options))
     except ImportError as error:
         extra = "pip install 'g2d-pipeline[s3]'" if protocol in ("s3", "s3a") else str(error)
         raise ConfigError(f"{url} needs a package that is not installed: {extra}.") from None

@@ -58,27 +58,27 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 # ---------------------------------------------------------------------------------------------- equal results
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
 def test_workers_of_which_one_is_killed_write_the_same_bytes(
-    make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, backend: str
+    make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch
 ):
+    """With the other backends, `tests/test_compute.py` kills a worker."""
     raw = make_raw(24, image=LOW)
     alone = contents(raw.write(tmp_path / "alone"))
     monkeypatch.setattr(media, "START_UP", -1.0)  # start processes for any work
     steps: list[int] = []
     others = set(psutil.Process().children(recursive=True))
     monkeypatch.setattr(media, "track", _counting(steps, lambda: len(steps) == 3 and _kill_a_worker(others)))
-    assert contents(raw.write(tmp_path / "many", compute={"backend": backend, "workers": 2})) == alone
+    assert contents(raw.write(tmp_path / "many", compute={"workers": 2})) == alone
     assert sum(steps) == 12 + 24
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("backend", ["loky", "dask", "ray"])
+@pytest.mark.parametrize("backend", ["dask", "ray"])
 def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
     make_raw: MakeRaw, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch, backend: str
 ):
-    raw = make_raw(24, only=["audio", "table"])
+    raw = make_raw(48, only=["audio", "table"])
     alone, store = contents(raw.write(tmp_path / "alone")), tmp_path / "many"
     array, steps = store / "audio.npy", list[int]()
     monkeypatch.setattr(media, "START_UP", -1.0)
@@ -94,9 +94,8 @@ def test_a_disk_that_becomes_read_only_for_workers_is_one_message(
     again: list[int] = []
     monkeypatch.setattr(media, "track", _counting(again, lambda: None))
     assert contents(raw.write(store)) == alone
-    assert 6 <= sum(steps) < 12  # the first two of four chunks; a third may have been under way
-    assert again[0] >= sum(steps)  # they are there
-    assert sum(again) == 12
+    assert again[0] >= sum(steps)  # cells of the first chunks, which are there
+    assert 6 <= sum(steps) < sum(again) == 24  # a worker may end the chunk that it has in hand
 
 
 def _immutable(file: Path, change: str) -> None:
@@ -215,7 +214,7 @@ def test_an_interrupted_run_goes_on(
 def test_a_killed_process_goes_on(
     make_raw: MakeRaw, tmp_path: Path, contents: Contents, ran: list[tuple[str, ...]]
 ):
-    raw = make_raw(40)
+    raw = make_raw(24)
     whole = contents(raw.write(tmp_path / "whole"))
     ran.clear()
     script = (
@@ -237,7 +236,7 @@ def test_a_killed_process_goes_on(
     assert process.wait() == -signal.SIGKILL
     assert not (partial / "meta.json").exists()
     assert contents(raw.write(partial)) == whole
-    assert 0 < len(ran) <= 14 - 2  # all recordings and at least two chunks of pictures were there
+    assert 0 < len(ran) <= 8 - 2  # all recordings and at least two chunks of pictures were there
     assert all(cells[0].startswith("png") for cells in ran)
 
 

@@ -29,7 +29,7 @@ SLOW_DOWN = (
     b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.'
     b"</Message></Error>"
 )
-FAST = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 2}}}
+FAST = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 1}}}
 
 
 @dataclass
@@ -122,7 +122,7 @@ def forget() -> None:
     S3FileSystem.clear_instance_cache()
 
 
-N, RATE = 24, 4000
+RATE = 4000
 COLUMNS = {"sound": {"kind": "audio", "sample_rate": RATE, "seconds": 0.25, "n_fft": 64, "hop_length": 64},
            "photo": {"kind": "image", "size": 6},
            "steps": {"kind": "sequence", "steps": 4}}  # fmt: skip
@@ -130,25 +130,26 @@ COLUMNS = {"sound": {"kind": "audio", "sample_rate": RATE, "seconds": 0.25, "n_f
 
 @dataclass
 class Clips:
-    """A project and a raw folder of 24 recordings, pictures and arrays beside it, with a table of them."""
+    """A project and a raw folder of `n` recordings, pictures and arrays beside it, with a table of them."""
 
     project: Path
     raw: Path
+    n: int = 12
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng(3)
+        rng, n = np.random.default_rng(3), self.n
         for name in ("wav", "png", "npy"):
             (self.raw / name).mkdir(parents=True)
-        for i in range(N):
+        for i in range(n):
             wave = 0.3 * rng.standard_normal(900).clip(-3, 3)
             soundfile.write(self.raw / f"wav/{i}.wav", wave, RATE, subtype="PCM_16")
             Image.fromarray(rng.integers(0, 256, (8, 7, 3), np.uint8)).save(self.raw / f"png/{i}.png")
             np.save(self.raw / f"npy/{i}.npy", rng.normal(size=(3, 2)).astype(np.float32))
         pd.DataFrame({
-            "id": [f"s{i}" for i in range(N)], "label": ["dry", "wet"] * (N // 2),
-            "fold": ["train"] * 16 + ["val"] * 4 + ["test"] * 4,
-            "sound": [f"wav/{i}.wav" for i in range(N)], "photo": [f"png/{i}.png" for i in range(N)],
-            "steps": [f"npy/{i}.npy" for i in range(N)],
+            "id": [f"s{i}" for i in range(n)], "label": ["dry", "wet"] * (n // 2),
+            "fold": ["train"] * (n - n // 3) + ["val"] * (n // 6) + ["test"] * (n // 6),
+            "sound": [f"wav/{i}.wav" for i in range(n)], "photo": [f"png/{i}.png" for i in range(n)],
+            "steps": [f"npy/{i}.npy" for i in range(n)],
         }).to_csv(self.raw / "metadata.csv", index=False)  # fmt: skip
 
     def resolve(self, raw_dir: str, **storage: Any) -> Configuration:

@@ -220,9 +220,10 @@ def test_what_can_not_be_written_is_told_before_any_work(s3: S3, tmp_path: Path)
 
 # ---------------------------------------------------------------------------- stores larger than the cache
 def test_shards_are_fetched_whole_ahead_and_within_the_limit(
-    s3: S3, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "IN_USE", 0)
+    clips = Clips(tmp_path / "project", tmp_path / "raw", n=24)
     data = clips.project / "data"
     store = clips.featurize(str(clips.raw), data / "04_feature/own/features-abc", shard_rows=5)
     write_card(store.path, {"stage": "featurize", "fingerprint": "abc"}, Clock.start(), "content")

@@ -32,7 +32,7 @@ EPOCHS = 2
 def made(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """24 samples of three modalities, in blocks of 2 rows: 16 of train, 4 of val, 4 of test."""
     folder = tmp_path_factory.mktemp("made")
-    clips = Clips(folder / "project", folder / "raw")
+    clips = Clips(folder / "project", folder / "raw", n=24)
     store = clips.featurize(str(clips.raw), folder / "project/data" / NAME, shard_rows=2)
     write_card(store.path, {"stage": "featurize", "fingerprint": "abc"}, Clock.start(), "content")
     return store

@@ -118,10 +118,10 @@ def content_key(cell: str, root: Path, keep_bytes: int = 0) -> tuple[str, bytes 
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 if os.fstat(file.fileno()).st_size <= keep_bytes:
                     content = file.readall()
-                    own = hashlib.blake2b(content, digest_size=16).hexdigest()
+                    inner = hashlib.blake2b(content, digest_size=16).hexdigest()
                 else:
-                    own = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-            digest.update(own.encode())
+                    inner = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            digest.update(inner.encode())
     except IsADirectoryError:
         fetch(files_of(cell, root))
         for name in images_in(root / cell):

@@ -41,8 +41,10 @@ def create(path: Path, dtype: npt.DTypeLike, shape: Sequence[int], rows: int | N
     remove(path)
     try:
         for k, name in enumerate(shard_names(path.name, shape[0], rows)):
-            own = shape[0] if rows is None else min(rows, shape[0] - k * rows)
-            np.lib.format.open_memmap(file := path.with_name(name), "w+", np.dtype(dtype), (own, *shape[1:]))
+            count = shape[0] if rows is None else min(rows, shape[0] - k * rows)
+            np.lib.format.open_memmap(
+                file := path.with_name(name), "w+", np.dtype(dtype), (count, *shape[1:])
+            )
             with file.open("r+b") as opened:
                 reserve(opened, file.stat().st_size)
     except OSError:
@@ -93,13 +95,13 @@ def checksums(path: Path) -> dict[str, Any]:
     np.lib.format.write_array_header_1_0(header, about)
     whole.update(header.getvalue())
     for file in array.files:
-        own = hashlib.blake2b(digest_size=16)
+        shard = hashlib.blake2b(digest_size=16)
         with file.open("rb") as opened:
-            own.update(opened.read(read_header(file)[3]))
+            shard.update(opened.read(read_header(file)[3]))
             while block := opened.read(2**20):
-                own.update(block)
+                shard.update(block)
                 whole.update(block)
-        sums.append(own.hexdigest())
+        sums.append(shard.hexdigest())
     return {"checksum": whole.hexdigest(), "shards": {"rows": array.rows, "checksums": sums}}
 
 
@@ -260,9 +262,9 @@ class Shards:
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
         path, opened = self.files[number], self._opened.get(number)
-        placeholder = is_placeholder(path)
+        missing = is_placeholder(path)
         fetch([path])  # or tell that it is used
-        if opened is not None and not placeholder:
+        if opened is not None and not missing:
             return opened
         try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)

@@ -106,13 +106,13 @@ def describe_notes(
     is_stored = np.zeros(len(sample_ids), bool)
     is_stored[stored] = True
     for note, counts in findings.notes.items():
-        own = {k: rows[is_stored[rows]] for k in counts for rows in [media.rows(k)]}
-        rows = np.sort(np.concatenate([np.empty(0, np.int64), *own.values()]))
+        rows_of = {k: rows[is_stored[rows]] for k in counts for rows in [media.rows(k)]}
+        rows = np.sort(np.concatenate([np.empty(0, np.int64), *rows_of.values()]))
         if not len(rows):
             continue
         first = [sample_ids[row] for row in rows[:SHOWN]]
         noticed[note] = {"samples": {s: int((split[rows] == s).sum()) for s in SPLITS}, "first": first}
-        words = media.kind.notes[note].format(total=sum(n * len(own[k]) for k, n in counts.items()))
+        words = media.kind.notes[note].format(total=sum(n * len(rows_of[k]) for k, n in counts.items()))
         share = f"{len(rows)} of {len(stored)} samples"
         named = ", ".join(first) + (", …" if len(rows) > SHOWN else "")
         sentences.append(f"{media.name}: {share} have {media.kind.plural} {words}: {named}")

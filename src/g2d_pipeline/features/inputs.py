@@ -53,7 +53,7 @@ def write_inputs(
 
 
 def _placeless(table: Table | None) -> dict[str, Any] | None:
-    """The settings as JSON without what is of the data that were trained on: their folder and splits."""
+    """The settings as JSON, without the folder and the splits of the training data."""
     if table is None:
         return None
     file = table.table if isinstance(table.table, str) else None
@@ -139,7 +139,7 @@ def read_inputs(folder: Path) -> Inputs:
                 f"{path} is of version {about['version']}, this program reads {VERSION}. {REMEDY}"
             )
         inputs = Inputs(folder, about)
-        parts = [part for stored in about["modalities"].values() for part in _files(stored)]
+        parts = [part for entry in about["modalities"].values() for part in _files(entry)]
         if outside := [p["file"] for p in parts if Path(p["file"]).name != p["file"]]:
             raise ValueError(f"{outside[0]!r} is no name of a file beside it")
         changed = [p["file"] for p in parts if content_hash(folder / p["file"]) != p["checksum"]]

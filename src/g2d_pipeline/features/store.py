@@ -154,7 +154,7 @@ def find_faults(
             files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    files = {name: expected for name, expected in files.items() if not is_placeholder(folder / name)}
+    files = {name: entry for name, entry in files.items() if not is_placeholder(folder / name)}
     faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
     for name, (_, checksum) in files.items():
         if not quick and faults[name] is None and content_hash(folder / name) != checksum:

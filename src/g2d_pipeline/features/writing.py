@@ -274,11 +274,11 @@ def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
         for file, (shape, checksum) in array_files(about, len(table)).items():
             if file in faults:
                 logger.warning("%s: %s %s: it is made again.", folder.name, file, faults[file])
-                own = columns.iloc[start : start + shape[0]]
+                shard = columns.iloc[start : start + shape[0]]
                 with disk.writing_to(folder, 0), atomic_write(folder / file) as temporary:
                     array = disk.create(temporary, about["dtype"], shape)
                     for first in range(0, shape[0], CHUNK):
-                        part = own.iloc[first : first + CHUNK]
+                        part = shard.iloc[first : first + CHUNK]
                         array[first : first + CHUNK], bad = inputs.encode(name, part, root)
                         if bad:
                             raise _not_repaired(folder, list(bad.values()))

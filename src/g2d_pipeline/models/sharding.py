@@ -96,8 +96,8 @@ def _shard_loaded(module: nn.Module, weights: dict[str, Tensor], prefix: str, *_
 
 def shard_weights(weights: Mapping[str, Tensor] | None, model: nn.Module) -> dict[str, Tensor] | None:
     """Whole weights of a model by name, in shards as its own are."""
-    own = model.state_dict()
-    return None if weights is None else {name: shard_like(x, own[name]) for name, x in weights.items()}
+    like = model.state_dict()
+    return None if weights is None else {name: shard_like(x, like[name]) for name, x in weights.items()}
 
 
 def without_weights(model: nn.Module) -> Any:

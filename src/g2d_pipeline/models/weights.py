@@ -87,16 +87,16 @@ def load_trunk(trunk: Trunk, name: str, path: Path) -> None:
 def load_trunks(model: MultimodalModel, path: Path) -> None:
     """Fill the trunk of every encoder, in place, from a model's `model.safetensors`; normalisers stay those
     of the data. Raises DataError, naming the first weight that is missing or of another shape."""
-    theirs, own = read_weights(path), model.state_dict()
-    names = [name for name in own if re.match(r"encoders\.[^.]+\.trunk\.", name)]
+    theirs, ours = read_weights(path), model.state_dict()
+    names = [name for name in ours if re.match(r"encoders\.[^.]+\.trunk\.", name)]
     for name in names:
         shape = list(theirs[name].shape) if name in theirs else None
-        if shape != list(own[name].shape):
+        if shape != list(ours[name].shape):
             headline = (
-                f"The weights {path} do not fit: {name} is {shape or 'absent'}, not {list(own[name].shape)}"
+                f"The weights {path} do not fit: {name} is {shape or 'absent'}, not {list(ours[name].shape)}"
             )
             raise data_error(headline, [], "say retrain.init_from=scratch, which starts anew.")
-    model.load_state_dict(own | {name: theirs[name] for name in names})
+    model.load_state_dict(ours | {name: theirs[name] for name in names})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -254,10 +254,10 @@ class FileKind(Kind):
         headers = {k: self._header(root / cells[k]) for k in read}
         splits = {}
         for name in SPLITS:
-            own = np.unique(code[split == name]).tolist()
-            known = [headers[k] for k in own if k in headers]
-            facts: dict[str, Any] = {"samples": int((split == name).sum()), "distinct": len(own)}
-            facts |= spread("bytes", [bytes_of[k] for k in own if k in bytes_of])
+            cells_in_split = np.unique(code[split == name]).tolist()
+            known = [headers[k] for k in cells_in_split if k in headers]
+            facts: dict[str, Any] = {"samples": int((split == name).sum()), "distinct": len(cells_in_split)}
+            facts |= spread("bytes", [bytes_of[k] for k in cells_in_split if k in bytes_of])
             for key in ("seconds", "width", "height", "pictures"):
                 facts |= spread(key, [header[key] for header in known if key in header])
             splits[name] = facts | self.split_facts(known, array, np.flatnonzero(split == name))

@@ -83,14 +83,16 @@ class Tabular(ColumnKind):
         `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
         lack some; `constant`: columns constant in train, and the samples of val and test that differ."""
         blank = (table.isna() | (table == "")).to_numpy(bool)
-        own = {name: blank[split == name] for name in SPLITS}
+        blanks = {name: blank[split == name] for name in SPLITS}
         splits = {
             name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
-            for name, b in own.items()
+            for name, b in blanks.items()
         }
         counts = blank.sum(axis=0)
         most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
-        missing = {str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in own.items()} for f in most}
+        missing = {
+            str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in blanks.items()} for f in most
+        }
         statistics = about.get("statistics", {})
         constant = list(statistics.get("constant", []))
         few = {"columns": len(constant), "first": constant[:10], "differing": statistics.get("differing", {})}
@@ -172,9 +174,9 @@ def one_hot(
         unknown = cells.loc[~flags[-1].any(axis=1), column]
         if len(unknown):
             named = sorted(set(unknown))
-            shown = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
+            listed = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
             what = f"have a category of {column!r} that train lacks, so 0"
-            notes.append(f"{len(unknown)} samples {what}: {shown}")
+            notes.append(f"{len(unknown)} samples {what}: {listed}")
     return np.concatenate(flags, axis=1).astype(np.float32), notes
 
 

@@ -107,9 +107,9 @@ class Text(ColumnKind):
         lengths = table.iloc[:, 0].astype(str).str.len().to_numpy()
         splits = {}
         for name in SPLITS:
-            own = lengths[split == name]
-            facts = {"samples": len(own), "empty": int((own == 0).sum())}
-            splits[name] = facts | spread("characters", own.tolist())
+            in_split = lengths[split == name]
+            facts = {"samples": len(in_split), "empty": int((in_split == 0).sum())}
+            splits[name] = facts | spread("characters", in_split.tolist())
         return {"splits": splits, "found": about.get("found", {})}
 
 

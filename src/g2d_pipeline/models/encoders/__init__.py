@@ -55,8 +55,8 @@ def build_encoder(
     if not takes(cls, shape, tokens):
         raise _refused(settings.name, cls, shape, tokens)
     options: dict[str, Any] = {"vocabulary": vocabulary} if tokens else {}
-    own = settings.model_dump(exclude={"name", "initialisation", "weights"})
-    options |= own.pop("options", own)  # those of another package's encoder
+    fields = settings.model_dump(exclude={"name", "initialisation", "weights"})
+    options |= fields.pop("options", fields)  # those of another package's encoder
     try:
         trunk = cls(shape, **options)
         encoder = Encoder(trunk, trunk.width, normaliser, tokens)
