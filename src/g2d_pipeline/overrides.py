@@ -103,8 +103,8 @@ class Draft:
         matches = [k for k in matches if k.exists] or matches
         depth = min((len(k.path) for k in matches), default=0)
         matches = [k for k in matches if len(k.path) == depth]
-        sections = {k.path for k in matches}
-        names = [k for k in keys if k.choices and k.path[-1] == "name" and k.path[:-1] in sections]
+        paths = {k.path for k in matches}
+        names = [k for k in keys if k.choices and k.path[-1] == "name" and k.path[:-1] in paths]
         return names if isinstance(value, str) and names else matches
 
     def _remedy(self, path: KeyPath) -> str:
