@@ -86,12 +86,12 @@ def test_tasks_are_taken_when_there_is_a_worker_and_each_is_done_once(pool):
 
 
 def test_processes_times_threads_are_no_more_than_the_cores(pool):
-    found = [result for _, result in pool.run(describe, range(2 * pool.workers))]
-    processes = {one["pid"]: one["threads"] for one in found if one}
+    results = [result for _, result in pool.run(describe, range(2 * pool.workers))]
+    processes = {result["pid"]: result["threads"] for result in results if result}
     assert os.getpid() not in processes
     assert sum(processes.values()) <= joblib.cpu_count()
     names = THREADS if pool.settings.backend != "ray" else THREADS[:1]
-    assert {one["env"][name] for one in found if one for name in names} == {"1"}
+    assert {result["env"][name] for result in results if result for name in names} == {"1"}
 
 
 def test_the_task_of_a_lost_worker_is_done_by_another_one(pool, tmp_path, caplog):
@@ -158,9 +158,9 @@ def test_an_engine_leaves_the_handlers_and_the_environment_of_its_process(backen
         while not list(folder.iterdir()) and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        said, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    assert said.splitlines() == ["[(3, 9)] True", "saved 15", "True True"]
+    assert output.splitlines() == ["[(3, 9)] True", "saved 15", "True True"]
 
 
 # ------------------------------------------------------------------------------------------ what can not be
@@ -179,8 +179,8 @@ def test_workers_follow_from_cores_and_devices():
 
 
 def test_each_worker_has_one_device_and_each_device_as_many_workers():
-    given = [gpu_of(worker, ["3", "5"])["CUDA_VISIBLE_DEVICES"] for worker in range(4)]
-    assert given == ["3", "5", "3", "5"]
+    devices = [gpu_of(worker, ["3", "5"])["CUDA_VISIBLE_DEVICES"] for worker in range(4)]
+    assert devices == ["3", "5", "3", "5"]
     assert gpu_of(1, []) == {}
 
 

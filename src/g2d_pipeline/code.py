@@ -212,8 +212,8 @@ def _read_module(tree: ast.Module, name: str, is_package: bool) -> Module:
 def _imports(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -> dict[str, tuple[str, str]]:
     """Local name → (module, name in it) of what is imported from the package."""
     if isinstance(node, ast.Import):
-        own = [a for a in node.names if a.asname and a.name.startswith(f"{PACKAGE_NAME}.")]
-        return {str(a.asname): (a.name.removeprefix(f"{PACKAGE_NAME}."), "") for a in own}
+        aliased = [a for a in node.names if a.asname and a.name.startswith(f"{PACKAGE_NAME}.")]
+        return {str(a.asname): (a.name.removeprefix(f"{PACKAGE_NAME}."), "") for a in aliased}
     if node.level:
         above = module.split(".")[: len(module.split(".")) - node.level + is_package]
         source = ".".join([*above, *filter(None, [node.module])])

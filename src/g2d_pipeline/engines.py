@@ -322,9 +322,9 @@ def check_workers(workers: Mapping[str, Mapping[str, Any]], threads: int) -> Non
     and where the workers of a host have more threads than it has cores."""
     here, hosts = about()["versions"], dict[str, int]()
     for name, other in workers.items():
-        for library, own in here.items():
-            if (theirs := other["versions"].get(library)) != own:
-                words = f"{library} is {own} here and {theirs} on the worker {name}"
+        for library, expected in here.items():
+            if (theirs := other["versions"].get(library)) != expected:
+                words = f"{library} is {expected} here and {theirs} on the worker {name}"
                 raise ConfigError(f"compute.address: {words}: install the same versions on both")
         host, cores = other["host"], other["cores"]
         hosts[host] = hosts.get(host, 0) + threads

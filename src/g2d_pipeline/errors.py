@@ -86,10 +86,10 @@ def enumerated(names: Iterable[str], most: int = 30) -> str:
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
     """A DataError: what is wrong, `SHOWN` of the offenders and how many there are, and the remedy."""
     lines = [str(offender) for offender in offenders]
-    shown = [f"  - {line}" for line in lines[:SHOWN]]
+    listed = [f"  - {line}" for line in lines[:SHOWN]]
     if len(lines) > SHOWN:
-        shown.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
-    return DataError("\n".join([f"{headline}{':' if shown else '.'}", *shown, f"What to do: {remedy}"]))
+        listed.append(f"  … and {len(lines) - SHOWN} more, {len(lines)} in all")
+    return DataError("\n".join([f"{headline}{':' if listed else '.'}", *listed, f"What to do: {remedy}"]))
 
 
 def media_fault(path: Path | str) -> str | None:

@@ -50,8 +50,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     nothing but predictions; `retrain` is the whole way with gates behind `ingest` and the promotion at its
     end."""
     so_far, pipelines = Pipeline([]), {}
-    for stage, own in stages().items():
-        so_far += own
+    for stage, nodes in stages().items():
+        so_far += nodes
         pipelines[stage] = so_far
     pipelines["predict"] = _one(
         "predict", predict.predict_samples, ["model", "params:predict"], "predictions"

@@ -40,11 +40,11 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
         target = point.load()
     if isinstance(target, ModuleType):
         classes = [c for c in vars(target).values() if isinstance(c, type) and issubclass(c, kind)]
-        own = [c for c in classes if c.__module__ == target.__name__]
-        if len(own) != 1:
-            must = f"must define exactly one subclass of {kind.__name__}; it defines {len(own)}"
+        defined = [c for c in classes if c.__module__ == target.__name__]
+        if len(defined) != 1:
+            must = f"must define exactly one subclass of {kind.__name__}; it defines {len(defined)}"
             raise ConfigError(f"{target.__name__} {must}")
-        return own[0]
+        return defined[0]
     if not (isinstance(target, type) and issubclass(target, kind)):
         raise ConfigError(f"{what} {name!r} is neither a module nor a subclass of {kind.__name__}")
     return target

@@ -92,8 +92,8 @@ def test_annotations_are_not_followed_and_settings_only_among_themselves(tmp_pat
 )
 def test_only_the_syntax_tree_of_what_is_reached_counts(tmp_path: Path, after: str, same: bool) -> None:
     before = graph(tmp_path / "1", a='"""Old."""\n\n\ndef f(x):\n    """Old."""\n    return x + 1\n')
-    now = graph(tmp_path / "2", a=after)
-    assert (before.fingerprint(["a.f"]) == now.fingerprint(["a.f"])) is same
+    changed = graph(tmp_path / "2", a=after)
+    assert (before.fingerprint(["a.f"]) == changed.fingerprint(["a.f"])) is same
 
 
 def test_an_unknown_entry_is_an_error(tmp_path: Path) -> None:

@@ -251,9 +251,9 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         assert not (partial / "half").exists()
         (partial / "whole").write_text("whole")
     assert is_fresh(folder, "abc")
-    found = read_card(folder)
-    assert found is not None
-    assert {"wall_seconds", "cpu_seconds", "versions", "fingerprint"} <= set(found)
+    written = read_card(folder)
+    assert written is not None
+    assert {"wall_seconds", "cpu_seconds", "versions", "fingerprint"} <= set(written)
     with whole_folder(folder, card | {"fingerprint": "def"}, Clock.start()) as partial:
         (partial / "new").write_text("new")
     assert is_fresh(folder, "def")

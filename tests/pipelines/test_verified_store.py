@@ -1,4 +1,4 @@
-"""A store that changed on disk is told before anything is trained from it; an unchanged one is read once."""
+"""A store that changed on disk raises before training reads it; an unchanged one is verified once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from g2d_pipeline.features.store import FeatureStore
 
 
 class Counted(FeatureStore):
-    looks = 0
+    checks = 0
 
     def verify(self, modality: str | None = None) -> None:
-        type(self).looks += 1
+        type(self).checks += 1
         if (self.path / "audio.npy").read_bytes() != b"whole":
             raise DataError("audio.npy has changed since it was written")
 
@@ -27,14 +27,14 @@ def test_checksums_are_compared_once_for_each_state_of_the_files(tmp_path: Path)
     store, note = Counted(folder, {}), tmp_path / "features-1.verified.json"
     for _ in range(3):
         verify_once(store, note)
-    assert Counted.looks == 1
+    assert Counted.checks == 1
     (folder / "audio.npy").write_bytes(b"whxle")
-    for looks in (2, 3):  # not noted as whole
+    for checks in (2, 3):  # not noted as whole
         with pytest.raises(DataError, match=r"audio\.npy has changed"):
             verify_once(store, note)
-        assert Counted.looks == looks
+        assert Counted.checks == checks
     (folder / "audio.npy").write_bytes(b"whole")
     note.write_text("{cut o")
     verify_once(store, note)
     verify_once(store, note)
-    assert Counted.looks == 4
+    assert Counted.checks == 4

@@ -144,9 +144,9 @@ def disk(dataset: str | None, env: str | None) -> None:
             if version.source.startswith("file:"):
                 what = " ".join(["version", str(version.number), *version.aliases])
                 rows.append((f"registry: {what}", name, size_of(version.outer())))
-    shown = [(where, name, size) for where, name, size in rows if dataset in (None, name)]
-    _show([{"where": where, "dataset": name, "size": decimal(size)} for where, name, size in shown])
-    total = sum(size for where, _, size in shown if not where.startswith("registry"))
+    selected = [(where, name, size) for where, name, size in rows if dataset in (None, name)]
+    _show([{"where": where, "dataset": name, "size": decimal(size)} for where, name, size in selected])
+    total = sum(size for where, _, size in selected if not where.startswith("registry"))
     click.echo(f"{decimal(total)} under data/")
 
 

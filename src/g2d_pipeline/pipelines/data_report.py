@@ -15,7 +15,8 @@ from g2d_pipeline.sources.manifest import Manifest
 def make_data_report(
     manifests: dict[str, Manifest], features: dict[str, FeatureStore], settings: FeaturizeSettings
 ) -> tuple[Callable[[], str], Callable[[], dict[str, Any]]]:
-    """What makes the data report, as a page and as plain data: splits, what is missing or suspicious."""
+    """Two functions that return the data report (splits, missing and suspicious samples): as an HTML page and
+    as plain data. The report is computed once."""
     from g2d_pipeline.data_report.page import build_data_page
     from g2d_pipeline.data_report.report import describe_data, merge_reports
 

@@ -14,9 +14,11 @@ from g2d_pipeline.sources.manifest import Manifest
 def featurize_modalities(
     manifests: dict[str, Manifest], settings: FeaturizeSettings
 ) -> dict[str, Callable[[Path, Sequence[Path] | None], None]]:
-    """Split → what writes its feature store into a folder, given finished ones of other splits and of earlier
-    runs, the newest first; given None, it makes the damaged files of the one that is there again. Every file
-    is decoded and transformed once; what an earlier store has is copied."""
+    """Maps each split to a function of (folder, previous stores) that writes its feature store to the folder.
+
+    The previous stores are finished ones of other splits and earlier runs, newest first: the samples they
+    hold are copied, every other file is decoded and transformed once. With None, the damaged files of the
+    store in the folder are rebuilt."""
     return {n: partial(_write, manifest=manifest, settings=settings) for n, manifest in manifests.items()}
 
 

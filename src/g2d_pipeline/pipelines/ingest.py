@@ -11,9 +11,9 @@ from g2d_pipeline.sources.manifest import Manifest
 
 
 def ingest_raw(settings: IngestSettings) -> dict[str, Callable[[], Manifest]]:
-    """Split ("": there is one) → what reads the raw layout and lists every sample: its split, its target,
-    where each modality lies. What is noted of all is logged once. The fixed evaluation set, if there is one,
-    is the test split of data that have one split."""
+    """Maps each split ("" for a single one) to a function that reads the raw layout and returns its manifest:
+    the split, target and modality files of every sample. Notes common to all splits are logged once. The
+    fixed evaluation set, if one exists, becomes the test split of data with a single split."""
     project, logged = Path(settings.options.project), set[str]()
     fixed = None if settings.splits else evaluation_set_file(project, settings.dataset)
     return {name: partial(read_raw, one, project, logged, fixed) for name, one in settings.runs.items()}

@@ -11,8 +11,8 @@ MISSING = "input is missing: say what to predict, a table or a folder. For examp
 
 
 def predict_samples(model: Any, settings: PredictSettings) -> Callable[[Path], int]:
-    """What writes the predictions of `settings.input` by the `model` (a `serving.Predictor`) into a file, and
-    returns how many they are."""
+    """Returns a function that writes the predictions of `model` (a `serving.Predictor`) for `settings.input`
+    to a file and returns their number. Raises ConfigError if `settings.input` is not set."""
     if settings.input is None:
         raise ConfigError(MISSING)
     source = Path(settings.options.project) / Path(settings.input).expanduser()
