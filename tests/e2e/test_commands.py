@@ -115,10 +115,6 @@ def test_alpha_reruns_distill_and_evaluate_and_going_back_reruns_nothing(project
     assert project.run("run").nodes == []
 
 
-def test_n_fft_reruns_featurize_onwards(project: Project) -> None:
-    assert project.run("run", "--params", "n_fft=512").nodes == NODES[1:]
-
-
 def test_a_stage_runs_what_is_missing_before_it(project: Project) -> None:
     assert project.run("run", "--pipeline", "teachers", "--params", "seed=5").nodes == ["train_teachers"]
 
