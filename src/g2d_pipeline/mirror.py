@@ -2,7 +2,7 @@
 
 An artefact's files are uploaded under their names and hashes, then `complete.json`, by a single write: who
 reads looks for that alone, and so never sees half an artefact, nor one that is being replaced. Its card and
-files are in `complete.json`; elsewhere the artefact appears as a folder of placeholders (see `remote`)."""
+files are in `complete.json`; elsewhere the artefact appears as a folder of unfetched files (see `remote`)."""
 
 import json
 import logging
@@ -84,7 +84,7 @@ class Mirror:
             path.write_text(json.dumps(state), encoding="utf-8")
 
     def find(self, folder: Path) -> bool:
-        """Where the artefact is not here, but there: make its folder, of placeholders and the card."""
+        """Where the artefact is not here, but there: make its folder, of unfetched files and the card."""
         if (folder / LISTING).exists():
             set_limit(folder, self.limit)
         if folder in self._absent or (folder / CARD).exists() or not folder.is_relative_to(self.data):

@@ -1,6 +1,6 @@
 """Folders behind a URL (`s3://…`, by fsspec) as local folders, whose files are fetched when they are read.
 
-A file that has not been fetched is a *placeholder*: sparse, of the file's size, with a time that encodes its
+An *unfetched* file stands for one of the remote: sparse, of that file's size, with a time that encodes its
 version, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes and
 times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
 its options, and the size and version (ETag) of each file. Without such folders nothing here costs anything:
@@ -108,7 +108,7 @@ class Remote:
             lock = FileLock(self.folder / ".fetching.lock")
             lock.acquire()
         try:  # one at a time, threads and processes: so that what comes has its room
-            self._fetch([name for name in names if is_placeholder(self.folder / name)])
+            self._fetch([name for name in names if is_unfetched(self.folder / name)])
         finally:
             lock.release()
 
@@ -144,7 +144,7 @@ class Remote:
         path.replace(self.folder / name)
 
     def _make_room(self, coming: int = 0) -> None:
-        """Replace fetched files by placeholders beyond the limit, the least recently used first. Shards go
+        """Make fetched files unfetched beyond the limit, the least recently used first. Shards go
         at once where others are `coming` (bytes): who reads one that is gone fetches it again."""
         known = []
         for name in self.files:
@@ -159,7 +159,7 @@ class Remote:
                 break
             at_once = self.in_shards and SHARD.fullmatch(name)
             if (at_once or now - used >= IN_USE) and not name.lower().endswith(TABLES):
-                make_placeholder(self.folder / name, *self.files[name])
+                make_unfetched(self.folder / name, *self.files[name])
                 total -= size
 
 
@@ -211,7 +211,7 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Placeholders where something is new or has changed; what has gone is removed. Raises DataError for
+    """Unfetched files where something is new or has changed; what has gone is removed. Raises DataError for
     names that lead out of the folder, or into a file."""
     for name in files:
         parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
@@ -221,10 +221,10 @@ def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: 
         (folder / name).unlink(missing_ok=True)
     for name, state in files.items():
         if before.get(name) != state or not (folder / name).exists():
-            make_placeholder(folder / name, *state)
+            make_unfetched(folder / name, *state)
 
 
-def make_placeholder(path: Path, size: int, version: str) -> None:
+def make_unfetched(path: Path, size: int, version: str) -> None:
     with atomic_write(path) as temporary:
         with temporary.open("wb") as file:
             file.truncate(size)
@@ -232,7 +232,7 @@ def make_placeholder(path: Path, size: int, version: str) -> None:
         os.utime(temporary, ns=(0, _time_of(version)))
 
 
-def is_placeholder(path: Path | str) -> bool:
+def is_unfetched(path: Path | str) -> bool:
     """Whether a file below a folder of ours has not been fetched."""
     return find_remote(path) is not None and not os.stat(path).st_mode & stat.S_IWUSR  # noqa: PTH116
 
@@ -248,7 +248,7 @@ def attach(folder: Path) -> None:
 
 
 def fetch(paths: Iterable[Path | str]) -> None:
-    """Fetch those of these files that are placeholders; the others are marked as used. Raises DataError."""
+    """Fetch those of these files that are unfetched; the others are marked as used. Raises DataError."""
     if not _attached:
         return
     names = list(dict.fromkeys(map(str, paths)))
@@ -371,7 +371,7 @@ def find_remote(path: Path | str) -> tuple[Remote, str] | None:
 
 
 def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
-    """Folder → (what is behind it, its placeholders among these); the others are marked as used."""
+    """Folder → (what is behind it, its unfetched files among these); the others are marked as used."""
     missing: dict[str, tuple[Remote, list[str]]] = {}
     for path in paths:
         if (place := find_remote(path)) is not None:

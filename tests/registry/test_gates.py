@@ -480,7 +480,7 @@ def draws(kind: str, seed: int, move: float, groups: int = 0) -> float:
     return compare_shares(flags[:200], flags[200:], sides)[1]
 
 
-RUNS = {"numbers": 400, "categories": 400, "features": 40, "shares": 400}
+RUNS = {"numbers": 400, "categories": 400, "features": 80, "shares": 400}
 
 
 @pytest.mark.parametrize("kind", RUNS)

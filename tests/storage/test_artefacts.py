@@ -25,7 +25,7 @@ from g2d_pipeline.config import TargetSettings
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import open_store
 from g2d_pipeline.mirror import COMPLETE, Mirror
-from g2d_pipeline.remote import fetch_folder, is_placeholder
+from g2d_pipeline.remote import fetch_folder, is_unfetched
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.data import take
 from tests.e2e.project import REPOSITORY
@@ -69,7 +69,7 @@ def test_another_machine_finds_it_and_fetches_what_it_reads(s3: S3, tmp_path: Pa
     mirror(s3, tmp_path / "b").find(other)
     assert read_card(other) == read_card(folder)
     remote.attach(other)
-    assert is_placeholder(other / "model.safetensors")
+    assert is_unfetched(other / "model.safetensors")
     assert [path for path in s3.gets() if "safetensors" in path] == []
     contents = found(s3, tmp_path / "a", folder, tmp_path / "b")
     assert contents is not None
@@ -235,7 +235,7 @@ def test_shards_are_fetched_whole_ahead_and_within_the_limit(
     fetch_folder(there, lambda name: name.endswith(".npy"))
     other = open_store(there)
     other.verify()
-    assert all(is_placeholder(f) for f in there.glob("*.npy"))
+    assert all(is_unfetched(f) for f in there.glob("*.npy"))
     s3.asked.clear()
     sound = other.arrays["sound"]
     sound[0]
@@ -243,7 +243,7 @@ def test_shards_are_fetched_whole_ahead_and_within_the_limit(
     assert [path.partition(".npy")[0][-14:] for path in s3.gets()] == ["00000-of-00005", "00001-of-00005"]
     for name, array in store.arrays.items():
         assert np.array_equal(other.arrays[name], np.asarray(array))
-    here = [f for f in there.glob("*.npy") if not is_placeholder(f)]
+    here = [f for f in there.glob("*.npy") if not is_unfetched(f)]
     assert 0 < sum(f.stat().st_size for f in here) <= limit < sum(a.nbytes for a in store.arrays.values())
     rows = np.random.default_rng(0).permutation(24)
     one, two = (Data.from_store(s, TargetSettings()) for s in (store, open_store(there)))

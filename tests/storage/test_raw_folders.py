@@ -13,7 +13,7 @@ import pytest
 from g2d_pipeline import remote
 from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features import media
-from g2d_pipeline.remote import is_placeholder, local_folder
+from g2d_pipeline.remote import is_unfetched, local_folder
 from g2d_pipeline.sources import signature
 from tests.storage.conftest import FAST, S3, Clips, forget
 
@@ -97,7 +97,7 @@ def test_the_cache_keeps_what_was_used_last_and_its_limit(
     root = local_folder(uploaded.project, PLACE)
     assert root.resolve().is_relative_to(cache)
     fetched = [
-        f for f in root.rglob("*.*") if f.is_file() and f.name != ".remote.json" and not is_placeholder(f)
+        f for f in root.rglob("*.*") if f.is_file() and f.name != ".remote.json" and not is_unfetched(f)
     ]
     assert 0 < sum(f.stat().st_size for f in fetched) <= limit + 2000  # the table is kept beside it
     assert root / "metadata.csv" in fetched

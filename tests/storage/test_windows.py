@@ -17,7 +17,7 @@ from g2d_pipeline.config import SmallCNN, TargetSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features import FeatureStore, files, open_store
 from g2d_pipeline.features.windows import Windows, windows_of
-from g2d_pipeline.remote import SHARD, Remote, is_placeholder
+from g2d_pipeline.remote import SHARD, Remote, is_unfetched
 from g2d_pipeline.training import Data, train_student, trainer
 from g2d_pipeline.training.data import epoch_rows
 from g2d_pipeline.training.resume import Checkpointer
@@ -76,7 +76,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.fixture
 def occupied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes in the cache whenever a shard has been fetched, and before it replaces its placeholder."""
+    """Bytes in the cache whenever a shard has been fetched, and before it replaces its unfetched file."""
     seen: list[int] = []
     put = Remote._put
 
@@ -199,11 +199,11 @@ def test_a_shard_that_is_given_up_before_it_is_mapped_is_fetched_again(bucket, m
             given_up.extend(paths)
             behind = remote.find_remote(paths[0])
             assert behind is not None
-            remote.make_placeholder(paths[0], *behind[0].files[behind[1]])
+            remote.make_unfetched(paths[0], *behind[0].files[behind[1]])
 
     monkeypatch.setattr(files, "fetch", once)
     assert np.array_equal(sound[:], made.arrays["sound"][:])
-    assert not is_placeholder(given_up[0])
+    assert not is_unfetched(given_up[0])
 
 
 def test_another_process_fetches_what_it_reads(bucket, made, tmp_path):

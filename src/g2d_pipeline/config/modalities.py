@@ -263,7 +263,7 @@ KIND_GROUP = "g2d_pipeline.kinds"  # of entry points: kinds of other packages, b
 
 
 def kind(value: Any) -> Any:
-    """What a section is told by, and named in messages: its `kind`; "" of an external one."""
+    """The tag of a section: its `kind`, "" for an external one. pydantic names this function in messages."""
     name = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     if not isinstance(name, str) or name in MODALITIES:
         return name or None

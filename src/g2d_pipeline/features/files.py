@@ -19,7 +19,7 @@ import numpy.typing as npt
 from g2d_pipeline.artefacts import reserve
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, release_pages
-from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_placeholder, is_planned
+from g2d_pipeline.remote import SHARD, attach, fetch, fetch_ahead, is_planned, is_unfetched
 
 FORMAT = 2  # of the store; raise it where old stores can no longer be read
 INDEX, META = "index.parquet", "meta.json"
@@ -262,19 +262,19 @@ class Shards:
 
     def _shard(self, number: int) -> np.memmap[Any, Any]:
         path, opened = self.files[number], self._opened.get(number)
-        missing = is_placeholder(path)
+        missing = is_unfetched(path)
         fetch([path])  # or tell that it is used
         if opened is not None and not missing:
             return opened
         try:
             array: np.memmap[Any, Any] = np.load(path, mmap_mode=self.mode, allow_pickle=False)
         except ValueError:  # zeros
-            if is_placeholder(path):  # given up for others in between
+            if is_unfetched(path):  # given up for others in between
                 return self._shard(number)
             raise
         if not is_planned(path):  # now that this one is open: it may be what makes room
             fetch_ahead(self.files[number + 1 : number + 2])
-        whole = {k: part for k, part in tuple(self._opened.items()) if not is_placeholder(self.files[k])}
+        whole = {k: part for k, part in tuple(self._opened.items()) if not is_unfetched(self.files[k])}
         self._opened = whole | {number: array}
         return array
 

@@ -26,7 +26,7 @@ from g2d_pipeline.features.files import (
     shard_names,
 )
 from g2d_pipeline.files import content_hash
-from g2d_pipeline.remote import attach, is_placeholder
+from g2d_pipeline.remote import attach, is_unfetched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def find_faults(
             files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise _broken(folder, [f"{META} lacks {error}"]) from None
-    files = {name: entry for name, entry in files.items() if not is_placeholder(folder / name)}
+    files = {name: entry for name, entry in files.items() if not is_unfetched(folder / name)}
     faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
     for name, (_, checksum) in files.items():
         if not quick and faults[name] is None and content_hash(folder / name) != checksum:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.features.files import Shards
-from g2d_pipeline.remote import SHARD, Remote, cancel_ahead, fetch_ahead, find_remote, is_placeholder
+from g2d_pipeline.remote import SHARD, Remote, cancel_ahead, fetch_ahead, find_remote, is_unfetched
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def reading_ahead(
         until = min((last[block] for block in taken), default=number)
         windows.remote.keep = frozenset(file.name for file in kept)
         for block in taken:
-            fetch_ahead(file for file in windows.files(block, modalities) if is_placeholder(file))
+            fetch_ahead(file for file in windows.files(block, modalities) if is_unfetched(file))
 
     try:
         yield reach

@@ -59,7 +59,7 @@ def draw_split(
 
 def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Codes:
     """The samples of one fold by scikit-learn's splitters: whole groups, strata as even as can be."""
-    from sklearn import model_selection as sklearn
+    from sklearn import model_selection
 
     folds, n = fractions.folds, len(target) if groups is None else len(np.unique(groups))
     if not isinstance(folds, int) or folds > n:
@@ -69,12 +69,14 @@ def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Cod
     strata = _strata(target) if fractions.stratify else np.zeros(len(target), np.int64)
     options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": fractions.seed}
     stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
-    splitters: list[Any] = [sklearn.KFold(**options)]
+    splitters: list[Any] = [model_selection.KFold(**options)]
     if groups is not None:
-        splitters = [sklearn.LeaveOneGroupOut() if folds == n else sklearn.GroupKFold(**options)]
+        splitters = [
+            model_selection.LeaveOneGroupOut() if folds == n else model_selection.GroupKFold(**options)
+        ]
         stratified = stratified and folds < n
     if stratified:
-        kind = sklearn.StratifiedKFold if groups is None else sklearn.StratifiedGroupKFold
+        kind = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
         splitters.insert(0, kind(**options))
     for splitter in splitters:  # a stratified one of few groups may leave a fold empty: then the next
         with warnings.catch_warnings():  # a class of fewer samples than folds is in some of them only
