@@ -14,15 +14,29 @@ import numpy as np
 import pytest
 import yaml
 
-from g2d_pipeline.config import IngestSettings, SmallCNN, layouts
-from g2d_pipeline.errors import DataError
+from g2d_pipeline.config import SmallCNN
+from g2d_pipeline.errors import ConfigError, DataError
 from g2d_pipeline.features.chunks import decode_cells
 from g2d_pipeline.features.kinds import stored_kind
 from g2d_pipeline.methods import load
+from g2d_pipeline.sources.layout import find_layout
 from g2d_pipeline.training import Data, train_student
 from tests.conftest import recipe
+from tests.test_resolve import configure
 
 Examples = Callable[[str, str], list[str]]
+LAYOUT = """
+from pydantic import PositiveInt
+from g2d_pipeline.config import Strict
+from g2d_pipeline.sources.layout import Layout
+
+class Options(Strict):
+    clips: PositiveInt = 8
+
+class Birds(Layout):
+    options_class = Options
+    expected = raw_files = read_samples = None
+"""
 
 
 @pytest.fixture
@@ -85,27 +99,50 @@ def test_a_kind(lab: Any, examples: Any, tmp_path: Path) -> None:
     assert found.faults == {1: "has 63 numbers, not bins=64"}
 
 
-def test_a_layout(lab: Any, examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, code, *_ = examples("own-data.md", "A layout of its own")
-    names = dict(vars(layouts))
-    exec(settings, names)
-    monkeypatch.setattr(layouts, "Birds", names["Birds"], raising=False)
-    module = lab("birds", code)
+def test_a_layout(lab: Any, examples: Any, tmp_path: Path) -> None:
+    code, section, additions, *_ = examples("own-data.md", "A layout of its own")
+    options, _, attributes = additions.partition("class BirdsLayout(Layout[ExternalLayout]):\n")
+    imports = "from pydantic import NonNegativeInt, PositiveInt\nfrom g2d_pipeline.config import Strict\n"
+    imports += "from g2d_pipeline.sources.simulated import Simulated\n"
+    code = code.replace("ENDINGS =", f"{imports}{options}\nENDINGS =").replace(
+        "    task =", f"{attributes}    task ="
+    )
+    lab("birds", code)
+    assert yaml.safe_load(section)["datasets"]["birds"]["raw"]["layout"] == "birds"
     root = tmp_path / "raw"
     (root / "horn").mkdir(parents=True)
     for name in ("1.wav", "1.png", "2.wav"):
         (root / "horn" / name).touch()
-    layout = module.BirdsLayout(names["Birds"](raw_dir="raw"), root)
+    c = configure({"datasets.av_digits.raw": {"layout": "doc_lab.birds", "raw_dir": "raw"}})
+    layout = find_layout(c.dataset.raw, root)
+    assert layout.sample_size == 36
     assert layout.raw_files() == []
     (root / "splits.csv").write_text("clip,split\nhorn/1,train\nhorn/2,val\n")
-    layout = module.BirdsLayout(names["Birds"](raw_dir="raw"), root)
+    layout = find_layout(c.dataset.raw, root)
     assert len(layout.raw_files()) == 4
-    columns, of = {"audio": "audio", "image": "photo"}, {"source": "raw", "max_bad_fraction": 0.5}
-    samples = layout.read_samples(IngestSettings.model_construct(**of), columns)
+    settings = c.ingest().model_copy(update={"max_bad_fraction": 0.5})
+    columns = {"audio": "audio", "image": "photo"}
+    samples = layout.read_samples(settings, columns)
     assert samples.table.to_dict("records") == [
         {"sample_id": "horn/1", "split": "train", "target": 0, "audio": "horn/1.wav", "photo": "horn/1.png"}
     ]
     assert [row.row for row in samples.dropped] == [3]
     (root / "splits.csv").write_text("clip\nhorn/1\n")
     with pytest.raises(DataError, match=r"splits\.csv lacks columns:\n  - split"):
-        layout.read_samples(IngestSettings.model_construct(**of), columns)
+        layout.read_samples(settings, columns)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"layout": "doc_lab.bids"}, r"raw\.layout: There is no layout 'doc_lab\.bids'"),
+        ({"layout": "vggsond"}, r"raw\.layout = 'vggsond' is unknown\. Did you mean 'vggsound'\?"),
+        ({"layout": "doc_lab.birds", "options": {"clps": 4}}, r"unknown key 'clps'.*Did you mean 'clips'\?"),
+        ({"layout": "doc_lab.birds", "options": {"clips": -1}}, r"clips = -1: it should be greater than 0"),
+        ({"layout": "doc_lab.birds", "clips": 4}, r"unknown key 'clips'.*Allowed: layout, raw_dir, options"),
+    ],
+)
+def test_what_is_wrong_with_a_layout_is_told_before_work(lab: Any, raw: Any, message: str) -> None:
+    lab("birds", LAYOUT)
+    with pytest.raises(ConfigError, match=message):
+        configure({"datasets.av_digits.raw": {"raw_dir": "raw", **raw}})

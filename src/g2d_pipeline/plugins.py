@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
+from inspect import isabstract
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
         target = point.load()
     if isinstance(target, ModuleType):
         classes = [c for c in vars(target).values() if isinstance(c, type) and issubclass(c, kind)]
-        defined = [c for c in classes if c.__module__ == target.__name__]
+        defined = [c for c in classes if c.__module__ == target.__name__ and not isabstract(c)]
         if len(defined) != 1:
             must = f"must define exactly one subclass of {kind.__name__}; it defines {len(defined)}"
             raise ConfigError(f"{target.__name__} {must}")

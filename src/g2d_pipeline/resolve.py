@@ -5,7 +5,8 @@ is used < `--params`. Overrides may be short (`alpha=0.5`, `n_fft=512`) wherever
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from g2d_pipeline.overrides import (
     section,
 )
 from g2d_pipeline.remote import CACHE, connect, is_remote, local_folder
-from g2d_pipeline.sources.layout import find_layout
+from g2d_pipeline.sources.layout import find_layout, layout_class
 
 Wanted = Literal["auto", "raw", "sample"]
 Locate = Callable[[Any, Wanted], tuple[Literal["raw", "sample"], Path]]
@@ -62,6 +63,10 @@ def resolve(
         own = {key: value for key, value in tree.items() if key not in BESIDE}
         checked(config.DatasetSettings, own, where, origins, tree.get("task"))
     settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)
+    if isinstance(settings, config.ExternalLayout):
+        with _named_at((*where, "raw", "layout"), origins):
+            options_class = layout_class(settings.layout).options_class
+        checked(options_class, settings.options, (*where, "raw", "options"), origins)
     _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
     source, root = locate(settings, run.source)
     simulated = tree.pop("sample", None)
@@ -127,11 +132,18 @@ def check_kinds(configuration: Configuration) -> None:
         from g2d_pipeline.features.kinds import kind_class
 
         where = ("datasets", configuration.run.dataset, "modalities", modality)
-        try:
+        with _named_at((*where, "kind"), origins):
             settings_class = kind_class(s.kind).settings_class
-        except ConfigError as error:
-            raise origins.mistake((*where, "kind"), f"modality {modality}: {error}") from error
         checked(settings_class, {**s.options, "kind": s.kind}, (*where, "options"), origins)
+
+
+@contextmanager
+def _named_at(where: tuple[str, ...], origins: Origins) -> Iterator[None]:
+    """Add file and key to a ConfigError about the plug-in that is named at `where`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise origins.mistake(where, f"{'.'.join(where[2:])}: {error}") from error
 
 
 def check_encoders(configuration: Configuration) -> None:
@@ -140,11 +152,9 @@ def check_encoders(configuration: Configuration) -> None:
 
     for modality, s in configuration.dataset.modalities.items():
         for name in {s.encoder.name, (s.teacher_encoder or s.encoder).name}:
-            try:
+            where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
+            with _named_at(where, configuration.origins):
                 load_encoder(name)
-            except ConfigError as error:
-                where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
-                raise configuration.origins.mistake(where, f"modality {modality}: {error}") from error
 
 
 def check_methods(configuration: Configuration) -> None:

@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from g2d_pipeline.artefacts import FailedRun
 from g2d_pipeline.cards import CARD, is_fresh, read_card, require_fresh
 from g2d_pipeline.code import CodeGraph, external_fingerprint
-from g2d_pipeline.config import EvaluateSettings, StudentRun, TeacherRun
+from g2d_pipeline.config import LAYOUT_GROUP, EvaluateSettings, StudentRun, TeacherRun
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, evaluation_set_file, fingerprint
 from g2d_pipeline.mirror import Mirror
 from g2d_pipeline.remote import fetch_folder
-from g2d_pipeline.sources.layout import layout_module
+from g2d_pipeline.sources.layout import MODULES
 
 PACKAGE = Path(__file__).parent
 STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate")
@@ -220,10 +220,11 @@ class Plan:
         settings = self._settings[stage][run]
         own, external = {*ENTRIES[stage], *settings_classes(settings)}, set()
         for package, name in _plug_ins(self.configuration, stage, settings):
-            if "." not in name and self.graph.has(f"{package}.{name}"):
+            if self.graph.has(f"{package}.{name}"):
                 own.add(f"{package}.{name}")
             else:
-                external.add((name, f"g2d_pipeline.{package.rpartition('.')[2]}"))
+                group = f"g2d_pipeline.{package.rpartition('.')[2]}"
+                external.add((name, LAYOUT_GROUP if package == "sources" else group))
         return sorted(own), sorted(external)
 
     def _code_of(self, stage: str, run: str) -> str:
@@ -255,7 +256,8 @@ def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> 
     if again := isinstance(settings, EvaluateSettings) and settings.robustness:  # all models run again
         runs = [*configuration.teachers().runs.values(), *configuration.distill().runs.values()]
     if stage == "ingest":
-        yield layout_module(configuration.dataset.raw.layout).rpartition(".")[::2]
+        layout = configuration.dataset.raw.layout
+        yield "sources", MODULES.get(layout, layout)
     if stage in ("featurize", "data_report") or again:
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     for run in runs:

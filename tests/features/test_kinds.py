@@ -178,7 +178,7 @@ def test_a_kind_of_another_package_is_named_in_a_yaml(points: Any, tmp_path: Pat
 def test_what_is_wrong_with_a_kind_of_another_package_is_told(points: Any, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"unknown key 'pionts' .*Did you mean 'points'\?"):
         check_kinds(configured({"pionts": 4}))
-    with pytest.raises(ConfigError, match=r"modality cloud: There is no kind 'points_lab\.Poimts'"):
+    with pytest.raises(ConfigError, match=r"modalities\.cloud\.kind: There is no kind 'points_lab\.Poimts'"):
         check_kinds(configured({}, "points_lab.Poimts"))
     c = configured({"mask": 0.5})
     with pytest.raises(ConfigError, match=r"Points stores samples \[3, 6\], .*its last row has to be 1"):

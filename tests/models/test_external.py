@@ -146,7 +146,7 @@ def test_options_of_a_plug_in_are_given_on_the_command_line() -> None:
 
 
 def test_a_path_that_leads_to_no_encoder_is_told_before_anything_is_trained() -> None:
-    with pytest.raises(ConfigError, match=r"modality image: There is no encoder 'lab\.one_lyer'"):
+    with pytest.raises(ConfigError, match=r"modalities\.image\.encoder: There is no encoder 'lab\.one_lyer'"):
         configure({"datasets.av_digits.modalities.image.encoder": "lab.one_lyer"})
     with pytest.raises(ConfigError, match=r"--params: There is no fusion 'lab\.produt'"):
         configure(fusion="lab.produt")

@@ -1,16 +1,20 @@
 """What all settings share."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     model_validator,
 )
 
@@ -57,3 +61,20 @@ class Strict(BaseModel):
         for problem in self._problems():
             raise ValueError(problem)
         return self
+
+
+def by_tag(key: str, classes: Mapping[str, type[BaseModel]], folder: str, group: str) -> Any:
+    """A union of settings classes of which the value of `key` chooses one; the class "" is for plug-ins: a
+    module of `folder` (of the package) or an entry point of `group`, by name, or a dotted path."""
+
+    def tag(value: Any) -> str | None:
+        name = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        if not isinstance(name, str) or name in classes:
+            return name or None
+        place = Path(__file__).parents[1] / folder / name
+        ours = place.is_dir() or place.with_suffix(".py").is_file()
+        return "" if "." in name or ours or entry_points(group=group, name=name) else name
+
+    tag.__name__ = key  # pydantic has it in messages
+    tagged = tuple(Annotated[cls, Tag(name)] for name, cls in classes.items())
+    return Annotated[Union[tagged], Discriminator(tag)]  # noqa: UP007

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, split_slashes
+from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, by_tag, split_slashes
 
 
 class RawSettings(Strict):
@@ -324,10 +324,23 @@ class Table(RawSettings):
         }
 
 
-LayoutSettings = Annotated[
-    AVDigits | SpokenMNIST | MISME | CremaD | AVMNIST | VGGSound | URFunny | Table,
-    Field(discriminator="layout"),
-]
+class ExternalLayout(RawSettings):
+    """A layout without settings here: a folder of `sources`, an entry point or a dotted path; its
+    `options_class` is called with the `options`."""
+
+    layout: str = ""
+    options: dict[str, Any] = {}
+
+
+LAYOUT_GROUP = "g2d_pipeline.layouts"  # of entry points: layouts of other packages, by name
+LAYOUTS: dict[str, type[RawSettings]] = {
+    cls.model_fields["layout"].default: cls
+    for cls in (AVDigits, SpokenMNIST, MISME, CremaD, AVMNIST, VGGSound, URFunny, Table, ExternalLayout)
+}
+if TYPE_CHECKING:
+    LayoutSettings = RawSettings
+else:
+    LayoutSettings = by_tag("layout", LAYOUTS, "sources", LAYOUT_GROUP)
 
 
 class TargetSettings(Strict):

@@ -2,23 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from importlib.metadata import entry_points
-from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    create_model,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, create_model
 
-from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict
+from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict, by_tag
 from g2d_pipeline.config.models import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
 
 # How floats are kept in the store; float16 takes half the room, and is computed with in float32.
@@ -262,20 +251,6 @@ KINDS: list[tuple[type[Strict], Any, Any]] = [
 KIND_GROUP = "g2d_pipeline.kinds"  # of entry points: kinds of other packages, by name
 
 
-def kind(value: Any) -> Any:
-    """The tag of a section: its `kind`, "" for an external one. pydantic names this function in messages."""
-    name = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    if not isinstance(name, str) or name in MODALITIES:
-        return name or None
-    file = Path(__file__).parents[1] / "features" / "kinds" / f"{name}.py"
-    return "" if "." in name or file.is_file() or entry_points(group=KIND_GROUP, name=name) else name
-
-
-def _by_kind(classes: dict[str, type[Any]]) -> Any:
-    tagged = tuple(Annotated[cls, Tag(name)] for name, cls in classes.items())
-    return Annotated[Union[tagged], Discriminator(kind)]  # noqa: UP007
-
-
 class Modality(Strict):
     """What a modality has beside its features; `teacher_encoder`: the teacher's, where it is another."""
 
@@ -303,5 +278,6 @@ if TYPE_CHECKING:
     FeatureSettings = Any  # mypy knows no union that is made from a list
     ModalitySettings = Any
 else:
-    FeatureSettings = _by_kind({row[0].model_fields["kind"].default: row[0] for row in KINDS})
-    ModalitySettings = _by_kind(MODALITIES)
+    FEATURES = {row[0].model_fields["kind"].default: row[0] for row in KINDS}
+    FeatureSettings = by_tag("kind", FEATURES, "features/kinds", KIND_GROUP)
+    ModalitySettings = by_tag("kind", MODALITIES, "features/kinds", KIND_GROUP)

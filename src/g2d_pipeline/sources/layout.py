@@ -1,21 +1,23 @@
 """`Layout`, the base of all layouts: a raw folder → a manifest. A data set is a folder here and its YAML.
 
-`sources/<name>/__init__.py` holds the layout's class, with its hooks; its settings are a class of
-`config/layouts.py`; `simulated` beside it makes the sample, where there is one. A start-up imports every
-layout's class: pandas, numpy and the like belong into the functions or into the folder's other modules."""
+`sources/<name>/__init__.py`, or a module of another package, holds the layout's class, with its hooks and
+the class of its options (of our own layouts: a class of `config/layouts.py`); `simulated` beside it makes the
+sample, where there is one. A start-up imports the layout's class: pandas, numpy and the like belong into the
+functions or into the folder's other modules."""
 
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from g2d_pipeline.config import IngestSettings, Task
-from g2d_pipeline.config.layouts import RawSettings
+from g2d_pipeline.config.base import Strict
+from g2d_pipeline.config.layouts import LAYOUT_GROUP, ExternalLayout, RawSettings
 from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
+from g2d_pipeline.plugins import find_class
 from g2d_pipeline.sources.faults import BadRow, list_files
 from g2d_pipeline.sources.simulated import Simulated
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from g2d_pipeline.sources.manifest import Manifest
 
 R = TypeVar("R", bound=RawSettings)
+PACKAGE = "g2d_pipeline.sources"
 # Layouts that share a folder with another one; all others are `sources.<name>`.
 MODULES = {"av_digits": "digits.av_digits", "spoken_mnist": "digits.spoken_mnist"}
 
@@ -43,13 +46,16 @@ class Samples:
 
 
 class Layout(ABC, Generic[R]):
-    """One layout at one place: `raw` are its settings, `root` the folder of the data, which may be absent.
+    """One layout at one place: `raw` are its settings, `options` those that it alone has, `root` the folder
+    of the data, which may be absent.
 
-    Class attributes: `task`, the only one that the data have (None: any); `modalities` that the layout offers
-    (None: any), each with one column of paths but those in `tables`, which have columns of values; `bundled`:
-    the sample comes with the project, and there is no raw form; `simulated`: what the simulated sample is
-    (None: there is none); `sample_note`: what the manifest of a sample says about it after "SAMPLE: "."""
+    Class attributes: `options_class`, which validates the `options` of a plug-in; `task`, the only one that
+    the data have (None: any); `modalities` that the layout offers (None: any), each with one column of paths
+    but those in `tables`, which have columns of values; `bundled`: the sample comes with the project, and
+    there is no raw form; `simulated`: what the simulated sample is (None: there is none); `sample_note`: what
+    the manifest of a sample says about it after "SAMPLE: "."""
 
+    options_class: ClassVar[type[Strict]] = Strict
     task: ClassVar[Task | None] = None
     modalities: ClassVar[Sequence[str] | None] = None
     tables: ClassVar[Sequence[str]] = ()
@@ -59,6 +65,9 @@ class Layout(ABC, Generic[R]):
 
     def __init__(self, raw: R, root: Path) -> None:
         self.raw, self.root = raw, root
+        self.options: Any = raw
+        if isinstance(raw, ExternalLayout):
+            self.options = self.options_class.model_validate(raw.options)
 
     # ---------------------------------------------------------------------------------- hooks of each layout
     @abstractmethod
@@ -106,29 +115,30 @@ class Layout(ABC, Generic[R]):
     @property
     def sample_size(self) -> Any:
         """Rows of each split of the simulated sample, or how many clips it has."""
-        return getattr(self.raw, "sample_rows", None) or self.raw.sample_clips  # type: ignore[attr-defined]
+        return getattr(self.options, "sample_rows", None) or self.options.sample_clips
 
     @property
     def sample_text(self) -> str:
         """What SAMPLE.txt says."""
         assert self.simulated is not None
-        seed = self.raw.seed  # type: ignore[attr-defined]
-        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, seed)
+        return self.simulated.text(f"{type(self).__module__}.simulated", self.sample_size, self.options.seed)
 
     def make_sample(self, folder: Path) -> None:
         """Write the simulated raw folder into an empty folder. DataError where it holds no raw file."""
         name = f"{type(self).__module__}.simulated"
-        if util.find_spec(name) is None:
-            missing = f"src/{name.replace('.', '/')}.py with make(folder, size, seed) is missing"
-            raise ConfigError(f"layout {self.raw.layout} says `simulated`, but {missing}.")
-        simulated = importlib.import_module(name)
-        simulated.make(folder, self.sample_size, self.raw.seed)  # type: ignore[attr-defined]
+        try:
+            simulated = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            missing = f"{name.replace('.', '/')}.py with make(folder, size, seed) is missing"
+            raise ConfigError(f"layout {self.raw.layout} says `simulated`, but {missing}.") from None
+        simulated.make(folder, self.sample_size, self.options.seed)
         made = type(self)(self.raw, folder)
         if not made.raw_files():
-            name = self.raw.layout
-            headline = f"The simulated sample of layout {name} holds no file that the layout reads"
-            remedy = f"mend make(folder, …) in src/g2d_pipeline/{layout_module(name)}/simulated.py, or "
-            raise data_error(headline, made.files, f"{remedy}raw_files of the layout.")
+            headline = f"The simulated sample of layout {self.raw.layout} holds no file that the layout reads"
+            remedy = f"mend make(folder, …) in {name.replace('.', '/')}.py, or raw_files of the layout."
+            raise data_error(headline, made.files, remedy)
 
     def read(self, settings: IngestSettings) -> "Manifest":
         """The validated manifest. Raises what `read_samples` raises; ConfigError: task or modality differ."""
@@ -179,27 +189,13 @@ class Layout(ABC, Generic[R]):
         return list(bad)
 
 
-def layout_module(name: str) -> str:
-    """The module of a layout, relative to the package."""
-    return f"sources.{MODULES.get(name, name)}"
+def layout_class(name: str) -> type[Layout[Any]]:
+    """By its name: a folder of this package, an entry point or a dotted path. Raises ConfigError as
+    `find_class`."""
+    ours = f"{PACKAGE}.{MODULES[name]}" if name in MODULES else name
+    return find_class(ours, Layout, PACKAGE, LAYOUT_GROUP)  # type: ignore[type-abstract]
 
 
 def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
-    """The layout that `raw` names, at `root`: the one class of its module that is a Layout.
-
-    Raises ConfigError where there is no such folder, or no such class in its `__init__.py`."""
-    name = f"g2d_pipeline.{layout_module(raw.layout)}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise  # the folder is there, and what it imports is not
-        raise ConfigError(
-            f"layout {raw.layout} has settings, but no code: src/{name.replace('.', '/')}/__init__.py is "
-            "missing. See docs/own-data.md, “A layout of its own”."
-        ) from None
-    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    layouts: list[type[Layout[Any]]] = [cls for cls in classes if issubclass(cls, Layout)]
-    if not layouts:
-        raise ConfigError(f"{module.__file__} defines no class derived from Layout.")
-    return layouts[0](raw, root)
+    """The layout that `raw` names, at `root`. Raises ConfigError where there is none."""
+    return layout_class(raw.layout)(raw, root)
