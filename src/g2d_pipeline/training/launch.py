@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Function = Callable[..., dict[str, Any]]  # (options, *arguments) → tensors, numbers and lists by name
 GRACE_SECONDS = 5.0
+START_METHOD = "spawn"  # of processes: with any number of tensors among the arguments
 NODES: list[Nodes] = []  # of the first machine: what brings the others in
 # Loggers that would repeat our messages with tracebacks.
 QUIET = ("torch.distributed", "torch.distributed.elastic", "torch.multiprocessing")
@@ -149,6 +150,7 @@ def start(
         min_nodes=compute.num_nodes,
         max_nodes=compute.num_nodes,
         nproc_per_node=number,
+        start_method=START_METHOD,
         run_id=run,
         max_restarts=0,  # ours: only a lost process is a reason to try again
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"elastic-{machine}")),
