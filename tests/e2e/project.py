@@ -9,9 +9,9 @@ import re
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -95,6 +95,14 @@ class Running:
         assert self.process.pid is not None
         return self.process.pid
 
+    def wait_for(self, pattern: str, timeout: float = 300) -> None:
+        """Until its output has a match of `pattern`."""
+        deadline = time.monotonic() + timeout
+        while not re.search(pattern, self.output.read_text()):
+            assert self.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.02)
+
     def poll(self) -> int | None:
         """The exit status; minus the number of the signal that ended it; None as long as it runs."""
         return self.process.exitcode
@@ -129,19 +137,6 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "kedro", *arguments]
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command as a user starts it."""
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.path,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            preexec_fn=foreground,
-        )
 
     def fork(
         self,

@@ -239,25 +239,17 @@ def test_debug_shows_the_traceback(project: Project) -> None:
 def test_two_runs_at_once_share_what_both_need_and_do_the_rest_side_by_side(project: Project) -> None:
     """The one that waits goes on when the other is killed, from its last checkpoint."""
     same = "seed=7,epochs=20,tau=1,compute.workers=1"  # of several processes SIGSTOP would stop one alone
-    slow = project.start("run", "--pipeline", "teachers", "--params", same)
-    assert slow.stdout is not None
-    for line in slow.stdout:
-        if "teachers audio/seed7" in line:
-            break
+    slow = project.fork("run", "--pipeline", "teachers", "--params", same)
+    slow.wait_for("teachers audio/seed7")
     models = project.path / "data" / "06_models" / "av_digits" / "teachers"
     while not list(models.glob("audio/seed7-*.partial/checkpoints/epoch-*")):
         time.sleep(0.05)
     os.kill(slow.pid, signal.SIGSTOP)  # so that it is still at it
-    waiting = project.start("run", "--pipeline", "teachers", "--params", f"{same},wait=true")
+    waiting = project.fork("run", "--pipeline", "teachers", "--params", f"{same},wait=true")
     other = project.run("run", "--pipeline", "teachers", "--params", "seed=8,epochs=1")
     assert (other.status, other.nodes) == (0, ["train_teachers"]), other.output
     refused = project.run("run", "--pipeline", "teachers", "--params", same)
-    assert waiting.stdout is not None
-    read = []
-    for line in waiting.stdout:
-        read.append(line)
-        if "/audio/seed7" in line and "waiting" in line:
-            break
+    waiting.wait_for("/audio/seed7.*waiting")
     os.kill(slow.pid, signal.SIGKILL)
     slow.wait()
     assert refused.status == 1, refused.output
@@ -266,12 +258,11 @@ def test_two_runs_at_once_share_what_both_need_and_do_the_rest_side_by_side(proj
         r"Error: Another run \(process \d+, since .*\) is making data/06_models/av_digits/", message
     )
     assert "--params wait=true" in message
-    output = "".join(read) + waiting.communicate(timeout=300)[0]
-    assert waiting.returncode == 0, output
-    assert "teacher audio, seed 7: goes on from epoch" in output
-    assert re.search(rf"Another run \(process {slow.pid}, since .*\) .*/audio/seed7-\w+: waiting", output), (
-        output
-    )
+    done = waiting.wait(300)
+    assert done.status == 0, done.output
+    assert "teacher audio, seed 7: goes on from epoch" in done.output
+    waited = rf"Another run \(process {slow.pid}, since .*\) .*/audio/seed7-\w+: waiting"
+    assert re.search(waited, done.output), done.output
     assert project.run("run", "--pipeline", "teachers", "--params", same).nodes == []
     assert not list(project.path.glob("data/**/*.lock"))
 

@@ -70,44 +70,42 @@ def network(
     return model.eval(), task_from_json(task), inputs
 
 
-def check(served: Served, tmp_path: Path, format: Any, *architecture: Any) -> None:
-    """Equal to 1e-5 on 1, 3 and all samples."""
+def check(served: Served, tmp_path: Path, *architecture: Any) -> None:
+    """Both formats, of one trace: equal to 1e-5 on 1, 3 and all samples."""
     model, task, inputs = network(served, *architecture)
-    file = export_network(model, task, {m: x[:3] for m, x in inputs.items()}, tmp_path / "model", format)
-    if format == "onnx":
-        session = pytest.importorskip("onnxruntime").InferenceSession(file.read_bytes())
-    else:
-        program = torch.export.load(file).module()
+    example = {m: x[:3] for m, x in inputs.items()}
+    trace, traced = torch.export.export, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", lambda *a, **k: traced.append(trace(*a, **k)) or traced[-1])
+        file = export_network(model, task, example, tmp_path / "torch", "torch")
+        patch.setattr(torch.export, "export", lambda *a, **k: traced[-1])
+        onnx = export_network(model, task, example, tmp_path / "onnx", "onnx")
+    program = torch.export.load(file).module()
+    session = pytest.importorskip("onnxruntime").InferenceSession(onnx.read_bytes())
     for count in (1, 3, 48):
         part = {m: x[:count] for m, x in inputs.items()}
         with torch.inference_mode():
             expected = model(part).logits
-            if format == "onnx":
-                logits, probabilities = session.run(None, {m: x.numpy() for m, x in part.items()})
-            else:
-                logits, probabilities = (y.numpy() for y in program(*part.values()))
-        assert logits.shape == (count, 3)
-        assert np.abs(logits - expected.numpy()).max() < 1e-5
-        assert np.abs(probabilities - expected.softmax(dim=1).numpy()).max() < 1e-5
+            ours = [y.numpy() for y in program(*part.values())]
+        for logits, probabilities in (ours, session.run(None, {m: x.numpy() for m, x in part.items()})):
+            assert logits.shape == (count, 3)
+            assert np.abs(logits - expected.numpy()).max() < 1e-5
+            assert np.abs(probabilities - expected.softmax(dim=1).numpy()).max() < 1e-5
 
 
-@pytest.fixture(params=["torch", "onnx"])
-def format(request: pytest.FixtureRequest) -> str:
-    if request.param == "onnx":
-        for package in ("onnxscript", "onnxruntime"):
-            pytest.importorskip(package, reason=MISSING)
-    return str(request.param)
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=MISSING)
 
 
 @pytest.mark.parametrize(("encoder", "fusion"), PAIRS)
-def test_encoders_and_fusions(
-    every_kind: Served, tmp_path: Path, format: str, encoder: str, fusion: str
-) -> None:
-    check(every_kind, tmp_path, format, {"table": MLP, "vector": MLP, **ENCODERS[encoder]}, FUSIONS[fusion])
+def test_encoders_and_fusions(every_kind: Served, tmp_path: Path, encoder: str, fusion: str) -> None:
+    check(every_kind, tmp_path, {"table": MLP, "vector": MLP, **ENCODERS[encoder]}, FUSIONS[fusion])
 
 
-def test_an_exchange(every_kind: Served, tmp_path: Path, format: str) -> None:
-    check(every_kind, tmp_path, format, {"image": CNN, "video": CNN}, "concat", "mmtm")
+def test_an_exchange(every_kind: Served, tmp_path: Path) -> None:
+    check(every_kind, tmp_path, {"image": CNN, "video": CNN}, "concat", "mmtm")
 
 
 def test_all_of_ours_are_in_the_docs_table() -> None:
@@ -126,6 +124,7 @@ def test_all_of_ours_are_in_the_docs_table() -> None:
     assert re.findall(r"^\| ([^|]+) \| yes \| yes \|$", page, re.MULTILINE) == parts
 
 
+@pytest.mark.parametrize("format", ["torch", "onnx"])
 def test_a_predictor_exports_what_it_is(regression: Served, tmp_path: Path, format: str) -> None:
     """With its class names, unit and version; refused is another format."""
     model = load_model(regression.runs["joint/seed0"])
