@@ -32,6 +32,7 @@ PRELOADED = [
     *("scipy.stats", "scipy.signal", "sklearn.neighbors", "sklearn.pipeline", "joblib", "filelock"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_svg", "PIL.Image", "av", "soundfile", "jinja2"),
     *("pydantic", "rich.progress", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    "tests.e2e.frozen",  # the last one
 ]
 
 
