@@ -31,7 +31,14 @@ PRELOADED = [
     *("torch", "torch._dynamo", "torch.distributed", "torchvision", "torchaudio", "safetensors.torch"),
     *("scipy.stats", "scipy.signal", "sklearn.neighbors", "sklearn.pipeline", "joblib", "filelock"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_svg", "PIL.Image", "av", "soundfile", "jinja2"),
-    *("pydantic", "rich.progress", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *(
+        "dynaconf",
+        "pydantic",
+        "rich.progress",
+        "torchvision.transforms.v2",
+        "mlflow.pyfunc",
+        "mlflow.store.tracking.sqlalchemy_store",
+    ),
     "tests.e2e.frozen",  # the last one
 ]
 

@@ -218,6 +218,7 @@ def test_every_function_that_a_stage_runs_is_in_its_code(tmp_path: Path) -> None
         "seed": 0,
         "epochs": 2,
         "tau": "1/1",
+        "batch_size": 256,
         "workers": 1,
         "progress": False,
     }
