@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +76,11 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
         faults = {i: f"{reason} {keys[i]!r}{hints.get(i, '')}" for i in faults}
     double = kept.data.columns.intersection(added.columns)
-    repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
+    repeated = {
+        name
+        for name in double
+        if join.keys or as_text(kept[name]).fillna("").ne(as_text(added[name]).fillna("")).any()
+    }
     return replace(
         kept,
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
@@ -86,10 +89,6 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         separators=other.separators | table.separators,
         hint=f"{table.hint} {join.table} is joined to it.",
     )
-
-
-def _equal(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
-    return bool((as_text(one).fillna("") == as_text(other).fillna("")).all())
 
 
 def _array_names(path: Path) -> list[str] | None:
@@ -144,13 +143,9 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
         lines = [", ".join(map(repr, days[:3].tolist()))]
         raise data_error(headline, lines, "join by a column of dates, or remove `means` under `join`.")
     values = read_features(replace(other, notes=[]), list(dict.fromkeys(match[1] for match in matches)))
-    order = np.argsort(days.to_numpy(), kind="stable")
-    means: dict[str, Floats] = {}
-    for match in matches:
-        mean = pd.Series(values[match[1]][order], index=days[order])
-        means[match[0]] = np.empty(len(order))
-        means[match[0]][order] = mean.rolling(f"{match[2]}D", min_periods=1).mean().to_numpy()
-    return means
+    by_day = pd.DataFrame(values, index=days).sort_index()
+    means = {m[0]: by_day[m[1]].rolling(f"{m[2]}D", min_periods=1).mean() for m in matches}
+    return {name: mean.reindex(days).to_numpy() for name, mean in means.items()}
 
 
 def take_labelled(table: RawTable, raw: Table, task: Task = "classification") -> RawTable:
