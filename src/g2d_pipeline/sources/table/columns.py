@@ -28,7 +28,7 @@ YEAR_FIRST = rf"(?!\d{{5,7}}(?:\D|$))(?P<year>\d{{4}})(?P<sep>[-/.]?){MONTH}(?P=
 DAY_FIRST = rf"{DAY}\.{MONTH}\.(?P<year>\d{{4}}){TIME}"
 EITHER = rf"(?P<one>\d{{1,2}})(?P<sep>[-/])(?P<two>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}"
 CLOCK = r"[T ](?!0?0:00(?::00(?:\.0+)?)?(?:\D|$))\d{1,2}:\d{2}"  # a time of day other than midnight
-NOTHING_TO_LEARN = "choose another column as `target`: there is nothing to learn."
+ISO = "as 2024-05-01"
 
 Floats = npt.NDArray[np.float64]
 Dates = npt.NDArray[np.datetime64]
@@ -136,14 +136,12 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
     table.fault(np.isinf(values), f"the target {name!r} is infinite")
     good = np.delete(values, list(table.faults))
     if len(good) > 1 and good.min() == good.max():
-        problem = f"the target {name!r} is {good[0]:g} in all {len(good)} rows"
-        raise table.error(problem, [], NOTHING_TO_LEARN)
+        raise _nothing_to_learn(table, name, f"{good[0]:g} in all {len(good)} rows")
     if not log:
         return values
-    if low := np.flatnonzero(values <= 0).tolist():
-        lines = [f"{table.place(i, name)}: {values[i]:g}" for i in low]
+    if low := [f"{table.place(i, name)}: {values[i]:g}" for i in np.flatnonzero(values <= 0)]:
         remedy = "remove these rows, or set `log_target: false`."
-        raise data_error("Targets of zero or below have no logarithm", lines, remedy)
+        raise data_error("Targets of zero or below have no logarithm", low, remedy)
     return np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))
 
 
@@ -162,9 +160,9 @@ def read_labels(
         unique = set(labels) - {""}
     numeric = all(finite_number(label) is not None for label in unique)
     names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
-    if _too_many(names, len(present)) or (numeric and any(float(label) % 1 for label in names)):
-        remedy = "classes: set `task: regression`, or choose another column as `target`."
-        raise _many_values(table, f"the target {name!r}", names, len(present), remedy)
+    fractions = numeric and any(float(label) % 1 for label in names)
+    remedy = "classes: set `task: regression`, or choose another column as `target`."
+    _refuse_many(table, f"the target {name!r}", names, len(present), remedy, fractions)
     if classes is not None:
         if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
             cells = zip(unknown, table.cells(unknown, name, labels), strict=True)
@@ -172,8 +170,7 @@ def read_labels(
             remedy = f"correct them, or add to {classes}."
             raise data_error("Labels that are not among `classes`", lines, remedy)
     elif len(names) < 2:
-        value = repr(names[0]) if names else "blank"
-        raise table.error(f"the target {name!r} is {value} in every row", [], NOTHING_TO_LEARN)
+        raise _nothing_to_learn(table, name, f"{repr(names[0]) if names else 'blank'} in every row")
     _note_similar(table, "Classes", names)
     codes = {label: k for k, label in enumerate(classes or names)}
     target = labels.map(codes).fillna(-1).to_numpy(np.int64)
@@ -194,13 +191,18 @@ def _note_similar(table: RawTable, what: str, values: Sequence[str]) -> None:
         table.note(f"{what} that differ in case or blanks only: {'; '.join(similar)}. Are they one?")
 
 
-def _too_many(values: Sequence[str], rows: int) -> bool:
-    return len(values) > max(MANY, rows / 2)
+def _refuse_many(
+    table: RawTable, what: str, values: Sequence[str], rows: int, remedy: str, fractions: bool = False
+) -> None:
+    """DataError where `values` are `fractions`, or so many that they are names or measurements."""
+    if fractions or len(values) > max(MANY, rows / 2):
+        problem = f"{what} has {len(values)} different values in {rows} rows"
+        raise table.error(problem, [", ".join(values[:8]) + " …"], f"they look like no {remedy}")
 
 
-def _many_values(table: RawTable, what: str, values: Sequence[str], rows: int, remedy: str) -> DataError:
-    problem = f"{what} has {len(values)} different values in {rows} rows"
-    return table.error(problem, [", ".join(values[:8]) + " …"], f"they look like no {remedy}")
+def _nothing_to_learn(table: RawTable, name: str, value: str) -> DataError:
+    remedy = "choose another column as `target`: there is nothing to learn."
+    return table.error(f"the target {name!r} is {value}", [], remedy)
 
 
 # ------------------------------------------------------------------------------ categories, dates, texts, ids
@@ -211,9 +213,8 @@ def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
     categories, present = sorted(cells.dropna().unique()), int(cells.notna().sum())
     if not present:
         _refuse_blank(table, name, "categorical")
-    if _too_many(categories, present):
-        remedy = "categories: leave it out of `categorical`; numbers are listed under `columns`."
-        raise _many_values(table, f"column {name!r}", categories, present, remedy)
+    remedy = "categories: leave it out of `categorical`; numbers are listed under `columns`."
+    _refuse_many(table, f"column {name!r}", categories, present, remedy)
     _note_similar(table, f"Categories of {name!r}", categories)
     for mark, rows in table.marks(name).items():
         table.note(f"Column {name!r}: {int(rows.sum())} cells are {mark!r}, read as missing.")
@@ -240,10 +241,10 @@ def read_dates(table: RawTable, name: str) -> Dates:
     parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
     dates: Dates = pd.to_datetime(parts.astype(float), errors="coerce").to_numpy("datetime64[ms]")
     if wrong := np.flatnonzero(np.isnat(dates) & ~missing).tolist():
-        remedy = (
-            "write dates as 2024-05-01; leave cells blank where they are unknown; numbers go under `columns`."
+        remedy = f"{ISO}; leave cells blank where they are unknown; numbers go under `columns`."
+        raise table.error(
+            "cells that are not dates", table.cells(wrong, name, cells), f"write dates {remedy}"
         )
-        raise table.error("cells that are not dates", table.cells(wrong, name, cells), remedy)
     if clocks := int(cells.str.contains(CLOCK).sum()):
         table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
     return dates
@@ -255,10 +256,8 @@ def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd
     rows = np.flatnonzero(parts["year"].notna()).tolist()
     above = {part: bool(parts[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}
     if rows and above["one"] == above["two"]:
-        shown = table.cells(rows, name, cells)
-        raise table.error(
-            "dates of which the day or the month may come first", shown, "write them as 2024-05-01."
-        )
+        problem = "dates of which the day or the month may come first"
+        raise table.error(problem, table.cells(rows, name, cells), f"write them {ISO}.")
     day, month = ("one", "two") if above["one"] else ("two", "one")
     if rows:
         order = "day" if above["one"] else "month"

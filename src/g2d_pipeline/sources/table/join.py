@@ -158,8 +158,7 @@ def take_labelled(table: RawTable, raw: Table, task: Task = "classification") ->
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):
-        headline = f"{table.file}: the target {target!r} is blank in every row"
-        raise data_error(headline, [], "choose another `target`.")
+        raise table.error(f"the target {target!r} is blank in every row", [], "choose another `target`.")
     if rest := len(table) - len(labelled):
         table.note(f"{rest} of {len(table)} rows have no {target!r}, and are left out (labelled_only).")
         for mark, rows in table.marks(target).items():

@@ -234,24 +234,19 @@ def _parse(
 
     keys = [str(k) for k in range(width)]
     content = text.encode()
+    # one thread numbers the rows; a row may be as long as the file
+    block_size = min(len(content) + 1, 2**31 - 1)
+    read = pa.csv.ReadOptions(column_names=keys, use_threads=False, block_size=block_size)
+    parse = pa.csv.ParseOptions(
+        delimiter=separator,
+        quote_char='"' if quoting else False,
+        newlines_in_values=quoting,
+        ignore_empty_lines=False,
+        invalid_row_handler=refuse,
+    )
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(keys, pa.string()), strings_can_be_null=False)
     try:
-        parsed = pa.csv.read_csv(
-            io.BytesIO(content),
-            # one thread numbers the rows; a row may be as long as the file
-            read_options=pa.csv.ReadOptions(
-                column_names=keys, use_threads=False, block_size=min(len(content) + 1, 2**31 - 1)
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=separator,
-                quote_char='"' if quoting else False,
-                newlines_in_values=quoting,
-                ignore_empty_lines=False,
-                invalid_row_handler=refuse,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(keys, pa.string()), strings_can_be_null=False
-            ),
-        )
+        parsed = pa.csv.read_csv(io.BytesIO(content), read, parse, convert)
     except pa.ArrowInvalid as error:
         remedy = "look for a quotation mark that is not closed, or replace the file by a whole copy."
         raise data_error(f"{file} is no table of cells ({error})", [], remedy) from None
@@ -272,14 +267,11 @@ def _jsonl(path: Path, file: str) -> RawTable:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            records.append({key.strip(): value for key, value in json.loads(line).items()})
+            rows.append(number)
         except ValueError as error:
             bad.append(BadRow(file, number, f"is not JSON ({error})"))
-            continue
-        if isinstance(record, dict):
-            records.append({key.strip(): value for key, value in record.items()})
-            rows.append(number)
-        else:
+        except AttributeError:  # it has no items
             bad.append(BadRow(file, number, 'is not an object of keys, such as {"file_name": "a.wav"}'))
     data = pd.DataFrame(records, dtype=object)  # as they are: an integer beside a null stays one
     names, data = [str(key) for key in data], data.apply(as_text)

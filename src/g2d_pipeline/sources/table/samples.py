@@ -29,11 +29,12 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     chosen.check_settings(settings, raw, tables)
     modalities = [m for m in settings.columns if chosen.kind_of(settings, m) == "tabular"]
     table = read_all(layout.root, raw, tables, chosen.tabular_columns(settings, modalities)[1])
-    table.require(chosen.own_columns(raw))
+    uses = chosen.own_columns(raw)
+    table.require(uses)
     sources = chosen.find_columns(settings, raw, table)
     needed = {modality: needed_columns(source) for modality, source in sources.items()}
-    uses = chosen.uses(raw) | {name: f"of {m!r}" for m, names in needed.items() for name in names}
-    settings = chosen.select_columns(settings, table, modalities, uses)
+    others = {name: f"of {m!r}" for m, names in needed.items() for name in names}
+    settings = chosen.select_columns(settings, table, modalities, uses | others)
     tabular, numbers = chosen.tabular_columns(settings, modalities)
     required = [*tabular, *(name for names in needed.values() for name in names)]
     table.require(required)
@@ -42,7 +43,7 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     table = take_labelled(table, raw, settings.task)
     media = [modality for modality in sources if chosen.kind_of(settings, modality) != "text"]
     table.refuse_long([name for m, names in needed.items() if m not in media for name in names])
-    _note_unused(table, {*chosen.own_columns(raw), *required})
+    _note_unused(table, {*uses, *required})
 
     raw_dir = joined(raw.raw_dir, paths_start(raw, tables))
     rows, class_names = _read_rows(layout, settings, table, sources, media, tables, numbers)
@@ -53,9 +54,10 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     if not len(good):
         raise table.error("no row is left", [], f"{remedy}.")
     samples = rows.iloc[good].reset_index(drop=True)
-    shares, groups = chosen.fractions(raw, tables), None
-    is_official = bool((samples["split"] != "").all())
-    if shares is not None:
+    is_official, groups = bool((samples["split"] != "").all()), None
+    shares = raw.split or SplitFractions()
+    draws_val = raw.split is not None and (shares.column is None or shares.val is not None)
+    if draws_val or not is_official:
         groups = _read_groups(table, shares, good)
         samples["split"] = _draw(samples, shares, groups, table, is_official)
     _check_train(table, raw.target, good, samples, class_names)
@@ -64,15 +66,8 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     elif raw.group is not None:
         samples["group"] = table.texts(raw.group)[good]
     _note_findings(table, settings, raw, samples, media)
-    return Samples(
-        samples,
-        class_names,
-        dropped,
-        _grouped(table.notes),
-        group_disjoint=groups is not None and not is_official,
-        raw_dir=raw_dir,
-        columns=settings.columns,
-    )
+    disjoint = groups is not None and not is_official
+    return Samples(samples, class_names, dropped, _grouped(table.notes), disjoint, raw_dir, settings.columns)
 
 
 def named_paths(layout: Layout[Table], settings: IngestSettings) -> list[str]:

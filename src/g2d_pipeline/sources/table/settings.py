@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 RESERVED = ("sample_id", "split", "target", "group")  # columns of every manifest
 
 
-def fractions(raw: Table, tables: Tables) -> SplitFractions | None:
-    """How a split is drawn; None: a column says all of it, or the files do."""
-    if raw.split is None:
-        return SplitFractions() if None in tables.values() else None
-    return None if raw.split.column is not None and raw.split.val is None else raw.split
-
-
 def kind_of(settings: IngestSettings, modality: str) -> str:
     """Its kind; where the settings do not say, `file` for one column of its own name, else `tabular`."""
     own = settings.columns[modality] == [modality]
@@ -75,18 +68,13 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
 
 
-def own_columns(raw: Table) -> list[str]:
-    """The columns that `raw` itself names, but for those of modalities."""
+def own_columns(raw: Table) -> dict[str, str]:
+    """The columns that `raw` itself names, but for those of modalities → what they are."""
     split, keys = raw.split or SplitFractions(), (join.keys[0] for join in raw.join if join.keys)
     names = (raw.target, raw.id, split.column, split.group, raw.group, *keys)
-    return [name for name in names if name is not None]
-
-
-def uses(raw: Table) -> dict[str, str]:
-    """Column → what it is other than a feature: what patterns leave out."""
-    own = dict.fromkeys(own_columns(raw), "the split, a group or a key")
-    own |= {raw.target: "the target"} | ({} if raw.id is None else {raw.id: "the id"})
-    return dict.fromkeys(RESERVED, "a name that every manifest uses") | own
+    uses = dict.fromkeys(names, "the split, a group or a key")
+    uses |= {raw.target: "the target"} | {raw.id: "the id"}
+    return {name: use for name, use in uses.items() if name is not None}
 
 
 def tabular_columns(settings: IngestSettings, modalities: Collection[str]) -> tuple[list[str], list[str]]:
@@ -168,7 +156,8 @@ def select_columns(
     for modality, listed in entries.items():
         names = [entry for entry in listed if entry in known or not is_selector(entry)]
         named |= dict.fromkeys(names, f"named by {modality!r}")
-    selection = _Selection(table, known, {**named, **uses})
+    reserved = dict.fromkeys(RESERVED, "a name that every manifest uses")
+    selection = _Selection(table, known, {**named, **reserved, **uses})
     keys = dict.fromkeys(settings.categorical, "categorical") | dict.fromkeys(settings.dates, "dates")
     columns, kinds = dict(settings.columns), {"categorical": list[str](), "dates": list[str]()}
     for modality, listed in entries.items():
