@@ -139,7 +139,7 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
         raise _nothing_to_learn(table, name, f"{good[0]:g} in all {len(good)} rows")
     if not log:
         return values
-    if low := [f"{table.place(i, name)}: {values[i]:g}" for i in np.flatnonzero(values <= 0)]:
+    if low := [f"{table.place(i, name)}: {values[i]:g}" for i in np.flatnonzero(values <= 0).tolist()]:
         remedy = "remove these rows, or set `log_target: false`."
         raise data_error("Targets of zero or below have no logarithm", low, remedy)
     return np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))

@@ -12,7 +12,6 @@ import pandas as pd
 
 from g2d_pipeline.config import Join, Table, Task
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.files import load_npy
 from g2d_pipeline.sources.cells import SENTINEL
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
 from g2d_pipeline.sources.table.frame import RawTable, as_text
@@ -46,8 +45,7 @@ def _common_notes(table: RawTable, pattern: str) -> list[str]:
 
 
 def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> RawTable:
-    path = root / join.table
-    other = read_table(path, join.table, join.names or _array_names(path))
+    other = read_table(root / join.table, join.table, join.names or None, by_stem=True)
     table = replace(table, notes=[*table.notes, *other.notes])
     other = replace(other, notes=table.notes)  # notes on either go into one list
     columns, keys = other.data, list[str]()
@@ -89,17 +87,6 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
         separators=other.separators | table.separators,
         hint=f"{table.hint} {join.table} is joined to it.",
     )
-
-
-def _array_names(path: Path) -> list[str] | None:
-    """The columns of an array, which gives them no names; None: it is none, or can not be read."""
-    if path.suffix.lower() != ".npy":
-        return None
-    try:
-        shape = load_npy(path, "r").shape
-    except (OSError, ValueError, EOFError):  # told by `read_table`
-        return None
-    return [f"{path.stem}_{k}" for k in range(shape[1])] if len(shape) == 2 else [path.stem]
 
 
 def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:

@@ -48,11 +48,12 @@ def read_tables(root: Path, files: Iterable[str], names: Sequence[str] | None = 
     return table
 
 
-def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> RawTable:
+def read_table(path: Path, file: str, names: Sequence[str] | None = None, by_stem: bool = False) -> RawTable:
     """The table at `path`, by its ending; `file` is its name in messages.
 
-    `names`: the columns of a text table without a header, whose separator may then be blanks. DataError: the
-    file is no such table, not UTF-8, or has no rows; wholly empty rows are left out with a note."""
+    `names`: the columns of a text table without a header, whose separator may then be blanks, or of an array,
+    whose columns are else `<stem>_0`, … if `by_stem`. DataError: the file is no such table, not UTF-8, or has
+    no rows; wholly empty rows are left out with a note."""
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         what = {"": "no ending", ".xls": "the old Excel format"}.get(ending, f"the ending {ending!r}")
@@ -67,7 +68,7 @@ def read_table(path: Path, file: str, names: Sequence[str] | None = None) -> Raw
         if ending in typed:
             table = typed[ending](path, file)
         elif ending == ".npy":
-            table = _array(path, file, names)
+            table = _array(path, file, names, by_stem)
         else:
             table = _delimited(_utf8(path, file), file, "\t" if ending == ".tsv" else None, names)
     except OSError as error:
@@ -112,7 +113,11 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
             text = "\n".join(" ".join(line.split()) for line in LINE_END.split(text.rstrip()))
         if separator != ",":
             notes.append(f"{file}: cells are separated by {SEPARATORS[separator]}.")
-    headers = names or _header(text, file, separator)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        headers = names or [name.strip() for name in next(lines)]
+    except csv.Error as error:
+        raise data_error(f"{file}: row 1 is no header ({error})", [], WHOLE_COPY) from None
     text, quoting = _normalise_quotes(text, file, separator, len(headers), notes)
     if not quoting and names is None:
         headers = [_unquote(header) for header in first.split(separator)]
@@ -120,26 +125,21 @@ def _delimited(text: str, file: str, separator: str | None, names: Sequence[str]
     rows = np.setdiff1d(np.arange(1, len(cells) + len(bad) + 1), [row.row or 0 for row in bad])
     skip = 1 if names is None else 0
     cells, rows = cells.iloc[skip:], rows[skip:]
-    full = (cells != "").any(axis=1).to_numpy(bool)
+    full = (cells[0] != "").to_numpy(bool)
+    if not full.all():  # else no row can be empty
+        full = (cells != "").any(axis=1).to_numpy(bool)
     if not full.all():
         notes.append(_empty(file, rows[~full].tolist()))
         cells, rows = cells[full], rows[full]
     cells = cells.reset_index(drop=True)
-    lines = _lines(text) if '"' in text else 0
+    line_ends = _lines(text) if '"' in text else 0
     long = [
         (name, f"row {rows[i]}, column {name!r}, goes over {cells[k][i].count(chr(10))} lines")
-        for k, name in enumerate(headers if lines > len(cells) + LINES else [])  # else no cell can
+        for k, name in enumerate(headers if line_ends > len(cells) + LINES else [])  # else no cell can
         for i in np.flatnonzero((cells[k].str.count("\n") > LINES).to_numpy(bool)).tolist()
     ]
     more = {"bad": bad, "notes": notes, "long": long, "separators": dict.fromkeys(headers, separator)}
     return make_table(file, headers, cells, rows, 1 + skip, **more)
-
-
-def _header(text: str, file: str, separator: str) -> list[str]:
-    try:
-        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))]
-    except csv.Error as error:
-        raise data_error(f"{file}: row 1 is no header ({error})", [], WHOLE_COPY) from None
 
 
 def _normalise_quotes(text: str, file: str, separator: str, width: int, notes: list[str]) -> tuple[str, bool]:
@@ -179,9 +179,8 @@ def _normalise_quotes(text: str, file: str, separator: str, width: int, notes: l
         headline = f"{file}: a quotation mark is not closed, or one within a cell is not doubled"
         raise data_error(headline, [line], "close it, double it, or remove it.")
     if whole := [cell for cell in long if width > 1 and _holds_rows(text, cell, separator, width)]:
-        headline = (
-            f"{file}: {len(whole)} quoted cells hold line ends, and each of their lines has {width} cells"
-        )
+        count = len(whole)
+        headline = f"{file}: {count} quoted cells hold line ends, and each of their lines has {width} cells"
         line = f"line {_lines(text[: whole[0].start()]) + 1}"
         if separator == "\t":  # which texts do not hold
             raise data_error(headline, [line], "close the quotation marks, or remove them.")
@@ -312,7 +311,7 @@ def _compose(cells: pd.Series[Any]) -> pd.Series[Any]:
     return cells if cells.str.isascii().all() else cells.str.normalize("NFC")
 
 
-def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
+def _array(path: Path, file: str, names: Sequence[str] | None, by_stem: bool) -> RawTable:
     """Numbers `[N]` or `[N, F]` and the `names` of the columns; rows count from 0, as an array's do."""
     try:
         array = load_npy(path)
@@ -322,6 +321,8 @@ def _array(path: Path, file: str, names: Sequence[str] | None) -> RawTable:
     if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
         remedy = "a table is numbers [N] or [N, columns]: save it so."
         raise data_error(f"{file} holds {array.dtype} {list(array.shape)}", [], remedy)
+    if by_stem and names is None:
+        names = [path.stem] if array.ndim == 1 else [f"{path.stem}_{k}" for k in range(array.shape[1])]
     array = array.reshape(len(array), -1)
     if names is None or len(names) != array.shape[1]:
         count = "no names" if names is None else f"{len(names)} names"

@@ -133,8 +133,8 @@ def _official_split(table: RawTable, raw: Table, tables: Tables) -> Cells | str:
         hints = {c: f"{c!r}.{did_you_mean(c, SPLIT_WORDS)}" if c else "blank" for c in set(cells[wrong])}
         lines = [f"{table.place(i, name)}: {hints[cells[i]].rstrip('.')}" for i in wrong]
         raise data_error("Splits that are none of train, val and test", lines, "correct these cells.")
-    if draws_val and (own := splits.count("val")):
-        problem = f"column {name!r} says which rows are val ({own}), and split.val is given, too"
+    if draws_val and (count := splits.count("val")):
+        problem = f"column {name!r} says which rows are val ({count}), and split.val is given, too"
         remedy = f"remove val (`split: {name}`), or call these rows train in the table."
         raise table.error(problem, [], remedy)
     if empty := [split for split in SPLITS if split not in splits and not (draws_val and split == "val")]:

@@ -20,8 +20,8 @@ RESERVED = ("sample_id", "split", "target", "group")  # columns of every manifes
 
 def kind_of(settings: IngestSettings, modality: str) -> str:
     """Its kind; where the settings do not say, `file` for one column of its own name, else `tabular`."""
-    own = settings.columns[modality] == [modality]
-    return settings.kinds.get(modality, "file" if own else "tabular")
+    default = "file" if settings.columns[modality] == [modality] else "tabular"
+    return settings.kinds.get(modality, default)
 
 
 def check_settings(settings: IngestSettings, raw: Table, tables: Tables) -> None:
@@ -44,8 +44,8 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
             hint, known = did_you_mean(modality, settings.columns), ", ".join(settings.columns)
             yield f"raw.columns names {modality!r}, which is no modality.{hint} There are {known}."
         elif kind_of(settings, modality) == "tabular":
-            own = f"the tabular modality {modality!r} has its own `columns`"
-            yield f"raw.columns is for media and texts; {own}."
+            owner = f"the tabular modality {modality!r}"
+            yield f"raw.columns is for media and texts; {owner} has its own `columns`."
     if settings.task == "classification" and raw.log_target:
         yield "log_target is for a regression, not for a classification."
     if settings.task == "regression" and raw.classes is not None:
@@ -72,8 +72,8 @@ def own_columns(raw: Table) -> dict[str, str]:
     """The columns that `raw` itself names, but for those of modalities → what they are."""
     split, keys = raw.split or SplitFractions(), (join.keys[0] for join in raw.join if join.keys)
     names = (raw.target, raw.id, split.column, split.group, raw.group, *keys)
-    uses = dict.fromkeys(names, "the split, a group or a key")
-    uses |= {raw.target: "the target"} | {raw.id: "the id"}
+    uses: dict[str | None, str] = dict.fromkeys(names, "the split, a group or a key")
+    uses |= {raw.target: "the target", raw.id: "the id"}
     return {name: use for name, use in uses.items() if name is not None}
 
 
@@ -95,9 +95,8 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
     columns = known_columns(kinds, raw.columns, table)
     if missing := next((name for name in kinds if name not in columns), None):
         hint = did_you_mean(missing, table.names)
-        names = _common_names(missing, kinds) + (["file_name"] if _single(kinds) == missing else [])
         remedy = f"say which one under raw: `columns: {{{missing}: <column>}}`; "
-        remedy += f"without that it is one of {names}."
+        remedy += f"without that it is one of {_common_names(missing, kinds)}."
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
         raise data_error(headline, [enumerated(table.names)], remedy + table.hint)
     return columns
@@ -106,14 +105,13 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
 def known_columns(kinds: Mapping[str, str], named: Mapping[str, str], table: RawTable) -> dict[str, str]:
     """Modality of media or text → its column, or its template, as of `find_columns`; those without one are
     left out. `kinds`: modality → its kind; `named`: what the settings say."""
-    columns = {
-        m: c for m in kinds for c in reversed(_common_names(m, kinds)) if c in table.names
-    }  # the first
-    columns |= {name: column for name, column in named.items() if name in kinds}
-    if (single := _single(kinds)) is not None and single not in columns:
-        matches = [name for name in table.names if name.endswith("_file_name")]
-        matches = ["file_name"] if "file_name" in table.names else matches
-        columns |= {single: matches[0]} if len(matches) == 1 else {}
+    columns = {name: column for name, column in named.items() if name in kinds}
+    names = table.names
+    files = [name for name in names if name.endswith("_file_name")]
+    for name in (name for name in kinds if name not in columns):
+        likely = _common_names(name, kinds) + (files if name == _single(kinds) and len(files) == 1 else [])
+        if matches := [column for column in likely if column in names]:
+            columns[name] = matches[0]
     videos = [name for name in kinds if kinds[name] == "video"]
     if len(videos) == 1 and videos[0] in columns:
         for name in (name for name in kinds if kinds[name] == "audio" and name not in columns):
@@ -137,7 +135,8 @@ def _common_names(name: str, kinds: Mapping[str, str]) -> list[str]:
     kind = kinds[name]
     names = [name, kind] if list(kinds.values()).count(kind) == 1 and kind != "file" else [name]
     endings = [""] if kind == "text" else ["", "_file_name", "_file"]
-    return list(dict.fromkeys(f"{stem}{ending}" for stem in names for ending in endings))
+    common = [f"{stem}{ending}" for stem in names for ending in endings]
+    return list(dict.fromkeys(common)) + ["file_name"] * (name == _single(kinds))
 
 
 # ---------------------------------------------------------------------------- patterns, ranges and exclusions
