@@ -3,6 +3,7 @@
 import os
 import posixpath
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from g2d_pipeline.config import SPLIT_WORDS, SPLITS, IngestSettings, Split, Table, split_of
@@ -23,6 +24,20 @@ Tables = dict[str, Split | None]
 
 class TableLayout(Layout[Table]):
     """Any task and modalities; the columns of the table are the user's."""
+
+    @cached_property
+    def table_files(self) -> Tables:
+        """See `find_tables`."""
+        return find_tables(self.root, self.raw)
+
+    @cached_property
+    def start(self) -> str:
+        """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several,
+        where a table's own folder comes before its paths (`paths.read_paths`)."""
+        if self.raw.root is not None:
+            return self.raw.root
+        folders = {posixpath.dirname(file) for file in self.table_files}
+        return posixpath.commonpath(folders) if folders else ""
 
     def expected(self) -> str:
         raw = self.raw
@@ -57,9 +72,8 @@ class TableLayout(Layout[Table]):
 
     def raw_files(self) -> list[Path]:
         """The tables."""
-        tables = find_tables(self.root, self.raw)
         joined = [join.table for join in self.raw.join if (self.root / join.table).is_file()]
-        return sorted({self.root / file for file in [*tables, *joined]}) if tables else []
+        return sorted({self.root / file for file in [*self.table_files, *joined]}) if self.table_files else []
 
     def named_files(self, settings: IngestSettings, cache: Path | None) -> list[Path]:
         """The files that the tables name, and the pictures of folders that they name; nothing else is looked
@@ -75,8 +89,8 @@ class TableLayout(Layout[Table]):
 
         tables = [digest for _, digest in content_hashes(self.raw_files(), cache).values()]
         key = fingerprint([VERSION, tables, self.raw.model_dump(mode="json"), settings.columns, kinds])
-        base = self.root / paths_start(self.raw, find_tables(self.root, self.raw))
-        paths = [base / p for p in remembered(cache and cache.with_name("named_files.json"), key, read)]
+        names = remembered(cache and cache.with_name("named_files.json"), key, read)
+        paths = [self.root / self.start / name for name in names]
         return [file for path in paths for file in (_pictures(path) if os.path.isdir(path) else [path])]  # noqa: PTH112
 
     def with_folds(self) -> Table:
@@ -87,7 +101,7 @@ class TableLayout(Layout[Table]):
         from g2d_pipeline.sources.table.join import read_all, take_labelled
         from g2d_pipeline.sources.table.samples import group_cells
 
-        table = take_labelled(read_all(self.root, raw, find_tables(self.root, raw), []), raw)
+        table = take_labelled(read_all(self.root, raw, self.table_files, []), raw)
         table.require([str(raw.split.group)])
         names = set(group_cells(table, raw.split)) - {""}
         if len(names) < 3:
@@ -102,7 +116,7 @@ class TableLayout(Layout[Table]):
     @property
     def draws_test(self) -> bool:
         in_column = self.raw.split is not None and self.raw.split.column is not None
-        return not in_column and None in find_tables(self.root, self.raw).values()
+        return not in_column and None in self.table_files.values()
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """A sample a row: its id, split, target, the paths of media and the values of tabular modalities.
@@ -174,12 +188,3 @@ def _by_split(files: Iterable[str]) -> dict[Split, str]:
         remedy = "name the right ones under raw: `table: {train: …, val: …, test: …}`."
         raise data_error("Two files may be the table of a split", double, remedy)
     return {split: matches[split][0] for split in SPLITS if split in matches}
-
-
-def paths_start(raw: Table, tables: Iterable[str]) -> str:
-    """Where paths start, relative to raw_dir: `root`, or the folder of the tables, the one above several,
-    where a table's own folder comes before its paths (`paths.read_paths`)."""
-    if raw.root is not None:
-        return raw.root
-    folders = {posixpath.dirname(file) for file in tables}
-    return posixpath.commonpath(folders) if folders else ""

@@ -15,7 +15,7 @@ import pandas as pd
 
 from g2d_pipeline.errors import DataError, data_error, did_you_mean
 from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
-from g2d_pipeline.sources.table.frame import Cells, RawTable, as_text
+from g2d_pipeline.sources.table.frame import Cells, RawTable, Rows, as_text
 from g2d_pipeline.sources.table.paths import fill, needed_columns
 from g2d_pipeline.sources.table.settings import finite_number
 
@@ -145,9 +145,7 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
     return np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))
 
 
-def read_labels(
-    table: RawTable, name: str, classes: list[str] | None
-) -> tuple[npt.NDArray[np.int64], list[str]]:
+def read_labels(table: RawTable, name: str, classes: list[str] | None) -> tuple[Rows, list[str]]:
     """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted,
     numbers by value. DataError where there is one class only, where the target resembles a measurement, or
     where labels are not among `classes`."""
@@ -271,7 +269,9 @@ def read_texts(table: RawTable, source: str) -> Cells:
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
     null, is no text: a fault. DataError where all are empty."""
     cells = {name: as_text(table[name]) for name in needed_columns(source)}
-    texts = fill(source, {name: column.fillna("").tolist() for name, column in cells.items()}, table, any)
+    texts = fill(
+        source, {name: column.fillna("").tolist() for name, column in cells.items()}, table, blanks=True
+    )
     if not any(texts):
         raise table.error(f"{source!r} holds no text", [], "leave the modality out, or fill the column.")
     for name, column in cells.items():

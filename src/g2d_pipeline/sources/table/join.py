@@ -69,7 +69,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     added = columns.iloc[position[matched]].reset_index(drop=True)
     faults = dict.fromkeys(np.flatnonzero(position < 0).tolist(), reason)
     if keys:
-        numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks zeros of a text here
+        numbers_of = {str(key).lstrip("0"): key for key in right}  # numbers lack the leading zeros of text
         near = {i: numbers_of.get(keys[i].lstrip("0")) for i in faults if keys[i]}
         hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
         faults = {i: f"{reason} {keys[i]!r}{hints.get(i, '')}" for i in faults}
@@ -90,7 +90,7 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
 
 
 def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
-    """The places of all rows, here and there, from 0; DataError where the tables differ in length."""
+    """The row indices of both tables; DataError where the tables differ in length."""
     if table.several:
         remedy = "give `key: <column>` in place of `align: row`."
         raise data_error(f"{other.file} aligns by row, and the rows are of several tables", [], remedy)
@@ -102,7 +102,7 @@ def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
 
 
 def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.Index, pd.Index]:
-    """The keys of all rows, here and there: days where both are dates, else text. DataError as `read_all`."""
+    """The keys of both tables: days where both are dates, else text. DataError as in `read_all`."""
     if holds_dates(table, ours) and holds_dates(other, theirs):
         left, right = pd.Index(read_dates(table, ours)), pd.Index(read_dates(other, theirs))
     else:

@@ -5,7 +5,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from g2d_pipeline.errors import SHOWN, data_error, did_you_mean, media_fault
@@ -22,20 +22,18 @@ def needed_columns(source: str) -> list[str]:
 
 
 def fill(
-    source: str,
-    columns: Mapping[str, Sequence[str]],
-    table: RawTable,
-    enough: Callable[[Iterable[str]], bool] = all,
+    source: str, columns: Mapping[str, Sequence[str]], table: RawTable, blanks: bool = False
 ) -> list[str]:
     """A column, or a template, for each row of `table`: `{index}` is the row's, `{row}` one more, other names
-    are of `columns`. "" where not `enough` of the columns that the template needs hold something."""
+    are of `columns`. "" where a column that the template needs is blank; with `blanks` where all of them are.
+    """
     if "{" not in source:
         return list(columns[source])
     form, names = FIELD.sub("%s", source.replace("%", "%%")), FIELD.findall(source)
-    index = table.places["index"].tolist()
+    index, is_full = table.places["index"].tolist(), any if blanks else all
     cells = {"index": [str(i) for i in index], "row": [str(i + 1) for i in index], **columns}
     rows = zip(index, *(cells[name] for name in names), strict=True)
-    return [form % tuple(values) if enough(values) else "" for _, *values in rows]
+    return [form % tuple(values) if is_full(values) else "" for _, *values in rows]
 
 
 def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
@@ -103,7 +101,8 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.starts = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100
+        starts = (os.path.abspath(root), os.path.realpath(root))  # noqa: PTH100
+        self.starts = dict.fromkeys(f"{start.rstrip('/')}/" for start in starts)
         self.folders: dict[str, dict[str, None]] = {}
         self.unreadable: dict[str, str] = {}  # folder → why
         self.checked: dict[str, tuple[str, str | None]] = {}
@@ -138,8 +137,7 @@ class Files:
 
     def _inside(self, path: str) -> str | None:
         """An absolute path relative to `root`; None: it is not below it."""
-        starts = (f"{start.rstrip('/')}/" for start in self.starts)
-        return next((path.removeprefix(start) for start in starts if path.startswith(start)), None)
+        return next((path.removeprefix(start) for start in self.starts if path.startswith(start)), None)
 
     def _check(self, file: str) -> tuple[str, str | None]:
         path, fault = self.plain(file)

@@ -11,9 +11,9 @@ from g2d_pipeline.config import SPLIT_WORDS, SPLITS, HeldOut, IngestSettings, Sp
 from g2d_pipeline.errors import SHOWN, DataError, data_error, did_you_mean, enumerated
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.remote import joined
-from g2d_pipeline.sources.layout import Layout, Samples
+from g2d_pipeline.sources.layout import Samples
 from g2d_pipeline.sources.splitting import Labels, draw_split
-from g2d_pipeline.sources.table import Tables, columns, find_tables, paths_start
+from g2d_pipeline.sources.table import TableLayout, Tables, columns
 from g2d_pipeline.sources.table import settings as chosen
 from g2d_pipeline.sources.table.frame import Cells, RawTable, Rows
 from g2d_pipeline.sources.table.join import read_all, take_labelled
@@ -22,13 +22,12 @@ from g2d_pipeline.sources.table.paths import Files, check_paths, needed_columns,
 COLUMN_NOTE = re.compile(r"Column ('[^']*')(.*)", re.DOTALL)
 
 
-def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
+def read_samples(layout: TableLayout, settings: IngestSettings) -> Samples:
     """See `TableLayout.read_samples`."""
     raw = layout.raw
-    tables = find_tables(layout.root, raw)
-    chosen.check_settings(settings, raw, tables)
+    chosen.check_settings(settings, raw, layout.table_files)
     modalities = [m for m in settings.columns if chosen.kind_of(settings, m) == "tabular"]
-    table = read_all(layout.root, raw, tables, chosen.tabular_columns(settings, modalities)[1])
+    table = read_all(layout.root, raw, layout.table_files, chosen.tabular_columns(settings, modalities)[1])
     uses = chosen.own_columns(raw)
     table.require(uses)
     sources = chosen.find_columns(settings, raw, table)
@@ -45,8 +44,8 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     table.refuse_long([name for m, names in needed.items() if m not in media for name in names])
     _note_unused(table, {*uses, *required})
 
-    raw_dir = joined(raw.raw_dir, paths_start(raw, tables))
-    rows, class_names = _read_rows(layout, settings, table, sources, media, tables, numbers)
+    raw_dir = joined(raw.raw_dir, layout.start)
+    rows, class_names = _read_rows(layout, settings, table, sources, media, numbers)
     remedy = f"correct these rows of {table.file}, or the files in {raw_dir}"
     total, bad = len(table) + len(table.bad), [*table.bad, *table.bad_rows(table.faults)]
     dropped = layout.drop_or_raise(bad, total, settings, "rows", remedy)
@@ -70,31 +69,28 @@ def read_samples(layout: Layout[Table], settings: IngestSettings) -> Samples:
     return Samples(samples, class_names, dropped, _grouped(table.notes), disjoint, raw_dir, settings.columns)
 
 
-def named_paths(layout: Layout[Table], settings: IngestSettings) -> list[str]:
+def named_paths(layout: TableLayout, settings: IngestSettings) -> list[str]:
     """Every path that the table names in columns of media, there or not, once each and sorted. Raises as
     `read_samples` does where the table can not be read or lacks a column."""
     raw = layout.raw
-    tables = find_tables(layout.root, raw)
-    chosen.check_settings(settings, raw, tables)
-    table = take_labelled(read_all(layout.root, raw, tables, ()), raw, settings.task)
-    start = paths_start(raw, tables)
-    files, names = Files(layout.root / start), set[str]()
+    chosen.check_settings(settings, raw, layout.table_files)
+    table = take_labelled(read_all(layout.root, raw, layout.table_files, ()), raw, settings.task)
+    files, names = Files(layout.root / layout.start), set[str]()
     for modality, source in chosen.find_columns(settings, raw, table).items():
         if chosen.kind_of(settings, modality) != "text":
             table.require(needed_columns(source))
-            cells = {*read_paths(table, source, start if raw.root is None else None)} - {""}
+            cells = {*read_paths(table, source, layout.start if raw.root is None else None)} - {""}
             plain = (files.plain(split_cell(cell)[0]) for cell in cells)
             names |= {path for path, fault in plain if fault is None}
     return sorted(names)
 
 
 def _read_rows(
-    layout: Layout[Table],
+    layout: TableLayout,
     settings: IngestSettings,
     table: RawTable,
     sources: Mapping[str, str],
     media: Sequence[str],
-    tables: Tables,
     numbers: Sequence[str],
 ) -> tuple[pd.DataFrame, Sequence[str]]:
     """The manifest's columns (split to be drawn: "") and the class names; bad rows get a fault."""
@@ -108,13 +104,13 @@ def _read_rows(
     values |= {name: columns.read_categories(table, name) for name in settings.categorical}
     values |= {name: columns.read_dates(table, name) for name in settings.dates}
     values |= {m: columns.read_texts(table, sources[m]) for m in sources if m not in media}
-    start = paths_start(raw, tables)
-    paths = {m: read_paths(table, sources[m], start if raw.root is None else None) for m in media}
-    check_paths(table, sources, paths, layout.root / start)
+    paths = {m: read_paths(table, sources[m], layout.start if raw.root is None else None) for m in media}
+    check_paths(table, sources, paths, layout.root / layout.start)
+    values |= paths
     first = next(iter(paths.values()), None)
     ids = path_ids(table, first) if raw.id is None else columns.read_ids(table, raw.id)
-    rows = {"sample_id": ids, "split": _official_split(table, raw, tables), "target": target}
-    rows |= {name: (values | paths)[name] for names in settings.columns.values() for name in names}
+    rows = {"sample_id": ids, "split": _official_split(table, raw, layout.table_files), "target": target}
+    rows |= {name: values[name] for names in settings.columns.values() for name in names}
     return pd.DataFrame(rows, index=table.data.index), class_names
 
 
@@ -147,8 +143,8 @@ def _official_split(table: RawTable, raw: Table, tables: Tables) -> Cells | str:
 
 
 def _note_unused(table: RawTable, used: Collection[str]) -> None:
-    """A note on columns that are not `used`, and a loud one on those of them that look like a split: named
-    so, or with no other cells."""
+    """A note on columns that are not `used`, and a warning on those of them that may be the split: with its
+    name, or with no other words."""
     unused = [name for name in table.names if name not in used]
     if unused:
         table.note(f"Columns of {table.file} that are not used: {enumerated(unused)}.")
