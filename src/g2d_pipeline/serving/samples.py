@@ -18,8 +18,7 @@ from g2d_pipeline.features.cells import images_in
 from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind
 from g2d_pipeline.sources.faults import list_files
-from g2d_pipeline.sources.table import columns
-from g2d_pipeline.sources.table.files import COMMON, ENDINGS, find_tables
+from g2d_pipeline.sources.table import COMMON, ENDINGS, columns, find_tables
 from g2d_pipeline.sources.table.frame import RawTable, as_text
 from g2d_pipeline.sources.table.join import read_all
 from g2d_pipeline.sources.table.paths import Files, needed_columns, path_ids, read_paths

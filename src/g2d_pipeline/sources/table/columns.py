@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.errors import data_error, did_you_mean
+from g2d_pipeline.errors import DataError, data_error, did_you_mean
 from g2d_pipeline.sources.cells import MARKS, NUMBER, clear_sentinel, decimal_mark, parse_number
-from g2d_pipeline.sources.table.frame import Cells, RawTable, as_text
+from g2d_pipeline.sources.table.frame import Cells, RawTable, Rows, as_text
 from g2d_pipeline.sources.table.paths import fill, needed_columns
 from g2d_pipeline.sources.table.settings import finite_number
 
@@ -28,7 +28,7 @@ YEAR_FIRST = rf"(?!\d{{5,7}}(?:\D|$))(?P<year>\d{{4}})(?P<sep>[-/.]?){MONTH}(?P=
 DAY_FIRST = rf"{DAY}\.{MONTH}\.(?P<year>\d{{4}}){TIME}"
 EITHER = rf"(?P<one>\d{{1,2}})(?P<sep>[-/])(?P<two>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}"
 CLOCK = r"[T ](?!0?0:00(?::00(?:\.0+)?)?(?:\D|$))\d{1,2}:\d{2}"  # a time of day other than midnight
-NOTHING_TO_LEARN = "choose another column as `target`: there is nothing to learn."
+ISO = "as 2024-05-01"
 
 Floats = npt.NDArray[np.float64]
 Dates = npt.NDArray[np.datetime64]
@@ -51,21 +51,16 @@ def read_numbers(table: RawTable, name: str) -> tuple[Floats, dict[int, str]]:
         if np.isnan(values[column.index]).any():
             faults = _read_marks(table, name, values, column)
         elif table.separators.get(name) == ";":
-            _note_points(table, name)
+            points = column[column.str.contains(".", regex=False)]
+            if len(points) and points.str.fullmatch(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}").all():
+                text = f"Column {name!r}: {len(points)} numbers such as {points.iloc[0]!r} are read with"
+                table.note(f"{text} a decimal point; remove the points if they are for thousands.")
     if count := clear_sentinel(values):
         table.note(f"Column {name!r} holds {count} × -9999, read as missing.")
     if count := int((values == -999).sum()):
         remedy = "if that means missing, leave those cells blank."
         table.note(f"Column {name!r} holds {count} × -999, read as numbers: {remedy}")
     return values, faults
-
-
-def _note_points(table: RawTable, name: str) -> None:
-    """A note where every point of the column may be for thousands, as semicolons between cells suggest."""
-    points = table[name][table[name].str.contains(".", regex=False)]
-    if len(points) and points.str.fullmatch(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}").all():
-        text = f"Column {name!r}: {len(points)} numbers such as {points.iloc[0]!r} are read with"
-        table.note(f"{text} a decimal point; remove the points if they are for thousands.")
 
 
 def _read_marks(table: RawTable, name: str, values: Floats, cells: pd.Series[Any]) -> dict[int, str]:
@@ -103,11 +98,14 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
     lines: list[str] = []
     for name in names:
         values, faults = read_numbers(table, name)
-        if faults and _holds_text(table, name, faults):
+        if faults:
             what, key = ("dates", "dates") if holds_dates(table, name) else ("text", "categorical")
-            shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
-            headline = f"{table.file}: column {name!r} holds {what}, and `columns` are numbers"
-            raise data_error(headline, [shown], f"list it under the modality's `{key}`, or leave it out.")
+            present = table[name][~table.missing(name)]
+            numbers = 0 if what == "dates" else int(present.str.match(r"\W*[0-9]").sum())  # or `5 kg`, `12%`
+            if len(faults) > len(present) / 2 >= numbers:
+                shown = ", ".join(dict.fromkeys(repr(table[name].iloc[i]) for i in list(faults)[:20]))[:200]
+                remedy = f"list it under the modality's `{key}`, or leave it out."
+                raise table.error(f"column {name!r} holds {what}, and `columns` are numbers", [shown], remedy)
         if not faults and np.isnan(values).all():
             _refuse_blank(table, name, "columns")
         faults |= dict.fromkeys(np.flatnonzero(np.isinf(values)).tolist(), "infinite")
@@ -115,20 +113,12 @@ def read_features(table: RawTable, names: Iterable[str]) -> dict[str, Floats]:
         features[name] = values
     if lines:
         remedy = "write plain numbers with a decimal point; leave cells blank where they are unknown."
-        raise data_error(f"{table.file}: cells that are not numbers", lines, remedy)
+        raise table.error("cells that are not numbers", lines, remedy)
     return features
 
 
-def _holds_text(table: RawTable, name: str, faults: dict[int, str]) -> bool:
-    """Whether most cells are no numbers, nor start with one as `5 kg`, `12%` and `1,013` do; or are dates."""
-    present = table[name][~table.missing(name)]
-    numbers = int(present.str.match(r"\W*[0-9]").sum())
-    return len(faults) > len(present) / 2 and (numbers <= len(present) / 2 or holds_dates(table, name))
-
-
 def _refuse_blank(table: RawTable, name: str, key: str) -> None:
-    remedy = f"leave it out of `{key}`, or fill it."
-    raise data_error(f"{table.file}: column {name!r} is blank", [], remedy)
+    raise table.error(f"column {name!r} is blank", [], f"leave it out of `{key}`, or fill it.")
 
 
 # ----------------------------------------------------------------------------------------------------- target
@@ -146,20 +136,16 @@ def read_target(table: RawTable, name: str, log: bool) -> Floats:
     table.fault(np.isinf(values), f"the target {name!r} is infinite")
     good = np.delete(values, list(table.faults))
     if len(good) > 1 and good.min() == good.max():
-        headline = f"{table.file}: the target {name!r} is {good[0]:g} in all {len(good)} rows"
-        raise data_error(headline, [], NOTHING_TO_LEARN)
+        raise _nothing_to_learn(table, name, f"{good[0]:g} in all {len(good)} rows")
     if not log:
         return values
-    if low := np.flatnonzero(values <= 0).tolist():
-        lines = [f"{table.place(i, name)}: {values[i]:g}" for i in low]
+    if low := [f"{table.place(i, name)}: {values[i]:g}" for i in np.flatnonzero(values <= 0).tolist()]:
         remedy = "remove these rows, or set `log_target: false`."
-        raise data_error("Targets of zero or below have no logarithm", lines, remedy)
+        raise data_error("Targets of zero or below have no logarithm", low, remedy)
     return np.log(values, where=np.isfinite(values), out=np.full(len(values), np.nan))
 
 
-def read_labels(
-    table: RawTable, name: str, classes: list[str] | None
-) -> tuple[npt.NDArray[np.int64], list[str]]:
+def read_labels(table: RawTable, name: str, classes: list[str] | None) -> tuple[Rows, list[str]]:
     """A classification's target `[N]` (-1 and a fault: none) and the class names: `classes`, or sorted,
     numbers by value. DataError where there is one class only, where the target resembles a measurement, or
     where labels are not among `classes`."""
@@ -172,11 +158,9 @@ def read_labels(
         unique = set(labels) - {""}
     numeric = all(finite_number(label) is not None for label in unique)
     names = sorted(unique, key=lambda label: (float(label), label)) if numeric else sorted(unique)
-    if (numeric and any(not float(label).is_integer() for label in names)) or _too_many(names, len(present)):
-        values = f"{len(names)} different values in {len(present)} rows"
-        headline = f"{table.file}: the target {name!r} has {values}"
-        remedy = "they look like no classes: set `task: regression`, or choose another column as `target`."
-        raise data_error(headline, [", ".join(names[:8]) + " …"], remedy)
+    fractions = numeric and any(float(label) % 1 for label in names)
+    remedy = "classes: set `task: regression`, or choose another column as `target`."
+    _refuse_many(table, f"the target {name!r}", names, len(present), remedy, fractions)
     if classes is not None:
         if unknown := [i for i, label in enumerate(labels) if label and label not in classes]:
             cells = zip(unknown, table.cells(unknown, name, labels), strict=True)
@@ -184,9 +168,7 @@ def read_labels(
             remedy = f"correct them, or add to {classes}."
             raise data_error("Labels that are not among `classes`", lines, remedy)
     elif len(names) < 2:
-        value = repr(names[0]) if names else "blank"
-        headline = f"{table.file}: the target {name!r} is {value} in every row"
-        raise data_error(headline, [], NOTHING_TO_LEARN)
+        raise _nothing_to_learn(table, name, f"{repr(names[0]) if names else 'blank'} in every row")
     _note_similar(table, "Classes", names)
     codes = {label: k for k, label in enumerate(classes or names)}
     target = labels.map(codes).fillna(-1).to_numpy(np.int64)
@@ -207,8 +189,18 @@ def _note_similar(table: RawTable, what: str, values: Sequence[str]) -> None:
         table.note(f"{what} that differ in case or blanks only: {'; '.join(similar)}. Are they one?")
 
 
-def _too_many(values: Sequence[str], rows: int) -> bool:
-    return len(values) > MANY and len(values) > rows / 2
+def _refuse_many(
+    table: RawTable, what: str, values: Sequence[str], rows: int, remedy: str, fractions: bool = False
+) -> None:
+    """DataError where `values` are `fractions`, or so many that they are names or measurements."""
+    if fractions or len(values) > max(MANY, rows / 2):
+        problem = f"{what} has {len(values)} different values in {rows} rows"
+        raise table.error(problem, [", ".join(values[:8]) + " …"], f"they look like no {remedy}")
+
+
+def _nothing_to_learn(table: RawTable, name: str, value: str) -> DataError:
+    remedy = "choose another column as `target`: there is nothing to learn."
+    return table.error(f"the target {name!r} is {value}", [], remedy)
 
 
 # ------------------------------------------------------------------------------ categories, dates, texts, ids
@@ -219,11 +211,8 @@ def read_categories(table: RawTable, name: str) -> pd.Series[Any]:
     categories, present = sorted(cells.dropna().unique()), int(cells.notna().sum())
     if not present:
         _refuse_blank(table, name, "categorical")
-    if _too_many(categories, present):
-        headline = f"{table.file}: column {name!r} has {len(categories)} different values in {present} rows"
-        remedy = "leave it out of `categorical`; numbers are listed under `columns`."
-        remedy = f"they look like no categories: {remedy}"
-        raise data_error(headline, [", ".join(categories[:8]) + " …"], remedy)
+    remedy = "categories: leave it out of `categorical`; numbers are listed under `columns`."
+    _refuse_many(table, f"column {name!r}", categories, present, remedy)
     _note_similar(table, f"Categories of {name!r}", categories)
     for mark, rows in table.marks(name).items():
         table.note(f"Column {name!r}: {int(rows.sum())} cells are {mark!r}, read as missing.")
@@ -250,9 +239,10 @@ def read_dates(table: RawTable, name: str) -> Dates:
     parts = parts.fillna(cells.str.extract(f"^{DAY_FIRST}$")).fillna(_day_or_month_first(table, name, cells))
     dates: Dates = pd.to_datetime(parts.astype(float), errors="coerce").to_numpy("datetime64[ms]")
     if wrong := np.flatnonzero(np.isnat(dates) & ~missing).tolist():
-        remedy = "leave cells blank where they are unknown; numbers go under `columns`."
-        remedy = f"write dates as 2024-05-01; {remedy}"
-        raise data_error(f"{table.file}: cells that are not dates", table.cells(wrong, name, cells), remedy)
+        remedy = f"{ISO}; leave cells blank where they are unknown; numbers go under `columns`."
+        raise table.error(
+            "cells that are not dates", table.cells(wrong, name, cells), f"write dates {remedy}"
+        )
     if clocks := int(cells.str.contains(CLOCK).sum()):
         table.note(f"Column {name!r}: the times of day in {clocks} cells are not used.")
     return dates
@@ -264,8 +254,8 @@ def _day_or_month_first(table: RawTable, name: str, cells: pd.Series[Any]) -> pd
     rows = np.flatnonzero(parts["year"].notna()).tolist()
     above = {part: bool(parts[part].dropna().astype(int).gt(12).any()) for part in ("one", "two")}
     if rows and above["one"] == above["two"]:
-        headline = f"{table.file}: dates of which the day or the month may come first"
-        raise data_error(headline, table.cells(rows, name, cells), "write them as 2024-05-01.")
+        problem = "dates of which the day or the month may come first"
+        raise table.error(problem, table.cells(rows, name, cells), f"write them {ISO}.")
     day, month = ("one", "two") if above["one"] else ("two", "one")
     if rows:
         order = "day" if above["one"] else "month"
@@ -279,12 +269,11 @@ def read_texts(table: RawTable, source: str) -> Cells:
     A blank cell is an empty text, and so is a blank spreadsheet cell; a key that a line of JSON lacks, or a
     null, is no text: a fault. DataError where all are empty."""
     cells = {name: as_text(table[name]) for name in needed_columns(source)}
-    filled = {name: column.fillna("").tolist() for name, column in cells.items()}
-    index = table.places["index"].tolist()
-    texts = fill(source, filled, index, blanks=True) if "{" in source else filled[source]
+    texts = fill(
+        source, {name: column.fillna("").tolist() for name, column in cells.items()}, table, blanks=True
+    )
     if not any(texts):
-        remedy = "leave the modality out, or fill the column."
-        raise data_error(f"{table.file}: {source!r} holds no text", [], remedy)
+        raise table.error(f"{source!r} holds no text", [], "leave the modality out, or fill the column.")
     for name, column in cells.items():
         table.fault(column.isna().to_numpy(bool), f"no text in column {name!r}")
     return np.array(texts, object)
@@ -300,6 +289,5 @@ def read_ids(table: RawTable, name: str) -> Cells:
         places = double["row"].astype(str) + (" of " + double["file"] if table.several else "")
         rows = places.groupby(ids[double.index], sort=False).agg(", ".join)
         lines = [f"{value!r} in rows {where}" for value, where in rows.items()]
-        headline = f"{table.file}: ids in column {name!r} that are not unique"
-        raise data_error(headline, lines, "rename or remove rows.")
+        raise table.error(f"ids in column {name!r} that are not unique", lines, "rename or remove rows.")
     return ids

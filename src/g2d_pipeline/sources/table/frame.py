@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from g2d_pipeline.errors import data_error, did_you_mean, enumerated
+from g2d_pipeline.errors import DataError, data_error, did_you_mean, enumerated
 from g2d_pipeline.sources.cells import MISSING
 from g2d_pipeline.sources.faults import BadRow
 
@@ -35,8 +35,8 @@ class RawTable:
     read; `faults`: position → why a row that was read can not be used, the first reason only; `notes`: what
     was decided while reading; `hint`: ends the remedy for missing columns. `long`: (column, cell over many
     lines); `lacking`: column → files that do not have it; `repeated`: columns that are there more than
-    once; `several`: whether rows are of several files; `lengths`: file → its rows, whether they can be
-    used or not; `separators`: column → what separates the cells of its file, where that is text."""
+    once; `lengths`: file → its rows, whether they can be used or not; `separators`: column → what separates
+    the cells of its file, where that is text."""
 
     file: str
     data: pd.DataFrame
@@ -48,7 +48,6 @@ class RawTable:
     long: list[tuple[str, str]] = field(default_factory=list)
     lacking: dict[str, list[str]] = field(default_factory=dict)
     repeated: frozenset[str] = frozenset()
-    several: bool = False
     lengths: dict[str, int] = field(default_factory=dict)
     separators: dict[str, str] = field(default_factory=dict)
 
@@ -56,23 +55,35 @@ class RawTable:
     def names(self) -> list[str]:
         return [str(name) for name in self.data]
 
+    @property
+    def several(self) -> bool:
+        """Whether rows are of several files."""
+        return len(self.lengths) > 1
+
     def __getitem__(self, name: str) -> pd.Series[Any]:
         return self.data[name]
 
     def __len__(self) -> int:
         return len(self.data)
 
+    def error(self, problem: str, offenders: Iterable[object], remedy: str) -> DataError:
+        """What is wrong with the table, its name before."""
+        return data_error(f"{self.file}: {problem}", offenders, remedy)
+
     def require(self, names: Iterable[str]) -> None:
         """DataError where any of `names` is no column (the nearest is suggested), one more than once, or one
         of lists, objects or bytes that are no text."""
         required, known = list(dict.fromkeys(names)), dict.fromkeys(self.names)
         if missing := [name for name in required if name not in known]:
-            lines = [
-                f"{name!r} (not in {', '.join(self.lacking[name])})"
-                if name in self.lacking
-                else f"{name!r}.{_other_form(name, known) or did_you_mean(name, known)}".rstrip(".")
-                for name in missing
-            ]
+            nfc = {unicodedata.normalize("NFC", name): name for name in known}
+            lines = []
+            for name in missing:
+                if name in self.lacking:
+                    lines.append(f"{name!r} (not in {', '.join(self.lacking[name])})")
+                elif other := nfc.get(unicodedata.normalize("NFC", name)):
+                    lines.append(f"{name!r}. Copy {other!r} from here: its letters have another Unicode form")
+                else:
+                    lines.append(f"{name!r}.{did_you_mean(name, known)}".rstrip("."))
             remedy = "add or rename them there, or in the data set's parameters. The table has: "
             raise data_error(f"{self.file} lacks columns", lines, f"{remedy}{enumerated(known)}.{self.hint}")
         if double := [repr(name) for name in required if name in self.repeated]:
@@ -80,14 +91,14 @@ class RawTable:
             raise data_error(f"{self.file} has columns more than once", double, remedy)
         for name in required:
             if self.data[name].dtype.kind != "f" and (rows := self.data[name].isin(UNREADABLE)).any():
-                headline = f"{self.file}: cells that are neither text nor number"
                 remedy = "store one text or number a row in that column."
-                raise data_error(headline, self.cells(np.flatnonzero(rows).tolist(), name), remedy)
+                cells = self.cells(np.flatnonzero(rows), name)
+                raise self.error("cells that are neither text nor number", cells, remedy)
 
     def refuse_long(self, texts: Collection[str]) -> None:
         """DataError where a cell goes over many lines in a column that is not one of `texts`."""
         if cells := [cell for name, cell in self.long if name not in texts]:
-            raise data_error(f"{self.file}: a quotation mark is not closed", cells, "close it, or remove it.")
+            raise self.error("a quotation mark is not closed", cells, "close it, or remove it.")
 
     def missing(self, name: str, keep: Collection[str] = ()) -> Mask:
         """Which cells `[N]` are absent, or blank, NA, N/A, NaN or null in any case, and not one of `keep`."""
@@ -145,26 +156,17 @@ class RawTable:
 
 
 def make_table(
-    file: str,
-    names: Sequence[str],
-    data: pd.DataFrame,
-    rows: npt.NDArray[Any],
-    first: int,
-    separator: str | None = None,
-    **more: Any,
+    file: str, names: Sequence[str], data: pd.DataFrame, rows: npt.NDArray[Any], first: int, **more: Any
 ) -> RawTable:
     """A table of the `names` of columns and their `data`; `rows` `[N]`: their numbers, `first`: that of the
-    first below a header; `separator`: of the cells, where the file is text.
-
-    Columns without a name are left out; of the same name the first is kept. `more`: other fields."""
+    first below a header. Columns without a name are left out; of the same name the first is kept. `more`:
+    other fields."""
     data = data.set_axis(pd.Index(names, dtype=object), axis=1)
     data = data.loc[:, (data.columns != "") & ~data.columns.duplicated()]
-    separators = dict.fromkeys(data, separator) if separator is not None else {}
     places = pd.DataFrame({"file": file, "row": rows, "index": rows - first}, index=range(len(rows)))
     repeated = frozenset(name for name, count in Counter(names).items() if count > 1 and name)
     last = max([*rows[-1:], *(bad.row or 0 for bad in more.get("bad", []))], default=first - 1)
-    more |= {"repeated": repeated, "separators": separators, "lengths": {file: int(last) - first + 1}}
-    return RawTable(file, data, places, **more)
+    return RawTable(file, data, places, repeated=repeated, lengths={file: int(last) - first + 1}, **more)
 
 
 def stack(tables: Sequence[RawTable]) -> RawTable:
@@ -174,6 +176,7 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
     shared = [name for name in names if name not in lacking]
     mixed = [name for name in shared if len({table[name].dtype.kind for table in tables}) > 1]
     parts = [table.data[shared].assign(**{name: as_text(table[name]) for name in mixed}) for table in tables]
+    marks = {name: {table.separators.get(name, "") for table in tables} for name in shared}
     return RawTable(
         ", ".join(table.file for table in tables),
         pd.concat(parts, ignore_index=True),
@@ -184,13 +187,8 @@ def stack(tables: Sequence[RawTable]) -> RawTable:
         long=[cell for table in tables for cell in table.long],
         lacking=lacking,
         repeated=frozenset().union(*(table.repeated for table in tables)),
-        several=True,
         lengths={file: count for table in tables for file, count in table.lengths.items()},
-        separators={
-            name: mark
-            for name in shared
-            if (mark := tables[0].separators.get(name)) and {t.separators.get(name) for t in tables} == {mark}
-        },
+        separators={name: mark for name, (mark, *others) in marks.items() if not others and mark},
     )
 
 
@@ -217,10 +215,3 @@ def _text(cell: Any) -> str | None:
     ):
         return str(int(cell))
     return unicodedata.normalize("NFC", str(cell).strip())
-
-
-def _other_form(name: str, known: Iterable[str]) -> str:
-    """What to say where a column has this name in another Unicode form (NFC, NFD), or an empty string."""
-    forms = {unicodedata.normalize("NFC", other): other for other in known}
-    other = forms.get(unicodedata.normalize("NFC", name), "")
-    return other and f" Copy {other!r} from here: its letters have another Unicode form."

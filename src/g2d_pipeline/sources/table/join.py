@@ -6,14 +6,12 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from g2d_pipeline.config import Join, Table, Task
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.files import load_npy
 from g2d_pipeline.sources.cells import SENTINEL
 from g2d_pipeline.sources.table.columns import Floats, holds_dates, read_dates, read_features
 from g2d_pipeline.sources.table.frame import RawTable, as_text
@@ -47,8 +45,7 @@ def _common_notes(table: RawTable, pattern: str) -> list[str]:
 
 
 def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> RawTable:
-    path = root / join.table
-    other = read_table(path, join.table, join.names or _array_names(path))
+    other = read_table(root / join.table, join.table, join.names or None, by_stem=True)
     table = replace(table, notes=[*table.notes, *other.notes])
     other = replace(other, notes=table.notes)  # notes on either go into one list
     columns, keys = other.data, list[str]()
@@ -72,12 +69,16 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     added = columns.iloc[position[matched]].reset_index(drop=True)
     faults = dict.fromkeys(np.flatnonzero(position < 0).tolist(), reason)
     if keys:
-        numbers_of = {str(key).lstrip("0"): key for key in right}  # a number there lacks zeros of a text here
+        numbers_of = {str(key).lstrip("0"): key for key in right}  # numbers lack the leading zeros of text
         near = {i: numbers_of.get(keys[i].lstrip("0")) for i in faults if keys[i]}
         hints = {i: f" (it has {key!r}: zeros differ)" for i, key in near.items() if key is not None}
         faults = {i: f"{reason} {keys[i]!r}{hints.get(i, '')}" for i in faults}
     double = kept.data.columns.intersection(added.columns)
-    repeated = {name for name in double if join.keys or not _equal(kept[name], added[name])}
+    repeated = {
+        name
+        for name in double
+        if join.keys or as_text(kept[name]).fillna("").ne(as_text(added[name]).fillna("")).any()
+    }
     return replace(
         kept,
         data=pd.concat([kept.data, added.drop(columns=double)], axis=1),
@@ -88,23 +89,8 @@ def _join(table: RawTable, join: Join, root: Path, numbers: Collection[str]) -> 
     )
 
 
-def _equal(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
-    return bool((as_text(one).fillna("") == as_text(other).fillna("")).all())
-
-
-def _array_names(path: Path) -> list[str] | None:
-    """The columns of an array, which gives them no names; None: it is none, or can not be read."""
-    if path.suffix.lower() != ".npy":
-        return None
-    try:
-        shape = load_npy(path, "r").shape
-    except (OSError, ValueError, EOFError):  # told by `read_table`
-        return None
-    return [f"{path.stem}_{k}" for k in range(shape[1])] if len(shape) == 2 else [path.stem]
-
-
 def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
-    """The places of all rows, here and there, from 0; DataError where the tables differ in length."""
+    """The row indices of both tables; DataError where the tables differ in length."""
     if table.several:
         remedy = "give `key: <column>` in place of `align: row`."
         raise data_error(f"{other.file} aligns by row, and the rows are of several tables", [], remedy)
@@ -116,7 +102,7 @@ def _rows(table: RawTable, other: RawTable) -> tuple[pd.Index, pd.Index]:
 
 
 def _keys(table: RawTable, other: RawTable, ours: str, theirs: str) -> tuple[pd.Index, pd.Index]:
-    """The keys of all rows, here and there: days where both are dates, else text. DataError as `read_all`."""
+    """The keys of both tables: days where both are dates, else text. DataError as in `read_all`."""
     if holds_dates(table, ours) and holds_dates(other, theirs):
         left, right = pd.Index(read_dates(table, ours)), pd.Index(read_dates(other, theirs))
     else:
@@ -144,13 +130,9 @@ def _means(other: RawTable, join: Join, numbers: Collection[str], days: pd.Index
         lines = [", ".join(map(repr, days[:3].tolist()))]
         raise data_error(headline, lines, "join by a column of dates, or remove `means` under `join`.")
     values = read_features(replace(other, notes=[]), list(dict.fromkeys(match[1] for match in matches)))
-    order = np.argsort(days.to_numpy(), kind="stable")
-    means: dict[str, Floats] = {}
-    for match in matches:
-        mean = pd.Series(values[match[1]][order], index=days[order])
-        means[match[0]] = np.empty(len(order))
-        means[match[0]][order] = mean.rolling(f"{match[2]}D", min_periods=1).mean().to_numpy()
-    return means
+    by_day = pd.DataFrame(values, index=days).sort_index()
+    means = {m[0]: by_day[m[1]].rolling(f"{m[2]}D", min_periods=1).mean() for m in matches}
+    return {name: mean.reindex(days).to_numpy() for name, mean in means.items()}
 
 
 def take_labelled(table: RawTable, raw: Table, task: Task = "classification") -> RawTable:
@@ -163,8 +145,7 @@ def take_labelled(table: RawTable, raw: Table, task: Task = "classification") ->
     sentinel = pd.to_numeric(table[target], errors="coerce").eq(SENTINEL).to_numpy(bool)
     labelled = np.flatnonzero(~(table.missing(target, classes or ()) | sentinel))
     if not len(labelled) and len(table):
-        headline = f"{table.file}: the target {target!r} is blank in every row"
-        raise data_error(headline, [], "choose another `target`.")
+        raise table.error(f"the target {target!r} is blank in every row", [], "choose another `target`.")
     if rest := len(table) - len(labelled):
         table.note(f"{rest} of {len(table)} rows have no {target!r}, and are left out (labelled_only).")
         for mark, rows in table.marks(target).items():

@@ -22,35 +22,30 @@ def needed_columns(source: str) -> list[str]:
 
 
 def fill(
-    template: str, columns: Mapping[str, Sequence[str]], index: Sequence[int], blanks: bool = False
+    source: str, columns: Mapping[str, Sequence[str]], table: RawTable, blanks: bool = False
 ) -> list[str]:
-    """The template for each row: `{index}` is the row's of `index`, `{row}` one more, other names are
-    columns. "" where a column that the template needs is blank; with `blanks` where all of them are."""
-    parts = FIELD.split(template)  # text, name, text, name, … text
-    names = parts[1::2]
-    filled = []
-    for i, number in enumerate(index):
-        values = {n: columns[n][i] if n in columns else str(number + (n == "row")) for n in names}
-        full = (any if blanks else all)(values.values())
-        filled.append("".join(values[p] if k % 2 else p for k, p in enumerate(parts)) if full else "")
-    return filled
+    """A column, or a template, for each row of `table`: `{index}` is the row's, `{row}` one more, other names
+    are of `columns`. "" where a column that the template needs is blank; with `blanks` where all of them are.
+    """
+    if "{" not in source:
+        return list(columns[source])
+    form, names = FIELD.sub("%s", source.replace("%", "%%")), FIELD.findall(source)
+    index, is_full = table.places["index"].tolist(), any if blanks else all
+    cells = {"index": [str(i) for i in index], "row": [str(i + 1) for i in index], **columns}
+    rows = zip(index, *(cells[name] for name in names), strict=True)
+    return [form % tuple(values) if is_full(values) else "" for _, *values in rows]
 
 
 def read_paths(table: RawTable, source: str, start: str | None) -> list[str]:
     """The cells of a column, or a template filled; "" where there is nothing. `start`: the folder where paths
     start, below which each table's own folder comes first (None: it does not)."""
-    if "{" in source:
-        columns = {name: table.texts(name).tolist() for name in needed_columns(source)}
-        paths = fill(source, columns, table.places["index"].tolist())
-    else:
-        paths = table.texts(source).tolist()
+    paths = fill(source, {name: table.texts(name).tolist() for name in needed_columns(source)}, table)
     if start is None:
         return paths
-    files = table.places["file"].unique()
-    folders = {f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in files}
+    folders = {f: posixpath.relpath(posixpath.dirname(f) or ".", start or ".") for f in table.lengths}
     return [
-        path if not path or path.startswith("/") or "://" in path else posixpath.join(folders[file], path)
-        for path, file in zip(paths, table.places["file"], strict=True)
+        posixpath.join(folder, path) if path and folder != "." and "://" not in path else path
+        for path, folder in zip(paths, table.places["file"].map(folders), strict=True)
     ]
 
 
@@ -69,21 +64,19 @@ def check_paths(table: RawTable, sources: Mapping[str, str], paths: dict[str, li
                 fault = f"no file in column {sources[name]!r}"
             if fault:
                 table.faults.setdefault(i, fault)
-    for name, cells in paths.items():
-        _check_rows(table, sources[name], cells, base)
+        if sources[name].endswith(".npy#{index}"):
+            _check_lengths(table, cells, base)
 
 
-def _check_rows(table: RawTable, source: str, cells: Sequence[str], base: Path) -> None:
-    """DataError where a template numbers the rows of an array (`features.npy#{index}`) that is longer than
-    the table: the rows would not be those of the samples."""
-    if not source.endswith(".npy#{index}"):
-        return
+def _check_lengths(table: RawTable, cells: Sequence[str], base: Path) -> None:
+    """DataError where an array whose rows a template numbers (`features.npy#{index}`) is longer than the
+    table: the rows would not be those of the samples."""
     pairs = zip(cells, table.places["file"], strict=True)
     rows = {split_cell(cell)[0]: table.lengths[file] for cell, file in pairs}
     for file, count in rows.items():
         try:
             array = open_cell(file, base)
-        except MediaError:  # told with its samples when it is decoded
+        except MediaError:  # reported with its samples when it is decoded
             continue
         if array.ndim and len(array) > count:
             numbers = f"{file} has {len(array):,} rows, and {table.file} has {count:,}"
@@ -108,7 +101,8 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.starts = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100
+        starts = (os.path.abspath(root), os.path.realpath(root))  # noqa: PTH100
+        self.starts = dict.fromkeys(f"{start.rstrip('/')}/" for start in starts)
         self.folders: dict[str, dict[str, None]] = {}
         self.unreadable: dict[str, str] = {}  # folder → why
         self.checked: dict[str, tuple[str, str | None]] = {}
@@ -143,8 +137,7 @@ class Files:
 
     def _inside(self, path: str) -> str | None:
         """An absolute path relative to `root`; None: it is not below it."""
-        starts = (f"{start.rstrip('/')}/" for start in self.starts)
-        return next((path.removeprefix(start) for start in starts if path.startswith(start)), None)
+        return next((path.removeprefix(start) for start in self.starts if path.startswith(start)), None)
 
     def _check(self, file: str) -> tuple[str, str | None]:
         path, fault = self.plain(file)

@@ -10,26 +10,18 @@ from typing import TYPE_CHECKING
 
 from g2d_pipeline.config import SPLITS, IngestSettings, SplitFractions, Table, is_selector
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error, did_you_mean, enumerated
-from g2d_pipeline.sources.table.files import Tables
 
 if TYPE_CHECKING:
+    from g2d_pipeline.sources.table import Tables
     from g2d_pipeline.sources.table.frame import RawTable  # pandas, which a start-up does without
 
 RESERVED = ("sample_id", "split", "target", "group")  # columns of every manifest
-REMEDY = 'name each column once, or exclude it from a pattern: `"!{name}"` behind it.'
-
-
-def fractions(raw: Table, tables: Tables) -> SplitFractions | None:
-    """How a split is drawn; None: a column says all of it, or the files do."""
-    if raw.split is None:
-        return SplitFractions() if None in tables.values() else None
-    return None if raw.split.column is not None and raw.split.val is None else raw.split
 
 
 def kind_of(settings: IngestSettings, modality: str) -> str:
     """Its kind; where the settings do not say, `file` for one column of its own name, else `tabular`."""
-    own = settings.columns[modality] == [modality]
-    return settings.kinds.get(modality, "file" if own else "tabular")
+    default = "file" if settings.columns[modality] == [modality] else "tabular"
+    return settings.kinds.get(modality, default)
 
 
 def check_settings(settings: IngestSettings, raw: Table, tables: Tables) -> None:
@@ -39,25 +31,21 @@ def check_settings(settings: IngestSettings, raw: Table, tables: Tables) -> None
 
 
 def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Iterator[str]:
+    split = raw.split or SplitFractions()
     if None not in tables.values() and raw.split is not None:
         if len(tables) == len(SPLITS):
-            yield (
-                f"raw.split is set, and there is a table for each split ({', '.join(tables)}): remove "
-                "`split`, or name one table of all rows under `table`."
-            )
-        if any(x is not None for x in (raw.split.column, raw.split.test, raw.split.folds)):
-            yield (
-                f"{' and '.join(tables)} say what train and test are: remove column, test and folds under "
-                "raw.split; val is drawn from train."
-            )
-    known = ", ".join(settings.columns)
+            remedy = "remove `split`, or name one table of all rows under `table`."
+            yield f"raw.split is set, and there is a table for each split ({', '.join(tables)}): {remedy}"
+        if any(x is not None for x in (split.column, split.test, split.folds)):
+            remedy = "remove column, test and folds under raw.split; val is drawn from train."
+            yield f"{' and '.join(tables)} say what train and test are: {remedy}"
     for modality in raw.columns:
         if modality not in settings.columns:
-            hint = did_you_mean(modality, settings.columns)
+            hint, known = did_you_mean(modality, settings.columns), ", ".join(settings.columns)
             yield f"raw.columns names {modality!r}, which is no modality.{hint} There are {known}."
         elif kind_of(settings, modality) == "tabular":
-            own = f"the tabular modality {modality!r} has its own `columns`"
-            yield f"raw.columns is for media and texts; {own}."
+            owner = f"the tabular modality {modality!r}"
+            yield f"raw.columns is for media and texts; {owner} has its own `columns`."
     if settings.task == "classification" and raw.log_target:
         yield "log_target is for a regression, not for a classification."
     if settings.task == "regression" and raw.classes is not None:
@@ -69,32 +57,24 @@ def _contradictions(settings: IngestSettings, raw: Table, tables: Tables) -> Ite
     counts = Counter(column for _, column in columns if not is_selector(column))
     if double := sorted(column for column, count in counts.items() if count > 1):
         yield f"two modalities have the same column or name: {enumerated(double)}."
-    split = raw.split or SplitFractions()
     uses = {raw.target: "the target", raw.id: "the id", split.column: "the split"}
     for modality, column in columns:
         if column in uses and modality not in raw.columns:
             yield f"column {column!r} is {uses[column]}: remove it from {modality!r}."
         if column in RESERVED:
-            yield (
-                f"{column!r} of modality {modality!r} is a name that every manifest uses for itself: rename "
-                "the column or modality."
-            )
+            reserved = "a name that every manifest uses for itself: rename the column or modality."
+            yield f"{column!r} of modality {modality!r} is {reserved}"
     if split.group == raw.target:
         yield f"split.group is the target {raw.target!r}: each class would be in one split only."
 
 
-def own_columns(raw: Table) -> list[str]:
-    """The columns that `raw` itself names, but for those of modalities."""
+def own_columns(raw: Table) -> dict[str, str]:
+    """The columns that `raw` itself names, but for those of modalities → what they are."""
     split, keys = raw.split or SplitFractions(), (join.keys[0] for join in raw.join if join.keys)
     names = (raw.target, raw.id, split.column, split.group, raw.group, *keys)
-    return [name for name in names if name is not None]
-
-
-def uses(raw: Table) -> dict[str, str]:
-    """Column → what it is other than a feature: what patterns leave out."""
-    own = dict.fromkeys(own_columns(raw), "the split, a group or a key")
-    own |= {raw.target: "the target"} | ({} if raw.id is None else {raw.id: "the id"})
-    return dict.fromkeys(RESERVED, "a name that every manifest uses") | own
+    uses: dict[str | None, str] = dict.fromkeys(names, "the split, a group or a key")
+    uses |= {raw.target: "the target", raw.id: "the id"}
+    return {name: use for name, use in uses.items() if name is not None}
 
 
 def tabular_columns(settings: IngestSettings, modalities: Collection[str]) -> tuple[list[str], list[str]]:
@@ -114,30 +94,27 @@ def find_columns(settings: IngestSettings, raw: Table, table: RawTable) -> dict[
     kinds = {name: kind for name in settings.columns if (kind := kind_of(settings, name)) != "tabular"}
     columns = known_columns(kinds, raw.columns, table)
     if missing := next((name for name in kinds if name not in columns), None):
-        known = table.names
-        hint = did_you_mean(missing, known)
-        names = _common_names(missing, kinds) + (["file_name"] if _single(kinds) == missing else [])
+        hint = did_you_mean(missing, table.names)
         remedy = f"say which one under raw: `columns: {{{missing}: <column>}}`; "
-        remedy += f"without that it is one of {names}."
+        remedy += f"without that it is one of {_common_names(missing, kinds)}."
         headline = f"{table.file} has no column of modality {missing!r}{f'.{hint}' if hint else '; it has'}"
-        raise data_error(headline, [enumerated(known)], remedy + table.hint)
+        raise data_error(headline, [enumerated(table.names)], remedy + table.hint)
     return columns
 
 
 def known_columns(kinds: Mapping[str, str], named: Mapping[str, str], table: RawTable) -> dict[str, str]:
     """Modality of media or text → its column, or its template, as of `find_columns`; those without one are
     left out. `kinds`: modality → its kind; `named`: what the settings say."""
-    columns = {
-        m: c for m in kinds for c in reversed(_common_names(m, kinds)) if c in table.names
-    }  # the first
-    columns |= {name: column for name, column in named.items() if name in kinds}
-    if (single := _single(kinds)) is not None and single not in columns:
-        matches = [name for name in table.names if name.endswith("_file_name")]
-        matches = ["file_name"] if "file_name" in table.names else matches
-        columns |= {single: matches[0]} if len(matches) == 1 else {}
+    columns = {name: column for name, column in named.items() if name in kinds}
+    names = table.names
+    files = [name for name in names if name.endswith("_file_name")]
+    for name in (name for name in kinds if name not in columns):
+        likely = _common_names(name, kinds) + (files if name == _single(kinds) and len(files) == 1 else [])
+        if matches := [column for column in likely if column in names]:
+            columns[name] = matches[0]
     videos = [name for name in kinds if kinds[name] == "video"]
-    for name in (name for name in kinds if kinds[name] == "audio"):
-        if name not in columns and len(videos) == 1 and videos[0] in columns:
+    if len(videos) == 1 and videos[0] in columns:
+        for name in (name for name in kinds if kinds[name] == "audio" and name not in columns):
             columns[name] = columns[videos[0]]
             what = "the table has no column of its own for it"
             table.note(f"{name}: {what}, so it is the sound of {videos[0]!r}.")
@@ -158,7 +135,8 @@ def _common_names(name: str, kinds: Mapping[str, str]) -> list[str]:
     kind = kinds[name]
     names = [name, kind] if list(kinds.values()).count(kind) == 1 and kind != "file" else [name]
     endings = [""] if kind == "text" else ["", "_file_name", "_file"]
-    return list(dict.fromkeys(f"{stem}{ending}" for stem in names for ending in endings))
+    common = [f"{stem}{ending}" for stem in names for ending in endings]
+    return list(dict.fromkeys(common)) + ["file_name"] * (name == _single(kinds))
 
 
 # ---------------------------------------------------------------------------- patterns, ranges and exclusions
@@ -171,90 +149,74 @@ def select_columns(
     table is that column, whatever it looks like. The table notes what is selected and what is left out.
     Raises DataError for what matches nothing, for unknown ends of ranges, and for columns selected twice."""
     entries = {m: settings.columns[m] for m in modalities}
-    if not any(is_selector(entry) for own in entries.values() for entry in own):
+    if not any(is_selector(entry) for listed in entries.values() for entry in listed):
         return settings
-    written = {
-        e: f"named by {m!r}"
-        for m, own in entries.items()
-        for e in own
-        if e in table.data or not is_selector(e)
-    }
-    selection = _Selection(table, {**written, **uses})
-    by_key: dict[str, list[str]] = {"columns": [], "categorical": [], "dates": []}
-    columns = dict(settings.columns)
-    for modality, own in entries.items():
-        columns[modality] = []
-        for key, part in _by_key(settings, own):
-            selected = selection.select(modality, part)
-            columns[modality] += selected
-            by_key[key] += selected
-    kinds = {key: by_key[key] for key in ("categorical", "dates")}
+    known, named = set(table.names), dict[str, str]()
+    for modality, listed in entries.items():
+        names = [entry for entry in listed if entry in known or not is_selector(entry)]
+        named |= dict.fromkeys(names, f"named by {modality!r}")
+    reserved = dict.fromkeys(RESERVED, "a name that every manifest uses")
+    selection = _Selection(table, known, {**named, **reserved, **uses})
+    keys = dict.fromkeys(settings.categorical, "categorical") | dict.fromkeys(settings.dates, "dates")
+    columns, kinds = dict(settings.columns), {"categorical": list[str](), "dates": list[str]()}
+    for modality, listed in entries.items():
+        parts, key = dict[str, list[str]](), "columns"
+        for entry in listed:
+            key = key if entry.startswith("!") else keys.get(entry, "columns")  # exclusions follow patterns
+            parts.setdefault(key, []).append(entry)
+        selected = {key: selection.select(modality, part) for key, part in parts.items()}
+        columns[modality] = [name for part in selected.values() for name in part]
+        kinds = {key: [*kinds[key], *selected.get(key, [])] for key in kinds}
     return settings.model_copy(update={"columns": columns, **kinds})
 
 
-def _by_key(settings: IngestSettings, entries: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
-    """The entries of a modality in parts, each with its key; an exclusion has that of what it follows."""
-    keys = dict.fromkeys(settings.categorical, "categorical") | dict.fromkeys(settings.dates, "dates")
-    parts: list[tuple[str, list[str]]] = []
-    for entry in entries:
-        key = parts[-1][0] if entry.startswith("!") and parts else keys.get(entry, "columns")
-        if not parts or parts[-1][0] != key:
-            parts.append((key, []))
-        parts[-1][1].append(entry)
-    return parts
-
-
 class _Selection:
-    """What has been selected so far: column → the entry that did."""
+    """What has been selected of the `known` columns so far: column → the entry that did."""
 
-    def __init__(self, table: RawTable, uses: Mapping[str, str]) -> None:
-        self.table, self.names, self.uses = table, table.names, uses
-        self.known = set(self.names)
+    def __init__(self, table: RawTable, known: Collection[str], uses: Mapping[str, str]) -> None:
+        self.table, self.names, self.known, self.uses = table, table.names, known, uses
         self.by: dict[str, str] = {}
 
     def select(self, modality: str, entries: Iterable[str]) -> list[str]:
         """The columns of one list of a modality."""
-        own: dict[str, str] = {}
+        selected: dict[str, None] = {}
         for entry in entries:
             where = f"modality {modality!r}: {entry!r}"
             if entry in self.known or not is_selector(entry):
-                self._add(own, [entry], entry)
+                matches = [entry]
             elif entry.startswith("!"):
-                if not (out := [name for name in self._match(entry[1:], where) if name in own]):
-                    raise self._nothing(f"{where} excludes nothing", entry[1:], own)
-                for name in out:
-                    del own[name], self.by[name]
+                if not (matches := [name for name in self._match(entry[1:], where) if name in selected]):
+                    raise self._nothing(f"{where} excludes nothing", entry[1:], selected)
+                for name in matches:
+                    del selected[name], self.by[name]
+                continue
             else:
-                matches = self._match(entry, where)
-                left = [f"{name!r} ({self.uses[name]})" for name in matches if name in self.uses]
-                matches = [name for name in matches if name not in self.uses]
-                if not matches:
+                every = self._match(entry, where)
+                left = [f"{name!r} ({self.uses[name]})" for name in every if name in self.uses]
+                if not (matches := [name for name in every if name not in self.uses]):
                     also = f" but what is used elsewhere, {enumerated(left, SHOWN)}" if left else ""
                     raise self._nothing(f"{where} matches no column{also}", entry, self.names)
-                self._add(own, matches, entry)
                 out_of_it = f"; left out: {enumerated(left, SHOWN)}" if left else ""
                 first_last = " to ".join(map(repr, dict.fromkeys((matches[0], matches[-1]))))
                 self.table.note(f"{where} is {first_last} (columns: {len(matches):,}){out_of_it}.")
-        return list(own)
-
-    def _add(self, own: dict[str, str], names: Iterable[str], entry: str) -> None:
-        if double := [f"{n!r}, by {self.by[n]!r} and {entry!r}" for n in names if n in self.by]:
-            remedy = REMEDY.format(name=double[0].split("'")[1])
-            raise data_error(f"{self.table.file}: columns that are selected twice", double, remedy)
-        own |= dict.fromkeys(names, entry)
-        self.by |= dict.fromkeys(names, entry)
+            if double := [name for name in matches if name in self.by]:
+                lines = [f"{name!r}, by {self.by[name]!r} and {entry!r}" for name in double]
+                remedy = f'name each column once, or exclude it from a pattern: `"!{double[0]}"` behind it.'
+                raise self.table.error("columns that are selected twice", lines, remedy)
+            selected |= dict.fromkeys(matches)
+            self.by |= dict.fromkeys(matches, entry)
+        return list(selected)
 
     def _match(self, pattern: str, where: str) -> list[str]:
-        """The columns that a pattern, a range or a name means, in the table's order."""
+        """The columns that a pattern, a range or a name means, in the table's order. The columns of a range
+        `first..last` are those between: by their names' numbers, where both ends are such; else by place."""
         if pattern in self.known:
             return [pattern]
-        if "*" not in pattern:
-            return self._between(pattern, where) if ".." in pattern else []
-        form = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
-        return [name for name in self.names if form.fullmatch(name)]
-
-    def _between(self, pattern: str, where: str) -> list[str]:
-        """The columns of `first..last`: by their names' numbers, where both ends are such; else by place."""
+        if "*" in pattern:
+            form = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+            return [name for name in self.names if form.fullmatch(name)]
+        if ".." not in pattern:
+            return []
         ends = [end.strip() for end in pattern.split("..", 1)]
         numbers = {name: value for name in self.names if (value := finite_number(name)) is not None}
         numeric = all(finite_number(end) is not None for end in ends)
