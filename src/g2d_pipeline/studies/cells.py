@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from kedro.framework.project import settings as kedro_settings
 from kedro.utils import find_kedro_project
 
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
+from g2d_pipeline.cards import read_card
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
@@ -30,6 +31,8 @@ from g2d_pipeline.stages import PACKAGE
 
 DATASETS = {"ingest": "manifest", "featurize": "features", "teachers": "teachers", "distill": "students"}
 """Stage → the catalog's dataset of its artefacts."""
+RunName = tuple[str, str]
+"""Stage (`teachers` or `distill`) and name of a run."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,15 @@ class Workspace:
         """The runs of the teachers that a student needs."""
         run, repeat = self.distill.runs[student], student.partition("/")[2]
         return [f"{m}/{repeat}" for m in run.encoders] if run.needs_teachers else []
+
+    def missing(self, runs: Iterable[RunName]) -> list[RunName]:
+        """Those of the runs that are not fresh."""
+        self.plan.refresh()
+        return [run for run in runs if not self.plan.is_fresh(*run)]
+
+    def card(self, stage: str, run: str) -> dict[str, Any]:
+        """The stage card of a run's folder; empty where there is none."""
+        return read_card(self.plan.folder(stage, run)) or {}
 
     def trained(self, stage: str, run: str) -> TrainedFolder:
         """A finished run. Raises DataError where it is not there."""

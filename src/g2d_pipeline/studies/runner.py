@@ -1,7 +1,7 @@
 """Trainings side by side, in processes that may be killed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from g2d_pipeline.compute import Pool
@@ -9,6 +9,7 @@ from g2d_pipeline.config import ComputeSettings
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.explain import Origins
+from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.signals import stop_on_signals
 from g2d_pipeline.studies.cells import Outcome, Site, Task, make, warm_up
 
@@ -47,6 +48,27 @@ class Trainings(Pool):
                     done(task, outcome if late else Outcome("failed", KILLED))
         if stop.number is not None:
             raise InterruptedRun("\n".join(filter(None, saved)) or STOPPED, stop.number)
+
+    def train_waves(
+        self,
+        title: str,
+        total: int,
+        waves: Iterable[Sequence[Task]],
+        failed: Callable[[Task, str], None],
+        until: float | None = None,
+    ) -> None:
+        """Train each wave when the one before has ended, with progress over `total` tasks; `failed(task,
+        reason)` is called for each that fails."""
+        with track_epochs(title, 0, total) as progress:
+            progress.start(1)
+
+            def done(task: Task, outcome: Outcome) -> None:
+                progress.advance(0, dict)
+                if outcome.status == "failed":
+                    failed(task, outcome.reason)
+
+            for tasks in waves:
+                self.train(tasks, done, until)
 
 
 def open_pool(site: Site, study: str, origins: Origins, c: Configuration) -> Trainings:
