@@ -1,4 +1,4 @@
-"""Kedro's own datasets for what reports are made of, written to a temporary name and renamed."""
+"""Data sets of the files of reports: Kedro's, but written to a temporary name and renamed."""
 
 from base64 import b64encode
 from collections.abc import Callable
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class StageFile:
-    """Mixed into a file dataset: a file in the folder of a stage's artefact, whole or absent.
+    """Mixin of file data sets: a file in the folder of a stage's artefact, whole or absent.
 
-    `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
-    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the folder."""
+    `filepath`: a template with `{fingerprint}`. What is saved is a function that returns the content, called
+    unless the stage is fresh. `last`: the file is the last of its folder, which then gets its stage card."""
 
     whole = staticmethod(atomic_write)
 
@@ -79,7 +79,7 @@ class JSONDataset(StageFile, json.JSONDataset):
 
 
 class _File(AbstractDataset):
-    """What lies at a path."""
+    """A file or folder at a path."""
 
     def __init__(self, filepath: str, metadata: Any = None) -> None:
         self._filepath, self.metadata = PurePosixPath(filepath), metadata
@@ -92,7 +92,7 @@ class _File(AbstractDataset):
 
 
 class _Table(_File):
-    """A table as parquet. (To import Kedro's means to import every library that it has a data set for.)"""
+    """A table as parquet. (Importing Kedro's data set imports each library that it supports.)"""
 
     def load(self) -> "pd.DataFrame":
         import pandas as pd
@@ -108,8 +108,7 @@ class ParquetDataset(StageFile, _Table):
 
     @when_made
     def preview(self, nrows: int = 5) -> TablePreview:
-        head = self.load().head(nrows)
-        return TablePreview(head.to_dict(orient="split"))
+        return TablePreview(self.load().head(nrows).to_dict(orient="split"))
 
 
 class _TextFolder(_File):

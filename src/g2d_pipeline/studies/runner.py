@@ -27,16 +27,13 @@ class Trainings(Pool):
     def train(
         self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
     ) -> None:
-        """Call `done` with each task when it has ended, and what became of it; none needs another one.
-        `until`: the time (of `time.time`) at which what is not done is saved and given up.
+        """Call `done` with each of the independent tasks and its outcome when it has ended. `until`: the
+        time (of `time.time`) at which unfinished ones are saved and given up.
 
-        Ctrl-C and SIGTERM go to the workers, which save what they have in hand; then InterruptedRun is
-        raised."""
-        saved = []
+        Ctrl-C and SIGTERM go to the workers, which save their trainings; then InterruptedRun is raised."""
+        saved, train = [], partial(make, self.site, until)
         with stop_on_signals(self.stop) as stop:
-            for task, outcome in self.run(
-                partial(make, self.site, until), tasks, lambda: stop.number is not None
-            ):
+            for task, outcome in self.run(train, tasks, lambda: stop.number is not None):
                 if outcome is None:
                     done(task, Outcome("failed", KILLED))
                 elif outcome.status != "interrupted":
@@ -73,8 +70,8 @@ class Trainings(Pool):
 
 def open_pool(site: Site, study: str, origins: Origins, c: Configuration) -> Trainings:
     """The workers of a study whose cells have settings such as `c`. Raises ConfigError; see `Pool`."""
-    one = c.run.compute.devices != 1 or c.run.compute.num_nodes > 1  # training has them all
+    alone = c.run.compute.devices != 1 or c.run.compute.num_nodes > 1  # a training has all devices
     try:
-        return Trainings(site, c.run.compute, 1 if one else None, c.run.device)
+        return Trainings(site, c.run.compute, 1 if alone else None, c.run.device)
     except ConfigError as error:
         raise origins.mistake(("studies", study, "compute"), str(error)) from None
