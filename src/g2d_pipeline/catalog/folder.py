@@ -22,10 +22,10 @@ def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
     """A preview for Kedro-Viz that is None until the data are made."""
 
     @wraps(preview)
-    def shown(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        return preview(self, *arguments, **keywords) if self.is_made() else None
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return preview(self, *args, **kwargs) if self.is_made() else None
 
-    return shown
+    return wrapper
 
 
 @contextmanager

@@ -114,10 +114,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """The names of all data sets that have a file."""
         return sorted(self._merged[0]["datasets"])
 
-    def schedules(self) -> Iterator[tuple[str, bytes]]:
-        """The files of schedules as (displayed name, content), those that win last."""
+    def files(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """(displayed name, content) of the files of a kind (see `config_patterns`), those that win last."""
         for environment in self._environments:
-            yield from self._files(environment, "schedules").items()
+            yield from self._files(environment, kind).items()
 
     @property
     def default_dataset(self) -> str:
@@ -131,9 +131,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def studies(self) -> dict[str, list[tuple[str, bytes]]]:
         """Name of a study → its files as (displayed name, content), those that win last."""
         files: dict[str, list[tuple[str, bytes]]] = {}
-        for environment in self._environments:
-            for name, content in self._files(environment, "studies").items():
-                files.setdefault(Path(name).stem, []).append((name, content))
+        for name, content in self.files("studies"):
+            files.setdefault(Path(name).stem, []).append((name, content))
         return files
 
     def _files(self, environment: str, kind: str = "parameters") -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What a model was made from: enough to rebuild it years later, and to see what has changed since."""
+"""The lineage of a model: enough to rebuild it years later, and to see what has changed since."""
 
 import os
 import platform
@@ -81,9 +81,9 @@ def raw_files(plan: Plan, root: Path) -> dict[str, str]:
 def commit(project: Path) -> dict[str, Any]:
     """`commit` of the project's repository, and whether it is `dirty`; None where there is none."""
 
-    def git(*words: str) -> str | None:
+    def git(*args: str) -> str | None:
         try:
-            run = subprocess.run(["git", *words], cwd=project, capture_output=True, text=True, timeout=10)
+            run = subprocess.run(["git", *args], cwd=project, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return run.stdout.strip() if run.returncode == 0 else None
@@ -94,7 +94,7 @@ def commit(project: Path) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model, as far as the system says it."""
+    """The processor's model, as far as it is known."""
     file = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*:(.*)", file.read_text() if file.exists() else "", re.MULTILINE)
     return (name and name[1].strip()) or platform.processor() or platform.machine()

@@ -85,7 +85,7 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
     """Name of a unit → its text: a service and a timer per job."""
     units: dict[str, str] = {}
     for job in jobs:
-        about = {
+        values = {
             "job": job,
             "s": job.schedule,
             "name": f"g2d-{job.name}",
@@ -94,7 +94,7 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
             "seconds": math.ceil(job.schedule.timeout),
             "times": calendar(job),
         }
-        units |= {f"g2d-{job.name}.{kind}": _filled(f"{kind}.j2", **about) for kind in ("service", "timer")}
+        units |= {f"g2d-{job.name}.{kind}": _filled(f"{kind}.j2", **values) for kind in ("service", "timer")}
     return units
 
 

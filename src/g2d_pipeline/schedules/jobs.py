@@ -118,17 +118,17 @@ class Job:
         """The result of a command that ended with `status`, by its output and `retrain.json`."""
         file = outcome_file(self.project, self.schedule.dataset)
         is_new = file.is_file() and file.stat().st_mtime >= started - 1
-        about = read_outcome(file) if self.schedule.pipeline == "retrain" and is_new else {}
+        retrain = read_outcome(file) if self.schedule.pipeline == "retrain" and is_new else {}
         printed = next((line[8:].strip() for line in reversed(lines) if line.startswith("Report: ")), "")
-        page = about.get("report") or printed
+        page = retrain.get("report") or printed
         report = str(self.project / page) if page else ""
         if status:
             error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
-            reason = str(about.get("reason") or error).removeprefix("Error: ")
+            reason = str(retrain.get("reason") or error).removeprefix("Error: ")
             outcome: Outcome = "refused" if status == REFUSED else "failed"
             return Result(outcome, reason, report, status=status, again=status not in FINAL)
-        outcome = about.get("outcome", "finished")
-        return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
+        outcome = retrain.get("outcome", "finished")
+        return Result(outcome, retrain.get("reason") or "", report, str(retrain.get("version") or ""))
 
     def masked(self, text: str) -> str:
         """The text without secrets: values of environment variables that hold one, and URLs' passwords."""
@@ -177,15 +177,15 @@ def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
         return
     text = f"{job.schedule.dataset}: {result.outcome}{f' ({result.reason})' if result.reason else ''}"
     fields = {"schedule": job.name, "dataset": job.schedule.dataset, "outcome": result.outcome}
-    about = {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
-    message = json.dumps({"text": f"{job.name}: {text}"} | fields | about, ensure_ascii=False).encode()
+    fields |= {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
+    message = json.dumps({"text": f"{job.name}: {text}"} | fields, ensure_ascii=False).encode()
     try:
         if settings.command:
             command, pipe = shlex.split(settings.command), subprocess.PIPE
             done = subprocess.run(command, input=message, cwd=job.project, timeout=NOTIFYING, stderr=pipe)
             if done.returncode:
-                said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-                warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(said)}"))
+                last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(last)}"))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         warn(job.masked(f"notify.command failed: {error}"))
     try:

@@ -40,7 +40,7 @@ def _read(loader: ProjectConfigLoader) -> tuple[Tree, Origins]:
     """The merged files, and where each key was written."""
     tree: Tree = {}
     origins = Origins()
-    for file, content in loader.schedules():
+    for file, content in loader.files("schedules"):
         parsed = parse_yaml(file, content)
         if unknown := [key for key in parsed if key != "schedules"]:
             raise ConfigError(f"{file}: unknown key '{unknown[0]}': it should hold 'schedules:' alone")

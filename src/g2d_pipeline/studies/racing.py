@@ -1,4 +1,4 @@
-"""What a race of methods is decided by: shortened recipes, estimated times, who goes on, what to advise."""
+"""The decisions of a race of methods: shortened recipes, estimated times, who goes on, what to advise."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from g2d_pipeline.evaluation.statistics import JOINT
 from g2d_pipeline.evaluation.tables import format_value
 from g2d_pipeline.overrides import Tree, leaves, merge
 
-GUESS = 2.0  # an epoch of a method that was not tried yet, in epochs of joint training
+GUESS = 2.0  # seconds of a method that was never trained, relative to joint training
 ENSEMBLE_METHOD = "ume"
 LEAST = 2  # epochs of a shortened training
 SCHEDULE = ("every", "warmup", "patience", "milestones")  # settings of a learning rate in epochs
-COUNTED = ("epoch", "epochs", "patience")  # how parameters of methods end that are numbers of epochs
+COUNTED = ("epoch", "epochs", "patience")  # endings of methods' parameters that are numbers of epochs
 
 
 def shortened(params: Tree, c: Configuration, share: float) -> Tree:
@@ -60,7 +60,7 @@ def scaled(c: Configuration, share: float) -> Tree:
 
 
 def short_epochs(c: Configuration, share: float) -> int:
-    """The epochs of a share of them."""
+    """A share of the epochs, `LEAST` or more."""
     epochs = c.dataset.training.epochs
     return epochs if share >= 1 else min(max(round(epochs * share), LEAST), epochs)
 
@@ -76,7 +76,7 @@ def _times(value: Any, ratio: float) -> Any:
 
 
 def _short_tau(phases: Sequence[int], epochs: int) -> list[int]:
-    """The epochs of each phase but the last, to which one is left at least."""
+    """The epochs of each phase but the last, which gets one at least."""
     alone = [_times(tau, epochs / sum(phases)) for tau in phases[:-1]]
     while sum(alone) >= epochs and max(alone) > 0:
         alone[alone.index(max(alone))] -= 1

@@ -1,4 +1,4 @@
-"""The cells of a study as frames, beside what is published, and as the files of its folder. No Kedro here."""
+"""The cells of a study as frames, with the published numbers, and as the files of its folder."""
 
 import json
 import math
