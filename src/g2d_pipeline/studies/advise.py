@@ -58,8 +58,7 @@ class Race:
         self.study, self.name, self.began = study, name, time.time()
         self.end = self.began + study.minutes * 60 * (1 - RESERVE)
         self.costs, self.fresh = racing.Costs(), 0
-        self.rows: list[dict[str, Any]] = []
-        self.seeds: list[int] = []
+        self.rows, self.seeds = list[dict[str, Any]](), list[int]()
         methods = study.methods
         if not methods:
             known = site.loader({"dataset": study.dataset}).methods
