@@ -4,7 +4,8 @@ from typing import Any
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from .pipelines import data_report, distill, evaluate, featurize, ingest, predict, previews, retrain, teachers
+from .pipelines import data_report, distill, evaluate, featurize, ingest, predict, previews, teachers
+from .retraining import steps
 
 TABLES = ["verdict", "result_table", "table_markdown", "table_latex", "table_csv"]
 
@@ -38,10 +39,10 @@ def retraining(first: Pipeline, others: Pipeline) -> Pipeline:
     """`first`, which is ingest, the gates, the `others` on data that have passed them, and the promotion."""
     settings, checked = ["params:retrain", "lineage"], ["manifest", "gates", "params:retrain"]
     made = ["students", "admitted_manifest", "features", "metrics_summary", "data_report", "report"]
-    gates = _one("retrain", retrain.check_gates, ["manifest", *settings], "gates")
-    admission = _one("retrain", retrain.admit_data, checked, "admitted_manifest")
+    gates = _one("retrain", steps.check_gates, ["manifest", *settings], "gates")
+    admission = _one("retrain", steps.admit_data, checked, "admitted_manifest")
     admitted = pipeline(others, inputs={"manifest": "admitted_manifest"})
-    promotion = _one("retrain", retrain.promote, [*made, *settings], "retrain", name="promote_challenger")
+    promotion = _one("retrain", steps.promote, [*made, *settings], "retrain", name="promote_challenger")
     return first + gates + admission + admitted + promotion
 
 

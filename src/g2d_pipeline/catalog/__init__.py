@@ -1,1 +1,1 @@
-"""Kedro dataset classes: every artefact is there whole or not at all, and is never read when stale."""
+"""Kedro data sets whose artefacts are whole or absent, and never read when stale."""

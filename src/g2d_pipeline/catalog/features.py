@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ class ManifestDataset(FolderDataset):
 
 
 class FeatureStoreDataset(FolderDataset):
-    """A store of memory-mapped arrays for each split. Saved: a function that writes one into a folder, given
-    the finished ones beside it: what they have is copied. A killed run goes on from its last whole chunk."""
+    """A store of memory-mapped arrays per split. What is saved is a function of (folder, finished stores)
+    that writes one, and copies what the others have. A killed run resumes from its last whole chunk."""
 
     keep_partial = True
 
@@ -51,10 +50,10 @@ class FeatureStoreDataset(FolderDataset):
         return super()._is_fresh(run) and self._is_sound(run)
 
     def _is_sound(self, run: str) -> bool:
-        """Whether no file is missing or damaged: what has changed since it was read is read."""
+        """Whether no file is missing or damaged. Files that changed since they were read are read again."""
         folder = self.plan.folder(self.stage, run)
         if (folder / LISTING).exists():
-            return True  # what comes from elsewhere is compared when it is fetched
+            return True  # remote files are compared when they are fetched
         try:
             self.read(folder)
         except DataError as error:
@@ -63,26 +62,26 @@ class FeatureStoreDataset(FolderDataset):
         return True
 
     def make_run(self, run: str, make: Any) -> None:
-        """Write the store; of one that is there, and should be, only its damaged files."""
+        """Write the store, or only the damaged files of a finished one."""
         if super()._is_fresh(run):
             make(self.plan.folder(self.stage, run), None)
         else:
             super().make_run(run, make)
 
     def write(self, folder: Path, make: Writer, run: str) -> None:
-        runs = list(takewhile(lambda other: other != run, self.plan.runs(self.stage)))
-        anew = [self.plan.folder(self.stage, other) for other in reversed(runs)]
-        make(folder, anew if self.overwrite else self.plan.others(self.stage, run))
+        runs = self.plan.runs(self.stage)
+        rebuilt = [self.plan.folder(self.stage, other) for other in reversed(runs[: runs.index(run)])]
+        make(folder, rebuilt if self.overwrite else self.plan.others(self.stage, run))
 
     def content(self, folder: Path) -> str:
-        """Of `meta.json`, with the checksums of all files; code and shards are no content."""
+        """The hash of `meta.json`, with the checksums of all files, but without code, notes and shards."""
         meta = {k: v for k, v in open_store(folder).meta.items() if k not in ("code", "notes")}
-        about = meta["modalities"].items()
-        modalities = {m: {k: v for k, v in entry.items() if k != "shards"} for m, entry in about}
+        entries = meta["modalities"].items()
+        modalities = {m: {k: v for k, v in entry.items() if k != "shards"} for m, entry in entries}
         return fingerprint(meta | {"modalities": modalities})
 
     def read(self, folder: Path) -> FeatureStore:
-        """Open it; its checksums are compared when its files are first met, or one of them was touched."""
+        """Open it; checksums are compared the first time, and when a file was touched."""
         store = open_store(folder)
         if not (folder / LISTING).exists():
             verify_once(store, folder.with_name(f"{folder.name}.verified.json"))
@@ -96,9 +95,8 @@ class FeatureStoreDataset(FolderDataset):
 
 
 def verify_once(store: FeatureStore, note: Path) -> None:
-    """`store.verify()`, unless `note` says that these very files (size, times, inode) have passed it.
-
-    What changes without a new time (a disk that forgets) is seen by `store.verify()` alone."""
+    """`store.verify()`, unless by `note` files of the same sizes, times and inodes have passed it. (Changes
+    without a new time, by a damaged disk, are only found by `store.verify()`.)"""
     stats = {file.name: file.stat() for file in sorted(store.path.iterdir())}
     state = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
     remembered(note, fingerprint(state), store.verify)

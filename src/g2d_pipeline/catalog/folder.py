@@ -1,4 +1,4 @@
-"""The base of our datasets: folders with a stage card, written beside their place and renamed into it."""
+"""The base of our data sets: folders with a stage card, written under another name and renamed."""
 
 import logging
 from abc import abstractmethod
@@ -19,18 +19,18 @@ logger = logging.getLogger(__name__)
 
 
 def when_made(preview: Callable[..., Any]) -> Callable[..., Any]:
-    """A preview for Kedro-Viz that is left out until there is something to show."""
+    """A preview for Kedro-Viz that is None until the data are made."""
 
     @wraps(preview)
-    def shown(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        return preview(self, *arguments, **keywords) if self.is_made() else None
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return preview(self, *args, **kwargs) if self.is_made() else None
 
-    return shown
+    return wrapper
 
 
 @contextmanager
 def without_wrapping() -> Iterator[None]:
-    """Raise the G2DError or OSError that Kedro wraps into a DatasetError, where there is one under it."""
+    """Raise the G2DError or OSError that Kedro wraps into a DatasetError, if there is one."""
     try:
         yield
     except DatasetError as error:
@@ -40,13 +40,12 @@ def without_wrapping() -> Iterator[None]:
 
 
 class FolderDataset(AbstractDataset[Any, Any]):
-    """A set of artefacts: a folder a run, with `stage.json`; its `path` has `{run}` and `{fingerprint}`.
+    """A set of artefacts: a folder per run, with `stage.json`; its `path` has `{run}` and `{fingerprint}`.
 
-    Saved lazily, as Kedro's partitioned datasets are: run → what makes its artefact, for `write`, so that its
-    time counts for the card. Fresh runs are skipped, and each is on disk before the next one starts; what
-    another process makes comes last: with `wait=true` it is waited for and used. `plan` knows the stage card
-    of each. `overwrite`: all count as missing (`--params rebuild=true`). An artefact that turns out fresh
-    when it is about to be made (the stage left of it made the same content again) is kept."""
+    Saved lazily, as Kedro's partitioned data sets are: run → function that makes its artefact, for `write`,
+    so that its time counts for the card. Fresh runs are skipped, also those that become fresh meanwhile; each
+    is on disk before the next one starts. Runs that another process makes come last: with `wait=true` they
+    are waited for and used. `overwrite`: all count as missing (`--params rebuild=true`)."""
 
     keep_partial = False
 
@@ -60,7 +59,7 @@ class FolderDataset(AbstractDataset[Any, Any]):
         return {"path": self.path, "stage": self.stage}
 
     def is_made(self) -> bool:
-        """Whether all of it is there and fresh, to be made anew or not."""
+        """Whether all runs are there and fresh, also with `overwrite`."""
         return all(self.plan.is_fresh(self.stage, run) for run in self.plan.runs(self.stage))
 
     def _exists(self) -> bool:
@@ -75,7 +74,7 @@ class FolderDataset(AbstractDataset[Any, Any]):
         """Read a run's artefact from `folder`."""
 
     def content(self, folder: Path) -> str:
-        """The hash of what stages to the right depend on."""
+        """The hash of what later stages depend on."""
         return folder_content(folder)
 
     def save(self, data: Mapping[str, Any]) -> None:
@@ -86,14 +85,14 @@ class FolderDataset(AbstractDataset[Any, Any]):
                 self._save_run(run, make, title, wait=False)
             except LockedError:
                 busy.append((run, make, title))
-        for one in busy:
-            self._save_run(*one, wait=self.plan.configuration.run.wait)
-        self.overwrite = False  # made anew in this run: from here on they are fresh
+        for arguments in busy:
+            self._save_run(*arguments, wait=self.plan.configuration.run.wait)
+        self.overwrite = False  # from here on they are fresh
         self.plan.refresh()
 
     def _save_run(self, run: str, make: Any, title: str, wait: bool) -> None:
-        with locked(self.plan.folder(self.stage, run), wait) if not self._is_fresh(run) else nullcontext():
-            fresh = self._is_fresh(run)  # now: another process may have made it
+        with nullcontext() if self._is_fresh(run) else locked(self.plan.folder(self.stage, run), wait):
+            fresh = self._is_fresh(run)  # again: another process may have made it
             if title:
                 logger.info("%s%s", title, " is fresh: skipped" if fresh else "")
             if not fresh:
@@ -103,7 +102,7 @@ class FolderDataset(AbstractDataset[Any, Any]):
         return not self.overwrite and self.plan.is_fresh(self.stage, run)
 
     def make_run(self, run: str, make: Any) -> None:
-        """Write the artefact of a run, whole or not at all."""
+        """Write the artefact of a run atomically."""
         clock, card = Clock.start(), self.plan.card(self.stage, run)
         folder = self.plan.folder(self.stage, run)
         with whole_folder(folder, card, clock, self.keep_partial, self.content) as partial:
@@ -112,14 +111,11 @@ class FolderDataset(AbstractDataset[Any, Any]):
             self.plan.mirror.push(folder)
 
     def load(self) -> dict[str, Any]:
-        """Every run; in the place of one that failed in this process, why."""
-        plan, stage = self.plan, self.stage
-        return {
-            run: plan.failures.get((stage, run)) or self.read(plan.require(stage, run))
-            for run in plan.runs(stage)
-        }
+        """Run → artefact, or its FailedRun where it failed in this process."""
+        plan, s = self.plan, self.stage
+        return {r: plan.failures.get((s, r)) or self.read(plan.require(s, r)) for r in plan.runs(s)}
 
 
 def open_dataset(name: str, entry: dict[str, Any]) -> Any:
-    """The FolderDataset of an entry of the catalog, for those that work without Kedro's session."""
+    """The FolderDataset of a catalog entry, for use without a Kedro session."""
     return AbstractDataset.from_config(name, entry)

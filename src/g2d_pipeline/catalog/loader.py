@@ -1,8 +1,8 @@
 """Kedro's configuration loader, with parameters resolved by `resolve.py` and fingerprints for catalog paths.
 
-`loader["parameters"]` is what the nodes are given: one section a stage. The catalog's entries use the
-resolvers `${dataset:}`, `${rebuild:}` and `${plan:}` (which artefact each stage has, and whether it is
-fresh). All of it is worked out once, on first use, with hooks or without (`kedro viz`)."""
+`loader["parameters"]` has a section per stage, for the nodes. The catalog's entries use the resolvers
+`${dataset:}`, `${rebuild:}` and `${plan:}`. Everything is computed once, on first use, with hooks or without
+(`kedro viz`)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -31,8 +31,8 @@ os.environ.setdefault("OMEGACONF_MAX_YAML_EXPANDED_NODES", "1000000")  # a list 
 
 
 class Catalog(DataCatalog):
-    """Kedro's catalog, which does not ask of each of a thousand parameters whether it is a table: for that
-    Kedro would import pandas, and look for ibis each time."""
+    """Kedro's catalog, without the check of each parameter for being a table: it imports pandas, and looks
+    for ibis each time."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key.startswith(("params:", "parameters")) and not isinstance(value, AbstractDataset):
@@ -63,7 +63,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
             sections = (c.ingest, c.featurize, c.teachers, c.distill, c.evaluate, c.predict, c.retrain)
             return {section.__name__: section().model_dump(mode="json") for section in sections}
         if key == "catalog":
-            _ = self.plan  # now: the entries ask for it, and omegaconf wraps what goes wrong
+            _ = self.plan  # before the entries resolve it, where omegaconf would wrap its errors
         try:
             entries = super().__getitem__(key)
         except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -79,9 +79,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
     @cached_property
     def configuration(self) -> Configuration:
         """The resolved and validated configuration. Raises ConfigError or DataError (no raw data)."""
-        where, overrides = self.project, self.runtime_params or {}
+        project, overrides = self.project, self.runtime_params or {}
         files, origins = self._merged
-        return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, where), origins, where)
+        return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, project), origins, project)
 
     @cached_property
     def plan(self) -> Plan:
@@ -95,10 +95,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 raise
             raw = "not made yet"
         graph = CodeGraph(PACKAGE, cache.parent.parent / "code_graph.json")
-        storage, mirror = c.run.storage, None
-        if storage.artefacts is not None:
-            url, size = storage.artefacts.rstrip("/"), storage.cache_gb * 1e9
-            mirror = Mirror(url, self.project / "data", storage.options, size)
+        s, mirror = c.run.storage, None
+        if s.artefacts is not None:
+            mirror = Mirror(s.artefacts.rstrip("/"), self.project / "data", s.options, s.cache_gb * 1e9)
         return Plan(c, raw, graph, mirror=mirror)
 
     @cached_property
@@ -115,14 +114,14 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """The names of all data sets that have a file."""
         return sorted(self._merged[0]["datasets"])
 
-    def schedules(self) -> Iterator[tuple[str, bytes]]:
-        """The files of schedules, as (name to show, content), the ones that win last."""
+    def files(self, kind: str) -> Iterator[tuple[str, bytes]]:
+        """(displayed name, content) of the files of a kind (see `config_patterns`), those that win last."""
         for environment in self._environments:
-            yield from self._files(environment, "schedules").items()
+            yield from self._files(environment, kind).items()
 
     @property
     def default_dataset(self) -> str:
-        """The one that the files name."""
+        """The data set of parameters.yml."""
         return str(self._merged[0].get("dataset"))
 
     @property
@@ -130,16 +129,15 @@ class ProjectConfigLoader(OmegaConfigLoader):
         return list(dict.fromkeys([self.base_env, self.env or self.default_run_env]))
 
     def studies(self) -> dict[str, list[tuple[str, bytes]]]:
-        """Name of a study → its files, as (name to show, content), the ones that win last."""
+        """Name of a study → its files as (displayed name, content), those that win last."""
         files: dict[str, list[tuple[str, bytes]]] = {}
-        for environment in self._environments:
-            for shown, content in self._files(environment, "studies").items():
-                files.setdefault(Path(shown).stem, []).append((shown, content))
+        for name, content in self.files("studies"):
+            files.setdefault(Path(name).stem, []).append((name, content))
         return files
 
     def _files(self, environment: str, kind: str = "parameters") -> dict[str, bytes]:
-        """The files of `kind` (see `config_patterns`) of an environment: name to show → content. Raises
-        ConfigError without the environment."""
+        """Displayed name → content of the files of `kind` (see `config_patterns`) in an environment. Raises
+        ConfigError for an unknown environment."""
         folder = self._get_conf_env_path(environment)
         root = str(Path(folder).parent)
         if not self._fs.isdir(root):

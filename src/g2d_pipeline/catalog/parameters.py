@@ -1,4 +1,4 @@
-"""The parameter files of a run: each read once, merged, with file, line and remedy where one is broken."""
+"""The parameter files of a run: each is read once and merged; errors have file, line and remedy."""
 
 import logging
 import re
@@ -17,20 +17,20 @@ from g2d_pipeline.explain import KeyPath, Origins, short
 logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
-SECTIONS = ("datasets", "methods")  # whose parts other runs may need, and this one not
+SECTIONS = ("datasets", "methods")  # sections of which a run needs only some parts
 MERGE = "tag:yaml.org,2002:merge"
-IN_WORDS = {
+REMEDIES = {
     "mapping values are not allowed": "a ':' too many: put the value in quotes, or mend the indentation",
     "could not find expected ':'": "a ':' is missing after a key (key: value)",
     "unexpected end of stream": "a quotation mark is not closed",
     "did not find expected ',' or": "a bracket is not closed, or a comma is missing",
     "while parsing a block": "the indentation does not fit the lines above",
     "cannot start any token": "a value that starts with a special character: put it in quotes",
-}  # by what the parser says
+}  # by a part of the parser's message
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as OmegaConf reads it: 1e-3 is a number, dates stay text. (libyaml's is ten times as fast.)"""
+    """YAML as OmegaConf reads it: 1e-3 is a number, dates stay text. (With libyaml, ten times as fast.)"""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -43,12 +43,12 @@ Loader.add_implicit_resolver(
 
 
 def merge_files(environments: Sequence[Mapping[str, bytes]], overrides: Tree) -> tuple[Tree, Origins]:
-    """The merged parameters, interpolations resolved in what this run uses, and which file wrote which key.
+    """The merged parameters, with interpolations resolved in the parts that this run uses, and the file of
+    each key.
 
-    `environments`: name of a file → its content, for each environment, the ones that win last; `overrides`:
-    `--params`. A file that cannot be read and that this run does not need is left out with a warning. Raises
-    ConfigError for one that it needs, for a key that two files of an environment set, and for interpolations
-    that cannot be resolved."""
+    `environments`: file → content per environment, those that win last; `overrides`: `--params`. Unreadable
+    files are left out with a warning. Raises ConfigError for those that this run needs, for a key that two
+    files of an environment set, and for interpolations that cannot be resolved."""
     merged: Tree = {name: {} for name in SECTIONS}
     origins, broken, twice = Origins(), {}, {}
     for files in environments:
@@ -97,7 +97,7 @@ def parse_yaml(name: str, content: bytes) -> Tree:
 
 
 def _check_nodes(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> None:
-    """Raise YAMLError for a key that stands twice in a section, and for a section inside itself."""
+    """Raise YAMLError for a key that is twice in a section, and for a section inside itself."""
     if node in above:
         problem = "a section is inside itself"
         raise ConstructorError(problem=problem, problem_mark=node.start_mark)
@@ -116,25 +116,25 @@ def _check_nodes(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> N
 
 
 def _explain(name: str, content: bytes, error: yaml.YAMLError) -> str:
-    """What is wrong with a file, in one line."""
-    mark, said = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+    """The error of a file in one line."""
+    mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
     if mark is None:  # no text at all
         line = content[: getattr(error, "position", 0)].count(b"\n") + 1
-        return f"{name}, line {line}: no UTF-8 text ({getattr(error, 'reason', said)}): save it as UTF-8"
+        return f"{name}, line {line}: no UTF-8 text ({getattr(error, 'reason', problem)}): save it as UTF-8"
     lines = content.decode(errors="replace").splitlines()
     number = min(mark.line, len(lines) - 1)
     text = lines[number] if lines else ""
     if conflict := next((i for i, each in enumerate(lines) if each.startswith("<<<<<<< ")), None):
         return f"{name}, line {conflict + 1}: a conflict of git is not resolved"
-    said += f", {context}" if (context := getattr(error, "context", None)) else ""
-    said = next((words for part, words in IN_WORDS.items() if part in said), said)
+    problem += f", {context}" if (context := getattr(error, "context", None)) else ""
+    problem = next((remedy for part, remedy in REMEDIES.items() if part in problem), problem)
     if "\t" in text[: len(text) - len(text.lstrip())]:
-        said = "a tab in the indentation: replace it by blanks"
-    return f"{name}, line {number + 1} ({short(text.strip())}): {said}"
+        problem = "a tab in the indentation: replace it by blanks"
+    return f"{name}, line {number + 1} ({short(text.strip())}): {problem}"
 
 
 def _key_paths(tree: Any, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, bool]]:
-    """Every key of a tree, and whether it is no section."""
+    """(path, whether it is a leaf) of every key of a tree."""
     for key, value in tree.items():
         path = (*prefix, str(key))
         yield path, not isinstance(value, dict)
@@ -143,7 +143,7 @@ def _key_paths(tree: Any, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, bool]
 
 
 def _merge(into: Tree, new: Tree) -> None:
-    """Section by section, in place; whatever stands beside a section's name stays."""
+    """Merge section by section, in place; unlike `overrides.merge`, tags do not matter."""
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
@@ -152,14 +152,14 @@ def _merge(into: Tree, new: Tree) -> None:
 
 
 def _names_of_run(merged: Tree, overrides: Tree) -> list[str]:
-    """The data set of this run, and the words that may be its methods."""
+    """The data set of this run, and the possible names of its methods."""
     settings = merged | overrides
     dataset, method, compare = (str(settings.get(key, "")) for key in ("dataset", "method", "compare"))
     return [dataset, *dict.fromkeys(re.findall(r"[\w.-]+", f"{method} {compare}"))]
 
 
 def _is_needed(name: str, text: str, dataset: str, methods: list[str]) -> bool:
-    """Whether a broken file may say something that this run uses: by its name, its sections, or a mention."""
+    """Whether this run may use a broken file: by the file's name, its sections, or a mention."""
     stem = PurePath(name).stem
     sections = set(re.findall(r"""^["']?([^\s#:"']+)["']?\s*:""", text, re.MULTILINE))
     names = [dataset] * (sections != {"methods"}) + methods * (sections != {"datasets"})
@@ -172,7 +172,7 @@ def _is_needed(name: str, text: str, dataset: str, methods: list[str]) -> bool:
 
 
 def _check_dataset_file(environments: Sequence[Mapping[str, bytes]], merged: Tree, dataset: str) -> None:
-    """Raise ConfigError where the file of the run's data set is there and does not have it."""
+    """Raise ConfigError where the run's data set has a file without its section."""
     for name in (name for files in environments for name in files):
         if PurePath(name).stem == f"parameters_{dataset}" and dataset not in merged["datasets"]:
             raise ConfigError(
@@ -194,6 +194,6 @@ def _interpolated(merged: Tree, used: Sequence[KeyPath], origins: Origins) -> Tr
             tree[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             full = str(getattr(error, "full_key", "") or ".".join((*above, key)))
-            said = str(error).splitlines()[0]
-            raise ConfigError(f"{origins.find(tuple(full.split('.')))}: {full}: {said}") from error
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{origins.find(tuple(full.split('.')))}: {full}: {reason}") from error
     return merged

@@ -1,14 +1,14 @@
-"""Kedro's own datasets for what reports are made of, written to a temporary name and renamed."""
+"""Data sets of the files of reports, each written to a temporary name and renamed."""
 
+import json
 from base64 import b64encode
 from collections.abc import Callable
 from html import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
-from kedro_datasets import json, text
-from kedro_datasets._typing import HTMLPreview, TablePreview
+from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 
 from g2d_pipeline.cards import Clock, write_card
 from g2d_pipeline.catalog.folder import when_made
@@ -19,128 +19,123 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class StageFile:
-    """Mixed into a file dataset: a file in the folder of a stage's artefact, whole or absent.
+class StageFile(AbstractDataset[Any, Any]):
+    """A file (a text, unless a subclass says otherwise) in the folder of a stage's artefact, whole or absent.
 
-    `filepath` is a template with `{fingerprint}`. What is saved is a function that makes the content, called
-    unless the stage is fresh; `last`: the file that is saved last brings the stage card of the folder."""
+    `filepath`: a template with `{fingerprint}`. What is saved is a function that returns the content, called
+    unless the stage is fresh. `last`: the file is the last of its folder, which then gets its stage card."""
 
     whole = staticmethod(atomic_write)
 
     def __init__(
         self,
-        *,
         filepath: str,
         stage: str,
         plan: Plan,
         overwrite: bool = False,
         last: bool = False,
-        **kwargs: Any,
+        save_args: dict[str, Any] | None = None,
+        metadata: Any = None,
     ) -> None:
         self.template, self.stage, self.plan = filepath, stage, plan
         self.overwrite, self.last = overwrite, last
+        self.save_args, self.metadata = save_args or {}, metadata
         self.clock = Clock.start()  # again when the node that makes this file starts
-        super().__init__(filepath=filepath, **kwargs)  # type: ignore[call-arg]
+
+    def read(self, path: Path) -> Any:
+        """The content of a finished file."""
+        return path.read_text("utf-8")
+
+    def write(self, path: Path, content: Any) -> None:
+        """Write the content to a temporary path."""
+        path.write_text(content, "utf-8")
 
     @property
     def filepath(self) -> Path:
         """Raises DataError where the stage depends on what has not been made yet."""
         return Path(self.template.replace("{fingerprint}", self.plan.fingerprint(self.stage)))
 
+    def load(self) -> Any:
+        return self.read(self.filepath)
+
     def save(self, data: Callable[[], Any]) -> None:
         if self._exists():
             return
         card = self.plan.card(self.stage)
         with self.whole(self.filepath) as path:
-            self._filepath = PurePosixPath(path)
-            super().save(data())  # type: ignore[misc]
-            self._filepath = PurePosixPath(self.template)
+            self.write(path, data())
         if self.last:
             write_card(self.filepath.parent, card, self.clock, content_hash(self.filepath))
             self.plan.refresh()
             self.plan.share(self.stage)
         self.overwrite = False
 
-    def _get_load_path(self) -> PurePosixPath:
-        return PurePosixPath(self.filepath)
-
     def is_made(self) -> bool:
-        """Whether it is there and fresh, to be made anew or not."""
+        """Whether it is there and fresh, also with `overwrite`."""
         return self.plan.is_fresh(self.stage) and self.filepath.exists()
 
     def _exists(self) -> bool:
         return not self.overwrite and self.is_made()
 
-
-class JSONDataset(StageFile, json.JSONDataset):
-    """Plain data."""
-
-    preview = when_made(json.JSONDataset.preview)
-
-
-class _File(AbstractDataset):
-    """What lies at a path."""
-
-    def __init__(self, filepath: str, metadata: Any = None) -> None:
-        self._filepath, self.metadata = PurePosixPath(filepath), metadata
-
-    def _get_load_path(self) -> PurePosixPath:
-        return self._filepath
-
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+        return {"filepath": self.template}
 
 
-class _Table(_File):
-    """A table as parquet. (To import Kedro's means to import every library that it has a data set for.)"""
+class JSONDataset(StageFile):
+    """Plain data; `save_args`: of `json.dumps`."""
 
-    def load(self) -> "pd.DataFrame":
+    def read(self, path: Path) -> Any:
+        return json.loads(path.read_bytes())
+
+    def write(self, path: Path, content: Any) -> None:
+        super().write(path, json.dumps(content, **self.save_args))
+
+    @when_made
+    def preview(self) -> JSONPreview:
+        return JSONPreview(json.dumps(self.load()))
+
+
+class ParquetDataset(StageFile):
+    """A table. (Importing Kedro's data set imports each library that it supports.)"""
+
+    def read(self, path: Path) -> "pd.DataFrame":
         import pandas as pd
 
-        return pd.read_parquet(self._get_load_path())
+        return pd.read_parquet(path)
 
-    def save(self, data: Any) -> None:
-        data.to_parquet(self._filepath)
-
-
-class ParquetDataset(StageFile, _Table):
-    """A table."""
+    def write(self, path: Path, content: "pd.DataFrame") -> None:
+        content.to_parquet(path)
 
     @when_made
     def preview(self, nrows: int = 5) -> TablePreview:
-        head = self.load().head(nrows)
-        return TablePreview(head.to_dict(orient="split"))
+        return TablePreview(self.load().head(nrows).to_dict(orient="split"))
 
 
-class _TextFolder(_File):
-    """A folder of text files: name → text."""
-
-    def load(self) -> dict[str, str]:
-        return {file.name: file.read_text("utf-8") for file in sorted(Path(self._get_load_path()).iterdir())}
-
-    def save(self, data: Any) -> None:
-        for name, content in data.items():
-            (Path(self._filepath) / name).write_text(content, "utf-8", newline="\n")
-
-
-class FiguresDataset(StageFile, _TextFolder):
-    """A folder of figures: each as SVG, and its data as CSV."""
+class FiguresDataset(StageFile):
+    """A folder of figures, name → text: each as SVG, and its data as CSV."""
 
     whole = staticmethod(atomic_folder)
+
+    def read(self, path: Path) -> dict[str, str]:
+        return {file.name: file.read_text("utf-8") for file in sorted(path.iterdir())}
+
+    def write(self, path: Path, content: dict[str, str]) -> None:
+        for name, text in content.items():
+            (path / name).write_text(text, "utf-8", newline="\n")
 
     @when_made
     def preview(self) -> HTMLPreview:
         """Every figure, for Kedro-Viz."""
         drawn = [text for name, text in self.load().items() if name.endswith(".svg")]
         sources = (f"data:image/svg+xml;base64,{b64encode(text.encode()).decode()}" for text in drawn)
-        return HTMLPreview("".join(f'<p><img style="max-width: 100%" src="{one}"></p>' for one in sources))
+        return HTMLPreview("".join(f'<p><img style="max-width: 100%" src="{url}"></p>' for url in sources))
 
 
-class TextDataset(StageFile, text.TextDataset):
+class TextDataset(StageFile):
     """A text or a page."""
 
 
-class TableDataset(TextDataset):
+class TableDataset(StageFile):
     """A text for people, shown in Kedro-Viz as it is."""
 
     @when_made

@@ -1,29 +1,34 @@
-"""What the pipelines predict and retrain read and write beside the stages: a model, predictions, outcomes."""
+"""Data sets of the pipelines predict and retrain beside the stages: a model, predictions, outcomes."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 
 from g2d_pipeline.catalog.features import ManifestDataset
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import fingerprint, relative
+from g2d_pipeline.retraining.lineage import Lineage
+from g2d_pipeline.retraining.outcome import read_outcome, write_outcome, write_page
 from g2d_pipeline.stages import Plan
 
 if TYPE_CHECKING:
-    from g2d_pipeline.retraining.lineage import Lineage
     from g2d_pipeline.serving import Predictor
 
 logger = logging.getLogger(__name__)
 
 
 class PlanDataset(AbstractDataset[Any, Any]):
-    """What is found by the plan, and is never fresh. `filepath`: relative to the project."""
+    """A data set that is located by the plan and never fresh. `filepath`: relative to the project; `page`:
+    see `OutcomeDataset`."""
 
     def __init__(self, plan: Plan, filepath: str = "", page: bool = False, metadata: Any = None) -> None:
         self.plan, self.path, self.page, self.metadata = plan, filepath, page, metadata
+
+    def save(self, data: Any) -> None:
+        raise DataError(f"{type(self).__name__} is only read: the pipelines make what it holds")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self.path}
@@ -33,53 +38,42 @@ class PlanDataset(AbstractDataset[Any, Any]):
 
 
 class LineageDataset(PlanDataset):
-    """What the artefacts of this run are made from."""
+    """The lineage of this run's artefacts, from their stage cards."""
 
-    def load(self) -> "Lineage":
-        from g2d_pipeline.retraining.lineage import Lineage
-
+    def load(self) -> Lineage:
         return Lineage(self.plan)
-
-    def save(self, data: NoReturn) -> None:
-        raise DataError("the lineage is read from the stage cards")
 
 
 class AdmittedManifestDataset(ManifestDataset):
-    """The manifest that has passed the gates; which is asked each time."""
+    """The manifest that has passed the gates, which are checked in each run."""
 
     def _exists(self) -> bool:
         return False
 
     def save(self, data: Any) -> None:
-        """Nothing: it lies where the manifest lies."""
+        """Do nothing: it is the file of the manifest."""
 
 
 class OutcomeDataset(PlanDataset):
-    """`gates.json` or `retrain.json`: how the last retraining ended. `page`: it brings `retrain.html`, unless
-    nothing is new."""
+    """`gates.json` or `retrain.json`: how the last retraining ended. `page`: also write `retrain.html`,
+    unless nothing is new."""
 
     @property
     def filepath(self) -> Path:
         return self.plan.configuration.project / self.path
 
     def load(self) -> dict[str, Any]:
-        from g2d_pipeline.retraining.outcome import read_outcome
-
         return read_outcome(self.filepath)
 
     def save(self, data: dict[str, Any]) -> None:
-        from g2d_pipeline.retraining.outcome import write_outcome
-
         write_outcome(self.filepath, data)
         if self.page and "decided" not in data:
-            from g2d_pipeline.retraining.outcome import write_page
-
             c = self.plan.configuration
             write_page(c.project, c.run.dataset)
 
 
 def model_folder(plan: Plan) -> Path:
-    """Where the model lies that `--params model=…` names. Raises DataError where there is no such version."""
+    """The folder of the model that `--params model=…` names. Raises DataError for an unknown version."""
     s = plan.configuration.predict()
     if s.version is not None:
         from g2d_pipeline.registry.store import Registry
@@ -97,7 +91,7 @@ class ModelDataset(PlanDataset):
         return self.plan.configuration.predict().stage
 
     def is_made(self) -> bool:
-        """Whether it is there and fresh; a folder is looked at when it is loaded."""
+        """Whether it is there and fresh; a folder is checked when it is loaded."""
         s = self.plan.configuration.predict()
         return not s.run or s.folder is not None or self.plan.is_fresh(s.stage, s.run)
 
@@ -110,29 +104,24 @@ class ModelDataset(PlanDataset):
         folder = self.plan.require(s.stage, s.run) if s.run else model_folder(self.plan)
         return load_model(folder, device=s.options.device)
 
-    def save(self, data: NoReturn) -> None:
-        raise DataError("a model is made by the pipelines teachers and distill")
-
 
 class PredictionsDataset(PlanDataset):
-    """`predictions.parquet` of a model and an input. Saved is a function that writes the file, and goes on
-    from what a killed run left of it; so it is called each time."""
+    """`predictions.parquet` of a model and an input. What is saved is a function that writes the file, called
+    each time: it resumes what a killed run left."""
 
     @property
     def filepath(self) -> Path:
-        """Where the predictions lie: a folder a model, in it one an input."""
+        """The file, in a folder of the model and the input."""
         s = self.plan.configuration.predict()
         project = Path(s.options.project)
-        where = model_folder(self.plan)
-        source = project / Path(s.input or "").expanduser()
+        folder, source = model_folder(self.plan), project / Path(s.input or "").expanduser()
         name = f"{source.stem}-{fingerprint(str(source.resolve()))[:6]}"
-        model = f"{s.run or s.version or 'model'}-{fingerprint(str(where.resolve()))[:6]}".replace("/", "-")
+        model = f"{s.run or s.version or 'model'}-{fingerprint(str(folder.resolve()))[:6]}".replace("/", "-")
         return project / self.path / model / name / "predictions.parquet"
 
     def save(self, data: Callable[[Path], int]) -> None:
         file = self.filepath
-        count, path = data(file), relative(file, self.plan.configuration.project)
-        logger.info("%d predictions: %s", count, path)
+        logger.info("%d predictions: %s", data(file), relative(file, self.plan.configuration.project))
 
     def load(self) -> Any:
         import pandas as pd

@@ -1,4 +1,4 @@
-"""Sets of trained models in the catalog: one folder a run (a teacher, or a student, of one seed)."""
+"""Sets of trained models in the catalog: a folder per run (a teacher or student of one seed)."""
 
 import gc
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class FailedTraining(Exception):
-    """Around the error that ended the training of one run."""
+    """Wraps the error that ended the training of one run."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -27,8 +27,8 @@ class FailedTraining(Exception):
 
 
 class TrainedSetDataset(FolderDataset):
-    """Run → trained model. Saved is a function that trains it, given the folder for its checkpoints: a run of
-    a killed process resumes from its last one. A run whose training failed is noted in the plan alone.
+    """Run → trained model. What is saved is a function of the folder for its checkpoints that trains it; a
+    killed run resumes from its last one. Failed trainings are noted in the plan.
 
     `side_by_side(stage, runs)`: a context that trains some runs in other processes (see `Jobs`)."""
 
@@ -55,7 +55,7 @@ class TrainedSetDataset(FolderDataset):
         except FailedTraining as failed:
             self._note_failure(run, failed.error)
         if (self.stage, run) in self.plan.failures:
-            gc.collect()  # what it held, before the next run needs the room
+            gc.collect()  # its memory, before the next run needs it
 
     def write(self, folder: Path, make: Callable[[Path], Trained], run: str) -> None:
         try:
@@ -71,7 +71,7 @@ class TrainedSetDataset(FolderDataset):
         return TrainedFolder(folder)
 
     def _note_failure(self, run: str, error: Exception) -> None:
-        """Log it, remember it for what is made from this run, and keep its checkpoints for the next try."""
+        """Log it, note it in the plan for later stages, and keep its checkpoints for the next try."""
         debug = self.plan.configuration.run.debug
         failed = FailedRun.from_error(self.plan.card(self.stage, run)["seed"], error, debug)
         logger.error("%s %s failed: %s", self.stage, run, failed.message)
@@ -82,11 +82,8 @@ class TrainedSetDataset(FolderDataset):
 
     @when_made
     def preview(self) -> TablePreview:
-        """What each run is and how it was selected, for Kedro-Viz."""
+        """Each run and how its epoch was selected, for Kedro-Viz."""
         columns = ["run", "algorithm", "seed", "metric", "selected_epoch", "selection"]
-        rows = [
-            [run, *(model.info[c] for c in columns[1:])]
-            for run, model in self.load().items()
-            if isinstance(model, TrainedFolder)
-        ]
+        trained = {run: model for run, model in self.load().items() if isinstance(model, TrainedFolder)}
+        rows = [[run, *(model.info[c] for c in columns[1:])] for run, model in trained.items()]
         return TablePreview({"index": list(range(len(rows))), "columns": columns, "data": rows})

@@ -1,4 +1,4 @@
-"""The command line: Kedro's own, with a `run` that skips what is fresh and says mistakes in one line."""
+"""The command line: Kedro's, with a `run` that skips what is fresh and shows mistakes in one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,8 +57,8 @@ def run(**arguments: Any) -> Any:
         raise click.ClickException("this version of kedro has no run command")
     if sys.stdout.isatty():
         rich_logs()
-    debug = bool((arguments.get("params") or {}).get("debug"))
-    # An error is said once, at the end, and without Kedro's advice on how to go on: the same command does.
+    params = dict(arguments.get("params") or {})
+    # An error is shown once, at the end, and without Kedro's advice on how to resume: the same command does.
     for name in ("kedro.runner", "kedro_viz.integrations.kedro"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("kedro.pipeline.node").addFilter(lambda record: record.levelno < logging.ERROR)
@@ -65,27 +66,26 @@ def run(**arguments: Any) -> Any:
         warnings.filterwarnings("ignore", message="Option '--pipeline' is deprecated")
         try:
             _check_selection(arguments)
-            if "study" in (arguments.get("params") or {}):
-                return _run_study(arguments)
-            if "reproduce" in (arguments.get("params") or {}):
-                return _reproduce(arguments)
+            if "study" in params:
+                return _run_study(arguments, params)
+            if "reproduce" in params:
+                return _reproduce(arguments, params)
             return callback(**arguments)
-        except Mistake as mistake:
-            if isinstance(mistake.error, DataError) and "retrain" in _pipelines(arguments):
-                _refuse(arguments, mistake.error)
-            raise
         except KedroCliError as error:
             raise OptionMistake(str(error)) from error
         except KeyboardInterrupt:
-            words = "What is whole is kept; the same command goes on from there."
-            click.secho(f"\nStopped by Ctrl-C. {words}", err=True)
+            click.secho(
+                "\nStopped by Ctrl-C. What is whole is kept; the same command goes on from there.", err=True
+            )
             sys.exit(130)
-        except (G2DError, OSError, DatasetError) as error:
-            cause = mistake_under(error)
-            if debug or cause is None:
+        except (Mistake, G2DError, OSError, DatasetError) as error:
+            cause = error.error if isinstance(error, Mistake) else mistake_under(error)
+            if params.get("debug") or cause is None:
                 raise
             if isinstance(cause, DataError) and "retrain" in _pipelines(arguments):
-                _refuse(arguments, cause)
+                _refuse(arguments, params, cause)
+            if isinstance(error, Mistake):
+                raise
             if isinstance(cause, InterruptedRun):
                 click.secho(str(cause), fg="yellow", err=True)
                 sys.exit(cause.exit_status)
@@ -94,16 +94,16 @@ def run(**arguments: Any) -> Any:
             sys.exit(getattr(cause, "exit_status", 1))
 
 
-def _run_study(arguments: dict[str, Any]) -> None:
+def _run_study(arguments: dict[str, Any], params: dict[str, Any]) -> None:
     """`--params study=<name>`: a grid of runs instead of one."""
     from g2d_pipeline.studies.study import run_study
 
-    params = dict(arguments["params"])
-    names = set(_pipelines(arguments))
-    typed = [option for key, option in SELECTIONS.items() if arguments.get(key)]
-    if names - {"evaluate", "__default__"} or typed:
-        words = ", ".join([*(f"--pipeline {n}" for n in sorted(names - {"evaluate", "__default__"})), *typed])
-        raise ConfigError(f"{words}: a study goes to its end: leave it out, or say --pipeline evaluate.")
+    names = sorted({*_pipelines(arguments)} - {"evaluate", "__default__"})
+    typed = [f"--pipeline {name}" for name in names]
+    typed += [option for key, option in SELECTIONS.items() if arguments.get(key)]
+    if typed:
+        options = ", ".join(typed)
+        raise ConfigError(f"{options}: a study goes to its end: leave it out, or say --pipeline evaluate.")
     run_study(_site(arguments), str(params.pop("study")), params)
 
 
@@ -111,11 +111,10 @@ def _pipelines(arguments: dict[str, Any]) -> list[str]:
     return [n for n in (arguments.get("pipeline"), *(arguments.get("pipelines") or ())) if n]
 
 
-def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
+def _refuse(arguments: dict[str, Any], params: dict[str, Any], error: DataError) -> NoReturn:
     """Raw data that can not even be listed are refused as by a gate: `retrain.json`, exit status 3."""
     from g2d_pipeline.retraining.outcome import outcome_file, write_outcome, write_page
 
-    params = dict(arguments.get("params") or {})
     loader = _site(arguments).loader(params)
     dataset = str(params.get("dataset") or loader.default_dataset)
     content = {"dataset": dataset, "outcome": "refused", "reason": str(error)}
@@ -125,11 +124,10 @@ def _refuse(arguments: dict[str, Any], error: DataError) -> NoReturn:
     sys.exit(RefusedData.exit_status)
 
 
-def _reproduce(arguments: dict[str, Any]) -> None:
+def _reproduce(arguments: dict[str, Any], params: dict[str, Any]) -> None:
     """`--params reproduce=<version>`: a registered version trained again, and compared."""
     from g2d_pipeline.retraining.reproduce import reproduce
 
-    params = dict(arguments["params"])
     version = str(params.pop("reproduce"))
     result = reproduce(version, _site(arguments).loader(params).configuration.retrain())
     click.echo(str(result))
@@ -149,9 +147,8 @@ def _check_selection(arguments: dict[str, Any]) -> None:
         try:
             load_obj(runner, "kedro.runner")
         except (AttributeError, ImportError, ValueError) as error:
-            raise ConfigError(
-                f"--runner {runner}: {error}. Known: SequentialRunner, ThreadRunner, ParallelRunner."
-            ) from error
+            runners = "SequentialRunner, ThreadRunner, ParallelRunner"
+            raise ConfigError(f"--runner {runner}: {error}. Known: {runners}.") from error
     if arguments.get("namespaces"):
         raise ConfigError("--namespaces: no node has a namespace. Choose by --pipeline, --nodes or --tags.")
     if arguments.get("load_versions"):
@@ -172,22 +169,22 @@ def _check_selection(arguments: dict[str, Any]) -> None:
     data = sorted(name for name in chosen.datasets() if not name.startswith("params:"))
     tags = sorted({tag for n in chosen.nodes for tag in n.tags})
     known = {"tags": tags, "from_inputs": data, "to_outputs": data}
-    where = f"pipeline {' + '.join(names)} has: " if names else ""
+    prefix = f"pipeline {' + '.join(names)} has: " if names else ""
     for key, option in SELECTIONS.items():
-        _refuse_unknown(option, selected[key], known.get(key, nodes), where)
+        _refuse_unknown(option, selected[key], known.get(key, nodes), prefix)
     try:
         chosen.filter(**{key: value or None for key, value in selected.items()})
     except ValueError:
-        options = ", ".join(f"{SELECTIONS[k]} {','.join(own)}" for k, own in selected.items() if own)
+        options = ", ".join(f"{SELECTIONS[key]} {','.join(v)}" for key, v in selected.items() if v)
         raise ConfigError(f"{options}: no node is all of this. Nodes: {', '.join(nodes)}.") from None
 
 
-def _refuse_unknown(option: str, names: list[str], known: Collection[str], where: str = "") -> None:
+def _refuse_unknown(option: str, names: list[str], known: Collection[str], prefix: str = "") -> None:
     for name in names:
         if name not in known:
             raise ConfigError(
                 f"{option} {name}: there is none of this name.{did_you_mean(name, known)} "
-                f"Known: {where}{', '.join(known)}."
+                f"Known: {prefix}{', '.join(known)}."
             )
 
 
@@ -198,7 +195,7 @@ def _options() -> list[click.Parameter]:
         if option.name == "only_missing_outputs":
             option.default = True
         if option.callback is not None:
-            option.callback = _in_words(option.callback, checks.get(str(option.name)))
+            option.callback = _checked(option.callback, checks.get(str(option.name)))
     return options
 
 
@@ -208,8 +205,8 @@ class OptionMistake(click.ClickException):
     exit_code = 2
 
 
-def _in_words(parse: Any, check: Callable[[str], object] | None) -> Any:
-    """The callback `parse` of one of Kedro's options, after `check`; what it refuses is one line."""
+def _checked(parse: Any, check: Callable[[str], object] | None) -> Any:
+    """The callback `parse` of one of Kedro's options, after `check`; their errors are one line."""
 
     def callback(context: click.Context, option: click.Parameter, value: Any) -> Any:
         try:
@@ -225,20 +222,19 @@ def _in_words(parse: Any, check: Callable[[str], object] | None) -> Any:
 def _check_params(text: str) -> None:
     """Raise ConfigError for what is not key=value, or would be lost: `fusion=film,fusion.width=8` keeps 8."""
     items = [item.partition("=") for item in text.split(",")]
-    words = {key.strip(): word.strip() for key, _, word in items}
+    values = {key.strip(): value.strip() for key, _, value in items}
     for key, equals, _ in items:
         if key.strip() and not equals:
             raise ConfigError(
                 f"'{key.strip()}' has no '='. Items are key=value, with commas between them; "
                 "the values of a list have slashes between them, such as seeds=1/2/3."
             )
-    for key in words:
-        above = next((k for k in words if key.startswith(f"{k}.")), None)
-        if above is not None:
+    for key, above in permutations(values, 2):
+        if key.startswith(f"{above}."):
             tag = "column" if above.rpartition(".")[2] == "split" else "name"
             raise ConfigError(
-                f"{above}={words[above]} and {key}={words[key]}: one would replace the other. "
-                f"Say {above}.{tag}={words[above]} beside it."
+                f"{above}={values[above]} and {key}={values[key]}: one would replace the other. "
+                f"Say {above}.{tag}={values[above]} beside it."
             )
 
 
@@ -248,10 +244,8 @@ def study(name: str, **arguments: Any) -> Any:
     return run(**arguments | {"params": {**(arguments.get("params") or {}), "study": name}})
 
 
-OPTIONS = _options()
+OPTIONS, NAME = _options(), click.Argument(["name"])
 cli.add_command(click.Command("run", callback=run, params=OPTIONS, help=run.__doc__))
-cli.add_command(
-    click.Command("study", callback=study, params=[click.Argument(["name"]), *OPTIONS], help=study.__doc__)
-)
+cli.add_command(click.Command("study", callback=study, params=[NAME, *OPTIONS], help=study.__doc__))
 cli.add_command(models)
 cli.add_command(schedule)

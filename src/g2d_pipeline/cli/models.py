@@ -11,8 +11,6 @@ from kedro.framework.cli.utils import CONTEXT_SETTINGS
 
 from g2d_pipeline.errors import G2DError
 
-MULTI = "multi"  # in a metric's name: of all modalities
-
 if TYPE_CHECKING:
     from g2d_pipeline.registry.disk import References
     from g2d_pipeline.registry.store import Registry
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Models(click.Group):
-    """A group whose commands say users' mistakes in one line."""
+    """A group whose commands show users' mistakes in one line."""
 
     def invoke(self, context: click.Context) -> Any:
         from g2d_pipeline.hooks import Mistake
@@ -67,17 +65,16 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _row(registry: Registry, version: Version) -> dict[str, Any]:
-    """A line of a table. The metric is that of the tag `metric`, else one with an interval, of all modalities
-    together where there is one."""
+    """A line of a table. The metric is that of the tag `metric`, else one with an interval, multimodal if
+    possible."""
     metrics, tags = registry.metrics(version), version.tags
-    names = sorted(metrics, key=lambda m: (f"{m}/low" not in metrics, MULTI not in m.split("/"), m))
+    names = sorted(metrics, key=lambda m: (f"{m}/low" not in metrics, "multi" not in m.split("/"), m))
     name = tags.get("metric") or next(iter(names), "")
     value = f"{name} {metrics[name]:.4f}" if name in metrics else ""
     if f"{name}/low" in metrics and f"{name}/high" in metrics:
         value += f" [{metrics[f'{name}/low']:.4f}, {metrics[f'{name}/high']:.4f}]"
-    about = {key: tags.get(key, "") for key in ("method", "seed", "outcome")}
-    first = {"version": version.number, "aliases": " ".join(version.aliases), "created": version.created}
-    return {**first, "metric": value, **about}
+    row = {"version": version.number, "aliases": " ".join(version.aliases), "created": version.created}
+    return row | {"metric": value} | {key: tags.get(key, "") for key in ("method", "seed", "outcome")}
 
 
 @models.command()
@@ -142,11 +139,11 @@ def disk(dataset: str | None, env: str | None) -> None:
     for name in registry.datasets():
         for version in registry.versions(name):
             if version.source.startswith("file:"):
-                what = " ".join(["version", str(version.number), *version.aliases])
-                rows.append((f"registry: {what}", name, size_of(version.outer())))
-    selected = [(where, name, size) for where, name, size in rows if dataset in (None, name)]
-    _show([{"where": where, "dataset": name, "size": decimal(size)} for where, name, size in selected])
-    total = sum(size for where, _, size in selected if not where.startswith("registry"))
+                place = " ".join(["registry: version", str(version.number), *version.aliases])
+                rows.append((place, name, size_of(version.outer())))
+    rows = [row for row in rows if dataset in (None, row[1])]
+    _show([{"where": place, "dataset": name, "size": decimal(size)} for place, name, size in rows])
+    total = sum(size for place, _, size in rows if not place.startswith("registry"))
     click.echo(f"{decimal(total)} under data/")
 
 
@@ -163,22 +160,21 @@ def clean(yes: bool, dataset: str | None, env: str | None) -> None:
     registry, _ = _open(None, env)
     references, studies = _references(registry, dataset, env)
     data = registry.project / "data"
-    every = stored(data, references, studies)
-    every = [one for one in every if dataset is None or dataset in one.folder.relative_to(data).parts]
-    counts = Counter(one.reason for one in every)
+    artefacts = [(a, a.folder.relative_to(data).parts) for a in stored(data, references, studies)]
+    artefacts = [(a, parts) for a, parts in artefacts if dataset is None or dataset in parts]
+    counts = Counter(a.reason for a, _ in artefacts)
     for reason in sorted({*references.unknown.values()} & {*counts}):
         click.echo(f"{counts[reason]} folders are kept, since it can not be told what is in use: {reason}")
-    chosen = [one for one in every if not one.reason]
-    owner = {one.folder: one.folder.relative_to(data).parts[1] for one in chosen}
-    busy = {name for name in owner.values() if yes and is_busy(data, name)}
-    for one in chosen:
+    unused = [(a, parts[1]) for a, parts in artefacts if not a.reason]
+    busy = {name for _, name in unused if yes and is_busy(data, name)}
+    for a, name in unused:
         state = ""
         if yes:
-            state = "in use   " if owner[one.folder] in busy or not remove(one) else "deleted  "
-        click.echo(f"{state}{decimal(one.size):>10}  {one.folder.relative_to(registry.project)}")
-    total = decimal(sum(one.size for one in chosen))
-    hint = "" if yes or not chosen else " Nothing is deleted yet: `kedro models clean --yes` does it."
-    click.echo(f"{len(chosen)} folders, {total}: nothing refers to them.{hint}")
+            state = "in use   " if name in busy or not remove(a) else "deleted  "
+        click.echo(f"{state}{decimal(a.size):>10}  {a.folder.relative_to(registry.project)}")
+    total = decimal(sum(a.size for a, _ in unused))
+    hint = "" if yes or not unused else " Nothing is deleted yet: `kedro models clean --yes` does it."
+    click.echo(f"{len(unused)} folders, {total}: nothing refers to them.{hint}")
 
 
 def _references(registry: Registry, only: str | None, env: str | None) -> tuple[References, list[str]]:
@@ -197,12 +193,12 @@ def _references(registry: Registry, only: str | None, env: str | None) -> tuple[
                 references.unknown[dataset, ""] = str(error)
     for dataset in (name for name in loader.datasets if only in (None, name)):
         try:
-            own = _loader(env, dataset=dataset)
-            _ = own["catalog"]
+            of_dataset = _loader(env, dataset=dataset)
+            _ = of_dataset["catalog"]
         except G2DError as error:
             references.unknown[dataset, ""] = " ".join(str(error).split())
             continue
-        plan = own.plan
+        plan = of_dataset.plan
         graph = plan.graph = graph or plan.graph
         for stage in STAGES:
             for run in plan.runs(stage):

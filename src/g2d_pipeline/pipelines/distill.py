@@ -25,25 +25,25 @@ def _train(
     from g2d_pipeline.training import Data, train_student
 
     run, repeat = settings.runs[name], name.partition("/")[2]
-    which = re.sub("([a-z]+)", r"\1 ", repeat).replace("/", ", ")  # fold 2, seed 0
-    own: dict[str, TrainedFolder] = {}
+    title = re.sub("([a-z]+)", r"\1 ", repeat).replace("/", ", ")  # fold 2, seed 0
+    needed: dict[str, TrainedFolder] = {}
     for m in run.encoders if run.needs_teachers else ():
         teacher = teachers[f"{m}/{repeat}"]
         if isinstance(teacher, FailedRun):
             raise TrainingError(f"it needs the teacher of {m}, which failed: {teacher.reason}")
-        own[m] = teacher
+        needed[m] = teacher
     write_inputs(folder, features[run.split], list(run.encoders), settings.table)
     return train_student(
         Data.from_store(features[run.split], run.target, run.augment).only(*run.encoders),
         run.encoders,
-        own,
+        needed,
         method=run.algorithm,
         parameters=run.parameters,
         smp=run.smp,
         fusion=run.fusion,
         training=run.training,
         seed=run.seed,
-        description=f"{run.method}, {which}",
+        description=f"{run.method}, {title}",
         weights=settings.weights,
         start=settings.start if settings.start is not None and settings.start.exists() else None,
         options=settings.options.updated(folder=folder),

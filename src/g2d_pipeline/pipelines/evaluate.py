@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
@@ -29,7 +28,8 @@ def evaluate_runs(
     students: Models,
     settings: EvaluateSettings,
 ) -> tuple[Callable[[], Any], ...]:
-    """What makes metrics (tidy and nested), figures (SVG and CSV), verdict, result tables, report."""
+    """Functions that return metrics (tidy and nested), figures (SVG and CSV), verdict, result tables, report.
+    The evaluation is computed once."""
 
     @cache
     def make() -> Evaluation:
@@ -40,9 +40,14 @@ def evaluate_runs(
         cases, failures = read_runs(teachers, students, by_repeat)
         if not cases:
             raise TrainingError(f"No run is left to evaluate. {failures[0].label}: {failures[0].reason}")
-        meta = _meta(list(manifests.values()), data)
-        frames = _run_again(cases, settings) if settings.robustness else {}
-        runs = [run for run, *_ in cases]
+        frames: dict[str, pd.DataFrame] = {}
+        if settings.robustness:
+            from g2d_pipeline.evaluation.robustness import robustness_frames
+            from g2d_pipeline.models.multimodal import pick_device
+
+            device = pick_device(settings.options.device)
+            frames = robustness_frames(cases, device, settings.corrupted_samples)
+        runs, meta = [run for run, *_ in cases], _meta(list(manifests.values()), data)
         return evaluate(runs, meta, _rankings(teachers), settings.configuration, data, failures, frames)
 
     return (
@@ -57,18 +62,9 @@ def evaluate_runs(
 
 
 def samples_of(store: FeatureStore, manifest: Manifest) -> pd.DataFrame:
-    """A row a sample of the store: sample_id, split, target, and its group, where there are groups."""
-    groups = [column for column in ("group",) if column in manifest.table]
-    return store.index.merge(
-        manifest.table[["sample_id", *groups]], on="sample_id", how="left", validate="1:1"
-    )
-
-
-def _run_again(cases: list[Case], settings: EvaluateSettings) -> dict[str, pd.DataFrame]:
-    from g2d_pipeline.evaluation.robustness import robustness_frames
-    from g2d_pipeline.models.multimodal import pick_device
-
-    return robustness_frames(cases, pick_device(settings.options.device), settings.corrupted_samples)
+    """A row per sample of the store: sample_id, split, target, and group where the manifest has groups."""
+    table = manifest.table.filter(["sample_id", "group"])
+    return store.index.merge(table, on="sample_id", how="left", validate="1:1")
 
 
 def read_runs(
@@ -80,45 +76,44 @@ def read_runs(
 
     cases: list[Case] = []
     failures: list[Failure] = []
-    named = [(TEACHER, *_parts(name), name, run) for name, run in teachers.items()]
-    named += [
-        (method, "", fold, name, run) for name, run in students.items() for method, fold in [_parts(name)]
-    ]
-    for method, m, fold, name, run in named:
-        if isinstance(run, FailedRun):
-            failures.append(Failure(method, m, run.seed, run.reason, fold))
-            continue
-        (samples, store), info = data[name.partition("/")[2]], run.info
-        tables = run.history, run.predictions
-        tested = Run(method, m, info["seed"], *tables, info, fold, run.outputs(), samples)
-        cases.append((tested, run, store))
+    for is_teacher, models in ((True, teachers), (False, students)):
+        for name, run in models.items():
+            first, fold = _parts(name)
+            method, m = (TEACHER, first) if is_teacher else (first, "")
+            if isinstance(run, FailedRun):
+                failures.append(Failure(method, m, run.seed, run.reason, fold))
+                continue
+            (samples, store), info = data[name.partition("/")[2]], run.info
+            tables = run.history, run.predictions
+            tested = Run(method, m, info["seed"], *tables, info, fold, run.outputs(), samples)
+            cases.append((tested, run, store))
     return cases, failures
 
 
 def _rankings(teachers: Models) -> pd.DataFrame:
-    """The confidence of each teacher on train and val; of folds and seeds whose teachers were all trained."""
+    """The confidence of each teacher on train and val, of folds and seeds that have all teachers."""
     import pandas as pd
 
     failed = {name.partition("/")[2] for name, run in teachers.items() if isinstance(run, FailedRun)}
-    rows = [
-        (fold, run.info["seed"], split, m, run.info["confidence"][split][m])
-        for name, run in teachers.items()
-        if isinstance(run, TrainedFolder) and name.partition("/")[2] not in failed
-        for (m, fold), split in product([_parts(name)], ("train", "val"))
-    ]
+    rows = []
+    for name, run in teachers.items():
+        if isinstance(run, TrainedFolder) and name.partition("/")[2] not in failed:
+            (m, fold), info = _parts(name), run.info
+            rows += [(fold, info["seed"], s, m, info["confidence"][s][m]) for s in ("train", "val")]
     frame = pd.DataFrame(rows, columns=["fold", "seed", "confidence_on", "modality", "confidence"])
     return frame if frame["fold"].any() else frame.drop(columns="fold")
 
 
 def _parts(name: str) -> tuple[str, int]:
-    """`g2d/fold2/seed0` → what is trained, and its fold (0: there are none)."""
+    """`g2d/fold2/seed0` → method or modality, and fold (0: none)."""
     first, *_ = name.split("/")
     fold = re.search(r"/fold([0-9]+)/", name)
     return first, int(fold[1]) if fold else 0
 
 
 def _meta(manifests: list[Manifest], data: dict[str, Any]) -> dict[str, Any]:
-    """The first manifest's, with all notes and what featurize has left; `draws`: counts of each split."""
+    """`meta` of the first manifest, with the notes of all, and the counts and dropped samples after
+    featurize; `draws`: counts of each split."""
     manifest = manifests[0]
     target = manifest.meta.get("target") or {}
     return manifest.meta | {

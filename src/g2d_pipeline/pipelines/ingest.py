@@ -16,4 +16,4 @@ def ingest_raw(settings: IngestSettings) -> dict[str, Callable[[], Manifest]]:
     fixed evaluation set, if one exists, becomes the test split of data with a single split."""
     project, logged = Path(settings.options.project), set[str]()
     fixed = None if settings.splits else evaluation_set_file(project, settings.dataset)
-    return {name: partial(read_raw, one, project, logged, fixed) for name, one in settings.runs.items()}
+    return {name: partial(read_raw, run, project, logged, fixed) for name, run in settings.runs.items()}

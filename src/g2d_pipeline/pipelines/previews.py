@@ -1,6 +1,7 @@
 """What Kedro-Viz shows on a task's page: Mermaid diagrams of what will be trained, by the configuration."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import cast
 
 from kedro.pipeline.preview_contract import MermaidPreview
 from omegaconf import OmegaConf
@@ -10,12 +11,11 @@ from g2d_pipeline.configuration import Configuration
 
 
 def configuration() -> Configuration | None:
-    """That of the session, which the catalog's entries get in the same way; None where there is none."""
+    """The session's configuration, by the resolver of the catalog's entries; None without a session."""
     if not OmegaConf.has_resolver("plan"):
         return None
     entry = OmegaConf.create({"plan": "${plan:}"}, flags={"allow_objects": True})
-    resolved: Configuration = entry.plan.configuration
-    return resolved
+    return cast(Configuration, entry.plan.configuration)
 
 
 def teachers_preview() -> MermaidPreview | None:
@@ -51,16 +51,14 @@ def _phases(i: int, smp: SMPSettings, modalities: int, epochs: int) -> list[str]
     if smp.suppression == "partial":
         learning = ["all, the more confident ones less", "all"]
     lengths = enumerate(zip(smp.phases(modalities, epochs), learning, strict=True))
-    return [
-        " ==> ".join(f"p{i}_{j}[{_quoted(f'phase {j + 1}, {n} epochs: {who}')}]" for j, (n, who) in lengths)
-    ]
+    boxes = (f"p{i}_{j}[{_quoted(f'phase {j + 1}, {n} epochs: {text}')}]" for j, (n, text) in lengths)
+    return [" ==> ".join(boxes)]
 
 
 def _quoted(text: object) -> str:
-    """Text as Mermaid shall read it: no markup."""
+    """Text for Mermaid, without markup."""
     return '"' + str(text).replace('"', "#quot;").replace("<", "#lt;") + '"'
 
 
-def _diagram(lines: Iterable[str]) -> MermaidPreview | None:
-    body = [f"  {line}" for line in lines]
-    return MermaidPreview(content="\n".join(["graph LR", *body])) if body else None
+def _diagram(lines: Sequence[str]) -> MermaidPreview | None:
+    return MermaidPreview(content="\n  ".join(["graph LR", *lines])) if lines else None

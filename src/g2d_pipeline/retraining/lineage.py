@@ -1,7 +1,8 @@
-"""What a model was made from: enough to rebuild it years later, and to see what has changed since."""
+"""The lineage of a model: enough to rebuild it years later, and to see what has changed since."""
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ class Lineage:
         if settings.needs_teachers:
             made |= {f"teachers/{m}": ("teachers", f"{m}/{repeat}") for m in settings.encoders}
         made |= {f"students/{run}": ("distill", run)}
+        folders = {name: plan.folder(*artefact) for name, artefact in made.items()}
         return {
             "version": 1,
             "dataset": c.run.dataset,
@@ -52,9 +54,7 @@ class Lineage:
             "parameters": c.parameters,
             "inputs": plan.card("distill", run)["inputs"],
             "contents": {name: plan.content(*artefact) for name, artefact in made.items()},
-            "threads": {
-                n: (read_card(plan.folder(*a)) or {}).get("threads") for n, a in made.items()
-            },  # of torch
+            "threads": {n: (read_card(f) or {}).get("threads") for n, f in folders.items()},  # of torch
             "fingerprints": {name: plan.fingerprint(*artefact) for name, artefact in made.items()},
             "raw": plan.raw,
             "raw_dir": c.dataset.raw.raw_dir,
@@ -81,9 +81,9 @@ def raw_files(plan: Plan, root: Path) -> dict[str, str]:
 def commit(project: Path) -> dict[str, Any]:
     """`commit` of the project's repository, and whether it is `dirty`; None where there is none."""
 
-    def git(*words: str) -> str | None:
+    def git(*args: str) -> str | None:
         try:
-            run = subprocess.run(["git", *words], cwd=project, capture_output=True, text=True, timeout=10)
+            run = subprocess.run(["git", *args], cwd=project, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return run.stdout.strip() if run.returncode == 0 else None
@@ -94,11 +94,7 @@ def commit(project: Path) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model, as far as the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "") or (
-        platform.processor() or platform.machine()
-    )
+    """The processor's model, as far as it is known."""
+    file = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*:(.*)", file.read_text() if file.exists() else "", re.MULTILINE)
+    return (name and name[1].strip()) or platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ def outcome_file(project: Path, dataset: str, name: str = "retrain.json") -> Pat
 
 
 def read_outcome(file: Path) -> dict[str, Any]:
-    """What the file says; nothing where it is absent or damaged: then the retraining is done again."""
+    """The content of the file; empty where it is absent or damaged: then the retraining runs again."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -23,14 +23,14 @@ def read_outcome(file: Path) -> dict[str, Any]:
 
 
 def write_outcome(file: Path, content: dict[str, Any]) -> None:
-    """Write it, whole or not at all, with the time."""
+    """Write it atomically, with the time."""
     stamped = content | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     with atomic_write(file) as path:
         path.write_text(json.dumps(stamped, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_page(project: Path, dataset: str) -> None:
-    """Write `retrain.html` beside `retrain.json`, of which it shows what stands in it and in `gates.json`."""
+    """Write `retrain.html` from `retrain.json` and `gates.json`, beside them."""
     file = outcome_file(project, dataset)
     retrain = {"decision": None, "spread": None, "model_card": ""} | read_outcome(file)
     gates = {"findings": (), "notes": ()} | read_outcome(file.with_name("gates.json"))

@@ -3,8 +3,6 @@
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,28 +27,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reproduction:
-    """`difference`: the largest of all weights, 0 where every bit is the same; `where`: the weight that has
-    it; `notes`: what was not as it was, in sentences."""
+    """`weight`: the one that differs most, by `difference`; empty where every bit is the same. `notes`: what
+    has changed since, in sentences."""
 
     version: int
-    identical: bool
+    weight: str
     difference: float
-    where: str
     notes: list[str]
 
+    @property
+    def identical(self) -> bool:
+        return not self.weight
+
     def __str__(self) -> str:
-        result = "every weight has the same bits" if self.identical else (
-            f"the weights differ, most of all {self.where}, by {self.difference:.3g}"
-        )  # fmt: skip
+        result = "every weight has the same bits"
+        if self.weight:
+            result = f"the weights differ, most of all {self.weight}, by {self.difference:.3g}"
         return "\n".join([f"Version {self.version}, trained again: {result}.", *self.notes])
 
 
 def reproduce(version: str, settings: RetrainRun) -> Reproduction:
     """Train a registered version (a number or an alias) again from its manifest, its parameters and the raw
-    files that it names, and compare the weights. Nothing of it is kept.
+    files that it names, and compare the weights. The new model is not kept.
 
-    Raises DataError where there is no such version, or where raw files or weights to start from are gone or
-    have changed, naming them."""
+    Raises DataError for an unknown version, and where raw files or weights to start from are gone or have
+    changed, naming them."""
     project, dataset = Path(settings.options.project), settings.dataset
     registered = Registry(settings.settings.registry, project).get(dataset, version)
     if registered is None:
@@ -64,13 +65,13 @@ def reproduce(version: str, settings: RetrainRun) -> Reproduction:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".reproduce-", dir=scratch) as temporary:
         again = _train(c, lineage, manifest, folder, Path(temporary))
-        difference, where = _compare(folder, again)
-    return Reproduction(registered.number, not where, difference, where, _notes(lineage, project))
+        weight, difference = _compare(folder, again)
+    return Reproduction(registered.number, weight, difference, _notes(lineage, project))
 
 
 def _configuration(lineage: dict[str, Any], project: Path) -> Configuration:
-    """What the version was trained with, of its seed alone."""
-    files, overrides = lineage["parameters"]["files"], dict(lineage["parameters"]["overrides"])
+    """The configuration that the version was trained with, for its seed alone."""
+    files, overrides = lineage["parameters"]["files"], lineage["parameters"]["overrides"]
     overrides = {k: v for k, v in overrides.items() if k not in ("seed", "seeds", "rebuild", "wait")}
     overrides["seeds"] = [lineage["seed"]]
     return resolve(files, overrides, lambda raw, wanted: locate(raw, wanted, project), None, project)
@@ -114,10 +115,8 @@ def _train(
     features.mkdir()
     featurize_modalities({"": manifest}, c.featurize())[""](features, [])
     stores: dict[str, FeatureStore] = {"": open_store(features)}
-    run = lineage["run"]
-    settings = c.distill()
-    start = version / "start.safetensors"
-    settings = settings.model_copy(update={"start": start if start.exists() else None})
+    run, start = lineage["run"], version / "start.safetensors"
+    settings = c.distill().model_copy(update={"start": start if start.exists() else None})
     teachers: Models = {}
     if settings.runs[run].needs_teachers:
         for name, make in train_teachers(stores, c.teachers()).items():
@@ -131,34 +130,37 @@ def _train(
 
 def _made(folder: Path, make: Any, threads: int | None) -> Path:
     """The folder of a model trained with this many threads of torch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     folder.mkdir()
-    with _threads(threads):
+    try:
         write_trained(folder, make(folder))
+    finally:
+        torch.set_num_threads(before)
     return folder
 
 
-def _compare(version: Path, again: Path) -> tuple[float, str]:
-    """The largest difference of a weight, and its name; 0 and "" where all bits are the same."""
+def _compare(version: Path, again: Path) -> tuple[str, float]:
+    """The weight that differs most, and by how much; "" and 0 where all bits are the same."""
     import torch
     from safetensors.torch import load_file
 
     old, new = (load_file(folder / "model.safetensors") for folder in (version, again))
     if old.keys() != new.keys():
-        return float("inf"), sorted(old.keys() ^ new.keys())[0]
+        return min(old.keys() ^ new.keys()), float("inf")
     differences = {
         name: float((old[name].double() - new[name].double()).abs().max())
         for name in old
         if not torch.equal(old[name], new[name])
     }
-    where = max(differences, key=lambda name: differences[name], default="")
-    return differences.get(where, 0.0), where
+    return max(differences.items(), key=lambda item: item[1], default=("", 0.0))
 
 
 def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
-    current: dict[str, Any] = {"processor": cpu_name(), "commit": commit(project)["commit"]}
-    recorded = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"]}
-    current |= versions()
-    recorded |= lineage["versions"]
+    current = {"processor": cpu_name(), "commit": commit(project)["commit"], **versions()}
+    recorded = {"processor": lineage["machine"]["cpu"], "commit": lineage["commit"], **lineage["versions"]}
     changed = [name for name, value in recorded.items() if value != current.get(name)]
     notes = [f"{name} was {recorded[name]}, is {current.get(name)}." for name in changed]
     lock = project / LOCK
@@ -167,15 +169,3 @@ def _notes(lineage: dict[str, Any], project: Path) -> list[str]:
     if lineage.get("dirty"):
         notes.append("It was trained with changes of the code that no commit has.")
     return notes
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -26,8 +26,8 @@ def definitions() -> dg.Definitions:
 
 
 def make_definitions(jobs: Mapping[str, Job]) -> dg.Definitions:
-    """A job and a schedule for each."""
-    last: dict[str, Result] = {}  # of each run of this process: what came of the last command
+    """A Dagster job and a schedule for each."""
+    last: dict[str, Result] = {}  # run of this process → result of its last command
     ops, hooks = {stage: _op(stage, jobs, last) for stage in NODES}, _hooks(jobs, last)
     made = {name: _job(job, ops, hooks) for name, job in jobs.items()}
     schedules = [
@@ -44,7 +44,7 @@ def make_definitions(jobs: Mapping[str, Job]) -> dg.Definitions:
 
 
 def _job(job: Job, ops: Mapping[str, dg.OpDefinition], hooks: set[dg.HookDefinition]) -> dg.JobDefinition:
-    """The stages one after the other, in the process of the run: each is a process anyway."""
+    """The stages in sequence, in the process of the run: each starts a process anyway."""
     s = job.schedule
 
     @dg.job(
@@ -95,7 +95,7 @@ def _metadata(result: Result) -> dict[str, Any]:
 
 
 def _hooks(jobs: Mapping[str, Job], last: Mapping[str, Result]) -> set[dg.HookDefinition]:
-    """Tell of the end of a run: of its last stage, or of the stage that failed for good."""
+    """Hooks that notify of the end of a run: of its last stage, or of the stage that failed for good."""
 
     def tell(context: dg.HookContext) -> None:
         job, page = jobs[context.job_name], os.getenv(ADDRESS)

@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ DOCKERFILE = Path(__file__).with_name("Dockerfile.j2")
 
 
 def run_once(job: Job, say: Log) -> int:
-    """Run the schedule's command, again where it failed and may not fail again, and tell of the result. The
-    exit status."""
+    """Run the schedule's command, with its retries, and notify of the result. Returns the exit status."""
     until = time.monotonic() + job.schedule.timeout
     for attempt in range(job.schedule.retries + 1):
         result = job.run(None, say, until - time.monotonic())
@@ -33,7 +31,7 @@ def run_once(job: Job, say: Log) -> int:
 
 
 def table(jobs: dict[str, Job]) -> str:
-    """A line a schedule."""
+    """The schedules as text, a line each."""
     if not jobs:
         return "No schedules: conf/base/schedules.yml has none."
     rows = [("schedule", "data set", "pipeline", "cron", "time zone", "active")]
@@ -45,11 +43,10 @@ def table(jobs: dict[str, Job]) -> str:
 
 
 def _locked(job: Job) -> list[str]:
-    """The command of a line of cron or a unit: one at a time a data set; the next waits for it."""
-    wait = str(math.ceil(job.schedule.timeout))
+    """The command for cron or a unit, under the data set's lock: the next one waits for it."""
+    lock = ["flock", "--wait", str(math.ceil(job.schedule.timeout)), f"logs/{job.schedule.dataset}.lock"]
     env = ["env", f"KEDRO_ENV={job.env}"] if job.env else []
-    lock = f"logs/{job.schedule.dataset}.lock"
-    return ["flock", "--wait", wait, lock, *env, sys.executable, "-m", "kedro", "schedule", "run", job.name]
+    return [*lock, *env, sys.executable, "-m", "kedro", "schedule", "run", job.name]
 
 
 def crontab(jobs: Sequence[Job]) -> str:
@@ -58,19 +55,19 @@ def crontab(jobs: Sequence[Job]) -> str:
         "# Made by `kedro schedule cron`: put these lines into yours (crontab -e). Outputs go to logs/.",
         "# CRON_TZ is cronie's (Fedora, Arch); Debian's cron ignores it and takes the machine's time zone.",
     ]
-    by_zone = sorted(jobs, key=lambda job: job.schedule.timezone)
-    for zone, group in groupby(by_zone, key=lambda job: job.schedule.timezone):
-        lines.append(f"CRON_TZ={zone}")
-        for job in group:
-            shell = f"cd {shlex.quote(str(job.project))} && mkdir -p logs && {shlex.join(_locked(job))}"
-            command = f"{shell} >> logs/{job.name}.log 2>&1".replace("%", r"\%")
-            lines.append(f"{job.schedule.cron} {command}")
+    zone = None
+    for job in sorted(jobs, key=lambda job: job.schedule.timezone):
+        if job.schedule.timezone != zone:
+            zone = job.schedule.timezone
+            lines.append(f"CRON_TZ={zone}")
+        shell = f"cd {shlex.quote(str(job.project))} && mkdir -p logs && {shlex.join(_locked(job))}"
+        command = f"{shell} >> logs/{job.name}.log 2>&1".replace("%", r"\%")
+        lines.append(f"{job.schedule.cron} {command}")
     return "\n".join(lines)
 
 
 def calendar(job: Job) -> list[str]:
-    """The times of a schedule as systemd writes them: one, or two where a day of the month or a weekday will
-    do."""
+    """The times of a schedule in systemd's format: one, or two (a day of the month or a weekday)."""
     minutes, hours, days, months, weekdays = cron_fields(job.schedule.cron)
     both = [(days, None), (None, weekdays)] if days and weekdays else [(days, weekdays)]
     return [
@@ -85,10 +82,10 @@ def _list(values: Iterable[int] | None) -> str:
 
 
 def systemd(jobs: Sequence[Job]) -> dict[str, str]:
-    """Name of a unit → its text: a service and a timer for each job."""
+    """Name of a unit → its text: a service and a timer per job."""
     units: dict[str, str] = {}
     for job in jobs:
-        about = {
+        values = {
             "job": job,
             "s": job.schedule,
             "name": f"g2d-{job.name}",
@@ -97,7 +94,7 @@ def systemd(jobs: Sequence[Job]) -> dict[str, str]:
             "seconds": math.ceil(job.schedule.timeout),
             "times": calendar(job),
         }
-        units |= {f"g2d-{job.name}.{kind}": _filled(f"{kind}.j2", **about) for kind in ("service", "timer")}
+        units |= {f"g2d-{job.name}.{kind}": _filled(f"{kind}.j2", **values) for kind in ("service", "timer")}
     return units
 
 
@@ -108,7 +105,7 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def _unit_word(word: str) -> str:
-    """A word of a command as systemd reads it."""
+    """A word of a command, quoted for systemd."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{escaped}"' if set(escaped) & set(" \t\"'\\;") else escaped
 

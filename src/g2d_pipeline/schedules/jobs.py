@@ -1,4 +1,4 @@
-"""A schedule as the commands that it runs: what each is, what came of it, and who is told of that."""
+"""A schedule as the commands that it runs: each command, its result, and the notifications about it."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from g2d_pipeline.config.schedules import Outcome, Schedule
 from g2d_pipeline.overrides import as_params
@@ -30,11 +29,11 @@ NODES = {
     "promote": "promote_challenger",
 }
 OF_RETRAIN = ("gates", "promote")  # stages that other pipelines do not have
-STATUS: dict[int, Outcome] = {3: "refused"}  # exit status → what came of it; all others but 0: failed
-FINAL = (2, 3)  # a wrong configuration and a gate say the same again: no retry
+REFUSED = 3  # the exit status where a gate refuses the data
+FINAL = (2, REFUSED)  # a wrong configuration and refused data stay so: no retry
 ADDRESS = "G2D_DAGSTER_ADDRESS"  # the environment variable with the address of Dagster's page
 GRACE = 20.0  # seconds that a command has to save its state
-NOTIFYING = 15.0  # seconds that a command or an address may take that is told of the end of a run
+NOTIFYING = 15.0  # seconds that a notification may take
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL|WEBHOOK", re.IGNORECASE)
 CREDENTIALS = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 
@@ -43,8 +42,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a command. `again`: whether a retry may change it; `report`: the page, where there is
-    one."""
+    """The result of a command. `again`: whether a retry may change it; `report`: the page, if any."""
 
     outcome: Outcome
     reason: str = ""
@@ -56,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Job:
-    """A schedule of a project (`env`: Kedro's environment), and its commands: those of `kedro`."""
+    """A schedule of a project (`env`: Kedro's environment), and its commands, which begin with `kedro`."""
 
     name: str
     schedule: Schedule
@@ -66,10 +64,10 @@ class Job:
 
     @property
     def stages(self) -> list[str]:
-        every, last = list(NODES), self.schedule.pipeline
+        stages, last = list(NODES), self.schedule.pipeline
         if last == "retrain":
-            return every
-        return [s for s in every[: every.index(last) + 1] if s not in OF_RETRAIN]
+            return stages
+        return [s for s in stages[: stages.index(last) + 1] if s not in OF_RETRAIN]
 
     def command(self, stage: str | None = None) -> list[str]:
         """The command that goes as far as `stage`; the last stage, and None: to the end."""
@@ -79,8 +77,8 @@ class Job:
         return [*self.kedro, "run", "--pipeline", s.pipeline, *until, "--params", params]
 
     def run(self, stage: str | None, log: Log, seconds: float) -> Result:
-        """Run the command, each line of its output through `log`, secrets masked; after `seconds` it is
-        ended, and so it is when this process is interrupted. What it started ends with it."""
+        """Run the command, and pass each line of its output to `log`, with secrets masked. It is ended, with
+        all that it started, after `seconds` and when this process is interrupted."""
         started, lines, late = time.time(), [""], threading.Event()
         env = os.environ | {"PYTHONUNBUFFERED": "1"} | ({"KEDRO_ENV": self.env} if self.env else {})
         process = subprocess.Popen(
@@ -95,7 +93,12 @@ class Job:
             errors="replace",
             start_new_session=True,
         )
-        timer = threading.Timer(max(seconds, 0), _end_late, [process, late])
+
+        def end_late() -> None:
+            late.set()
+            end(process)
+
+        timer = threading.Timer(max(seconds, 0), end_late)
         timer.start()
         try:
             for line in process.stdout or ():
@@ -112,23 +115,20 @@ class Job:
         return self.result(process.returncode, lines, started)
 
     def result(self, status: int, lines: list[str], started: float) -> Result:
-        """What came of a command that ended with `status`, by its output and `retrain.json`."""
-        about = self.about(started)
-        report = next((line[8:].strip() for line in reversed(lines) if line.startswith("Report: ")), "")
-        report = str(self.project / (about.get("report") or report)) if about.get("report") or report else ""
-        error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
-        if status:
-            reason = str(about.get("reason") or error).removeprefix("Error: ")
-            outcome, again = STATUS.get(status, "failed"), status not in FINAL
-            return Result(outcome, reason, report, status=status, again=again)
-        outcome = about.get("outcome", "finished")
-        return Result(outcome, about.get("reason") or "", report, str(about.get("version") or ""))
-
-    def about(self, since: float = 0.0) -> dict[str, Any]:
-        """`retrain.json`, where the pipeline wrote it after `since`."""
+        """The result of a command that ended with `status`, by its output and `retrain.json`."""
         file = outcome_file(self.project, self.schedule.dataset)
-        is_new = file.is_file() and file.stat().st_mtime >= since - 1
-        return read_outcome(file) if self.schedule.pipeline == "retrain" and is_new else {}
+        is_new = file.is_file() and file.stat().st_mtime >= started - 1
+        retrain = read_outcome(file) if self.schedule.pipeline == "retrain" and is_new else {}
+        printed = next((line[8:].strip() for line in reversed(lines) if line.startswith("Report: ")), "")
+        page = retrain.get("report") or printed
+        report = str(self.project / page) if page else ""
+        if status:
+            error = next((line for line in reversed(lines) if line.startswith("Error: ")), lines[-1])
+            reason = str(retrain.get("reason") or error).removeprefix("Error: ")
+            outcome: Outcome = "refused" if status == REFUSED else "failed"
+            return Result(outcome, reason, report, status=status, again=status not in FINAL)
+        outcome = retrain.get("outcome", "finished")
+        return Result(outcome, retrain.get("reason") or "", report, str(retrain.get("version") or ""))
 
     def masked(self, text: str) -> str:
         """The text without secrets: values of environment variables that hold one, and URLs' passwords."""
@@ -140,14 +140,9 @@ class Job:
         return CREDENTIALS.sub("***", text)
 
 
-def _end_late(process: subprocess.Popen[str], late: threading.Event) -> None:
-    late.set()
-    end(process)
-
-
 def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[], bool] = bool) -> None:
-    """End a command and all of its process group: politely first, so that training saves its state. What is
-    left of it is killed when all that counts is `done`, or after `grace` seconds."""
+    """End a command and its process group: by SIGTERM first, so that training saves its state; after `grace`
+    seconds, or as soon as `done()`, by SIGKILL."""
     if not hasattr(os, "killpg"):  # Windows
         process.kill()
         return
@@ -162,8 +157,8 @@ def end(process: subprocess.Popen[str], grace: float = GRACE, done: Callable[[],
 
 
 def _works(group: int) -> bool:
-    """Whether a process of the group runs. One that has ended stays in it until its parent asks for it, which
-    the init process of a container may never do. Raises ProcessLookupError where the group is empty."""
+    """Whether a process of the group runs. (One that has ended stays a member until its parent waits for it,
+    which the init process of a container may never do.) Raises ProcessLookupError for an empty group."""
     os.killpg(group, 0)
     states = Path("/proc").glob("[0-9]*/stat")
     for file in states if Path("/proc/self/stat").exists() else ():
@@ -175,24 +170,22 @@ def _works(group: int) -> bool:
 
 
 def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
-    """Tell of the result, where the schedule asks for it; `page`: the address of the run. Whatever goes wrong
-    is one line through `warn`: it never fails a run."""
+    """Send the result, where the schedule asks for it; `page`: the address of the run. A failure is a line
+    to `warn`: it never fails a run."""
     settings = job.schedule.notify
     if settings is None or result.outcome not in settings.on:
         return
     text = f"{job.schedule.dataset}: {result.outcome}{f' ({result.reason})' if result.reason else ''}"
     fields = {"schedule": job.name, "dataset": job.schedule.dataset, "outcome": result.outcome}
-    about = {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
-    message = json.dumps({"text": f"{job.name}: {text}"} | fields | about, ensure_ascii=False).encode()
+    fields |= {"reason": result.reason, "report": result.report, "version": result.version, "run": page}
+    message = json.dumps({"text": f"{job.name}: {text}"} | fields, ensure_ascii=False).encode()
     try:
         if settings.command:
-            command = shlex.split(settings.command)
-            done = subprocess.run(
-                command, input=message, cwd=job.project, timeout=NOTIFYING, stderr=subprocess.PIPE
-            )
+            command, pipe = shlex.split(settings.command), subprocess.PIPE
+            done = subprocess.run(command, input=message, cwd=job.project, timeout=NOTIFYING, stderr=pipe)
             if done.returncode:
-                said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-                warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(said)}"))
+                last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                warn(job.masked(f"notify.command ended with status {done.returncode}: {''.join(last)}"))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         warn(job.masked(f"notify.command failed: {error}"))
     try:
@@ -203,10 +196,10 @@ def notify(job: Job, result: Result, warn: Log, page: str = "") -> None:
 
 
 def _post(address: str, message: bytes) -> None:
-    """Post JSON. Raises ValueError for what is no address of the web, and OSError."""
+    """Post JSON. Raises ValueError for anything but an http(s) address, and OSError."""
     if not address.startswith(("https://", "http://")):
         raise ValueError("the variable is not set" if not address else "it holds no address of http(s)")
-    import urllib.request  # dear to import
+    import urllib.request  # slow to import
 
     header = {"Content-Type": "application/json"}
     request = urllib.request.Request(address, message, header, method="POST")

@@ -26,7 +26,7 @@ STARTING = 180.0  # seconds
 
 
 def write_home(project: Path) -> Path:
-    """The folder of Dagster's settings and records, made where it is not there."""
+    """The folder of Dagster's settings and records, created where it is missing."""
     home = project / HOME
     if not (home / "dagster.yaml").exists():
         template = Path(__file__).with_name("dagster.yaml.j2").read_text(encoding="utf-8")
@@ -36,9 +36,9 @@ def write_home(project: Path) -> Path:
 
 
 def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], None]) -> int:
-    """Start Dagster, say its address, and wait until it ends, or is ended by Ctrl-C or SIGTERM: with all that
-    it started. The exit status. Raises ConfigError (no Dagster, the port is in use) and LockedError (it runs
-    already)."""
+    """Start Dagster, print its address with `say`, and wait until it ends; Ctrl-C and SIGTERM end it with all
+    that it started. Returns the exit status. Raises ConfigError (Dagster is missing, the port is in use) and
+    LockedError (it runs already)."""
     try:
         import dagster as dg
         import dagster_webserver  # noqa: F401
@@ -50,17 +50,12 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ConfigError(
-                f"--port {port}: {error.strerror}. Say another one: --port {port + 1}"
-            ) from error
+            remedy = f"Say another one: --port {port + 1}"
+            raise ConfigError(f"--port {port}: {error.strerror}. {remedy}") from error
     home, address = write_home(project), f"http://{HOST}:{port}"
     env = next(iter(jobs.values())).env if jobs else None
-    variables = {
-        "DAGSTER_HOME": str(home),
-        ADDRESS: address,
-        "PYTHONWARNINGS": "ignore:Function `dev_command`",
-    }
-    environment = os.environ | variables | ({"KEDRO_ENV": env} if env else {})
+    variables = {"DAGSTER_HOME": str(home), ADDRESS: address}
+    variables |= {"PYTHONWARNINGS": "ignore:Function `dev_command`"} | ({"KEDRO_ENV": env} if env else {})
     options = ["--host", HOST, "--port", str(port), "--module-name", MODULE, "--log-level", "error"]
     with locked(home), dg.DagsterInstance.from_config(str(home)) as instance:
         for run in _active(instance):  # of a Dagster that was killed; they hold their data sets
@@ -68,7 +63,9 @@ def start(project: Path, jobs: dict[str, Job], port: int, say: Callable[[str], N
         for number in (signal.SIGINT, signal.SIGTERM):  # ignored in a shell's background
             signal.signal(number, signal.default_int_handler)
         command = [sys.executable, "-m", "dagster", "dev", *options]
-        process = subprocess.Popen(command, cwd=project, env=environment, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=project, env=os.environ | variables, text=True, start_new_session=True
+        )
         try:
             _wait_for_page(process, port)
             say(f"Dagster: {address} (Ctrl-C ends it)")

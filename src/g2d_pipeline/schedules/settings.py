@@ -16,31 +16,31 @@ from g2d_pipeline.studies.settings import nested
 
 
 def read_jobs(project: Path, env: str | None = None, *, check: bool = False) -> dict[str, Job]:
-    """The schedules of `conf/<environment>/schedules.yml` by their names. `check`: whether their overrides
-    are resolved, too. Raises ConfigError with file, key, value and what is allowed."""
+    """Name → schedule of `conf/<environment>/schedules.yml`. `check`: also resolve their overrides. Raises
+    ConfigError with file, key, value and what is allowed."""
     site = Site(str(project), str(project / "conf"), env)
     loader = site.loader({})
     tree, origins = _read(loader)
     schedules = checked(dict[str, Schedule], tree, ("schedules",), origins)
     jobs = {name: Job(name, schedule, project, env) for name, schedule in schedules.items()}
     for name, job in jobs.items():
-        where, dataset = ("schedules", name), job.schedule.dataset
+        path, dataset = ("schedules", name), job.schedule.dataset
         if re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name) is None:
-            words = "lower-case letters, digits and _, 40 at most"
-            raise origins.mistake(where, f"the name of a schedule, {name!r}: {words}")
+            allowed = "lower-case letters, digits and _, 40 at most"
+            raise origins.mistake(path, f"the name of a schedule, {name!r}: {allowed}")
         if dataset not in loader.datasets:
             hint = f"{did_you_mean(dataset, loader.datasets)} Known: {', '.join(loader.datasets)}"
-            raise origins.mistake((*where, "dataset"), f"{name}.dataset = {dataset!r} is unknown.{hint}")
+            raise origins.mistake((*path, "dataset"), f"{name}.dataset = {dataset!r} is unknown.{hint}")
         if check:
             _check_overrides(site, job, origins)
     return jobs
 
 
 def _read(loader: ProjectConfigLoader) -> tuple[Tree, Origins]:
-    """What the files say, merged, and where each key was written."""
+    """The merged files, and where each key was written."""
     tree: Tree = {}
     origins = Origins()
-    for file, content in loader.schedules():
+    for file, content in loader.files("schedules"):
         parsed = parse_yaml(file, content)
         if unknown := [key for key in parsed if key != "schedules"]:
             raise ConfigError(f"{file}: unknown key '{unknown[0]}': it should hold 'schedules:' alone")
@@ -79,12 +79,13 @@ def _check_overrides(site: Site, job: Job, origins: Origins) -> None:
 
 def select(jobs: dict[str, Job], names: Iterable[str] = ()) -> list[Job]:
     """The jobs of these names; none named: the active ones. Raises ConfigError for unknown names."""
-    chosen = list(names)
-    for name in chosen:
+    chosen = []
+    for name in names:
         if name not in jobs:
             known = f"{did_you_mean(name, jobs)} Known: {', '.join(jobs)}"
             raise ConfigError(f"unknown schedule '{name}'.{known}")
-    active = [job for job in jobs.values() if job.schedule.active]
-    if not chosen and not active:
+        chosen.append(jobs[name])
+    chosen = chosen or [job for job in jobs.values() if job.schedule.active]
+    if not chosen:
         raise ConfigError("no schedule is active: name one, or set its active: true in schedules.yml")
-    return [jobs[name] for name in chosen] or active
+    return chosen

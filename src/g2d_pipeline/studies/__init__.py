@@ -1,4 +1,4 @@
-"""Studies: grids of data sets × methods × options × seeds, of which only what is missing is trained.
+"""Studies: grids of data sets × methods × options × seeds, of which only missing models are trained.
 
-`settings` and `results` know no Kedro; `cells` makes one artefact of a cell by the catalog's datasets, in any
-process; `runner` makes many of them side by side."""
+`settings`, `racing` and `results` do not import Kedro; `cells` makes an artefact of a cell by the catalog's
+data sets, in any process; `runner` makes many of them side by side."""

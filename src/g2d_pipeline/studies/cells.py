@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +18,16 @@ from kedro.framework.project import settings as kedro_settings
 from kedro.utils import find_kedro_project
 
 from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
+from g2d_pipeline.cards import read_card
 from g2d_pipeline.catalog.folder import open_dataset, without_wrapping
 from g2d_pipeline.catalog.loader import ProjectConfigLoader
 from g2d_pipeline.code import CodeGraph
 from g2d_pipeline.errors import InterruptedRun, is_failed_training
 from g2d_pipeline.overrides import Tree
+from g2d_pipeline.pipelines.distill import train_students
+from g2d_pipeline.pipelines.featurize import featurize_modalities
+from g2d_pipeline.pipelines.ingest import ingest_raw
+from g2d_pipeline.pipelines.teachers import train_teachers
 from g2d_pipeline.settings import CONFIG_LOADER_ARGS
 from g2d_pipeline.signals import ask_to_stop, asked_to_stop
 from g2d_pipeline.sources import ensure_sample
@@ -30,11 +35,13 @@ from g2d_pipeline.stages import PACKAGE
 
 DATASETS = {"ingest": "manifest", "featurize": "features", "teachers": "teachers", "distill": "students"}
 """Stage → the catalog's dataset of its artefacts."""
+RunName = tuple[str, str]
+"""Stage (`teachers` or `distill`) and name of a run."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a project and its settings are, as any process finds them; `threads` of torch in each."""
+    """Where a project and its settings are, for any process; `threads` of torch in each."""
 
     project: str
     conf_source: str
@@ -50,10 +57,8 @@ class Site:
 
     def loader(self, params: Tree) -> ProjectConfigLoader:
         """The configuration loader of a run with these parameters."""
-        arguments: dict[str, Any] = dict(CONFIG_LOADER_ARGS)
-        loader = ProjectConfigLoader(
-            self.conf_source, self.env, runtime_params=copy.deepcopy(params), **arguments
-        )
+        arguments: dict[str, Any] = CONFIG_LOADER_ARGS | {"runtime_params": copy.deepcopy(params)}
+        loader = ProjectConfigLoader(self.conf_source, self.env, **arguments)
         loader.project = Path(self.project)
         return loader
 
@@ -69,7 +74,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `reason`: why it failed, in one line; `message`: the same with remedies.
+    """The outcome of a task. `reason`: why it failed, in one line; `message`: the same with remedies.
     `of_training`: its training failed, so that others have a chance."""
 
     status: Literal["made", "fresh", "failed", "interrupted"]
@@ -97,9 +102,6 @@ class Workspace:
 
     def prepare(self) -> None:
         """Make the manifests and the feature stores, where they are missing. Raises what that raises."""
-        from g2d_pipeline.pipelines.featurize import featurize_modalities
-        from g2d_pipeline.pipelines.ingest import ingest_raw
-
         self.plan.refresh()
         manifests, features = self.datasets["ingest"], self.datasets["featurize"]
         with without_wrapping():
@@ -117,20 +119,27 @@ class Workspace:
         run, repeat = self.distill.runs[student], student.partition("/")[2]
         return [f"{m}/{repeat}" for m in run.encoders] if run.needs_teachers else []
 
+    def missing(self, runs: Iterable[RunName]) -> list[RunName]:
+        """Those of the runs that are not fresh."""
+        self.plan.refresh()
+        return [run for run in runs if not self.plan.is_fresh(*run)]
+
+    def card(self, stage: str, run: str) -> dict[str, Any]:
+        """The stage card of a run's folder; empty where there is none."""
+        return read_card(self.plan.folder(stage, run)) or {}
+
     def trained(self, stage: str, run: str) -> TrainedFolder:
         """A finished run. Raises DataError where it is not there."""
         folder: TrainedFolder = self.datasets[stage].read(self.plan.require(stage, run))
         return folder
 
     def make(self, stage: str, run: str) -> Outcome:
-        """Make one artefact, of which all inputs are made, unless it is fresh: then another process was
-        quicker. Its training may fail: see the outcome. Raises G2DError and OSError for other faults."""
-        from g2d_pipeline.pipelines.distill import train_students
-        from g2d_pipeline.pipelines.teachers import train_teachers
-
+        """Make one artefact whose inputs are made, unless it is fresh: another process may have made it. A
+        training that fails is an outcome. Raises G2DError and OSError for other faults."""
+        dataset, rebuild = self.datasets[stage], self.configuration.run.rebuild
         self.plan.refresh()
-        self.datasets[stage].overwrite = self.configuration.run.rebuild
-        if self.plan.is_fresh(stage, run) and not self.configuration.run.rebuild:
+        dataset.overwrite = rebuild
+        if not rebuild and self.plan.is_fresh(stage, run):
             return Outcome("fresh")
         stores = self.datasets["featurize"]
         settings: Any = self.configuration.teachers() if stage == "teachers" else self.distill
@@ -139,10 +148,10 @@ class Workspace:
         if stage == "teachers":
             make = train_teachers(features, settings)[run]
         else:
-            own: Models = {name: self.trained("teachers", name) for name in self.teachers_of(run)}
-            make = train_students(features, own, settings)[run]
+            teachers: Models = {name: self.trained("teachers", name) for name in self.teachers_of(run)}
+            make = train_students(features, teachers, settings)[run]
         with without_wrapping():
-            self.datasets[stage].save({run: make})
+            dataset.save({run: make})
         failed: FailedRun | None = self.plan.failures.pop((stage, run), None)
         return Outcome("failed", failed.reason, failed.message) if failed else Outcome("made")
 
@@ -171,8 +180,8 @@ def forget_workspaces() -> None:
 
 
 def make(site: Site, until: float | None, task: Task) -> Outcome:
-    """What became of the task. No error escapes: what goes wrong is the cell's, not the study's. `until`: the
-    time (of `time.time`) at which training is stopped and saved. After Ctrl-C or SIGTERM nothing is begun."""
+    """The outcome of the task; no error escapes. `until`: the time (of `time.time`) at which training is
+    stopped and saved. After Ctrl-C or SIGTERM nothing is started."""
     if asked_to_stop():
         return Outcome("interrupted")
     try:
@@ -189,7 +198,7 @@ def make(site: Site, until: float | None, task: Task) -> Outcome:
 
 
 def warm_up() -> None:
-    """Import what training does: it takes longer than a short one, and is not to be the first one's time."""
+    """Import what training imports, so that it does not count for the first one's time."""
     import torch
 
     import g2d_pipeline.training  # noqa: F401
@@ -199,13 +208,12 @@ def warm_up() -> None:
 
 @contextmanager
 def _stopped_at(until: float | None) -> Iterator[None]:
-    """Send this process SIGTERM at the time `until`: training saves and raises InterruptedRun; whatever else
-    it is doing, and training that does not come to an end in ten seconds, raises it at once. Outside the main
-    thread (Dask) training alone is stopped."""
+    """Send this process SIGTERM at the time `until`: training saves and raises InterruptedRun; other work,
+    and training that does not end within ten seconds, raises it at once. Outside the main thread (Dask) only
+    training is stopped."""
     if until is None:
         yield
         return
-
     ended, over = threading.Event(), "stopped at the end of the time"
     if time.time() >= until:
         raise InterruptedRun(over, signal.SIGTERM)

@@ -1,7 +1,7 @@
 """Trainings side by side, in processes that may be killed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from g2d_pipeline.compute import Pool
@@ -9,6 +9,7 @@ from g2d_pipeline.config import ComputeSettings
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.explain import Origins
+from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.signals import stop_on_signals
 from g2d_pipeline.studies.cells import Outcome, Site, Task, make, warm_up
 
@@ -26,16 +27,13 @@ class Trainings(Pool):
     def train(
         self, tasks: Sequence[Task], done: Callable[[Task, Outcome], None], until: float | None = None
     ) -> None:
-        """Call `done` with each task when it has ended, and what became of it; none needs another one.
-        `until`: the time (of `time.time`) at which what is not done is saved and given up.
+        """Call `done` with each of the independent tasks and its outcome when it has ended. `until`: the
+        time (of `time.time`) at which unfinished ones are saved and given up.
 
-        Ctrl-C and SIGTERM go to the workers, which save what they have in hand; then InterruptedRun is
-        raised."""
-        saved = []
+        Ctrl-C and SIGTERM go to the workers, which save their trainings; then InterruptedRun is raised."""
+        saved, train = [], partial(make, self.site, until)
         with stop_on_signals(self.stop) as stop:
-            for task, outcome in self.run(
-                partial(make, self.site, until), tasks, lambda: stop.number is not None
-            ):
+            for task, outcome in self.run(train, tasks, lambda: stop.number is not None):
                 if outcome is None:
                     done(task, Outcome("failed", KILLED))
                 elif outcome.status != "interrupted":
@@ -48,11 +46,32 @@ class Trainings(Pool):
         if stop.number is not None:
             raise InterruptedRun("\n".join(filter(None, saved)) or STOPPED, stop.number)
 
+    def train_waves(
+        self,
+        title: str,
+        total: int,
+        waves: Iterable[Sequence[Task]],
+        failed: Callable[[Task, str], None],
+        until: float | None = None,
+    ) -> None:
+        """Train each wave when the one before has ended, with progress over `total` tasks; `failed(task,
+        reason)` is called for each that fails."""
+        with track_epochs(title, 0, total) as progress:
+            progress.start(1)
+
+            def done(task: Task, outcome: Outcome) -> None:
+                progress.advance(0, dict)
+                if outcome.status == "failed":
+                    failed(task, outcome.reason)
+
+            for tasks in waves:
+                self.train(tasks, done, until)
+
 
 def open_pool(site: Site, study: str, origins: Origins, c: Configuration) -> Trainings:
     """The workers of a study whose cells have settings such as `c`. Raises ConfigError; see `Pool`."""
-    one = c.run.compute.devices != 1 or c.run.compute.num_nodes > 1  # training has them all
+    alone = c.run.compute.devices != 1 or c.run.compute.num_nodes > 1  # a training has all devices
     try:
-        return Trainings(site, c.run.compute, 1 if one else None, c.run.device)
+        return Trainings(site, c.run.compute, 1 if alone else None, c.run.device)
     except ConfigError as error:
         raise origins.mistake(("studies", study, "compute"), str(error)) from None

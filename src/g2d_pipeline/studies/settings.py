@@ -31,7 +31,7 @@ class Point:
 
 
 Files = Mapping[str, list[tuple[str, bytes]]]
-"""Name of a study → its files, as (name to show, content), the ones that win last."""
+"""Name of a study → its files as (displayed name, content), those that win last."""
 Parse = Callable[[str, bytes], Tree]
 
 
@@ -47,27 +47,27 @@ def read_study(
     tree = _tree(name, files, parse, origins, ())
     settings = AdviseSettings if "minutes" in tree else StudySettings
     for key, value in changes.items():
-        own = key if key in settings.model_fields else SHORT.get(key, key)
-        if own in REFUSED:
-            raise ConfigError(f"{COMMAND_LINE}: {key} does not go with study={name}: {REFUSED[own]}")
-        if own in settings.model_fields:
-            tree[own] = merge(dict(tree.get(own) or {}), value) if isinstance(value, Mapping) else value
-            origins.note("studies", name, own)
+        long = key if key in settings.model_fields else SHORT.get(key, key)
+        if long in REFUSED:
+            raise ConfigError(f"{COMMAND_LINE}: {key} does not go with study={name}: {REFUSED[long]}")
+        if long in settings.model_fields:
+            tree[long] = merge(dict(tree.get(long) or {}), value) if isinstance(value, Mapping) else value
+            origins.note("studies", name, long)
         else:
             tree["options"] = {**(tree.get("options") or {}), key: value}
             origins.note("studies", name, "options", key)
     if settings is AdviseSettings and "dataset" not in tree:
-        words = f"'dataset' is missing: say --params study={name},dataset=<name>"
-        raise origins.mistake(("studies", name), words)
+        message = f"'dataset' is missing: say --params study={name},dataset=<name>"
+        raise origins.mistake(("studies", name), message)
     return checked(settings, tree, ("studies", name), origins), origins
 
 
 def _tree(name: str, files: Files, parse: Parse, origins: Origins, above: tuple[str, ...]) -> Tree:
     """What the files say of a study, over what they say of the one that it is `like`."""
     if name not in files:
-        where = f"{origins.find(('studies', above[-1], 'like'))}: like = {name!r}" if above else COMMAND_LINE
+        file = f"{origins.find(('studies', above[-1], 'like'))}: like = {name!r}" if above else COMMAND_LINE
         raise ConfigError(
-            f"{where}: unknown study '{name}'.{did_you_mean(name, files)} Known: {', '.join(sorted(files))}. "
+            f"{file}: unknown study '{name}'.{did_you_mean(name, files)} Known: {', '.join(sorted(files))}. "
             "A new one is one file conf/base/studies/<name>.yml."
         )
     tree: Tree = {}
@@ -108,13 +108,12 @@ def points(study: StudySettings) -> Iterator[Point]:
             fixed = merge(nested(study.options), nested(study.of_dataset.get(dataset, {})))
             params = merge(fixed, nested(flat))
             apart = not isinstance(params.get("smp", {}), Mapping)
-            groups = [(m,) for m in study.methods] if apart else [tuple(study.methods)]
-            for methods in groups:
+            for methods in [(m,) for m in study.methods] if apart else [tuple(study.methods)]:
                 yield Point(dataset, methods, options, params | run_params(study, dataset, methods))
 
 
 def run_params(study: StudySettings | AdviseSettings, dataset: str, methods: Sequence[str]) -> Tree:
-    """The parameters of runs that share what they make, and say nothing."""
+    """The parameters of the runs of these methods: without progress, waiting for locks."""
     run: Tree = {"dataset": dataset, "method": methods[-1], "compare": list(methods[:-1])}
     run |= {"seeds": list(study.seeds), "compute": study.compute.model_dump(mode="json", exclude_unset=True)}
     return run | {"progress": False, "workers": 1, "wait": True}
@@ -124,9 +123,8 @@ def nested(options: Mapping[str, Any]) -> Tree:
     """`{"a.b": 1}` → `{"a": {"b": 1}}`, as `--params` are read."""
     tree: Tree = {}
     for key, value in options.items():
-        *above, last = key.split(".")
-        section: Any = {last: nested(value) if isinstance(value, Mapping) else value}
-        for name in reversed(above):
+        section: Any = nested(value) if isinstance(value, Mapping) else value
+        for name in reversed(key.split(".")):
             section = {name: section}
         merge(tree, section)
     return tree

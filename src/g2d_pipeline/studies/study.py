@@ -2,41 +2,48 @@
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 
-from g2d_pipeline.artefacts import FailedRun, TrainedFolder
+from g2d_pipeline.artefacts import FailedRun, Models, TrainedFolder
 from g2d_pipeline.cards import Clock, read_card, whole_folder
 from g2d_pipeline.catalog.parameters import parse_yaml
 from g2d_pipeline.config.studies import AdviseSettings, StudySettings
 from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import ConfigError, G2DError, InterruptedRun, TrainingError
+from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS, collect_metrics
+from g2d_pipeline.evaluation.records import Failure, Run
 from g2d_pipeline.explain import COMMAND_LINE, Origins
 from g2d_pipeline.files import fingerprint, locked, relative
 from g2d_pipeline.overrides import Tree
-from g2d_pipeline.progress import EpochProgress, track_epochs
+from g2d_pipeline.pipelines.evaluate import read_runs, samples_of
+from g2d_pipeline.resolve import check_methods
 from g2d_pipeline.stages import PendingInputError
-from g2d_pipeline.studies.cells import Outcome, Site, Task, Workspace, forget_workspaces, open_workspace
+from g2d_pipeline.studies import results
+from g2d_pipeline.studies.cells import RunName, Site, Task, Workspace, forget_workspaces, open_workspace
 from g2d_pipeline.studies.runner import Trainings, open_pool
 from g2d_pipeline.studies.settings import Point, points, read_study
 
 logger = logging.getLogger(__name__)
 FOLDER = Path("data/08_reporting/studies")
-Failures = dict[tuple[str, str], str]
 
 
 @dataclass
 class Cell:
-    """A point of the grid at work. `failed`: (stage, run) → why."""
+    """A point of the grid with its workspace. `failed`: run → why."""
 
     point: Point
     workspace: Workspace
-    teachers_shown: bool
-    failed: Failures = field(default_factory=dict)
+    failed: dict[RunName, str] = field(default_factory=dict)
+
+    @property
+    def teachers_shown(self) -> bool:
+        return "unimodal" in self.point.methods
 
     @property
     def students(self) -> list[str]:
@@ -49,34 +56,30 @@ class Cell:
         needed = {name for run in self.students for name in w.teachers_of(run)}
         return [run for run in w.plan.runs("teachers") if self.teachers_shown or run in needed]
 
-    def runs(self) -> list[tuple[str, str]]:
+    def runs(self) -> list[RunName]:
         return [("teachers", run) for run in self.teachers] + [("distill", run) for run in self.students]
 
-    def named(self, runs: Failures) -> Failures:
-        """Runs of this cell, told from those of others; teachers are the data set's."""
-        where = {"distill": f"{self.point.dataset} {self.point.label}", "teachers": f"{self.point.dataset} "}
-        return {(where[stage], f"{stage} {run}"): reason for (stage, run), reason in runs.items()}
+    def label(self, stage: str, run: str) -> tuple[str, ...]:
+        """A run's name among those of all cells; teachers belong to their data set."""
+        return self.point.dataset, self.point.label if stage == "distill" else "", stage, run
 
-    def missing(self) -> list[tuple[str, str]]:
-        """What is neither fresh nor failed."""
-        self.workspace.plan.refresh()
-        return [
-            one for one in self.runs() if one not in self.failed and not self.workspace.plan.is_fresh(*one)
-        ]
+    def missing(self) -> list[RunName]:
+        """The runs that are neither fresh nor failed."""
+        return [run for run in self.workspace.missing(self.runs()) if run not in self.failed]
 
     def fail(self, reason: str, method: str | None = None) -> None:
-        """Note that nothing of this point, or of one of its methods, can be made."""
+        """Note that no run of this cell, or of one of its methods, can be made."""
         runs = self.runs() if method is None else [("distill", r) for r in self.workspace.students([method])]
-        self.failed |= {one: reason for one in runs if one not in self.failed}
+        self.failed |= {run: reason for run in runs if run not in self.failed}
 
     def fail_without_teachers(self) -> None:
         """Note that students fail whose teachers failed."""
         for run in self.students:
             for teacher in self.workspace.teachers_of(run):
-                if (reason := self.failed.get(("teachers", teacher))) and ("distill", run) not in self.failed:
+                if reason := self.failed.get(("teachers", teacher)):
                     modality = teacher.partition("/")[0]
-                    words = f"it needs the teacher of {modality}, which failed: {reason}"
-                    self.failed["distill", run] = words
+                    text = f"it needs the teacher of {modality}, which failed: {reason}"
+                    self.failed.setdefault(("distill", run), text)
 
 
 def run_study(site: Site, name: str, changes: Tree) -> None:
@@ -88,7 +91,7 @@ def run_study(site: Site, name: str, changes: Tree) -> None:
     study, origins = read_study(name, site.loader({}).studies(), parse_yaml, changes)
     site = replace(site, threads=study.threads)
     if isinstance(study, AdviseSettings):
-        from g2d_pipeline.studies.advise import run_advise
+        from g2d_pipeline.studies.advise import run_advise  # which imports this module
 
         run_advise(study, name, origins, site)
     else:
@@ -111,9 +114,8 @@ def _run_grid(study: StudySettings, name: str, origins: Origins, site: Site) -> 
                 _write(partial, name, study, cells)
     text = (folder / "table.txt").read_text(encoding="utf-8")
     click.echo(f"\n{text}\nStudy: {relative(folder / 'study.html', project)}")
-    failed = {one: reason for cell in cells for one, reason in cell.named(cell.failed).items()}
-    if failed:
-        total = len({one for cell in cells for one in cell.named(dict.fromkeys(cell.runs(), ""))})
+    if failed := {cell.label(*run): reason for cell in cells for run, reason in cell.failed.items()}:
+        total = len({cell.label(*run) for cell in cells for run in cell.runs()})
         reason = next(iter(failed.values())).rstrip(".")
         raise TrainingError(
             f"study {name}: {len(failed)} of {total} runs failed, the first one: {reason}. The others are "
@@ -122,26 +124,23 @@ def _run_grid(study: StudySettings, name: str, origins: Origins, site: Site) -> 
 
 
 def open_cells(site: Site, name: str, study: StudySettings, origins: Origins) -> list[Cell]:
-    """A cell a point of the grid. Raises ConfigError and DataError, with the point."""
+    """A cell for each point of the grid. Raises ConfigError and DataError, with the point."""
     cells = []
     for point in points(study):
         try:
-            workspace = open_workspace(site, point.params)
+            cells.append(Cell(point, open_workspace(site, point.params)))
         except G2DError as error:
             text = str(error).removeprefix(f"{COMMAND_LINE}: ")
             unknown = re.match(r"unknown (method|key) '([^']+)'", text)
             key = "datasets" if not unknown else "methods" if unknown[1] == "method" else "options"
-            where = origins.find(("studies", name, key, unknown[2] if unknown else ""))
-            raise type(error)(f"{where}: study {name}, {point}: {text}") from error
-        cells.append(Cell(point, workspace, "unimodal" in point.methods))
+            file = origins.find(("studies", name, key, unknown[2] if unknown else ""))
+            raise type(error)(f"{file}: study {name}, {point}: {text}") from error
     return cells
 
 
 def _check(name: str, study: StudySettings, origins: Origins, cells: Sequence[Cell]) -> None:
-    """Raise ConfigError for metrics that do not fit; note methods that are not defined where they shall be
-    used, which is asked only where there is work."""
-    from g2d_pipeline.studies import results
-
+    """Raise ConfigError for metrics that do not fit; note methods that are not defined for their data, which
+    is checked only for cells with missing runs."""
     tasks = {c.point.dataset: c.workspace.configuration.dataset.task for c in cells}
     key = "metrics"
     try:
@@ -159,8 +158,6 @@ def _check(name: str, study: StudySettings, origins: Origins, cells: Sequence[Ce
 
 def undefined_methods(c: Configuration) -> dict[str, str]:
     """Method → why it is not defined for the task, modalities, fusion or encoders."""
-    from g2d_pipeline.resolve import check_methods
-
     reasons = {}
     for method, settings in c.methods.items():
         try:
@@ -171,8 +168,8 @@ def undefined_methods(c: Configuration) -> dict[str, str]:
 
 
 def make_cells(cells: Sequence[Cell], pool: Trainings, title: str) -> None:
-    """Make what is missing: features here, one data set after the other; then teachers, and students that
-    need none; then the other students. What fails is noted in its cells."""
+    """Make what is missing: features in this process, one data set after the other; then teachers, and
+    students that need none; then the other students. Failures are noted in the cells."""
     for cell in cells:
         if not cell.missing():
             continue
@@ -183,26 +180,31 @@ def make_cells(cells: Sequence[Cell], pool: Trainings, title: str) -> None:
         except (G2DError, OSError) as error:
             cell.fail(" ".join(str(error).split()))
             logger.error("%s: %s", cell.point.dataset, error)
-    total = len(_to_make(cells))
-    if not total:
+    tasks = _tasks(cells)
+    if not tasks:
         return
-    logger.info("%s: %d runs to make, in %d processes", title, total, pool.workers)
-    with track_epochs(title, 0, total) as line:
-        line.start(1)
-        _make(_to_make(cells, with_teachers=False), pool, line)
+    logger.info("%s: %d runs to make, in %d processes", title, len(tasks), pool.workers)
+
+    def waves() -> Iterator[list[Task]]:
+        tasks.update(first := _tasks(cells, with_teachers=False))
+        yield list(first)
         for cell in cells:
             cell.fail_without_teachers()
-        _make(_to_make(cells), pool, line)
+        tasks.update(last := _tasks(cells))
+        yield list(last)
+
+    def failed(task: Task, reason: str) -> None:
+        for cell in tasks[task]:
+            cell.failed[task.stage, task.run] = reason
+        logger.error("%s %s %s failed: %s", tasks[task][0].point, task.stage, task.run, reason)
+
+    pool.train_waves(title, len(tasks), waves(), failed)
 
 
-Shared = dict[Any, list[tuple[Cell, str, str]]]
-"""What is to be made, by the folder that it is to lie in (or anything else, where that is not known yet) →
-the cells and runs that it is of."""
-
-
-def _to_make(cells: Sequence[Cell], with_teachers: bool = True) -> Shared:
-    """What is missing; not `with_teachers`: teachers, and students that need none."""
-    shared: Shared = {}
+def _tasks(cells: Sequence[Cell], with_teachers: bool = True) -> dict[Task, list[Cell]]:
+    """A task for each missing artefact → the cells that share it. Without `with_teachers`: teachers, and
+    students that need none."""
+    shared: dict[Any, tuple[Task, list[Cell]]] = {}  # by folder, where that is known already
     for cell in cells:
         w = cell.workspace
         for stage, run in cell.missing():
@@ -211,22 +213,8 @@ def _to_make(cells: Sequence[Cell], with_teachers: bool = True) -> Shared:
                     key: Any = w.plan.folder(stage, run)
                 except PendingInputError:
                     key = id(cell), stage, run
-                shared.setdefault(key, []).append((cell, stage, run))
-    return shared
-
-
-def _make(shared: Shared, pool: Trainings, line: EpochProgress) -> None:
-    owners = {Task(own[0][0].workspace.params, *own[0][1:]): own for own in shared.values()}
-
-    def done(task: Task, outcome: Outcome) -> None:
-        line.advance(0, dict)
-        if outcome.status == "failed":
-            for cell, stage, run in owners[task]:
-                cell.failed[stage, run] = outcome.reason
-            point = owners[task][0][0].point
-            logger.error("%s %s %s failed: %s", point, task.stage, task.run, outcome.reason)
-
-    pool.train(list(owners), done)
+                shared.setdefault(key, (Task(w.params, stage, run), []))[1].append(cell)
+    return dict(shared.values())
 
 
 def _artefact(
@@ -236,9 +224,9 @@ def _artefact(
     made = []
     for cell in cells:
         cell.workspace.plan.refresh()
-        for one in cell.runs():
-            state = cell.failed.get(one) or cell.workspace.plan.fingerprint(*one)
-            made.append([cell.point.dataset, cell.point.label, *one, state])
+        for run in cell.runs():
+            state = cell.failed.get(run) or cell.workspace.plan.fingerprint(*run)
+            made.append([cell.point.dataset, cell.point.label, *run, state])
     about = study.model_dump(mode="json", exclude={"compute", "threads"})
     graph = cells[0].workspace.plan.graph
     code = graph.fingerprint(["studies.study.run_study"])
@@ -249,8 +237,6 @@ def _artefact(
 
 
 def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell]) -> None:
-    from g2d_pipeline.studies import results
-
     parts = list(collect(cells, compared=study.published is not None))
     frame = results.cells_frame(parts)
     published = results.published_rows(study.published) if study.published else None
@@ -265,81 +251,71 @@ def _write(folder: Path, name: str, study: StudySettings, cells: Sequence[Cell])
         for stage, run in c.runs()
     ]
     notes = [f"{c.point}: {note}" for c in cells for note in c.workspace.configuration.notes]
-    for part in parts if study.published else []:
-        if part.void:
-            words = "; ".join(f"{word} ({details})" for word, details in part.void.items())
-            notes.append(f"{part.dataset}: the comparison with what is published is void: {words}.")
-    notes = list(dict.fromkeys(notes))
-    results.write_results(folder, title, notes, frame, summary, about)
+    for part in parts:
+        if part.void and study.published:
+            reasons = "; ".join(f"{word} ({details})" for word, details in part.void.items())
+            notes.append(f"{part.dataset}: the comparison with what is published is void: {reasons}.")
+    results.write_results(folder, title, list(dict.fromkeys(notes)), frame, summary, about)
 
 
 def _made(cell: Cell, stage: str, run: str) -> dict[str, Any]:
     folder = cell.workspace.plan.require(stage, run)
-    card = read_card(folder) or {}
-    project = cell.workspace.configuration.project
-    return {"folder": str(relative(folder, project)), "seconds": card.get("wall_seconds")}
+    seconds = cell.workspace.card(stage, run).get("wall_seconds")
+    return {"folder": str(relative(folder, cell.workspace.configuration.project)), "seconds": seconds}
 
 
-def collect(cells: Sequence[Cell], compared: bool = False) -> Iterable[Any]:
-    """The results of each cell, as `results.Part`s; teachers that all points of a data set share, once.
-    `compared`: with published numbers."""
-    import pandas as pd
-
-    from g2d_pipeline.evaluation.metrics import METRIC_COLUMNS, collect_metrics
-    from g2d_pipeline.studies.results import Part, departures, published_protocol
-
-    sets: dict[str, set[tuple[str, ...]]] = {}  # of teachers, by data set
+def collect(cells: Sequence[Cell], compared: bool = False) -> Iterator[results.Part]:
+    """The results of each cell; teachers that all points of a data set share, once. `compared`: with
+    published numbers."""
+    teacher_sets: dict[str, set[tuple[str, ...]]] = {}  # by data set
     for cell in cells:
-        sets.setdefault(cell.point.dataset, set()).add(_teacher_set(cell))
+        plan = cell.workspace.plan
+        states = (
+            cell.failed.get(("teachers", run)) or str(plan.folder("teachers", run)) for run in cell.teachers
+        )
+        teacher_sets.setdefault(cell.point.dataset, set()).add(tuple(states))
     shown = set()
     for cell in cells:
         c, dataset = cell.workspace.configuration, cell.point.dataset
-        protocol = published_protocol(dataset) if compared else {}
-        void = departures(c.source, c.describe()["dataset_settings"], protocol)
-        shared = len(sets[dataset]) == 1
-        groups = [("distill", cell.students, cell.point.label)]
+        protocol = results.published_protocol(dataset) if compared else {}
+        void = results.departures(c.source, c.describe()["dataset_settings"], protocol)
+        shared = len(teacher_sets[dataset]) == 1
+        groups: list[tuple[str, list[str], list[str]]] = [(cell.point.label, [], cell.students)]
         if cell.teachers_shown and not (shared and dataset in shown):
-            groups.insert(0, ("teachers", cell.teachers, "" if shared else cell.point.label))
+            groups.insert(0, ("" if shared else cell.point.label, cell.teachers, []))
             shown.add(dataset)
-        for stage, names, label in groups:
-            runs, failures, seconds = results_of(cell, stage, names)
+        for label, teachers, students in groups:
+            runs, failures, seconds = results_of(cell.workspace, teachers, students, cell.failed)
             metrics = pd.DataFrame(columns=list(METRIC_COLUMNS))
             if runs:
                 metrics = collect_metrics(runs, c.run.dataset, c.source)
-            yield Part(dataset, label, c.source, metrics, failures, seconds, void)
+            yield results.Part(dataset, label, c.source, metrics, failures, seconds, void)
 
 
-def _teacher_set(cell: Cell) -> tuple[str, ...]:
-    """Where the teachers of a cell lie, or why they failed."""
-    plan = cell.workspace.plan
-    return tuple(
-        cell.failed.get(("teachers", run)) or str(plan.folder("teachers", run)) for run in cell.teachers
+def results_of(
+    w: Workspace, teachers: Sequence[str], students: Sequence[str], failed: Mapping[RunName, str]
+) -> tuple[list[Run], list[Failure], dict[Any, float]]:
+    """(runs, failures, run's label → seconds of its training) of teachers and students. `failed`: run → why
+    it has no model."""
+
+    def models(stage: str, runs: Mapping[str, Any], names: Sequence[str]) -> Models:
+        reasons = {name: failed.get((stage, name)) for name in names}
+        return {n: FailedRun(runs[n].seed, why) if why else w.trained(stage, n) for n, why in reasons.items()}
+
+    sets = (
+        models("teachers", w.configuration.teachers().runs, teachers),
+        models("distill", w.distill.runs, students),
     )
-
-
-def results_of(cell: Cell, stage: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[Any, float]]:
-    """(runs, failures, seconds of training by run) of teachers or students."""
-    from g2d_pipeline.pipelines.evaluate import read_runs, samples_of
-
-    w, samples = cell.workspace, {}
-    models = {run: _model(cell, stage, run) for run in names}
-    made = [model for model in models.values() if isinstance(model, TrainedFolder)]
-    if made:
+    samples = {}
+    if any(isinstance(model, TrainedFolder) for made in sets for model in made.values()):
         manifests, stores = w.datasets["ingest"].load(), w.datasets["featurize"].load()
         tables = {split: samples_of(store, manifests[split]) for split, store in stores.items()}
         samples = {
             end: (tables[split], stores[split]) for end, (_, split, _) in w.configuration.repeats.items()
         }
-    cases, failures = read_runs(*(({}, models) if stage == "distill" else (models, {})), samples)
+    cases, failures = read_runs(*sets, samples)
     seconds = {}
     for run, model, _ in cases:
         card = read_card(model.path) or {}
         seconds[run.method, run.modality, run.fold, run.seed] = float(card.get("wall_seconds", 0.0))
     return [run for run, *_ in cases], failures, seconds
-
-
-def _model(cell: Cell, stage: str, run: str) -> TrainedFolder | FailedRun:
-    w = cell.workspace
-    settings: Any = w.distill if stage == "distill" else w.configuration.teachers()
-    reason = cell.failed.get((stage, run))
-    return FailedRun(settings.runs[run].seed, reason) if reason else w.trained(stage, run)
