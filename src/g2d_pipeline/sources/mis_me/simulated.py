@@ -13,7 +13,7 @@ import openpyxl
 from PIL import Image
 
 from g2d_pipeline.config import SPLITS, Split
-from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
+from g2d_pipeline.sources.mis_me import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
 
 STATIONS = ("OK001", "OK002", "OK003")
 SHARES = (365, 241, 294)  # of the published test set
