@@ -49,9 +49,10 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
         images = draw_images(labels, counts, self.raw.seed)
         voices = sorted({clip.speaker for clip in clips})
         mixed = [voices[i] for i in np.random.default_rng([self.raw.seed, 3]).permutation(len(voices))]
-        parts: list[Split] = ["test"] * TEST_VOICES + ["val"] * VAL_VOICES + ["train"] * len(voices)
-        split_of = dict(zip(mixed, parts, strict=False))
-        splits = [split_of[clip.speaker] for clip in clips]
+        test, val = mixed[:TEST_VOICES], mixed[TEST_VOICES : TEST_VOICES + VAL_VOICES]
+        splits: list[Split] = [
+            "test" if clip.speaker in test else "val" if clip.speaker in val else "train" for clip in clips
+        ]
         pairs = pair(images, [clip.digit for clip in clips], splits, self.raw.seed, f"{RESTORE}.")
         ids = [f"digit{p.row:04d}_{clips[p.clip].speaker}" for p in pairs]
         table = paired_table(pairs, ids, clips, columns, IMAGES)

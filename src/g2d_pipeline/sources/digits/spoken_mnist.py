@@ -48,8 +48,10 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             f"and val_takes ({raw.val_takes}); all other takes are train."
         )
         images = draw_images(labels, raw.pairs, raw.seed)
-        takes: dict[int, Split] = dict.fromkeys(raw.val_takes, "val") | dict.fromkeys(raw.test_takes, "test")
-        splits = [takes.get(clip.take, "train") for clip in clips]
+        test, val = raw.test_takes, raw.val_takes
+        splits: list[Split] = [
+            "test" if clip.take in test else "val" if clip.take in val else "train" for clip in clips
+        ]
         pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
         ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
         table = paired_table(pairs, ids, clips, columns, IMAGES)
