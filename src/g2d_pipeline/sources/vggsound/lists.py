@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,13 +35,12 @@ class Clip(NamedTuple):
         return f"{self.video}_{self.start:06d}"
 
 
-@dataclass(frozen=True)
-class Lists:
+class Lists(NamedTuple):
     """The clips in the lists' order, each once, rows that can not be used, and notes for the manifest."""
 
     clips: list[Clip]
     bad: list[BadRow]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 @lru_cache(maxsize=1)
@@ -65,8 +63,7 @@ def read_lists(root: Path, files: Sequence[str]) -> Lists:
     Rows whose id, start, label or split can not be read, or that contradict an earlier one, are `bad`. Raises
     DataError where a list can not be read at all."""
     clips: dict[str, Clip] = {}
-    lists = Lists([], [])
-    repeated = 0
+    lists, repeated = Lists([], [], []), 0
     for file in files:
         rows = _rows(root / file)
         split = Path(file).stem.lower()
