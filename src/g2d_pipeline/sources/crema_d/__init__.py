@@ -74,7 +74,13 @@ class CremaDLayout(Layout[CremaD]):
             clips.check_pointers(faults, files, len(listed.rows), settings.max_bad_fraction, notes)
             for name, fault in faults.items():
                 reasons.setdefault(name, []).append(f"{files.place(name)} {fault}")
-        known = self._known_broken(listed.rows, columns, notes)
+        drop = "visual" in columns and self.raw.broken_clips == "drop"
+        if known := [row for row in listed.rows if drop and row.clip.name in clips.BROKEN_VIDEO]:
+            names = ", ".join(row.clip.name for row in known)
+            notes.append(
+                f"{len(known)} clips whose video is known to be broken are left out, none of them of the "
+                f"published test set: {names} (broken_clips=keep keeps them)."
+            )
         rows = [row for row in listed.rows if row not in known]
         bad = [row.bad("; ".join(reasons[row.clip.name])) for row in rows if row.clip.name in reasons]
         total = len(rows) + len(listed.bad)
@@ -116,20 +122,6 @@ class CremaDLayout(Layout[CremaD]):
         names = {name for files in media.values() for name in files.files}
         named = [clip for name in names if (clip := clips.Clip.parse(name))]
         return lists.speakers(named, self.raw.val_fraction, self.raw.seed, str(self.root))
-
-    def _known_broken(
-        self, rows: Sequence[lists.Row], columns: Mapping[str, str], notes: list[str]
-    ) -> list[lists.Row]:
-        """Those of BROKEN_VIDEO, where they are to be left out."""
-        drop = "visual" in columns and self.raw.broken_clips == "drop"
-        known = [row for row in rows if drop and row.clip.name in clips.BROKEN_VIDEO]
-        if known:
-            names = ", ".join(row.clip.name for row in known)
-            notes.append(
-                f"{len(known)} clips whose video is known to be broken are left out, none of them of the "
-                f"published test set: {names} (broken_clips=keep keeps them)."
-            )
-        return known
 
     def _remedy(self, media: Mapping[str, Media]) -> str:
         remedy = f"copy or download these files again from {SOURCE}, and correct such rows"
