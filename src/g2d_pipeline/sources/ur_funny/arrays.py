@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from reprlib import repr as shown
+from reprlib import repr as short_repr
 from statistics import mode
 from typing import Any
 
@@ -185,7 +185,7 @@ def _target(label: Any, counts: Counter[str]) -> int:
     if isinstance(label, np.ndarray) and label.size == 1:
         label = label.reshape(-1)[0]
     if not isinstance(label, NUMBER) or not math.isfinite(label):
-        raise ValueError(f"its label is {shown(label)}, not a number")
+        raise ValueError(f"its label is {short_repr(label)}, not a number")
     counts["labels"] += float(label) not in (0.0, 1.0)
     return int(float(label) >= 1)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shown
+from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,7 +236,7 @@ def id_of(value: Any, path: Path) -> str:
         value = int(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and abs(int(value)) < 10**18:
         return str(int(value))
-    raise layout_error(f"{path} has an id that is neither a whole number nor text: {shown(value)}")
+    raise layout_error(f"{path} has an id that is neither a whole number nor text: {short_repr(value)}")
 
 
 def steps_of(value: Any, what: str = "step") -> Array:

@@ -157,8 +157,8 @@ def _notes(listed: Sequence[Clip], media: Media, names: Sequence[str]) -> list[s
     notes: list[str] = []
     train, test = ({clip.video for clip in listed if clip.split == split} for split in SPLITS)
     if both := sorted(train & test):
-        shown = few(both, " …")
-        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {shown}.")
+        examples = few(both, " …")
+        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {examples}.")
     if len(names) < len(class_names()):
         notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
     forms = ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common())

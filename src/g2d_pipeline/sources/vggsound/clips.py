@@ -116,8 +116,8 @@ def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) 
     for path in sorted(set(paths.values()) - {folder}):
         if fault := media_fault(root / path):
             return Fault("broken", f"{path} {fault}")
-    if video and (of_video := [modality for modality, path in paths.items() if path == video]):
-        return video_fault(root, video, of_video) or paths
+    if video and (from_video := [modality for modality, path in paths.items() if path == video]):
+        return video_fault(root, video, from_video) or paths
     return paths
 
 
