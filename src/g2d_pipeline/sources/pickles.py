@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from reprlib import repr as short_repr  # of a value that the file chose: its own repr may be endless
@@ -239,14 +240,10 @@ def _no_array(*arguments: Any) -> NoReturn:
     raise UnpicklingError("it makes an array of its own size")
 
 
-def _container(kind: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A function that makes a `kind` of one list or tuple, or of nothing."""
-
-    def make(items: Any = ()) -> Any:
-        _check(type(items) in (list, tuple), f"it makes a {kind.__name__} of a {type(items).__name__}")
-        return kind(items)
-
-    return make
+def _container(kind: Callable[[Any], Any], items: Any = ()) -> Any:
+    """A `kind` of one list or tuple, or of nothing."""
+    _check(type(items) in (list, tuple), f"it makes a {kind.__name__} of a {type(items).__name__}")
+    return kind(items)
 
 
 class _Name:
@@ -270,7 +267,10 @@ class _Name:
 
 NDARRAY = _Name(_no_array)
 NAMES = {("numpy", "ndarray"): NDARRAY, ("numpy", "dtype"): _Name(PendingDType)}
-NAMES |= {("_codecs", "encode"): _Name(_encode), ("collections", "OrderedDict"): _Name(_container(dict))}
+NAMES |= {
+    ("_codecs", "encode"): _Name(_encode),
+    ("collections", "OrderedDict"): _Name(partial(_container, dict)),
+}
 for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
     NAMES[f"{_core}.multiarray", "_reconstruct"] = _Name(_reconstruct)
     NAMES[f"{_core}.multiarray", "scalar"] = _Name(_scalar)
@@ -278,8 +278,8 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
 for _builtins in ("builtins", "__builtin__"):  # Python 3 and 2, in protocols that have no opcodes for these
     NAMES[_builtins, "bytes"] = _Name(lambda: b"")
     NAMES[_builtins, "complex"] = _Name(_complex)
-    NAMES[_builtins, "set"] = _Name(_container(set))
-    NAMES[_builtins, "frozenset"] = _Name(_container(frozenset))
+    NAMES[_builtins, "set"] = _Name(partial(_container, set))
+    NAMES[_builtins, "frozenset"] = _Name(partial(_container, frozenset))
 
 
 class _Plain:

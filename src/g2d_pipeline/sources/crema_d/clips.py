@@ -22,7 +22,7 @@ AUDIO, VIDEO, IMAGES = "AudioWAV", "VideoFlash", "Image-01-FPS"
 ENDINGS = {AUDIO: ".wav", VIDEO: ".flv", IMAGES: ""}  # of a clip's file
 # folder → its files at any depth, in any case: a clip's file, or the images in a clip's folder
 MEDIA = {
-    folder: re.compile(rf"(?P<unit>(?P<place>(?:.*/)?{folder})/{form}", re.IGNORECASE)
+    folder: re.compile(rf"(?P<unit>(?P<place>(?:.*/)?{folder})/{form}", re.IGNORECASE | re.DOTALL)
     for folder, form in {
         AUDIO: r"(?P<name>[^/]*)\.wav)",
         VIDEO: r"(?P<name>[^/]*)\.(?:flv|mp4))",
