@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 from g2d_pipeline.config import IngestSettings, LayoutSettings
 from g2d_pipeline.config.layouts import RawSettings
 from g2d_pipeline.errors import ConfigError, data_error
+from g2d_pipeline.files import atomic_folder
 from g2d_pipeline.remote import local_folder
 from g2d_pipeline.sources.faults import FEW_FOLDERS, list_files
 from g2d_pipeline.sources.hashing import hash_files
 from g2d_pipeline.sources.layout import Layout, find_layout
-from g2d_pipeline.sources.simulated import ensure_folder
+from g2d_pipeline.sources.simulated import SAMPLE_TEXT, text_of
 
 if TYPE_CHECKING:
     from g2d_pipeline.sources.manifest import Manifest
@@ -78,13 +79,24 @@ def _check_absent(layout: Layout[RawSettings], requested: str) -> None:
 
 
 def ensure_sample(raw: LayoutSettings, root: Path) -> None:
-    """Make the simulated sample at `root`, the folder that `locate` named, unless it is there as the settings
-    ask. Equal settings give equal bytes.
+    """Make the simulated sample at `root`, the folder that `locate` named, whole or not at all, unless it is
+    there as the settings ask. Equal settings give equal bytes.
 
     Raises DataError where a folder is there that is no such sample: it is never touched."""
     layout = find_layout(raw, root)
-    if layout.simulated is not None:
-        ensure_folder(root, layout.sample_text, layout.make_sample)
+    if layout.simulated is None or (found := text_of(root)) == layout.sample_text:
+        return
+    if root.exists() and found is None:
+        headline = f"{root} is in the way of the simulated sample: it has no {SAMPLE_TEXT}"
+        raise data_error(headline, [], "move it away, or set another raw_dir.")
+    logger.info("Making the simulated sample in %s …", root)
+    try:
+        with atomic_folder(root) as new:
+            layout.make_sample(new)
+            (new / SAMPLE_TEXT).write_text(layout.sample_text, encoding="utf-8", newline="\n")
+    except OSError:
+        if text_of(root) != layout.sample_text:  # another run has not just made the same one
+            raise
 
 
 def read_raw(

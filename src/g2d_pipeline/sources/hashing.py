@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import atomic_write, content_hash
 from g2d_pipeline.remote import version_of
@@ -18,7 +20,7 @@ from g2d_pipeline.sources.faults import RACY_NS
 logger = logging.getLogger(__name__)
 
 VERSION = 2
-Entry = list[int | str]  # size, mtime_ns, ctime_ns, inode, hash
+Entry = tuple[int, int, int, int, str]  # size, mtime_ns, ctime_ns, inode, hash
 
 
 def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | None) -> str:
@@ -38,7 +40,7 @@ def hash_files(files: Sequence[Path], root: Path, header: str, cache: Path | Non
         key = os.path.abspath(path)  # noqa: PTH100
         entry = _entry(path, key, known.get(key))
         changed = changed or entry is not known.get(key)
-        if now - int(entry[1]) > RACY_NS:
+        if now - entry[1] > RACY_NS:
             mine[key] = entry
         total.update(f"\0{key.removeprefix(base)}\0{entry[-1]}".encode(errors="surrogateescape"))
     others = {key: entry for key, entry in known.items() if not key.startswith(base) and key not in mine}
@@ -59,7 +61,7 @@ def content_hashes(files: Iterable[Path], cache: Path | None) -> dict[Path, tupl
     known = _read(cache)
     keys = ((path, os.path.abspath(path)) for path in files)  # noqa: PTH100
     entries = ((path, _entry(path, key, known.get(key))) for path, key in keys)
-    return {path: (int(entry[0]), str(entry[-1])) for path, entry in entries}
+    return {path: (entry[0], entry[-1]) for path, entry in entries}
 
 
 def remembered(file: Path | None, key: str, make: Callable[[], list[str] | None]) -> list[str]:
@@ -78,31 +80,25 @@ def _entry(path: Path, key: str, known: Entry | None) -> Entry:
     """What is `known` of an unchanged file, else its state and hash (behind a URL: its version) now."""
     if (remote := version_of(key)) is not None:
         size, version = remote
-        return [size, 0, 0, 0, version]
+        return size, 0, 0, 0, version
     try:
         stat = os.stat(key)  # noqa: PTH116
     except OSError as error:
         raise DataError(f"{path} can not be read ({error.strerror}).") from None
-    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-    return known if known is not None and known[:-1] == state else [*state, content_hash(path)]
+    state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return known if known is not None and known[:-1] == state else (*state, content_hash(path))
 
 
 def _read(cache: Path | None) -> dict[str, Entry]:
-    if cache is None:
-        return {}
     try:
-        content = json.loads(cache.read_bytes())
-        if content["version"] != VERSION:
-            return {}
-        files = content["files"]
-        if all(isinstance(e, list) and len(e) == 5 and isinstance(e[-1], str) for e in files.values()):
-            return dict(files)
+        content = json.loads(cache.read_bytes()) if cache is not None else {"version": None}
+        files = content["files"] if content["version"] == VERSION else {}
+        return TypeAdapter(dict[str, Entry]).validate_python(files)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        pass
-    logger.warning("The cache of file hashes %s is broken; it is made anew.", cache)
-    return {}
+    except (OSError, ValueError, LookupError, TypeError):
+        logger.warning("The cache of file hashes %s is broken; it is made anew.", cache)
+        return {}
 
 
 def _write(cache: Path, content: dict[str, Any]) -> None:

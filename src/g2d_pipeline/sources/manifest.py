@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,22 +108,9 @@ def validate(manifest: Manifest) -> None:
     if missing := [key for key in KEYS if key not in meta]:
         raise data_error(f"The manifest's {META} of {name!r} lacks keys", missing, REBUILD)
     _check_columns(name, table, meta["columns"], meta["group_disjoint"])
-    _raise_first(name, _faults_of_ids_and_splits(table))
-    if meta["counts"] != _counts(table):
-        headline = f"The manifest of {name!r} has {_counts(table)} rows, its {META} says {meta['counts']}"
-        raise data_error(headline, [], f"the two files are of different runs: {REBUILD}")
-    if meta["task"] == "classification":
-        _raise_first(name, _faults_of_classes(table, meta["class_names"]))
-    else:
-        _raise_first(name, _faults_of_numbers(table))
-    if meta["group_disjoint"]:
-        _raise_first(name, _faults_of_groups(table))
-    whole = _whole_numbers(table)
-    for modality, columns in meta["columns"].items():
-        for column in columns:
-            if column not in whole:
-                kind = meta["kinds"].get(modality, "")
-                _raise_first(name, _faults_of_column(table[column], table["split"], kind))
+    for headline, offenders, remedy in _faults(table, meta):
+        if offenders is None or offenders:
+            raise data_error(f"{name!r}: {headline}", offenders or [], remedy)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -167,11 +154,28 @@ def _rows(values: pd.Series[Any], wrong: Any) -> list[str]:
     return [f"row {i}: {value!r}" for i, value in values[wrong].items()]
 
 
-def _raise_first(name: str, faults: Iterable[Fault]) -> None:
-    """DataError for the first of the faults that is one."""
-    for headline, offenders, remedy in faults:
-        if offenders is None or offenders:
-            raise data_error(f"{name!r}: {headline}", offenders or [], remedy)
+def _faults(table: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[Fault]:
+    """What may be wrong, one after the other: what follows holds only where all before is right."""
+    import numpy as np
+
+    yield from _faults_of_ids_and_splits(table)
+    if meta["counts"] != _counts(table):
+        headline = f"The manifest of {meta['dataset']!r} has {_counts(table)} rows, its {META} says"
+        remedy = f"the two files are of different runs: {REBUILD}"
+        raise data_error(f"{headline} {meta['counts']}", [], remedy)
+    if meta["task"] == "classification":
+        yield from _faults_of_classes(table, meta["class_names"])
+    else:
+        yield from _faults_of_numbers(table["target"], table["split"] == "train")
+    if meta["group_disjoint"]:
+        yield from _faults_of_groups(table)
+    numbers = table.select_dtypes("float64")  # all at once: there may be thousands of columns
+    values = numbers.to_numpy()
+    blank = np.isnan(values[(table["split"] == "train").to_numpy()]).all(axis=0)
+    whole = {*numbers.columns[~(np.isinf(values).any(axis=0) | blank)]}
+    for modality, columns in meta["columns"].items():
+        for column in (column for column in columns if column not in whole):
+            yield from _faults_of_column(table[column], table["split"], meta["kinds"].get(modality, ""))
 
 
 def _faults_of_ids_and_splits(table: pd.DataFrame) -> Iterator[Fault]:
@@ -201,13 +205,12 @@ def _faults_of_classes(table: pd.DataFrame, class_names: list[str]) -> Iterator[
     yield "classes without a sample in train", absent, "add such samples to train."
 
 
-def _faults_of_numbers(table: pd.DataFrame) -> Iterator[Fault]:
-    target = table["target"]
+def _faults_of_numbers(target: pd.Series[Any], in_train: pd.Series[bool]) -> Iterator[Fault]:
     if target.dtype.kind != "f":
         yield f"the target of a regression is {target.dtype}, not float64", None, "give numbers."
     rows = _rows(target, target.isna() | target.isin(INFINITE))
     yield "targets that are not finite", rows, "correct or remove these rows."
-    train = target[table["split"] == "train"]
+    train = target[in_train]
     if train.min() == train.max():
         headline = f"the target is {train.iloc[0]} in all {len(train)} rows of train"
         yield headline, None, "check the target's column: there is nothing to learn."
@@ -219,16 +222,6 @@ def _faults_of_groups(table: pd.DataFrame) -> Iterator[Fault]:
     splits = table.groupby("group", sort=True)["split"].unique()
     crossing = [f"{group!r} in {', '.join(sorted(s))}" for group, s in splits.items() if len(s) > 1]
     yield "groups in more than one split", crossing, "keep each group within one split."
-
-
-def _whole_numbers(table: pd.DataFrame) -> set[str]:
-    """The columns of numbers that are right, all of them looked at at once: there may be thousands."""
-    import numpy as np
-
-    numbers = table.select_dtypes("float64")
-    values = numbers.to_numpy()
-    blank = np.isnan(values[(table["split"] == "train").to_numpy()]).all(axis=0)
-    return {*numbers.columns[~(np.isinf(values).any(axis=0) | blank)]}
 
 
 def _faults_of_column(values: pd.Series[Any], split: pd.Series[str], kind: str) -> Iterator[Fault]:

@@ -10,9 +10,10 @@ import pickle
 import pickletools
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from reprlib import repr as shown  # of a value that the file chose: its own repr may be endless
+from reprlib import repr as short_repr  # of a value that the file chose: its own repr may be endless
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,7 +28,8 @@ LARGEST = 16 * 2**30  # bytes
 DEEPEST = 40  # containers within containers
 SCALARS = {np.dtype(code).type for code in "?bhilqBHILQefdgFDSU"}
 SCALARS |= {int, float, complex, bool, str, bytes, type(None)}
-NONSENSE = (  # what C code raises for opcodes that make no sense (documented: "not limited to" the first few)
+# What C code raises for opcodes that make no sense (documented: "not limited to" the first few).
+UNPICKLING_ERRORS = (
     *(UnpicklingError, EOFError, AttributeError, ImportError, LookupError, ValueError, TypeError),
     *(ArithmeticError, BufferError, RecursionError, SystemError),
 )
@@ -63,7 +65,7 @@ def load_plain(path: Path, largest: int = LARGEST) -> Any:
         raise data_error(headline, [], "free some memory.") from None
     except Refused as error:
         raise data_error(f"{path} {error}", [], REMEDY) from None
-    except NONSENSE as error:
+    except UNPICKLING_ERRORS as error:
         raise data_error(f"{path} is not a pickle of plain data: {error}", [], REMEDY) from None
 
 
@@ -151,15 +153,15 @@ class PendingDType:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         plain = type(code) is str and re.fullmatch(r"[biuf](1|2|4|8|16)|c(8|16)|[SU][0-9]{1,6}|O[48]?", code)
-        _check(plain, f"it has an array of dtype {shown(code)}, which is neither a number nor text")
+        _check(plain, f"it has an array of dtype {short_repr(code)}, which is neither a number nor text")
         self.value: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         """`state`: (version, byte order, subarray, names, fields, size, alignment, flags), as of numpy."""
         plain = len(state) == 8 and all(part is None for part in state[2:5]) and state[1] in tuple("<>=|")
-        _check(plain, f"it has a dtype that is not plain: {self.value.str!r} with {shown(state)}")
+        _check(plain, f"it has a dtype that is not plain: {self.value.str!r} with {short_repr(state)}")
         same_size = state[5] in (-1, self.value.itemsize)
-        _check(same_size, f"its dtype {self.value.str!r} declares {shown(state[5])} bytes")
+        _check(same_size, f"its dtype {self.value.str!r} declares {short_repr(state[5])} bytes")
         if state[1] in "<>":
             self.value = self.value.newbyteorder(state[1])
 
@@ -177,19 +179,19 @@ class PendingArray:
         _check(len(state) == 5, f"an array's state has {len(state)} parts instead of 5")
         _, shape, dtype, fortran, content = state
         whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-        _check(whole, f"an array's shape is {shown(shape)}")
+        _check(whole, f"an array's shape is {short_repr(shape)}")
         _check(isinstance(dtype, PendingDType), "an array has no dtype")
         self.shape, count, size = shape, math.prod(shape), dtype.value.itemsize
         if dtype.value.hasobject:
             listed = type(content) is list and len(content) == count
-            _check(listed, f"an array of objects of shape {shown(shape)} does not hold {count}")
+            _check(listed, f"an array of objects of shape {short_repr(shape)} does not hold {count}")
             # numpy lists objects in C's order, whatever the array's
             self.elements, self.order, self.value = content, "C", np.empty(count, object)
             return
-        _check(size or not count, f"an array {shown(shape)} has elements of no bytes")
+        _check(size or not count, f"an array {short_repr(shape)} has elements of no bytes")
         raw = _array_bytes(content)
         held = f"promises {count * size} bytes and holds {len(raw)}"
-        _check(count * size == len(raw), f"an array {shown(shape)} {held}")
+        _check(count * size == len(raw), f"an array {short_repr(shape)} {held}")
         self.elements, self.order = [], "F" if fortran else "C"
         self.value = np.frombuffer(raw, dtype.value)
         self.value.flags.writeable = False
@@ -225,7 +227,7 @@ def _scalar(dtype: Any, raw: Any) -> Any:
 
 def _encode(text: Any, codec: Any) -> bytes:
     """How Python 3 writes bytes in protocols 0 to 2."""
-    _check(type(text) is str and codec in ("latin1", "latin-1"), f"it encodes by {shown(codec)}")
+    _check(type(text) is str and codec in ("latin1", "latin-1"), f"it encodes by {short_repr(codec)}")
     return text.encode("latin-1")  # type: ignore[no-any-return]
 
 
@@ -238,14 +240,10 @@ def _no_array(*arguments: Any) -> NoReturn:
     raise UnpicklingError("it makes an array of its own size")
 
 
-def _container(kind: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A function that makes a `kind` of one list or tuple, or of nothing."""
-
-    def make(items: Any = ()) -> Any:
-        _check(type(items) in (list, tuple), f"it makes a {kind.__name__} of a {type(items).__name__}")
-        return kind(items)
-
-    return make
+def _container(kind: Callable[[Any], Any], items: Any = ()) -> Any:
+    """A `kind` of one list or tuple, or of nothing."""
+    _check(type(items) in (list, tuple), f"it makes a {kind.__name__} of a {type(items).__name__}")
+    return kind(items)
 
 
 class _Name:
@@ -261,7 +259,7 @@ class _Name:
         return self._call(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise UnpicklingError(f"it sets {shown(name)} of a function")
+        raise UnpicklingError(f"it sets {short_repr(name)} of a function")
 
     def __setstate__(self, state: Any) -> NoReturn:
         raise UnpicklingError("it gives a state to a function")
@@ -269,7 +267,10 @@ class _Name:
 
 NDARRAY = _Name(_no_array)
 NAMES = {("numpy", "ndarray"): NDARRAY, ("numpy", "dtype"): _Name(PendingDType)}
-NAMES |= {("_codecs", "encode"): _Name(_encode), ("collections", "OrderedDict"): _Name(_container(dict))}
+NAMES |= {
+    ("_codecs", "encode"): _Name(_encode),
+    ("collections", "OrderedDict"): _Name(partial(_container, dict)),
+}
 for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
     NAMES[f"{_core}.multiarray", "_reconstruct"] = _Name(_reconstruct)
     NAMES[f"{_core}.multiarray", "scalar"] = _Name(_scalar)
@@ -277,8 +278,8 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1, numpy 2
 for _builtins in ("builtins", "__builtin__"):  # Python 3 and 2, in protocols that have no opcodes for these
     NAMES[_builtins, "bytes"] = _Name(lambda: b"")
     NAMES[_builtins, "complex"] = _Name(_complex)
-    NAMES[_builtins, "set"] = _Name(_container(set))
-    NAMES[_builtins, "frozenset"] = _Name(_container(frozenset))
+    NAMES[_builtins, "set"] = _Name(partial(_container, set))
+    NAMES[_builtins, "frozenset"] = _Name(partial(_container, frozenset))
 
 
 class _Plain:

@@ -3,22 +3,18 @@
 A layout that can be simulated describes it in `Layout.simulated`, and its folder has a module `simulated`
 with `make(root, size, seed)`; equal arguments give equal bytes."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from g2d_pipeline.config import Split
 from g2d_pipeline.errors import data_error
-from g2d_pipeline.files import atomic_folder
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_TEXT = "SAMPLE.txt"
 
@@ -44,25 +40,6 @@ class Simulated(NamedTuple):
             "Delete the folder at will; it is made anew when it is needed.\n"
             f"{counts}; seed: {seed}; recipe: {self.recipe}\n"
         )
-
-
-def ensure_folder(root: Path, text: str, make: Callable[[Path], object]) -> None:
-    """`make` the sample at `root`, whole or not at all, unless it is there with this text.
-
-    Raises DataError where a folder is there that is no sample: it is never touched."""
-    if _text_of(root) == text:
-        return
-    if root.exists() and _text_of(root) is None:
-        headline = f"{root} is in the way of the simulated sample: it has no {SAMPLE_TEXT}"
-        raise data_error(headline, [], "move it away, or set another raw_dir.")
-    logger.info("Making the simulated sample in %s …", root)
-    try:
-        with atomic_folder(root) as new:
-            make(new)
-            (new / SAMPLE_TEXT).write_text(text, encoding="utf-8", newline="\n")
-    except OSError:
-        if _text_of(root) != text:  # another run has not just made the same one
-            raise
 
 
 def write_video(
@@ -105,8 +82,8 @@ def write_video(
         container.mux(audio.encode())
 
 
-def _text_of(root: Path) -> str | None:
-    """What SAMPLE.txt says; None where there is none."""
+def text_of(root: Path) -> str | None:
+    """What SAMPLE.txt in `root` says; None where there is none. DataError where it can not be read."""
     try:
         return (root / SAMPLE_TEXT).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):

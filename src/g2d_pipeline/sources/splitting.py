@@ -67,17 +67,15 @@ def _fold(target: Array, fractions: SplitFractions, groups: Array | None) -> Cod
         remedy = "lower folds under `split`, or mend the rows that can not be used."
         raise data_error(f"split.folds = {folds}, and there are {n} {what}", [], remedy)
     strata = _strata(target) if fractions.stratify else np.zeros(len(target), np.int64)
-    options: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": fractions.seed}
-    stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
-    splitters: list[Any] = [model_selection.KFold(**options)]
+    kinds: list[Any] = [model_selection.StratifiedKFold, model_selection.KFold]
     if groups is not None:
-        splitters = [
-            model_selection.LeaveOneGroupOut() if folds == n else model_selection.GroupKFold(**options)
-        ]
-        stratified = stratified and folds < n
-    if stratified:
-        kind = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
-        splitters.insert(0, kind(**options))
+        kinds = [model_selection.StratifiedGroupKFold, model_selection.GroupKFold]
+    stratified = np.bincount(strata).max() >= folds and len(np.unique(strata)) > 1
+    splitters: list[Any] = [
+        kind(folds, shuffle=True, random_state=fractions.seed) for kind in kinds[0 if stratified else 1 :]
+    ]
+    if groups is not None and folds == n:
+        splitters = [model_selection.LeaveOneGroupOut()]
     for splitter in splitters:  # a stratified one of few groups may leave a fold empty: then the next
         with warnings.catch_warnings():  # a class of fewer samples than folds is in some of them only
             warnings.simplefilter("ignore", UserWarning)
@@ -92,8 +90,8 @@ def _named(name: str, wanted: Sequence[str], groups: Array | None, split: Labels
     assert groups is not None  # the settings see to it
     known = np.unique(groups[split == ""]).tolist()
     if unknown := [f"{group!r}.{did_you_mean(group, known)}" for group in wanted if group not in known]:
-        shown = f"{', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else '.'}"
-        remedy = f"name others under split.{name}.group. There are {len(known)}: {shown}"
+        listed = f"{', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else '.'}"
+        remedy = f"name others under split.{name}.group. There are {len(known)}: {listed}"
         raise data_error(f"split.{name}.group: no sample to draw has the group", unknown, remedy)
     mask: Array = np.isin(groups, list(wanted)) & (split == "")
     return mask

@@ -70,9 +70,8 @@ class AVMNISTLayout(Layout[AVMNIST]):
             name, labels = ARRAYS["label", file], arrays["label", file].astype(np.int64)
             row = np.arange(len(labels))
             ids = [f"{file}{i:05d}" for i in row]
-            part = pd.DataFrame({"sample_id": ids, "split": file, "target": labels})
-            if file == "train":
-                part.loc[len(labels) - val_rows :, "split"] = "val"
+            split = np.where(row < len(labels) - val_rows, file, "val") if file == "train" else file
+            part = pd.DataFrame({"sample_id": ids, "split": split, "target": labels})
             for medium in media:
                 part[columns[medium]] = [f"{prefix}{ARRAYS[medium, file]}#{i}" for i in row]
             wrong = (labels < 0) | (labels > 9)

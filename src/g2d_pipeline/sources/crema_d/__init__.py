@@ -7,20 +7,20 @@ from g2d_pipeline.config import IngestSettings
 from g2d_pipeline.config.layouts import CremaD
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.sources.crema_d import clips, lists
+from g2d_pipeline.sources.crema_d.clips import AUDIO, IMAGES, MEDIA, SOURCE, VIDEO, Media
 from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
 from g2d_pipeline.sources.simulated import Simulated
 
 MISSING = {  # modality → what is not there, and what to do
     "audio": (
-        f"no {clips.AUDIO}/*.wav",
-        f"put the folder {clips.AUDIO} there, from {clips.SOURCE}; the MP3 files are not read.",
+        f"no {AUDIO}/*.wav",
+        f"put the folder {AUDIO} there, from {SOURCE}; the MP3 files are not read.",
     ),
     "visual": (
-        f"no {clips.VIDEO}/*.flv and no {clips.IMAGES}/<clip>/",
-        f"audio-only redistributions of CREMA-D leave the films out: take the folder {clips.VIDEO} from "
-        f"{clips.SOURCE}; or train on sound alone: remove 'visual' under `modalities` and set "
-        "method=unimodal.",
+        f"no {VIDEO}/*.flv and no {IMAGES}/<clip>/",
+        f"audio-only redistributions of CREMA-D leave the films out: take the folder {VIDEO} from {SOURCE}; "
+        "or train on sound alone: remove 'visual' under `modalities` and set method=unimodal.",
     ),
 }
 
@@ -39,16 +39,17 @@ class CremaDLayout(Layout[CremaD]):
         return (
             f"put CREMA-D under {self.raw.raw_dir}: AudioWAV/1001_DFA_ANG_XX.wav … and "
             "VideoFlash/1001_DFA_ANG_XX.flv … (or Image-01-FPS/1001_DFA_ANG_XX/00000.jpg …), from "
-            f"{clips.SOURCE}; the web page's zip holds LFS pointers only."
+            f"{SOURCE}; the web page's zip holds LFS pointers only."
         )
 
     def raw_files(self) -> list[Path]:
         """The media (no videos where there are images of them) and the split's lists; empty without media."""
-        visual = [f for f in self.files if clips.is_media(f, clips.IMAGES)]
-        visual = visual or [f for f in self.files if clips.is_media(f, clips.VIDEO)]
-        media = [*visual, *(f for f in self.files if clips.is_media(f, clips.AUDIO))]
+        audio, videos, images = (
+            [f for f in self.files if MEDIA[kind].fullmatch(f)] for kind in (AUDIO, VIDEO, IMAGES)
+        )
+        media = audio + (images or videos)
         tables = [f for f in self.files if f.rpartition("/")[2] in (*lists.LISTS, lists.CLASSES)]
-        return [self.root / f for f in sorted([*media, *tables])] if media else []
+        return [self.root / f for f in sorted(media + tables)] if media else []
 
     @property
     def draws_test(self) -> bool:
@@ -66,12 +67,13 @@ class CremaDLayout(Layout[CremaD]):
         media = self._media(columns, notes)
         listed = self._listed(media)
         notes[:0] = listed.notes
-        faults: dict[str, dict[str, str]] = {}
-        for modality, files in media.items():
+        reasons: dict[str, list[str]] = {}  # clip → what is wrong with its files
+        for files in media.values():
             checked = {row.clip.name: files.fault(self.root, row.clip.name) for row in listed.rows}
-            faults[modality] = {name: fault for name, fault in checked.items() if fault}
-            total, allowed = len(listed.rows), settings.max_bad_fraction
-            clips.check_pointers(faults[modality], files, total, allowed, notes)
+            faults = {name: fault for name, fault in checked.items() if fault}
+            clips.check_pointers(faults, files, len(listed.rows), settings.max_bad_fraction, notes)
+            for name, fault in faults.items():
+                reasons.setdefault(name, []).append(f"{files.place(name)} {fault}")
         drop = "visual" in columns and self.raw.broken_clips == "drop"
         if known := [row for row in listed.rows if drop and row.clip.name in clips.BROKEN_VIDEO]:
             names = ", ".join(row.clip.name for row in known)
@@ -80,29 +82,29 @@ class CremaDLayout(Layout[CremaD]):
                 f"published test set: {names} (broken_clips=keep keeps them)."
             )
         rows = [row for row in listed.rows if row not in known]
-        bad = [*listed.bad, *(b for row in rows if (b := _bad_row(row, media, faults)))]
+        bad = [row.bad("; ".join(reasons[row.clip.name])) for row in rows if row.clip.name in reasons]
         total = len(rows) + len(listed.bad)
-        dropped = self.drop_or_raise(bad, total, settings, "clips", self._remedy(media))
+        dropped = self.drop_or_raise([*listed.bad, *bad], total, settings, "clips", self._remedy(media))
         for row in known:
             reason = f"known to be broken in every copy: {clips.BROKEN_VIDEO[row.clip.name]} ({row.split})"
             dropped.append(BadRow(row.clip.name, None, reason))
-        good = [row for row in rows if not any(row.clip.name in names for names in faults.values())]
+        good = [row for row in rows if row.clip.name not in reasons]
         _note(rows, good, media, notes)
 
         table = pd.DataFrame({"sample_id": [r.clip.name for r in good], "split": [r.split for r in good]})
         table["target"] = pd.Series([row.clip.target for row in good], dtype="int64")
         for modality, files in media.items():
-            table[columns[modality]] = [files.cell(row.clip.name) for row in good]
+            table[columns[modality]] = [files.place(row.clip.name) for row in good]
         for column, key in (("group", "actor"), ("sentence", "sentence"), ("level", "level")):
             table[column] = [getattr(row.clip, key) for row in good]
-        return Samples(table, clips.EMOTIONS, dropped, notes, group_disjoint=self.raw.split == "speakers")
+        return Samples(table, clips.EMOTIONS, dropped, notes, group_disjoint=self.draws_test)
 
-    def _media(self, columns: Mapping[str, str], notes: list[str]) -> dict[str, clips.Media]:
+    def _media(self, columns: Mapping[str, str], notes: list[str]) -> dict[str, Media]:
         """modality → its files; DataError where there are none, or none has a clip's name."""
-        media: dict[str, clips.Media] = {}
+        media: dict[str, Media] = {}
         for modality in columns:
             if modality == "audio":
-                files = clips.find_media(self.files, self.root, clips.AUDIO)
+                files = clips.find_media(self.files, self.root, AUDIO)
             else:
                 files = clips.find_visual(self.files, self.root, notes)
             if files is None:
@@ -114,15 +116,15 @@ class CremaDLayout(Layout[CremaD]):
             clips.check_names(files, self.root, notes)
         return media
 
-    def _listed(self, media: Mapping[str, clips.Media]) -> lists.Lists:
+    def _listed(self, media: Mapping[str, Media]) -> lists.Lists:
         if self.raw.split == "published":
             return lists.published(self.root, self.files, self.raw.val_fraction, self.raw.seed)
         names = {name for files in media.values() for name in files.files}
         named = [clip for name in names if (clip := clips.Clip.parse(name))]
         return lists.speakers(named, self.raw.val_fraction, self.raw.seed, str(self.root))
 
-    def _remedy(self, media: Mapping[str, clips.Media]) -> str:
-        remedy = f"copy or download these files again from {clips.SOURCE}, and correct such rows"
+    def _remedy(self, media: Mapping[str, Media]) -> str:
+        remedy = f"copy or download these files again from {SOURCE}, and correct such rows"
         if others := [f for files in media.values() for f in files.others]:
             remedy += f"; {len(others)} files have no clip's name, perhaps they are it: {few(others)}"
         if self.raw.split == "published":
@@ -130,21 +132,8 @@ class CremaDLayout(Layout[CremaD]):
         return remedy
 
 
-def _bad_row(
-    row: lists.Row, media: Mapping[str, clips.Media], faults: Mapping[str, Mapping[str, str]]
-) -> BadRow | None:
-    name = row.clip.name
-    broken = [modality for modality in media if name in faults[modality]]
-    if not broken:
-        return None
-    reason = "; ".join(f"{media[m].place(name)} {faults[m][name]}" for m in broken)
-    if row.row is None:
-        return BadRow(name, None, f"{reason} ({row.split})")
-    return BadRow(row.file, row.row, reason)
-
-
 def _note(
-    rows: Sequence[lists.Row], good: Sequence[lists.Row], media: Mapping[str, clips.Media], notes: list[str]
+    rows: Sequence[lists.Row], good: Sequence[lists.Row], media: Mapping[str, Media], notes: list[str]
 ) -> None:
     listed = {row.clip.name for row in rows} | set(clips.BROKEN_VIDEO)
     for files in media.values():

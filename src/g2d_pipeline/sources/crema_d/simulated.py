@@ -1,20 +1,18 @@
 """A simulated CREMA-D folder (datasets.md §1.6): voices are learned soon, faces late and then better."""
 
-import csv
-import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import soundfile
 from PIL import Image, ImageDraw
 
-from g2d_pipeline.sources.crema_d.clips import AUDIO, EMOTIONS, IMAGES, SENTENCES, VIDEO
+from g2d_pipeline.sources.crema_d.clips import AUDIO, EMOTIONS, IMAGES, SENTENCES, VIDEO, Clip
 from g2d_pipeline.sources.simulated import write_video
 
 LEVELS = ("LO", "MD", "HI")  # of sentence IEO; XX elsewhere, and where the emotion is neutral
@@ -44,17 +42,6 @@ FACES = {
     "DIS": (-0.7, 0.3, -0.5, 0.5, 0.0, 0.95, -1.0),
     "ANG": (-0.5, 0.8, -1.0, 1.0, 1.0, 1.20, 0.3),
 }
-
-
-class Clip(NamedTuple):
-    actor: int
-    sentence: str
-    emotion: str
-    level: str = "XX"
-
-    @property
-    def name(self) -> str:
-        return f"{self.actor}_{self.sentence}_{self.emotion}_{self.level}"
 
 
 def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
@@ -87,7 +74,7 @@ def make(folder: Path, clips: int, seed: int, film: str | None = None) -> None:
 def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """A voice `[seconds × 16,000]` in [-1, 1], of noise and harmonics that tell the emotion."""
     pitch, tempo, loudness, slope = VOICES[clip.emotion]
-    who = np.random.default_rng(clip.actor)
+    who = np.random.default_rng(int(clip.actor))
     t = np.arange(round(seconds * RATE)) / RATE
     base = who.choice([118.0, 205.0]) * who.uniform(0.93, 1.07) * pitch * rng.normal(1, 0.05)
     pace = tempo * rng.normal(1, 0.08)
@@ -104,7 +91,7 @@ def speak(clip: Clip, seconds: float, rng: np.random.Generator) -> npt.NDArray[n
 
 def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
     """MOUTHS drawings, 160 × 120, of one face: the actor tells its colours, emotion and chance the rest."""
-    who = np.random.default_rng(clip.actor)
+    who = np.random.default_rng(int(clip.actor))
     wall = who.uniform(30, 200, 3)
     skin = np.array([225, 185, 158]) * who.uniform(0.55, 1) + who.normal(0, 6, 3)
     face = np.array(FACES[clip.emotion]) + rng.normal(0, 1, 7) * (0.16, 0.16, 0.16, 0.16, 0.3, 0.06, 0.3)
@@ -140,15 +127,15 @@ def draw(clip: Clip, rng: np.random.Generator) -> list[Image.Image]:
 def _clips(count: int) -> list[Clip]:
     """`count` clips, as many of each actor (± 1), who begin with IEO: an emotion each at one level."""
     each = len(SENTENCES) * 6 + 10
-    actors = max(ACTORS, math.ceil(count / each))
-    takes: list[list[Clip]] = []
-    for number in range(1001, 1001 + actors):
-        level = {e: LEVELS[(number + k) % 3] for k, e in enumerate(EMOTIONS)} | {"NEU": "XX"}
-        own = [Clip(number, "IEO", e, level[e]) for e in EMOTIONS]
-        own += [Clip(number, s, e) for s in SENTENCES[1:] for e in EMOTIONS]
-        own += [Clip(number, "IEO", e, h) for e in EMOTIONS[1:] for h in LEVELS if h != level[e]]
-        takes.append(own)
-    return sorted([clip for turn in zip(*takes, strict=True) for clip in turn][:count])
+    takes: list[list[str]] = []
+    for actor in range(1001, 1001 + max(ACTORS, math.ceil(count / each))):
+        level = {e: LEVELS[(actor + k) % 3] for k, e in enumerate(EMOTIONS)} | {"NEU": "XX"}
+        names = [f"IEO_{e}_{level[e]}" for e in EMOTIONS]
+        names += [f"{s}_{e}_XX" for s in SENTENCES[1:] for e in EMOTIONS]
+        names += [f"IEO_{e}_{h}" for e in EMOTIONS[1:] for h in LEVELS if h != level[e]]
+        takes.append([f"{actor}_{name}" for name in names])
+    chosen = [name for turn in zip(*takes, strict=True) for name in turn][:count]
+    return [clip for name in sorted(chosen) if (clip := Clip.parse(name))]
 
 
 def _seconds(count: int, rng: np.random.Generator) -> list[float]:
@@ -158,7 +145,6 @@ def _seconds(count: int, rng: np.random.Generator) -> list[float]:
     return [round(float(s), 3) for s in rng.permutation(lasts)]
 
 
-@functools.cache
 def _encodes(codec: str) -> bool:
     try:
         return bool(av.codec.Codec(codec, "w").is_encoder)
@@ -168,32 +154,27 @@ def _encodes(codec: str) -> bool:
 
 def _write_tables(folder: Path, clips: Sequence[Clip]) -> None:
     rng = np.random.default_rng(0)
-    names = [("Stimulus_Number", "Filename"), *enumerate((clip.name for clip in clips), 1)]
-    _write_csv(folder / "SentenceFilenames.csv", names, "\n")
-    people: list[Sequence[object]] = [("ActorID", "Age", "Sex", "Race", "Ethnicity")]
+    rows, names = range(1, len(clips) + 1), [clip.name for clip in clips]
+    people: list[tuple[object, ...]] = []
     for actor in sorted({clip.actor for clip in clips}):
         sex = ("Female", "Male")[int(rng.integers(2))]
         people.append((actor, int(rng.integers(20, 75)), sex, "Unknown", "Not Hispanic"))
-    _write_csv(folder / "VideoDemographics.csv", people, "\n")
     columns = [f"{m}{what}" for m in ("Voice", "Face", "MultiModal") for what in ("Vote", "Level")]
-    header = ("", "FileName", *columns)
-    votes = [(k, clip.name, *(clip.emotion[0], 60) * 3) for k, clip in enumerate(clips, 1)]
-    _write_csv(folder / "processedResults/summaryTable.csv", [header, *votes], "\n")
+    votes = [(clip.name, *(clip.emotion[0], 60) * 3) for clip in clips]
+    tables = {
+        "SentenceFilenames.csv": pd.DataFrame({"Stimulus_Number": rows, "Filename": names}),
+        "VideoDemographics.csv": pd.DataFrame(people, columns=["ActorID", "Age", "Sex", "Race", "Ethnicity"]),
+        "processedResults/summaryTable.csv": pd.DataFrame(votes, rows, ["FileName", *columns]),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / name, index="summary" in name, lineterminator="\n")
 
 
 def _write_lists(folder: Path, clips: Sequence[Clip], rng: np.random.Generator) -> None:
     """train.csv and test.csv as published: mixed, no header, CRLF; a byte-order mark in the class list."""
-    mixed = [clips[i] for i in rng.permutation(len(clips))]
-    quota = {e: max(1, round(TEST * sum(clip.emotion == e for clip in clips))) for e in EMOTIONS}
-    lists: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
-    for clip in mixed:
-        lists["test" if quota[clip.emotion] > 0 else "train"].append((clip.name, clip.emotion))
-        quota[clip.emotion] -= 1
-    for split, rows in lists.items():
-        _write_csv(folder / f"{split}.csv", rows, "\r\n")
+    mixed = pd.DataFrame([(clips[i].name, clips[i].emotion) for i in rng.permutation(len(clips))])
+    classes = mixed.groupby(1)[0]
+    test = classes.cumcount() < (TEST * classes.transform("size")).round().clip(lower=1)
+    for split, rows in (("train", mixed[~test]), ("test", mixed[test])):
+        rows.to_csv(folder / f"{split}.csv", header=False, index=False, lineterminator="\r\n")
     (folder / "stat.csv").write_bytes(("\ufeff" + "".join(f"{e}\r\n" for e in EMOTIONS)).encode())
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]], end: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator=end).writerows(rows)

@@ -1,6 +1,7 @@
 """Digits seen and heard: what `av_digits`, the bundled sample, and `spoken_mnist`, all real, share."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from g2d_pipeline.config import IngestSettings
@@ -21,11 +22,13 @@ class Clip(NamedTuple):
 
 
 class DigitsLayout(Layout[R]):
-    """Pairs of an image and a clip of one digit. `clip_folder`: of the clips, relative to `root`;
-    `clip_name`: a pattern with the groups digit, speaker and perhaps take; `clip_form`: it for messages."""
+    """Pairs of an image and a clip of one digit. `arrays`: the files of the images and of their labels, and
+    `clip_folder`: of the clips, relative to `root`; `clip_name`: a pattern with the groups digit, speaker and
+    perhaps take; `clip_form`: it for messages."""
 
     task = "classification"
     modalities = ("audio", "image")
+    arrays: tuple[str, str]
     clip_folder: str
     clip_name: re.Pattern[str]
     clip_form: str
@@ -33,6 +36,10 @@ class DigitsLayout(Layout[R]):
     @property
     def clip_files(self) -> list[str]:
         return [f"{self.clip_folder}/{name}" for name in list_files(self.root / self.clip_folder)]
+
+    def raw_files(self) -> list[Path]:
+        arrays = [name for name in self.arrays if (self.root / name).exists()]
+        return [self.root / name for name in sorted([*arrays, *self.clip_files])]
 
     def clips(self, settings: IngestSettings, remedy: str) -> tuple[list[Clip], list[BadRow]]:
         """Every usable clip in order of name, and what is dropped (see `drop_or_raise`)."""

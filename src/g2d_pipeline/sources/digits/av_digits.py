@@ -27,6 +27,7 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
     sample_note = (
         "the speech is synthetic (espeak-ng) and paired with pictures by digit; this is no benchmark."
     )
+    arrays = IMAGES, LABELS
     clip_folder = "speech"
     clip_name = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[a-z0-9]+)\.flac")
     clip_form = "{digit}_{voice}.flac"
@@ -34,22 +35,24 @@ class AVDigitsLayout(DigitsLayout[AVDigits]):
     def expected(self) -> str:
         return f"{self.raw.raw_dir} comes with the project (speech/*.flac, {IMAGES}, {LABELS}); {RESTORE}."
 
-    def raw_files(self) -> list[Path]:
-        arrays = [name for name in (IMAGES, LABELS) if (self.root / name).exists()]
-        return [self.root / name for name in [*arrays, *self.clip_files]]
-
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """Pairs of one digit, every image once; no image and no voice (`group`) is in two splits.
 
         Images (per class) and voices are split by `raw.seed`. DataError: a file is missing or damaged."""
+        import numpy as np
+
         from g2d_pipeline.sources.digits.pairing import draw_images, pair, paired_table
 
         labels = _labels(self.root)
         clips, dropped = self.clips(settings, RESTORE)
-        voices = _split_voices(sorted({clip.speaker for clip in clips}), self.raw.seed)
         counts: dict[Split, int] = {"test": TEST, "val": VAL, "train": len(labels) - TEST - VAL}
         images = draw_images(labels, counts, self.raw.seed)
-        splits = [voices[clip.speaker] for clip in clips]
+        voices = sorted({clip.speaker for clip in clips})
+        mixed = [voices[i] for i in np.random.default_rng([self.raw.seed, 3]).permutation(len(voices))]
+        test, val = mixed[:TEST_VOICES], mixed[TEST_VOICES : TEST_VOICES + VAL_VOICES]
+        splits: list[Split] = [
+            "test" if clip.speaker in test else "val" if clip.speaker in val else "train" for clip in clips
+        ]
         pairs = pair(images, [clip.digit for clip in clips], splits, self.raw.seed, f"{RESTORE}.")
         ids = [f"digit{p.row:04d}_{clips[p.clip].speaker}" for p in pairs]
         table = paired_table(pairs, ids, clips, columns, IMAGES)
@@ -76,11 +79,3 @@ def _labels(root: Path) -> "npt.NDArray[np.uint8]":
     if len(labels) <= TEST + VAL or labels.max() > 9:
         raise data_error(f"{root / LABELS} holds other labels than 1,797 from 0 to 9", [], f"{RESTORE}.")
     return np.asarray(labels)
-
-
-def _split_voices(voices: list[str], seed: int) -> dict[str, Split]:
-    import numpy as np
-
-    mixed = [voices[i] for i in np.random.default_rng([seed, 3]).permutation(len(voices))]
-    test, val = mixed[:TEST_VOICES], mixed[TEST_VOICES : TEST_VOICES + VAL_VOICES]
-    return {voice: "test" if voice in test else "val" if voice in val else "train" for voice in voices}

@@ -1,8 +1,7 @@
 """Pairs of an image and a clip of the same digit, such that no image and no clip crosses splits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,7 @@ DRAWING: tuple[Split, ...] = ("test", "val", "train")
 Images = dict[Split, list[list[int]]]  # split → for each class 0-9 the rows of its images
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One sample: `row` is the image's row in its array file, `clip` an index into the caller's list."""
 
     split: Split
@@ -36,11 +34,9 @@ def balanced(total: int, capacity: Sequence[int]) -> list[int]:
     if total > sum(capacity):
         raise ValueError(f"{total} wanted, {sum(capacity)} there")
     counts = [0] * len(capacity)
-    while (rest := total - sum(counts)) > 0:
+    for _ in range(total):
         has_more = [i for i, held in enumerate(capacity) if counts[i] < held]
-        share = rest // len(has_more)
-        for i in has_more if share else has_more[:rest]:
-            counts[i] += min(max(share, 1), capacity[i] - counts[i])
+        counts[min(has_more, key=counts.__getitem__)] += 1
     return counts
 
 
@@ -72,12 +68,8 @@ def pair(
     clips: dict[tuple[Split, int], list[int]] = {}
     for i, key in enumerate(zip(splits, digits, strict=True)):
         clips.setdefault(key, []).append(i)
-    if missing := [
-        f"digit {digit} in {split}"
-        for split in SPLITS
-        for digit, rows in enumerate(images[split])
-        if rows and (split, digit) not in clips
-    ]:
+    wanted = [(split, digit) for split in SPLITS for digit, rows in enumerate(images[split]) if rows]
+    if missing := [f"digit {digit} in {split}" for split, digit in wanted if (split, digit) not in clips]:
         raise data_error("There is no recording for some digits", missing, remedy)
     pairs: list[Pair] = []
     for number, split in enumerate(SPLITS):

@@ -20,6 +20,7 @@ LABELS = "mnist_t10k/t10k-labels-idx1-ubyte.gz"
 
 
 class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
+    arrays = IMAGES, LABELS
     clip_folder = "fsdd/recordings"
     clip_name = re.compile(r"(?P<digit>[0-9])_(?P<speaker>[^_/]+)_(?P<take>[0-9]+)\.wav")
     clip_form = "{digit}_{speaker}_{take}.wav, e.g. 7_jackson_12.wav"
@@ -31,10 +32,6 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             f"{Path(LABELS).name}). Set the environment variable G2D_SHARED_DATA to the folder that holds "
             "both."
         )
-
-    def raw_files(self) -> list[Path]:
-        arrays = [name for name in (IMAGES, LABELS) if (self.root / name).exists()]
-        return [self.root / name for name in [*self.clip_files, *arrays]]
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """Pairs of one digit: FSDD's official test takes → test, `val_takes` → val, the others → train.
@@ -51,15 +48,18 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             f"and val_takes ({raw.val_takes}); all other takes are train."
         )
         images = draw_images(labels, raw.pairs, raw.seed)
-        splits = [self._split(clip.take) for clip in clips]
+        test, val = raw.test_takes, raw.val_takes
+        splits: list[Split] = [
+            "test" if clip.take in test else "val" if clip.take in val else "train" for clip in clips
+        ]
         pairs = pair(images, [clip.digit for clip in clips], splits, raw.seed, remedy)
         ids = [f"mnist{p.row:05d}_{Path(clips[p.clip].path).stem}" for p in pairs]
         table = paired_table(pairs, ids, clips, columns, IMAGES)
         table["speaker"] = [clips[p.clip].speaker for p in pairs]
-        speakers = {clip.speaker for clip in clips}
+        used, speakers = len({p.clip for p in pairs}), len({clip.speaker for clip in clips})
         note = (
-            f"{len(pairs)} images are paired with {len({p.clip for p in pairs})} recordings of "
-            f"{len(speakers)} speakers; recordings repeat within a split, images never."
+            f"{len(pairs)} images are paired with {used} recordings of {speakers} speakers; recordings "
+            "repeat within a split, images never."
         )
         return Samples(table, CLASSES, dropped, [note])
 
@@ -82,6 +82,3 @@ class SpokenMNISTLayout(DigitsLayout[SpokenMNIST]):
             remedy = "lower `pairs` in the data set's parameters."
             raise data_error(f"{raw.pairs} asks for {total} pairs; {images_held}", [], remedy)
         return labels
-
-    def _split(self, take: int) -> Split:
-        return "test" if take in self.raw.test_takes else "val" if take in self.raw.val_takes else "train"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from g2d_pipeline.config import IngestSettings, Split
+from g2d_pipeline.config import SPLITS, IngestSettings, Split
 from g2d_pipeline.config.layouts import MISME
-from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error
+from g2d_pipeline.errors import SHOWN, ConfigError, DataError, data_error, did_you_mean, media_fault
 from g2d_pipeline.sources.cells import parse_number
 from g2d_pipeline.sources.faults import BadRow, few
 from g2d_pipeline.sources.layout import Layout, Samples
-from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, WEATHER, find_images, find_labels, images_in
 from g2d_pipeline.sources.simulated import Simulated
 
 if TYPE_CHECKING:
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
     from g2d_pipeline.sources.spreadsheet import Sheet
 
+IMAGE_FOLDER = "Dataset_Conf_0.5/all_three_stations/images"
+LABEL_FOLDER = "labels/classification"
+WEATHER = (
+    "air_temperature", "relative_humidity", "precipitation", "solar_flux_density", "wind_speed",
+    "barometric_pressure", "tilt_north_south", "tilt_west_east",
+)  # fmt: skip
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+STATION = re.compile(r"(?P<station>.+)_only_test_set\.xlsx")
 TARGET, IMAGE = "vwc", "image"
 TINY = 0.01  # a water content below makes the percentage error explode
 SPARSE = 0.1  # share of blanks worth a note
@@ -30,8 +38,6 @@ FORMS = {  # of cells, worth a note
     "mark": "marks such as NaN or -9999 are read as missing",
     "text": "numbers are stored as text, and read as numbers",
 }
-# column → split → [rows of the sheet], NaN = missing
-Values = Mapping[str, Mapping[Split, Sequence[float]]]
 
 
 class MISMELayout(Layout[MISME]):
@@ -51,54 +57,56 @@ class MISMELayout(Layout[MISME]):
             "labels/classification/combined_only_{train,val,test}_set.xlsx."
         )
 
+    @property
+    def pictures(self) -> list[str]:
+        """The files in the image folder, wherever that is."""
+        return [f for f in self.files if f"/{IMAGE_FOLDER}/" in f"/{f}"]
+
     def raw_files(self) -> list[Path]:
         """The label files and all images; empty where there are no label files."""
         labels = [f for f in self.files if f.endswith("_set.xlsx")]
-        return [self.root / f for f in sorted([*labels, *images_in(self.files)])] if labels else []
+        return [self.root / f for f in sorted([*labels, *self.pictures])] if labels else []
 
     def read_samples(self, settings: IngestSettings, columns: Mapping[str, str]) -> Samples:
         """The published split; image paths, the table's columns as configured, `vwc`, and `station` if known.
 
         Rows whose image or target is missing are dropped while their share is at most `max_bad_fraction`.
         Raises DataError for all else that is wrong, with file, row (header = row 1), column and remedy."""
-        import pandas as pd
-
         from g2d_pipeline.sources.spreadsheet import read_sheet
 
-        root, files = self.root, self.files
-        names = _table_columns(settings)
-        labels, station_files = find_labels(files, root, self.expected())
-        images = find_images(files, root, self.expected()) if columns else None
+        names = settings.columns.get("tabular", [])
+        if leaks := [c for c in names if c in (TARGET, IMAGE) or c.startswith("soil_")]:
+            raise ConfigError(
+                f"{settings.dataset}: modalities.tabular.columns must not hold {', '.join(leaks)}: "
+                "neither the target nor what is measured in the soil with it."
+            )
+        labels, station_files = self._find_labels()
+        images = self._find_images() if columns else None
         required = [IMAGE, TARGET, *names]
         hint = " MIS-ME's first release (v1) has no weather columns: take the second (27 June)."
         hint = hint if set(WEATHER) & set(names) else ""
-        sheets = {split: read_sheet(root / f, f, required, hint) for split, f in labels.items()}
+        sheets = {split: read_sheet(self.root / f, f, required, hint) for split, f in labels.items()}
         notes: list[str] = []
         _note_layout(sheets, required, notes)
-        numbers = _numbers(sheets, [TARGET, *names], notes)
-        _check_targets(sheets, numbers[TARGET], notes)
-        _check_blank_columns(sheets["train"], numbers, names, notes)
+        table = _read_rows(sheets, names, notes)
+        _check_targets(sheets, table, notes)
+        _check_blank_columns(sheets["train"], table[table["split"] == "train"], names, notes)
 
-        rows: list[dict[str, Any]] = []
+        good: list[bool] = []
         bad: list[BadRow] = []
-        for split, sheet in sheets.items():
-            for i, ((row, _), cell) in enumerate(zip(sheet.rows, sheet.column(IMAGE), strict=True)):
-                name = _name(cell)
-                target = numbers[TARGET][split][i]
-                if name is None:
-                    bad.append(BadRow(sheet.file, row, "no picture is named in column 'image'"))
-                elif images and (fault := images.fault(name, hints=len(bad) < SHOWN)):
-                    bad.append(BadRow(sheet.file, row, fault))
-                elif math.isnan(target):
-                    bad.append(BadRow(sheet.file, row, f"no value in column {TARGET!r}"))
-                else:
-                    values = {c: numbers[c][split][i] for c in names}
-                    rows.append({"split": split, "target": target, "name": name, "row": row} | values)
-        remedy = f"correct these rows, or the pictures in {root / images.folder if images else root}"
-        dropped = self.drop_or_raise(bad, len(rows) + len(bad), settings, "rows", remedy)
+        for split, row, name, target in table[["split", "row", "name", "target"]].to_numpy():
+            fault = f"no value in column {TARGET!r}" if math.isnan(target) else None
+            if not isinstance(name, str):
+                fault = "no picture is named in column 'image'"
+            elif images:
+                fault = images.fault(name, hints=len(bad) < SHOWN) or fault
+            good.append(fault is None)
+            bad += [BadRow(sheets[split].file, row, fault)] if fault else []
+        where = self.root / images.folder if images else self.root
+        remedy = f"correct these rows, or the pictures in {where}"
+        dropped = self.drop_or_raise(bad, len(table), settings, "rows", remedy)
 
-        table = pd.DataFrame(rows, columns=["name", "row", "split", "target", *names])
-        table = table.astype(dict.fromkeys(["target", *names], "float64"))
+        table = table[good].reset_index(drop=True)
         pictures, splits, places = table["name"], table["split"], table["row"].astype(str)
         # the picture's name; where that is repeated, split and row are added from the second time on
         further = pictures + "@" + splits + ":" + places
@@ -107,23 +115,80 @@ class MISMELayout(Layout[MISME]):
         for column in columns.values():
             table[column] = f"{images.folder}/" + pictures if images else ""
         _note_repeats(table, notes)
-        if stations := _stations(root, station_files, pictures[splits == "test"], notes):
+        if stations := _stations(self.root, station_files, pictures[splits == "test"], notes):
             table["station"] = pictures.map(stations).where(splits == "test").fillna("")
             order.append("station")
         return Samples(table[order], dropped=dropped, notes=notes)
 
+    def _find_labels(self) -> tuple[dict[Split, str], dict[str, str]]:
+        """(split → its table, station → its test table), found by `*_train_set.xlsx` anywhere below `root`.
 
-def _table_columns(settings: IngestSettings) -> list[str]:
-    table = settings.columns.get("tabular", [])
-    if leaks := [c for c in table if c in (TARGET, IMAGE) or c.startswith("soil_")]:
-        raise ConfigError(
-            f"{settings.dataset}: modalities.tabular.columns must not hold {', '.join(leaks)}: "
-            "neither the target nor what is measured in the soil with it."
-        )
-    return table
+        DataError: there is none, more than one, or one of three is missing."""
+        files, root = self.files, self.root
+        tables = [f for f in files if f.endswith("_train_set.xlsx")]
+        tables = [f for f in tables if PurePosixPath(f).name.startswith("combined")] or tables
+        if not tables:
+            others = [f for f in files if f.lower().endswith((".xlsx", ".xls", ".csv"))]
+            headline = f"There is no *_train_set.xlsx below {root}" + ("; the tables there" if others else "")
+            raise data_error(headline, others, self.expected())
+        if len(tables) > 1:
+            remedy = "keep one copy, or set raw_dir deeper."
+            raise data_error(f"Several train sets below {root}", tables, remedy)
+        splits = {split: f"{tables[0].removesuffix('train_set.xlsx')}{split}_set.xlsx" for split in SPLITS}
+        if missing := [f"{f}.{did_you_mean(f, files)}" for f in splits.values() if f not in files]:
+            raise data_error(f"Label files are missing in {root}", missing, self.expected())
+        folder = tables[0].rpartition("/")[0]
+        beside = [f for f in files if f.rpartition("/")[0] == folder and f not in splits.values()]
+        matches = ((f, STATION.fullmatch(f.rpartition("/")[2])) for f in beside)
+        return splits, {match["station"]: f for f, match in matches if match}
+
+    def _find_images(self) -> Images:
+        """The one image folder. Raises DataError naming the folders that hold images where it is not one."""
+        root = self.root
+        folders = sorted({f[: f"/{f}".index(f"/{IMAGE_FOLDER}/") + len(IMAGE_FOLDER)] for f in self.pictures})
+        if len(folders) > 1:
+            remedy = "keep one, or set raw_dir deeper."
+            raise data_error(f"Several picture folders below {root}", folders, remedy)
+        if not folders:
+            others = sorted({f.rpartition("/")[0] or "." for f in self.files if f.lower().endswith(IMAGES)})
+            what = "; pictures are in" if others else ", and no picture anywhere else"
+            raise data_error(f"There is no picture in {root / IMAGE_FOLDER}{what}", others, self.expected())
+        return Images(root, folders[0], [f.removeprefix(f"{folders[0]}/") for f in self.pictures])
+
+
+class Images:
+    """The flat folder of images: `names` in it, and what is wrong with a name that a table gives."""
+
+    def __init__(self, root: Path, folder: str, names: Sequence[str]) -> None:
+        self.root, self.folder, self.names = root, folder, set(names)
+        self.plain = {_plain(name): name for name in names}
+
+    def fault(self, name: str, hints: bool) -> str | None:
+        """None: the image is there, and its first bytes are in order. `hints`: name the nearest (slow)."""
+        if name in self.names:
+            fault = media_fault(self.root / self.folder / name)
+            return fault and f"picture {name!r}: {fault}"
+        fault = f"picture {name!r} is not in the folder"
+        if hints and (near := self.plain.get(_plain(name))) is not None:
+            return f"{fault}; it is there as {near!r} ({_difference(name, near)})"
+        return f"{fault}.{did_you_mean(name, self.names)}" if hints else fault
+
+
+def _plain(name: str) -> str:
+    """A name without folder, ending, blanks and case."""
+    return re.sub(r"\s+", "", PurePosixPath(name.replace("\\", "/")).stem).casefold()
+
+
+def _difference(name: str, near: str) -> str:
+    if "/" in name or "\\" in name:
+        return "the table has a folder before the name"
+    if name.casefold() == near.casefold():
+        return "upper and lower case differ"
+    return "blanks differ" if re.sub(r"\s+", "", name) == re.sub(r"\s+", "", near) else "the ending differs"
 
 
 def _name(cell: Any) -> str | None:
+    """The name of a picture in a cell; None: it is blank."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return None
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
@@ -142,54 +207,65 @@ def _note_layout(sheets: Mapping[Split, Sheet], required: Sequence[str], notes: 
         notes.append(f"Columns of the label files that are not used: {', '.join(ignored)}.")
 
 
-def _numbers(sheets: Mapping[Split, Sheet], columns: Sequence[str], notes: list[str]) -> Values:
-    """The columns as numbers. Raises DataError naming the cells that are none."""
-    values: dict[str, dict[Split, list[float]]] = {}
+def _read_rows(sheets: Mapping[Split, Sheet], names: Sequence[str], notes: list[str]) -> pd.DataFrame:
+    """The rows of all sheets: `split`, `row` (as its sheet counts), `name` of the picture, `target` and the
+    columns `names`, NaN = missing; indexed by place in the sheet. DataError: cells are no numbers."""
+    import pandas as pd
+
+    content: dict[str, list[Any]] = {
+        "split": [split for split, sheet in sheets.items() for _ in sheet.rows],
+        "row": [row for sheet in sheets.values() for row, _ in sheet.rows],
+        "name": [_name(cell) for sheet in sheets.values() for cell in sheet.column(IMAGE)],
+    }
     faults: list[str] = []
-    for column in columns:
-        values[column] = {split: [] for split in sheets}
+    for column in (TARGET, *names):
+        values: list[float] = []
         forms: Counter[str] = Counter()
-        for split, sheet in sheets.items():
+        for sheet in sheets.values():
             for i, cell in enumerate(sheet.column(column)):
                 try:
                     value, form = parse_number(cell)
                 except ValueError as error:
                     faults.append(f"{sheet.cell(i, column)}: {error}")
                 else:
-                    values[column][split].append(value)
+                    values.append(value)
                     forms[form] += 1
+        content["target" if column == TARGET else column] = values
         noted = [f"{forms[form]} {what}" for form, what in FORMS.items() if forms[form]]
         notes += [f"Column {column!r}: {note}." for note in noted]
     if faults:
         remedy = "correct these cells; leave them blank where unknown."
         raise data_error("Cells that are not numbers", faults, remedy)
-    return values
+    index = [i for sheet in sheets.values() for i, _ in enumerate(sheet.rows)]
+    return pd.DataFrame(content, index).astype(dict.fromkeys(["target", *names], "float64"))
 
 
-def _check_targets(
-    sheets: Mapping[Split, Sheet], targets: Mapping[Split, Sequence[float]], notes: list[str]
-) -> None:
-    cells = [(sheet, i, y) for split, sheet in sheets.items() for i, y in enumerate(targets[split])]
-    if above := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y > 1]:
+def _check_targets(sheets: Mapping[Split, Sheet], table: pd.DataFrame, notes: list[str]) -> None:
+    def places(wrong: pd.Series[bool]) -> list[str]:
+        cells = table.loc[wrong, ["split", "target"]].itertuples(name=None)
+        return [f"{sheets[split].cell(i, TARGET)}: {y:g}" for i, split, y in cells]
+
+    targets = table["target"]
+    if above := places(targets > 1):
         fraction = "volumetric water content is a fraction (m³/m³) below 1"
         remedy = f"{fraction}: divide the column {TARGET!r} by 100."
         raise data_error("Water contents above 1, as if in percent", above, remedy)
-    if below := [f"{sheet.cell(i, TARGET)}: {y:g}" for sheet, i, y in cells if y <= 0]:
+    if below := places(targets <= 0):
         remedy = "the percentage error divides by the target: remove these rows, or recalibrate the probe."
         raise data_error("Water contents of zero or below", below, remedy)
-    if tiny := sum(y < TINY for _, _, y in cells):
+    if tiny := int((targets < TINY).sum()):
         large = "the mean absolute percentage error will be large there"
         notes.append(f"{tiny} water contents are below {TINY}: {large}.")
 
 
-def _check_blank_columns(train: Sheet, numbers: Values, columns: Sequence[str], notes: list[str]) -> None:
-    missing, total = {c: sum(map(math.isnan, numbers[c]["train"])) for c in columns}, len(train.rows)
-    if blank := [c for c in columns if missing[c] == total]:
-        headline = f"{train.file}: columns that are blank in all {total} rows"
+def _check_blank_columns(sheet: Sheet, train: pd.DataFrame, columns: Sequence[str], notes: list[str]) -> None:
+    missing, total = train[list(columns)].isna().sum(), len(train)
+    if blank := missing.index[missing == total].tolist():
+        headline = f"{sheet.file}: columns that are blank in all {total} rows"
         remedy = "remove it from modalities.tabular.columns, or fill it."
         raise data_error(headline, blank, f"there is no mean to fill blanks with: {remedy}")
-    sparse = [c for c in columns if missing[c] > SPARSE * total]
-    notes += [f"Column {c!r} is blank in {missing[c]} of {total} rows of train." for c in sparse]
+    sparse = missing[missing > SPARSE * total]
+    notes += [f"Column {c!r} is blank in {count} of {total} rows of train." for c, count in sparse.items()]
 
 
 def _note_repeats(table: pd.DataFrame, notes: list[str]) -> None:

@@ -13,7 +13,7 @@ import openpyxl
 from PIL import Image
 
 from g2d_pipeline.config import SPLITS, Split
-from g2d_pipeline.sources.mis_me.folder import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
+from g2d_pipeline.sources.mis_me import IMAGE_FOLDER, LABEL_FOLDER, WEATHER
 
 STATIONS = ("OK001", "OK002", "OK003")
 SHARES = (365, 241, 294)  # of the published test set
@@ -42,8 +42,8 @@ def make(folder: Path, rows: Mapping[Split, int], seed: int) -> None:
         mixed = [lines[i] for i in rng.permutation(len(lines))]
         write_xlsx(folder / LABEL_FOLDER / f"combined_only_{split}_set.xlsx", HEADER, mixed)
         for station in STATIONS if split == "test" else ():
-            own = [cells for cells in mixed if cells[1] == station]
-            write_xlsx(folder / LABEL_FOLDER / f"{station}_only_test_set.xlsx", HEADER, own)
+            at_station = [cells for cells in mixed if cells[1] == station]
+            write_xlsx(folder / LABEL_FOLDER / f"{station}_only_test_set.xlsx", HEADER, at_station)
 
 
 def write_xlsx(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -82,7 +82,7 @@ def draw_patch(wetness: float, hue: Sequence[float], rng: np.random.Generator) -
 
 def _rows(split: Split, count: int, rng: np.random.Generator) -> tuple[list[float], list[tuple[Any, ...]]]:
     """What each image shows, in [0, 1], and the cells of its row."""
-    shown: list[float] = []
+    wetness: list[float] = []
     lines: list[tuple[Any, ...]] = []
     for station, n in zip(STATIONS, _shares(count), strict=True):
         for k, w in enumerate(rng.beta(1.6, 1.6, n)):
@@ -95,8 +95,8 @@ def _rows(split: Split, count: int, rng: np.random.Generator) -> tuple[list[floa
                     weather[i] = None
             image = f"{station}_{split}_{k:04d}_{when:%Y%m%d%H}.jpg"
             lines.append((f"{when:%Y-%m-%d %H:%M}", station, image, vwc, *weather))
-            shown.append(float(w))
-    return shown, lines
+            wetness.append(float(w))
+    return wetness, lines
 
 
 def _weather(wetness: float, rng: np.random.Generator) -> list[float]:

@@ -5,14 +5,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from reprlib import repr as shown
+from reprlib import repr as short_repr
+from statistics import mode
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from g2d_pipeline.errors import data_error
 from g2d_pipeline.files import atomic_folder, load_npy
@@ -38,16 +39,15 @@ COLUMNS = ("sample_id", "split", "target", "steps")
 Steps = npt.NDArray[np.float32]
 
 
-@dataclass
-class Record:
+class Record(BaseModel):
     """`rows`: the values of `COLUMNS` of each row of the arrays; `published`: samples that the published
     protocol leaves out; `bad`: unusable ones; `total`: of samples, bad ones included."""
 
-    rows: list[tuple[str, str, int, int]] = field(default_factory=list)
-    published: list[BadRow] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
+    rows: list[tuple[str, str, int, int]] = []
+    published: list[BadRow] = []
+    bad: list[BadRow] = []
     total: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = []
 
 
 def converted(
@@ -73,7 +73,7 @@ def converted(
         with atomic_folder(root / folder) as new:
             for modality in arrays[0]:
                 _write_array(new / f"{modality}.npy", [sample[modality] for sample in arrays])
-            (new / RECORD).write_bytes(TypeAdapter(Record).dump_json(record))
+            (new / RECORD).write_bytes(record.model_dump_json().encode())
     except OSError as error:
         headline = f"The pickles can not be converted into {root / folder} ({error.strerror})"
         remedy = "make room and give permission there, or link the pickles into a folder that raw_dir names."
@@ -96,7 +96,7 @@ def _write_array(path: Path, samples: Sequence[Steps]) -> None:
 def _read_record(folder: Path) -> Record | None:
     """The record of a folder that exists and is whole; None otherwise."""
     try:
-        record = TypeAdapter(Record).validate_json((folder / RECORD).read_bytes())
+        record = Record.model_validate_json((folder / RECORD).read_bytes())
         arrays = [load_npy(folder / f"{m}.npy", "r") for m in KEYS]
         if {len(record.rows)} == set(map(len, arrays)):
             return record
@@ -149,13 +149,9 @@ def clean(collection: Collection) -> tuple[Record, list[dict[str, Steps]]]:
 
 def _widths(samples: Sequence[Sample]) -> dict[str, int]:
     """modality → F, the most frequent one."""
-    counts: dict[str, Counter[int]] = {}
-    for sample in samples:
-        for sentence in sample.sentences:
-            for modality, array in sentence.items():
-                if len(array):
-                    counts.setdefault(modality, Counter())[array.shape[1]] += 1
-    return {modality: counter.most_common(1)[0][0] for modality, counter in counts.items()}
+    parts = chain.from_iterable(s.items() for sample in samples for s in sample.sentences)
+    widths = [(modality, array.shape[1]) for modality, array in parts if len(array)]
+    return {modality: mode(f for m, f in widths if m == modality) for modality in dict(widths)}
 
 
 def _join(
@@ -189,7 +185,7 @@ def _target(label: Any, counts: Counter[str]) -> int:
     if isinstance(label, np.ndarray) and label.size == 1:
         label = label.reshape(-1)[0]
     if not isinstance(label, NUMBER) or not math.isfinite(label):
-        raise ValueError(f"its label is {shown(label)}, not a number")
+        raise ValueError(f"its label is {short_repr(label)}, not a number")
     counts["labels"] += float(label) not in (0.0, 1.0)
     return int(float(label) >= 1)
 

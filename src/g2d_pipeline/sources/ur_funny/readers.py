@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from reprlib import repr as shown
-from typing import Any
+from reprlib import repr as short_repr
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,7 @@ LISTS = (list, tuple, np.ndarray)
 NUMBERS = frozenset({int, float, bool, np.float16, np.float32, np.float64, np.int32, np.int64})
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """`sentences`: the context's, where asked for, then the punchline: modality → [n, F]; n may differ
     between modalities. `file`, `row`: where it is, for messages."""
 
@@ -61,29 +60,27 @@ def read_sdk(root: Path, files: Mapping[str, str], context: bool) -> Collection:
     labels = _read_by_id(root / files["labels"], splits, collection.notes)
     look_up = _word_vectors(root / files["embeddings"])
     faults: dict[str, BadRow] = {}
-    parts: dict[str, dict[str, list[Array]]] = {}
+    parts: dict[str, dict[str, list[Array]]] = {i: {} for i in splits}
     for modality in ("text", "audio", "visual"):
         suffix, convert = ("embedding_indexes", look_up) if modality == "text" else ("features", steps_of)
         entries = _read_by_id(root / files[modality], splits, collection.notes)
-        parts[modality] = {}
         for i in splits:
             try:
                 listed = _sentences(entries.pop(i, None), suffix, context)
-                parts[modality][i] = [convert(sentence) for sentence in listed]
+                parts[i][modality] = [convert(sentence) for sentence in listed]
             except ValueError as error:
                 faults.setdefault(i, BadRow(files[modality], None, f"id {i}: {error}"))
     for i, split in splits.items():
-        of_sample = {modality: part.pop(i, []) for modality, part in parts.items()}
+        sample = parts.pop(i)
         if i not in faults and i not in labels:
             faults[i] = BadRow(files["labels"], None, f"id {i}: it is missing")
-        if i not in faults and len({len(part) for part in of_sample.values()}) > 1:
-            counts = ", ".join(f"{modality} {len(part)}" for modality, part in of_sample.items())
+        elif i not in faults and len({len(part) for part in sample.values()}) > 1:
+            counts = ", ".join(f"{modality} {len(part)}" for modality, part in sample.items())
             faults[i] = BadRow(files["text"], None, f"id {i}: the numbers of sentences differ: {counts}")
         if i in faults:
             collection.bad.append(faults[i])
             continue
-        together = zip(*of_sample.values(), strict=True)
-        aligned = [dict(zip(of_sample, arrays, strict=True)) for arrays in together]
+        aligned = [dict(zip(sample, arrays, strict=True)) for arrays in zip(*sample.values(), strict=True)]
         collection.samples.append(Sample(i, split, labels[i], aligned, files["text"]))
     return collection
 
@@ -183,8 +180,8 @@ def read_multibench(root: Path, files: Mapping[str, str], context: bool) -> Coll
     if padded:
         collection.notes.append(f"{padded} samples are padded behind; those steps are cut, too.")
     if context:
-        note = "context: true changes nothing: this file has one sequence a sample, as it is."
-        collection.notes.append(note)
+        unchanged = "context: true changes nothing: this file has one sequence a sample, as it is."
+        collection.notes.append(unchanged)
     return collection
 
 
@@ -239,7 +236,7 @@ def id_of(value: Any, path: Path) -> str:
         value = int(value)
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and abs(int(value)) < 10**18:
         return str(int(value))
-    raise layout_error(f"{path} has an id that is neither a whole number nor text: {shown(value)}")
+    raise layout_error(f"{path} has an id that is neither a whole number nor text: {short_repr(value)}")
 
 
 def steps_of(value: Any, what: str = "step") -> Array:

@@ -51,16 +51,15 @@ class VGGSoundLayout(Layout[VGGSound]):
         """Raises DataError where a list can not be read, and where too few clips are usable."""
         import pandas as pd
 
-        files = self.files
-        lists = listing.read_lists(self.root, find_lists(files))
+        files = find_lists(self.files)
+        lists = listing.read_lists(self.root, files)
         if not lists.clips and not lists.bad:
             headline = f"There is no row in the lists below {self.root}"
-            raise data_error(headline, find_lists(files), f"{self.expected()}.")
-        media = Media(files, lists.clips)
+            raise data_error(headline, files, f"{self.expected()}.")
+        media = Media(self.files, lists.clips)
         matches = match_clips(lists.clips, media, columns, self.root, settings.options)
-        pairs = list(zip(lists.clips, matches, strict=True))
-        usable = {clip: match for clip, match in pairs if not isinstance(match, Fault)}
-        faults = {clip: match for clip, match in pairs if isinstance(match, Fault)}
+        usable = {clip: match for clip, match in matches.items() if not isinstance(match, Fault)}
+        faults = {clip: match for clip, match in matches.items() if isinstance(match, Fault)}
         missing = [BadRow(c.file, c.row, f"{c.name} ({c.split}): {f.reason}") for c, f in faults.items()]
         bad = lists.bad + missing
         summary = _summary(lists, usable, Counter(fault.kind for fault in faults.values()))
@@ -69,16 +68,20 @@ class VGGSoundLayout(Layout[VGGSound]):
         names = [name for name in class_names() if name in labels]
         train = [clip for clip in usable if clip.split == "train"]
         val = held_out(train, self.raw.val_fraction, self.raw.seed)
-        held = {clip for clip in train if clip.video in val}
+        in_val = [clip.split == "train" and clip.video in val for clip in usable]
         content: dict[str, Any] = {
             "sample_id": [clip.name for clip in usable],
-            "split": ["val" if clip in held else clip.split for clip in usable],
+            "split": ["val" if held else clip.split for clip, held in zip(usable, in_val, strict=True)],
             "target": pd.Categorical([clip.label for clip in usable], names).codes.astype("int64"),
         }
         content |= {c: [paths[modality] for paths in usable.values()] for modality, c in columns.items()}
         content["group"] = [clip.video for clip in usable]
         same = f"Hash of the clips: {hash_of(usable)}. Accuracies are comparable only where it is the same."
-        notes = [*summary, same, *lists.notes, *_notes(lists.clips, train, val, media, names)]
+        held = (
+            f"No validation split is published: {sum(in_val):,} of the {len(train):,} train clips "
+            f"({len(val):,} whole videos) are held out as val."
+        )
+        notes = [*summary, same, *lists.notes, held, *_notes(lists.clips, media, names)]
         return Samples(pd.DataFrame(content), names, bad, notes)
 
     def _check_share(
@@ -111,13 +114,12 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     Every class keeps a video in train; videos of several classes stay there. DataError: no class has two."""
     import numpy as np
 
-    labels: dict[str, set[str]] = {}
-    for clip in train:
-        labels.setdefault(clip.video, set()).add(clip.label)
+    labels = sorted({(clip.video, clip.label) for clip in train})
+    several = Counter(video for video, _ in labels)
     videos: dict[str, list[str]] = {}
-    for video in sorted(labels):
-        if len(labels[video]) == 1:
-            videos.setdefault(next(iter(labels[video])), []).append(video)
+    for video, label in labels:
+        if several[video] == 1:
+            videos.setdefault(label, []).append(video)
     exact = {name: len(videos[name]) * fraction for name in sorted(videos)}
     count = {name: min(int(share), len(videos[name]) - 1) for name, share in exact.items()}
     rest = max(1, round(sum(exact.values()))) - sum(count.values())
@@ -135,7 +137,6 @@ def held_out(train: Sequence[Clip], fraction: float, seed: int) -> set[str]:
     return val
 
 
-# ------------------------------------------------------------------------------------------------------ notes
 def _summary(lists: Lists, usable: Iterable[Clip], kinds: Counter[str]) -> list[str]:
     """The clips found of those listed, by split, and what the others lack."""
     total, present = (Counter(clip.split for clip in clips) for clips in (lists.clips, usable))
@@ -152,22 +153,15 @@ def hash_of(clips: Iterable[Clip]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _notes(
-    listed: Sequence[Clip], train: Sequence[Clip], val: set[str], media: Media, names: Sequence[str]
-) -> list[str]:
-    held = sum(clip.video in val for clip in train)
-    videos = {split: {clip.video for clip in listed if clip.split == split} for split in SPLITS}
-    both = sorted(videos["train"] & videos["test"])
-    forms = ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common())
-    notes = [
-        f"No validation split is published: {held:,} of the {len(train):,} train clips "
-        f"({len(val):,} whole videos) are held out as val."
-    ]
-    if both:
-        shown = few(both, " …")
-        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {shown}.")
+def _notes(listed: Sequence[Clip], media: Media, names: Sequence[str]) -> list[str]:
+    notes: list[str] = []
+    train, test = ({clip.video for clip in listed if clip.split == split} for split in SPLITS)
+    if both := sorted(train & test):
+        examples = few(both, " …")
+        notes.append(f"{len(both):,} videos have clips in both train and test of the lists, e.g. {examples}.")
     if len(names) < len(class_names()):
         notes.append(f"The lists have {len(names)} of the {len(class_names())} classes.")
+    forms = ", ".join(f"{form} {count:,}" for form, count in media.forms.most_common())
     notes.append(f"Names found: {forms}.")
     if count := media.repeated:
         notes.append(f"{count:,} media files are of a clip that has one already, and are not used.")

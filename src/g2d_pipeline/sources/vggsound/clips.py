@@ -3,7 +3,7 @@
 A clip without sound, images or the least length would stop the featurize stage: it counts as missing."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -43,9 +43,9 @@ class Media:
         self.unlisted: list[str] = []
         self.by_case: dict[str, str] = {}
         self.repeated = 0
-        starts: dict[str, set[int]] = {}
+        starts = defaultdict[str, set[int]](set)
         for clip in clips:
-            starts.setdefault(clip.video, set()).add(clip.start)
+            starts[clip.video].add(clip.start)
         entries: dict[str, tuple[str, re.Match[str]]] = {}
         for kind, path, match in filter(None, map(media_of, files)):
             entries[path] = kind, match
@@ -57,7 +57,7 @@ class Media:
 
         for path in sorted(entries, key=order):
             kind, match = entries[path]
-            start, form = resolve(match, starts.get(match["video"], set()))
+            start, form = resolve(match, starts[match["video"]])
             if start is None:
                 self.unlisted.append(path)
                 self.by_case.setdefault(match[0].casefold(), path)
@@ -116,8 +116,8 @@ def paths_of(clip: Clip, media: Media, modalities: Collection[str], root: Path) 
     for path in sorted(set(paths.values()) - {folder}):
         if fault := media_fault(root / path):
             return Fault("broken", f"{path} {fault}")
-    if video and (of_video := [modality for modality, path in paths.items() if path == video]):
-        return video_fault(root, video, of_video) or paths
+    if video and (from_video := [modality for modality, path in paths.items() if path == video]):
+        return video_fault(root, video, from_video) or paths
     return paths
 
 
@@ -149,12 +149,13 @@ def video_fault(root: Path, video: str, modalities: Collection[str]) -> Fault | 
 
 def match_clips(
     clips: Sequence[Clip], media: Media, modalities: Collection[str], root: Path, options: RunOptions
-) -> list[dict[str, str] | Fault]:
+) -> dict[Clip, dict[str, str] | Fault]:
     """`paths_of` each clip, in threads: the header of a video takes a millisecond, mostly of the disk."""
-    matches: list[dict[str, str] | Fault] = []
+    matches: dict[Clip, dict[str, str] | Fault] = {}
     progress = options.progress if len(clips) >= MANY else False
     with ThreadPoolExecutor(options.workers) as pool, track("check clips", len(clips), progress) as advance:
-        for match in pool.map(lambda clip: paths_of(clip, media, modalities, root), clips):
-            matches.append(match)
+        found = pool.map(lambda clip: paths_of(clip, media, modalities, root), clips)
+        for clip, match in zip(clips, found, strict=True):
+            matches[clip] = match
             advance()
     return matches

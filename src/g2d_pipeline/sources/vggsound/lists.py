@@ -3,7 +3,6 @@
 import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,13 +35,12 @@ class Clip(NamedTuple):
         return f"{self.video}_{self.start:06d}"
 
 
-@dataclass(frozen=True)
-class Lists:
+class Lists(NamedTuple):
     """The clips in the lists' order, each once, rows that can not be used, and notes for the manifest."""
 
     clips: list[Clip]
     bad: list[BadRow]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 @lru_cache(maxsize=1)
@@ -65,17 +63,16 @@ def read_lists(root: Path, files: Sequence[str]) -> Lists:
     Rows whose id, start, label or split can not be read, or that contradict an earlier one, are `bad`. Raises
     DataError where a list can not be read at all."""
     clips: dict[str, Clip] = {}
-    lists = Lists([], [])
-    repeated = 0
+    lists, repeated = Lists([], [], []), 0
     for file in files:
         rows = _rows(root / file)
         split = Path(file).stem.lower()
-        of_file = split if split in SPLITS and rows and len(rows[0][1]) == 2 else None
-        if rows and _is_header(rows[0][1], of_file is not None):
+        file_split = split if split in SPLITS and rows and len(rows[0][1]) == 2 else None
+        if rows and _is_header(rows[0][1], file_split is not None):
             lists.notes.append(f"{file}: its first line is a header ({', '.join(rows.pop(0)[1])}).")
         for number, cells in rows:
             try:
-                clip = _clip(cells, of_file, file, number)
+                clip = _clip(cells, file_split, file, number)
                 known = clips.setdefault(clip.name, clip)
                 if (known.label, known.split) != (clip.label, clip.split):
                     earlier = f"{known.file}, row {known.row} has it as {known.label!r} in {known.split}"
@@ -102,23 +99,23 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(line, cells) for line, cells in rows if any(cells)]
 
 
-def _is_header(cells: Sequence[str], of_file_names: bool) -> bool:
-    if of_file_names:
+def _is_header(cells: Sequence[str], has_file_names: bool) -> bool:
+    if has_file_names:
         return not FILE.fullmatch(cells[0]) and cells[1] not in class_names()
     return len(cells) == 4 and not WHOLE.fullmatch(cells[1]) and cells[3].lower() not in SPLITS
 
 
-def _clip(cells: Sequence[str], of_file: str | None, file: str, row: int) -> Clip:
-    """The clip of a row; where the file has a split, `of_file`, it has only name and label. ValueError."""
-    width, form = (4, "id, start, label, split") if of_file is None else (2, "file name, label")
+def _clip(cells: Sequence[str], file_split: str | None, file: str, row: int) -> Clip:
+    """The clip of a row; where the file has a split, `file_split`, it has only name and label. ValueError."""
+    width, form = (4, "id, start, label, split") if file_split is None else (2, "file name, label")
     changed = " (a spreadsheet program may have changed it)"
     if len(cells) != width:
         advice = "a label with a comma stands in quotes, and commas part cells"
         raise ValueError(f"has {len(cells)} cells, not {width} ({form}): {advice}")
-    if of_file is not None:
+    if file_split is not None:
         if (match := FILE.fullmatch(cells[0])) is None:
             raise ValueError(f"{cells[0]!r} is not <id of 11 characters>_<start>.mp4{changed}")
-        cells = [*match.group("video", "start"), cells[1], of_file]
+        cells = [*match.group("video", "start"), cells[1], file_split]
     video, start, label, split = cells
     if not re.fullmatch(VIDEO, video):
         raise ValueError(f"id {video!r} is not 11 letters, digits, - and _{changed}")

@@ -1,7 +1,6 @@
 """A simulated VGGSound folder (datasets.md §3.6): sounds tell the class well, images less well."""
 
 import colorsys
-import csv
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import soundfile
 from PIL import Image, ImageDraw
 
@@ -61,9 +61,8 @@ def make(folder: Path, clips: int, seed: int) -> None:
 
     `clips`: rows of the list. A tenth of them have no file; one has no sound track, one only three frames."""
     rows = list_rows(clips, seed)
-    with (folder / "vggsound.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([row.video, row.start, CLASSES[row.label], row.split] for row in rows)
+    table = pd.DataFrame([(row.video, row.start, CLASSES[row.label], row.split) for row in rows])
+    table.to_csv(folder / "vggsound.csv", header=False, index=False, lineterminator="\n")
     (folder / "video").mkdir()
     for number, row in enumerate(rows):
         if row.fault == "missing":
