@@ -1,4 +1,4 @@
-"""Predictions of any number of samples into one file, part by part: a killed run goes on where it was."""
+"""Predictions of any number of samples in one file, written in parts, so that a killed run resumes."""
 
 import hashlib
 import json
@@ -17,15 +17,14 @@ import pyarrow.parquet as pq
 from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.kinds import ColumnKind
 from g2d_pipeline.files import atomic_write, fingerprint, locked
-from g2d_pipeline.models.task import Classification
 from g2d_pipeline.serving.predictor import Predictor, Tally
-from g2d_pipeline.serving.samples import BATCH, Batch, open_samples
+from g2d_pipeline.serving.samples import BATCH, Batch, read_samples
 
 logger = logging.getLogger(__name__)
 
 TOGETHER = 64  # parts in a row group
-EVERY = 10.0  # seconds between two lines of the log
-DIGEST, ATTRS = b"g2d.digest", b"PANDAS_ATTRS"  # keys of the file's metadata; the second is pandas' own
+EVERY = 10.0  # seconds between lines of the log
+DIGEST, ATTRS = b"g2d.digest", b"PANDAS_ATTRS"  # keys of the file's metadata; the second one is pandas'
 
 
 def write_predictions(
@@ -34,29 +33,30 @@ def write_predictions(
     """Write what `Predictor.predict` returns of `data` to the parquet `file`; returns the number of samples.
 
     Memory does not grow with the samples. Parts are kept in a folder beside the file until it is whole: a
-    part of the same model, rows and files (by size and time) is not computed again, and neither is a whole
-    file of the same. Another process that writes the file is waited for, or LockedError raised."""
+    part, or a whole file, of the same model, rows and files (by size and time) is not computed again.
+    `wait` for another process that writes the file; else LockedError is raised."""
     parts = file.with_name(f"{file.name}.parts")
     with locked(file, wait):
         if (rows := _fresh(predictor, data, file, size)) is not None:
             logger.info("%s is fresh: %d samples.", file, rows)
             return rows
         parts.mkdir(parents=True, exist_ok=True)
-        tally, digests, written, said = Tally(), list[str](), list[Path](), time.monotonic()
+        tally, digests, written, logged = Tally(), list[str](), list[Path](), time.monotonic()
         for batch, digest in _digested(predictor, data, size):
             path = parts / f"{len(written):06d}-{digest}.parquet"
             if path.is_file():
                 part = pd.read_parquet(path)
             else:
                 part = predictor.predict_batch(batch)
-                table = pa.Table.from_pandas(part, schema=_schema(predictor), preserve_index=False)
+                schema = pa.schema(predictor.columns)
+                table = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
                 with atomic_write(path) as temporary:
                     pq.write_table(table.replace_schema_metadata(None), temporary)
             tally.add(part)
             digests.append(digest)
             written.append(path)
-            if time.monotonic() - said > EVERY:
-                said = time.monotonic()
+            if time.monotonic() - logged > EVERY:
+                logged = time.monotonic()
                 logger.info("%d samples are predicted", tally.total)
         _merge(written, file, predictor, fingerprint(digests))
         tally.log()
@@ -65,26 +65,20 @@ def write_predictions(
 
 
 def _digested(predictor: Predictor, data: Any, size: int) -> Iterator[tuple[Batch, str]]:
-    with open_samples(data, predictor.inputs, size=size) as batches:
-        for batch in batches:
-            yield batch, _digest(batch, predictor)
-
-
-def _digest(batch: Batch, predictor: Predictor) -> str:
-    state = hashlib.blake2b(predictor.version.encode(), digest_size=8)
-    state.update(pd.util.hash_pandas_object(batch.table, index=False).to_numpy().tobytes())
-    state.update(
-        np.stack(list(batch.present.values())).tobytes() + repr(sorted(batch.faults.items())).encode()
-    )
-    for m, kind in predictor.inputs.kinds.items():
-        if isinstance(kind, ColumnKind) or m not in batch.table:
-            continue
-        state.update(cells_state(batch.table.loc[batch.present[m], m], batch.root))
-    return state.hexdigest()
+    """The batches, each with a hash of the model, its rows and its files (by size and time)."""
+    for batch in read_samples(data, predictor.inputs, size=size):
+        state = hashlib.blake2b(predictor.version.encode(), digest_size=8)
+        state.update(pd.util.hash_pandas_object(batch.table, index=False).to_numpy().tobytes())
+        state.update(np.stack(list(batch.present.values())).tobytes())
+        state.update(repr(sorted(batch.faults.items())).encode())
+        for m, kind in predictor.inputs.kinds.items():
+            if not isinstance(kind, ColumnKind) and m in batch.table:
+                state.update(cells_state(batch.table.loc[batch.present[m], m], batch.root))
+        yield batch, state.hexdigest()
 
 
 def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None:
-    """The number of samples of a file that is there, whole, and of this; else None."""
+    """The number of samples of a whole file of this model and these data; None if there is none."""
     try:
         about = pq.read_metadata(file)
     except (OSError, pa.ArrowException):
@@ -95,21 +89,8 @@ def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None
 
 
 def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> None:
-    schema = _schema(predictor)
-    about = {DIGEST: digest.encode(), ATTRS: json.dumps(predictor.attributes).encode()}
-    with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema.with_metadata(about)) as writer:
+    metadata = {DIGEST: digest.encode(), ATTRS: json.dumps(predictor.attributes).encode()}
+    schema = pa.schema(predictor.columns, metadata=metadata)
+    with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, len(parts), TOGETHER):
             writer.write_table(pa.concat_tables(map(pq.read_table, parts[start : start + TOGETHER])))
-
-
-def _schema(predictor: Predictor) -> pa.Schema:
-    """The columns of `Predictor.predict`, the same for every part."""
-    classes = isinstance(predictor.task, Classification)
-    texts = {"sample_id", "missing", "fault", "model"}
-
-    def kind(name: str) -> pa.DataType:
-        if name in texts or (classes and name.partition("/")[0] == "prediction"):
-            return pa.string()
-        return pa.float32() if name.startswith("probability/") else pa.float64()
-
-    return pa.schema([(name, kind(name)) for name in predictor.columns])
