@@ -7,7 +7,7 @@ groups and ICC the share of the variance between them, measured on the reference
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,21 +71,45 @@ class Shift(NamedTuple):
     first: tuple[str, ...] = ()
 
 
-@dataclass
 class Delivery:
     """New rows of a manifest beside a champion's reference: `rows`, of `total`, are looked at. `keys`: the
     `content_keys` of the manifest; `dropped`: what ingest dropped of the new data."""
 
-    manifest: Manifest
-    root: Path
-    champion: Path
-    reference: Reference
-    settings: GateSettings
-    keys: pd.DataFrame
-    rows: Rows
-    total: int
-    dropped: list[dict[str, Any]]
-    notes: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        manifest: Manifest,
+        root: Path,
+        champion: Path,
+        reference: Reference,
+        settings: GateSettings,
+        keys: pd.DataFrame,
+        rows: Rows,
+        total: int,
+        dropped: list[dict[str, Any]],
+    ) -> None:
+        self.root, self.champion, self.reference, self.settings = root, champion, reference, settings
+        self.rows, self.total, self.dropped = rows, total, dropped
+        self.notes: list[str] = []
+        self.table = manifest.table.iloc[rows].reset_index(drop=True).astype({"sample_id": str})
+        self.keys = keys.iloc[rows]
+        self.classes = list(reference.about["meta"]["class_names"])
+        values = self.table["target"]
+        if self.classes:  # the champion's numbers, NaN for classes that it does not know
+            numbers = {c: float(i) for i, c in enumerate(self.classes)}
+            values = values.map({i: numbers.get(c) for i, c in enumerate(manifest.meta["class_names"])})
+        self.targets = values.to_numpy(np.float64)
+        self.sides = Sides()
+        groups = [table["group"] for table in (reference.samples, self.table) if "group" in table]
+        if len(groups) == 2 and not any(group.isna().any() for group in groups):
+            codes = pd.factorize(pd.concat(groups).astype(str))[0].astype(np.int64)
+            self.sides = Sides(*np.split(codes, [len(groups[0])]))
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The new rows through the champion, decoded once for all gates."""
+        from g2d_pipeline.serving import load_model
+
+        return look_at(load_model(self.champion), self.table, self.root)
 
     def findings(self) -> Iterator[Finding]:
         """Of every gate that has a limit."""
@@ -98,39 +122,6 @@ class Delivery:
             yield from self._shift()
         if some and s.label_noise != OFF:
             yield self._label_noise()
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        return self.manifest.table.iloc[self.rows].reset_index(drop=True).astype({"sample_id": str})
-
-    @cached_property
-    def seen(self) -> Seen:
-        """The new rows through the champion, decoded once for all gates."""
-        from g2d_pipeline.serving import load_model
-
-        return look_at(load_model(self.champion), self.table, self.root)
-
-    @cached_property
-    def classes(self) -> list[str]:
-        return list(self.reference.about["meta"]["class_names"])
-
-    @cached_property
-    def targets(self) -> npt.NDArray[np.float64]:
-        """Values, or the champion's numbers of classes `[n]`, NaN of classes that it does not know."""
-        values = self.table["target"]
-        if self.classes:
-            numbers = {c: float(i) for i, c in enumerate(self.classes)}
-            values = values.map({i: numbers.get(c) for i, c in enumerate(self.manifest.meta["class_names"])})
-        return values.to_numpy(np.float64)
-
-    @cached_property
-    def sides(self) -> Sides:
-        """The groups of all rows of both sides."""
-        groups = [t["group"] for t in (self.reference.samples, self.table) if "group" in t]
-        if len(groups) < 2 or any(group.isna().any() for group in groups):
-            return Sides()
-        codes = pd.factorize(pd.concat(groups).astype(str))[0].astype(np.int64)
-        return Sides(*np.split(codes, [len(groups[0])]))
 
     def _unreadable(self) -> Finding:
         faults = self.seen.rows["fault"] if len(self.rows) else pd.Series(dtype="str")
@@ -227,7 +218,7 @@ class Delivery:
         counts, from val and test, or from train."""
         old, key = self.reference, f"key/{m}"
         trained = old.trained[old.usable]
-        before, current = old.contents[key].iloc[old.usable], self.keys[key].iloc[self.rows]
+        before, current = old.contents[key].iloc[old.usable], self.keys[key]
         learnt = old.contents[key][old.trained]
         held_out = ~trained & ~(before.isin(learnt) | before.mask(trained).duplicated()).to_numpy(bool)
         train = trained & ~before.duplicated().to_numpy(bool)

@@ -81,8 +81,9 @@ class Evidence:
 
     def infinite(self, part: str) -> list[str]:
         """The samples whose logits of this part are not finite."""
-        logits = self.logits(part)
-        return [] if logits is None else list(self.table["sample_id"][~np.isfinite(logits).all(axis=1)])
+        if (logits := self.logits(part)) is None:
+            return []
+        return list(self.table["sample_id"].to_numpy()[~np.isfinite(logits).all(axis=1)])
 
     def run(self, name: str, parts: Sequence[str], at: npt.NDArray[Any] | None = None) -> Run:
         """A `Run` of method `name` with the predictions of these parts, if they are there and finite; `at`
@@ -143,10 +144,7 @@ def write_evidence(
     target = json.loads(inputs.read_text("utf-8"))["target"] if inputs.is_file() else {}
     names = tuple(task.get("class_names", ()))
     header = Header(
-        method=run.method,
-        modality=run.modality,
-        seed=run.seed,
-        fold=run.fold,
+        **{"method": run.method, "modality": run.modality, "seed": run.seed, "fold": run.fold},
         task=run.info["task"],
         class_names=names,
         scaling={} if names else task,

@@ -94,8 +94,11 @@ def _incomparable(old: Evidence, new: Evidence) -> Iterator[str]:
         if x != y:
             yield f"the {name} is {y or 'none'}, the champion’s {x or 'none'}: {remedy}"
     if a.task == b.task and a.class_names != b.class_names:
-        x, y = pd.Index(a.class_names), pd.Index(b.class_names)
-        cases = {"without": x.difference(y, sort=False), "with": y.difference(x, sort=False)}
+        first, second = pd.Index(a.class_names), pd.Index(b.class_names)
+        cases = {
+            "without": first.difference(second, sort=False),
+            "with": second.difference(first, sort=False),
+        }
         changes = [f"{case} {enumerated(names, 5)}" for case, names in cases.items() if len(names)]
         yield f"the classes are not the champion’s: {', '.join(changes) or 'in another order'}: {remedy}"
     if a.task == b.task and a.evaluation_set != b.evaluation_set:

@@ -1,9 +1,14 @@
-"""A trained model as a function of raw samples: a table or files in, a table of predictions out."""
+"""A trained model as a function of raw samples: a table or files in, a table or a file of predictions out."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import shutil
+import time
 from collections import Counter
+from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +17,17 @@ from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.errors import SHOWN, ConfigError, DataError
+from g2d_pipeline.features.cells import cells_state
 from g2d_pipeline.features.inputs import FILE, read_inputs
-from g2d_pipeline.files import content_hash, fingerprint
+from g2d_pipeline.features.kinds import ColumnKind
+from g2d_pipeline.files import atomic_write, content_hash, fingerprint, locked
 from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.multimodal import pick_device, samples_at_once
@@ -30,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CODE_ENDINGS = frozenset(all_suffixes())  # of Python; a plug-in's name in model.json could lead to it
+TOGETHER = 64  # parts in a row group
+EVERY = 10.0  # seconds between lines of the log
+DIGEST, ATTRS = b"g2d.digest", b"PANDAS_ATTRS"  # keys of the file's metadata; the second one is pandas'
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Predictor:
@@ -50,7 +62,7 @@ def load_model(path: str | Path, device: str = "cpu") -> Predictor:
     return Predictor(Path(path).expanduser(), device)
 
 
-class Tally:
+class _Tally:
     """Counts of the samples that lack a modality, and of the faults, over tables of predictions."""
 
     def __init__(self) -> None:
@@ -121,7 +133,7 @@ class Predictor:
         modalities that the sample lacks, joined by +, without which it is predicted as the fusion defines it
         (null without any); `fault`: why a file or cell that is named can not be used; `model`. Raises
         what `read_samples` raises."""
-        tally = Tally()
+        tally = _Tally()
         batches = read_samples(data, self.inputs, root, batch_size)
         table = pd.concat([tally.add(self.predict_batch(batch)) for batch in batches], ignore_index=True)
         tally.log()
@@ -187,13 +199,13 @@ class Predictor:
 
     def encode(self, batch: Batch, blank: dict[str, set[int]] | None = None) -> dict[str, Tensor]:
         """Modality → what its encoder gets `[n, …]`, zeros where a sample lacks it; faults are added to the
-        batch. `blank`: modality → a set that gets the rows that hold nothing, as `Inputs.encode` has it."""
+        batch. `blank`: modality → a set that gets the rows, of those that have it, that hold nothing."""
         inputs = {}
         for m in self.modalities:
             values = self.inputs.empty(m, len(batch.table))
             if len(rows := np.flatnonzero(batch.present[m])):
                 cells = batch.table.loc[rows, self.inputs.columns(m)].reset_index(drop=True)
-                empty = blank and blank[m]
+                empty = None if blank is None else blank[m]
                 values[rows], faults = self.inputs.encode(m, cells, batch.root, empty)
                 batch.fault(m, {int(rows[k]): reason for k, reason in faults.items()})
                 values[~batch.present[m]] = 0
@@ -247,3 +259,73 @@ class Predictor:
             return np.where(known, predicted, np.nan)
         names = np.array(self.task.class_names, object)[predicted]
         return pd.Series(np.where(known, names, None), dtype="str")
+
+
+# ------------------------------------------------------------------------------------- predictions in a file
+def write_predictions(
+    predictor: Predictor, data: Any, file: Path, wait: bool = False, size: int = BATCH
+) -> int:
+    """Write what `Predictor.predict` returns of `data` to the parquet `file`; returns the number of samples.
+
+    Memory does not grow with the samples. Parts are kept in a folder beside the file until it is whole: a
+    part, or a whole file, of the same model, rows and files (by size and time) is not computed again.
+    `wait` for another process that writes the file; else LockedError is raised."""
+    parts = file.with_name(f"{file.name}.parts")
+    with locked(file, wait):
+        if (rows := _fresh(predictor, data, file, size)) is not None:
+            logger.info("%s is fresh: %d samples.", file, rows)
+            return rows
+        parts.mkdir(parents=True, exist_ok=True)
+        tally, digests, written, logged = _Tally(), list[str](), list[Path](), time.monotonic()
+        for batch, digest in _digested(predictor, data, size):
+            path = parts / f"{len(written):06d}-{digest}.parquet"
+            if path.is_file():
+                part = pd.read_parquet(path)
+            else:
+                part = predictor.predict_batch(batch)
+                schema = pa.schema(predictor.columns)
+                table = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
+                with atomic_write(path) as temporary:
+                    pq.write_table(table.replace_schema_metadata(None), temporary)
+            tally.add(part)
+            digests.append(digest)
+            written.append(path)
+            if time.monotonic() - logged > EVERY:
+                logged = time.monotonic()
+                logger.info("%d samples are predicted", tally.total)
+        _merge(written, file, predictor, fingerprint(digests))
+        tally.log()
+        shutil.rmtree(parts, ignore_errors=True)
+        return tally.total
+
+
+def _digested(predictor: Predictor, data: Any, size: int) -> Iterator[tuple[Batch, str]]:
+    """The batches, each with a hash of the model, its rows and its files (by size and time)."""
+    for batch in read_samples(data, predictor.inputs, size=size):
+        state = hashlib.blake2b(predictor.version.encode(), digest_size=8)
+        state.update(pd.util.hash_pandas_object(batch.table, index=False).to_numpy().tobytes())
+        state.update(np.stack(list(batch.present.values())).tobytes())
+        state.update(repr(sorted(batch.faults.items())).encode())
+        for m, kind in predictor.inputs.kinds.items():
+            if not isinstance(kind, ColumnKind) and m in batch.table:
+                state.update(cells_state(batch.table.loc[batch.present[m], m], batch.root))
+        yield batch, state.hexdigest()
+
+
+def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None:
+    """The number of samples of a whole file of this model and these data; None if there is none."""
+    try:
+        about = pq.read_metadata(file)
+    except (OSError, pa.ArrowException):
+        return None
+    expected = (about.metadata or {}).get(DIGEST, b"").decode()
+    actual = fingerprint([digest for _, digest in _digested(predictor, data, size)])
+    return int(about.num_rows) if actual == expected else None
+
+
+def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> None:
+    metadata = {DIGEST: digest.encode(), ATTRS: json.dumps(predictor.attributes).encode()}
+    schema = pa.schema(predictor.columns, metadata=metadata)
+    with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, len(parts), TOGETHER):
+            writer.write_table(pa.concat_tables(map(pq.read_table, parts[start : start + TOGETHER])))
