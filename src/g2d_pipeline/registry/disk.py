@@ -115,8 +115,8 @@ def _is_leftover(name: str) -> bool:
 def _inputs(card: Mapping[str, Any]) -> Iterator[str]:
     """Content hashes (of studies: fingerprints) of what an artefact is made from."""
     inputs = card.get("inputs") or {}
-    for one in inputs.values() if isinstance(inputs, Mapping) else inputs:
-        yield str(one[-1] if isinstance(one, list) else one)
+    for entry in inputs.values() if isinstance(inputs, Mapping) else inputs:
+        yield str(entry[-1] if isinstance(entry, list) else entry)
 
 
 def is_busy(data: Path, dataset: str) -> bool:

@@ -1,9 +1,9 @@
 """New rows beside a champion's reference: can they be read, are they silent, shifted, labelled otherwise?
 
-How far they are from the reference is told by effect sizes, and by tests that stay valid for rows in groups.
-Rows of one group (a speaker, a station) resemble each other, so that n rows tell less than n independent
-ones. Every test here counts them by their effective number n / (1 + (m − 1) ICC) (Kish 1965), m the size of
-groups and ICC the share of the variance between them, measured on the reference alone."""
+Effect sizes measure how far they are from the reference, with tests that stay valid for rows in groups: rows
+of one group (a speaker, a station) resemble each other, so that n rows tell less than n independent ones.
+Every test here counts them by their effective number n / (1 + (m − 1) ICC) (Kish 1965), m the size of groups
+and ICC the share of the variance between them, measured on the reference alone."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,6 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
 from g2d_pipeline.config.retrain import GateSettings, Limits
 from g2d_pipeline.errors import SHOWN, enumerated
@@ -113,14 +118,16 @@ class Delivery:
 
     def findings(self) -> Iterator[Finding]:
         """Of every gate that has a limit."""
-        s, some = self.settings, len(self.rows) > 0
-        if s.unreadable != OFF:
+        limits = self.settings
+        if limits.unreadable != OFF:
             yield self._unreadable()
-        if some and s.silent != OFF:
+        if not len(self.rows):
+            return
+        if limits.silent != OFF:
             yield from self._silent()
-        if some and s.shift != OFF:
+        if limits.shift != OFF:
             yield from self._shift()
-        if some and s.label_noise != OFF:
+        if limits.label_noise != OFF:
             yield self._label_noise()
 
     def _unreadable(self) -> Finding:
@@ -237,7 +244,8 @@ class Delivery:
             yield least._replace(first=tuple(self.table["sample_id"].iloc[order]))
 
     def _label_noise(self) -> Finding:
-        s, usable = self.settings, self.reference.held_out
+        s, usable = self.settings, self.reference.usable
+        usable = usable[~self.reference.trained[usable]]  # a model knows the labels of train by heart
         wrong = self.seen.contradicts(self.targets, s.confidence, self.reference.about["residual"])
         good = np.flatnonzero(self.seen.good & ~np.isnan(self.targets))
         before = self.reference.contents["contradicted"].to_numpy(float)[usable]
@@ -275,8 +283,8 @@ def intraclass_correlation(values: Floats, groups: Codes) -> float:
     within = float(np.square(centred).sum()) - between
     size = (n - float(np.square(counts).sum()) / n) / (k - 1)
     above, below = between / (k - 1), max(within, 0.0) / (n - k)
-    whole = above + (size - 1) * below
-    return float(np.clip((above - below) / whole, 0, 1)) if whole > 0 else 0.0
+    total = above + (size - 1) * below
+    return float(np.clip((above - below) / total, 0, 1)) if total > 0 else 0.0
 
 
 def compare_numbers(subject: str, reference: Floats, new: Floats, sides: Sides) -> Shift:
@@ -333,9 +341,6 @@ def compare_features(subject: str, reference: Floats, new: Floats, sides: Sides)
 
 
 def _components(x: Floats) -> Floats:
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
-
     x = StandardScaler().fit_transform(np.asarray(x, np.float64))
     x = x[:, x.any(axis=0)]
     if not x.shape[1]:
@@ -343,17 +348,13 @@ def _components(x: Floats) -> Floats:
     count = min(COMPONENTS, x.shape[1], len(x) - 1)
     pca = PCA(count, svd_solver="full").fit(x)
     spread = np.sqrt(pca.explained_variance_)
-    some = spread > TINY * spread[0]  # smaller ones are rounding, which differs from batch to batch
-    x = np.clip(pca.transform(x)[:, some] / spread[some], -CLIP, CLIP)
+    kept = spread > TINY * spread[0]  # smaller ones are rounding, which differs from batch to batch
+    x = np.clip(pca.transform(x)[:, kept] / spread[kept], -CLIP, CLIP)
     return np.hstack([x, np.square(x)])
 
 
 def _held_out(x: Floats, y: Codes, sides: Sides) -> tuple[list[float], Floats]:
-    """The area of each fold in which both sides are, and each row's score by a model that has not seen it."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
+    """The AUC of each fold with both sides, and each row's score by a model that was not trained on it."""
     groups, folds = None, min(FOLDS, *np.bincount(y, minlength=2).tolist())
     if sides.reference is not None and sides.new is not None:
         groups = np.concatenate([sides.reference, sides.new])

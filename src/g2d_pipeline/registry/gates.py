@@ -1,6 +1,5 @@
 """Gates before training: may a model be trained on these data, as a successor of the champion?"""
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,12 +108,8 @@ def check_gates(
     notes = [f"{len(new):,} rows are new, {gone:,} of the champion's {len(reference.samples):,} are gone."]
     if len(drawn) < len(new):
         notes.append(f"{len(drawn):,} of the new rows were looked at, drawn at random with a fixed seed.")
-    known = {json.dumps(item, sort_keys=True, default=str) for item in reference.about["meta"]["dropped"]}
-    dropped = [
-        item
-        for item in manifest.meta["dropped"]
-        if json.dumps(item, sort_keys=True, default=str) not in known
-    ]
+    known = {frozenset(item.items()) for item in reference.about["meta"]["dropped"]}
+    dropped = [item for item in manifest.meta["dropped"] if frozenset(item.items()) not in known]
     if len(new) or dropped:
         from g2d_pipeline.registry.drift import Delivery  # scipy, scikit-learn and torch
 

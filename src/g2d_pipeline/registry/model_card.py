@@ -133,7 +133,7 @@ class _Card:
         ]
 
     def table(self, names: Sequence[str]) -> str:
-        """A row a metric, of all modalities together; nothing where none is measured."""
+        """A row a metric, of all modalities together; empty if none is measured."""
         rows = [[metric_spec(n).title(self.unit), *self.cells(MULTI, n)] for n in names]
         known = [row for row in rows if row[1] != UNMEASURED]
         return markdown([["", "value", INTERVAL], *known], 2).strip() if known else ""

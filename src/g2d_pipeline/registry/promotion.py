@@ -120,7 +120,7 @@ class _Scores:
     def __init__(self, old: Evidence, new: Evidence, parts: Sequence[str], at: Any = None) -> None:
         self.runs = {CHAMPION: old.run(CHAMPION, parts, at), CHALLENGER: new.run(CHALLENGER, parts, at)}
         by_key = resample(list(self.runs.values()))
-        self.resampled = {(key.method, key.part): one for key, one in by_key.items()}
+        self.resampled = {(key.method, key.part): metrics for key, metrics in by_key.items()}
 
     def value(self, who: str, part: str, metric: str) -> float:
         """NaN if it has no such part."""
@@ -141,10 +141,10 @@ class _Scores:
         difference = sign * (new - old)
         row = {"metric": metric, "champion": old, "challenger": new, "difference": difference}
         pair = [self.resampled[who, part] for who in self.runs if (who, part) in self.resampled]
-        of_both = [one.replicates[metric] for one in pair if metric in one.replicates and metric != "bias"]
-        if len(of_both) < 2 or (units := pair[0].units) < 2 or 0.5**units > 1 - confidence:
+        samples = [r.replicates[metric] for r in pair if metric in r.replicates and metric != "bias"]
+        if len(samples) < 2 or (units := pair[0].units) < 2 or 0.5**units > 1 - confidence:
             return row | {"low": math.nan, "high": math.nan}
-        replicates = sign * (of_both[1] - of_both[0])
+        replicates = sign * (samples[1] - samples[0])
         low, high = percentiles(replicates, units, 2 * confidence - 1)
         replicates = replicates[np.isfinite(replicates)][None]
         spread = spread_of(np.array([difference]), replicates, np.zeros(1, int), {0: units})

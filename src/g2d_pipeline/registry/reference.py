@@ -60,11 +60,6 @@ class Reference:
         """Which rows `[N]` the model was trained on."""
         return (self.samples["split"] == "train").to_numpy(bool)
 
-    @property
-    def held_out(self) -> Rows:
-        """The usable rows that the model was not trained on."""
-        return self.usable[~self.trained[self.usable]]
-
 
 @dataclass(frozen=True)
 class Seen:

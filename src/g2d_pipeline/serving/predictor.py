@@ -276,6 +276,7 @@ def write_predictions(
             logger.info("%s is fresh: %d samples.", file, rows)
             return rows
         parts.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema(predictor.columns)
         tally, digests, written, logged = _Tally(), list[str](), list[Path](), time.monotonic()
         for batch, digest in _digested(predictor, data, size):
             path = parts / f"{len(written):06d}-{digest}.parquet"
@@ -283,7 +284,6 @@ def write_predictions(
                 part = pd.read_parquet(path)
             else:
                 part = predictor.predict_batch(batch)
-                schema = pa.schema(predictor.columns)
                 table = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
                 with atomic_write(path) as temporary:
                     pq.write_table(table.replace_schema_metadata(None), temporary)
@@ -293,7 +293,11 @@ def write_predictions(
             if time.monotonic() - logged > EVERY:
                 logged = time.monotonic()
                 logger.info("%d samples are predicted", tally.total)
-        _merge(written, file, predictor, fingerprint(digests))
+        digest = fingerprint(digests).encode()
+        schema = pa.schema(schema, metadata={DIGEST: digest, ATTRS: json.dumps(predictor.attributes)})
+        with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+            for start in range(0, len(written), TOGETHER):
+                writer.write_table(pa.concat_tables(map(pq.read_table, written[start : start + TOGETHER])))
         tally.log()
         shutil.rmtree(parts, ignore_errors=True)
         return tally.total
@@ -321,11 +325,3 @@ def _fresh(predictor: Predictor, data: Any, file: Path, size: int) -> int | None
     expected = (about.metadata or {}).get(DIGEST, b"").decode()
     actual = fingerprint([digest for _, digest in _digested(predictor, data, size)])
     return int(about.num_rows) if actual == expected else None
-
-
-def _merge(parts: list[Path], file: Path, predictor: Predictor, digest: str) -> None:
-    metadata = {DIGEST: digest.encode(), ATTRS: json.dumps(predictor.attributes).encode()}
-    schema = pa.schema(predictor.columns, metadata=metadata)
-    with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for start in range(0, len(parts), TOGETHER):
-            writer.write_table(pa.concat_tables(map(pq.read_table, parts[start : start + TOGETHER])))

@@ -138,7 +138,7 @@ def _array_table(arrays: Mapping[str, Any], inputs: Inputs, folder: Path) -> pd.
 
 
 def folder_table(folder: Path, inputs: Inputs) -> pd.DataFrame:
-    """A row a sample: `sample_id` and a column a modality, null where it has no file.
+    """A row a sample: `sample_id` and a column a modality, null if it has no file.
 
     If there are folders named as modalities, the files in them with the same path, but for the ending, are
     a sample (in a video's, folders of pictures count as files). Else all files with the same path, but for
@@ -182,12 +182,12 @@ def _batches(
 ) -> Iterator[Batch]:
     files = Files(root)
     for table in tables:
-        whole = _read(table, inputs, raw, root)
+        samples = _read(table, inputs, raw, root)
         for start in range(0, len(table), size):
             rows = slice(start, start + size)
-            faults = {i - start: f for i, f in whole.faults.items() if start <= i < start + size}
-            present = {m: mask[rows].copy() for m, mask in whole.present.items()}
-            batch = Batch(whole.table.iloc[rows].reset_index(drop=True), root, present, faults)
+            faults = {i - start: f for i, f in samples.faults.items() if start <= i < start + size}
+            present = {m: mask[rows].copy() for m, mask in samples.present.items()}
+            batch = Batch(samples.table.iloc[rows].reset_index(drop=True), root, present, faults)
             _check_files(batch, inputs, files)
             yield batch
 
@@ -226,7 +226,7 @@ def _read(table: RawTable, inputs: Inputs, raw: Table | None, root: Path) -> Bat
 
 
 def _read_values(table: RawTable, modality: str, inputs: Inputs, batch: Batch) -> dict[str, Any]:
-    """The columns of a tabular modality. A sample lacks it where all of its cells are blank, unless the
+    """The columns of a tabular modality. A sample lacks it if all of its cells are blank, unless the
     training data had such samples."""
     settings = inputs.kinds[modality].settings
     values: dict[str, Any] = {}
