@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
@@ -32,7 +30,7 @@ from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.multimodal import pick_device, samples_at_once
 from g2d_pipeline.models.task import Classification, task_from_json
-from g2d_pipeline.serving.registered import registered_folder
+from g2d_pipeline.serving.registered import local_path, registered_folder
 from g2d_pipeline.serving.samples import BATCH, ID, Batch, read_samples
 
 logger = logging.getLogger(__name__)
@@ -51,15 +49,13 @@ def load_model(path: str | Path, device: str = "cpu") -> Predictor:
     Raises DataError if it is not registered, or a file of it is missing, damaged or of another version;
     ConfigError for an address of another kind. Nothing in the folder is executed: weights are safetensors,
     all else is JSON, and a folder that holds code is refused."""
-    address = urlsplit(str(path))
-    if address.scheme == "file":
-        path = url2pathname(address.path)
-    elif address.scheme == "models":
-        path = registered_folder(str(path))
-    elif len(address.scheme) > 1:  # one letter is a drive of Windows
-        allowed = "a folder, file:///…, models:/<dataset>@champion"
-        raise ConfigError(f"{path}: {address.scheme}: is no address of a model. Allowed: {allowed}")
-    return Predictor(Path(path).expanduser(), device)
+    if (folder := local_path(str(path))) is None:
+        scheme = str(path).partition(":")[0].lower()
+        if scheme != "models":
+            allowed = "a folder, file:///…, models:/<dataset>@champion"
+            raise ConfigError(f"{path}: {scheme}: is no address of a model. Allowed: {allowed}")
+        folder = registered_folder(str(path))
+    return Predictor(folder.expanduser(), device)
 
 
 class _Tally:

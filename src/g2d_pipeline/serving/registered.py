@@ -67,13 +67,11 @@ class Version:
 
     def outer(self) -> Path:
         """The folder around it that MLflow loads, unchecked."""
-        address = urlsplit(self.source)
-        if address.scheme == "file" or len(address.scheme) <= 1:
-            path = Path(url2pathname(address.path) if address.scheme else self.source)
-            if not path.is_dir():
-                gone = f"Version {self.number} of {self.dataset}: its folder {path} is gone."
+        if (local := local_path(self.source)) is not None:
+            if not local.is_dir():
+                gone = f"Version {self.number} of {self.dataset}: its folder {local} is gone."
                 raise DataError(f"{gone} Copy it back, or train it again.")
-            return path
+            return local
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "g2d_pipeline" / "models"
         path = cache / f"{self.dataset}-{self.number}-{fingerprint([self.uri, self.source])}"
         if not path.is_dir():
@@ -167,6 +165,14 @@ def registry_uri(configured: str | None = None, project: Path | None = None) -> 
                 "folder, or set MLFLOW_TRACKING_URI."
             )
     return f"{SQLITE}{(project / DATABASE).resolve().as_posix()}"
+
+
+def local_path(address: str) -> Path | None:
+    """The path of a `file:` address or a plain path; None for another scheme."""
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return Path(address) if len(parts.scheme) <= 1 else None  # one letter is a drive of Windows
 
 
 def registered_folder(address: str) -> Path:
