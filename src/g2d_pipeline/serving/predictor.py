@@ -289,8 +289,8 @@ def write_predictions(
             if time.monotonic() - logged > EVERY:
                 logged = time.monotonic()
                 logger.info("%d samples are predicted", tally.total)
-        digest = fingerprint(digests).encode()
-        schema = pa.schema(schema, metadata={DIGEST: digest, ATTRS: json.dumps(predictor.attributes)})
+        metadata = {DIGEST: fingerprint(digests), ATTRS: json.dumps(predictor.attributes)}
+        schema = pa.schema(schema, metadata=metadata)
         with atomic_write(file) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for start in range(0, len(written), TOGETHER):
                 writer.write_table(pa.concat_tables(map(pq.read_table, written[start : start + TOGETHER])))
