@@ -63,7 +63,7 @@ def predict(folder: Path, table: str) -> dict[str, Any]:
     import torch
 
     from g2d_pipeline import load_model
-    from g2d_pipeline.serving.writing import write_predictions
+    from g2d_pipeline.serving.predictor import write_predictions
 
     torch.set_num_threads(1)
     start = time.perf_counter()

@@ -12,7 +12,7 @@ import pytest
 
 from g2d_pipeline import load_model
 from g2d_pipeline.serving import Predictor
-from g2d_pipeline.serving.writing import write_predictions
+from g2d_pipeline.serving.predictor import write_predictions
 from tests.serving.conftest import Served
 
 

@@ -18,7 +18,7 @@ def predict_samples(model: Any, settings: PredictSettings) -> Callable[[Path], i
     source = Path(settings.options.project) / Path(settings.input).expanduser()
 
     def write(file: Path) -> int:
-        from g2d_pipeline.serving.writing import write_predictions
+        from g2d_pipeline.serving.predictor import write_predictions
 
         return write_predictions(model, source, file, wait=settings.wait)
 

@@ -1,7 +1,6 @@
 """Gates before training: may a model be trained on these data, as a successor of the champion?"""
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ ORDER: tuple[Outcome, ...] = ("go", "warn", "stop")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a gate found: `value` is measured against `warn` and `stop`; `p` of its test; `first`: the first
-    offenders."""
+    """What a gate measured: `value` is compared with the limits `warn` and `stop`; `p` of its test; `first`:
+    the first offenders."""
 
     name: str
     outcome: Outcome
@@ -34,13 +33,30 @@ class Finding:
     warn: float | None = None
     stop: float | None = None
     p: float | None = None
-    first: tuple[str, ...] = ()
+    first: list[str] = field(default_factory=list)
+
+    @classmethod
+    def judge(
+        cls,
+        name: str,
+        value: float,
+        limits: Limits,
+        sentence: str,
+        offenders: list[str],
+        p: float | None = None,
+        significant: bool = True,
+    ) -> "Finding":
+        """A finding with the outcome of its limits: go for a value of 0, or if no test shows it."""
+        pairs = (("warn", limits.warn), ("stop", limits.stop))
+        reached: list[Any] = [name for name, limit in pairs if limit is not None and value >= limit]
+        outcome: Outcome = reached[-1] if significant and value > 0 and reached else "go"
+        return cls(name, outcome, sentence, value, limits.warn, limits.stop, p, offenders[:SHOWN])
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """`findings`: of each gate that was asked; `notes`: sentences on what was looked at; `rows`: `new` ones,
-    those of them that were `looked_at`, and those of the champion's data that are `gone`."""
+    """`findings`: of each gate that was asked; `notes`: sentences on the comparison; `rows`: how many are
+    `new`, how many of them were `looked_at`, and how many of the champion's data are `gone`."""
 
     findings: list[Finding]
     notes: list[str]
@@ -48,6 +64,7 @@ class GateReport:
 
     @property
     def outcome(self) -> Outcome:
+        """The worst one."""
         return max((f.outcome for f in self.findings), key=ORDER.index, default="go")
 
     @property
@@ -58,9 +75,7 @@ class GateReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        findings = [asdict(f) | {"first": list(f.first)} for f in self.findings]
-        whole = {"outcome": self.outcome, "rows": self.rows, "sentences": self.sentences}
-        return whole | {"findings": findings, "notes": self.notes}
+        return {"outcome": self.outcome, "rows": self.rows, "sentences": self.sentences} | asdict(self)
 
 
 def check_gates(
@@ -74,62 +89,59 @@ def check_gates(
 ) -> GateReport:
     """Compare a manifest, whose paths start at `root`, with what the `champion` (a version's folder; None:
     there is none) was trained on. `hashes`: the cache of content hashes of raw files; `admitted`: contents of
-    rows (`content_keys`) that passed before, and are no news: else they would dilute the next delivery.
+    rows (`content_keys`) that passed before, and are not new: else they would dilute the next delivery.
 
-    Torch is imported, and files are decoded, only where there are new rows. Equal data give an equal report.
-    Raises DataError where the champion's folder is damaged."""
+    Torch is imported, and files are decoded, only if there are new rows. Equal data give an equal report.
+    Raises DataError if the champion's folder is damaged."""
     if champion is None:
         return GateReport([], ["There is no champion yet: nothing to compare these data with."])
     if (reference := read_reference(champion)) is None:
-        text = (
-            f"The champion has no {FOLDER}/: these data can not be compared; the next version will have it."
-        )
-        return GateReport([], [text])
+        missing = f"The champion has no {FOLDER}/: these data can not be compared;"
+        return GateReport([], [f"{missing} the next version will have it."])
     findings = [*_schema(manifest, reference, settings), *_classes(manifest, reference, settings)]
     if any(f.name == "schema" for f in findings):
         return GateReport(findings, ["As the schema is another one, rows were not compared."])
     keys = content_keys(manifest, reference.about["meta"]["columns"], root, hashes)
     new, gone = new_rows(manifest, keys["content"], reference)
     new = new[~keys["content"].iloc[new].isin(set(admitted)).to_numpy()]
-    dropped = _new_dropped(manifest, reference)
-    looked = draw(new, settings.samples)
-    rows = {"new": len(new), "looked_at": len(looked), "gone": gone}
+    drawn = draw(new, settings.samples)
     notes = [f"{len(new):,} rows are new, {gone:,} of the champion's {len(reference.samples):,} are gone."]
-    if len(looked) < len(new):
-        notes.append(f"{len(looked):,} of the new rows were looked at, drawn at random with a fixed seed.")
+    if len(drawn) < len(new):
+        notes.append(f"{len(drawn):,} of the new rows were looked at, drawn at random with a fixed seed.")
+    known = {frozenset(item.items()) for item in reference.about["meta"]["dropped"]}
+    dropped = [item for item in manifest.meta["dropped"] if frozenset(item.items()) not in known]
     if len(new) or dropped:
-        from g2d_pipeline.registry.delivery import Delivery  # scipy, scikit-learn and torch
+        from g2d_pipeline.registry.drift import Delivery  # scipy, scikit-learn and torch
 
-        delivery = Delivery(manifest, root, champion, reference, settings, keys, looked, len(new), dropped)
+        delivery = Delivery(manifest, root, champion, reference, settings, keys, drawn, len(new), dropped)
         findings += delivery.findings()
         notes += delivery.notes
-    return GateReport(findings, notes, rows)
+    return GateReport(findings, notes, {"new": len(new), "looked_at": len(drawn), "gone": gone})
 
 
 def _schema(manifest: Manifest, reference: Reference, settings: GateSettings) -> Iterator[Finding]:
-    """What the champion needs and does not find; what it does not know."""
+    """What the champion needs and the data lack, and what it does not know."""
     old, new = reference.about["meta"], manifest.meta
     wrong = [f"{k} is {new[k]!r}, was {old[k]!r}" for k in ("dataset", "task") if new[k] != old[k]]
     for k in ("name", "unit"):
-        if (a := old["target"].get(k, "")) != (b := new["target"].get(k, "")):
-            wrong.append(f"the target's {k} is {b!r}, was {a!r}")
+        if (before := old["target"].get(k, "")) != (after := new["target"].get(k, "")):
+            wrong.append(f"the target's {k} is {after!r}, was {before!r}")
     fresh = [f"modality {m!r}" for m in new["columns"] if m not in old["columns"]]
-    types, before = column_types(manifest), reference.about["types"]
+    types, types_before = column_types(manifest), reference.about["types"]
     for m, columns in old["columns"].items():
         if (present := new["columns"].get(m)) is None:
             wrong.append(f"modality {m!r} is missing")
             continue
-        if (a := old["kinds"].get(m)) != (b := new["kinds"].get(m)):
-            wrong.append(f"modality {m!r} is of kind {b!r}, was {a!r}")
+        if (before := old["kinds"].get(m)) != (after := new["kinds"].get(m)):
+            wrong.append(f"modality {m!r} is of kind {after!r}, was {before!r}")
         wrong += [f"column {c!r} of {m!r} is missing" for c in columns if c not in present]
-        both = [c for c in columns if c in present and types[c] != before[c]]
-        wrong += [f"column {c!r} of {m!r} holds {types[c]}, held {before[c]}" for c in both]
+        changed = [c for c in columns if c in present and types[c] != types_before[c]]
+        wrong += [f"column {c!r} of {m!r} holds {types[c]}, held {types_before[c]}" for c in changed]
         fresh += [f"column {c!r} of {m!r}" for c in present if c not in columns]
-    differ = "the data differ from the champion's: {}; bring them into that form, or start a new data set."
-    yield from _listed("schema", settings.schema_change, wrong, differ)
-    yield from _listed(
-        "columns", settings.new_columns, fresh, "the champion does not know {}; is that meant?"
-    )
+    text = "the data differ from the champion's: {}; bring them into that form, or start a new data set."
+    yield from _listed("schema", settings.schema_change, wrong, text)
+    text = "the champion does not know {}; is that meant?"
+    yield from _listed("columns", settings.new_columns, fresh, text)
 
 
 def _classes(manifest: Manifest, reference: Reference, settings: GateSettings) -> Iterator[Finding]:
@@ -146,38 +158,5 @@ def _classes(manifest: Manifest, reference: Reference, settings: GateSettings) -
 
 def _listed(name: str, outcome: Outcome, offenders: list[str], text: str) -> Iterator[Finding]:
     if offenders:
-        text = text.format(name_first(offenders))
-        yield Finding(name, outcome, text, float(len(offenders)), first=(*offenders[:SHOWN],))
-
-
-def _new_dropped(manifest: Manifest, reference: Reference) -> list[dict[str, Any]]:
-    """What ingest has dropped that it had not when the champion was trained."""
-    before = {json.dumps(item, sort_keys=True, default=str) for item in reference.about["meta"]["dropped"]}
-    items = manifest.meta["dropped"]
-    return [item for item in items if json.dumps(item, sort_keys=True, default=str) not in before]
-
-
-def judged(
-    name: str,
-    value: float,
-    limits: Limits,
-    sentence: str,
-    named: Sequence[str],
-    p: float | None = None,
-    certain: bool = True,
-) -> Finding:
-    """A finding with the outcome that its limits give; where a test does not show it, that is go."""
-    outcome: Outcome = "go"
-    if certain and value > 0:
-        reached: list[Outcome] = ["warn"] if limits.warn is not None and value >= limits.warn else []
-        reached += ["stop"] if limits.stop is not None and value >= limits.stop else []
-        outcome = reached[-1] if reached else "go"
-    return Finding(name, outcome, sentence, value, limits.warn, limits.stop, p, (*named[:SHOWN],))
-
-
-def limited(limits: Limits) -> bool:
-    return limits.warn is not None or limits.stop is not None
-
-
-def name_first(names: Iterable[str]) -> str:
-    return enumerated(names, SHOWN)
+        sentence, count = text.format(enumerated(offenders, SHOWN)), float(len(offenders))
+        yield Finding(name, outcome, sentence, count, first=offenders[:SHOWN])

@@ -1,13 +1,13 @@
 """The model card: Markdown with Hugging Face's metadata block, made of a version's artefacts alone.
 
-What an artefact does not say is "not measured" or "not recorded"; the same artefacts give the same bytes."""
+What no artefact has is "not measured" or "not recorded"; the same artefacts give the same bytes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template, Undefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.errors import enumerated
@@ -41,40 +41,36 @@ def model_card(
     """The card of the trained model in a version's `folder` (`model.json`, `inputs.json`, its evidence).
 
     `evaluation`: metrics.json, `data`: data_report.json, `lineage`: lineage.json; each may be empty. Metrics
-    are made of the evidence. Raises DataError where `model.json` is missing, `inputs.json` or the evidence
+    are computed from the evidence. Raises DataError if `model.json` is missing, `inputs.json` or the evidence
     damaged."""
     card = _Card(folder, dataset, version, evaluation, data, lineage)
-    front = yaml.safe_dump(card.metadata(), sort_keys=False, allow_unicode=True, width=100)
     names, splits = card.info.get("class_names") or [], data.get("splits", {}).items()
     calibration = CALIBRATION[card.task]
-    return _template().render(
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "plain": _plain,
+        "line": lambda text: _plain(" ".join(str(text).split())),
+        "recorded": lambda value: UNRECORDED if value is None or str(value) == "" else value,
+    }
+    return environment.get_template("model_card.md.j2").render(
         c=card,
-        front=front,
+        front=yaml.safe_dump(card.metadata(), sort_keys=False, allow_unicode=True, width=100),
         what=f"one of {len(names)} classes ({enumerated(names, 12)})" if names else "a value",
         inputs=[f"{m} ({card.kinds[m]})" if m in card.kinds else m for m in card.modalities],
         data=data,
         splits=markdown([["split", "samples"], *([name, split["samples"]] for name, split in splits)], 1),
         metrics=[name for name in TASK_METRICS[card.task] if name not in calibration],
-        seeds=card.over_seeds(),
-        verdict=[one["text"] for one in evaluation.get("verdict", []) if one["topic"] in IMBALANCE],
+        verdict=[entry["text"] for entry in evaluation.get("verdict", []) if entry["topic"] in IMBALANCE],
         calibration=calibration,
         lineage=lineage,
         unmeasured=UNMEASURED,
     )
-
-
-def _template() -> Template:
-    """What it has no value for is undefined, at any depth, and `recorded` says so."""
-
-    def recorded(value: Any) -> Any:
-        return UNRECORDED if isinstance(value, Undefined) or value in (None, "") else value
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    environment = Environment(loader=loader, undefined=ChainableUndefined, **options)
-    environment.filters |= {"plain": _plain, "recorded": recorded}
-    environment.filters["line"] = lambda text: _plain(" ".join(str(text).split()))
-    return environment.get_template("model_card.md.j2")
 
 
 def _plain(text: str) -> str:
@@ -103,26 +99,26 @@ class _Card:
     def metadata(self) -> dict[str, Any]:
         """Hugging Face's block: `model-index` has the headline metrics of all modalities together."""
         names, kinds = HEADLINE_METRICS[self.task], list(dict.fromkeys(self.kinds.values()))
-        known = [name for name in names if (MULTI, name) in self.measured]
-        of_kind = f"{kinds[0]}-{self.task}" if len(kinds) == 1 else ""
-        about = {"name": self.dataset, "type": self.dataset, "split": "test"}
-        about |= {"revision": self.lineage["raw"]} if self.lineage.get("raw") else {}
-        result = {
-            "task": {"type": of_kind if of_kind in PIPELINES else f"multimodal-{self.task}"},
-            "dataset": about,
-            "metrics": [
-                {"type": n, "value": self.measured[MULTI, n][0], "name": metric_spec(n).label} for n in known
-            ],
-        }
+        pipeline = f"{kinds[0]}-{self.task}" if len(kinds) == 1 else ""
+        pipeline = pipeline if pipeline in PIPELINES else ""
+        dataset = {"name": self.dataset, "type": self.dataset, "split": "test"}
+        dataset |= {"revision": self.lineage["raw"]} if self.lineage.get("raw") else {}
+        metrics = [
+            {"type": name, "value": self.measured[MULTI, name][0], "name": metric_spec(name).label}
+            for name in names
+            if (MULTI, name) in self.measured
+        ]
+        task = {"type": pipeline or f"multimodal-{self.task}"}
+        results = [{"task": task, "dataset": dataset, "metrics": metrics}] * bool(metrics)
         tags = ["g2d-pipeline", self.task, *["multimodal"] * (len(self.modalities) > 1), *kinds]
         return {
             "library_name": "g2d-pipeline",
             "license": "unknown",
-            **({"pipeline_tag": of_kind} if of_kind in PIPELINES else {}),
+            **({"pipeline_tag": pipeline} if pipeline else {}),
             "tags": [*tags, *["sample-data"] * self.sample],
             "datasets": [self.dataset],
             "metrics": list(names),
-            "model-index": [{"name": f"{self.dataset}-{self.method}", "results": [result] * bool(known)}],
+            "model-index": [{"name": f"{self.dataset}-{self.method}", "results": results}],
         }
 
     def over_seeds(self) -> list[str]:
@@ -137,7 +133,7 @@ class _Card:
         ]
 
     def table(self, names: Sequence[str]) -> str:
-        """A row a metric, of all modalities together; nothing where none is measured."""
+        """A row a metric, of all modalities together; empty if none is measured."""
         rows = [[metric_spec(n).title(self.unit), *self.cells(MULTI, n)] for n in names]
         known = [row for row in rows if row[1] != UNMEASURED]
         return markdown([["", "value", INTERVAL], *known], 2).strip() if known else ""
@@ -155,14 +151,14 @@ class _Card:
         limits = ["SAMPLE data: no number here is of use beyond trying the software."] * self.sample
         if h := self.header:
             units = f" in {h.groups} groups" if h.groups else ", without groups: taken for independent"
-            words = "Intervals are of this one model: another seed and later data are not in them."
-            limits.append(f"The evaluation set has {h.samples} samples{units}. {words}")
+            intervals = "Intervals are of this one model: another seed and later data are not in them."
+            limits.append(f"The evaluation set has {h.samples} samples{units}. {intervals}")
         if selection := self.evaluation.get("selection"):
             limits.append(f"Epochs: {selection}.")
         return [*limits, *map(str, self.evaluation.get("notes", []))] or [UNRECORDED]
 
     def cells(self, part: str, metric: str) -> list[str]:
-        """The value and its interval in words."""
+        """The value and its interval as text."""
         if (part, metric) not in self.measured:
             return [UNMEASURED, ""]
         value, *ends = (format_value(metric, x) for x in self.measured[part, metric])
@@ -170,7 +166,7 @@ class _Card:
 
 
 def _measured(evidence: Evidence) -> dict[tuple[str, str], list[float]]:
-    """(part, metric) → value and the ends of its interval (NaN where there is none); no undefined values."""
+    """(part, metric) → value and the ends of its interval (NaN if there is none), if the value is defined."""
     names = evidence.header.modalities if len(evidence.header.modalities) > 1 else ()
     run = evidence.run("model", [MULTI, *names, *(WITHOUT + m for m in names)])
     if run.predictions.empty:

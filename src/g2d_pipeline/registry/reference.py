@@ -1,8 +1,8 @@
-"""What a version keeps of the data it was trained on, so that later data can be compared with them.
+"""What a version keeps of its training data, so that later data can be compared with them.
 
-`reference/` in a version's folder: `samples.parquet`, the manifest's columns of what was trained on;
-`contents.parquet`, hashes of each row's content and what the model makes of the rows that it looked at;
-`features.<modality>.npy`, its encoders' features of those; `reference.json`."""
+`reference/` in a version's folder: `samples.parquet`, the manifest's columns; `contents.parquet`, hashes of
+each row's content and what the model makes of the rows that it looked at; `features.<modality>.npy`, its
+encoders' features of those; `reference.json`."""
 
 from __future__ import annotations
 
@@ -60,28 +60,30 @@ class Reference:
         """Which rows `[N]` the model was trained on."""
         return (self.samples["split"] == "train").to_numpy(bool)
 
-    @property
-    def held_out(self) -> Rows:
-        """The usable rows that the model was not trained on."""
-        return self.usable[~self.trained[self.usable]]
-
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model makes of n raw samples. `faults`: row → why it can not be used; `blank`: modality → which
-    samples hold nothing `[n]`; `features`: modality → `[n, D]`; `predicted` `[n]`: class numbers or values;
-    `sure` `[n]`: their probabilities."""
+    """What a model makes of n raw samples. `rows` `[n, …]`: `fault`, why a sample can not be used, or "";
+    `predicted`, a class number or value; `sure`, the highest probability; of each modality `blank/<m>`,
+    whether the sample holds nothing. `features`: modality → `[n, D]`."""
 
-    faults: dict[int, str]
-    blank: dict[str, npt.NDArray[np.bool_]]
+    rows: pd.DataFrame
     features: dict[str, Floats]
-    predicted: Floats
-    sure: Floats
 
     @property
     def good(self) -> npt.NDArray[np.bool_]:
         """Which samples can be used `[n]`."""
-        return ~np.isin(np.arange(len(self.predicted)), list(self.faults))
+        return (self.rows["fault"] == "").to_numpy(bool)
+
+    def contradicts(self, target: Floats, confidence: float, residual: float | None) -> npt.NDArray[np.bool_]:
+        """Which labels `[n]` the model contradicts: another class with at least this `confidence`; of a
+        regression, an error beyond `residual`. None of unusable samples, and of targets NaN."""
+        predicted = self.rows["predicted"].to_numpy()
+        if residual is None:
+            wrong = (predicted != target) & (self.rows["sure"].to_numpy() >= confidence)
+        else:
+            wrong = np.abs(predicted - target) > residual
+        return np.asarray(wrong & self.good & ~np.isnan(target))
 
 
 def write_reference(
@@ -91,34 +93,31 @@ def write_reference(
     paths start; `hashes`: the cache of content hashes.
 
     The model runs on at most `settings.samples` rows of train, and as many of val and test. Raises DataError
-    where it can not be read."""
+    if it can not be read."""
     from g2d_pipeline.serving import load_model
 
     table, predictor = manifest.table, load_model(folder)
     is_train = (table["split"] == "train").to_numpy(bool)
-    rows = np.concatenate([draw(np.flatnonzero(mask), settings.samples) for mask in (is_train, ~is_train)])
-    rows = np.sort(rows)
+    drawn = [draw(np.flatnonzero(mask), settings.samples) for mask in (is_train, ~is_train)]
+    rows = np.sort(np.concatenate(drawn))
     seen = look_at(predictor, table.iloc[rows], root)
-    contents = content_keys(manifest, manifest.meta["columns"], root, hashes).assign(
-        fault="", looked_at=False
-    )
-    contents.loc[rows, "looked_at"] = True
-    contents.loc[rows, "fault"] = [seen.faults.get(i, "") for i in range(len(rows))]
     target, residual = table["target"].to_numpy(np.float64)[rows], None
     if manifest.meta["task"] == "regression":
-        errors = np.abs(seen.predicted - target)[seen.good & ~is_train[rows]]
+        errors = np.abs(seen.rows["predicted"] - target)[seen.good & ~is_train[rows]]
         residual = float(np.quantile(errors, RESIDUAL, method="higher")) if len(errors) else LARGEST
-    wrong = contradicted(seen, target, settings.confidence, residual)
-    blank = {f"blank/{m}": rows for m, rows in seen.blank.items()}
-    for name, marked in {"contradicted": wrong, **blank}.items():
-        contents[name] = False
-        contents.loc[rows, name] = marked
-    kept = ["sample_id", "split", "target", *(["group"] if "group" in table else []), *column_types(manifest)]
-    about = {"version": VERSION, "modalities": predictor.modalities, "types": column_types(manifest)}
+    wrong = seen.contradicts(target, settings.confidence, residual)
+    marks = seen.rows.filter(like="blank/")
+    marks = pd.DataFrame({"looked_at": True, "contradicted": wrong}, index=marks.index).join(marks)
+    contents = content_keys(manifest, manifest.meta["columns"], root, hashes)
+    contents["fault"] = seen.rows["fault"].set_axis(rows).reindex(contents.index, fill_value="")
+    contents = contents.join(marks.set_axis(rows).reindex(contents.index, fill_value=False))
+    types = column_types(manifest)
+    columns = ["sample_id", "split", "target", *(["group"] if "group" in table else []), *types]
+    about = {"version": VERSION, "modalities": predictor.modalities, "types": types}
     about |= {"residual": residual, "meta": manifest.meta}
     text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_folder(folder / FOLDER) as new:
-        table[list(dict.fromkeys(kept))].to_parquet(new / SAMPLES, index=False)
+        table[list(dict.fromkeys(columns))].to_parquet(new / SAMPLES, index=False)
         contents.to_parquet(new / CONTENTS, index=False)
         for m, values in seen.features.items():
             np.save(new / f"features.{m}.npy", values[seen.good])
@@ -126,36 +125,35 @@ def write_reference(
 
 
 def read_reference(folder: Path) -> Reference | None:
-    """The `reference/` of a version's folder; None where there is none. Raises DataError if it is damaged."""
-    place = folder / FOLDER
-    if not place.is_dir():
+    """The `reference/` of a version's folder; None if there is none. Raises DataError if it is damaged."""
+    path = folder / FOLDER
+    if not path.is_dir():
         return None
     try:
-        about = json.loads((place / ABOUT).read_bytes())
+        about = json.loads((path / ABOUT).read_bytes())
         if about["version"] != VERSION:
             raise ValueError(f"it is of version {about['version']}, this program reads {VERSION}")
-        samples, contents = (pd.read_parquet(place / name) for name in (SAMPLES, CONTENTS))
-        features = {m: load_npy(place / f"features.{m}.npy") for m in about["modalities"]}
+        samples, contents = (pd.read_parquet(path / name) for name in (SAMPLES, CONTENTS))
+        features = {m: load_npy(path / f"features.{m}.npy") for m in about["modalities"]}
         reference = Reference(samples, contents, features, about)
-        lengths = {len(values) for values in reference.features.values()}
-        if len(samples) != len(contents) or lengths != {len(reference.usable)}:
+        if len(samples) != len(contents) or {len(reference.usable)} != {*map(len, features.values())}:
             raise ValueError("its files are of different lengths")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        words = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         remedy = "copy the version's folder again, or promote another version."
-        raise DataError(f"{place} is damaged ({type(error).__name__}: {words}): {remedy}") from None
+        raise DataError(f"{path} is damaged ({reason}): {remedy}") from None
     return reference
 
 
 def column_types(manifest: Manifest) -> dict[str, str]:
     """Column → what it holds: numbers, dates or text."""
-    words = {"f": "numbers", "i": "numbers", "u": "numbers", "b": "numbers", "M": "dates"}
+    types = {"f": "numbers", "i": "numbers", "u": "numbers", "b": "numbers", "M": "dates"}
     columns = (c for names in manifest.meta["columns"].values() for c in names)
-    return {c: words.get(manifest.table[c].dtype.kind, "text") for c in columns}
+    return {c: types.get(manifest.table[c].dtype.kind, "text") for c in columns}
 
 
 def draw(rows: Rows, most: int) -> Rows:
-    """At most so many of the rows, in order; the same ones each time."""
+    """At most `most` of the rows, in order; the same ones each time."""
     if len(rows) <= most:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
@@ -165,7 +163,7 @@ def draw(rows: Rows, most: int) -> Rows:
 def content_keys(
     manifest: Manifest, columns: dict[str, list[str]], root: Path, hashes: Path | None = None
 ) -> pd.DataFrame:
-    """Hashes of each sample's content in these `columns` (modality → its own), whatever its id, split and
+    """Hashes of each sample's content in these `columns` (modality → its columns), whatever its id, split and
     place are: `content`, of all and the target; `key/<m>` of each modality that is no table."""
     table, meta, types = manifest.table, manifest.meta, column_types(manifest)
     names = dict(enumerate(meta["class_names"]))
@@ -188,37 +186,34 @@ def _hashes(parts: dict[str, pd.Series[Any]], names: list[str]) -> list[str]:
 
 def _media_keys(cells: pd.Series[Any], root: Path, hashes: Path | None) -> pd.Series[Any]:
     """A hash of what each cell points to; the same one of all that can not be read."""
-    distinct = [str(cell) for cell in cells.unique()]
-    files: dict[str, list[Path]] = {}
-    for cell in distinct:
+    cells, files = cells.astype(str), dict[str, list[Path]]()
+    for cell in cells.unique():
+        files[cell] = []
         with suppress(OSError):
             files[cell] = [f for f in files_of(cell, root) if f.is_file() and os.access(f, os.R_OK)]
     named = {file for cell, paths in files.items() if not is_row(cell) for file in paths}
     known = content_hashes(sorted(named), hashes)
     digests = {}
-    for cell in distinct:
+    for cell, paths in files.items():
         content = b""
         with suppress(MediaError, OSError):
-            digests_of_files = [known.get(file) for file in files.get(cell, ())]
-            content = row_bytes(cell, root) if is_row(cell) else repr(digests_of_files).encode()
+            content = row_bytes(cell, root) if is_row(cell) else repr([known.get(f) for f in paths]).encode()
         digests[cell] = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return cells.astype(str).map(digests)
+    return cells.map(digests)
 
 
 def new_rows(manifest: Manifest, keys: pd.Series[str], reference: Reference) -> tuple[Rows, int]:
-    """(the rows of a manifest that a reference has not, how many of the reference's are gone).
+    """(the rows of a manifest that a reference lacks, how many of the reference's are gone).
 
-    Equal contents are counted: of five rows that are alike, where the reference had three, two are new, if
-    possible such with new ids."""
-    current = pd.DataFrame({"id": manifest.table["sample_id"].astype(str), "content": keys.to_numpy()})
-    ids = zip(reference.samples["sample_id"].astype(str), reference.contents["content"], strict=True)
-    known = set(ids)
-    current["fresh"] = [pair not in known for pair in zip(current["id"], current["content"], strict=True)]
-    order = current.sort_values("fresh", kind="stable")
-    had = order["content"].map(reference.contents["content"].value_counts()).fillna(0)
-    new = order.groupby("content").cumcount() >= had
-    rows = np.sort(order.index[new].to_numpy(np.int64))
-    return rows, len(reference.contents) - (len(current) - len(rows))
+    Equal contents are counted: of five equal rows, three of which the reference had, two are new, if possible
+    ones with new ids."""
+    current = pd.MultiIndex.from_arrays([manifest.table["sample_id"].astype(str), keys])
+    before = reference.contents["content"]
+    is_known = current.isin(pd.MultiIndex.from_arrays([reference.samples["sample_id"].astype(str), before]))
+    contents = keys.iloc[np.argsort(~is_known, kind="stable")]
+    is_new = contents.groupby(contents).cumcount() >= contents.map(before.value_counts()).fillna(0)
+    rows = np.sort(contents.index[is_new].to_numpy(np.int64))
+    return rows, len(before) - (len(keys) - len(rows))
 
 
 # ---------------------------------------------------------------------------------------------- raw samples
@@ -226,53 +221,33 @@ def look_at(predictor: Predictor, table: pd.DataFrame, root: Path) -> Seen:
     """Decode the samples of a manifest's rows once, and run the model on them."""
     starts = range(0, max(len(table), 1), BATCH)
     parts = [_look_at(predictor, table.iloc[k : k + BATCH].reset_index(drop=True), root) for k in starts]
-    faults = {k + i: why for k, part in zip(starts, parts, strict=True) for i, why in part.faults.items()}
-    whole: dict[str, dict[str, Any]] = {}
-    for name in ("blank", "features"):
-        arrays = [getattr(part, name) for part in parts]
-        whole[name] = {m: np.concatenate([array[m] for array in arrays]) for m in predictor.modalities}
-    predicted, sure = (np.concatenate([getattr(p, name) for p in parts]) for name in ("predicted", "sure"))
-    return Seen(faults, whole["blank"], whole["features"], predicted, sure)
+    features = {m: np.concatenate([part.features[m] for part in parts]) for m in predictor.modalities}
+    return Seen(pd.concat([part.rows for part in parts], ignore_index=True), features)
 
 
 def _look_at(predictor: Predictor, table: pd.DataFrame, root: Path) -> Seen:
     import torch
 
-    stored, blank = {}, {m: np.zeros(len(table), bool) for m in predictor.modalities}
-    reasons: dict[int, str] = {}
-    for m in predictor.modalities:
-        values = predictor.inputs.empty(m, len(table))
-        empty: set[int] = set()
-        if len(table):
-            columns = table[predictor.inputs.columns(m)]
-            values, faults = predictor.inputs.encode(m, columns, root, empty)
-            reasons = {i: f"{m}: {why}" for i, why in faults.items()} | reasons
-            if predictor.inputs.about["modalities"][m]["kind"] == "text":  # without a token
-                empty.update(np.flatnonzero(~values.any(axis=1)).tolist())
-        blank[m][sorted(empty)] = True
-        values[[i for i in reasons if i < len(values)]] = 0
-        stored[m] = torch.from_numpy(values)
+    from g2d_pipeline.serving.samples import Batch
+
+    modalities, n = predictor.modalities, len(table)
+    batch = Batch(table, root, {m: np.ones(n, bool) for m in modalities})
+    blank: dict[str, set[int]] = {m: set() for m in modalities}
+    inputs = predictor.encode(batch, blank)
     with torch.inference_mode():
-        moved = {m: x.to(predictor.device) for m, x in predictor.windows(stored).items()}
-        output = predictor.model(moved)
+        output = predictor.model({m: x.to(predictor.device) for m, x in inputs.items()})
         logits = output.logits.float().cpu()
         features = {m: x.float().flatten(1).cpu().numpy() for m, x in output.features.items()}
         predicted = predictor.task.predict(logits).numpy().astype(np.float64)
         sure = logits.softmax(dim=1).amax(dim=1).numpy()
-    finite = np.isfinite(logits.numpy()).all(axis=1)
-    for values in features.values():
-        finite &= np.isfinite(values).all(axis=1)
-    broken = dict.fromkeys(np.flatnonzero(~finite).tolist(), "gives features that are not finite")
-    return Seen(broken | reasons, blank, features, predicted, sure)
-
-
-def contradicted(
-    seen: Seen, target: Floats, confidence: float, residual: float | None
-) -> npt.NDArray[np.bool_]:
-    """Which labels `[n]` the model contradicts: another class with at least this `confidence`; of a
-    regression, an error beyond `residual`. Of samples that can not be used, and of targets NaN, none."""
-    if residual is None:
-        wrong = (seen.predicted != target) & (seen.sure >= confidence)
-    else:
-        wrong = np.abs(seen.predicted - target) > residual
-    return np.asarray(wrong & seen.good & ~np.isnan(target))
+    finite = np.isfinite(np.hstack([logits.numpy(), *features.values()])).all(axis=1)
+    faults = ["" if is_finite else "gives features that are not finite" for is_finite in finite]
+    for i, reasons in batch.faults.items():
+        m, reason = next(iter(reasons.items()))
+        faults[i] = f"{m}: {reason}"
+    rows: dict[str, Any] = {"fault": pd.Series(faults, dtype="str"), "predicted": predicted, "sure": sure}
+    for m in modalities:
+        rows[f"blank/{m}"] = np.isin(np.arange(n), list(blank[m]))
+        if predictor.inputs.about["modalities"][m]["kind"] == "text":  # without a token
+            rows[f"blank/{m}"] |= ~inputs[m].numpy().any(axis=1)
+    return Seen(pd.DataFrame(rows), features)
