@@ -34,6 +34,15 @@ class Metric:
         unit = target_unit if self.unit == "target" else self.unit
         return f"{self.label} ({unit})" if unit else self.label
 
+    def difference_unit(self, target_unit: str = "") -> str:
+        """The unit of a difference of two values: `"points"` of percentages."""
+        return {"%": "points", "target": target_unit}.get(self.unit, self.unit)
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else −1."""
+        return 1 if self.higher_is_better else -1
+
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric("Accuracy", True, 100.0, 1, "%"),

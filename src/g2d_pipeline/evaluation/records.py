@@ -94,6 +94,13 @@ class Failure(Labelled):
     fold: int = 0
 
 
+def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """The rows of `frame` whose columns have the values `equal`."""
+    for column, value in equal.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
 def repeat_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that tell apart the runs of one method: `seed`, and before it `fold` where there is one."""
     return [column for column in ("fold", "seed") if column in frame]
