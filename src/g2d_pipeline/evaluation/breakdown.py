@@ -1,4 +1,4 @@
-"""The numbers behind the numbers: by class, by pair of classes (confusion matrix), and by group."""
+"""Metrics by class, by pair of classes (confusion matrix), and by group."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from .metrics import negative_log, run_parts
-from .records import MULTI, Run, modality_order, ordered_runs
+from .records import MULTI, Run, modality_order, ordered_runs, select
 
 
 class Breakdown(NamedTuple):
@@ -33,11 +33,11 @@ def breakdown(runs: Sequence[Run]) -> Breakdown:
     for run in ordered_runs(runs):
         identity = {"method": run.method, "modality": run.modality, **run.repeated}
         for split, part, frame in run_parts(run, parts):
-            own = frame[["sample_id", "target", "prediction", "confidence"]].assign(piece=len(labels))
+            columns = frame[["sample_id", "target", "prediction", "confidence"]].assign(piece=len(labels))
             if "group" in run.samples:
-                own["group"] = frame["sample_id"].map(run.samples.set_index("sample_id")["group"])
+                columns["group"] = frame["sample_id"].map(run.samples.set_index("sample_id")["group"])
             labels.append(identity | {"split": split, "part": part})
-            frames.append(own)
+            frames.append(columns)
     stacked, names = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
     classes = runs[0].info["task"] == "classification"
 
@@ -55,8 +55,8 @@ def breakdown(runs: Sequence[Run]) -> Breakdown:
 
 def _per_class(stacked: pd.DataFrame) -> pd.DataFrame:
     frames = []
-    for piece, own in stacked.groupby("piece"):
-        true, predicted = own["target"].to_numpy(int), own["prediction"].to_numpy(int)
+    for piece, rows in stacked.groupby("piece"):
+        true, predicted = rows["target"].to_numpy(int), rows["prediction"].to_numpy(int)
         classes = sorted({*true, *predicted})
         scores = sk.precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
         columns = zip(("precision", "recall", "f1", "samples"), scores, strict=True)
@@ -81,8 +81,8 @@ def over_runs(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """`per_class` or `per_group` on test, the mean over folds and seeds, as records."""
     if frame.empty:
         return []
-    own = frame[frame["split"] == "test"]
-    keys = ["method", "modality", "part", *(c for c in ("class", "group", "metric") if c in own)]
-    values = [c for c in own.columns if c not in {*keys, "fold", "seed", "split"}]
-    records: list[Any] = own.groupby(keys, sort=False)[values].mean().reset_index().to_dict(orient="records")
+    keys = ["method", "modality", "part", *(c for c in ("class", "group", "metric") if c in frame)]
+    values = [c for c in frame if c not in {*keys, "fold", "seed", "split"}]
+    means = select(frame, split="test").groupby(keys, sort=False)[values].mean()
+    records: list[Any] = means.reset_index().to_dict(orient="records")
     return records

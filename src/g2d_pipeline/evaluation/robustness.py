@@ -1,4 +1,4 @@
-"""What a model is worth where a modality is missing or corrupted, and what each modality contributes to it.
+"""Metrics of a model with a missing or corrupted modality, and the Shapley values of its modalities.
 
 Models run here, so this module needs torch and is not imported with the package. Nothing is trained."""
 
@@ -34,7 +34,7 @@ MOST = 5  # modalities up to which all subsets are tried
 TOLERANCE = 1e-2  # of logits that are computed again, perhaps on another device
 
 Case = tuple[Run, TrainedFolder, FeatureStore]
-Changes = Mapping[str, Callable[[Array], Array]]  # modality → what is done to its stored samples `[n, …]`
+Changes = Mapping[str, Callable[[Array], Array]]  # modality → a function of its stored samples `[n, …]`
 
 
 def robustness_frames(
@@ -45,28 +45,26 @@ def robustness_frames(
     Each modality of each student is absent once, as `Fusion.logits_without` defines it; each modality,
     teachers' too, is corrupted as its kind defines it (`Kind.corruptions`), on at most `samples` samples, the
     same for all models. Only its encoder runs: the others' features are stored. A run whose outputs are
-    missing, or whose model says something else than what is stored, is left out with a warning."""
+    missing, or whose model's logits are not those that are stored, is left out with a warning."""
     rows: dict[str, list[dict[str, Any]]] = {"robustness": [], "shapley": [], "forwards": []}
     runs = []
     for run, folder, store in cases:
         runs.append(run)
         try:
-            saved_model = SavedModel(run, folder, store, device)
+            model = SavedModel(run, folder, store, device)
         except ValueError as error:
             logger.warning("%s: left out of missing and corrupted modalities: %s", run.label, error)
             continue
-        labels = {"method": run.method, **run.repeated}
-        values, contributions = saved_model.absent() + saved_model.corrupted(samples), saved_model.shapley()
-        counts = [{"modality": m, "samples": n, "forwards": c} for (m, n), c in saved_model.forwards.items()]
-        for name, own in (("robustness", values), ("shapley", contributions), ("forwards", counts)):
-            rows[name] += [labels | row for row in own]
-    frames = {name: frame_of(name, own, runs) for name, own in rows.items()}
-    counted = frames["forwards"]
-    logger.info(
-        "Missing and corrupted modalities: encoders ran %d times over test samples, %d samples in all.",
-        counted["forwards"].sum(),
-        (counted["forwards"] * counted["samples"]).sum(),
-    )
+        made = {"robustness": model.absent() + model.corrupted(samples), "shapley": model.shapley()}
+        made["forwards"] = [
+            {"modality": m, "samples": n, "forwards": passes} for (m, n), passes in model.forwards.items()
+        ]
+        for name in rows:
+            rows[name] += [{"method": run.method, **run.repeated, **row} for row in made[name]]
+    frames = {name: frame_of(name, records, runs) for name, records in rows.items()}
+    passes, sizes = frames["forwards"]["forwards"], frames["forwards"]["samples"]
+    message = "Missing and corrupted modalities: encoders ran %d times over test samples, %d samples in all."
+    logger.info(message, passes.sum(), (passes * sizes).sum())
     return frames
 
 
@@ -158,16 +156,16 @@ class SavedModel:
 
     def absent(self) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality of a student is missing from all samples."""
-        rows = []
-        for m in self.modalities if len(self.modalities) > 1 else ():
-            logits = self.without(frozenset({m}))
-            labels = {"modality": m, "corruption": "absent", "strength": 1.0, "label": "absent"}
-            rows += self._rows(logits, self.all, **labels)
-        return rows
+        labels = {"corruption": "absent", "strength": 1.0, "label": "absent"}
+        return [
+            row
+            for m in (self.modalities if len(self.modalities) > 1 else ())
+            for row in self._rows(self.without(frozenset({m})), self.all, modality=m, **labels)
+        ]
 
     def without(self, absent: Coalition) -> Tensor:
-        """Logits without some modalities. With an exchange, which tells the other encoders what they say,
-        their encoders get the train mean."""
+        """Logits without some modalities. With an exchange, through which they reach the other encoders,
+        their own encoders get the train mean."""
 
         def mean_of_train(modality: str, values: Array) -> Array:
             inputs = torch.from_numpy(np.asarray(values))
@@ -179,22 +177,22 @@ class SavedModel:
 
     def corrupted(self, samples: int | None) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality corrupted in every way and strength that its kind has."""
-        at, rows = self.all, []
         if self.store is None:
             raise ValueError("the feature store is needed")
+        at, rows = self.all, []
         if samples is not None and len(at) > samples:
             at = np.sort(np.random.default_rng(SEED).choice(at, samples, replace=False))
         for m in self.modalities:
             about = self.store.meta["modalities"][m]
             kind = stored_kind(about["kind"], about["settings"])
-            for name, (words, strengths) in kind.corruptions.items():
+            for name, (template, strengths) in kind.corruptions.items():
                 for strength in strengths:
                     corruption = Corruption(name, strength, about)
                     rng = np.random.default_rng([SEED, crc32(f"{m} {name} {strength}".encode())])
                     change = {m: partial(kind.corrupt, corruption=corruption, rng=rng)}
                     labels = {"modality": m, "corruption": name, "strength": strength}
-                    label = f"{name} {words.format(strength)}"
-                    rows += self._rows(self.logits(at, (), change), at, **labels, label=label)
+                    labels["label"] = f"{name} {template.format(strength)}"
+                    rows += self._rows(self.logits(at, (), change), at, **labels)
         return rows
 
     def shapley(self) -> list[dict[str, Any]]:
@@ -203,7 +201,7 @@ class SavedModel:
         if not 1 < len(self.modalities) <= MOST:
             return []
         name = self.metrics[0]
-        sign = 1.0 if metric_spec(name).higher_is_better else -1.0
+        sign = metric_spec(name).sign
 
         def worth(present: Coalition) -> float:
             if not present:
