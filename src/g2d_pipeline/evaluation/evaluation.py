@@ -9,9 +9,8 @@ import pandas as pd
 from g2d_pipeline.charts import Chart, figure_files
 
 from .analyses import analysis_frames
-from .breakdown import Breakdown, breakdown, over_runs
 from .figures import make_figures
-from .metrics import collect_metrics
+from .metrics import Breakdown, breakdown, collect_metrics, over_runs
 from .notes import result_notes, val_unlike_test
 from .plots import Frames
 from .records import Failure, Run, history_frame, modality_order, ordered_runs

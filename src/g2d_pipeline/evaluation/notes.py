@@ -32,7 +32,7 @@ def result_notes(runs: Sequence[Run], metrics: pd.DataFrame, counts: Mapping[str
 
 
 class Gap(NamedTuple):
-    """A run's metric on val and on test, and how many standard errors their difference is."""
+    """A run's metric on val and on test, and their difference in standard errors."""
 
     val: float
     test: float

@@ -1,4 +1,4 @@
-"""What figures share: the frames they are drawn from, means over seeds, panels of curves and of points."""
+"""Shared by figures: the frames they are drawn from, means over seeds, panels of curves and of points."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

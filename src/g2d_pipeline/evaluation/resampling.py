@@ -44,7 +44,7 @@ class Resampled:
 
     `units`: number of samples, or of groups of samples, that were resampled; `samples`: number of samples;
     `right` `[n]`: whether each is classified correctly (empty for a regression); `draw`: number of the split
-    of the data (folds, and splits of each seed, have other samples); `ratio`: samples here ÷ those of train."""
+    of the data (folds, and splits of each seed, have other samples); `ratio`: samples ÷ those of train."""
 
     values: Mapping[str, float]
     replicates: Mapping[str, Floats]

@@ -100,30 +100,23 @@ class SavedModel:
 
     @torch.no_grad()
     def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
-        """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
-        parts, encoded = [], self._encoded(changes or {})
-        for some in chunks(at, [self.shapes[m] for m in encoded], self.device):
-            features = self._features(some, changes or {})
-            fuse = self.model.fusion
-            parts.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
+        """Logits `[n, C]` of the test samples at these positions, in chunks. The encoders of changed
+        modalities run, with an exchange all; the features of the others are stored."""
+        changes, fusion, parts = changes or {}, self.model.fusion, []
+        encoded = self.modalities if changes and self.model.exchange is not None else tuple(changes)
+        for rows in chunks(at, [self.shapes[m] for m in encoded], self.device):
+            features = {m: x[rows].to(self.device) for m, x in self.features.items() if m not in encoded}
+            if encoded:
+                inputs = {m: self._input(rows, m, changes.get(m)).to(self.device) for m in encoded}
+                features = self.model(inputs, features=features).features
+            logits = fusion.logits_without(features, absent) if absent else fusion(features)
+            parts.append(logits.cpu())
         for m in encoded:
             self.forwards[m, len(at)] += 1
         return torch.cat(parts)
 
-    def _encoded(self, changes: Changes) -> Collection[str]:
-        """The modalities whose encoders run: with an exchange all."""
-        return self.modalities if changes and self.model.exchange is not None else list(changes)
-
-    def _features(self, at: Rows, changes: Changes) -> dict[str, Tensor]:
-        """m → `[n, D_m]`, stored where the encoder gets what it got in training."""
-        encoded = self._encoded(changes)
-        known = {m: x[at].to(self.device) for m, x in self.features.items() if m not in encoded}
-        inputs = {m: self._input(at, m, changes.get(m)).to(self.device) for m in encoded}
-        features: dict[str, Tensor] = self.model(inputs, features=known).features if encoded else known
-        return features
-
     def _input(self, at: Rows, modality: str, change: Callable[[Array], Array] | None) -> Tensor:
-        """What an encoder gets `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
+        """An encoder's input `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
         if self.store is None:
             raise ValueError("its encoders exchange features and have to run: the feature store is needed")
         x = take(self.store.arrays[modality], self.rows[at])
