@@ -92,7 +92,7 @@ def evaluate_predictions(
 ) -> dict[str, float]:
     """Metrics of one part on one split.
 
-    `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and
+    `frame`, a row per sample: `target` and `prediction` (class indices, or floats in the target's unit), and
     for classification `confidence`, the probability of the true class. `probabilities` `[N, C]`: of the
     classes, in the frame's order.
 
@@ -155,16 +155,12 @@ def negative_log(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
 
 def _of_probabilities(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """scikit-learn's mAP and Brier score. It has no ECE, nor has another locked library: two histograms."""
-    classes = range(probabilities.shape[1])
-    present = np.unique(true)
-    one_hot = true[:, None] == present
+    classes, present = range(probabilities.shape[1]), np.unique(true)
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        precision = sk.average_precision_score(one_hot, probabilities[:, present])
-    brier = (
-        sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
-        if len(classes) > 1
-        else 0.0
-    )
+        precision = sk.average_precision_score(true[:, None] == present, probabilities[:, present])
+    brier = 0.0
+    if len(classes) > 1:
+        brier = sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
     top = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == true) - top
     gaps, _ = np.histogram(top, np.linspace(0, 1, BINS + 1), weights=gap)
@@ -227,17 +223,15 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
         if frame.duplicated(["sample_id", "split", "part"]).any():
             raise ValueError(f"{name}: a sample has two predictions for the same split and part")
         identity = {"dataset": dataset, "source": source, "method": run.method, "modality": run.modality}
-        selection = {
-            "selection": str(run.info.get("selection", "val")),
-            "selected_epoch": int(run.info.get("selected_epoch", 0)),
-        }
+        selection = str(run.info.get("selection", "val"))
+        selected = {"selection": selection, "selected_epoch": int(run.info.get("selected_epoch", 0))}
         for split, part, chosen in run_parts(run, parts):
             try:
                 values = evaluate_predictions(chosen, task, class_probabilities(run, split, part, chosen))
             except ValueError as error:
                 raise ValueError(f"{name}, {split}, {part}: {error}") from error
             row = identity | run.repeated | {"split": split, "part": part}
-            rows += [row | {"metric": name, "value": value} | selection for name, value in values.items()]
+            rows += [row | {"metric": metric, "value": value} | selected for metric, value in values.items()]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(METRIC_COLUMNS))
 
 
@@ -245,11 +239,11 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
 class Breakdown(NamedTuple):
     """Tables of every run, split and part.
 
-    `per_class`, a row per class of target or prediction: `class` (its index), number of `samples`,
-    `precision`, `recall` and `f1` (0 where undefined). `confusion`, a row per true class `target` and predicted
-    class `prediction` that occur together: number of `samples`. Both are empty for a regression. `per_group`,
-    a row per `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE and bias): `value`
-    and number of `samples`; empty where samples have no groups."""
+        `per_class`, a row per class of target or prediction: `class` (its index), number of `samples`,
+        `precision`, `recall` and `f1` (0 where undefined). `confusion`, a row per true class `target` and
+    # --------------------------------------------------------------------------------------- by class and group
+        a row per `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE and bias): `value`
+        and number of `samples`; empty where samples have no groups."""
 
     per_class: pd.DataFrame
     confusion: pd.DataFrame
