@@ -235,15 +235,15 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(METRIC_COLUMNS))
 
 
-# --------------------------------------------------------------------------- by class, pair of classes, group
+# ----------------------------------------------------------------------------------------- by class and group
 class Breakdown(NamedTuple):
     """Tables of every run, split and part.
 
-        `per_class`, a row per class of target or prediction: `class` (its index), number of `samples`,
-        `precision`, `recall` and `f1` (0 where undefined). `confusion`, a row per true class `target` and
-    # --------------------------------------------------------------------------------------- by class and group
-        a row per `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE and bias): `value`
-        and number of `samples`; empty where samples have no groups."""
+    `per_class`, a row per class of target or prediction: `class` (its index), number of `samples`,
+    `precision`, `recall` and `f1` (0 where undefined). `confusion`, a row per true class `target` and
+    predicted class `prediction` that occur together: number of `samples`. Both are empty for a regression.
+    `per_group`, a row per `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE and
+    bias): `value` and number of `samples`; empty where samples have no groups."""
 
     per_class: pd.DataFrame
     confusion: pd.DataFrame
