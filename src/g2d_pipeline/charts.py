@@ -128,19 +128,12 @@ class Chart:
         """The drawn numbers: `panel`, `series` and the columns of the recorded frames."""
         return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame()
 
-    def note(
-        self,
-        panel: str,
-        text: str,
-        offset: Pair,
-        at: Pair = (0, 1),
-        scale: Any = "axes fraction",
-        **font: Any,
-    ) -> None:
-        """Text `offset` pixels from a position, by default the upper left corner of the axes."""
-        options: dict[str, Any] = {"size": 10, "color": GREY, "annotation_clip": False} | font
-        axes = self.axes[panel]
-        axes.annotate(clean(text), at, offset, xycoords=scale, textcoords="offset pixels", **options)
+    def note(self, panel: str, text: str, offset: Pair, at: Pair = (0, 1), **options: Any) -> None:
+        """Text `offset` pixels from a position, by default the upper left corner of the axes. `options`: of
+        `Axes.annotate`."""
+        style: dict[str, Any] = {"size": 10, "color": GREY, "annotation_clip": False}
+        style |= {"xycoords": "axes fraction", "textcoords": "offset pixels"}
+        self.axes[panel].annotate(clean(text), at, offset, **style | options)
 
     def record(self, panel: str, series: str, frame: pd.DataFrame, **columns: Any) -> None:
         """Add a frame to `data`."""
@@ -202,7 +195,7 @@ class Chart:
         axes.xaxis.set_major_formatter(tick)
         for at, text, bold in zip(y, rows["text"], rows["bold"], strict=True):
             font = BESIDE | {"color": INK, "weight": "bold" if bold else "normal"}
-            self.note(panel, text, (5, 0), (1, at), axes.get_yaxis_transform(), **font)
+            self.note(panel, text, (5, 0), (1, at), xycoords=axes.get_yaxis_transform(), **font)
 
     def scatter(self, panel: str, points: pd.DataFrame, name: str, colour: str) -> None:
         """Dots at the columns `x` and `y`, as one short path; `name` beside their mean height."""
@@ -241,8 +234,8 @@ class Chart:
             ends = [axes.transLimits.transform((0, value))[1] * axes.bbox.height for value, *_ in labels]
             places = isotonic_regression(np.array(ends) - apart) + apart if labels else ()
             for height, (_, name, colour) in zip(places, labels, strict=True):
-                at, font = (1, height / axes.bbox.height), BESIDE | {"color": TEXT.get(colour, colour)}
-                self.note(key, shorten(name), (5, 0), at, axes.transAxes, **font)
+                at, colour = (1, height / axes.bbox.height), TEXT.get(colour, colour)
+                self.note(key, shorten(name), (5, 0), at, color=colour, **BESIDE)
             labels.clear()
 
     def tree(self, name: str) -> ElementTree.Element:

@@ -111,17 +111,13 @@ def normalised(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return features / np.where(lengths > 0, lengths, 1.0)
 
 
-def common_width(features: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
-    """Features `[n, D_m]` padded with zeros to the greatest width, which keeps lengths and cosines."""
-    width = max(x.shape[1] for x in features)
-    return [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in features]
-
-
 def _features(run: Run, split: str) -> dict[str, npt.NDArray[np.float64]]:
-    """m → its normalised features `[n, D]`, all of the greatest width; empty where some are not stored."""
+    """m → its normalised features `[n, D]`, where they are stored; padded with zeros to the greatest width,
+    which keeps lengths and cosines."""
     stored = {m: _stored(run, f"feature/{m}", split) for m in run.info["modalities"]}
     present = {m: normalised(x) for m, x in stored.items() if x is not None}
-    return dict(zip(present, common_width(list(present.values())), strict=True)) if present else {}
+    width = max((x.shape[1] for x in present.values()), default=0)
+    return {m: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for m, x in present.items()}
 
 
 def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:

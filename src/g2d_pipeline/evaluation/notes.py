@@ -128,9 +128,9 @@ def _named(runs: Mapping[str, str]) -> str:
 def _one_step(runs: Sequence[Run], train: int) -> Iterator[str]:
     labels = {row_label(run.method, run.modality): run.info.get("training", {}) for run in runs}
     sizes = {
-        label: size * training.get("accumulation", 1)
+        label: training["batch_size"] * training.get("accumulation", 1)
         for label, training in labels.items()
-        if isinstance(size := training.get("batch_size", 0), int)
+        if isinstance(training.get("batch_size"), int)
     }
     for step in sorted({size for size in sizes.values() if 0 < train <= size}):
         names = [label for label, size in sizes.items() if size == step]

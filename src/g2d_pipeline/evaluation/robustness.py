@@ -25,7 +25,7 @@ from g2d_pipeline.training.data import Array, Rows, chunks, take
 
 from .analyses import PROBED, frame_of
 from .metrics import evaluate_predictions, metric_spec
-from .records import MULTI, Run
+from .records import MULTI, Run, select
 
 logger = logging.getLogger(__name__)
 
@@ -195,17 +195,14 @@ class SavedModel:
             return []
         name = self.metrics[0]
         sign = metric_spec(name).sign
+        train = select(self.run.samples, split="train")["target"]
+        best = train.mean() if name == "rmse" else train.mode().iloc[0]
+        constant = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})
 
         def worth(present: Coalition) -> float:
             if not present:
-                return sign * self._constant(name)
+                return sign * evaluate_predictions(constant, self.run.info["task"])[name]
             return sign * self.values(self.without(frozenset(self.modalities) - present), self.all)[name]
 
         contributions = shapley(self.modalities, worth)
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]
-
-    def _constant(self, metric: str) -> float:
-        train = self.run.samples.loc[self.run.samples["split"] == "train", "target"]
-        best = train.mean() if metric == "rmse" else train.mode().iloc[0]
-        frame = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})
-        return evaluate_predictions(frame, self.run.info["task"])[metric]

@@ -113,12 +113,11 @@ def ranked_run(record: Mapping[str, Any]) -> int | str:
 
 def teacher_orders(rankings: pd.DataFrame) -> dict[int | str, dict[str, list[str]]]:
     """Seed (`fold/seed`) → `"train"`/`"val"` → modalities by ascending confidence; see `ranking_record`."""
-    return {
-        ranked_run(record): {
-            split: [one["modality"] for one in record[split]] for split in ("train", "val") if split in record
-        }
-        for record in ranking_record(rankings)
-    }
+    orders: dict[int | str, dict[str, list[str]]] = {}
+    for record in ranking_record(rankings):
+        splits = [split for split in ("train", "val") if split in record]
+        orders[ranked_run(record)] = {s: [teacher["modality"] for teacher in record[s]] for s in splits}
+    return orders
 
 
 def ranking_disagreements(rankings: pd.DataFrame) -> list[int | str]:
