@@ -1,14 +1,14 @@
-"""Figures: panels of one size, drawn by matplotlib, and the numbers that are drawn as a table.
+"""Figures: panels of one size, drawn by matplotlib, and the drawn numbers as a table.
 
-A panel is as wide as a telephone: a page stands panels side by side or below one another, and their text
-stays legible. The same chart gives the same bytes; in a page, colours are variables: it has a dark mode."""
+A panel is as wide as a phone's screen, so that its text is legible wherever a page puts it. The same chart
+gives the same bytes; in a page colours are CSS variables, for its dark mode."""
 
 import html
 import io
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,7 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Transform
 from sklearn.isotonic import isotonic_regression
 
 from g2d_pipeline.html import FAINT, GREY, INK, TEXT, THEME, short_number
@@ -31,6 +30,8 @@ LETTER = 6.0  # pixels, about, of a letter of a label
 LABEL, NAME = 18, 24  # letters of a label right and left of the axes; longer ones are cut
 FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 SVG = "http://www.w3.org/2000/svg"
+Pair = tuple[float, float]
+BESIDE: dict[str, Any] = {"va": "center", "size": 10.5}  # text right of the axes
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 STYLE: dict[Any, Any] = {
@@ -61,16 +62,16 @@ STYLE: dict[Any, Any] = {
 
 
 class Chart:
-    """A figure with a panel for each of `panels` (key → heading), made inside `rc_context(STYLE)`.
+    """A figure with a panel for each of `panels` (keys, or key → heading), made inside `rc_context(STYLE)`.
 
-    `words`, `dataset` and `source` make the title, prefixed `"SAMPLE · "` where the data are a sample. `x`
-    and `y` name the axes; `height` is that of the axes, `left`, `right` and `above` their margins, in pixels;
-    `labels` shall fit right of the axes, `names` left of them; `lines`: how many of them are to have room."""
+    `title`, prefixed by `"SAMPLE · "` for sample data and followed by `dataset`; `x` and `y`: axis labels;
+    `height`, `left`, `right`, `above`: size and margins of the axes in pixels. `labels` have to fit right of
+    the axes, `names` left of them; `lines`: how many rows the axes hold, instead of `height`."""
 
     def __init__(
         self,
-        words: str,
-        panels: Mapping[str, str],
+        title: str,
+        panels: Iterable[str] | Mapping[str, str],
         *,
         dataset: str = "",
         source: str = "",
@@ -85,56 +86,59 @@ class Chart:
         lines: int = 0,
         above: int = ABOVE,
     ) -> None:
+        headings = panels if isinstance(panels, Mapping) else {key: key for key in panels}
         sample = "SAMPLE" if source == "sample" else ""
-        named = " · ".join(filter(None, [sample, words, dataset]))
-        self.title, self.subtitle = (clean(text) for text in (named, subtitle))
+        self.title = clean(" · ".join(filter(None, [sample, title, dataset])))
+        self.subtitle, self.lines = clean(subtitle), lines
         right += int(LETTER * min(LABEL, max(map(len, labels), default=0)))
         left = int(LETTER * min(NAME, max(map(len, names)))) + 18 + 16 * bool(y) if names else left
-        height, self.lines = (20 * lines + 6 if lines else height), lines
-        self.columns = min(COLUMNS, len(panels))
+        height = 20 * lines + 6 if lines else height
+        self.columns = min(COLUMNS, len(headings))
         self.cell = (CELL, above + height + BELOW)
         width = CELL * self.columns
-        above_all = [(line, 15, INK) for line in textwrap.wrap(self.title, width // 9)]
-        above_all += [(line, 11, GREY) for line in textwrap.wrap(self.subtitle, width // 7)]
-        self.head = 14 + 18 * len(above_all)
-        total = self.head + self.cell[1] * -(-len(panels) // self.columns)
+        head = [(line, 15, INK, "bold") for line in textwrap.wrap(self.title, width // 9)]
+        head += [(line, 11, GREY, "normal") for line in textwrap.wrap(self.subtitle, width // 7)]
+        self.head = 14 + 18 * len(head)
+        total = self.head + self.cell[1] * -(-len(headings) // self.columns)
         self.figure = Figure(figsize=(width / 72, total / 72))
-        for number, (line, size, colour) in enumerate(above_all, start=1):
-            at = 1 - 18 * number / total
-            weight = "bold" if size > 12 else "normal"
-            self.figure.text(8 / width, at, line, size=size, color=colour, weight=weight)
+        for row, (line, size, colour, weight) in enumerate(head, start=1):
+            self.figure.text(8 / width, 1 - 18 * row / total, line, size=size, color=colour, weight=weight)
         self.axes: dict[str, Axes] = {}
         self.frames: list[pd.DataFrame] = []
         self._trees: dict[str, ElementTree.Element] = {}
-        self._labels: dict[str, list[tuple[float, str, str]]] = {key: [] for key in panels}
-        for index, (key, heading) in enumerate(panels.items()):
-            corner = (index % self.columns * CELL, self.head + index // self.columns * self.cell[1])
-            bottom = total - corner[1] - above - height
+        self._labels: dict[str, list[tuple[float, str, str]]] = {key: [] for key in headings}
+        for index, (key, heading) in enumerate(headings.items()):
+            corner_x, corner_y = self._corner(index)
+            place = ((corner_x + left) / width, (total - corner_y - above - height) / total)
             extent = ((CELL - left - right) / width, height / total)
-            place = ((corner[0] + left) / width, bottom / total, *extent)
-            axes = self.axes[key] = self.figure.add_axes(place, gid=f"panel-{index}")
-            axes.set_xlabel(clean(x))
-            axes.set_ylabel(clean(y))
+            axes = self.axes[key] = self.figure.add_axes((*place, *extent), gid=f"panel-{index}")
+            axes.set(xlabel=clean(x), ylabel=clean(y))
             axes.grid(axis="x", visible=False)
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axes.yaxis.set_major_formatter(tick)
-            self.words(key, heading, up=above - 16, x=-left + 8, size=12.5, color=INK, weight="bold")
+            self.note(key, heading, (-left + 8, above - 16), size=12.5, color=INK, weight="bold")
+
+    def _corner(self, index: int) -> tuple[int, int]:
+        """The upper left corner of a panel, in pixels."""
+        row, column = divmod(index, self.columns)
+        return column * CELL, self.head + row * self.cell[1]
 
     @property
     def data(self) -> pd.DataFrame:
-        """What is drawn: `panel`, `series`, and the columns of what was added."""
+        """The drawn numbers: `panel`, `series` and the columns of the recorded frames."""
         return pd.concat(self.frames, ignore_index=True) if self.frames else pd.DataFrame()
 
-    def words(self, panel: str, text: str, *, up: float, x: float, **font: Any) -> None:
-        """A line above the axes of a panel, `up` and `x` pixels from their upper left corner."""
-        look: dict[str, Any] = {"size": 10, "color": GREY, "annotation_clip": False} | font
-        where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset pixels"}
-        self.axes[panel].annotate(clean(text), (0, 1), (x, up), **where, **look)
+    def note(self, panel: str, text: str, offset: Pair, at: Pair = (0, 1), **options: Any) -> None:
+        """Text `offset` pixels from a position, by default the upper left corner of the axes. `options`: of
+        `Axes.annotate`."""
+        style: dict[str, Any] = {"size": 10, "color": GREY, "annotation_clip": False}
+        style |= {"xycoords": "axes fraction", "textcoords": "offset pixels"}
+        self.axes[panel].annotate(clean(text), at, offset, **style | options)
 
-    def record(self, panel: str, series: str, frame: pd.DataFrame, **more: Any) -> None:
-        """Note what a panel draws, for `data`."""
+    def record(self, panel: str, series: str, frame: pd.DataFrame, **columns: Any) -> None:
+        """Add a frame to `data`."""
         if not frame.empty:
-            self.frames.append(frame.assign(**more).assign(panel=panel, series=series))
+            self.frames.append(frame.assign(**columns, panel=panel, series=series))
 
     def curve(
         self,
@@ -149,7 +153,7 @@ class Chart:
         label: bool = True,
         **line: Any,
     ) -> None:
-        """`mean` over the first column, a band of ± `std` if there is one, the name at its end."""
+        """`mean` over the first column, a band of ± `std` where it is known, and `name` at the line's end."""
         if curve.empty:
             return
         axes, x = self.axes[panel], curve.iloc[:, 0].to_numpy(float)
@@ -164,9 +168,9 @@ class Chart:
 
     def share_limits(self, axis: str = "y") -> None:
         """One scale for all panels."""
-        limits = [getattr(axes, f"get_{axis}lim")() for axes in self.axes.values()]
+        limits = np.array([getattr(axes, f"get_{axis}lim")() for axes in self.axes.values()])
         for axes in self.axes.values():
-            getattr(axes, f"set_{axis}lim")(min(a for a, _ in limits), max(b for _, b in limits))
+            axes.set(**{f"{axis}lim": (limits[:, 0].min(), limits[:, 1].max())})
 
     def level(self, panel: str, value: float, name: str, colour: str) -> None:
         """A horizontal line."""
@@ -174,8 +178,8 @@ class Chart:
         self.record(panel, name, pd.DataFrame({"mean": [value]}), line="level")
 
     def points(self, panel: str, rows: pd.DataFrame, colour: str, bars_from: float | None = None) -> None:
-        """A line a row, from above: its `label`, a point at `mean`, a line from `low` to `high`, and and
-        at the right edge `text`; rows that are `bold` are. `bars_from`: where bars start, if there are."""
+        """From above, per row: its `label`, a point at `mean`, a line from `low` to `high`, and at the right
+        edge `text`, in bold type where `bold`. `bars_from`: where bars start, if there are any."""
         axes, y = self.axes[panel], -np.arange(len(rows), dtype=float)
         self.record(panel, panel, rows.drop(columns=["text", "bold"]))
         if bars_from is not None:
@@ -190,14 +194,14 @@ class Chart:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(tick)
         for at, text, bold in zip(y, rows["text"], rows["bold"], strict=True):
-            weight = "bold" if bold else "normal"
-            self._beside(panel, text, axes.get_yaxis_transform(), at, INK, weight=weight)
+            font = BESIDE | {"color": INK, "weight": "bold" if bold else "normal"}
+            self.note(panel, text, (5, 0), (1, at), xycoords=axes.get_yaxis_transform(), **font)
 
     def scatter(self, panel: str, points: pd.DataFrame, name: str, colour: str) -> None:
-        """Dots at the columns `x` and `y`, as one short path; the name beside their middle."""
-        x, y, nothing = points["x"].to_numpy(float), points["y"].to_numpy(float), np.full(len(points), np.nan)
-        ends = (np.stack(columns, axis=1).ravel() for columns in ((x, x + 1e-9, nothing), (y, y, nothing)))
-        (dots,) = self.axes[panel].plot(*ends, color=colour, linewidth=3.2, solid_capstyle="round", alpha=0.7)
+        """Dots at the columns `x` and `y`, as one short path; `name` beside their mean height."""
+        x, y, gap = points["x"].to_numpy(float), points["y"].to_numpy(float), np.full(len(points), np.nan)
+        path = [np.stack(columns, axis=1).ravel() for columns in ((x, x + 1e-9, gap), (y, y, gap))]
+        (dots,) = self.axes[panel].plot(*path, color=colour, linewidth=3.2, solid_capstyle="round", alpha=0.7)
         dots.get_path().should_simplify = False
         self.record(panel, name, points)
         self._labels[panel].append((float(y.mean()), name, colour))
@@ -222,7 +226,7 @@ class Chart:
         self.record(panel, panel, long)
 
     def _place_labels(self) -> None:
-        """The names of the curves right of their ends, apart from one another."""
+        """The names of the curves right of their ends, 12 pixels apart at least."""
         for key, labels in self._labels.items():
             axes, labels[:] = self.axes[key], sorted(labels)
             axes.get_ylim()  # brings transLimits up to date
@@ -230,60 +234,55 @@ class Chart:
             ends = [axes.transLimits.transform((0, value))[1] * axes.bbox.height for value, *_ in labels]
             places = isotonic_regression(np.array(ends) - apart) + apart if labels else ()
             for height, (_, name, colour) in zip(places, labels, strict=True):
-                at = height / axes.bbox.height
-                self._beside(key, shorten(name), axes.transAxes, at, TEXT.get(colour, colour))
+                at, colour = (1, height / axes.bbox.height), TEXT.get(colour, colour)
+                self.note(key, shorten(name), (5, 0), at, color=colour, **BESIDE)
             labels.clear()
 
-    def _beside(self, panel: str, text: str, scale: Transform, y: float, colour: str, **font: Any) -> None:
-        """Words right of the axes, at `y` of `scale`."""
-        where: dict[str, Any] = {"xycoords": scale, "textcoords": "offset pixels", "annotation_clip": False}
-        self.axes[panel].annotate(text, (1, y), (5, 0), va="center", size=10.5, color=colour, **where, **font)
-
     def tree(self, name: str) -> ElementTree.Element:
-        """The SVG: short numbers, no date, ids only where they are needed, made from `name`."""
+        """The SVG: short numbers, no date, ids (made from `name`) only where they are referred to."""
         if name in self._trees:
             return self._trees[name]
         buffer = io.BytesIO()
-        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         with rc_context(STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts have it
             self._place_labels()
-            self.figure.savefig(buffer, format="svg", metadata=about)
+            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(buffer, format="svg", metadata=metadata)
         text = re.sub(r" font-family: 'DejaVu Sans';| text-anchor: start;", "", buffer.getvalue().decode())
-        root = ElementTree.fromstring(text)
+        root = self._trees[name] = ElementTree.fromstring(text)
         root.set("font-family", FONT)
-        for metadata in root.findall(f"{{{SVG}}}metadata"):
-            root.remove(metadata)
-        needed = set(re.findall(r"(?:url\(|href=\")#(\w+)", text))
+        for element in root.findall(f"{{{SVG}}}metadata"):
+            root.remove(element)
+        referred = set(re.findall(r"(?:url\(|href=\")#(\w+)", text))
         for element in root.iter():
-            own = element.get("id", "")
-            if own not in needed and not own.startswith("panel-"):
-                element.attrib.pop("id", None)
-            if element.get("transform", "").startswith("rotate(-0 "):
-                del element.attrib["transform"]
-            for key in {"d", "x", "y", "transform", "width", "height"} & set(element.attrib):
-                number = re.sub(r"(\.\d)\d+", r"\1", element.attrib[key])
-                element.set(key, re.sub(r"\s*([A-Za-z])\s*", r"\1", number) if key == "d" else number)
-        self._trees[name] = root
+            attributes = element.attrib
+            if (name := attributes.get("id", "")) not in referred and not name.startswith("panel-"):
+                attributes.pop("id", None)
+            if attributes.get("transform", "").startswith("rotate(-0 "):
+                del attributes["transform"]
+            for key in {"d", "x", "y", "transform", "width", "height"} & attributes.keys():
+                number = re.sub(r"(\.\d)\d+", r"\1", attributes[key])
+                attributes[key] = re.sub(r"\s*([A-Za-z])\s*", r"\1", number) if key == "d" else number
         return root
 
     def svg(self, name: str) -> str:
-        """A file of its own, with title and white ground."""
+        """The content of a file, with title and white background."""
         text = ElementTree.tostring(self.tree(name), encoding="unicode")
         return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
     def html(self, name: str) -> Markup:
-        """`<figure>`: the title as text, then an `<svg>` a panel; colours are the page's variables."""
-        root, (width, height) = self.tree(name), self.cell
+        """`<figure>`: the title as text, then an `<svg>` per panel; colours are the page's variables."""
+        root, panels = self.tree(name), []
         groups = {e.get("id"): e for e in root.iter() if e.get("id", "").startswith("panel-")}
-        panels, clips = [], [e for e in root if e.find(f"{{{SVG}}}clipPath") is not None]
+        clips = [e for e in root if e.find(f"{{{SVG}}}clipPath") is not None]
         for index, key in enumerate(self.axes):
-            corner = f"{index % self.columns * CELL} {self.head + index // self.columns * height}"
-            box = {"viewBox": f"{corner} {width} {height}", "role": "img"}
-            panel = ElementTree.Element(f"{{{SVG}}}svg", box | {"aria-label": f"{self.title}: {clean(key)}"})
+            box = " ".join(map(str, (*self._corner(index), *self.cell)))
+            about = {"viewBox": box, "role": "img", "aria-label": f"{self.title}: {clean(key)}"}
+            panel = ElementTree.Element(f"{{{SVG}}}svg", about)
             panel.extend([*(clips if index == 0 else ()), groups[f"panel-{index}"]])
             panels.append(ElementTree.tostring(panel, encoding="unicode"))
-        drawn = re.sub("#[0-9a-f]{6}", lambda hit: _variable(hit[0]), "\n".join(panels))
+        colours = re.compile("|".join(THEME))
+        drawn = colours.sub(lambda match: f"var(--c{match[0][1:]})", "\n".join(panels))
         caption = f"<b>{html.escape(self.title)}</b> {html.escape(self.subtitle)}"
         head = f'<figure class="chart" id="figure-{html.escape(name)}"><figcaption>{caption}</figcaption>'
         return Markup(f'{head}<div class="panels">{drawn}</div></figure>')
@@ -294,17 +293,13 @@ def tick(value: float, _: float = 0) -> str:
     return short_number(float(value)).replace("-", "−")
 
 
-def _variable(colour: str) -> str:
-    return f"var(--c{colour[1:]})" if colour in THEME else colour
-
-
 def clean(text: object) -> str:
     """`text` without characters that XML cannot hold."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", str(text))
 
 
 def figure_files(charts: Mapping[str, Chart]) -> dict[str, str]:
-    """Each as SVG, and its data as CSV: file name → text."""
+    """File name → text: each chart as SVG and its data as CSV."""
     files: dict[str, str] = {}
     for name, chart in charts.items():
         files |= {f"{name}.svg": chart.svg(name), f"{name}.csv": chart.data.to_csv(index=False)}

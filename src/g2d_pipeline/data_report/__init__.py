@@ -1,1 +1,1 @@
-"""The data report: what is in each split, what is missing or dropped, and what is suspicious."""
+"""The data report: the content of each split, missing and dropped samples, and suspicious findings."""

@@ -14,7 +14,7 @@ from g2d_pipeline.config import SPLITS
 from g2d_pipeline.features.cells import files_of, is_row, row_bytes
 from g2d_pipeline.features.files import Array, Floats, Rows
 
-FIRST, NAMES = 10, 5  # what is listed: findings of a kind, samples of a finding; the others are counted
+FIRST, NAMES = 10, 5  # findings of a kind and samples of a finding that are listed; the others are counted
 BITS = 8  # of 64: the distance of the hashes of two images up to which they are compared
 SAME = 0.995  # the correlation of thumbnails from which on two images are nearly the same
 MAX_IMAGES = 100_000  # that are compared
@@ -31,18 +31,15 @@ def cell_digests(cells: Iterable[str], root: Path, hash_of: Callable[[Path], str
     """The hash of each cell's content: of a file, of a folder's images, of a row of an array file.
 
     `hash_of`: the hash of a file's content."""
-    digests = []
-    for cell in cells:
-        if is_row(cell):
-            content = row_bytes(cell, root)
-        else:
-            own = [hash_of(path) for path in files_of(cell, root)]
-            if len(own) == 1:
-                digests.append(own[0])
-                continue
-            content = "".join(own).encode()
-        digests.append(hashlib.blake2b(content, digest_size=16).hexdigest())
-    return digests
+
+    def digest(cell: str) -> str:
+        hashes = [] if is_row(cell) else [hash_of(path) for path in files_of(cell, root)]
+        if len(hashes) == 1:
+            return hashes[0]
+        content = row_bytes(cell, root) if is_row(cell) else "".join(hashes).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    return [digest(cell) for cell in cells]
 
 
 def row_codes(table: pd.DataFrame) -> Rows:
@@ -58,7 +55,7 @@ def merge_codes(codes: Sequence[Rows]) -> Rows:
 def find_duplicates(code: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
     """Contents that several samples have: `code` `[N]` is equal where the content is.
 
-    `contents`: how many are in several splits, `samples`: how many samples of val and test have one that is
+    `contents`: the number of those in several splits, `samples`: of samples of val and test whose content is
     in an earlier split, too, `first`: the first ten, with samples by split; `within`: split → repetitions."""
     groups = _repeated(code)
     across = [g for g in groups if len(set(split[g])) > 1]
@@ -72,24 +69,24 @@ def find_duplicates(code: Rows, split: Array, sample_ids: Sequence[str]) -> dict
 
 
 def find_conflicts(code: Rows, target: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
-    """Contents whose samples differ in the target: how many, and the first ten with samples and targets."""
+    """Contents whose samples differ in the target: their number, and the first ten, samples and targets."""
     groups = [g for g in _repeated(code) if len(set(target[g].tolist())) > 1]
-    named = [zip(g[:NAMES].tolist(), target[g].tolist(), strict=False) for g in groups[:FIRST]]
-    first = [[{"sample": sample_ids[i], "target": value} for i, value in pairs] for pairs in named]
+    pairs = [zip(g[:NAMES].tolist(), target[g].tolist(), strict=False) for g in groups[:FIRST]]
+    first = [[{"sample": sample_ids[i], "target": value} for i, value in listed] for listed in pairs]
     return {"contents": len(groups), "first": first}
 
 
 def _repeated(code: Rows) -> list[Rows]:
     """The rows of each content that several samples have, in order of first appearance."""
-    order = np.argsort(code, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(code[order])) + 1)
-    return sorted((g for g in groups if len(g) > 1), key=lambda g: int(g[0]))
+    rows = pd.Series(code)
+    rows = rows[rows.duplicated(keep=False)]
+    return [group.index.to_numpy() for _, group in rows.groupby(rows, sort=False)]
 
 
 def _by_split(rows: Rows, split: Array, sample_ids: Sequence[str]) -> dict[str, Any]:
-    """split → how many samples, and the first five."""
-    own = {s: rows[split[rows] == s].tolist() for s in SPLITS}
-    return {s: {"samples": len(r), "first": [sample_ids[i] for i in r[:NAMES]]} for s, r in own.items() if r}
+    """split → the number of samples, and the first five."""
+    by_split = {s: [sample_ids[i] for i in rows[split[rows] == s].tolist()] for s in SPLITS}
+    return {s: {"samples": len(ids), "first": ids[:NAMES]} for s, ids in by_split.items() if ids}
 
 
 # --------------------------------------------------------------------------------------------- similar images
@@ -139,11 +136,11 @@ def find_similar(images: Array, code: Rows, split: Array, sample_ids: Sequence[s
     pairs: list[tuple[int, int, float]] = []  # later, earlier, correlation
     for later in range(1, len(SPLITS)):
         earlier = np.flatnonzero((rank[rows] < later) & (norm > 0))  # one colour resembles nothing
-        own = np.flatnonzero((rank[rows] == later) & (norm > 0))
+        later_images = np.flatnonzero((rank[rows] == later) & (norm > 0))
         if not len(earlier):
             continue
         neighbours.fit(bits[earlier])
-        for part in _parts(own, max(1, BLOCK // len(earlier))):
+        for part in _parts(later_images, max(1, BLOCK // len(earlier))):
             near = neighbours.radius_neighbors(bits[part], return_distance=False)
             i, j = np.repeat(np.arange(len(part)), [len(row) for row in near]), np.concatenate(near)
             correlation = _correlations(plain, part[i], earlier[j])
@@ -178,7 +175,7 @@ def suspected_leaks(
     """The `columns` of `table` (numbers, or texts that are categories) that predict `target` `[N]` alone:
     `column`, `score` and the `measure`, best first.
 
-    `classes`: how many there are; 0: a regression. Classification: the balanced accuracy over all samples of
+    `classes`: their number; 0: a regression. Classification: the balanced accuracy over all samples of
     a decision tree with two leaves a class, fitted on the rows of `train`, reaches 0.99. Regression: the rank
     correlation with the target, on train, exceeds 0.999 in size. Blank numbers are the mean of train."""
     if not columns or len(table) < LEAST or train.sum() < 2:

@@ -1,7 +1,6 @@
-"""The data report as HTML: a page of its own, and what the evaluation's page needs to show the same."""
+"""The data report as HTML: a page, and the variables of the template that the evaluation's page includes."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ from matplotlib import rc_context
 from g2d_pipeline.charts import STYLE, Chart, shorten
 from g2d_pipeline.html import PALETTE, describe_dropped, page_environment
 
-# What may be known of a modality's samples in a split: key, title, divisor. What nobody knows, and
-# what is 0 throughout, has no column.
+# Facts on a modality's samples in a split: key, title, divisor. One that is unknown or 0 throughout has no
+# column.
 FACTS = (
     ("distinct", "Distinct files", 1),
     ("seconds", "Seconds", 1),
@@ -39,7 +38,7 @@ def build_data_page(report: Mapping[str, Any]) -> str:
 
 
 def data_context(report: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the template `data.html.j2` needs; `data` is None where there is no report."""
+    """The variables of the template `data.html.j2`; `data` is None where there is no report."""
     if report is None:
         return {"data": None}
     modalities = report["modalities"]
@@ -61,23 +60,23 @@ def target_chart(report: Mapping[str, Any]) -> Chart:
     """The shares of the classes in each split, or a histogram of a regression's target by split."""
     name, splits = " · ".join(str(part) for part in report["target"].values() if part), report["splits"]
     classes = list(splits["train"].get("classes", ())) if report["task"] == "classification" else []
-    named = 0 < len(classes) <= NAMED_CLASSES
-    height, left = (16 * len(classes) + 10, 110) if named else (190, 56)
-    x, y = ("% of the split", "") if named else (name, "% of the split")
-    words = f"Target by split: {name}"
-    chart = Chart(words, {"target": ""}, x=x, y=y, height=height, left=left, right=44, labels=list(splits))
+    named, share = 0 < len(classes) <= NAMED_CLASSES, "% of the split"
+    layout: dict[str, Any] = {"height": 16 * len(classes) + 10, "left": 110} if named else {"height": 190}
+    x, y = (share, "") if named else (name, share)
+    title, labels = f"Target by split: {name}", list(splits)
+    chart = Chart(title, {"target": ""}, x=x, y=y, right=44, labels=labels, **layout)
+    axes = chart.axes["target"]
     for (split, facts), colour in zip(splits.items(), PALETTE, strict=False):
         counts = facts["classes"].values() if classes else report["histogram"]["counts"][split]
         shares = [100 * n / max(facts["samples"], 1) for n in counts]
-        edges = report["histogram"]["edges"] if not classes else range(len(shares) + 1)
-        at = [(a + b) / 2 for a, b in pairwise(edges)]
-        frame = pd.DataFrame({"x": at, "mean": shares, "std": np.nan})
-        if not named:
+        edges = np.arange(len(shares) + 1) if classes else np.array(report["histogram"]["edges"])
+        centres = (edges[:-1] + edges[1:]) / 2
+        if named:
+            axes.plot(shares, -centres, "o", color=colour, label=split, markersize=6)
+        else:
+            frame = pd.DataFrame({"x": centres, "mean": shares, "std": np.nan})
             chart.curve("target", frame, split, colour, drawstyle="steps-mid")
-            continue
-        chart.axes["target"].plot(shares, [-a for a in at], "o", color=colour, label=split, markersize=6)
     if named:
-        axes = chart.axes["target"]
-        axes.set_yticks([-0.5 - i for i in range(len(classes))], [shorten(str(c)) for c in classes])
+        axes.set_yticks(-0.5 - np.arange(len(classes)), [shorten(str(c)) for c in classes])
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handletextpad=0)
     return chart

@@ -1,11 +1,12 @@
-"""The data report: what is in each split, what is missing or dropped, and what is suspicious.
+"""The data report: the content of each split, missing and dropped samples, and suspicious findings.
 
 It is made of the manifest, the feature store and the content hashes of the raw files; nothing is decoded
-again. The same data give the same report, which is plain: dictionaries, lists, texts and numbers."""
+again. The same data give the same report, a tree of dictionaries, lists, texts and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from g2d_pipeline.sources.hashing import content_hashes
 from g2d_pipeline.sources.manifest import Manifest
 
 OUTLIER = 5.0  # robust z-scores beyond are outliers
-GROUPS = ("group", "speaker")  # columns of a manifest that say who or where a sample is of
+GROUPS = ("group", "speaker")  # columns of a manifest that name the person or place of a sample
+GRAVE = ("constant in train", "absent classes", "suspected leaks")  # kinds of warnings: see `list_warnings`
 QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 BINS = 24
 
@@ -91,71 +93,70 @@ def describe_data(
 
 
 def list_warnings(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What should make one suspicious, in a fixed order: kind, count, text; `grave`: shown in full."""
+    """The suspicious findings, in a fixed order: kind, count, text; `grave`: shown in full."""
     return [
         {
             "kind": kind,
             "count": count,
-            "text": f"{where and f'{where}: '}{what}{'' if grave else f': {count:,}'}",
-            "grave": grave,
+            "text": f"{subject and f'{subject}: '}{text}{'' if kind in GRAVE else f': {count:,}'}",
+            "grave": kind in GRAVE,
         }
-        for grave, warnings in ((False, _ordinary(report)), (True, _grave(report)))
-        for kind, count, what, where in warnings
+        for kind, count, text, subject in (*_ordinary(report), *_grave(report))
         if count
     ]
 
 
 def _ordinary(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
-    """Kind, count, sentence and modality of what may make some numbers too good, or odd."""
-    if len(report["modalities"]) > 1:
-        what = "samples of val and test that equal one of an earlier split in every modality"
-        yield "repeated samples", report["duplicates"]["samples"], what, ""
-    for name, facts in report["modalities"].items():
-        what = "samples of val and test with the content of one of an earlier split"
-        yield "duplicates", facts["duplicates"]["samples"], what, name
-        what = "pictures of val and test that nearly equal one of an earlier split"
-        yield "near-duplicates", facts.get("alike", {}).get("samples", 0), what, name
-    what = "contents that repeat in every modality, but with another target"
-    yield "conflicts", report["conflicts"]["contents"], what, ""
+    """Findings that may make some numbers too good, or odd: kind, count, sentence and modality."""
+    modalities = report["modalities"].items()
+    if len(modalities) > 1:
+        text = "samples of val and test that equal one of an earlier split in every modality"
+        yield "repeated samples", report["duplicates"]["samples"], text, ""
+    for name, facts in modalities:
+        text = "samples of val and test with the content of one of an earlier split"
+        yield "duplicates", facts["duplicates"]["samples"], text, name
+        text = "pictures of val and test that nearly equal one of an earlier split"
+        yield "near-duplicates", facts.get("alike", {}).get("samples", 0), text, name
+    text = "contents that repeat in every modality, but with another target"
+    yield "conflicts", report["conflicts"]["contents"], text, ""
     if groups := report["groups"]:
-        what = f"of {groups['groups']:,} values those in several splits"
-        yield "groups in several splits", groups["crossing"], what, groups["column"]
-    for own in report["outliers"]:
-        what = f"values more than {OUTLIER:g} robust standard deviations from the median"
-        if own["affected"] > 1:
-            most = ", ".join(f"{column['column']} {column['count']:,}" for column in own["first"][:NAMES])
-            more = ", …" if own["affected"] > NAMES else ""
-            what += f", in {own['affected']:,} of {own['columns']:,} columns ({most}{more})"
-        yield "outliers", own["count"], what, own["of"] if own["affected"] > 1 else own["first"][0]["column"]
-    for name, facts in report["modalities"].items():
+        text = f"of {groups['groups']:,} values those in several splits"
+        yield "groups in several splits", groups["crossing"], text, groups["column"]
+    for outliers in report["outliers"]:
+        affected, first = outliers["affected"], outliers["first"]
+        text = f"values more than {OUTLIER:g} robust standard deviations from the median"
+        if affected > 1:
+            most = ", ".join(f"{column['column']} {column['count']:,}" for column in first[:NAMES])
+            more = ", …" if affected > NAMES else ""
+            text += f", in {affected:,} of {outliers['columns']:,} columns ({most}{more})"
+        yield "outliers", outliers["count"], text, outliers["of"] if affected > 1 else first[0]["column"]
+    for name, facts in modalities:
         counts = {note: sum(counted["samples"].values()) for note, counted in facts.get("found", {}).items()}
         yield "blank", counts.get("constant", 0), "samples that are silent or blank", name
-        what = "samples with values that are not finite, stored as 0"
-        yield "not finite", counts.get("replaced", 0), what, name
+        text = "samples with values that are not finite, stored as 0"
+        yield "not finite", counts.get("replaced", 0), text, name
     yield "dropped", report["dropped"]["samples"], "samples that were dropped", ""
 
 
 def _grave(report: Mapping[str, Any]) -> Iterator[tuple[str, int, str, str]]:
-    """Kind, count, sentence and modality of what may make every number meaningless."""
+    """Findings that may make every number meaningless: kind, count, sentence and modality or split."""
     for name, facts in report["modalities"].items():
         differing = facts.get("constant", {}).get("differing", {})
-        named = _enumerate(f"{column!r} ({rows:,} samples)" for column, rows in differing.items())
-        what = f"constant in train, so 0 for the model everywhere, but val and test differ: {named}"
-        yield "constant in train", len(differing), what, name
+        columns = _enumerate([f"{column!r} ({rows:,} samples)" for column, rows in differing.items()])
+        text = f"constant in train, so 0 for the model everywhere, but val and test differ: {columns}"
+        yield "constant in train", len(differing), text, name
     for split, facts in report["splits"].items():
-        absent = [name for name, count in facts.get("classes", {}).items() if not count]
-        what = f"classes without a sample: {_enumerate(map(repr, absent))}"
-        yield "absent classes", len(absent), what, split
-    measured = (f"{leak['column']!r} ({leak['measure']} {leak['score']:.3f})" for leak in report["leaks"])
-    what = f"target leakage? Columns that predict the target by themselves: {_enumerate(measured)}"
-    yield "suspected leaks", len(report["leaks"]), what, ""
+        absent = [repr(name) for name, count in facts.get("classes", {}).items() if not count]
+        yield "absent classes", len(absent), f"classes without a sample: {_enumerate(absent)}", split
+    leaks = [f"{leak['column']!r} ({leak['measure']} {leak['score']:.3f})" for leak in report["leaks"]]
+    text = f"target leakage? Columns that predict the target by themselves: {_enumerate(leaks)}"
+    yield "suspected leaks", len(leaks), text, ""
 
 
-def _enumerate(names: Iterable[str]) -> str:
-    """The first five, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - SHOWN:,} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+def _enumerate(names: Sequence[str]) -> str:
+    """The first five, and the number of the others."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -182,9 +183,9 @@ def merge_reports(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
     """The kinds of warnings and their counts, for the end of a run: `3 duplicates, 4 outliers`, or ""."""
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for warning in warnings:
-        totals[warning["kind"]] = totals.get(warning["kind"], 0) + warning["count"]
+        totals[warning["kind"]] += warning["count"]
     return ", ".join(f"{count} {kind}" for kind, count in totals.items())
 
 
@@ -192,11 +193,11 @@ def in_one_line(warnings: Sequence[Mapping[str, Any]]) -> str:
 def _stored_rows(table: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     """The rows of the manifest that the store has, in its order; DataError where it has others."""
     stored = store.index["sample_id"].astype(str)
-    own = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
-    if own["sample_id"].astype(str).tolist() != stored.tolist():
+    rows = table[table["sample_id"].astype(str).isin(set(stored))].reset_index(drop=True)
+    if rows["sample_id"].astype(str).tolist() != stored.tolist():
         remedy = "Run again with --params rebuild=true."
         raise DataError(f"The feature store {store.path} is of another manifest. {remedy}")
-    return own
+    return rows
 
 
 def _describe_files(
@@ -222,8 +223,11 @@ def _describe_files(
 
 def _numeric(table: pd.DataFrame, store: FeatureStore, meta: Mapping[str, Any]) -> dict[str, list[str]]:
     """The columns that may have outliers: numbers of each tabular modality, and a regression's target."""
-    named = {m: about["settings"].get("columns", []) for m, about in store.meta["modalities"].items()}
-    columns = {m: [c for c in own if c in table and table[c].dtype.kind in "fiu"] for m, own in named.items()}
+    numbers = set(table.columns[[dtype.kind in "fiu" for dtype in table.dtypes]])
+    columns = {
+        m: [c for c in about["settings"].get("columns", []) if c in numbers]
+        for m, about in store.meta["modalities"].items()
+    }
     return columns | ({"target": ["target"]} if meta["task"] == "regression" else {})
 
 
@@ -235,16 +239,16 @@ def _of_tables(table: pd.DataFrame, store: FeatureStore) -> list[str]:
 
 
 def _splits(split: Array, target: Array, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """split → samples, and the samples of each class or the quantiles of the target."""
+    """split → the number of samples, and those of each class or the quantiles of the target."""
     splits: dict[str, dict[str, Any]] = {}
     for name in SPLITS:
-        own = target[split == name]
-        splits[name] = {"samples": len(own)}
+        values = target[split == name]
+        splits[name] = {"samples": len(values)}
         if class_names:
-            counts = np.bincount(own, minlength=len(class_names)).tolist()
+            counts = np.bincount(values, minlength=len(class_names)).tolist()
             splits[name]["classes"] = dict(zip(map(str, class_names), counts, strict=True))
         else:
-            splits[name]["quantiles"] = {q: float(np.quantile(own, at)) for q, at in QUANTILES.items()}
+            splits[name]["quantiles"] = {q: float(np.quantile(values, at)) for q, at in QUANTILES.items()}
     return splits
 
 
@@ -256,22 +260,20 @@ def _histogram(split: Array, target: Array) -> dict[str, Any]:
 
 
 def _groups(table: pd.DataFrame, split: Array) -> dict[str, Any]:
-    """How many groups there are and cross splits, with the first ten; empty where there are no groups."""
+    """The number of groups and of those in several splits, with the first ten; empty without groups."""
     column = next((c for c in GROUPS if c in table), None)
     if column is None:
         return {}
     known = table[column].notna() & (table[column].astype(str) != "")
     counts = pd.crosstab(table.loc[known, column].astype(str), split[known.to_numpy()])
     crossing = counts[(counts > 0).sum(axis=1) > 1].sort_index()
-    first = [
-        {"group": str(group), "splits": {s: int(row[s]) for s in SPLITS if row.get(s)}}
-        for group, row in crossing.head(FIRST).iterrows()
-    ]
+    rows = crossing.head(FIRST).to_dict(orient="index")
+    first = [{"group": group, "splits": {s: n[s] for s in SPLITS if n.get(s)}} for group, n in rows.items()]
     return {"column": column, "groups": len(counts), "crossing": len(crossing), "first": first}
 
 
 def _worst(outliers: list[dict[str, Any]]) -> dict[str, Any]:
-    """How many columns have outliers and how many they have, with the ten that have most."""
+    """The number of columns with outliers and of outliers, with the ten columns that have most."""
     first = sorted(outliers, key=lambda column: -column["count"])[:FIRST]
     count = sum(column["count"] for column in outliers)
     return {"affected": len(outliers), "count": count, "first": first} if outliers else {}

@@ -3,10 +3,9 @@
 Needs neither torch nor Kedro. `evaluate` does everything; the other functions are its parts."""
 
 from .analyses import FRAMES, analysis_frames
-from .breakdown import Breakdown, breakdown
 from .evaluation import Evaluation, evaluate
 from .figures import make_figures
-from .metrics import METRICS, Metric, collect_metrics, evaluate_predictions
+from .metrics import METRICS, Breakdown, Metric, breakdown, collect_metrics, evaluate_predictions
 from .plots import Frames
 from .records import MULTI, TEACHER, Failure, Run, history_frame, modality_order
 from .report import build_report

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from .metrics import evaluate_predictions
-from .records import MULTI, Run, ordered_runs
+from .records import MULTI, Run, ordered_runs, select
 
-Rows = Iterator[dict[str, Any]]
+Rows = Iterator[dict[Any, Any]]
 Scores = Mapping[tuple[str, str], float]  # (label of a run, split) → its selection metric
 SPLITS = ("val", "test")
 POINTS = 300  # samples of a projection
@@ -79,9 +79,9 @@ def analysis_frames(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     }
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in FRAMES}
     for name, analyse in per_run.items():
-        own = runs if name in OF_TEACHERS else students
-        rows[name] = [{"method": run.method, **run.repeated, **row} for run in own for row in analyse(run)]
-    return {name: frame_of(name, own, runs) for name, own in rows.items()}
+        chosen = runs if name in OF_TEACHERS else students
+        rows[name] = [{"method": run.method, **run.repeated, **row} for run in chosen for row in analyse(run)]
+    return {name: frame_of(name, records, runs) for name, records in rows.items()}
 
 
 def frame_of(name: str, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def _teachers_of(run: Run, teachers: Mapping[tuple[str, int, int], Run]) -> dict
 
 
 def _stored(run: Run, name: str, split: str) -> npt.NDArray[np.float64] | None:
-    """A stored array, or None where the run has none of it for this split."""
+    """A stored array as float64; None where the run has none for this split."""
     try:
         values = run.output(name, split)
     except (KeyError, ValueError):
@@ -106,22 +106,18 @@ def _stored(run: Run, name: str, split: str) -> npt.NDArray[np.float64] | None:
 
 
 def normalised(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Features `[n, D]`, each sample's of length 1; one of zeros stays so."""
+    """Features `[n, D]` scaled to length 1 per sample; zeros stay zeros."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(lengths > 0, lengths, 1.0)
 
 
-def common_width(features: Sequence[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.float64]]:
-    """Features `[n, D_m]` with zeros behind, up to the greatest width: lengths and cosines stay."""
-    width = max(x.shape[1] for x in features)
-    return [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in features]
-
-
 def _features(run: Run, split: str) -> dict[str, npt.NDArray[np.float64]]:
-    """m → its normalised features `[n, D]`, all of the greatest width; empty where some are not stored."""
+    """m → its normalised features `[n, D]`, where they are stored; padded with zeros to the greatest width,
+    which keeps lengths and cosines."""
     stored = {m: _stored(run, f"feature/{m}", split) for m in run.info["modalities"]}
     present = {m: normalised(x) for m, x in stored.items() if x is not None}
-    return dict(zip(present, common_width(list(present.values())), strict=True)) if present else {}
+    width = max((x.shape[1] for x in present.values()), default=0)
+    return {m: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for m, x in present.items()}
 
 
 def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:
@@ -137,20 +133,17 @@ def _curves(run: Run, teachers: Mapping[str, Run], scores: Scores) -> Rows:
 
 def _score(run: Run, split: str) -> float:
     """The selection metric of the whole (of a teacher: its modality); NaN without predictions."""
-    frame = run.predictions
-    own = frame[(frame["split"] == split) & (frame["part"] == (run.modality or MULTI))]
-    return evaluate_predictions(own, run.info["task"])[run.info["metric"]] if len(own) else np.nan
+    rows = select(run.predictions, split=split, part=run.modality or MULTI)
+    return evaluate_predictions(rows, run.info["task"])[run.info["metric"]] if len(rows) else np.nan
 
 
 def _history(run: Run, **columns: str) -> Rows:
     """Columns `<prefix>/<m>` of the history, by epoch and modality."""
     for m in run.info["modalities"]:
-        own = {name: f"{prefix}/{m}" for name, prefix in columns.items()}
-        if all(column not in run.history for column in own.values()):
-            continue
-        frame = run.history.reindex(columns=["epoch", *own.values()])
-        for epoch, *values in frame.itertuples(index=False, name=None):
-            yield {"epoch": epoch, "modality": m, **dict(zip(own, values, strict=True))}
+        logged = {f"{prefix}/{m}": name for name, prefix in columns.items()}
+        if logged.keys() & set(run.history):
+            frame = run.history.reindex(columns=["epoch", *logged]).rename(columns=logged)
+            yield from frame.assign(modality=m).to_dict(orient="records")
 
 
 def _gap(run: Run) -> Rows:
@@ -169,20 +162,19 @@ def _projection(run: Run) -> Rows:
         return
     pca = PCA(2, svd_solver="covariance_eigh").fit(every)
     rows = run.rows("test")
-    shown = np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int)
-    samples = run.samples.iloc[rows[shown]]
-    for m, x in features.items():
-        points = pca.transform(x[shown])
-        for (x_, y), sample, target in zip(points, samples["sample_id"], samples["target"], strict=True):
-            yield {"sample_id": sample, "target": target, "modality": m, "x": x_, "y": y}
+    drawn = np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int)
+    samples = run.samples.iloc[rows[drawn]][["sample_id", "target"]]
+    for m, values in features.items():
+        x, y = pca.transform(values[drawn]).T
+        yield from samples.assign(modality=m, x=x, y=y).to_dict(orient="records")
 
 
 def _alignment(run: Run, teachers: Mapping[str, Run]) -> Rows:
     for split in SPLITS:
         for m, teacher in teachers.items():
-            own, other = (_stored(model, f"feature/{m}", split) for model in (run, teacher))
-            if own is not None and other is not None and own.shape == other.shape:
-                cosine = (normalised(own) * normalised(other)).sum(axis=1).mean()
+            a, b = (_stored(model, f"feature/{m}", split) for model in (run, teacher))
+            if a is not None and b is not None and a.shape == b.shape:
+                cosine = (normalised(a) * normalised(b)).sum(axis=1).mean()
                 yield {"split": split, "modality": m, "cosine": cosine}
 
 
@@ -192,26 +184,23 @@ def _confidence_ratio(run: Run, teachers: Mapping[str, Run]) -> Rows:
     weakest = min(means, key=means.__getitem__, default=None)
     for split in SPLITS:
         for m, teacher in teachers.items():
-            own, other = (_stored(model, f"confidence/{m}", split) for model in (run, teacher))
-            if own is not None and other is not None:
-                values = {"student": own.mean(), "teacher": other.mean()}
-                ratio = values["student"] / values["teacher"] if values["teacher"] > 0 else np.nan
-                yield {"split": split, "modality": m, **values, "ratio": ratio, "weakest": m == weakest}
+            a, b = (_stored(model, f"confidence/{m}", split) for model in (run, teacher))
+            if a is not None and b is not None:
+                ratio = a.mean() / b.mean() if b.mean() > 0 else np.nan
+                values = {"student": a.mean(), "teacher": b.mean(), "ratio": ratio}
+                yield {"split": split, "modality": m, **values, "weakest": m == weakest}
 
 
 def _alpha_beta(run: Run, students: Sequence[Run], scores: Scores) -> Rows:
     """Where runs of the same algorithm differ in α or β."""
 
-    def pair(student: Run) -> tuple[Any, Any]:
-        parameters = student.info.get("parameters", {})
-        return parameters.get("alpha"), parameters.get("beta")
+    def parameters(student: Run) -> tuple[Any, Any, Any]:
+        values = student.info.get("parameters", {})
+        return student.info.get("algorithm", student.method), values.get("alpha"), values.get("beta")
 
-    def algorithm(student: Run) -> str:
-        return str(student.info.get("algorithm", student.method))
-
-    same = [student for student in students if algorithm(student) == algorithm(run)]
-    if None not in pair(run) and len(set(map(pair, same))) > 1:
-        alpha, beta = pair(run)
+    algorithm, alpha, beta = parameters(run)
+    varied = {p for p in map(parameters, students) if p[0] == algorithm}
+    if None not in (alpha, beta) and len(varied) > 1:
         for split in SPLITS:
             value = {"metric": run.info["metric"], "value": scores[run.label, split]}
             yield {"alpha": alpha, "beta": beta, "split": split, **value}
@@ -222,15 +211,15 @@ def _probes(run: Run) -> Rows:
 
     Features `[n, D]` are standardised by val; scikit-learn's LogisticRegression (C = 1/D) or Ridge (α = D,
     the same penalty: that of C = 1 for features of length 1) is fitted on val, as students store no features
-    of train; teachers are treated alike, so that the two compare. The rows of val tell how far the probe fits
-    what it was fitted on. No rows where features are missing, or val has one value of the target only."""
+    of train; teachers are treated alike, so that the two compare. The rows of val show how well it fits its
+    own data. No rows where features are missing, or val has one value of the target only."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     task = str(run.info["task"])
-    target = {split: run.samples["target"].to_numpy()[run.rows(split)] for split in ("val", "test")}
+    target = {split: run.samples["target"].to_numpy()[run.rows(split)] for split in SPLITS}
     for m in run.info["modalities"]:
         try:
             features = {split: run.output(f"feature/{m}", split) for split in target}
@@ -239,9 +228,8 @@ def _probes(run: Run) -> Rows:
         if not all(map(len, features.values())) or len(np.unique(target["val"])) < 2:
             continue
         width = features["val"].shape[1]
-        classes = task == "classification"
-        linear = LogisticRegression(C=1 / width, max_iter=1000) if classes else Ridge(alpha=width)
-        probe = make_pipeline(StandardScaler(), linear)
+        logistic = LogisticRegression(C=1 / width, max_iter=1000)
+        probe = make_pipeline(StandardScaler(), logistic if task == "classification" else Ridge(alpha=width))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             probe.fit(features["val"].astype(np.float64), target["val"])

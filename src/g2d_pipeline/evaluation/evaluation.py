@@ -9,9 +9,8 @@ import pandas as pd
 from g2d_pipeline.charts import Chart, figure_files
 
 from .analyses import analysis_frames
-from .breakdown import Breakdown, breakdown, over_runs
 from .figures import make_figures
-from .metrics import collect_metrics
+from .metrics import Breakdown, breakdown, collect_metrics, over_runs
 from .notes import result_notes, val_unlike_test
 from .plots import Frames
 from .records import Failure, Run, history_frame, modality_order, ordered_runs
@@ -26,10 +25,10 @@ from .verdict import Sentence, verdict
 @dataclass(frozen=True)
 class Evaluation:
     """Every number (`metrics` with the intervals `low` and `high`, of mAP and ECE none), the numbers over
-    seeds, what was compared with what, numbers by class, pair of classes and group, what they say, the same
-    for JSON, figures, report, table with verdict and notes, and the table as files (see `table_files`).
+    seeds, the comparisons, numbers by class, pair of classes and group, the verdict, the same for JSON,
+    figures, report, table with verdict and notes, and the table as files (see `table_files`).
 
-    `frames`: those of `analyses.FRAMES`, by name; one that these runs can not fill has no rows."""
+    `frames`: those of `analyses.FRAMES`, by name; without rows where the runs lack the data."""
 
     metrics: pd.DataFrame
     summary: pd.DataFrame
@@ -60,9 +59,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `runs` (any order) on the test split.
 
-    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs that are
-    not there because their training failed; `frames`: what `robustness.robustness_frames` returns, where the
-    models were run again. Raises ValueError where runs are missing, come twice, differ in task, or their
+    `manifest_meta`, `rankings`, `configuration` and `data`: see `build_report`; `failures`: the runs whose
+    training failed; `frames`: the result of `robustness.robustness_frames`, where the models were run again.
+    Raises ValueError where runs are missing, come twice, differ in task, or their
     predictions are unfit; the message names the run."""
     dataset, source = str(manifest_meta["dataset"]), str(manifest_meta["source"])
     if source not in ("raw", "sample"):
@@ -84,10 +83,10 @@ def evaluate(
         apart=list(val_unlike_test(ordered_runs(runs))),
     )
     first = next((run for run in runs if not run.is_teacher), runs[0])
-    called = (dataset, source, modality_order(runs), str(first.info["metric"]))
-    drawn = {**analyses, "confusion": broken_down.confusion}
+    header = (dataset, source, modality_order(runs), str(first.info["metric"]))
+    tables = analyses | {"confusion": broken_down.confusion}
     classes = manifest_meta.get("class_names") or ()
-    figures = make_figures(Frames(*called, history_frame(runs), summary, compared, unit, drawn, classes))
+    figures = make_figures(Frames(*header, history_frame(runs), summary, compared, unit, tables, classes))
     further = {
         "comparisons": compared.to_dict(orient="records"),
         "per_class": over_runs(broken_down.per_class),
@@ -96,8 +95,8 @@ def evaluate(
     }
     numbers = metrics_summary(metrics, summary, manifest_meta, rankings, failures, notes, **further)
     results = Results(summary, compared, failures, unit)
-    about = manifest_meta, rankings, configuration, data
-    report = build_report(results, metrics, figures, runs, *about, notes, sentences)
+    inputs = manifest_meta, rankings, configuration, data
+    report = build_report(results, metrics, figures, runs, *inputs, notes, sentences)
     table = table_text(results, None, notes, list(map(str, sentences)))
     files = table_files(results)
     return Evaluation(

@@ -1,8 +1,9 @@
-"""Predictions in, numbers out: every metric that the project reports, and how each is written."""
+"""The metrics of predictions, and how each is written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +12,18 @@ from scipy.special import softmax
 from sklearn import config_context
 from sklearn import metrics as sk
 
-from .records import MULTI, Run, check_runs, modality_order, ordered_runs
+from .records import MULTI, Run, check_runs, modality_order, ordered_runs, select
 
-RUN_COLUMNS = ("dataset", "source", "method", "modality", "seed")
-METRIC_COLUMNS = (*RUN_COLUMNS, "split", "part", "metric", "value", "selection", "selected_epoch")
+METRIC_COLUMNS = (
+    "dataset", "source", "method", "modality", "seed", "split", "part", "metric", "value", "selection",
+    "selected_epoch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is written: `scale` turns the stored value into the shown one, `digits` follow the decimal
-    point (None: three significant digits of the column's median, for values in the target's own unit), `unit`
-    is what stands in brackets; "target" means the target's unit."""
+    """How a metric is written: the stored value times `scale`, with `digits` after the decimal point (None:
+    three significant digits of the column's median), and `unit`; "target" stands for the target's unit."""
 
     label: str
     higher_is_better: bool
@@ -33,6 +35,15 @@ class Metric:
         """The label with its unit: `"Accuracy (%)"`, `"RMSE (m³/m³)"`, `"R²"`."""
         unit = target_unit if self.unit == "target" else self.unit
         return f"{self.label} ({unit})" if unit else self.label
+
+    def difference_unit(self, target_unit: str = "") -> str:
+        """The unit of a difference of two values: `"points"` of percentages."""
+        return {"%": "points", "target": target_unit}.get(self.unit, self.unit)
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else −1."""
+        return 1 if self.higher_is_better else -1
 
 
 METRICS: Mapping[str, Metric] = {
@@ -66,14 +77,14 @@ NEAR_ZERO = 0.01  # standard deviations of the targets: a target nearer to 0 mak
 
 
 def metric_spec(name: str) -> Metric:
-    """How metric `name` is written; one that we do not know is shown as it is."""
+    """How metric `name` is written; an unknown one is written as it is."""
     return METRICS.get(name, Metric(name, True, 1.0, None))
 
 
 def task_of(metrics: pd.DataFrame) -> str:
     """`"regression"` or `"classification"`, by the names in the `metric` column."""
     names = set(metrics["metric"])
-    return next((task for task, own in TASK_METRICS.items() if names & set(own)), "classification")
+    return next((task for task, known in TASK_METRICS.items() if names & set(known)), "classification")
 
 
 def evaluate_predictions(
@@ -81,7 +92,7 @@ def evaluate_predictions(
 ) -> dict[str, float]:
     """Metrics of one part on one split.
 
-    `frame`: a row a sample; `target` and `prediction` (class indices, or floats in the target's unit), and
+    `frame`, a row per sample: `target` and `prediction` (class indices, or floats in the target's unit), and
     for classification `confidence`, the probability of the true class. `probabilities` `[N, C]`: of the
     classes, in the frame's order.
 
@@ -144,16 +155,12 @@ def negative_log(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
 
 def _of_probabilities(true: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """scikit-learn's mAP and Brier score. It has no ECE, nor has another locked library: two histograms."""
-    classes = range(probabilities.shape[1])
-    present = np.unique(true)
-    one_hot = true[:, None] == present
+    classes, present = range(probabilities.shape[1]), np.unique(true)
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        precision = sk.average_precision_score(one_hot, probabilities[:, present])
-    brier = (
-        sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
-        if len(classes) > 1
-        else 0.0
-    )
+        precision = sk.average_precision_score(true[:, None] == present, probabilities[:, present])
+    brier = 0.0
+    if len(classes) > 1:
+        brier = sk.brier_score_loss(true, probabilities, labels=classes, scale_by_half=False)
     top = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == true) - top
     gaps, _ = np.histogram(top, np.linspace(0, 1, BINS + 1), weights=gap)
@@ -179,8 +186,8 @@ def class_probabilities(
     None for a regression, or where none are stored. Raises ValueError where they are of other samples."""
     if str(run.info["task"]) != "classification" or f"logits/{part}" not in run.outputs:
         return None
-    own = run.samples["sample_id"].to_numpy()[run.rows(split)]
-    if not np.array_equal(own, predictions["sample_id"]):
+    sample_ids = run.samples["sample_id"].to_numpy()[run.rows(split)]
+    if not np.array_equal(sample_ids, predictions["sample_id"]):
         raise ValueError("the stored logits are of other samples than the predictions")
     logits = run.output(f"logits/{part}", split).astype(float)
     probabilities: npt.NDArray[np.float64] = softmax(logits, axis=1)
@@ -216,15 +223,91 @@ def collect_metrics(runs: Sequence[Run], dataset: str, source: str) -> pd.DataFr
         if frame.duplicated(["sample_id", "split", "part"]).any():
             raise ValueError(f"{name}: a sample has two predictions for the same split and part")
         identity = {"dataset": dataset, "source": source, "method": run.method, "modality": run.modality}
-        selection = {
-            "selection": str(run.info.get("selection", "val")),
-            "selected_epoch": int(run.info.get("selected_epoch", 0)),
-        }
+        selection = str(run.info.get("selection", "val"))
+        selected = {"selection": selection, "selected_epoch": int(run.info.get("selected_epoch", 0))}
         for split, part, chosen in run_parts(run, parts):
             try:
                 values = evaluate_predictions(chosen, task, class_probabilities(run, split, part, chosen))
             except ValueError as error:
                 raise ValueError(f"{name}, {split}, {part}: {error}") from error
             row = identity | run.repeated | {"split": split, "part": part}
-            rows += [row | {"metric": name, "value": value} | selection for name, value in values.items()]
+            rows += [row | {"metric": metric, "value": value} | selected for metric, value in values.items()]
     return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(METRIC_COLUMNS))
+
+
+# ----------------------------------------------------------------------------------------- by class and group
+class Breakdown(NamedTuple):
+    """Tables of every run, split and part.
+
+    `per_class`, a row per class of target or prediction: `class` (its index), number of `samples`,
+    `precision`, `recall` and `f1` (0 where undefined). `confusion`, a row per true class `target` and
+    predicted class `prediction` that occur together: number of `samples`. Both are empty for a regression.
+    `per_group`, a row per `group` and `metric` that is a mean over samples (accuracy and NLL; RMSE, MAE and
+    bias): `value` and number of `samples`; empty where samples have no groups."""
+
+    per_class: pd.DataFrame
+    confusion: pd.DataFrame
+    per_group: pd.DataFrame
+
+
+def breakdown(runs: Sequence[Run]) -> Breakdown:
+    """The metrics of `runs` (one or more, of one task) by class, pair of classes and group."""
+    parts = [MULTI, *modality_order(runs)]
+    labels: list[dict[str, Any]] = []
+    frames = []
+    for run in ordered_runs(runs):
+        identity = {"method": run.method, "modality": run.modality, **run.repeated}
+        for split, part, frame in run_parts(run, parts):
+            columns = frame[["sample_id", "target", "prediction", "confidence"]].assign(piece=len(labels))
+            if "group" in run.samples:
+                columns["group"] = frame["sample_id"].map(run.samples.set_index("sample_id")["group"])
+            labels.append(identity | {"split": split, "part": part})
+            frames.append(columns)
+    stacked, names = pd.concat(frames, ignore_index=True), pd.DataFrame(labels)
+    classes = runs[0].info["task"] == "classification"
+
+    def named(table: pd.DataFrame) -> pd.DataFrame:
+        return names.loc[table["piece"]].reset_index(drop=True).join(table.drop(columns="piece"))
+
+    per_class = confusion = per_group = pd.DataFrame()
+    if classes:
+        counts = stacked.groupby(["piece", "target", "prediction"]).size()
+        per_class, confusion = named(_per_class(stacked)), named(counts.reset_index(name="samples"))
+    if "group" in stacked:
+        per_group = named(_per_group(stacked, classes))
+    return Breakdown(per_class, confusion, per_group)
+
+
+def _per_class(stacked: pd.DataFrame) -> pd.DataFrame:
+    frames = []
+    for piece, rows in stacked.groupby("piece"):
+        true, predicted = rows["target"].to_numpy(int), rows["prediction"].to_numpy(int)
+        classes = sorted({*true, *predicted})
+        scores = sk.precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+        columns = zip(("precision", "recall", "f1", "samples"), scores, strict=True)
+        frames.append(pd.DataFrame({"piece": piece, "class": classes, **dict(columns)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _per_group(stacked: pd.DataFrame, classes: bool) -> pd.DataFrame:
+    error = (stacked["prediction"] - stacked["target"]).to_numpy(float)
+    if classes:
+        columns = {"accuracy": error == 0, "nll": negative_log(stacked["confidence"].to_numpy(float))}
+    else:
+        columns = {"rmse": error**2, "mae": np.abs(error), "bias": error}
+    groups = stacked[["piece", "group"]].join(pd.DataFrame(columns)).groupby(["piece", "group"])
+    table = groups.mean().assign(samples=groups.size())
+    if "rmse" in table:
+        table["rmse"] **= 0.5
+    return table.reset_index().melt(["piece", "group", "samples"], var_name="metric")
+
+
+def over_runs(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """`per_class` or `per_group` on test, the mean over folds and seeds, as records."""
+    if frame.empty:
+        return []
+    keys = ["method", "modality", "part", *(c for c in ("class", "group", "metric") if c in frame)]
+    values = [c for c in frame if c not in {*keys, "fold", "seed", "split"}]
+    means = select(frame, split="test").groupby(keys, sort=False)[values].mean()
+    records: list[Any] = means.reset_index().to_dict(orient="records")
+    return records

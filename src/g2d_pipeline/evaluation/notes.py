@@ -1,4 +1,4 @@
-"""What has to be known beside the numbers, in a sentence each: for console, report and metrics.json."""
+"""Remarks on the numbers, a sentence each: for console, report and metrics.json."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .metrics import NEAR_ZERO, metric_spec
-from .records import MULTI, Run, ordered_runs, row_label
+from .records import MULTI, Run, ordered_runs, row_label, select
 from .tables import format_value
 
 TIES, TIED_SHARE = 3, 0.1  # epochs, and share of those selected from, that are at the best value
@@ -32,7 +32,7 @@ def result_notes(runs: Sequence[Run], metrics: pd.DataFrame, counts: Mapping[str
 
 
 class Gap(NamedTuple):
-    """A run's metric on val and on test, and how many standard errors their difference is."""
+    """A run's metric on val and on test, and their difference in standard errors."""
 
     val: float
     test: float
@@ -40,9 +40,9 @@ class Gap(NamedTuple):
 
 
 def tied_epochs(run: Run) -> tuple[int, int, float]:
-    """How many of the epochs that one was selected from are at the best value, of how many, and that value.
+    """Of the epochs that were selected from: how many are at the best value, their number, and the value.
 
-    No epoch where the selection does not go by a metric."""
+    (0, 0, NaN) where no metric selects."""
     split, metric = str(run.info.get("selection", "val")), str(run.info.get("selection_metric", ""))
     column = f"{split}/{'loss' if metric == 'loss' else run.modality or MULTI}"
     if split == "last" or column not in run.history:
@@ -64,20 +64,17 @@ def split_gap(run: Run) -> Gap:
     val, test = (scores[frame["split"] == split].to_numpy() for split in ("val", "test"))
     if not len(val) or not len(test):
         return Gap(math.nan, math.nan, 0.0)
-    spread = float(np.concatenate([val, test]).std()) * math.sqrt(1 / len(val) + 1 / len(test))
-    errors = abs(val.mean() - test.mean()) / spread if spread > 0 else 0.0
-    means = (float(val.mean()), float(test.mean()))
-    val_mean, test_mean = means if classes else map(math.sqrt, means)
-    return Gap(val_mean, test_mean, errors)
+    standard_error = float(np.concatenate([val, test]).std()) * math.sqrt(1 / len(val) + 1 / len(test))
+    errors = abs(val.mean() - test.mean()) / standard_error if standard_error > 0 else 0.0
+    val_mean, test_mean = (x.mean() if classes else math.sqrt(x.mean()) for x in (val, test))
+    return Gap(float(val_mean), float(test_mean), errors)
 
 
 def differs(gap: Gap, task: str) -> bool:
     """Whether val and test differ by more than chance and the choice of the best epoch on val explain (two
     standard errors each: `ERRORS`), and enough to matter: by `POINTS` of accuracy, a `RATIO` of RMSEs."""
-    if task == "classification":
-        large = abs(gap.val - gap.test) > POINTS
-    else:
-        large = max(gap.val, gap.test) > RATIO * min(gap.val, gap.test)
+    low, high = sorted((gap.val, gap.test))
+    large = high - low > POINTS if task == "classification" else high > RATIO * low
     return large and gap.errors > ERRORS
 
 
@@ -131,22 +128,22 @@ def _named(runs: Mapping[str, str]) -> str:
 def _one_step(runs: Sequence[Run], train: int) -> Iterator[str]:
     labels = {row_label(run.method, run.modality): run.info.get("training", {}) for run in runs}
     sizes = {
-        label: size * training.get("accumulation", 1)
+        label: training["batch_size"] * training.get("accumulation", 1)
         for label, training in labels.items()
-        if isinstance(size := training.get("batch_size", 0), int)
+        if isinstance(training.get("batch_size"), int)
     }
     for step in sorted({size for size in sizes.values() if 0 < train <= size}):
-        own = [label for label, size in sizes.items() if size == step]
-        who = "all runs" if len(own) == len(labels) else ", ".join(own)
+        names = [label for label, size in sizes.items() if size == step]
         yield (
-            f"One step an epoch: a step of {step} samples holds all {train} of train ({who}). A smaller "
-            "batch_size takes more steps."
+            f"One step an epoch: a step of {step} samples holds all {train} of train "
+            f"({'all runs' if len(names) == len(labels) else ', '.join(names)}). A smaller batch_size takes "
+            "more steps."
         )
 
 
 def _undefined(metrics: pd.DataFrame) -> Iterator[str]:
-    unknown = metrics[(metrics["split"] == "test") & metrics["value"].isna()]
-    for name in unknown["metric"].unique():
+    test = select(metrics, split="test")
+    for name in test.loc[test["value"].isna(), "metric"].unique():
         why = f": {UNDEFINED[name]}" if name in UNDEFINED else ""
         yield f"{metric_spec(name).label} is undefined on test{why}."
 
@@ -157,11 +154,10 @@ def _bounded(runs: Sequence[Run]) -> Iterator[str]:
         if task.get("output") != "sigmoid":
             continue
         low, high = task["offset"], task["offset"] + task["scale"]
-        own = run.predictions[run.predictions["split"] == "test"].drop_duplicates("sample_id")["target"]
-        beyond = int((~own.between(low, high)).sum())
-        if beyond:
+        target = select(run.predictions, split="test").drop_duplicates("sample_id")["target"]
+        if beyond := int((~target.between(low, high)).sum()):
             yield (
                 f"output = sigmoid keeps predictions within the train targets, {low:.4g} to {high:.4g}: "
-                f"{beyond} of {len(own)} test targets lie outside. output = identity has no bounds."
+                f"{beyond} of {len(target)} test targets lie outside. output = identity has no bounds."
             )
         return

@@ -1,4 +1,4 @@
-"""The input of evaluation: one `Run` per trained model, and the order in which everything is shown."""
+"""The input of evaluation: one `Run` per trained model, and the order of runs in tables and figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,22 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-TEACHER = "unimodal"
-"""The `method` of every teacher."""
-
-MULTI = "multi"
-"""The `part` of a prediction made from all modalities; every other part is a modality's name."""
-
+TEACHER = "unimodal"  # the `method` of every teacher
+MULTI = "multi"  # the `part` of a prediction made from all modalities; every other part is a modality's name
 SELECTIONS = {
     "val": "best validation epoch",
     "last": "last epoch",
     "test": "selection on test (published protocol)",
 }
-"""How the evaluated epoch was chosen, in words."""
+"""`selection` → how the evaluated epoch was chosen, as text."""
 
 
 class Labelled:
-    """What tells one run from the others, and how it is called."""
+    """The identity of a run, and its label."""
 
     method: str
     modality: str
@@ -94,6 +90,13 @@ class Failure(Labelled):
     fold: int = 0
 
 
+def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """The rows of `frame` whose columns have the values `equal`."""
+    for column, value in equal.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
 def repeat_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that tell apart the runs of one method: `seed`, and before it `fold` where there is one."""
     return [column for column in ("fold", "seed") if column in frame]
@@ -102,32 +105,26 @@ def repeat_columns(frame: pd.DataFrame) -> list[str]:
 def repeats_note(runs: int, folds: int) -> str:
     """`1 seed`, `3 seeds`, `5 folds`, or `5 folds × 3 seeds`; `folds` 0: there is one split."""
     seeds = runs // max(folds, 1)
-    words = [f"{folds} fold{'s' * (folds > 1)}"] * (folds > 0)
-    return " × ".join(words + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 1 or not folds))
+    counts = [f"{folds} fold{'s' * (folds > 1)}"] * (folds > 0)
+    return " × ".join(counts + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 1 or not folds))
 
 
 def row_label(method: str, modality: str) -> str:
-    """What a run is called in tables and figures: `"unimodal · audio"`, a student by its method's name."""
+    """The name of a run in tables and figures: `"unimodal · audio"`, of a student its method."""
     return f"{method} · {modality}" if modality else method
 
 
 def modality_order(runs: Iterable[Run]) -> list[str]:
     """Every modality of `runs`, in the configuration's order (that of the runs with the most of them)."""
-    lists = [list(run.info.get("modalities", [])) or [run.modality] for run in runs]
-    ordered = sorted(lists, key=len, reverse=True)  # which keeps ties in order
-    return [m for m in dict.fromkeys(chain.from_iterable(ordered)) if m]
+    lists = sorted((run.info.get("modalities") or [run.modality] for run in runs), key=len, reverse=True)
+    return [m for m in dict.fromkeys(chain.from_iterable(lists)) if m]
 
 
 def ordered_runs(runs: Sequence[Run]) -> list[Run]:
     """Teachers in the configuration's order, then methods by appearance; folds and seeds ascending."""
-    modalities = modality_order(runs)
-    methods = list(dict.fromkeys(run.method for run in runs if not run.is_teacher))
-
-    def key(run: Run) -> tuple[int, ...]:
-        rank = modalities.index(run.modality) if run.is_teacher else methods.index(run.method)
-        return (0 if run.is_teacher else 1, rank, run.fold, run.seed)
-
-    return sorted(runs, key=key)
+    names = [(TEACHER, m) for m in modality_order(runs)]
+    names += dict.fromkeys((run.method, run.modality) for run in runs if not run.is_teacher)
+    return sorted(runs, key=lambda run: (names.index((run.method, run.modality)), run.fold, run.seed))
 
 
 def check_runs(runs: Sequence[Run]) -> str:
@@ -148,10 +145,8 @@ def check_runs(runs: Sequence[Run]) -> str:
 
 
 def history_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """All histories below one another, with `method`, `modality` (`fold`, where there are several) and `seed`
-    in front: what the figures draw from.
-
-    A column that some method does not log (say `loss/logit_distillation`) is NaN in that method's rows."""
+    """All histories, concatenated, with `method`, `modality` (`fold`, where there are several) and `seed` in
+    front. A column that a method does not log (say `loss/logit_distillation`) is NaN in its rows."""
     frames = []
     for run in ordered_runs(runs):
         labels = {"method": run.method, "modality": run.modality, **run.repeated}

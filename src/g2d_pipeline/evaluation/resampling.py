@@ -5,7 +5,7 @@ is a count for each sample and every metric a function of sums over samples: one
 of all runs and resamples (benchmarks/evaluation.py measures both)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import sparse
 
 from .metrics import NEAR_ZERO, class_probabilities, negative_log, run_parts
-from .records import MULTI, Run, modality_order, ordered_runs
+from .records import MULTI, Run, modality_order, ordered_runs, select
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,12 +23,12 @@ RESAMPLES, RNG_SEED = 1000, 0
 CELLS = 5_000_000  # of the matrix of counts, units × resamples, that is held at a time
 
 
-Piece = tuple[Run, str, str, pd.DataFrame]
-"""Predictions of a run: split, part, and a row a sample."""
+Piece = tuple[Run, str, str, pd.DataFrame]  # run, split, part, and a row per sample
+Units = npt.NDArray[np.int64]  # the unit (group, or the sample itself) of each sample `[n]`
 
 
 class Key(NamedTuple):
-    """Which predictions: of a run, on a split, from a part."""
+    """Identifies the predictions of a run on a split from a part."""
 
     method: str
     modality: str
@@ -42,9 +42,9 @@ class Key(NamedTuple):
 class Resampled:
     """The metrics of one part of one run: metric → its value on the samples, and on each resample `[R]`.
 
-    `units`: how many samples, or groups of samples, were resampled; `samples`: of how many in all; `right`
-    `[n]`: whether each is classified rightly (empty for a regression). `draw`: of which split of the data,
-    numbered (folds, and splits of each seed, have other samples); `ratio`: samples here ÷ those of train."""
+    `units`: number of samples, or of groups of samples, that were resampled; `samples`: number of samples;
+    `right` `[n]`: whether each is classified correctly (empty for a regression); `draw`: number of the split
+    of the data (folds, and splits of each seed, have other samples); `ratio`: samples ÷ those of train."""
 
     values: Mapping[str, float]
     replicates: Mapping[str, Floats]
@@ -57,22 +57,22 @@ class Resampled:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What a part's metrics are made of: named sums over samples `[units]`, and for a classification the
-    rows of samples that are wrong by true and by predicted class, `[C, units]` each."""
+    """The terms of a part's metrics: named sums over the samples of each unit `[q, units]`, and for a
+    classification the counts of wrong samples by true and by predicted class, sparse `[C, units]` each."""
 
     key: Key
     names: tuple[str, ...]
     sums: Floats
-    missed: Any
-    mistaken: Any
-    right: npt.NDArray[np.bool_]
+    missed: Any = 0
+    mistaken: Any = 0
+    right: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
 
 def resample(runs: Sequence[Run]) -> dict[Key, Resampled]:
     """Every part of every run on val and test, bootstrapped; runs with the same samples share the resamples.
 
     Groups (`group` of `Run.samples`), where there are any, are resampled as wholes: the samples of one are
-    not independent. Raises ValueError, and names a run, where runs of one fold and seed have different
+    not independent. Raises ValueError, which names a run, where runs of one fold and seed have different
     samples."""
     parts = [MULTI, *modality_order(runs)]
     result: dict[Key, Resampled] = {}
@@ -84,8 +84,8 @@ def resample(runs: Sequence[Run]) -> dict[Key, Resampled]:
                 ids = tuple(piece[2]["sample_id"])
                 label, expected = first.setdefault((run.fold, run.seed), (run.label, ids))
                 if ids != expected:
-                    words = f"its samples of {split} are not those of {label}: train one anew"
-                    raise ValueError(f"{run.label}: {words}")
+                    reason = f"its samples of {split} are not those of {label}: train one anew"
+                    raise ValueError(f"{run.label}: {reason}")
                 draws.setdefault(ids, []).append((run, *piece))
         for draw, pieces in enumerate(draws.values()):
             result |= _resample_split(pieces, draw)
@@ -93,45 +93,43 @@ def resample(runs: Sequence[Run]) -> dict[Key, Resampled]:
 
 
 def _resample_split(pieces: Sequence[Piece], draw: int) -> dict[Key, Resampled]:
-    run, split, _, first = pieces[0]
+    run, *_, first = pieces[0]
     ids, target = first["sample_id"].to_numpy(), first["target"].to_numpy()
     codes, units = _units(run, ids)
     classes = 0
     if run.info["task"] == "classification":
         classes = 1 + int(max(frame[["target", "prediction"]].to_numpy().max() for *_, frame in pieces))
-    columns = []
-    for run, split, part, frame in pieces:
-        key = Key(run.method, run.modality, run.fold, run.seed, split, part)
-        columns.append(_columns(key, run, frame, codes, units, classes))
+    columns = [_columns(piece, codes, units, classes) for piece in pieces]
     centred = np.zeros(len(ids)) if classes else target - target.mean()
     common = _sum_units(np.stack([np.ones(len(ids)), centred, centred**2]), codes, units)
-    true = _class_rows(target, codes, np.full(len(ids), classes > 0), (max(classes, 1), units))
+    true = _count_classes(target[: len(ids) * (classes > 0)], codes, max(classes, 1), units)
+    ends = np.cumsum([len(one.names) for one in columns])[:-1]
     chunks: list[list[dict[str, Floats]]] = []
     for counts in _counts(units):
         shared = common @ counts
-        of_class = true @ counts if classes else None
-        sums = np.vstack([one.sums for one in columns]) @ counts
-        rows = iter(np.split(sums, np.cumsum([len(one.names) for one in columns])[:-1]))
+        class_counts = true @ counts if classes else None
+        sums = np.split(np.vstack([one.sums for one in columns]) @ counts, ends)
         chunks.append(
             [
-                _classification(one, next(rows), shared[0], of_class, counts)
+                _classification(one, rows, shared[0], class_counts, counts)
                 if classes
-                else _regression(one, next(rows), shared, float(np.var(target)))
-                for one in columns
+                else _regression(one, rows, shared, float(np.var(target)))
+                for one, rows in zip(columns, sums, strict=True)
             ]
         )
-    result, train = {}, int((run.samples["split"] == "train").sum()) if "split" in run.samples else 0
-    for i, one in enumerate(columns):
-        merged = {name: np.concatenate([chunk[i][name] for chunk in chunks]) for name in chunks[0][i]}
+    train = int((run.samples["split"] == "train").sum()) if "split" in run.samples else 0
+    ratio = len(ids) / train if train else 0.0
+    result = {}
+    for one, *parts in zip(columns, *chunks, strict=True):
+        merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         values = {name: float(x[0]) for name, x in merged.items()}
         replicates = {name: x[1:] for name, x in merged.items()}
-        ratio = len(ids) / train if train else 0.0
         result[one.key] = Resampled(values, replicates, units, len(ids), one.right, draw, ratio)
     return result
 
 
-def _units(run: Run, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], int]:
-    """The unit of each sample `[n]`, and how many there are: groups, else the samples themselves."""
+def _units(run: Run, ids: npt.NDArray[Any]) -> tuple[Units, int]:
+    """The unit of each sample `[n]`, and the number of units: groups, else the samples themselves."""
     if "group" not in run.samples:
         return np.arange(len(ids)), len(ids)
     groups = run.samples.set_index("sample_id")["group"].reindex(ids)
@@ -139,50 +137,44 @@ def _units(run: Run, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], int]
     return codes, len(names)
 
 
-def _sum_units(values: Floats, codes: npt.NDArray[np.int64], units: int) -> Floats:
-    """Columns a sample `[q, n]` → summed by unit `[q, units]`."""
+def _sum_units(values: Floats, codes: Units, units: int) -> Floats:
+    """Values by sample `[q, n]` → their sums by unit `[q, units]`."""
     if len(codes) == units:
         return values[:, np.argsort(codes)]
     return np.stack([np.bincount(codes, row, units) for row in values])
 
 
-def _class_rows(
-    classes: npt.NDArray[Any],
-    codes: npt.NDArray[np.int64],
-    chosen: npt.NDArray[np.bool_],
-    shape: tuple[int, int],
-) -> Any:
-    """How many of the `chosen` samples of each unit are of each class: sparse `[C, units]`."""
-    where = (classes[chosen].astype(int), codes[chosen])
-    return sparse.coo_array((np.ones(int(chosen.sum())), where), shape=shape).tocsr()
+def _count_classes(labels: npt.NDArray[Any], codes: Units, classes: int, units: int) -> Any:
+    """The number of samples with each label in each unit, sparse `[C, units]`."""
+    places = (labels.astype(int), codes[: len(labels)])
+    return sparse.coo_array((np.ones(len(labels)), places), shape=(classes, units)).tocsr()
 
 
-def _columns(
-    key: Key, run: Run, frame: pd.DataFrame, codes: npt.NDArray[np.int64], units: int, classes: int
-) -> _Columns:
+def _columns(piece: Piece, codes: Units, units: int, classes: int) -> _Columns:
+    run, split, part, frame = piece
+    key = Key(run.method, run.modality, run.fold, run.seed, split, part)
     target, prediction = frame["target"].to_numpy(), frame["prediction"].to_numpy()
     if not classes:
         error = prediction - target
         values = {"rmse": error**2, "mae": np.abs(error), "bias": error}
         if (np.abs(target) > NEAR_ZERO * target.std()).all():
             values["mape"] = 100 * np.abs(error / target)
-        right = np.zeros(0, bool)
-        return _Columns(
-            key, tuple(values), _sum_units(np.stack(list(values.values())), codes, units), 0, 0, right
-        )
+        return _Columns(key, tuple(values), _sum_units(np.stack(list(values.values())), codes, units))
     right = target == prediction
     values = {"accuracy": right.astype(float), "nll": negative_log(frame["confidence"].to_numpy(float))}
-    probabilities = class_probabilities(run, key.split, key.part, frame)
+    probabilities = class_probabilities(run, split, part, frame)
     if probabilities is not None:
-        of_true = probabilities[np.arange(len(frame)), target.astype(int)]
-        values["brier"] = (probabilities**2).sum(axis=1) - 2 * of_true + 1
+        p_true = probabilities[np.arange(len(frame)), target.astype(int)]
+        values["brier"] = (probabilities**2).sum(axis=1) - 2 * p_true + 1
     sums = _sum_units(np.stack(list(values.values())), codes, units)
-    missed, mistaken = (_class_rows(x, codes, ~right, (classes, units)) for x in (target, prediction))
+    missed, mistaken = (
+        _count_classes(x[~right], codes[~right], classes, units) for x in (target, prediction)
+    )
     return _Columns(key, tuple(values), sums, missed, mistaken, right)
 
 
 def _counts(units: int) -> Iterator[Floats]:
-    """How often each unit is drawn in each resample, `[units, …]` by pieces; the first column is all ones."""
+    """How often each unit is drawn in each resample, `[units, …]` in chunks; the first column is all ones."""
     rng = np.random.default_rng(RNG_SEED)
     step = max(1, CELLS // units)
     yield np.ones((units, 1))
@@ -219,23 +211,23 @@ def ensemble_runs(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run.is_teacher:
             teachers.setdefault((run.fold, run.seed), {})[run.modality] = run
-    complete = [own for own in teachers.values() if len(own) == len(modalities) > 1]
-    ensembles = [_ensemble([own[m] for m in modalities]) for own in complete]
+    complete = [one for one in teachers.values() if len(one) == len(modalities) > 1]
+    ensembles = [_ensemble([by_modality[m] for m in modalities]) for by_modality in complete]
     return [run for run in ensembles if not run.predictions.empty]
 
 
 def _ensemble(teachers: Sequence[Run]) -> Run:
     first, frames, logits = teachers[0], [pd.DataFrame()], dict[str, Floats]()
-    own = [{split: frame for split, _, frame in run_parts(run, [run.modality])} for run in teachers]
-    for split in [split for split in ("val", "test") if all(split in one for one in own)]:
-        frame = own[0][split].assign(part=MULTI)
-        if first.info["task"] == "regression":
-            frames.append(frame.assign(prediction=np.mean([one[split]["prediction"] for one in own], axis=0)))
+    for split in ("val", "test"):
+        tables = [select(run.predictions, split=split, part=run.modality) for run in teachers]
+        if any(table.empty for table in tables):
             continue
-        each = [
-            class_probabilities(m, split, m.modality, one[split])
-            for m, one in zip(teachers, own, strict=True)
-        ]
+        frame = tables[0].assign(part=MULTI)
+        if first.info["task"] == "regression":
+            frames.append(frame.assign(prediction=np.mean([t["prediction"] for t in tables], axis=0)))
+            continue
+        pairs = zip(teachers, tables, strict=True)
+        each = [class_probabilities(run, split, run.modality, table) for run, table in pairs]
         known = [p for p in each if p is not None]
         if len(known) == len(teachers):
             mean = np.mean(known, axis=0)

@@ -1,4 +1,4 @@
-"""What a model is worth where a modality is missing or corrupted, and what each modality contributes to it.
+"""Metrics of a model with a missing or corrupted modality, and the Shapley values of its modalities.
 
 Models run here, so this module needs torch and is not imported with the package. Nothing is trained."""
 
@@ -25,7 +25,7 @@ from g2d_pipeline.training.data import Array, Rows, chunks, take
 
 from .analyses import PROBED, frame_of
 from .metrics import evaluate_predictions, metric_spec
-from .records import MULTI, Run
+from .records import MULTI, Run, select
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ MOST = 5  # modalities up to which all subsets are tried
 TOLERANCE = 1e-2  # of logits that are computed again, perhaps on another device
 
 Case = tuple[Run, TrainedFolder, FeatureStore]
-Changes = Mapping[str, Callable[[Array], Array]]  # modality → what is done to its stored samples `[n, …]`
+Changes = Mapping[str, Callable[[Array], Array]]  # modality → a function of its stored samples `[n, …]`
 
 
 def robustness_frames(
@@ -45,28 +45,26 @@ def robustness_frames(
     Each modality of each student is absent once, as `Fusion.logits_without` defines it; each modality,
     teachers' too, is corrupted as its kind defines it (`Kind.corruptions`), on at most `samples` samples, the
     same for all models. Only its encoder runs: the others' features are stored. A run whose outputs are
-    missing, or whose model says something else than what is stored, is left out with a warning."""
+    missing, or whose model's logits are not those that are stored, is left out with a warning."""
     rows: dict[str, list[dict[str, Any]]] = {"robustness": [], "shapley": [], "forwards": []}
     runs = []
     for run, folder, store in cases:
         runs.append(run)
         try:
-            saved_model = SavedModel(run, folder, store, device)
+            model = SavedModel(run, folder, store, device)
         except ValueError as error:
             logger.warning("%s: left out of missing and corrupted modalities: %s", run.label, error)
             continue
-        labels = {"method": run.method, **run.repeated}
-        values, contributions = saved_model.absent() + saved_model.corrupted(samples), saved_model.shapley()
-        counts = [{"modality": m, "samples": n, "forwards": c} for (m, n), c in saved_model.forwards.items()]
-        for name, own in (("robustness", values), ("shapley", contributions), ("forwards", counts)):
-            rows[name] += [labels | row for row in own]
-    frames = {name: frame_of(name, own, runs) for name, own in rows.items()}
-    counted = frames["forwards"]
-    logger.info(
-        "Missing and corrupted modalities: encoders ran %d times over test samples, %d samples in all.",
-        counted["forwards"].sum(),
-        (counted["forwards"] * counted["samples"]).sum(),
-    )
+        made = {"robustness": model.absent() + model.corrupted(samples), "shapley": model.shapley()}
+        made["forwards"] = [
+            {"modality": m, "samples": n, "forwards": passes} for (m, n), passes in model.forwards.items()
+        ]
+        for name in rows:
+            rows[name] += [{"method": run.method, **run.repeated, **row} for row in made[name]]
+    frames = {name: frame_of(name, records, runs) for name, records in rows.items()}
+    passes, sizes = frames["forwards"]["forwards"], frames["forwards"]["samples"]
+    message = "Missing and corrupted modalities: encoders ran %d times over test samples, %d samples in all."
+    logger.info(message, passes.sum(), (passes * sizes).sum())
     return frames
 
 
@@ -102,30 +100,23 @@ class SavedModel:
 
     @torch.no_grad()
     def logits(self, at: Rows, absent: Collection[str] = (), changes: Changes | None = None) -> Tensor:
-        """Logits `[n, C]` of the test samples at these positions, in chunks as everywhere."""
-        parts, encoded = [], self._encoded(changes or {})
-        for some in chunks(at, [self.shapes[m] for m in encoded], self.device):
-            features = self._features(some, changes or {})
-            fuse = self.model.fusion
-            parts.append((fuse.logits_without(features, absent) if absent else fuse(features)).cpu())
+        """Logits `[n, C]` of the test samples at these positions, in chunks. The encoders of changed
+        modalities run, with an exchange all; the features of the others are stored."""
+        changes, fusion, parts = changes or {}, self.model.fusion, []
+        encoded = self.modalities if changes and self.model.exchange is not None else tuple(changes)
+        for rows in chunks(at, [self.shapes[m] for m in encoded], self.device):
+            features = {m: x[rows].to(self.device) for m, x in self.features.items() if m not in encoded}
+            if encoded:
+                inputs = {m: self._input(rows, m, changes.get(m)).to(self.device) for m in encoded}
+                features = self.model(inputs, features=features).features
+            logits = fusion.logits_without(features, absent) if absent else fusion(features)
+            parts.append(logits.cpu())
         for m in encoded:
             self.forwards[m, len(at)] += 1
         return torch.cat(parts)
 
-    def _encoded(self, changes: Changes) -> Collection[str]:
-        """The modalities whose encoders run: with an exchange all."""
-        return self.modalities if changes and self.model.exchange is not None else list(changes)
-
-    def _features(self, at: Rows, changes: Changes) -> dict[str, Tensor]:
-        """m → `[n, D_m]`, stored where the encoder gets what it got in training."""
-        encoded = self._encoded(changes)
-        known = {m: x[at].to(self.device) for m, x in self.features.items() if m not in encoded}
-        inputs = {m: self._input(at, m, changes.get(m)).to(self.device) for m in encoded}
-        features: dict[str, Tensor] = self.model(inputs, features=known).features if encoded else known
-        return features
-
     def _input(self, at: Rows, modality: str, change: Callable[[Array], Array] | None) -> Tensor:
-        """What an encoder gets `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
+        """An encoder's input `[n, …]`: stored samples, changed, and of spectrograms the middle frames."""
         if self.store is None:
             raise ValueError("its encoders exchange features and have to run: the feature store is needed")
         x = take(self.store.arrays[modality], self.rows[at])
@@ -158,16 +149,16 @@ class SavedModel:
 
     def absent(self) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality of a student is missing from all samples."""
-        rows = []
-        for m in self.modalities if len(self.modalities) > 1 else ():
-            logits = self.without(frozenset({m}))
-            labels = {"modality": m, "corruption": "absent", "strength": 1.0, "label": "absent"}
-            rows += self._rows(logits, self.all, **labels)
-        return rows
+        labels = {"corruption": "absent", "strength": 1.0, "label": "absent"}
+        return [
+            row
+            for m in (self.modalities if len(self.modalities) > 1 else ())
+            for row in self._rows(self.without(frozenset({m})), self.all, modality=m, **labels)
+        ]
 
     def without(self, absent: Coalition) -> Tensor:
-        """Logits without some modalities. With an exchange, which tells the other encoders what they say,
-        their encoders get the train mean."""
+        """Logits without some modalities. With an exchange, through which they reach the other encoders,
+        their own encoders get the train mean."""
 
         def mean_of_train(modality: str, values: Array) -> Array:
             inputs = torch.from_numpy(np.asarray(values))
@@ -179,22 +170,22 @@ class SavedModel:
 
     def corrupted(self, samples: int | None) -> list[dict[str, Any]]:
         """Rows of `robustness`: each modality corrupted in every way and strength that its kind has."""
-        at, rows = self.all, []
         if self.store is None:
             raise ValueError("the feature store is needed")
+        at, rows = self.all, []
         if samples is not None and len(at) > samples:
             at = np.sort(np.random.default_rng(SEED).choice(at, samples, replace=False))
         for m in self.modalities:
             about = self.store.meta["modalities"][m]
             kind = stored_kind(about["kind"], about["settings"])
-            for name, (words, strengths) in kind.corruptions.items():
+            for name, (template, strengths) in kind.corruptions.items():
                 for strength in strengths:
                     corruption = Corruption(name, strength, about)
                     rng = np.random.default_rng([SEED, crc32(f"{m} {name} {strength}".encode())])
                     change = {m: partial(kind.corrupt, corruption=corruption, rng=rng)}
                     labels = {"modality": m, "corruption": name, "strength": strength}
-                    label = f"{name} {words.format(strength)}"
-                    rows += self._rows(self.logits(at, (), change), at, **labels, label=label)
+                    labels["label"] = f"{name} {template.format(strength)}"
+                    rows += self._rows(self.logits(at, (), change), at, **labels)
         return rows
 
     def shapley(self) -> list[dict[str, Any]]:
@@ -203,18 +194,15 @@ class SavedModel:
         if not 1 < len(self.modalities) <= MOST:
             return []
         name = self.metrics[0]
-        sign = 1.0 if metric_spec(name).higher_is_better else -1.0
+        sign = metric_spec(name).sign
+        train = select(self.run.samples, split="train")["target"]
+        best = train.mean() if name == "rmse" else train.mode().iloc[0]
+        constant = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})
 
         def worth(present: Coalition) -> float:
             if not present:
-                return sign * self._constant(name)
+                return sign * evaluate_predictions(constant, self.run.info["task"])[name]
             return sign * self.values(self.without(frozenset(self.modalities) - present), self.all)[name]
 
         contributions = shapley(self.modalities, worth)
         return [{"part": m, "metric": name, "value": value} for m, value in contributions.items()]
-
-    def _constant(self, metric: str) -> float:
-        train = self.run.samples.loc[self.run.samples["split"] == "train", "target"]
-        best = train.mean() if metric == "rmse" else train.mode().iloc[0]
-        frame = pd.DataFrame({"target": self.target, "prediction": best, "confidence": 0.5})
-        return evaluate_predictions(frame, self.run.info["task"])[metric]

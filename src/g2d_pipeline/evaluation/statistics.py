@@ -1,8 +1,7 @@
-"""Is a difference real: 95 % intervals of runs, and paired comparisons of methods over the same samples and
-seeds. What is computed and why, what it assumes and what it can see: docs/evaluation.md."""
+"""95 % intervals of runs, and paired comparisons of methods over the same samples and seeds. Definitions,
+assumptions and power: docs/evaluation.md."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +15,7 @@ from .records import MULTI, TEACHER, Run, check_runs, modality_order, row_label
 from .resampling import ENSEMBLE, Floats, Key, Resampled
 
 LEVEL = 0.95
-JOINT = "joint"
-"""The method that every other one is compared with."""
+JOINT = "joint"  # the method that every other one is compared with
 BETTER, WORSE, EQUAL = "better", "worse", "not told apart"
 COMPARED: Mapping[str, tuple[str, ...]] = {
     "classification": ("accuracy", "balanced_accuracy", "f1_macro", "nll", "brier"),
@@ -27,8 +25,7 @@ COMPARISON_COLUMNS = (
     "method", "against", "split", "part", "metric", "value", "reference", "difference", "low", "high", "p",
     "p_holm", "effect", "result", "runs", "wins", "samples", "units",
 )  # fmt: skip
-FAMILY = ["against", "split", "part", "metric"]
-"""What the comparisons of one Holm correction share: one question, of all methods."""
+FAMILY = ["against", "split", "part", "metric"]  # shared by the comparisons of one Holm correction
 
 
 def intervals(metrics: pd.DataFrame, resampled: Mapping[Key, Resampled]) -> pd.DataFrame:
@@ -36,14 +33,15 @@ def intervals(metrics: pd.DataFrame, resampled: Mapping[Key, Resampled]) -> pd.D
     run over test samples (or their groups). NaN for `map` and `ece`, and where there is one sample or group.
 
     See `percentiles`."""
-    ends: dict[tuple[Any, ...], tuple[float, float]] = {}
-    for key, one in resampled.items():
-        for name, values in one.replicates.items():
-            ends[*key, name] = percentiles(values, one.units)
-    fold = metrics["fold"] if "fold" in metrics else pd.Series(0, index=metrics.index)
-    columns = [metrics[c] if c != "fold" else fold for c in (*Key._fields, "metric")]
-    pairs = [ends.get(key, (np.nan, np.nan)) for key in zip(*columns, strict=True)]
-    return metrics.assign(low=[low for low, _ in pairs], high=[high for _, high in pairs])
+    rows = [
+        (*key, name, *percentiles(values, one.units))
+        for key, one in resampled.items()
+        for name, values in one.replicates.items()
+    ]
+    ends = pd.DataFrame(rows, columns=[*Key._fields, "metric", "low", "high"])
+    keys = [column for column in (*Key._fields, "metric") if column in metrics]
+    merged = metrics[keys].merge(ends.drop_duplicates(keys), on=keys, how="left", validate="m:1")
+    return metrics.assign(low=merged["low"].to_numpy(), high=merged["high"].to_numpy())
 
 
 def percentiles(values: Floats, units: int, level: float = LEVEL) -> tuple[float, float]:
@@ -129,13 +127,12 @@ def holm(p: Floats) -> Floats:
 def best_teacher(runs: Sequence[Run], resampled: Mapping[Key, Resampled]) -> str:
     """The modality of the teacher with the best mean main metric on *val*; "" where there is none."""
     metric = HEADLINE_METRICS[check_runs(runs)][0]
-    sign = 1 if metric_spec(metric).higher_is_better else -1
-    own: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {m: [] for m in modality_order(runs)}
     for key, one in resampled.items():
         if key.method == TEACHER and key.split == "val":
-            own.setdefault(key.modality, []).append(sign * one.values[metric])
-    means = {m: np.mean(own[m]) for m in modality_order(runs) if m in own}
-    return max(means, key=lambda m: means[m]) if means else ""
+            values[key.modality].append(metric_spec(metric).sign * one.values[metric])
+    means = {m: np.mean(numbers) for m, numbers in values.items() if numbers}
+    return max(means, key=means.__getitem__, default="")
 
 
 def comparisons(runs: Sequence[Run], resampled: Mapping[Key, Resampled]) -> pd.DataFrame:
@@ -150,45 +147,42 @@ def comparisons(runs: Sequence[Run], resampled: Mapping[Key, Resampled]) -> pd.D
     the runs with a difference > 0; how many `samples` and `units`. One run, independent samples: the p of
     accuracy is McNemar's exact one; with one run everything is of these models, not of other seeds."""
     task, teacher = check_runs(runs), best_teacher(runs, resampled)
-    by_who: dict[tuple[str, str, str, str], dict[tuple[int, int], Resampled]] = {}
+    by_part: dict[tuple[str, str, str, str], dict[tuple[int, int], Resampled]] = {}
     for key, one in resampled.items():
-        who = (row_label(key.method, key.modality), key.split, key.part, key.method)
-        by_who.setdefault(who, {})[key.fold, key.seed] = one
-    parts_of = {who[:3]: own for who, own in by_who.items()}
+        part_key = (key.method, key.modality, key.split, key.part)
+        by_part.setdefault(part_key, {})[key.fold, key.seed] = one
     rows: list[dict[str, Any]] = []
-    for (label, split, part, method), own in by_who.items():
+    for (method, _, split, part), ones in by_part.items():
         if method in (TEACHER, ENSEMBLE):
             continue
-        if part != MULTI:
-            opponents = [(row_label(TEACHER, part), part)]
-        else:
-            opponents = [(JOINT, MULTI)] * (label != JOINT)
-            opponents += [(row_label(TEACHER, teacher), teacher), (ENSEMBLE, MULTI)]
-        for against, their_part in opponents:
-            other = parts_of.get((against, split, their_part), {})
-            if shared := sorted(own.keys() & other.keys()):
+        opponents = [(TEACHER, part, part)]
+        if part == MULTI:
+            opponents = [(JOINT, "", MULTI)] * (method != JOINT)
+            opponents += [(TEACHER, teacher, teacher), (ENSEMBLE, "", MULTI)]
+        for opponent, modality, opponent_part in opponents:
+            others = by_part.get((opponent, modality, split, opponent_part), {})
+            if shared := sorted(ones.keys() & others.keys()):
+                against = row_label(opponent, modality)
                 labels = {"method": method, "against": against, "split": split, "part": part}
-                pairs = {run: (own[run], other[run]) for run in shared}
+                pairs = [(ones[run], others[run]) for run in shared]
                 rows += [labels | row for row in _rows(pairs, COMPARED[task])]
     return _tested(pd.DataFrame(rows))
 
 
-def _rows(
-    pairs: Mapping[tuple[int, int], tuple[Resampled, Resampled]], metrics: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """The difference and its spread, a row a metric that both have."""
-    ones, others = zip(*pairs.values(), strict=True)
+def _rows(pairs: Sequence[tuple[Resampled, Resampled]], metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The difference and its spread, a row per metric that both have."""
+    ones = [one for one, _ in pairs]
     draws, units = np.array([one.draw for one in ones]), {one.draw: one.units for one in ones}
     for name in metrics:
-        if any(not np.isfinite(x.values.get(name, np.nan)) for x in chain(ones, others)):
+        both = np.array([[x.values.get(name, np.nan) for x in pair] for pair in pairs])
+        if not np.isfinite(both).all():
             continue
-        sign = 1 if metric_spec(name).higher_is_better else -1
-        values, reference = (np.array([x.values[name] for x in side]) for side in (ones, others))
-        replicates = sign * np.stack([a.replicates[name] - b.replicates[name] for a, b in pairs.values()])
+        (values, reference), sign = both.T, metric_spec(name).sign
+        replicates = sign * np.stack([a.replicates[name] - b.replicates[name] for a, b in pairs])
         replicates = replicates[:, np.isfinite(replicates).all(axis=0)]
         difference = sign * (values - reference)
         spread = spread_of(difference, replicates, draws, units, float(np.mean([one.ratio for one in ones])))
-        exact = _mcnemar(*pairs[next(iter(pairs))]) if len(pairs) == 1 and name == "accuracy" else np.nan
+        exact = _mcnemar(*pairs[0]) if len(pairs) == 1 and name == "accuracy" else np.nan
         yield {
             "metric": name,
             "value": values.mean(),
@@ -222,7 +216,7 @@ def _tested(frame: pd.DataFrame) -> pd.DataFrame:
     p = np.maximum(p_values(difference, spread), 2.0 ** (1.0 - frame["units"].to_numpy(float)))
     p = np.where(known, frame["exact"].fillna(pd.Series(p, frame.index)).to_numpy(float), np.nan)
     frame = frame.assign(low=difference - half, high=difference + half, p=p)
-    frame["p_holm"] = frame.groupby(FAMILY, sort=False)["p"].transform(lambda own: holm(own.to_numpy()))
+    frame["p_holm"] = frame.groupby(FAMILY, sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
     variance = (spread["floor"] + spread["common"]) * frame["units"]
     frame["effect"] = np.where(variance > 0, difference / np.sqrt(variance.where(variance > 0)), np.nan)
     clear = frame["p_holm"] < 1 - LEVEL

@@ -1,4 +1,4 @@
-"""The numbers and the teachers' rankings as plain data, for `metrics.json` and whatever watches it."""
+"""The numbers and the teachers' rankings as plain data, for `metrics.json`."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,14 +96,14 @@ def ranking_record(rankings: pd.DataFrame) -> list[dict[str, Any]]:
     repeat = repeat_columns(rankings)
     if rankings.duplicated([*repeat, "confidence_on", "modality"]).any():
         raise ValueError("rankings: a modality comes twice for the same seed and split")
-    records: dict[tuple[int, ...], dict[str, Any]] = {}
+    records: list[dict[str, Any]] = []
     key: Any
-    for key, rows in rankings.groupby([*repeat, "confidence_on"], sort=False):
-        order = rows.sort_values("confidence", kind="stable")[["modality", "confidence"]]
-        numbers = tuple(map(int, key[:-1]))
-        record = records.setdefault(numbers, dict(zip(repeat, numbers, strict=True)))
-        record[str(key[-1])] = plain(order.to_dict(orient="records"))
-    return [records[numbers] for numbers in sorted(records)]
+    for key, run in rankings.groupby(repeat):
+        records.append(dict(zip(repeat, map(int, key), strict=True)))
+        for split, rows in run.groupby("confidence_on", sort=False):
+            order = rows.sort_values("confidence", kind="stable")[["modality", "confidence"]]
+            records[-1][str(split)] = plain(order.to_dict(orient="records"))
+    return records
 
 
 def ranked_run(record: Mapping[str, Any]) -> int | str:
@@ -113,12 +113,11 @@ def ranked_run(record: Mapping[str, Any]) -> int | str:
 
 def teacher_orders(rankings: pd.DataFrame) -> dict[int | str, dict[str, list[str]]]:
     """Seed (`fold/seed`) → `"train"`/`"val"` → modalities by ascending confidence; see `ranking_record`."""
-    return {
-        ranked_run(record): {
-            split: [one["modality"] for one in record[split]] for split in ("train", "val") if split in record
-        }
-        for record in ranking_record(rankings)
-    }
+    orders: dict[int | str, dict[str, list[str]]] = {}
+    for record in ranking_record(rankings):
+        splits = [split for split in ("train", "val") if split in record]
+        orders[ranked_run(record)] = {s: [teacher["modality"] for teacher in record[s]] for s in splits}
+    return orders
 
 
 def ranking_disagreements(rankings: pd.DataFrame) -> list[int | str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -15,20 +16,25 @@ from rich.table import Table
 from rich.text import Text
 
 from .metrics import HEADLINE_METRICS, TASK_METRICS, metric_spec, task_of
-from .records import MULTI, SELECTIONS, Failure, repeat_columns, repeats_note, row_label
+from .records import MULTI, SELECTIONS, Failure, repeat_columns, repeats_note, row_label, select
 from .statistics import BETTER, EQUAL, JOINT, LEVEL, WORSE
 
-ABSENT = "–"
-"""What stands where there is no number."""
-FAILED = "failed"
-"""What stands where every run of a method or teacher failed."""
-
+ABSENT = "–"  # where there is no number
+FAILED = "failed"  # where every run of a method or teacher failed
 MARKS = {BETTER: "▲", WORSE: "▼", EQUAL: "≈"}
-"""Before a multimodal value: how it compares with joint training."""
-
-ENDS = ("low", "high")
-"""Columns of an interval."""
+"""Before a multimodal value: its comparison with joint training."""
 SUMMARY_KEYS = ["dataset", "source", "method", "modality", "split", "part", "metric"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The content of tables. `summary`: see `summarise`; `comparisons`: see `statistics.comparisons`;
+    `failures`: the runs without a model; `unit`: the target's."""
+
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame | None = None
+    failures: Sequence[Failure] = ()
+    unit: str = ""
 
 
 def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
@@ -38,16 +44,17 @@ def summarise(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     One row per run without its seed, part and metric, in the order of `metrics`; `n` counts folds × seeds,
     and `folds` the folds, where there are several; `std` is NaN for one run. Raises ValueError where a run
     has nothing on `split`: a mean over fewer seeds would go unnoticed."""
-    chosen = metrics[metrics["split"] == split]
-    run = ["method", "modality", *repeat_columns(metrics)]
-    runs, present = (frame[run].drop_duplicates().itertuples(index=False) for frame in (metrics, chosen))
-    known = set(present)
-    lacking: list[Any] = [r for r in runs if r not in known]
-    if lacking or chosen.empty:
-        ends = (", ".join(f"{c} {v}" for c, v in zip(run[2:], r[2:], strict=True)) for r in lacking)
-        names = "; ".join(f"{row_label(*r[:2])}, {end}" for r, end in zip(lacking, ends, strict=True))
+    rows, repeat = select(metrics, split=split), repeat_columns(metrics)
+    keys = ["method", "modality", *repeat]
+    runs = metrics[keys].drop_duplicates().merge(rows[keys].drop_duplicates(), how="left", indicator="there")
+    lacking = runs[runs["there"] == "left_only"].to_dict(orient="records")
+    if lacking or rows.empty:
+        names = "; ".join(
+            ", ".join([row_label(run["method"], run["modality"]), *(f"{c} {run[c]}" for c in repeat)])
+            for run in lacking
+        )
         raise ValueError(f"no predictions on the {split} split: {names or 'there are no metrics'}")
-    groups = chosen.groupby(SUMMARY_KEYS, sort=False, dropna=False)
+    groups = rows.groupby(SUMMARY_KEYS, sort=False, dropna=False)
     summary = groups["value"].agg(
         mean=lambda values: float(np.mean(values.to_numpy(float))),
         std=lambda values: float(np.std(values.to_numpy(float), ddof=1)) if len(values) > 1 else math.nan,
@@ -78,27 +85,23 @@ def format_value(metric: str, mean: float, std: float = math.nan, digits: int | 
     return f"{text} ± {std * spec.scale:.{places}f}" if math.isfinite(std) else text
 
 
-def _wide(frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str] | None, mean: str) -> pd.DataFrame:
-    """Text: a row a distinct `keys`, columns (metric, part), multimodal first; `ABSENT` elsewhere. With the
+def _wide(frame: pd.DataFrame, keys: list[str], names: Sequence[str] | None, value: str) -> pd.DataFrame:
+    """Text: a row per distinct `keys`, columns (metric, part), multimodal first; `ABSENT` elsewhere. With the
     interval where `frame` has one."""
     names = headline(frame) if names is None else names
-    parts = sorted(dict.fromkeys(frame["part"]), key=lambda part: part != MULTI)
-    digits = {name: decimals(name, frame.loc[frame["metric"] == name, mean]) for name in names}
-    rows: dict[tuple[Any, ...], dict[tuple[str, str], str]] = {}
-    for record in frame.to_dict(orient="records"):
-        cells, name = rows.setdefault(tuple(record[key] for key in keys), {}), record["metric"]
-        if name in digits:
-            text = format_value(name, record[mean], record.get("std", math.nan), digits[name])
-            ends = [format_value(name, record.get(end, math.nan), digits=digits[name]) for end in ENDS]
-            text += f" [{', '.join(ends)}]" * (ABSENT not in ends)
-            cells[(name, record["part"])] = text
+    parts = sorted(frame["part"].unique(), key=lambda part: part != MULTI)
+    index = pd.MultiIndex.from_frame(frame[keys].drop_duplicates())
+    digits = {name: decimals(name, select(frame, metric=name)[value]) for name in names}
+    frame = frame[frame["metric"].isin(names)]
+    texts = []
+    for row in frame.to_dict(orient="records"):
+        name = row["metric"]
+        text = format_value(name, row[value], row.get("std", math.nan), digits[name])
+        ends = [format_value(name, row.get(end, math.nan), digits=digits[name]) for end in ("low", "high")]
+        texts.append(text + f" [{', '.join(ends)}]" * (ABSENT not in ends))
+    wide = frame.assign(text=texts).pivot(index=keys, columns=["metric", "part"], values="text")
     columns = pd.MultiIndex.from_product([names, parts], names=["metric", "part"])
-    return pd.DataFrame(
-        [[cells.get(column, ABSENT) for column in columns] for cells in rows.values()],
-        index=pd.MultiIndex.from_tuples(list(rows), names=list(keys)),
-        columns=columns,
-        dtype=object,
-    )
+    return wide.reindex(index=index, columns=columns).astype(object).fillna(ABSENT)
 
 
 def headline(frame: pd.DataFrame) -> list[str]:
@@ -124,17 +127,6 @@ def other_metrics(frame: pd.DataFrame) -> list[str]:
     return [name for name in TASK_METRICS[task_of(frame)] if name in names]
 
 
-@dataclass(frozen=True)
-class Results:
-    """What tables show. `summary`: see `summarise`; `comparisons`: see `statistics.comparisons`; `failures`:
-    the runs without a model; `unit`: the target's."""
-
-    summary: pd.DataFrame
-    comparisons: pd.DataFrame | None = None
-    failures: Sequence[Failure] = ()
-    unit: str = ""
-
-
 def summary_table(
     results: Results, metric_names: Sequence[str] | None = None, marked: bool = True
 ) -> pd.DataFrame:
@@ -146,14 +138,13 @@ def summary_table(
     wide = _wide(results.summary, ["method", "modality"], metric_names, "mean")
     for (method, name), result in marks(results.comparisons).items() if marked else ():
         if (name, MULTI) in wide:
-            column = wide[name, MULTI]
-            column[method, ""] = f"{MARKS[result]} {column[method, '']}"
-            wide[name, MULTI] = column
-    missing = [key for key in row_labels(results) if key not in wide.index]
-    parts = wide.columns.get_level_values("part")
-    cells = [[FAILED if part == (m or MULTI) else ABSENT for part in parts] for _, m in missing]
-    index = pd.MultiIndex.from_tuples(missing, names=wide.index.names) if missing else wide.index[:0]
-    return pd.concat([wide, pd.DataFrame(cells, index=index, columns=wide.columns, dtype=object)])
+            cell = ((method, ""), (name, MULTI))
+            wide.loc[cell] = f"{MARKS[result]} {wide.at[cell]!s}"
+    for method, m in row_labels(results):
+        if (method, m) not in wide.index:
+            parts = wide.columns.get_level_values("part")
+            wide.loc[(method, m), :] = [FAILED if part == (m or MULTI) else ABSENT for part in parts]
+    return wide
 
 
 def seed_table(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
@@ -164,28 +155,36 @@ def seed_table(metrics: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def marks(comparisons: pd.DataFrame | None) -> dict[tuple[str, str], str]:
-    """(method, metric) → how its multimodal value compares with joint training: better, worse or not told
-    apart (`statistics.comparisons`)."""
+    """(method, metric) → the result of comparing its multimodal value with joint training: better, worse or
+    not told apart (`statistics.comparisons`)."""
     if comparisons is None:
         return {}
-    chosen = (comparisons["against"] == JOINT) & (comparisons["part"] == MULTI)
-    own = comparisons[chosen & (comparisons["split"] == "test")]
-    return dict(zip(zip(own["method"], own["metric"], strict=True), own["result"], strict=True))
+    rows = select(comparisons, against=JOINT, part=MULTI, split="test")
+    return dict(zip(zip(rows["method"], rows["metric"], strict=True), rows["result"], strict=True))
+
+
+def better_cells(wide: pd.DataFrame, results: Results) -> npt.NDArray[np.bool_]:
+    """The cells of a wide table (see `summary_table`) that are better than those of joint training."""
+    known = marks(results.comparisons)
+    columns: list[Any] = list(wide.columns)
+    methods = wide.index.get_level_values("method")
+    cells = [[part == MULTI and known.get((m, name)) == BETTER for name, part in columns] for m in methods]
+    return np.array(cells, dtype=bool).reshape(wide.shape)
 
 
 def marks_note(comparisons: pd.DataFrame | None) -> str:
     """The legend of `MARKS`, where a table has any."""
     if comparisons is None or not (results := marks(comparisons)):
         return ""
-    words = ", ".join(f"{mark} {result}" for result, mark in MARKS.items() if result in results.values())
+    legend = ", ".join(f"{mark} {result}" for result, mark in MARKS.items() if result in results.values())
     runs = ", one run of each" if comparisons["runs"].max() == 1 else ""
-    return f"Against joint: {words} (p < {1 - LEVEL:.2g}{runs})"
+    return f"Against joint: {legend} (p < {1 - LEVEL:.2g}{runs})"
 
 
 def selection_note(frame: pd.DataFrame) -> str:
-    """Nothing where every epoch was selected on validation; else how, e.g. "selection on test (published
+    """Empty where every epoch was selected on validation; else how, e.g. "selection on test (published
     protocol)"."""
-    selections = list(dict.fromkeys(part for text in frame["selection"] for part in str(text).split("/")))
+    selections = list(dict.fromkeys("/".join(map(str, frame["selection"])).split("/")))
     return "; ".join(SELECTIONS.get(name, name) for name in selections) if selections != ["val"] else ""
 
 
@@ -211,8 +210,7 @@ def row_labels(results: Results) -> dict[tuple[str, str], str]:
 
 def table_title(summary: pd.DataFrame) -> str:
     """`"SAMPLE · crema_d · test · mean ± std over 3 seeds"`, and below it any `selection_note`."""
-    first = summary.iloc[0]
-    seeds = seeds_note(summary)
+    first, seeds = summary.iloc[0], seeds_note(summary)
     spread = seeds if seeds == "1 seed" else f"mean ± std over {seeds}"
     sample = "SAMPLE" if first["source"] == "sample" else ""
     line = " · ".join(filter(None, [sample, str(first["dataset"]), str(first["split"]), spread]))
@@ -220,25 +218,20 @@ def table_title(summary: pd.DataFrame) -> str:
 
 
 def render_table(results: Results, metric_names: Sequence[str] | None = None) -> Table:
-    """The summary for a terminal: a block a metric, a column a part, so that 80 characters hold three
+    """The summary for a terminal: a block per metric, a column per part, so that 80 characters hold three
     modalities. `metric_names`: as in `summary_table`."""
     wide, labels, summary = summary_table(results, metric_names), row_labels(results), results.summary
-    names, parts = list(wide.columns.unique("metric")), list(wide.columns.unique("part"))
-    loud, better = summary["source"].iloc[0] == "sample", MARKS[BETTER]
-    table = Table(
-        title=Text(table_title(summary), style="bold yellow" if loud else "bold"),
-        box=box.SIMPLE_HEAD,
-        min_width=60,
-        title_justify="left",
-    )
+    style = "bold yellow" if summary["source"].iloc[0] == "sample" else "bold"
+    title = Text(table_title(summary), style=style)
+    table = Table(title=title, box=box.SIMPLE_HEAD, min_width=60, title_justify="left")
     table.add_column("")
-    for part in parts:
+    for part in wide.columns.unique("part"):
         table.add_column(Text(part, style="bold" if part == MULTI else ""), justify="right", no_wrap=True)
-    for name in names:
+    for name in wide.columns.unique("metric"):
         table.add_row(Text(metric_spec(name).title(results.unit), style="bold"))
         for key, cells in wide[name].iterrows():
-            texts = [Text(cell, style="bold green" if cell.startswith(better) else "") for cell in cells]
-            table.add_row(Text(labels[key]), *texts)
+            styles = ["bold green" if cell.startswith(MARKS[BETTER]) else "" for cell in cells]
+            table.add_row(Text(labels[key]), *map(Text, cells, styles))
         table.add_section()
     return table
 
@@ -251,42 +244,36 @@ def table_text(
 ) -> str:
     """`render_table` as plain text, as wide as it must be; below, a line each, `verdict`, failed runs and
     `notes`."""
-    table = render_table(results, metric_names)
     console = Console(file=io.StringIO(), width=240, no_color=True, force_terminal=False, highlight=False)
     with console.capture() as capture:
-        console.print(table)
-    lines = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
-    lines = "\n\n".join(filter(None, [lines, marks_note(results.comparisons)]))
-    below = [*(f"Failed: {failure.label}: {failure.reason}" for failure in results.failures), *notes]
-    blocks = ["\n".join(block) for block in (verdict, below) if block]
-    return "\n\n".join([lines, *blocks]) + "\n"
+        console.print(render_table(results, metric_names))
+    table = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    failed = [f"Failed: {failure.label}: {failure.reason}" for failure in results.failures]
+    blocks = [table, marks_note(results.comparisons), "\n".join(verdict), "\n".join([*failed, *notes])]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def table_files(results: Results) -> dict[str, str]:
-    """`"md"`, `"tex"`, `"csv"` → the file's text. What is told to be better than joint training is bold; the
+    """`"md"`, `"tex"`, `"csv"` → the file's text. Values that are better than joint training are bold; the
     CSV is `summary`."""
     wide, labels = summary_table(results, marked=False), row_labels(results)
-    title, known = table_title(results.summary).replace("\n", "; "), marks(results.comparisons)
-    title = ". ".join(filter(None, [title, "Bold: better than joint" * (BETTER in known.values())]))
-    rows: list[Any] = list(wide.index)
+    bold = better_cells(wide, results)
+    notes = [table_title(results.summary).replace("\n", "; ")]
+    if BETTER in marks(results.comparisons).values():
+        notes.append("Bold: better than joint")
+    title = ". ".join(notes)
+    keys: list[Any] = list(wide.index)
     columns: list[Any] = list(wide.columns)
-    bold = [[p == MULTI and known.get((method, name)) == BETTER for name, p in columns] for method, _ in rows]
     heads = [(metric_spec(name).title(results.unit), part) for name, part in columns]
-    wide.index = pd.Index([labels[key] for key in rows], name="")
+    wide.index = pd.Index([labels[key] for key in keys], name="")
     wide.columns = pd.MultiIndex.from_tuples(heads)
+    cells = wide.where(~bold, "**" + wide + "**")
+    rows = [["", *map(", ".join, heads)], *([label, *row] for label, *row in cells.itertuples(name=None))]
     return {
-        "md": _markdown(wide, np.array(bold), title),
-        "tex": _latex(wide, np.array(bold), title),
+        "md": f"{title}\n\n{markdown(rows, right=len(heads))}",
+        "tex": _latex(wide, bold, title),
         "csv": results.summary.to_csv(index=False),
     }
-
-
-def _markdown(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
-    heads: list[Any] = list(wide.columns)
-    rows = [["", *(f"{name}, {part}" for name, part in heads)]]
-    for label, cells, row in zip(wide.index, wide.to_numpy(), bold, strict=True):
-        rows.append([label, *(f"**{c}**" if mark else c for c, mark in zip(cells, row, strict=True))])
-    return f"{title}\n\n{markdown(rows, right=len(heads))}"
 
 
 def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
@@ -296,9 +283,9 @@ def markdown(rows: Sequence[Sequence[object]], right: int = 0) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [escaped[0], aligned, *escaped[1:]])
 
 
-def _latex(wide: pd.DataFrame, bold: np.ndarray, title: str) -> str:
-    style_of = np.where(bold, "textbf:--rwrap;", "")
-    style = wide.style.format(escape="latex").apply(lambda _: style_of, axis=None)
+def _latex(wide: pd.DataFrame, bold: npt.NDArray[np.bool_], title: str) -> str:
+    styles = np.where(bold, "textbf:--rwrap;", "")
+    style = wide.style.format(escape="latex").apply(lambda _: styles, axis=None)
     for axis in (0, 1):
         style = style.format_index(escape="latex", axis=axis)
     caption = title.translate({ord(c): f"\\{c}" for c in "&%$#_{}"})
