@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from g2d_pipeline.config import MLP, SGD, SmallCNN, TrainingSettings
 from g2d_pipeline.training import Data
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+settings.register_profile("suite", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -261,7 +261,7 @@ def test_silence_stays_zero():
     assert not audio.is_silent(late, 16000, PLAIN.model_copy(update={"seconds": 0.251}))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samples=st.integers(1, 900),
     rate=st.sampled_from([800, 1000, 1600, 2205]),

@@ -206,7 +206,7 @@ def test_the_mean_is_not_added_back():
     assert np.allclose(first, (images - 0.5) * [1, 0, 0, 0], atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(hnp.arrays(np.float64, (12, 6), elements=st.floats(0, 1, width=16)), st.floats(0.05, 1.0))
 def test_the_components_of_any_pictures(images: np.ndarray, energy: float):
     fit_on = np.arange(8)

@@ -73,7 +73,7 @@ def test_bad_columns_are_told():
         standardise(values, np.arange(2), ["heat"], IDS)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(hnp.arrays(np.float64, (10, 3), elements=st.one_of(st.floats(-100, 100), st.just(NAN))))
 def test_any_table(values: np.ndarray):
     values[0] = 1.0
@@ -193,7 +193,7 @@ def test_a_store_of_a_mixed_table(make_raw: Callable[..., Any]):
     assert "table: 1 samples have a category of 'soil' that train lacks, so 0: 'peat'." in store.meta["notes"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     hnp.arrays(
         np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=6), elements=st.floats(-9, 9, width=32)

@@ -104,7 +104,7 @@ def test_letters_and_forms_are_made_equal_where_asked_for() -> None:
     assert kept.encode("The").ids != kept.encode("the").ids
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1), st.integers(3, 12)
 )

@@ -210,7 +210,7 @@ def test_the_order_of_modalities_has_no_influence_where_condition_and_gate_are_n
     n=st.integers(1, 7),
     seed=st.integers(0, 99),
 )
-@effort(max_examples=12, deadline=None)
+@effort(max_examples=12)
 def test_for_any_modalities_logits_are_put_together_of_what_each_one_says(
     widths: list[int], outputs: int, n: int, seed: int
 ) -> None:

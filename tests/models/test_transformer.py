@@ -72,7 +72,7 @@ def test_a_ur_funny_student_has_the_published_size(layers: int, heads: int, para
 @pytest.mark.parametrize("pool", ["mean", "first"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     length=st.integers(1, 9),
     before=st.integers(0, 4),

@@ -18,7 +18,7 @@ from g2d_pipeline.serving.registered import verify
 from tests.registry.test_store import register
 
 FEW = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None,
+    max_examples=60, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 

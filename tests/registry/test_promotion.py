@@ -310,7 +310,7 @@ def test_a_regression_is_guarded_in_standard_deviations_of_its_target(tmp_path: 
     }),
     grouped=st.booleans(),
 )  # fmt: skip
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=20)
 def test_whose_headline_value_is_not_higher_is_never_promoted(
     n: int, seed: int, options: dict[str, Any], grouped: bool
 ) -> None:

@@ -63,7 +63,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN, st.sampled_from(PROTOCOLS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_plain_data_come_back_as_they_were(folder: Path, value: Any, protocol: int) -> None:
     assert load(pickle.dumps(value, protocol), folder) == value
 
@@ -83,7 +83,7 @@ def test_plain_data_come_back_as_they_were(folder: Path, value: Any, protocol: i
     st.sampled_from(PROTOCOLS),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_arrays_and_numbers_of_numpy_come_back(
     folder: Path, array: np.ndarray, protocol: int, fortran: bool
 ) -> None:
@@ -399,7 +399,7 @@ def test_missing_folders_and_files_over_the_limit_are_refused(tmp_path: Path) ->
 
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 @example([(0, 0)])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_damaged_file_is_refused_or_gives_plain_data(folder: Path, damage: list[tuple[int, int]]) -> None:
     content = bytearray(WHOLE)
     for place, byte in damage:
@@ -409,7 +409,7 @@ def test_a_damaged_file_is_refused_or_gives_plain_data(folder: Path, damage: lis
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_refused_or_give_plain_data(folder: Path, content: bytes) -> None:
     with contextlib.suppress(DataError):
         pickle.dumps(load(b"\x80\x04" + content + b".", folder))

@@ -21,7 +21,7 @@ def sizes(split: np.ndarray) -> dict[str, int]:
 
 
 @given(st.integers(3, 300), shares, shares, st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_sample_is_in_one_split_of_the_size_asked_for(
     n: int, val: float, test: float, seed: int
 ) -> None:
@@ -35,7 +35,7 @@ def test_every_sample_is_in_one_split_of_the_size_asked_for(
 
 
 @given(st.lists(st.integers(12, 80), min_size=2, max_size=6), shares, shares, st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_class_is_met_in_proportion(counts: list[int], val: float, test: float, seed: int) -> None:
     target = np.repeat(np.arange(len(counts)), counts)
     np.random.default_rng(seed).shuffle(target)
@@ -48,7 +48,7 @@ def test_every_class_is_met_in_proportion(counts: list[int], val: float, test: f
 
 
 @given(st.integers(0, 1000), st.integers(100, 400))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_regression_is_stratified_by_quantiles(seed: int, n: int) -> None:
     target = np.random.default_rng(seed).lognormal(size=n)
     split = draw_split(n, target, SplitFractions(val=0.2, test=0.2, seed=seed), None)
@@ -61,7 +61,7 @@ def test_a_regression_is_stratified_by_quantiles(seed: int, n: int) -> None:
 @given(
     st.lists(st.integers(1, 30), min_size=3, max_size=40), shares, shares, st.booleans(), st.integers(0, 1000)
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_no_group_crosses_and_sizes_are_within_the_largest_group(
     groups: list[int], val: float, test: float, stratify: bool, seed: int
 ) -> None:
@@ -95,7 +95,7 @@ def test_groups_are_stratified_where_they_can_be() -> None:
 
 
 @given(st.lists(st.integers(1, 20), min_size=4, max_size=20), shares, st.booleans(), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_named_groups_are_held_out_and_shares_are_of_the_rest(
     groups: list[int], share: float, val_is_named: bool, seed: int
 ) -> None:
@@ -114,7 +114,7 @@ def test_named_groups_are_held_out_and_shares_are_of_the_rest(
 
 
 @given(st.integers(20, 200), shares, st.booleans(), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_official_test_split_stays_and_val_is_drawn_from_train(
     n: int, share: float, by_group: bool, seed: int
 ) -> None:
@@ -143,7 +143,7 @@ def test_an_official_test_split_stays_and_val_is_drawn_from_train(
     st.sampled_from(["classes", "regression", "plain"]),
     st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_over_the_folds_each_sample_is_tested_once(
     n: int, folds: int, groups: int | None, kind: str, seed: int
 ) -> None:

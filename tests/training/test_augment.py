@@ -319,7 +319,7 @@ def test_the_box_of_the_whole_image_is_resized_as_the_image() -> None:
     ratio=st.tuples(st.floats(0.05, 20), st.floats(0.05, 20)).map(sorted),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_boxes_lie_inside_of_images_of_any_size(
     height: int, width: int, area: list[float], ratio: list[float], seed: int
 ) -> None:
@@ -405,7 +405,7 @@ def test_boxes_are_distributed_as_torchvisions(
     axis=st.sampled_from([2, 3, -1]),
     seed=st.integers(0, 2**20),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_masks_are_few_and_narrow_and_leave_the_rest_alone(
     count: int, width: int, axis: int, seed: int
 ) -> None:

@@ -107,13 +107,13 @@ def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 NESTED = st.recursive(SCALARS | tensors() | arrays(), containers, max_leaves=12)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(st.dictionaries(TEXT, NESTED, max_size=4))
 def test_nested_data_comes_back_with_the_same_types_and_bits(state: dict[str, Any]) -> None:
     assert same(round_trip(state), state)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(tensors())
 def test_dense_tensors_keep_their_strides_and_others_come_back_contiguous(tensor: Tensor) -> None:
     back = round_trip({"t": tensor})["t"]

@@ -150,7 +150,7 @@ def test_event_files_do_not_name_the_computer(tmp_path):
     assert points(tmp_path) == expected(rows(4))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=4), st.integers(1, 6))
 def test_tensorboard_shows_no_point_twice_however_often_a_run_is_resumed(sessions, epochs):
     """Each session gets as far as `reached`; the next one goes on from an earlier checkpoint, with other

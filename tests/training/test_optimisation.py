@@ -108,7 +108,7 @@ def test_parameters_that_come_and_go_are_stepped_by_the_definition(name: str, ho
     assert_close(ours, run(lambda groups: reference(name, groups, **how), PHASES))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(sorted(OPTIMIZERS)), st.lists(st.lists(st.integers(0, 5), unique=True), max_size=12))
 def test_whoever_learns_when(name: str, learns: list[list[int]]) -> None:
     ours = run(lambda groups: build_optimizer(OPTIMIZERS[name], groups, CPU), learns)
