@@ -1,15 +1,84 @@
 """The encoders (datasets.md §0.2, §4.4, §5.3) and fusions (paper A.3; g2d.md §8), and their settings."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_serializer
-from pydantic import SerializerFunctionWrapHandler as Serializer
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-from g2d_pipeline.config.base import Counts, Numbers, Strict
-from g2d_pipeline.config.external import ByName, External, settings_by_name
+from g2d_pipeline.config.base import BelowOne, Counts, Numbers, Strict
+from g2d_pipeline.errors import did_you_mean
 
-ENCODER_GROUP = "g2d_pipeline.encoders"  # of entry points: encoders of other packages, by name
+# Entry points of other packages' encoders and fusions, by name.
+ENCODER_GROUP, FUSION_GROUP = "g2d_pipeline.encoders", "g2d_pipeline.fusions"
+
+
+class External(Strict):
+    """A plug-in by file, entry point or dotted path; its class is called with the keywords `options`."""
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
+def settings_by_name(union: Any) -> dict[str, Any]:
+    """name → settings class of an annotated union whose last member is External, without that one."""
+    return {c.model_fields["name"].default: c for c in get_args(get_args(union)[0])[:-1]}
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Annotates a union of settings classes, the last one External, from which `name` chooses.
+
+    A word stands for the section `{name: word}`. `group`: of entry points, and the folder of `models` whose
+    files without a settings class are plug-ins, too. `default`: the name where none is given. Raises
+    ValueError for an unknown name, with the nearest one."""
+
+    group: str
+    default: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        *ours, external = get_args(source)
+        known = {str(c.model_fields["name"].default): c for c in ours}
+
+        def section(value: Any) -> Any:
+            value = {"name": value} if isinstance(value, str) else value
+            if not isinstance(value, dict):
+                return value
+            name, path = value.get("name", self.default), "or the dotted path of a module"
+            if not isinstance(name, str):
+                raise ValueError(f"its name is missing: one of {', '.join(known)}, {path}")
+            if name in known or "." in name:
+                return value
+            names = [*dict.fromkeys([*known, *self._files()])]
+            names += [] if name in names else [e.name for e in entry_points(group=self.group)]
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise ValueError(f"allowed are {', '.join(names)}, {path}{hint and '.' + hint}")
+            return value
+
+        def tag(value: Any) -> str:
+            name = value.get("name", self.default) if isinstance(value, dict) else getattr(value, "name", "")
+            return name if name in known else external.__name__
+
+        choices = {name: handler.generate_schema(c) for name, c in known.items()}
+        choices[external.__name__] = handler.generate_schema(external)
+        union = core_schema.tagged_union_schema(choices, tag)
+        return core_schema.no_info_before_validator_function(section, union)
+
+    def _files(self) -> list[str]:
+        """The names of our files, as `plugins.files` has them: without importing them, or torch."""
+        folder = Path(__file__).parents[1] / "models" / self.group.rpartition(".")[2]
+        return sorted(f.stem for f in folder.glob("*.py") if f.stem != "base" and f.stem[0] != "_")
 
 
 class _Encoder(Strict):
@@ -37,12 +106,7 @@ class _Pretrained(_Encoder):
 
     FILES: ClassVar[dict[str, str]]  # torchvision's names of weights → their files, the default last
 
-    weights: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _plain_without_weights(self, handler: Serializer) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        return {key: value for key, value in dumped.items() if value is not None}
+    weights: str | None = Field(None, exclude_if=lambda file: file is None)
 
     @field_validator("weights")
     @classmethod
@@ -51,10 +115,10 @@ class _Pretrained(_Encoder):
             return value
         known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
         if file := known.get(value.rpartition(".")[2].upper()):
+            url, folder = f"https://download.pytorch.org/models/{file}", "data/01_raw/weights/"
             raise ValueError(
-                "nothing is downloaded at run time. Once, put "
-                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give "
-                f"weights: data/01_raw/weights/{file}"
+                f"nothing is downloaded at run time. Once, put {url} into, say, {folder}, and give weights: "
+                f"{folder}{file}"
             )
         raise ValueError("a file that ends in .safetensors, .pth or .pt")
 
@@ -87,10 +151,9 @@ class MLP(_Encoder):
     norm: Literal["batch", "layer", "none"] = "batch"
 
     def _problems(self) -> Iterator[str]:
-        if len(self.dropout) > len(self.widths):
-            own = "" if "dropout" in self.model_fields_set else " by default"
-            words = f"dropout has {len(self.dropout)} values{own} for {len(self.widths)} widths"
-            yield f"{words}: say dropout: []"
+        if (n := len(self.dropout)) > len(self.widths):
+            default = "" if "dropout" in self.model_fields_set else " by default"
+            yield f"dropout has {n} values{default} for {len(self.widths)} widths: say dropout: []"
         if any(not 0 <= p < 1 for p in self.dropout):
             yield "dropout values lie in [0, 1)"
 
@@ -106,7 +169,7 @@ class Transformer(_Encoder):
     layers: PositiveInt = 4
     heads: PositiveInt = 8
     feedforward: PositiveInt = 2048
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: BelowOne = 0.1
     pool: Literal["mean", "first"] = "mean"
 
     def _problems(self) -> Iterator[str]:
@@ -123,7 +186,7 @@ class Bag(_Encoder):
     name: Literal["bag"] = "bag"
     width: PositiveInt = 64
     widths: Counts = [64]
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: BelowOne = 0.0
 
 
 class ExternalEncoder(_Encoder, External):
@@ -134,9 +197,6 @@ EncoderSettings = Annotated[
     SmallCNN | ResNet18 | MobileNetV2 | MLP | Transformer | Bag | ExternalEncoder, ByName(ENCODER_GROUP)
 ]
 ENCODERS: dict[str, type[_Encoder]] = settings_by_name(EncoderSettings)
-
-
-FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packages, by name
 
 
 class _Fusion(Strict):
@@ -166,9 +226,8 @@ class Concat(_Fusion):
 
 
 class FiLM(_Fusion):
-    """One modality, `condition` (left out: the first), scales and shifts the others.
-
-    `width`, to which modalities of another width are projected; left out: the greatest."""
+    """One modality, `condition` (None: the first), scales and shifts the others. `width`: to which modalities
+    of another width are projected (None: the greatest)."""
 
     name: Literal["film"] = "film"
     condition: str | None = None
@@ -176,7 +235,7 @@ class FiLM(_Fusion):
 
 
 class BiGated(_Fusion):
-    """A sigmoid of one modality, `gate` (left out: the first), multiplies the others; `width` as of film."""
+    """A sigmoid of one modality, `gate` (None: the first), multiplies the others; `width` as of film."""
 
     name: Literal["bi_gated"] = "bi_gated"
     gate: str | None = None
@@ -184,12 +243,12 @@ class BiGated(_Fusion):
 
 
 class CrossAttention(_Fusion):
-    """Every modality attends to the others. `heads`: of attention (left out: 8, or 4 below a width of 64)."""
+    """Every modality attends to the others. `heads`: of attention (None: 8, or 4 below a width of 64)."""
 
     name: Literal["cross_attention"] = "cross_attention"
     heads: PositiveInt | None = None
     width: PositiveInt | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: BelowOne = 0.0
 
 
 class Shared(_Fusion):

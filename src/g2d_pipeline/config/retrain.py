@@ -5,10 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
-from g2d_pipeline.config.base import Fraction, Strict
+from g2d_pipeline.config.base import Fraction, Share, Strict
 from g2d_pipeline.errors import did_you_mean
-
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RegistrySettings(Strict):

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from g2d_pipeline.config.base import Fraction, Strict, Task
-from g2d_pipeline.config.compute import ComputeSettings, StorageSettings
 from g2d_pipeline.config.layouts import LayoutSettings, Table, TargetSettings
 from g2d_pipeline.config.modalities import AugmentSettings, FeatureSettings
 from g2d_pipeline.config.models import EncoderSettings, FusionSettings
 from g2d_pipeline.config.retrain import RegistrySettings, RetrainSettings
+from g2d_pipeline.config.run import ComputeSettings, StorageSettings
 from g2d_pipeline.config.training import SMPSettings, TrainingSettings
 
 

@@ -14,8 +14,8 @@ from pydantic import (
     field_validator,
 )
 
-from g2d_pipeline.config.base import Names, Seeds, Strict, split_slashes
-from g2d_pipeline.config.compute import ComputeSettings
+from g2d_pipeline.config.base import Names, Seeds, Share, Strict, split_slashes
+from g2d_pipeline.config.run import ComputeSettings
 
 SHORT = {"dataset": "datasets", "method": "methods", "seed": "seeds", "metric": "metrics"}
 """Keys of `kedro run` and what a study calls them."""
@@ -26,7 +26,6 @@ REFUSED = {
     "workers": "a study has workers of `threads` threads: say compute.workers",
 }
 Options = dict[str, Any]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
 
 

@@ -1,9 +1,9 @@
 """What a race of methods is decided by: shortened recipes, estimated times, who goes on, what to advise."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -22,14 +22,14 @@ COUNTED = ("epoch", "epochs", "patience")  # how parameters of methods end that 
 
 
 def shortened(params: Tree, c: Configuration, share: float) -> Tree:
-    """`params`, of which `c` was made, with a share of the epochs: see `scaled`. What they say of all methods
-    and each method now has a value of its own of (`tau`) is left out, as it would win."""
+    """`params`, from which `c` was resolved, with a share of the epochs: see `scaled`. Options (`tau`) of all
+    methods for which each method now has its own value are removed, as they would win."""
     changes = scaled(c, share)
-    own = {path[-1] for path, _ in leaves(changes.get("methods", {}))}
-    rest = {key: value for key, value in params.items() if key not in own}
-    if isinstance(smp := rest.pop("smp", None), Mapping):
-        smp = {key: value for key, value in smp.items() if key not in own} or None
-    return merge(rest if smp is None else {**rest, "smp": smp}, changes)
+    replaced = {path[-1] for path, _ in leaves(changes.get("methods", {}))}
+    rest = {key: value for key, value in params.items() if key not in replaced}
+    if isinstance(smp := rest.get("smp"), Mapping):
+        rest["smp"] = {key: value for key, value in smp.items() if key not in replaced}
+    return merge({key: value for key, value in rest.items() if value or key != "smp"}, changes)
 
 
 def scaled(c: Configuration, share: float) -> Tree:
@@ -39,14 +39,16 @@ def scaled(c: Configuration, share: float) -> Tree:
         return {}
     training, epochs = c.dataset.training, short_epochs(c, share)
     ratio = epochs / training.epochs
-    schedule = _shortened(training.lr_schedule.model_dump(), ratio, SCHEDULE)
+    schedule = training.lr_schedule.model_dump()
+    schedule |= {key: _times(schedule[key], ratio) for key in SCHEDULE if key in schedule}
     tree: Tree = {"training": {"epochs": epochs, "lr_schedule": schedule}}
     if training.early_stopping:
         tree["training"]["early_stopping"] = _times(training.early_stopping, ratio)
     methods: Tree = {}
     for name, method in c.methods.items():
-        own = _shortened(method.parameters, ratio, [p for p in method.parameters if p.endswith(COUNTED)])
-        changed = {key: value for key, value in own.items() if value != method.parameters[key]}
+        counted = {key: value for key, value in method.parameters.items() if key.endswith(COUNTED)}
+        shorter = {key: _times(value, ratio) for key, value in counted.items()}
+        changed: Tree = {key: value for key, value in shorter.items() if value != counted[key]}
         if method.smp and not isinstance(method.smp.tau, str):
             phases = method.smp.phases(len(c.encoders), method.training.epochs)
             changed["smp"] = {"tau": _short_tau(phases, epochs)}
@@ -63,20 +65,14 @@ def short_epochs(c: Configuration, share: float) -> int:
     return epochs if share >= 1 else min(max(round(epochs * share), LEAST), epochs)
 
 
-def _times(number: int, ratio: float) -> int:
-    """A number of epochs, shortened; none stays none, and some stay some."""
-    return max(round(number * ratio), min(number, 1))
-
-
-def _shortened(settings: Mapping[str, Any], ratio: float, keys: Iterable[str]) -> Tree:
-    changed = dict(settings)
-    for key in keys:
-        value = settings.get(key)
-        if isinstance(value, list):
-            changed[key] = [_times(item, ratio) for item in value]
-        elif isinstance(value, int) and not isinstance(value, bool):
-            changed[key] = _times(value, ratio)
-    return changed
+def _times(value: Any, ratio: float) -> Any:
+    """A number of epochs, or a list of them, shortened: 0 stays 0, others are 1 at least. Other values are
+    returned as they are."""
+    if isinstance(value, list):
+        return [_times(item, ratio) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    return max(round(value * ratio), min(value, 1))
 
 
 def _short_tau(phases: Sequence[int], epochs: int) -> list[int]:
@@ -89,20 +85,19 @@ def _short_tau(phases: Sequence[int], epochs: int) -> list[int]:
 
 @dataclass
 class Costs:
-    """Seconds of trainings, estimated from those that have ended. `rates`: what is trained → (epochs,
-    seconds) of its longest training so far, the last one of equals."""
+    """Seconds of trainings, estimated from finished ones. `rates`: method → (epochs, seconds) of its longest
+    training, the last one of equals: the load of the machine may change."""
 
     rates: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, name: str, epochs: int, seconds: float) -> None:
-        """Count a training that has ended; that of the most epochs says most, and of those the last one, for
-        the machine may be busier or less so than it was."""
+        """Count a finished training."""
         if epochs >= self.rates.get(name, (0, 0.0))[0]:
             self.rates[name] = epochs, seconds
 
     def estimate(self, name: str, epochs: int) -> float:
-        """Seconds of a training. What was never trained takes as long as other methods did on average, or
-        twice as long as joint training where nothing is known of any."""
+        """Seconds of a training. A method that was never trained takes as long as others on average, or
+        `GUESS` times as long as joint training where there are none."""
         if name in self.rates:
             trained, seconds = self.rates[name]
             return seconds * epochs / trained
@@ -119,12 +114,12 @@ def makespan(seconds: Sequence[float], processes: int) -> float:
 
 
 def fitting(groups: Sequence[tuple[str, Sequence[float]]], processes: int, seconds: float) -> list[str]:
-    """The first of the named groups of tasks that end in time, up to the first that does not."""
+    """The names of the first groups of tasks that end in time, up to the first that does not."""
     chosen: list[str] = []
-    every: list[float] = []
-    for name, own in groups:
-        every += own
-        if makespan(every, processes) > seconds:
+    total: list[float] = []
+    for name, group in groups:
+        total += group
+        if makespan(total, processes) > seconds:
             break
         chosen.append(name)
     return chosen
@@ -138,24 +133,21 @@ class Score:
     tie: float
 
     @property
-    def rank(self) -> tuple[float, float]:
-        return tuple(-math.inf if math.isnan(x) else x for x in (self.value, self.tie))  # type: ignore[return-value]
+    def rank(self) -> list[float]:
+        return [-math.inf if math.isnan(x) else x for x in (self.value, self.tie)]
 
 
 def validation_score(predictions: Sequence[pd.DataFrame], task: str) -> Score:
     """The mean over runs of the main metric (oriented: greater is better) on val; equals: by likelihood."""
-    metric, second = HEADLINE_METRICS[task][0], {"classification": "nll", "regression": "mae"}[task]
-    rows = []
-    for frame in predictions:
-        chosen = frame[(frame["split"] == "val") & (frame["part"] == MULTI)]
-        values = evaluate_predictions(chosen, task)
-        rows.append((_oriented(metric, values[metric]), _oriented(second, values[second])))
-    value, tie = (sum(column) / len(rows) for column in zip(*rows, strict=True))
-    return Score(value, tie)
+    frames = (frame[(frame["split"] == "val") & (frame["part"] == MULTI)] for frame in predictions)
+    values = [evaluate_predictions(frame, task) for frame in frames]
 
+    def mean(metric: str) -> float:
+        total = sum(scores[metric] for scores in values) / len(values)
+        return total if metric_spec(metric).higher_is_better else -total
 
-def _oriented(metric: str, value: float) -> float:
-    return value if metric_spec(metric).higher_is_better else -value
+    second = {"classification": "nll", "regression": "mae"}[task]
+    return Score(mean(HEADLINE_METRICS[task][0]), mean(second))
 
 
 def survivors(scores: Mapping[str, Score], keep: float, least: int = 2) -> list[str]:
@@ -179,78 +171,50 @@ def advise(comparisons: pd.DataFrame, winner: str, teacher: str, metric: str, ma
     `comparisons`: see `statistics.comparisons`, of `winner` and joint training; `teacher`: the modality of
     the best teacher on val; `margin`: see `AdviseSettings`."""
     chosen, sentences = JOINT, []
+    verdict, gain = _gain(comparisons, winner, JOINT, metric, margin)
     if winner == JOINT:
         sentences.append("Joint training is as good as anything here: nothing was above it on validation.")
+    elif verdict == "unknown":
+        sentences.append(f"{winner} was best on validation; there is nothing to compare it with on test.")
+        chosen = winner
+    elif verdict == "gain":
+        sentences.append(f"{winner}, best on validation, is better than joint training on test: {gain}.")
+        chosen = winner
+    elif verdict == "none":
+        sentences.append(
+            f"Joint training is as good as anything here: {winner}, best on validation, does not gain "
+            f"on test: {gain}."
+        )
     else:
-        gain = _Gain.from_comparisons(comparisons, winner, JOINT, metric, margin)
-        if gain is None:
-            sentences.append(f"{winner} was best on validation; there is nothing to compare it with on test.")
-            chosen = winner
-        elif gain.is_more:
-            chosen = winner
-            sentences.append(f"{winner}, best on validation, is better than joint training on test: {gain}.")
-        elif gain.is_nothing:
-            sentences.append(
-                f"Joint training is as good as anything here: {winner}, best on validation, does not gain "
-                f"on test: {gain}."
-            )
-        else:
-            sentences.append(
-                f"{winner} was best on validation, but is not told apart from joint training on test: "
-                f"{gain}. Joint training is the plain choice until more data or seeds tell them apart."
-            )
-    gain = _Gain.from_comparisons(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin)
-    if gain is None:
-        return Advice(chosen, "", sentences)
-    if gain.is_more:
+        sentences.append(
+            f"{winner} was best on validation, but is not told apart from joint training on test: "
+            f"{gain}. Joint training is the plain choice until more data or seeds tell them apart."
+        )
+    verdict, gain = _gain(comparisons, chosen, f"{TEACHER} · {teacher}", metric, margin)
+    if verdict == "gain":
         sentences.append(f"Multimodality pays: {chosen} is better than {teacher} alone: {gain}.")
-    elif gain.is_nothing:
+    elif verdict == "none":
         sentences.append(f"Use one modality: {teacher} alone is as good; {chosen} against it: {gain}.")
         return Advice(TEACHER, teacher, sentences)
-    else:
+    elif verdict == "unclear":
         sentences.append(f"Whether {chosen} is worth more than {teacher} alone is not told apart: {gain}.")
     return Advice(chosen, "", sentences)
 
 
-@dataclass(frozen=True)
-class _Gain:
-    """A difference on test with its interval, in the metric's own unit."""
-
-    metric: str
-    difference: float
-    low: float
-    high: float
-    margin: float
-
-    @classmethod
-    def from_comparisons(
-        cls, comparisons: pd.DataFrame, method: str, against: str, metric: str, margin: float
-    ) -> Self | None:
-        c = comparisons
-        own = c[(c["method"] == method) & (c["against"] == against) & (c["metric"] == metric)]
-        rows: list[Any] = own[(own["split"] == "test") & (own["part"] == MULTI)].to_dict(orient="records")
-        if not rows:
-            return None
-        spec, row = metric_spec(metric), rows[0]
-        least = margin if spec.higher_is_better else margin * abs(row["reference"])
-        return cls(metric, row["difference"], row["low"], row["high"], least)
-
-    @property
-    def is_more(self) -> bool:
-        """Whether there is one, surely, and one that may matter."""
-        return self.low > 0 and not self.is_nothing
-
-    @property
-    def is_nothing(self) -> bool:
-        """Whether it is less than the margin, surely."""
-        return self.high < self.margin
-
-    def __str__(self) -> str:
-        texts = [format_value(self.metric, value) for value in (self.difference, self.low, self.high)]
-        if self.difference > 0:
-            texts[0] = f"+{texts[0]}"
-        spec = metric_spec(self.metric)
-        unit = "points" if spec.unit == "%" else spec.label
-        difference, low, high = (text.replace("-", "−") for text in texts)
-        words = "" if spec.higher_is_better else "a gain of "  # whose sign is not that of the metric
-        return f"{words}{difference} {unit} (95 % interval {low} to {high})"
+def _gain(
+    comparisons: pd.DataFrame, method: str, against: str, metric: str, margin: float
+) -> tuple[Literal["gain", "none", "unclear", "unknown"], str]:
+    """Whether a method gains on test, and its gain with the 95 % interval in words. `none`: less than the
+    margin, surely; `unknown`: the two were not compared."""
+    c = comparisons[(comparisons["split"] == "test") & (comparisons["part"] == MULTI)]
+    c = c[(c["method"] == method) & (c["against"] == against) & (c["metric"] == metric)]
+    if c.empty:
+        return "unknown", ""
+    row, spec = c.iloc[0], metric_spec(metric)
+    least = margin if spec.higher_is_better else margin * abs(row["reference"])
+    texts = [format_value(metric, row[key]).replace("-", "−") for key in ("difference", "low", "high")]
+    sign = "+" if row["difference"] > 0 else ""
+    unit = "points" if spec.unit == "%" else spec.label
+    of_error = "" if spec.higher_is_better else "a gain of "  # whose sign is not that of the metric
+    text = f"{of_error}{sign}{texts[0]} {unit} (95 % interval {texts[1]} to {texts[2]})"
+    return "none" if row["high"] < least else "gain" if row["low"] > 0 else "unclear", text

@@ -18,7 +18,7 @@ from g2d_pipeline.html import page_environment
 from g2d_pipeline.overrides import Tree
 
 ROW = ["dataset", "options", "method", "modality"]
-"""What a row of the table is one of."""
+"""The keys of a row of the table."""
 PUBLISHED = Path(__file__).with_name("published.csv")
 
 
@@ -37,10 +37,10 @@ class Part:
 
 
 def departures(source: str, settings: Tree, protocol: Mapping[str, Any]) -> dict[str, str]:
-    """What keeps numbers from being compared with the published ones: plain word → details.
+    """Why numbers cannot be compared with the published ones: plain word → details.
 
     `settings`: of the data set, resolved; `protocol`: see `published_protocol`."""
-    words = {"sample": "a simulated sample, not the data"} if source == "sample" else {}
+    reasons = {"sample": "a simulated sample, not the data"} if source == "sample" else {}
     for key, published in protocol.items():
         value: Any = settings
         for name in key.split("."):
@@ -50,22 +50,20 @@ def departures(source: str, settings: Tree, protocol: Mapping[str, Any]) -> dict
         word = "other split" if key.startswith("raw.") else f"other {key.rpartition('.')[2]}"
         if key == "training.epochs" and isinstance(value, int) and value < published:
             word = "fewer epochs"
-        words[word] = f"{key} = {value}, published {published}"
-    return words
+        reasons[word] = f"{key} = {value}, published {published}"
+    return reasons
 
 
 def cells_frame(parts: Sequence[Part]) -> pd.DataFrame:
-    """A row a run (method or teacher, options, fold, seed), split, part and metric; of a failed run one row
-    without a value, with its reason."""
+    """A row per run (method or teacher, options, fold, seed), split, part and metric; a failed run has one
+    row, with its reason and without a value."""
     frames = []
     for part in parts:
         about = {"dataset": part.dataset, "source": part.source, "options": part.options}
         failed = pd.DataFrame([asdict(f) | about | {"status": FAILED} for f in part.failures])
         made = part.metrics.assign(options=part.options, status="made", reason="", void=", ".join(part.void))
-        if not made.empty:
-            folds = made["fold"] if "fold" in made else [0] * len(made)
-            keys = zip(made["method"], made["modality"], folds, made["seed"], strict=True)
-            made["seconds"] = [part.seconds.get(key, math.nan) for key in keys]
+        keys = made.reindex(columns=["method", "modality", "fold", "seed"], fill_value=0)
+        made["seconds"] = [part.seconds.get(key, math.nan) for key in keys.itertuples(index=False, name=None)]
         frames += [frame for frame in (made, failed) if not frame.empty]
     cells = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     first = [*ROW, "fold", "seed", "status", "reason", "seconds", "source"]
@@ -80,9 +78,9 @@ def check_metrics(metrics: Sequence[str], tasks: Mapping[str, str]) -> None:
     for name in metrics:
         for dataset, task in tasks.items():
             if name not in TASK_METRICS[task]:
-                own = ", ".join(TASK_METRICS[task])
+                known = ", ".join(TASK_METRICS[task])
                 hint = did_you_mean(name, TASK_METRICS[task])
-                raise ConfigError(f"metrics = {name!r}: {dataset} is a {task}.{hint} Its metrics: {own}")
+                raise ConfigError(f"metrics = {name!r}: {dataset} is a {task}.{hint} Its metrics: {known}")
 
 
 def published_protocol(dataset: str) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def published_protocol(dataset: str) -> dict[str, Any]:
 
 def published_rows(table: int) -> pd.DataFrame:
     """The published numbers of a table: dataset, options, method, part, metric, published (as written).
-    Raises ConfigError for a table that there is not."""
+    Raises ConfigError for an unknown table."""
     rows = pd.read_csv(PUBLISHED, comment="#", keep_default_na=False)
     if table not in set(rows["table"]):
         known = "/".join(map(str, sorted(set(rows["table"]))))
@@ -116,39 +114,34 @@ def summary_frame(
         summary = summarise(group).assign(**first)
         scales = summary["metric"].map(lambda name: metric_spec(name).scale)
         frames.append(summary.assign(mean=summary["mean"] * scales, std=summary["std"] * scales))
-    lost = cells[cells["status"] == FAILED].groupby(ROW, sort=False)
-    failed = lost["reason"].agg(failed="size", reason="first").reset_index()
-    frame = pd.concat([*frames, failed.assign(part="")], ignore_index=True) if frames else failed
-    frame = _with_failures(frame, failed)
+    by_row = cells[cells["status"] == FAILED].groupby(ROW, sort=False)
+    failed = by_row["reason"].agg(failed="size", reason="first").reset_index()
+    if frames:
+        frame = _with_failures(pd.concat(frames, ignore_index=True), failed)
+    else:
+        frame = failed.assign(part=MULTI, metric="", mean=math.nan, std=math.nan, n=0, void="")
+    names = set(metrics)
     if published is not None:
         keys = ["dataset", "options", "method", "part", "metric"]
         frame = frame.merge(published, on=keys, how="left")
         frame["difference"] = frame["mean"] - frame["published"]
-    return frame[_shown(frame, metrics)].reset_index(drop=True)
+        names = names or set(frame.loc[frame["published"].notna(), "metric"])
+    names = names or {headline[0] for headline in HEADLINE_METRICS.values()}
+    shown = (frame["part"] == MULTI) | (frame["method"] == TEACHER)
+    if published is not None:
+        shown |= frame["published"].notna()
+    return frame[frame["metric"].isin(names | {""}) & shown].reset_index(drop=True)
 
 
 def _with_failures(frame: pd.DataFrame, failed: pd.DataFrame) -> pd.DataFrame:
-    """`failed` and `reason` on every row of what failed in part; a row of its own where nothing is left."""
-    own = frame.drop(columns=["failed", "reason"], errors="ignore")
-    own = own[own["part"] != ""] if "part" in own else own.iloc[:0]
-    if own.empty:
-        return failed.assign(part=MULTI, metric="", mean=math.nan, std=math.nan, n=0, void="")
-    merged = own.merge(failed, on=ROW, how="outer", sort=False, indicator="only")
-    alone = merged.pop("only") == "right_only"
-    merged.loc[alone, "part"] = merged.loc[alone, "modality"].replace("", MULTI)
-    order = {tuple(key): place for place, key in enumerate(own[ROW].drop_duplicates().to_numpy())}
-    ranks = [order.get(tuple(key), len(order)) for key in merged[ROW].to_numpy()]
-    merged = merged.assign(rank=ranks).sort_values("rank", kind="stable").drop(columns="rank")
+    """`frame` with `failed` and `reason`, and rows for what failed in all runs."""
+    merged = frame.merge(failed, on=ROW, how="left")
+    known = pd.MultiIndex.from_frame(frame[ROW])
+    lost = failed[~pd.MultiIndex.from_frame(failed[ROW]).isin(known)].sort_values(ROW)
+    if not lost.empty:
+        lost = lost.assign(part=lost["modality"].replace("", MULTI))
+        merged = pd.concat([merged, lost], ignore_index=True)
     return merged.fillna({"failed": 0, "reason": "", "metric": "", "n": 0, "void": ""})
-
-
-def _shown(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
-    published = frame["published"].notna() if "published" in frame else pd.Series(False, frame.index)
-    names = (
-        set(metrics) or set(frame.loc[published, "metric"]) or {own[0] for own in HEADLINE_METRICS.values()}
-    )
-    main = (frame["part"] == MULTI) | (frame["method"] == TEACHER)
-    return frame["metric"].isin(names | {""}) & (main | published)
 
 
 def table_frame(summary: pd.DataFrame) -> pd.DataFrame:
@@ -156,32 +149,28 @@ def table_frame(summary: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"data set": list(summary["dataset"])}
     if summary["options"].any():
         columns["options"] = list(summary["options"])
-    records = summary.to_dict(orient="records")
-    columns["method"] = [row_label(record["method"], record["modality"]) for record in records]
+    rows: list[Any] = list(summary.itertuples(index=False))
+    columns["method"] = [row_label(row.method, row.modality) for row in rows]
     columns["part"] = list(summary["part"])
-    columns["metric"] = [metric_spec(name).title() if name else ABSENT for name in summary["metric"]]
-    columns["ours"] = [_number(record, "mean") for record in records]
+    columns["metric"] = [metric_spec(row.metric).title() if row.metric else ABSENT for row in rows]
+    columns["ours"] = [_number(row.metric, row.mean, row.std) for row in rows]
     columns["runs"] = [str(int(n)) for n in summary["n"]]
     if "published" in summary:
         columns["published"] = [f"{v:g}" if math.isfinite(v) else ABSENT for v in summary["published"]]
-        columns["difference"] = [_difference(record) for record in records]
+        differences = [f"{'+' * (row.difference > 0)}{_number(row.metric, row.difference)}" for row in rows]
+        columns["difference"] = [
+            f"void: {row.void}" if row.void and text != ABSENT else text
+            for row, text in zip(rows, differences, strict=True)
+        ]
     if summary["failed"].any():
-        columns["failed"] = [f"{int(r['failed'])}: {r['reason']}" if r["failed"] else "" for r in records]
+        columns["failed"] = [f"{int(row.failed)}: {row.reason}" if row.failed else "" for row in rows]
     return pd.DataFrame(columns)
 
 
-def _number(record: Mapping[Any, Any], key: str, sign: str = "") -> str:
-    value, scale = record[key], metric_spec(record["metric"]).scale
-    if not math.isfinite(value):
-        return ABSENT
-    std = record["std"] / scale if key == "mean" else math.nan
-    return f"{sign if value > 0 else ''}{format_value(record['metric'], value / scale, std)}"
-
-
-def _difference(record: Mapping[Any, Any]) -> str:
-    if not math.isfinite(record["difference"]):
-        return ABSENT
-    return f"void: {record['void']}" if record["void"] else _number(record, "difference", "+")
+def _number(metric: str, value: float, std: float = math.nan) -> str:
+    """A number in the metric's scale as text."""
+    scale = metric_spec(metric).scale if math.isfinite(value) else 1.0
+    return format_value(metric, value / scale, std / scale)
 
 
 def write_results(
