@@ -224,7 +224,7 @@ class Configuration:
         """The resolved configuration as plain data: saved with every report, enough to rerun."""
 
         def plain(settings: BaseModel | None) -> Tree | None:
-            return settings and settings.model_dump(mode="json")
+            return settings.model_dump(mode="json") if settings else None
 
         methods = {
             name: {"algorithm": m.algorithm, **m.parameters}
