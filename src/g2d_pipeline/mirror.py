@@ -76,8 +76,8 @@ class Mirror:
             complete = json.dumps({"files": files, "card": card}).encode()
             self.fs.pipe_file(self._place(f"{name}/{COMPLETE}"), complete)
             kept = {object_name(file, version) for file, (_, version) in files.items()}
-            old = {object_name(file, version) for file, (_, version) in before.items()} - kept
-            self.fs.rm([self._place(f"{name}/{one}") for one in old]) if old else None
+            if old := {object_name(file, version) for file, (_, version) in before.items()} - kept:
+                self.fs.rm([self._place(f"{name}/{file}") for file in old])
         with suppress(OSError), atomic_write(note) as path:
             path.write_text(json.dumps(state), encoding="utf-8")
 

@@ -38,20 +38,20 @@ def resolve(
             f"unknown dataset '{run.dataset}'.{did_you_mean(run.dataset, datasets)} "
             f"Known: {', '.join(sorted(datasets))}. A new one is one file conf/base/parameters_<name>.yml.",
         )
-    where = ("datasets", run.dataset)
-    tree: Tree = checked(dict[str, Any], datasets[run.dataset], where, origins)
+    path = ("datasets", run.dataset)
+    tree: Tree = checked(dict[str, Any], datasets[run.dataset], path, origins)
     name_sections(tree)
     raw = copy.deepcopy(tree.get("raw", {}))
     changes = {key: value for key, value in overrides.items() if key == "raw_dir"}
     changes |= overrides["raw"] if isinstance(overrides.get("raw"), dict) else {}
-    for path, _ in leaves(changes):
-        origins.note(*where, "raw", *path)
+    for key, _ in leaves(changes):
+        origins.note(*path, "raw", *key)
     raw = merge(raw, changes) if isinstance(raw, dict) else raw
     if "raw" not in tree and "layout" not in changes:  # perhaps misspelt
         known = {key: value for key, value in tree.items() if key not in BESIDE}
-        checked(config.DatasetSettings, known, where, origins, tree.get("task"))
-    settings = checked(config.LayoutSettings, raw, (*where, "raw"), origins)
-    _connect(settings.raw_dir, run, project, (*where, "raw", "raw_dir"), origins)
+        checked(config.DatasetSettings, known, path, origins, tree.get("task"))
+    settings = checked(config.LayoutSettings, raw, (*path, "raw"), origins)
+    _connect(settings.raw_dir, run, project, (*path, "raw", "raw_dir"), origins)
     source, root = locate(settings, run.source)
     simulated = tree.pop("sample", None) or {}
     shrunk = bool(simulated) and source == "sample"
@@ -61,11 +61,11 @@ def resolve(
     trees = {name: _method_tree(name, methods, changes, origins) for name in run.students}
     draft = Draft(run, tree, smp, teacher, trees, origins)
     draft.override(overrides)
-    dataset: config.DatasetSettings = checked(config.DatasetSettings, tree, where, origins, tree.get("task"))
+    dataset: config.DatasetSettings = checked(config.DatasetSettings, tree, path, origins, tree.get("task"))
     dataset = dataset.model_copy(update={"raw": find_layout(dataset.raw, root).with_folds()})
     _check_run(run, dataset, origins)
     teacher = merge(dataset.training.model_dump(), teacher)
-    teacher_training = checked(config.TrainingSettings, teacher, (*where, "teacher"), origins, dataset.task)
+    teacher_training = checked(config.TrainingSettings, teacher, (*path, "teacher"), origins, dataset.task)
     configured = {name: _method(name, draft, dataset) for name in trees}
     if draft.smp_keys and not any(m.smp for m in configured.values()):
         fault = f"belong to SMP, which {', '.join(trees) or 'unimodal'} does not use"
@@ -80,7 +80,7 @@ def resolve(
 
 
 def _connect(
-    place: str, run: config.RunSettings, project: Path, where: tuple[str, ...], origins: Origins
+    place: str, run: config.RunSettings, project: Path, path: tuple[str, ...], origins: Origins
 ) -> None:
     """List a raw folder that is a URL. Raises ConfigError, naming file and key, where that fails."""
     if not is_remote(place) or run.source == "sample":
@@ -92,7 +92,7 @@ def _connect(
         config.refuse_secrets(place, "raw_dir")
         connect(place, folder, storage.options, storage.cache_gb * 1e9, keep)
     except ValueError as error:
-        raise origins.mistake(where, f"raw_dir: {error}") from error
+        raise origins.mistake(path, f"raw_dir: {error}") from error
 
 
 def _check_run(run: config.RunSettings, dataset: config.DatasetSettings, origins: Origins) -> None:
@@ -112,12 +112,12 @@ def check_kinds(configuration: Configuration) -> None:
             continue
         from g2d_pipeline.features.kinds import kind_class
 
-        where = ("datasets", configuration.run.dataset, "modalities", modality)
+        path = ("datasets", configuration.run.dataset, "modalities", modality)
         try:
             settings_class = kind_class(s.kind).settings_class
         except ConfigError as error:
-            raise origins.mistake((*where, "kind"), f"modality {modality}: {error}") from error
-        checked(settings_class, {**s.options, "kind": s.kind}, (*where, "options"), origins)
+            raise origins.mistake((*path, "kind"), f"modality {modality}: {error}") from error
+        checked(settings_class, {**s.options, "kind": s.kind}, (*path, "options"), origins)
 
 
 def check_encoders(configuration: Configuration) -> None:
@@ -129,8 +129,8 @@ def check_encoders(configuration: Configuration) -> None:
             try:
                 load_encoder(name)
             except ConfigError as error:
-                where = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
-                raise configuration.origins.mistake(where, f"modality {modality}: {error}") from error
+                path = ("datasets", configuration.run.dataset, "modalities", modality, "encoder")
+                raise configuration.origins.mistake(path, f"modality {modality}: {error}") from error
 
 
 def check_methods(configuration: Configuration) -> None:

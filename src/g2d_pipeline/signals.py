@@ -10,9 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """`number`: the signal that asked to stop, or None."""
-
-    number: int | None = None
+    number: int | None = None  # the signal that asked to stop
 
 
 _stops: defaultdict[str, Stop] = defaultdict(Stop)  # in a worker, by the run whose tasks it has; "": all
@@ -37,9 +35,9 @@ def asked_to_stop() -> bool:
 
 @contextmanager
 def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterator[Stop]:
-    """While it lasts, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one
-    acts as it always does. A signal that is ignored (nohup) stays ignored. Outside the main thread no signal
-    arrives: there it is what `ask_to_stop` says."""
+    """Inside, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one acts as
+    outside. A signal that is ignored (nohup) stays ignored. Outside the main thread no signal arrives: there
+    `ask_to_stop` is noted."""
     if threading.current_thread() is not threading.main_thread():
         yield _stops[_run]
         return
@@ -66,8 +64,7 @@ def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterat
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """What answers SIGINT, SIGTERM and an uncaught exception afterwards is what did before: a library that is
-    begun in between (Ray) sets its own."""
+    """Restore the handlers of SIGINT, SIGTERM and uncaught exceptions, which a library (Ray) sets inside."""
     hook, main = sys.excepthook, threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
     try:

@@ -34,11 +34,10 @@ Address = Annotated[str, Field(pattern=r"^\S+$")]
 class ComputeSettings(Strict):
     """Never part of a fingerprint; what a training ran on is recorded in its card.
 
-    Independent work (chunks of features, teachers, students, cells of a study): `backend`, the engine that
-    runs it; `workers`, how many tasks at once (auto: as many as cores, memory or devices allow, where that is
-    faster); `address`, of a running Dask or Ray scheduler (None: one on this machine); `cells_per_gpu`,
-    trainings that share a device; `retries`, how often a task whose worker was lost is handed out again, the
-    last time alone.
+    Independent tasks (chunks of features, teachers, students, cells of a study): `backend`, their engine;
+    `workers`, how many at once (auto: as many as cores, memory or devices allow, where that is faster);
+    `address`, of a running Dask or Ray scheduler (None: one on this machine); `cells_per_gpu`, trainings that
+    share a device; `retries` of a task whose worker was lost, the last time alone.
 
     One training: `devices`, processes on each of `num_nodes` machines, a device each (auto: all); `strategy`,
     whole models that sum gradients (`ddp`) or encoders in shards (`fsdp`); `rendezvous`, host:port where
@@ -59,14 +58,14 @@ class ComputeSettings(Strict):
 
     @property
     def together(self) -> int:
-        """How many devices train together at least, as far as the settings tell."""
+        """The least number of devices that train together, by the settings alone."""
         return self.num_nodes * (1 if self.devices == "auto" else self.devices)
 
     def _problems(self) -> Iterator[str]:
         if self.address is not None and self.backend == "loky":
             yield "address is of a Dask or Ray scheduler: say backend: dask or backend: ray"
 
-    def check_training(self, training: "TrainingSettings") -> None:
+    def check_training(self, training: TrainingSettings) -> None:
         """Raise ValueError for a setting that works on whole models only, where `strategy` shards them."""
         if self.strategy != "fsdp":
             return
@@ -78,25 +77,20 @@ class ComputeSettings(Strict):
             ("compile", t.compile, "compiles whole encoders", "false"),
         ):
             if refused:
-                raise ValueError(
-                    f"{key} = {getattr(t, key)} {why}, which compute.strategy = fsdp shards. "
-                    f"Allowed: {allowed}; or compute.strategy=ddp"
-                )
+                fault = f"{key} = {getattr(t, key)} {why}, which compute.strategy = fsdp shards"
+                raise ValueError(f"{fault}. Allowed: {allowed}; or compute.strategy=ddp")
 
 
 class StorageSettings(Strict):
     """Never part of a fingerprint: none of it changes a number, but a `cache_gb` that is smaller than the
     feature store that is trained from: then `model.json` says by which windows it is shuffled.
 
-    `shard_rows`: the samples of a modality of files in one file of a feature store (auto: as many as make a
-    gigabyte); more are written as `<modality>-00000-of-00004.npy`, …
-
-    `artefacts`: a URL where finished artefacts (manifests, feature stores, models, reports) are uploaded, and
-    looked for before they are made; None: they stay in the project.
-
-    Of raw folders and artefacts behind a URL (`s3://…`): `options` of their file system (`endpoint_url`,
-    `profile`, `anon`, …), never a secret; `cache_folder`, where raw files are kept when they were read (None:
-    `data/.cache`), and `cache_gb`, how many of each raw folder and feature store, those used last."""
+    `shard_rows`: samples in one file of a modality of files in a feature store (auto: a gigabyte); more are
+    written as `<modality>-00000-of-00004.npy`, … `artefacts`: a URL where finished artefacts (manifests,
+    feature stores, models, reports) are uploaded, and looked up before they are made; None: they stay in the
+    project. Of raw folders and artefacts behind a URL (`s3://…`): `options` of their file system
+    (`endpoint_url`, `profile`, `anon`, …), never a secret; `cache_folder` of raw files (None: `data/.cache`);
+    `cache_gb`: kept of each raw folder and feature store, those used last."""
 
     shard_rows: PositiveInt | Literal["auto"] = "auto"
     artefacts: Annotated[str, Field(pattern=r"^[a-z0-9]+://\S+$")] | None = None
@@ -111,15 +105,15 @@ class StorageSettings(Strict):
         return value
 
 
-def refuse_secrets(value: Any, where: str) -> None:
+def refuse_secrets(value: Any, path: str) -> None:
     """Raise an error, without the value, where a key of settings names a secret or an address has one."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if SECRET.search(str(key)):
-                raise PydanticCustomError("secret", f"{where}.{key} would put a secret into a file: {REMEDY}")
-            refuse_secrets(inner, f"{where}.{key}")
+                raise PydanticCustomError("secret", f"{path}.{key} would put a secret into a file: {REMEDY}")
+            refuse_secrets(inner, f"{path}.{key}")
     elif isinstance(value, str) and re.search(r"://[^/]*@", value):
-        raise PydanticCustomError("secret", f"{where} has a user or a secret before its @: {REMEDY}")
+        raise PydanticCustomError("secret", f"{path} has a user or a secret before its @: {REMEDY}")
 
 
 class DatasetSettings(Strict):
