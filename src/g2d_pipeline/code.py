@@ -33,18 +33,16 @@ VERSION = f"1, Python {sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass
 class Module:
-    """`definitions`: name → (hash of its statements, names that it uses as `a.b.c` chains); "" is what runs
-    on import without a name. `imports`: local name → (module, name in it, or "" for the module itself)."""
+    """`definitions`: name → (hash of its statements, chains `a.b.c` of names that it uses); "" for statements
+    without a name. `imports`: local name → (module, name in it, or "" for the module itself)."""
 
     definitions: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class CodeGraph:
-    """The definitions of the package in folder `package`, read on demand.
-
-    `cache`: a JSON file of what was read, by content of the source files; it may be absent, and `save`
-    rewrites it."""
+    """The definitions of the package in folder `package`, read on demand. `cache`: a JSON file of what was
+    read, by content of the source files, which `save` writes."""
 
     def __init__(self, package: Path, cache: Path | None = None) -> None:
         self.package, self.cache = package, cache
@@ -52,8 +50,8 @@ class CodeGraph:
         self._read: dict[str, Any] = {}  # hash of a file → its module as plain data
 
     def fingerprint(self, entries: Iterable[str]) -> str:
-        """The hash of everything that `entries` reach: `module.name` for a definition, or a module for all of
-        it. Raises ValueError for an entry that is neither."""
+        """The hash of everything that `entries` (definitions `module.name`, or whole modules) reach. Raises
+        ValueError for another entry."""
         symbols = sorted(self.closure(entries))
         digests = [(*s, self._module(s[0]).definitions[s[1]][0]) for s in symbols]  # type: ignore[union-attr]
         folders = sorted({self._file(module).parent for module, _ in symbols})

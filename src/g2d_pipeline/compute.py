@@ -1,4 +1,4 @@
-"""Independent tasks side by side, on an engine that exists: what runs, what is lost, what is tried again."""
+"""A pool of workers for independent tasks, on one of several engines; tasks of lost workers run again."""
 
 import logging
 import os
@@ -164,8 +164,7 @@ def visible_gpus() -> list[str]:
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Call it in a thread: Dask and Ray wait for ever for a silent port. Raises what it raises, and
-    TimeoutError."""
+    """Call it in a thread: Dask and Ray wait for ever for a silent port. Raises its errors and TimeoutError."""
     result: Future[object] = Future()
 
     def run() -> None:

@@ -98,22 +98,21 @@ def checked(annotation: Any, tree: Any, above: KeyPath, origins: Origins, task: 
 def _without_tags(item: Any, tree: Any) -> KeyPath:
     """The key of a mistake: pydantic's `loc` without the names of the classes that it tried."""
     path: list[str] = []
-    loc, is_tag = item["loc"], False
-    for i, part in enumerate(loc):
-        missing = item["type"] == "missing" and i == len(loc) - 1
+    is_tag = False
+    for i, part in enumerate(item["loc"], 1):
+        missing = item["type"] == "missing" and i == len(item["loc"])
         tags = [tree.get(t) for t in TAGS] if isinstance(tree, Mapping) and not is_tag else []
-        inside = isinstance(part, int) or _holds(tree, part)
-        is_tag = not missing and (part in tags or not inside)
+        index = isinstance(part, int)
+        inside = (
+            part < len(tree)
+            if index and isinstance(tree, list)
+            else isinstance(tree, Mapping) and part in tree
+        )
+        is_tag = not missing and (part in tags or not (index or inside))
         if not is_tag:
             path.append(str(part))
-            tree = tree[part] if _holds(tree, part) else None
+            tree = tree[part] if inside else None
     return tuple(path)
-
-
-def _holds(tree: Any, part: Any) -> bool:
-    if isinstance(tree, list):
-        return isinstance(part, int) and part < len(tree)
-    return isinstance(tree, Mapping) and part in tree
 
 
 def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> str:

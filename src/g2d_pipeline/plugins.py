@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def files(package: str) -> list[str]:
-    """The names that the files of a folder give; `base` and what begins with _ is shared by several."""
+    """The names of a package's modules, except `base` and those that begin with _."""
     path = importlib.import_module(package).__path__
     return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base" and m.name[0] != "_")
 
@@ -23,11 +23,9 @@ def external(group: str) -> list[str]:
 
 
 def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
-    """The subclass of `kind` by name: a file of `package`, an entry point of `group`, or a dotted path.
-
-    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points,
-    which are read only where they must be: that takes time. Raises ConfigError for a name that leads nowhere
-    (with the nearest one), for a syntax error, and for what is, or defines, no such class."""
+    """The subclass of `kind` by name: a file of `package`, an entry point of `group` (after our files, since
+    reading them takes time), or the dotted path of a class or of a module that defines exactly one. Raises
+    ConfigError for an unknown name (with the nearest one), a syntax error, and another object."""
     role = group.rpartition(".")[2].removesuffix("s")
     target = _import(name if "." in name else f"{package}.{name}")
     if target is None:

@@ -13,23 +13,23 @@ class Stop:
     number: int | None = None  # the signal that asked to stop
 
 
-_stops: defaultdict[str, Stop] = defaultdict(Stop)  # in a worker, by the run whose tasks it has; "": all
+_stops: defaultdict[str, Stop] = defaultdict(Stop)  # in a worker, by the run of its tasks; "": all
 _run = ""
 
 
 def begin_task(run: str) -> None:
-    """Note in a worker whose task it has in hand from now on."""
+    """Note in a worker the run of its next task."""
     global _run
     _run = run
 
 
 def ask_to_stop(number: int, run: str | None = None) -> None:
-    """Ask the tasks of a run (None: the one in hand) in this process to stop, as a signal would."""
+    """Ask the tasks of a run (None: the current one) in this process to stop, as a signal would."""
     _stops[_run if run is None else run].number = number
 
 
 def asked_to_stop() -> bool:
-    """Whether the run in hand, or the whole process, is to stop."""
+    """Whether the current run, or the whole process, is to stop."""
     return any(_stops[run].number is not None for run in (_run, ""))
 
 

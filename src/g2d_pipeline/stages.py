@@ -111,8 +111,8 @@ class Plan:
             self.mirror.forget()
 
     def card(self, stage: str, run: str = "") -> dict[str, Any]:
-        """The stage card that the artefact must have; with `code=ignore`, that of one made by other code from
-        the same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
+        """The stage card that the artefact must have; with `code=ignore`, of one that other code made from the
+        same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
         if (stage, run) not in self._cards:
             c, settings = self.configuration, self._settings[stage][run]
             parameters = settings.model_dump(mode="json", exclude=RUN_OPTIONS)

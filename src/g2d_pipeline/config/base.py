@@ -46,12 +46,12 @@ ColumnNames = Annotated[list[ColumnName], BeforeValidator(split_slashes)]
 
 
 class Strict(BaseModel):
-    """Unknown keys, infinities and changes after validation are refused."""
+    """Refuses unknown keys, infinities and changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with fields that are each valid by themselves; the first one is reported."""
+        """Faults between fields that are each valid by themselves; the first one is reported."""
         yield from ()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The kinds of modality, each listed once: its features, its encoder, its augmentation in training."""
+"""The kinds of modality: features, default encoder and augmentation of each."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +21,7 @@ from pydantic import (
 from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict
 from g2d_pipeline.config.models import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
 
-# How floats are kept in the store; float16 takes half the room, and is computed with in float32.
-Stored = Literal["float32", "float16"]
+Stored = Literal["float32", "float16"]  # floats in the store; float16 is converted to float32 for training
 Range = Annotated[Positives, Field(min_length=2, max_length=2)]  # least, greatest
 
 
@@ -208,11 +207,9 @@ class AudioAugment(Strict):
 
 
 class ImageAugment(Strict):
-    """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch.
-
-    `crop`: the least and the greatest share of the area that a random resized crop keeps (published: 0.08/1);
-    `crop_ratio`: its least and greatest width ÷ height; `flip`: the probability of a left-right flip;
-    `noise`: as of audio."""
+    """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch: `crop`,
+    the range of the area that a random resized crop keeps (published: 0.08/1); `crop_ratio`: of its width ÷
+    height; `flip`: the probability of a left-right flip; `noise`: as of audio."""
 
     kind: Literal["image"] = "image"
     crop: Range | None = None
@@ -237,7 +234,7 @@ class TabularAugment(Strict):
 
 AugmentSettings = Annotated[AudioAugment | ImageAugment | TabularAugment, Field(discriminator="kind")]
 
-# the settings of its features, its encoder where none is named, and the settings of its augmentation
+# Of each kind: settings of its features, default encoder, settings of its augmentation.
 KINDS: list[tuple[type[Strict], Any, Any]] = [
     (AudioFeatures, SmallCNN(), AudioAugment),
     (ImageFeatures, SmallCNN(), ImageAugment),

@@ -88,11 +88,11 @@ class _Encoder(Strict):
 
 
 class SmallCNN(_Encoder):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a raster.
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then average pooling to `grid`².
 
-    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). With
-    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch
-    norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
+    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). `grid: 1`
+    loses positions, such as the pitch in a spectrogram, and small drifts of batch norm's running statistics
+    flip the predictions (docs/results/spoken_mnist.md)."""
 
     name: Literal["small_cnn"] = "small_cnn"
     widths: Counts = [16, 32, 64]
@@ -140,10 +140,9 @@ class MobileNetV2(_Pretrained):
 
 
 class MLP(_Encoder):
-    """Linear, `norm`, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3).
+    """Linear, `norm`, ReLU (and dropout) a width; the default is MIS-ME's table network (§5.3).
 
-    `norm`: `batch`: batch norm, `layer`: layer norm, which knows no batch (for small batches, and where
-    statistics of train do not hold elsewhere), `none`."""
+    `norm`: batch norm; layer norm, for small batches and where statistics of train do not hold; or `none`."""
 
     name: Literal["mlp"] = "mlp"
     widths: Counts = [256, 128, 64, 32, 16]
@@ -159,10 +158,9 @@ class MLP(_Encoder):
 
 
 class Transformer(_Encoder):
-    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over a sequence's steps (§4.4).
-
-    Tokens of a text have a learnt embedding in place of the convolution. `pool`: `mean` over the real steps,
-    or the `first` step (as published). Padding is masked: it changes nothing."""
+    """A 1×1 convolution (of a text: an embedding) to `width`, then `layers` × `heads` of self-attention over a
+    sequence's steps, padding masked (§4.4). `pool`: `mean` over the real steps, or the `first` step (as
+    published)."""
 
     name: Literal["transformer"] = "transformer"
     width: PositiveInt = 768
@@ -178,10 +176,8 @@ class Transformer(_Encoder):
 
 
 class Bag(_Encoder):
-    """The mean of a text's tokens, learnt embeddings `width` wide; then linear, ReLU a width of `widths`.
-
-    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
-    of all. `dropout`: of the mean, and after every layer."""
+    """The mean of a text's token embeddings, `width` wide (0 without tokens); then linear, ReLU a width of
+    `widths`, which may be empty. D is the last width of all. `dropout`: of the mean, and after every layer."""
 
     name: Literal["bag"] = "bag"
     width: PositiveInt = 64
@@ -200,8 +196,8 @@ ENCODERS: dict[str, type[_Encoder]] = settings_by_name(EncoderSettings)
 
 
 class _Fusion(Strict):
-    """`unimodal_readout`: how one modality is read from it; `paper` (A.5) or the authors' `code`. They
-    differ in what stands in for the other modalities and in the share of the bias (see each class)."""
+    """`unimodal_readout`: the prediction from one modality, of the `paper` (A.5) or of the authors' `code`,
+    which differ in the stand-in for the other modalities and in the share of the bias (see each class)."""
 
     unimodal_readout: Literal["paper", "code"] = "paper"
 
@@ -254,10 +250,10 @@ class CrossAttention(_Fusion):
 class Shared(_Fusion):
     """One head for all modalities (equal widths), the fusion of MLA and ReconBoost.
 
-    `width`: where encoders differ in width, features are projected to this or the `greatest` one (left out:
-    refused). `hidden`: widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of
-    the modalities' logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: as MLA's
-    code does it, with one weight for the whole batch."""
+    `width`: encoders of other widths are projected to this or the `greatest` one (None: refused). `hidden`:
+    widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of the modalities'
+    logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: with one weight for the
+    whole batch, as in MLA's code."""
 
     name: Literal["shared"] = "shared"
     width: PositiveInt | Literal["greatest"] | None = None
