@@ -102,13 +102,9 @@ def _without_tags(item: Any, tree: Any) -> KeyPath:
     for i, part in enumerate(item["loc"], 1):
         missing = item["type"] == "missing" and i == len(item["loc"])
         tags = [tree.get(t) for t in TAGS] if isinstance(tree, Mapping) and not is_tag else []
-        index = isinstance(part, int)
-        inside = (
-            part < len(tree)
-            if index and isinstance(tree, list)
-            else isinstance(tree, Mapping) and part in tree
-        )
-        is_tag = not missing and (part in tags or not (index or inside))
+        keys = tree if isinstance(tree, Mapping) else range(len(tree)) if isinstance(tree, list) else ()
+        inside = part in keys
+        is_tag = not missing and (part in tags or not (inside or isinstance(part, int)))
         if not is_tag:
             path.append(str(part))
             tree = tree[part] if inside else None

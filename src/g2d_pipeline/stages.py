@@ -111,7 +111,7 @@ class Plan:
             self.mirror.forget()
 
     def card(self, stage: str, run: str = "") -> dict[str, Any]:
-        """The stage card that the artefact must have; with `code=ignore`, of one that other code made from the
+        """The stage card that the artefact must have; with `code=ignore`, one that other code made from the
         same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
         if (stage, run) not in self._cards:
             c, settings = self.configuration, self._settings[stage][run]

@@ -207,8 +207,8 @@ class AudioAugment(Strict):
 
 
 class ImageAugment(Strict):
-    """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch: `crop`,
-    the range of the area that a random resized crop keeps (published: 0.08/1); `crop_ratio`: of its width ÷
+    """Random changes of a training batch of images `[B, C, H, W]`, for each sample in each epoch: `crop`, the
+    range of the area that a random resized crop keeps (published: 0.08/1); `crop_ratio`: of its width ÷
     height; `flip`: the probability of a left-right flip; `noise`: as of audio."""
 
     kind: Literal["image"] = "image"

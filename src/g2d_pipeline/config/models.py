@@ -142,7 +142,8 @@ class MobileNetV2(_Pretrained):
 class MLP(_Encoder):
     """Linear, `norm`, ReLU (and dropout) a width; the default is MIS-ME's table network (§5.3).
 
-    `norm`: batch norm; layer norm, for small batches and where statistics of train do not hold; or `none`."""
+    `norm`: `batch` norm; `layer` norm, for small batches and where statistics of train do not hold; or
+    `none`."""
 
     name: Literal["mlp"] = "mlp"
     widths: Counts = [256, 128, 64, 32, 16]
@@ -158,9 +159,8 @@ class MLP(_Encoder):
 
 
 class Transformer(_Encoder):
-    """A 1×1 convolution (of a text: an embedding) to `width`, then `layers` × `heads` of self-attention over a
-    sequence's steps, padding masked (§4.4). `pool`: `mean` over the real steps, or the `first` step (as
-    published)."""
+    """A 1×1 convolution (of a text: an embedding) to `width`, then `layers` × `heads` of self-attention over
+    the steps, padding masked (§4.4). `pool`: `mean` over the real steps, or the `first` (as published)."""
 
     name: Literal["transformer"] = "transformer"
     width: PositiveInt = 768
@@ -177,7 +177,7 @@ class Transformer(_Encoder):
 
 class Bag(_Encoder):
     """The mean of a text's token embeddings, `width` wide (0 without tokens); then linear, ReLU a width of
-    `widths`, which may be empty. D is the last width of all. `dropout`: of the mean, and after every layer."""
+    `widths`, which may be empty. D is the last width. `dropout`: of the mean, and after every layer."""
 
     name: Literal["bag"] = "bag"
     width: PositiveInt = 64

@@ -60,8 +60,9 @@ class IngestSettings(_Stage):
     @property
     def runs(self) -> dict[str, Self]:
         """Name of a split → the settings of its manifest; a single one has the name ""."""
-        splits = {name: {"raw": raw, "splits": {}} for name, raw in self.splits.items()}
-        return {name: self.model_copy(update=split) for name, split in splits.items()} or {"": self}
+        return {
+            name: self.model_copy(update={"raw": raw, "splits": {}}) for name, raw in self.splits.items()
+        } or {"": self}
 
 
 class FeaturizeSettings(_Stage):
