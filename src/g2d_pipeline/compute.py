@@ -164,7 +164,7 @@ def visible_gpus() -> list[str]:
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Call it in a thread: Dask and Ray wait forever for a silent port. Raises its errors, or TimeoutError."""
+    """Call in a thread: Dask and Ray wait forever for a silent port. Raises its errors, or TimeoutError."""
     result: Future[object] = Future()
 
     def run() -> None:
