@@ -156,7 +156,7 @@ def automatic(plan: Plan, stage: str, cores: int) -> int:
 def seconds_of(run: TeacherRun | StudentRun, meta: dict[str, Any]) -> float:
     """CPU seconds that a training takes, at least."""
     rows: int = meta["counts"]["train"]
-    numbers = sum(math.prod(meta["modalities"][m]["shape"]) for m in _encoders(run))
+    numbers = sum(math.prod(meta["modalities"][m]["shape"]) for m in run.encoders)
     size: int = rows if run.training.batch_size == "auto" else run.training.batch_size
     return float(run.training.epochs * (math.ceil(rows / size) * STEP + rows * numbers * NUMBER))
 
@@ -167,17 +167,12 @@ def bytes_of(run: TeacherRun | StudentRun, store: FeatureStore) -> float:
     from g2d_pipeline.training.capacity import kept_bytes
     from g2d_pipeline.training.recipes import describe_architecture
 
-    encoders = _encoders(run)
     augment = {run.modality: run.augment} if isinstance(run, TeacherRun) else run.augment
     fusion = "late" if isinstance(run, TeacherRun) else run.fusion
-    data = Data.from_store(store, run.target, augment).only(*encoders)
-    architecture = describe_architecture(data, encoders, fusion, None)
+    data = Data.from_store(store, run.target, augment).only(*run.encoders)
+    architecture = describe_architecture(data, run.encoders, fusion, None)
     weights, kept = kept_bytes(architecture, data, run.training)
     return PROCESS + STATES * weights + 2 * kept
-
-
-def _encoders(run: TeacherRun | StudentRun) -> dict[str, Any]:
-    return {run.modality: run.encoder} if isinstance(run, TeacherRun) else run.encoders
 
 
 def memory_size() -> float:

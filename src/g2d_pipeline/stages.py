@@ -249,11 +249,8 @@ def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> 
     if stage in ("featurize", "data_report") or again:
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     for run in runs:
-        if isinstance(run, TeacherRun):
-            yield "models.encoders", run.encoder.name
-            yield "models.fusions", "late"
-        if isinstance(run, StudentRun):
+        if isinstance(run, TeacherRun | StudentRun):
             yield from (("models.encoders", encoder.name) for encoder in run.encoders.values())
-            yield "models.fusions", run.fusion.name
+            yield "models.fusions", run.fusion.name if isinstance(run, StudentRun) else "late"
         if isinstance(run, StudentRun) and not again:
             yield "methods", run.algorithm

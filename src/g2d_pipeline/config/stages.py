@@ -85,6 +85,10 @@ class TeacherRun(_Training):
     encoder: EncoderSettings
     augment: AugmentSettings | None = None
 
+    @property
+    def encoders(self) -> dict[str, Any]:
+        return {self.modality: self.encoder}
+
 
 class StudentRun(_Training):
     """One student to train: everything that fixes its weights, beside its teachers."""
