@@ -12,10 +12,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configure_project("g2d_pipeline")
     from g2d_pipeline.cli import cli
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
-        words = ["run", *words]
-    cli(words)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
+        arguments = ["run", *arguments]
+    cli(arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Trained models on disk: open formats only, readable without the code that trained them.
+"""Trained models on disk, in open formats.
 
 A folder holds `model.safetensors`, `model.json`, `history.parquet`, `predictions.parquet` and
-`outputs/*.npy`: arrays that are written and read through memory maps, whatever the number of samples. Nothing
-here imports torch before weights are asked for."""
+`outputs/*.npy`: arrays that are written and read through memory maps. torch is imported for weights alone."""
 
 from __future__ import annotations
 
@@ -30,15 +29,15 @@ if TYPE_CHECKING:
     from g2d_pipeline.models import MultimodalModel
 
 
-CHECKPOINTS = "checkpoints"  # the folder of a training's checkpoints, beside these files while it runs
+CHECKPOINTS = "checkpoints"  # the folder of a running training's checkpoints
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model just trained. `info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a
-    row an epoch; `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`:
-    named arrays over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n, D]`,
-    `logits/<part>` `[n, C]`, `confidence/<part>` `[n]`)."""
+    """`info`: architecture, method, seed, selection, metrics, … as JSON; `history`: a row an epoch;
+    `predictions`: long, `sample_id, split, part, target, prediction, confidence`; `outputs`: named arrays
+    over n samples (`row` `[n]`: their rows of the store, ascending; `feature/<m>` `[n, D]`, `logits/<part>`
+    `[n, C]`, `confidence/<part>` `[n]`)."""
 
     model: MultimodalModel
     info: dict[str, Any]
@@ -49,8 +48,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """What stands in the place of a trained model whose training failed: its seed, and why, in one line.
-    `message`: the same with remedies, for the log."""
+    """In place of a model whose training failed: why, in one line; `message`: with remedies, for the log."""
 
     seed: int
     reason: str
@@ -58,8 +56,7 @@ class FailedRun:
 
     @classmethod
     def from_error(cls, seed: int, error: Exception, debug: bool = False) -> FailedRun:
-        """The first line of the error's message, without the run's name, which is said beside it. `debug`:
-        the log has its traceback."""
+        """The first line of the error's message, without the run's name. `debug`: with the traceback."""
         reason = re.sub(r"^[^:]*, seed ?\d+: ", "", next(iter(str(error).splitlines()), ""))
         message = str(error)
         if not isinstance(error, TrainingError):
@@ -69,7 +66,7 @@ class FailedRun:
 
 
 def write_trained(folder: Path, trained: Trained) -> None:
-    """Write the files of a trained model into `folder`, which exists; publishing it is the caller's."""
+    """Write the files of a trained model into `folder`, which exists."""
     from safetensors.torch import save_file
 
     weights = {k: v.contiguous() for k, v in trained.model.state_dict().items()}
@@ -85,7 +82,7 @@ def write_trained(folder: Path, trained: Trained) -> None:
 
 
 def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """A memory-mapped float32 array where `write_trained` would put it, for what exceeds memory."""
+    """A memory-mapped float32 array at the path of `write_trained`, for outputs larger than memory."""
     file = _output_file(folder, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     with room_for(4 * math.prod(shape), file):
@@ -96,19 +93,19 @@ def new_output(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[n
 
 
 def reserve(file: IO[bytes], size: int) -> None:
-    """Take room for `size` bytes of a file that a memory map will write: on a full disk, writing through the
-    map would kill the process without a word. Raises OSError."""
+    """Allocate `size` bytes of a file that a memory map will write: on a full disk, writing through the map
+    would kill the process (SIGBUS). Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, max(size, 1))
 
 
 @contextmanager
-def room_for(size: int, where: Path) -> Iterator[None]:
+def room_for(size: int, path: Path) -> Iterator[None]:
     """An OSError inside names the file or folder, and the size."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} ({size / 2**20:.1f} MiB wanted)", str(where)) from None
+        raise OSError(error.errno, f"{error.strerror} ({size / 2**20:.1f} MiB wanted)", str(path)) from None
 
 
 def _output_file(folder: Path, name: str) -> Path:
@@ -117,7 +114,7 @@ def _output_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class TrainedFolder:
-    """A trained model on disk, each part read when asked for. Raises DataError where a file is missing."""
+    """A trained model on disk, read lazily. Raises DataError where a file is missing."""
 
     path: Path
 
@@ -131,18 +128,17 @@ class TrainedFolder:
     def info(self) -> dict[str, Any]:
         return dict(json.loads(self._file("model.json").read_text()))
 
-    def _table(self, name: str) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.read_parquet(self._file(name))
-
     @cached_property
     def history(self) -> pd.DataFrame:
-        return self._table("history.parquet")
+        import pandas as pd
+
+        return pd.read_parquet(self._file("history.parquet"))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        return self._table("predictions.parquet")
+        import pandas as pd
+
+        return pd.read_parquet(self._file("predictions.parquet"))
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
         """The named arrays, memory-mapped and read-only."""
@@ -155,12 +151,11 @@ class TrainedFolder:
 
         from g2d_pipeline.models.build import build_model
 
-        of_modality = self.info["architecture"]["modalities"]  # sorted by name: the list has their order
-        ordered = {m: of_modality[m] for m in self.info["modalities"]}
-        model = build_model(self.info["architecture"] | {"modalities": ordered})
+        architecture = self.info["architecture"]  # its modalities are sorted by name
+        ordered = {m: architecture["modalities"][m] for m in self.info["modalities"]}
+        model = build_model(architecture | {"modalities": ordered})
         model.load_state_dict(load_file(self._file("model.safetensors")))
         return model.eval()
 
 
-Models = dict[str, TrainedFolder | FailedRun]
-"""Run → trained model, or why there is none."""
+Models = dict[str, TrainedFolder | FailedRun]  # by run

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +22,7 @@ LIBRARIES = ("kedro", "numpy", "pandas", "tokenizers", "torch", "torchaudio", "t
 
 @dataclass(frozen=True)
 class Clock:
-    """Wall and CPU seconds since it was started (children's CPU time included)."""
+    """Wall and CPU seconds since `start` (CPU time of child processes included)."""
 
     wall: float
     cpu: float
@@ -42,16 +42,14 @@ def versions() -> dict[str, str]:
     """The versions of Python, of this library and of the libraries that shape its numbers."""
     installed = {"python": platform.python_version()}
     for name in ("g2d-pipeline", *LIBRARIES):
-        try:
+        installed[name] = "not installed"
+        with suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            installed[name] = "not installed"
     return installed
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The stage card of a folder, or None where there is none that can be read (torn by a crash of the disk:
-    the artefact counts as absent and is made again)."""
+    """The stage card of a folder; None where there is none, or a torn one: the artefact counts as absent."""
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -61,7 +59,7 @@ def read_card(folder: Path) -> dict[str, Any] | None:
 
 def write_card(folder: Path, card: dict[str, Any], clock: Clock, content: str) -> None:
     """Write the stage card, with the hash of the artefact's content, its time, the versions in use and, where
-    torch was imported, its threads: another number of them is another order of sums."""
+    torch is imported, its number of threads, which decides the order of sums."""
     torch = sys.modules.get("torch")
     threads = {} if torch is None else {"threads": torch.get_num_threads()}
     card = card | {"content": content, **threads} | clock.read() | {"versions": versions()}
@@ -82,17 +80,15 @@ def is_fresh(folder: Path, expected: str) -> bool:
     return card is not None and card.get("fingerprint") == expected
 
 
-def require_fresh(folder: Path, expected: str, what: str) -> None:
+def require_fresh(folder: Path, expected: str, name: str) -> None:
     """Raise DataError unless the artefact is there and fresh: a stale one is never read."""
     if not is_fresh(folder, expected):
-        raise DataError(
-            f"{what}: {folder} does not hold the artefact {expected}. "
-            "`kedro run` without --nodes and the like makes what is missing."
-        )
+        remedy = "`kedro run` without --nodes and the like makes what is missing."
+        raise DataError(f"{name}: {folder} does not hold the artefact {expected}. {remedy}")
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where the artefact `folder` is written before it is whole."""
+    """The folder in which the artefact `folder` is written before it is whole."""
     return folder.with_name(folder.name + ".partial")
 
 
@@ -107,9 +103,9 @@ def whole_folder(
     """Write an artefact so that it is there whole or not at all.
 
     Yields a private folder beside the final one; when the block succeeds, the stage card is added, with the
-    hash of what `content` reads, and the folder renamed into place. `keep_partial`: what a killed run left
-    there stays, for a writer that resumes from it."""
-    partial = partial_folder(folder)
+    hash of what `content` reads, and the folder renamed into place. `keep_partial`: the files of a killed run
+    stay there, for a writer that resumes from them."""
+    partial, old = partial_folder(folder), folder.with_name(folder.name + ".old")
     if not keep_partial:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
@@ -122,7 +118,6 @@ def whole_folder(
     write_card(partial, card, clock, content(partial))
     for file in partial.rglob("*"):
         _sync(file)
-    old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)

@@ -21,12 +21,11 @@ from g2d_pipeline.files import atomic_write, content_hash, fingerprint
 
 logger = logging.getLogger(__name__)
 
-Symbol = tuple[str, str]  # (module without the package's name, definition; "": all of the module)
-# What a stage shows or logs, where it runs and how its files are fetched, changes no artefact; settings in
-# use are entry points, the others do not matter.
+Symbol = tuple[str, str]  # (module without the package's name, definition; "": what runs on import)
 DATA = (".j2", ".css", ".csv", ".txt", ".json")  # files beside a module that it reads: templates, lists
+# Modules that change no artefact: what a stage shows or logs, where it runs, how its files are fetched.
 PRESENTATION = ("", "code", "compute", "engines", "progress", "remote", "signals", "training.logs")
-SETTINGS = "config"
+SETTINGS = "config."  # followed from within alone: settings in use are entry points
 LARGE = 2000  # modules in a cache, from which on those that were not read this time are dropped
 PACKAGE_NAME = __name__.partition(".")[0]
 VERSION = f"1, Python {sys.version_info.major}.{sys.version_info.minor}"
@@ -34,18 +33,16 @@ VERSION = f"1, Python {sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass
 class Module:
-    """`definitions`: name → (hash of its statements, names that it uses as `a.b.c` chains); "" is what runs
-    on import without a name. `imports`: local name → (module, name in it, or "" for the module itself)."""
+    """`definitions`: name → (hash of its statements, chains `a.b.c` of names that it uses); "" for statements
+    without a name. `imports`: local name → (module, name in it, or "" for the module itself)."""
 
     definitions: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class CodeGraph:
-    """The definitions of the package in folder `package`, read on demand.
-
-    `cache`: a JSON file of what was read, by content of the source files; it may be absent, and `save`
-    rewrites it."""
+    """The definitions of the package in folder `package`, read on demand. `cache`: a JSON file of what was
+    read, by content of the source files, which `save` writes."""
 
     def __init__(self, package: Path, cache: Path | None = None) -> None:
         self.package, self.cache = package, cache
@@ -53,8 +50,8 @@ class CodeGraph:
         self._read: dict[str, Any] = {}  # hash of a file → its module as plain data
 
     def fingerprint(self, entries: Iterable[str]) -> str:
-        """The hash of everything that `entries` reach: `module.name` for a definition, or a module for all of
-        it. Raises ValueError for an entry that is neither."""
+        """The hash of everything that `entries` (definitions `module.name`, or whole modules) reach. Raises
+        ValueError for another entry."""
         symbols = sorted(self.closure(entries))
         digests = [(*s, self._module(s[0]).definitions[s[1]][0]) for s in symbols]  # type: ignore[union-attr]
         folders = sorted({self._file(module).parent for module, _ in symbols})
@@ -67,14 +64,14 @@ class CodeGraph:
         reached: set[Symbol] = set()
         waiting = [symbol for entry in entries for symbol in self._entry(entry)]
         while waiting:
-            symbol = waiting.pop()
-            module = self._module(symbol[0])
-            if symbol in reached or module is None or symbol[1] not in module.definitions:
+            source, name = symbol = waiting.pop()
+            module = self._module(source)
+            if symbol in reached or module is None or name not in module.definitions:
                 continue
             reached.add(symbol)
-            waiting += [] if not symbol[1] or "" not in module.definitions else [(symbol[0], "")]
-            for chain in module.definitions[symbol[1]][1]:
-                waiting += [s for s in self._resolve(symbol[0], chain) if self._followed(symbol[0], s[0])]
+            waiting.append((source, ""))
+            targets = (s for chain in module.definitions[name][1] for s in self._resolve(source, chain))
+            waiting += [s for s in targets if self._followed(source, s[0])]
         return reached
 
     def has(self, module: str) -> bool:
@@ -82,7 +79,7 @@ class CodeGraph:
         return self._module(module) is not None
 
     def save(self) -> None:
-        """Write the cache, if something new was read. One that cannot be written is done without."""
+        """Write the cache, if something new was read; log where it can not be written."""
         if self.cache is None or self._read.keys() <= self._cached.keys():
             return
         try:
@@ -94,43 +91,30 @@ class CodeGraph:
 
     @staticmethod
     def _followed(source: str, target: str) -> bool:
-        if target in PRESENTATION:
-            return False
-        return not _inside(target, SETTINGS) or _inside(source, SETTINGS)
+        settings = f"{target}.".startswith(SETTINGS) and not f"{source}.".startswith(SETTINGS)
+        return target not in PRESENTATION and not settings
 
     def _entry(self, entry: str) -> list[Symbol]:
-        if self._module(entry) is not None:
-            return self._whole(entry)
-        module, _, name = entry.rpartition(".")
-        if not (symbols := self._resolve(module, name)):
+        module, _, name = (entry, "", "") if self.has(entry) else entry.rpartition(".")
+        symbols = self._resolve(module, name)
+        if name and not symbols:
             raise ValueError(f"{entry} is neither a module nor a definition of {self.package}")
         return symbols
 
-    def _whole(self, name: str) -> list[Symbol]:
-        module = self._module(name)
-        return [(name, definition) for definition in module.definitions] if module is not None else []
-
     def _resolve(self, name: str, chain: str) -> list[Symbol]:
-        """The package's definitions that `chain`, as used in the module `name`, stands for."""
+        """The package's definitions that `chain`, as used in the module `name`, means; "": all of it."""
         module = self._module(name)
         head, _, rest = chain.partition(".")
         if module is None:
             return []
+        if not head:
+            return [(name, definition) for definition in module.definitions]
         if head in module.definitions:
             return [(name, head)]
-        if head not in module.imports:  # a module of a package
-            return self._whole_or_member(f"{name}.{head}".removeprefix("."), rest)
-        target, attribute = module.imports[head]
-        if (target, attribute) == (name, head):  # a package imports its own module
-            return self._whole_or_member(f"{name}.{head}", rest)
-        if not attribute:
-            return self._whole_or_member(target, rest)
-        return self._resolve(target, f"{attribute}.{rest}".rstrip("."))
-
-    def _whole_or_member(self, module: str, rest: str) -> list[Symbol]:
-        if self._module(module) is None:
-            return []
-        return self._resolve(module, rest) if rest else self._whole(module)
+        target, attribute = module.imports.get(head, (name, head))
+        if (target, attribute) == (name, head):  # a module of this package
+            return self._resolve(f"{name}.{head}".removeprefix("."), rest)
+        return self._resolve(target, f"{attribute}.{rest}".strip("."))
 
     def _module(self, name: str) -> Module | None:
         if name not in self._modules:
@@ -157,14 +141,12 @@ class CodeGraph:
             content = json.loads(self.cache.read_bytes()) if self.cache is not None else {}
             return dict(content["files"]) if content.get("version") == VERSION else {}
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
-            return {}  # absent or torn: it is made anew
+            return {}  # absent or torn
 
 
 def external_fingerprint(name: str, group: str) -> str:
-    """The hash of the file of an external plug-in: an entry point's of `group`, or a module's or class's
-    dotted path.
-
-    Nothing is imported but the module's parents. A name that leads nowhere is reported where it is loaded."""
+    """The hash of the file of an external plug-in: an entry point of `group`, or the dotted path of a module
+    or class; of an unknown one its name. Only the module's parents are imported."""
     module = next((e.module for e in metadata.entry_points(group=group) if e.name == name), name)
     try:
         spec = util.find_spec(module) or util.find_spec(module.rpartition(".")[0])
@@ -183,15 +165,13 @@ def _parse(file: Path, content: bytes) -> ast.Module:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from error
 
 
-def _inside(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
 # ----------------------------------------------------------------------------------------- reading one module
 def _read_module(tree: ast.Module, name: str, is_package: bool) -> Module:
     module, statements = Module(), dict[str, list[ast.stmt]]()
     for statement in tree.body:
-        if _is_docstring(statement) or _is_type_checking(statement):
+        if isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING"):
+            continue
+        if _is_docstring(statement):
             continue
         nested = [node for node in ast.walk(statement) if isinstance(node, ast.Import | ast.ImportFrom)]
         for node in nested:  # also those inside functions
@@ -215,7 +195,8 @@ def _imports(node: ast.Import | ast.ImportFrom, module: str, is_package: bool) -
         aliased = [a for a in node.names if a.asname and a.name.startswith(f"{PACKAGE_NAME}.")]
         return {str(a.asname): (a.name.removeprefix(f"{PACKAGE_NAME}."), "") for a in aliased}
     if node.level:
-        above = module.split(".")[: len(module.split(".")) - node.level + is_package]
+        parts = module.split(".")
+        above = parts[: len(parts) - node.level + is_package]
         source = ".".join([*above, *filter(None, [node.module])])
     elif node.module == PACKAGE_NAME:
         source = ""
@@ -238,10 +219,6 @@ def _is_docstring(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
-def _is_type_checking(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and ast.unparse(statement.test).endswith("TYPE_CHECKING")
-
-
 def _text(tree: ast.AST) -> str:
     """The code of a syntax tree in one canonical form, without docstrings."""
     for node in ast.walk(tree):
@@ -261,12 +238,11 @@ class _Uses(ast.NodeVisitor):
         self.chains.add(node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        parts, inner = [node.attr], node.value
+        inner: ast.expr = node
         while isinstance(inner, ast.Attribute):
-            parts.append(inner.attr)
             inner = inner.value
         if isinstance(inner, ast.Name):
-            self.chains.add(".".join([inner.id, *reversed(parts)]))
+            self.chains.add(ast.unparse(node))
         else:
             self.visit(inner)
 

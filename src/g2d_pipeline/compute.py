@@ -1,11 +1,10 @@
-"""Independent tasks side by side, on an engine that exists: what runs, what is lost, what is tried again."""
+"""A pool of workers for independent tasks, on one of several engines; tasks of lost workers run again."""
 
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from functools import partial
 from importlib.util import find_spec
 from tempfile import gettempdir
 from typing import Any, Self, TypeVar
@@ -23,12 +22,12 @@ MODULES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}  # backend →
 
 
 class Pool:
-    """Workers of `threads` threads of torch each, which begin with the first task and end with the context.
+    """Workers of `threads` threads of torch each, which begin with the first task and end with the context,
+    each in another process than this one, which outlives them.
 
     `workers`: how many (None: what `settings` says; auto: as many as cores or devices allow, or as the
-    cluster has). `on_gpus`: they share the CUDA devices, where there are some, `cells_per_gpu` of them one.
-    `set_up`: called once in each of them, before its first task. They are apart from this process, even a
-    single one: what kills it does not end this one.
+    cluster has). `on_gpus`: they share the CUDA devices, `cells_per_gpu` of them one. `set_up`: called once
+    in each worker, before its first task.
 
     Raises ConfigError where the engine is not installed, workers and threads exceed the cores or devices, the
     scheduler at `address` does not answer within `timeout`, or its workers can not be used."""
@@ -46,7 +45,7 @@ class Pool:
         if find_spec(MODULES[settings.backend]) is None:
             extra = f"it needs the extra: pip install 'g2d-pipeline[{settings.backend}]'"
             raise ConfigError(f"compute.backend = {settings.backend}: {extra}")
-        wanted = settings.workers if workers is None else workers
+        wanted, self.workers = settings.workers if workers is None else workers, 0
         self.gpus = visible_gpus() if on_gpus and settings.address is None else []
         if settings.address is None:
             self.workers = number_of_workers(settings, wanted, threads, self.gpus)
@@ -61,35 +60,37 @@ class Pool:
         self.close()
 
     def start(self) -> Any:
-        """The engine, begun where it is not yet. Raises ConfigError or G2DError where that can not be."""
+        """The engine, started where it is not yet. Raises ConfigError or G2DError where that fails."""
         if self.engine is not None:
             return self.engine
-        s, self.engine = self.settings, ENGINES[self.settings.backend]()
-        self.put_back = remember_process()
+        s, self.restore = self.settings, remember_process()
+        engine = ENGINES[s.backend](self)
         try:
             with keep_handlers():
                 if s.address is None:
-                    self.engine.open(self)
+                    engine.open()
                 else:
-                    _within(s.timeout + 1, partial(self.engine.open, self))
-            return self.engine
+                    _within(s.timeout + 1, engine.open)
         except BaseException as error:
-            self.close()
+            engine.close()
+            self.restore()
             if isinstance(error, G2DError) or not isinstance(error, Exception):
                 raise
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
             if s.address is None:
-                words = f"compute.backend = {s.backend}: it can not start, with files in {gettempdir()}"
-                raise G2DError(f"{words}: {reason}") from error
-            words = f"compute.address = {s.address}: {s.backend} can not be used there"
-            raise ConfigError(f"{words} (compute.timeout = {s.timeout:g} s): {reason}") from error
+                fault = f"it can not start, with files in {gettempdir()}: {reason}"
+                raise G2DError(f"compute.backend = {s.backend}: {fault}") from error
+            fault = f"{s.backend} can not be used there (compute.timeout = {s.timeout:g} s): {reason}"
+            raise ConfigError(f"compute.address = {s.address}: {fault}") from error
+        self.engine = engine
+        return engine
 
     def close(self) -> None:
         """End the workers: what trainings have in hand goes on from their checkpoints."""
         if self.engine is not None:
             self.engine.close()
             self.engine = None
-            self.put_back()
+            self.restore()
 
     def stop(self, number: int) -> None:
         """Pass a signal on to the tasks in hand; to be called in its handler."""
@@ -101,20 +102,19 @@ class Pool:
     ) -> Iterator[tuple[T, R | None]]:
         """(task, `function(task)`) in any order; None: its worker was lost each time that it was tried.
 
-        Tasks are taken when there is a worker for them, and none once `stopped()`. They may be tried again
-        after they were begun, `retries` times; the last time, one has the engine for itself, so that one
-        that kills its workers (for want of memory) takes no other with it. Function and tasks are pickled.
-        Raises what `function` raises."""
+        Tasks are taken when there is a worker for them, and none once `stopped()`. One whose worker was lost
+        is tried `retries` times again; the last time it has the engine for itself, so that a task that kills
+        its workers (for want of memory) takes no other with it. Function and tasks are pickled. Raises what
+        `function` raises."""
         engine, retries, running = self.start(), self.settings.retries, dict[Future[R], tuple[T, int]]()
         todo, again, last = ((task, 0) for task in tasks), list[tuple[T, int]](), list[tuple[T, int]]()
         engine.run = uuid4().hex
         while True:
             while len(running) < self.workers and not stopped():
                 entry = again.pop() if again else next(todo, None)
-                if entry is None and last and not running:
-                    entry = last.pop()
-                if entry is None:
+                if entry is None and (running or not last):
                     break
+                entry = entry or last.pop()
                 running[engine.submit(engine.run, self.threads, self.set_up, function, entry[0])] = entry
             if not running:
                 return
@@ -133,10 +133,9 @@ class Pool:
                 elif tried == retries:
                     yield task, None
                 else:
-                    logger.warning(
-                        "A worker was lost; its task is handed out again (%d/%d)", tried + 1, retries
-                    )
-                    (last if tried + 1 == retries else again).append((task, tried + 1))
+                    tried += 1
+                    logger.warning("A worker was lost; its task is handed out again (%d/%d)", tried, retries)
+                    (last if tried == retries else again).append((task, tried))
 
 
 def number_of_workers(
@@ -148,10 +147,8 @@ def number_of_workers(
     cores = joblib.cpu_count()
     most, why = cores // threads, f"× {threads} threads are more than the {cores} cores"
     if gpus and (shared := len(gpus) * settings.cells_per_gpu) < most:
-        most, why = (
-            shared,
-            f"is more than {len(gpus)} GPUs × compute.cells_per_gpu = {settings.cells_per_gpu}",
-        )
+        why = f"is more than {len(gpus)} GPUs × compute.cells_per_gpu = {settings.cells_per_gpu}"
+        most = shared
     number = max(most, 1) if wanted == "auto" else int(wanted)
     if number > most:
         raise ConfigError(f"compute.workers = {number} {why}: say compute.workers={max(most, 1)}, or auto")
@@ -167,8 +164,7 @@ def visible_gpus() -> list[str]:
 
 
 def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Call it in a thread: Dask and Ray wait for ever for a silent port. Raises what it raises, and
-    TimeoutError."""
+    """Call in a thread: Dask and Ray wait forever for a silent port. Raises its errors, or TimeoutError."""
     result: Future[object] = Future()
 
     def run() -> None:

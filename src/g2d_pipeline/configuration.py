@@ -1,8 +1,11 @@
 """All that a run is made of, resolved and validated, and the settings of each stage made from it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from g2d_pipeline import config
 from g2d_pipeline.config.layouts import RawSettings
@@ -18,8 +21,8 @@ NO_RESULT = ("rebuild", "compute", "input", "model", "retrain", "wait", "debug",
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A named method: the file that implements it, its parameters (validated by `check_methods`) and its
-    schedule. `needs_teachers: false` in its file: its students do not depend on teachers."""
+    """A method: the file that implements it, its parameters (validated by `check_methods`) and schedule.
+    `needs_teachers: false` in its file: its students do not depend on teachers."""
 
     name: str
     algorithm: str
@@ -32,7 +35,10 @@ class MethodConfig:
 
 @dataclass(frozen=True)
 class Configuration:
-    """All that a run is made of, resolved and validated (methods' own parameters: see `check_methods`)."""
+    """All that a run is made of, resolved and validated (methods' parameters: by `check_methods`).
+
+    `shrunk`: whether the dataset's `sample:` section was applied. `before`: the `files` and `overrides` that
+    it was resolved from."""
 
     run: config.RunSettings
     dataset: config.DatasetSettings
@@ -40,30 +46,30 @@ class Configuration:
     teacher_training: config.TrainingSettings
     source: Literal["raw", "sample"]
     root: Path
-    shrunk: bool  # the dataset's `sample:` section was applied
+    shrunk: bool
     notes: list[str]
     origins: Origins
     project: Path
-    before: Tree  # what it was resolved from: `files` and `overrides`
+    before: Tree
 
     @property
     def parameters(self) -> Tree:
-        """What this configuration can be resolved from again: of `files`, what belongs to its data set and
-        methods, and `overrides`; without what changes no result, such as a registry's address."""
-        files, overrides = (
-            {key: value for key, value in self.before[name].items() if key not in NO_RESULT}
-            for name in ("files", "overrides")
-        )
+        """`files` and `overrides` that this configuration can be resolved from again: only its data set and
+        methods, and nothing that changes no result, such as a registry's address."""
+        trees = {
+            name: {key: value for key, value in tree.items() if key not in NO_RESULT}
+            for name, tree in self.before.items()
+        }
         for section, names in (("datasets", [self.run.dataset]), ("methods", self.run.students)):
-            own = files.get(section) or {}
-            files[section] = {name: own[name] for name in names if name in own}
-        return {"files": files, "overrides": overrides}
+            defined = trees["files"].get(section) or {}
+            trees["files"][section] = {name: defined[name] for name in names if name in defined}
+        return trees
 
     @property
     def encoders(self) -> dict[str, Any]:
-        """Modality → the encoder of the students, of those that they use."""
-        used = self.run.use_modalities
-        return {m: s.encoder for m, s in self.dataset.modalities.items() if not used or m in used}
+        """Modality → the students' encoder, of the modalities that they use."""
+        used = self.run.use_modalities or self.dataset.modalities
+        return {m: s.encoder for m, s in self.dataset.modalities.items() if m in used}
 
     @property
     def options(self) -> config.RunOptions:
@@ -72,12 +78,12 @@ class Configuration:
 
     @property
     def weights(self) -> dict[str, Path]:
-        """Modality → the absolute path of the file that its encoder starts from, for those that name one."""
+        """Modality → the absolute path of the file that its encoder starts from, where it names one."""
         return self._files(self.encoders)
 
     @property
     def teacher_weights(self) -> dict[str, Path]:
-        """The same of its teacher's encoder."""
+        """The same of the teachers' encoders."""
         return self._files({m: s.teacher_encoder or s.encoder for m, s in self.dataset.modalities.items()})
 
     def _files(self, encoders: dict[str, Any]) -> dict[str, Path]:
@@ -86,7 +92,7 @@ class Configuration:
 
     @property
     def repeats(self) -> dict[str, tuple[int, str, Any]]:
-        """How runs' names end → seed, name of the split and its settings; see `RawSettings.repeats`."""
+        """Suffix of runs' names → seed, name of the split and its settings; see `RawSettings.repeats`."""
         raw: RawSettings = self.dataset.raw
         return {end: (s, *split) for s in self.run.seeds for end, split in raw.repeats(s).items()}
 
@@ -118,62 +124,56 @@ class Configuration:
         )
 
     def teachers(self) -> config.TeachersSettings:
-        d = self.dataset
         runs = {
             f"{m}/{end}": config.TeacherRun(
                 modality=m,
-                split=split,
-                seed=seed,
-                task=d.task,
-                target=d.target,
                 encoder=s.teacher_encoder or s.encoder,
                 augment=s.augment,
                 training=self.teacher_training,
+                **repeat,
             )
-            for end, (seed, split, _) in self.repeats.items()
-            for m, s in d.modalities.items()
+            for end, repeat in self._repeats()
+            for m, s in self.dataset.modalities.items()
         }
-        beside: dict[str, Any] = {"weights": self.teacher_weights, **self._beside}
-        return config.TeachersSettings(dataset=self.run.dataset, runs=runs, **beside)
+        return config.TeachersSettings(runs=runs, weights=self.teacher_weights, **self._training_stage())
 
     def distill(self) -> config.DistillSettings:
-        d = self.dataset
         runs = {
             f"{name}/{end}": config.StudentRun(
                 method=name,
-                algorithm=method.algorithm,
-                split=split,
-                seed=seed,
-                task=d.task,
-                target=d.target,
-                fusion=method.fusion,
+                algorithm=m.algorithm,
+                fusion=m.fusion,
                 encoders=self.encoders,
-                augment={m: d.modalities[m].augment for m in self.encoders},
-                training=method.training,
-                parameters=method.parameters,
-                smp=method.smp,
-                needs_teachers=method.needs_teachers or method.smp is not None,
+                augment={m: self.dataset.modalities[m].augment for m in self.encoders},
+                training=m.training,
+                parameters=m.parameters,
+                smp=m.smp,
+                needs_teachers=m.needs_teachers or m.smp is not None,
+                **repeat,
             )
-            for end, (seed, split, _) in self.repeats.items()
-            for name, method in self.methods.items()
+            for end, repeat in self._repeats()
+            for name, m in self.methods.items()
         }
-        beside: dict[str, Any] = {"weights": self.weights, "start": self.start, **self._beside}
-        return config.DistillSettings(dataset=self.run.dataset, runs=runs, **beside)
+        beside = {"weights": self.weights, "start": self.start, **self._training_stage()}
+        return config.DistillSettings(runs=runs, **beside)
+
+    def _repeats(self) -> Iterator[tuple[str, Tree]]:
+        """Suffix of runs' names and settings that all runs with it have."""
+        d = self.dataset
+        for end, (seed, split, _) in self.repeats.items():
+            yield end, {"split": split, "seed": seed, "task": d.task, "target": d.target}
+
+    def _training_stage(self) -> Tree:
+        """Settings of both training stages beside their runs, which fix no weights."""
+        table = self.dataset.raw if isinstance(self.dataset.raw, config.Table) else None
+        return {"dataset": self.run.dataset, "table": table, "options": self.options}
 
     @property
     def start(self) -> Path | None:
         """The file of the champion's weights that students' encoders start from, where they do (`init_from`);
-        it is there once there is a champion."""
+        it exists once there is a champion."""
         from_champion = self.run.retrain.init_from == "champion"
         return start_file(self.project, self.run.dataset) if from_champion else None
-
-    @property
-    def _beside(self) -> Tree:
-        """What training stages are given beside their runs, and fixes no weights."""
-        return {
-            "table": self.dataset.raw if isinstance(self.dataset.raw, config.Table) else None,
-            "options": self.options,
-        }
 
     def evaluate(self) -> config.EvaluateSettings:
         return config.EvaluateSettings(
@@ -187,18 +187,19 @@ class Configuration:
         )
 
     def retrain(self) -> config.RetrainRun:
-        own: dict[str, Any] = {"dataset": self.run.dataset, "source": self.source, "method": self.run.method}
-        return config.RetrainRun(**own, settings=self.run.retrain, options=self.options)
+        run, rest = self.run, {"settings": self.run.retrain, "options": self.options}
+        return config.RetrainRun(dataset=run.dataset, source=self.source, method=run.method, **rest)
 
     def check_retrain(self) -> None:
-        """Raise ConfigError where there are several splits: versions are compared on one test split; and
-        without a student."""
+        """Raise ConfigError for several splits (versions are compared on one test split), and for a method
+        without students."""
+        run = self.run
         if splits := self.ingest().splits:
-            words = f"retrain needs one split of the data, {self.run.dataset} has {len(splits)}"
-            raise self.origins.mistake(("datasets", self.run.dataset, "raw", "split"), words)
-        if self.run.method not in self.methods:
-            words = f"method = {self.run.method!r}: retrain needs a method that trains a student"
-            raise self.origins.mistake(("method",), words)
+            fault = f"retrain needs one split of the data, {run.dataset} has {len(splits)}"
+            raise self.origins.mistake(("datasets", run.dataset, "raw", "split"), fault)
+        if run.method not in self.methods:
+            fault = f"method = {run.method!r}: retrain needs a method that trains a student"
+            raise self.origins.mistake(("method",), fault)
 
     def predict(self) -> config.PredictSettings:
         """The model is the first student of `model`, left out of `method`, or the run, the registered version
@@ -212,32 +213,24 @@ class Configuration:
             folder = path
         elif not run and version is None and (self.run.model or self.run.input):
             known = [name for _, name in runs]
-            raise self.origins.mistake(
-                ("model",),
-                f"model = {name!r}: no run of this configuration.{did_you_mean(name, known)} Known: "
-                f"{', '.join(known)}; a registered version ({', '.join(ALIASES)}, or its number); or the "
-                "folder of a model.",
-            )
+            names = f"{', '.join(known)}; a registered version ({', '.join(ALIASES)}, or its number)"
+            fault = f"no run of this configuration.{did_you_mean(name, known)} Known: {names}"
+            raise self.origins.mistake(("model",), f"model = {name!r}: {fault}; or the folder of a model.")
         of_run: dict[str, Any] = {"input": self.run.input, "wait": self.run.wait, "options": self.options}
         of_run |= {"version": None if run else version, "registry": self.run.retrain.registry}
         return config.PredictSettings(dataset=self.run.dataset, stage=stage, run=run, folder=folder, **of_run)
 
     def describe(self) -> Tree:
         """The resolved configuration as plain data: saved with every report, enough to rerun."""
+
+        def plain(settings: BaseModel | None) -> Tree | None:
+            return settings.model_dump(mode="json") if settings else None
+
         methods = {
-            name: {
-                "algorithm": m.algorithm,
-                **m.parameters,
-                "fusion": m.fusion.model_dump(mode="json"),
-                "smp": m.smp.model_dump(mode="json") if m.smp else None,
-                "training": m.training.model_dump(mode="json"),
-            }
+            name: {"algorithm": m.algorithm, **m.parameters}
+            | {"fusion": plain(m.fusion), "smp": plain(m.smp), "training": plain(m.training)}
             for name, m in self.methods.items()
         }
         run = self.run.model_dump(mode="json", exclude={*NO_RESULT, *config.RunOptions.model_fields})
-        return run | {
-            "source": self.source,
-            "dataset_settings": self.dataset.model_dump(mode="json"),
-            "methods": methods,
-            "teacher": self.teacher_training.model_dump(mode="json"),
-        }
+        run |= {"source": self.source, "dataset_settings": plain(self.dataset)}
+        return run | {"methods": methods, "teacher": plain(self.teacher_training)}

@@ -1,12 +1,11 @@
-"""The errors that are meant for people: one readable message, an exit status, no traceback."""
+"""Errors for users: one readable message, an exit status, no traceback."""
 
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 POINTER = 1024  # bytes: a Git-LFS pointer has fewer
-# Keys of earlier versions.
-RENAMED = {"muted": "masked", "n_jobs": "compute.workers", "retries": "compute.retries"}
+RENAMED = {"muted": "masked", "n_jobs": "compute.workers", "retries": "compute.retries"}  # old keys
 SHOWN = 5  # offenders that a message lists; the others are counted
 
 
@@ -49,9 +48,8 @@ class InterruptedRun(G2DError):
 
 
 def is_failed_training(error: Exception) -> bool:
-    """Whether an error in the training of one run leaves other runs a chance: it diverged, did not fit into
-    memory, or its method failed on these data. What a user has to mend first (configuration, raw data, disk),
-    and an interruption, end them all."""
+    """Whether other runs go on after this error of one training: it diverged, did not fit into memory, or its
+    method failed on these data. Errors of configuration, raw data and disk, and interruptions end all."""
     return isinstance(error, TrainingError) or not isinstance(error, G2DError | OSError)
 
 
@@ -64,23 +62,19 @@ def mistake_under(error: BaseException) -> BaseException | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` with the nearest of the known words, or an empty string.
-
-    A word that differs in case or surrounding blanks alone is always recognised."""
+    """` Did you mean 'x'?` with the nearest known word, whatever its case and blanks; "" where all differ."""
     names = list(known)
     plain = {name.strip().casefold(): name for name in names}
-    close = difflib.get_close_matches(word, names, n=1)
-    renamed = RENAMED.get(word, "")
-    near = plain.get(word.strip().casefold()) or next(iter(close), None)
-    near = renamed if renamed.partition(".")[0] in names else near
+    near = plain.get(word.strip().casefold()) or next(iter(difflib.get_close_matches(word, names, n=1)), None)
+    if (renamed := RENAMED.get(word, "")).partition(".")[0] in names:
+        near = renamed
     return f" Did you mean '{near}'?" if near is not None else ""
 
 
 def enumerated(names: Iterable[str], most: int = 30) -> str:
-    """Names for a message, one after the other; of more than `most` the first and how many there are."""
-    every = list(names)
-    more = f", … ({len(every):,} in all)" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
+    """Names for a message, separated by commas; of more than `most` the first ones and their number."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names):,} in all)" if len(names) > most else "")
 
 
 def data_error(headline: str, offenders: Iterable[object], remedy: str) -> DataError:
@@ -107,7 +101,7 @@ def media_fault(path: Path | str) -> str | None:
 
 
 def content_fault(start: bytes) -> str | None:
-    """The same of a file that has been read: all of it, or its first 1024 bytes."""
+    """The same of a file's content, or of its first 1024 bytes."""
     if not start:
         return "is empty (0 bytes)"
     if start.startswith(b"version https://git-lfs") and len(start) < POINTER:

@@ -1,4 +1,4 @@
-"""Configuration mistakes in words: the file, the key, the value, what is allowed, the nearest key."""
+"""Validation errors as messages: the file, the key, the value, what is allowed, the nearest key."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,8 @@ from g2d_pipeline.errors import ConfigError, did_you_mean
 
 KeyPath = tuple[str, ...]
 COMMAND_LINE = "--params"
-WORDS = {
-    "string": "it should be text",
-    "int": "it should be a whole number",
-    "float": "it should be a number",
-    "list": "it should be a list, such as [1, 2], or 1/2 in --params",
-}  # by the type that a value should have
+EXPECTED = {"string": "text", "int": "a whole number", "float": "a number"}  # by pydantic's error type
+EXPECTED["list"] = "a list, such as [1, 2], or 1/2 in --params"
 BESIDE = ("smp", "methods", "teacher", "sample")  # sections of a data set beside its settings
 TAGS = ("name", "kind", "layout")  # keys that say which of several settings classes a section is
 
@@ -30,11 +26,8 @@ class Origins:
 
     def find(self, path: KeyPath) -> str:
         """The file that set `path`, or the nearest section above it."""
-        for depth in range(len(path), 0, -1):
-            for file, key in reversed(self.entries):
-                if key == path[:depth]:
-                    return file
-        return "parameters"
+        files = {key: file for file, key in self.entries}
+        return next((files[path[:n]] for n in range(len(path), 0, -1) if path[:n] in files), "parameters")
 
     def mistake(self, path: KeyPath, message: str) -> ConfigError:
         """The error for what is wrong with `path`, with the file that set it."""
@@ -49,9 +42,9 @@ class Origins:
 class Key:
     """A key that settings have or may have.
 
-    `is_field`: it belongs to the section's settings class; `exists`: false below a section that is null, such
-    as `augment`; `choices`: of a tag, the classes that it chooses from, by their tags; `siblings`: the tags
-    that a section gets where it is created for this key."""
+    `is_field`: of the section's settings class; `exists`: false below a section that is null, such as
+    `augment`; `choices`: of a tag, the classes that it chooses from; `siblings`: the tags of a section that
+    is created for this key."""
 
     path: KeyPath
     is_field: bool = False
@@ -87,8 +80,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins, task: str | None = None) -> Any:
-    """Validate, or raise ConfigError with a line a mistake: file, key, value, what is allowed, nearest.
+def checked(annotation: Any, tree: Any, above: KeyPath, origins: Origins, task: str | None = None) -> Any:
+    """`tree`, which stands at the key `above`, validated. Raises ConfigError with a line for each mistake.
 
     `task`: of the dataset, for settings that depend on it."""
     try:
@@ -97,30 +90,25 @@ def checked(annotation: Any, tree: Any, where: KeyPath, origins: Origins, task: 
         lines = []
         for item in error.errors():
             path = _without_tags(item, tree)
-            key = ".".join(path) or ".".join(where)
-            lines.append(f"{origins.find((*where, *path))}: {_explain(item, key, path, annotation, tree)}")
+            message = _explain(item, ".".join(path or above), path, annotation, tree)
+            lines.append(f"{origins.find((*above, *path))}: {message}")
         raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
 def _without_tags(item: Any, tree: Any) -> KeyPath:
-    """Where a mistake is: pydantic's `loc` without the names of the classes that it tried."""
+    """The key of a mistake: pydantic's `loc` without the names of the classes that it tried."""
     path: list[str] = []
-    loc, is_tag = item["loc"], False
-    for i, part in enumerate(loc):
-        missing = item["type"] == "missing" and i == len(loc) - 1
+    is_tag = False
+    for i, part in enumerate(item["loc"], 1):
+        missing = item["type"] == "missing" and i == len(item["loc"])
         tags = [tree.get(t) for t in TAGS] if isinstance(tree, Mapping) and not is_tag else []
-        inside = isinstance(part, int) or _holds(tree, part)
-        is_tag = not missing and (part in tags or not inside)
+        keys = tree if isinstance(tree, Mapping) else range(len(tree)) if isinstance(tree, list) else ()
+        inside = part in keys
+        is_tag = not missing and (part in tags or not (inside or isinstance(part, int)))
         if not is_tag:
             path.append(str(part))
-            tree = tree[part] if _holds(tree, part) else None
+            tree = tree[part] if inside else None
     return tuple(path)
-
-
-def _holds(tree: Any, part: Any) -> bool:
-    if isinstance(tree, list):
-        return isinstance(part, int) and part < len(tree)
-    return isinstance(tree, Mapping) and part in tree
 
 
 def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> str:
@@ -128,10 +116,9 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
     kind, _, fault = item["type"].partition("_")
     match item["type"]:
         case "extra_forbidden":
-            keys = [k for k in list_keys(annotation, tree) if k.is_field and k.path[:-1] == path[:-1]]
-            allowed = [k.path[-1] for k in keys]
-            if annotation is DatasetSettings and len(path) == 1:
-                allowed += BESIDE
+            keys = (k for k in list_keys(annotation, tree) if k.is_field)
+            allowed = [k.path[-1] for k in keys if k.path[:-1] == path[:-1]]
+            allowed += BESIDE if annotation is DatasetSettings and len(path) == 1 else ()
             hint = did_you_mean(path[-1], allowed)
             return f"unknown key '{key}' (value {short(value)}).{hint} Allowed: {', '.join(allowed)}"
         case "missing":
@@ -141,26 +128,26 @@ def _explain(item: Any, key: str, path: KeyPath, annotation: Any, tree: Any) -> 
         case "union_tag_not_found" | "union_tag_invalid" if isinstance(value, Mapping):
             tag = context["discriminator"].strip("'()")
             choices = next(k.choices for k in list_keys(annotation, tree) if k.path == (*path, tag))
-            word = value.get(tag)
-            state = "is missing" if word is None else f"= {short(word)} is unknown"
+            name = value.get(tag)
+            fault = "is missing" if name is None else f"= {short(name)} is unknown"
             known, other = list(filter(None, choices)), ", or the dotted path of a module" * ("" in choices)
-            return f"{key}.{tag} {state}.{did_you_mean(str(word), known)} Allowed: {', '.join(known)}{other}"
+            return f"{key}.{tag} {fault}.{did_you_mean(str(name), known)} Allowed: {', '.join(known)}{other}"
         case "too_short":
-            least, has = context["min_length"], context["actual_length"]
-            return f"{key} = {short(value)}: it needs {least} values or more, and has {has}"
+            least, length = context["min_length"], context["actual_length"]
+            return f"{key} = {short(value)}: it needs {least} values or more, and has {length}"
         case _ if value is None:
             return f"{key} is empty: give it a value (a section: its keys, indented below it), or remove it"
         case "dict_type" | "model_type" | "model_attributes_type" | "union_tag_not_found":
             return f"{key} = {short(value)}: it is a section, not one value: say {key}.<key>=…"
         case "bool_parsing" | "bool_type":
             return f"{key} = {short(value)}: say true or false"
-    message, hint = item["msg"].removeprefix("Value error, "), ""
-    message = re.sub("(Input|String) should", "It should", message)
-    if kind in WORDS and fault in ("type", "parsing", "from_float"):
-        message = WORDS[kind]
+    message, hint = re.sub("(Input|String) should", "it should", item["msg"]), ""
+    message = message.removeprefix("Value error, ")
+    if kind in EXPECTED and fault in ("type", "parsing", "from_float"):
+        message = f"it should be {EXPECTED[kind]}"
     if item["type"] == "literal_error" and isinstance(value, str):
-        words = [w.strip(" '\"") for w in str(context.get("expected")).replace(" or ", ", ").split(",")]
-        hint = did_you_mean(value, words)
+        allowed = [word.strip(" '\"") for word in re.split(",| or ", str(context.get("expected")))]
+        hint = did_you_mean(value, allowed)
     return f"{key} = {short(value)}: {message[:1].lower() + message[1:]}{hint and '.' + hint}"
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, hashes of their content, and memory-mapped pages that are let go."""
+"""Files that are whole or absent, locks, hashes of content, and the pages of memory maps."""
 
 import contextlib
 import hashlib
@@ -73,11 +73,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of what is made at `path`: a file beside it, which counts only while its process lives.
+    """Hold the lock of `path`, which is being made: a file beside it, valid while its process lives.
 
-    Where another process has it: `wait` until that has ended, with a line that says for whom, or raise
-    LockedError. Raises DataError where the folder cannot be written."""
-    from filelock import FileLock, Timeout  # dear to import, for a run with nothing to do
+    Where another process has it, log which one and `wait` for its end, or raise LockedError. Raises DataError
+    where the folder cannot be written."""
+    from filelock import FileLock, Timeout  # not at the top: too slow for a run with nothing to do
 
     file = path.with_name(f"{path.name}.lock")
     lock = FileLock(file, poll_interval=0.2)
@@ -87,7 +87,10 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            holder = f"Another run ({_text(file) or 'of an unknown process'}) is making {shown}"
+            holder = "of an unknown process"
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                holder = file.read_text("utf-8") or holder
+            holder = f"Another run ({holder}) is making {shown}"
             if not wait:
                 remedy = "Say --params wait=true to wait for it and use what it makes."
                 raise LockedError(f"{holder}. {remedy}") from None
@@ -106,24 +109,18 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def relative(path: Path, folder: Path) -> Path:
-    """`path` as seen from `folder`; as it is where it lies elsewhere."""
+    """`path` relative to `folder`; unchanged where it lies elsewhere."""
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def evaluation_set_file(project: Path, dataset: str) -> Path:
-    """Where the fixed evaluation set of a data set lies, if it has one (see `sources.evaluation_set`)."""
+    """The file of a data set's fixed evaluation set, if it has one (see `sources.evaluation_set`)."""
     return project / "data" / "09_registry" / dataset / "evaluation_set.json"
 
 
 def start_file(project: Path, dataset: str) -> Path:
-    """Where the weights of the champion lie that students start from with `init_from: champion`."""
+    """The file of the champion's weights that students start from with `init_from: champion`."""
     return project / "data" / "09_registry" / dataset / "start.safetensors"
-
-
-def _text(file: Path) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return file.read_text("utf-8")
-    return ""
 
 
 def content_hash(file: Path, digest_size: int = 16) -> str:
@@ -142,9 +139,8 @@ def fingerprint(content: Any) -> str:
 
 
 def release_pages(array: Any, resident: int = RESIDENT) -> None:
-    """Release the pages of a memory-mapped numpy array (or of the `parts` of one in shards) of more than
-    `resident` bytes, so that memory does not grow with the samples; the system's cache keeps them as long as
-    there is room."""
+    """Release the resident pages of a memory-mapped array (or of its `parts`, the shards) of more than
+    `resident` bytes; they stay in the system's page cache."""
     for part in getattr(array, "parts", (array,)) if array.nbytes > resident else ():
         memory = getattr(part, "_mmap", None)
         if memory is not None and hasattr(memory, "madvise"):  # not on Windows

@@ -1,4 +1,4 @@
-"""Around a Kedro run: mistakes in one line, locks of what a node makes, what is fresh, and the results."""
+"""Kedro's hooks: errors in one line, locks of a node's artefacts, fresh nodes, and the results."""
 
 import logging
 import sys
@@ -48,7 +48,7 @@ class ProjectHooks:
         self.configuration: Configuration | None = None
         self.project = Path()
         self.locks: dict[str, ExitStack] = {}  # by node; "retrain": of a retraining
-        self.node = ""  # that runs
+        self.node = ""  # the running one
         self.loader: ProjectConfigLoader | None = None
         self.jobs: Jobs | None = None
 
@@ -60,13 +60,12 @@ class ProjectHooks:
             raise ConfigError(f"settings.py must use ProjectConfigLoader, not {type(loader).__name__}")
         loader.project = self.project = Path(context.project_path)
         self.loader = loader
-        debug = bool((loader.runtime_params or {}).get("debug"))
         try:
             self.configuration = loader.configuration
             if self.configuration.source == "sample":
                 ensure_sample(self.configuration.dataset.raw, self.configuration.root)
         except G2DError as error:
-            if debug:
+            if (loader.runtime_params or {}).get("debug"):
                 raise
             raise Mistake(error) from None
 
@@ -78,7 +77,7 @@ class ProjectHooks:
             return
         if "gates" in pipeline.all_outputs():
             self._begin_retraining(c, catalog)
-        missing = [n.name for n in pipeline.nodes if not all(catalog.exists(o) for o in n.outputs)]
+        missing = {n.name: n for n in pipeline.nodes if not all(catalog.exists(o) for o in n.outputs)}
         fresh = [n.name for n in pipeline.nodes if n.name not in missing]
         if run_params.get("only_missing_outputs") and fresh:
             logger.info("Fresh, skipped: %s", ", ".join(fresh))
@@ -95,7 +94,7 @@ class ProjectHooks:
         self.jobs.check()
         if c.run.compute.num_nodes > 1:
             self._meet(c)
-        _check_inputs([n for n in pipeline.nodes if n.name in missing], pipeline, catalog, run_params)
+        _check_inputs(list(missing.values()), pipeline, catalog, run_params)
         check_kinds(c)
         if "train_students" in missing:
             check_methods(c)
@@ -130,8 +129,8 @@ class ProjectHooks:
 
     @hook_impl
     def before_node_run(self, node: Node, catalog: Any) -> None:
-        """Lock the artefact that a node makes, and start the clock of its stage card. (Of a set of trained
-        models, each is locked when its turn comes.)"""
+        """Lock a node's artefact, and start the clock of its stage card. (Trained models are locked one by
+        one, before each is trained.)"""
         self.node = node.name
         for d in map(catalog.get, node.outputs):
             if isinstance(d, TrainedSetDataset) and self.jobs:
@@ -139,9 +138,8 @@ class ProjectHooks:
             if not hasattr(d, "clock"):
                 continue
             if node.name not in self.locks:
-                self.locks[node.name] = ExitStack()
-                wait = d.plan.configuration.run.wait
-                self.locks[node.name].enter_context(locked(d.plan.folder(d.stage), wait))
+                lock = self.locks[node.name] = ExitStack()
+                lock.enter_context(locked(d.plan.folder(d.stage), d.plan.configuration.run.wait))
             d.clock = Clock.start()
 
     @hook_impl
@@ -152,30 +150,29 @@ class ProjectHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Show the result table where the run goes as far as `evaluate`."""
+        """Show the data report, the result table where the run goes as far as `evaluate`, and the outcome of
+        a retraining."""
         self._end_jobs()
-        self._show_data_report(pipeline, catalog)
-        if "report" in pipeline.all_outputs() and catalog.exists("report") and catalog.exists("result_table"):
+        outputs = pipeline.all_outputs()
+        if all(name in outputs and catalog.exists(name) for name in ("data_page", "data_report")):
+            self._show_data_report("report" in outputs, catalog)
+        if "report" in outputs and catalog.exists("report") and catalog.exists("result_table"):
             report = relative(catalog.get("report").filepath, self.project)
             click.echo(f"\n{catalog.load('result_table').rstrip()}\n\nReport: {report}")
-        if "gates" not in pipeline.all_outputs():
+        if "gates" not in outputs:
             self._fail_for_runs(pipeline, catalog)
-        elif "retrain" in pipeline.all_outputs():
-            self._show_retraining(catalog)
+        elif "retrain" in outputs:
+            made, promoted = catalog.load("retrain"), "version {version} is promoted ({reason})"
+            text = promoted if made["outcome"] == "promoted" else "version {champion} is kept ({reason})"
+            file = relative(catalog.get("retrain").filepath.with_suffix(".html"), self.project)
+            click.echo(f"\nRetrained: {text.format_map(made)}\nDetails: {file}")
         self._release()
-
-    def _show_retraining(self, catalog: Any) -> None:
-        outcome = catalog.load("retrain")
-        file = relative(catalog.get("retrain").filepath.with_suffix(".html"), self.project)
-        kept, promoted = (f"version {outcome[name]}" for name in ("champion", "version"))
-        words = f"{promoted} is promoted" if outcome["outcome"] == "promoted" else f"{kept} is kept"
-        click.echo(f"\nRetrained: {words} ({outcome['reason']})\nDetails: {file}")
 
     def _fail_for_runs(self, pipeline: Pipeline, catalog: Any) -> None:
         """Raise TrainingError where the training of a run failed: everything else is made by now."""
         sets = [catalog.get(name) for name in ("teachers", "students") if name in pipeline.all_outputs()]
         if sets and (failures := sets[0].plan.failures):
-            total = sum(len(one.plan.runs(one.stage)) for one in sets)
+            total = sum(len(d.plan.runs(d.stage)) for d in sets)
             names = ", ".join(f"{stage} {run}" for stage, run in failures)
             raise TrainingError(
                 f"{len(failures)} of {total} runs failed: {names}. The others are whole; the same command "
@@ -192,10 +189,9 @@ class ProjectHooks:
                 reads_raw = self.node in ("ingest_raw", "featurize_modalities")
                 cause = (RefusedData if reads_raw else G2DError)(str(cause))
             outcome = "refused" if isinstance(cause, RefusedData) else "failed"
-            about = {"dataset": self.configuration and self.configuration.run.dataset}
-            reason = str(cause) or type(cause).__name__
+            about = {"dataset": self.configuration and self.configuration.run.dataset, "outcome": outcome}
             with suppress(OSError):  # a full disk: the exit status says it, too
-                catalog.save("retrain", about | {"outcome": outcome, "reason": reason})
+                catalog.save("retrain", about | {"reason": str(cause) or type(cause).__name__})
             self._release()
             raise cause from error
         self._release()
@@ -225,28 +221,22 @@ class ProjectHooks:
             if not bundled and c.run.source != "sample":
                 absent = f"there are no raw data in {c.dataset.raw.raw_dir}"
                 why = f"{absent}, so a simulated sample stands in for them"
-            logger.warning(
-                "SAMPLE: %s. Every table, figure and artefact made from it is marked SAMPLE.%s",
-                why,
-                SHRUNK if c.shrunk else "",
-            )
+            marked = "Every table, figure and artefact made from it is marked SAMPLE."
+            logger.warning("SAMPLE: %s. %s%s", why, marked, SHRUNK if c.shrunk else "")
         if c.run.code == "ignore":
-            words = "artefacts that other versions of the code made are used, and marked so."
-            logger.warning("code=ignore: %s", words)
+            logger.warning(
+                "code=ignore: artefacts that other versions of the code made are used, and marked so."
+            )
         for note in c.notes:
             logger.info(note)
-        if c.run.compute.together > 1:
-            number = c.run.compute.devices, c.run.compute.num_nodes
-            words = "models that another number of devices has trained stay fresh"
-            logger.info("compute.devices = %s on %d machines: %s", *number, words)
+        if (compute := c.run.compute).together > 1:
+            note = "models that another number of devices has trained stay fresh"
+            logger.info("compute.devices = %s on %d machines: %s", compute.devices, compute.num_nodes, note)
 
-    def _show_data_report(self, pipeline: Pipeline, catalog: Any) -> None:
-        """Where the data report is, and its grave warnings; after a whole run, only where it has warnings."""
-        entries = ("data_page", "data_report")
-        if not all(entry in pipeline.all_outputs() and catalog.exists(entry) for entry in entries):
-            return
+    def _show_data_report(self, whole: bool, catalog: Any) -> None:
+        """Show the data report's path and grave warnings; after a whole run, only where it has warnings."""
         report = catalog.load("data_report")
-        if report["warnings"] or "report" not in pipeline.all_outputs():
+        if report["warnings"] or not whole:
             page, summary = relative(catalog.get("data_page").filepath, self.project), report["summary"]
             click.echo(f"\nData: {page}{f' ({summary})' if summary else ''}")
             for warning in report["warnings"]:
@@ -255,14 +245,10 @@ class ProjectHooks:
 
 
 def _check_inputs(nodes: list[Node], pipeline: Pipeline, catalog: Any, run_params: dict[str, Any]) -> None:
-    """Raise ConfigError where a node that will run needs what is neither made nor made in this run."""
+    """Raise ConfigError where a node that will run needs an input that is not made, and not in this run."""
     for node in nodes:
-        lacking = {
-            name: dataset.stage
-            for name in node.inputs
-            if name not in pipeline.all_outputs() and hasattr(dataset := catalog.get(name), "is_made")
-            if not dataset.is_made()
-        }
+        inputs = {name: catalog.get(name) for name in node.inputs if name not in pipeline.all_outputs()}
+        lacking = {n: d.stage for n, d in inputs.items() if hasattr(d, "is_made") and not d.is_made()}
         if lacking:
             last = max(lacking.values(), key=STAGES.index).replace("data_report", "featurize")
             typed = {k: v for k, v in run_params["runtime_params"].items() if k not in ("input", "model")}

@@ -1,4 +1,4 @@
-"""The trainings of a stage side by side: how many workers of how many threads, and their work."""
+"""Parallel trainings of a stage: how many workers of how many threads, and their work."""
 
 import json
 import logging
@@ -31,9 +31,9 @@ PROCESS, STATES = 0.6e9, 8  # bytes of a process with torch; copies of the weigh
 
 @dataclass
 class Jobs:
-    """The workers that train for a `kedro run`, started when they are first needed. What a stage gets
-    depends on its settings and data and on the machine, not on what is missing or on the load: the number of
-    threads decides about the last bits of a training."""
+    """The workers that train for a `kedro run`, started when they are first needed. Their number depends on
+    the stage's settings and data and on the machine, not on what is missing or on the load: the number of
+    threads decides the last bits of a training."""
 
     loader: ProjectConfigLoader
     pool: Trainings | None = None
@@ -63,24 +63,23 @@ class Jobs:
             raise c.origins.mistake(tuple(key.split(".")), str(error)) from None
 
     def share(self, stage: str) -> tuple[int, int]:
-        """(workers, threads of each) for a stage whose inputs are made; none: it trains in this process, with
-        torch's own number of threads."""
+        """(workers, threads of each) for a stage whose inputs are made; (0, 0): it trains in this process,
+        with torch's default number of threads."""
         if stage not in self._shares:
             import joblib
 
             s, cores = self.loader.configuration.run.compute, joblib.cpu_count()
             number = automatic(self.loader.plan, stage, cores) if s.workers == "auto" else s.workers
             alone = number == 1 and (s.address is None or s.workers == "auto")
-            if s.devices != 1 or s.num_nodes > 1 or alone:
-                self._shares[stage] = 0, 0  # one training has all devices
-            else:
-                self._shares[stage] = number, cores // number if s.address is None else 1
+            one = s.devices != 1 or s.num_nodes > 1 or alone  # one training has all devices
+            threads = cores // number if s.address is None else 1
+            self._shares[stage] = (0, 0) if one else (number, threads)
         return self._shares[stage]
 
     @contextmanager
     def __call__(self, stage: str, runs: Sequence[str]) -> Iterator[Collection[str]]:
-        """Train runs, and yield those that are made or have failed. The rest, such as one alone or one that
-        another process has locked, is the caller's, with as many threads as the others had."""
+        """Train runs, and yield those that are made or have failed. The caller trains the rest, such as a
+        single one or one that another process has locked, with as many threads as the others had."""
         number, threads = self.share(stage) if runs else (0, 0)
         if not number:
             yield ()
@@ -108,15 +107,16 @@ class Jobs:
         logger.info("%s: %d runs in %d processes of %d threads", stage, len(runs), workers, threads)
 
         def end(task: Task, outcome: Outcome) -> None:
-            if outcome.status == "failed" and not outcome.of_training:
+            failed, run = outcome.status == "failed", task.run
+            if failed and not outcome.of_training:
                 return  # it ends the whole run, when it is tried again here
-            done.add(task.run)
-            if outcome.status == "failed":
-                failed = FailedRun(seeds[task.run], outcome.reason, outcome.message or outcome.reason)
-                plan.failures[stage, task.run] = failed
-                logger.error("%s %s failed: %s", stage, task.run, failed.message)
+            done.add(run)
+            if failed:
+                message = outcome.message or outcome.reason
+                plan.failures[stage, run] = FailedRun(seeds[run], outcome.reason, message)
+                logger.error("%s %s failed: %s", stage, run, message)
             else:
-                logger.info("%s %s (%d/%d) is trained", stage, task.run, len(done), len(runs))
+                logger.info("%s %s (%d/%d) is trained", stage, run, len(done), len(runs))
 
         self.pool.train([Task(json.dumps(params, sort_keys=True), stage, run) for run in runs], end)
         plan.refresh()
@@ -156,28 +156,23 @@ def automatic(plan: Plan, stage: str, cores: int) -> int:
 def seconds_of(run: TeacherRun | StudentRun, meta: dict[str, Any]) -> float:
     """CPU seconds that a training takes, at least."""
     rows: int = meta["counts"]["train"]
-    numbers = sum(math.prod(meta["modalities"][m]["shape"]) for m in _encoders(run))
+    numbers = sum(math.prod(meta["modalities"][m]["shape"]) for m in run.encoders)
     size: int = rows if run.training.batch_size == "auto" else run.training.batch_size
     return float(run.training.epochs * (math.ceil(rows / size) * STEP + rows * numbers * NUMBER))
 
 
 def bytes_of(run: TeacherRun | StudentRun, store: FeatureStore) -> float:
-    """About what the process of a training takes: found without memory, on torch's device `meta`."""
+    """About the memory of a training's process, computed on torch's device `meta`."""
     from g2d_pipeline.training import Data
     from g2d_pipeline.training.capacity import kept_bytes
     from g2d_pipeline.training.recipes import describe_architecture
 
-    augment, fusion = (
-        ({run.modality: run.augment}, "late") if isinstance(run, TeacherRun) else (run.augment, run.fusion)
-    )
-    data = Data.from_store(store, run.target, augment).only(*_encoders(run))
-    architecture = describe_architecture(data, _encoders(run), fusion, None)
+    augment = {run.modality: run.augment} if isinstance(run, TeacherRun) else run.augment
+    fusion = "late" if isinstance(run, TeacherRun) else run.fusion
+    data = Data.from_store(store, run.target, augment).only(*run.encoders)
+    architecture = describe_architecture(data, run.encoders, fusion, None)
     weights, kept = kept_bytes(architecture, data, run.training)
     return PROCESS + STATES * weights + 2 * kept
-
-
-def _encoders(run: TeacherRun | StudentRun) -> dict[str, Any]:
-    return {run.modality: run.encoder} if isinstance(run, TeacherRun) else run.encoders
 
 
 def memory_size() -> float:

@@ -52,16 +52,14 @@ class Mirror:
             self.fs.pipe_file(self._place(".writable"), b"")
 
     def push(self, folder: Path) -> None:
-        """Upload what of a finished artefact is not there yet. Raises DataError; then it is invisible there,
-        or what it was before."""
+        """Upload what of a finished artefact is not there yet. Raises DataError, and leaves it absent there,
+        or as it was."""
         name, note = self._name(folder), folder.with_name(f"{folder.name}.uploaded.json")
         card = json.loads((folder / CARD).read_bytes())
         state = {"url": self.url, "card": fingerprint(card)}
         with suppress(OSError, ValueError):
-            if json.loads(note.read_bytes()) == state:
-                return
-        if (folder / LISTING).exists():
-            return  # it came from there
+            if (folder / LISTING).exists() or json.loads(note.read_bytes()) == state:
+                return  # it came from there, or is there
         paths = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != CARD)
         files = {f.relative_to(folder).as_posix(): (f.stat().st_size, content_hash(f)) for f in paths}
         with self._uploading(f"{folder.name} is made, but not uploaded: the same command does that"):
@@ -78,13 +76,13 @@ class Mirror:
             complete = json.dumps({"files": files, "card": card}).encode()
             self.fs.pipe_file(self._place(f"{name}/{COMPLETE}"), complete)
             kept = {object_name(file, version) for file, (_, version) in files.items()}
-            old = {object_name(file, version) for file, (_, version) in before.items()} - kept
-            self.fs.rm([self._place(f"{name}/{one}") for one in old]) if old else None
+            if old := {object_name(file, version) for file, (_, version) in before.items()} - kept:
+                self.fs.rm([self._place(f"{name}/{file}") for file in old])
         with suppress(OSError), atomic_write(note) as path:
             path.write_text(json.dumps(state), encoding="utf-8")
 
     def find(self, folder: Path) -> bool:
-        """Where the artefact is not here, but there: make its folder, of unfetched files and the card."""
+        """Where the artefact is there, but not here: make its folder, of unfetched files and the card."""
         if (folder / LISTING).exists():
             set_limit(folder, self.limit)
         if folder in self._absent or (folder / CARD).exists() or not folder.is_relative_to(self.data):
@@ -104,7 +102,7 @@ class Mirror:
         return True
 
     def forget(self) -> None:
-        """What was not there may be by now."""
+        """Look again for artefacts that were absent."""
         self._absent.clear()
 
     def _name(self, folder: Path) -> str:
@@ -120,9 +118,9 @@ class Mirror:
             return {}
 
     @contextmanager
-    def _uploading(self, what: str) -> Iterator[None]:
+    def _uploading(self, fault: str) -> Iterator[None]:
         try:
             with talking_to(self.url):
                 yield
         except DataError as error:
-            raise DataError(f"{what}. {error}") from error
+            raise DataError(f"{fault}. {error}") from error

@@ -1,4 +1,4 @@
-"""`--params` where it belongs: a key, short or whole, has one place in settings, schedule or method."""
+"""`--params`: a key, short or whole, has one place in the dataset's settings, the schedule or a method."""
 
 import copy
 from collections.abc import Mapping
@@ -10,13 +10,12 @@ from g2d_pipeline.errors import ConfigError, did_you_mean
 from g2d_pipeline.explain import COMMAND_LINE, TAGS, Key, KeyPath, Origins, checked, list_keys
 
 Tree = dict[str, Any]
-# Keys of a method file that are no parameters of the method.
-METHOD_KEYS = ("algorithm", "smp", "training", "needs_teachers", "fusion")
+METHOD_KEYS = ("algorithm", "smp", "training", "needs_teachers", "fusion")  # of a method file, no parameters
 
 
 @dataclass
 class Draft:
-    """A configuration that is being merged: the dataset's section and what stands beside it."""
+    """A configuration that is being merged: the dataset's section and the sections beside it."""
 
     run: RunSettings
     dataset: Tree
@@ -26,18 +25,18 @@ class Draft:
     origins: Origins
     smp_switch: bool | None = None  # smp=true|false; true: for the run's method, not for its baselines
     smp_keys: list[str] = field(default_factory=list)  # set on the command line
-    notes: list[str] = field(default_factory=list)  # what the user should know
+    notes: list[str] = field(default_factory=list)  # for the user
 
     @property
     def path(self) -> KeyPath:
         return "datasets", self.run.dataset
 
     def override(self, overrides: Tree) -> None:
-        """Apply what is left of `--params`. Raises ConfigError for unknown and ambiguous keys.
+        """Apply the rest of `--params`. Raises ConfigError for unknown and ambiguous keys.
 
         A dotted key is a path; a short key is looked up in the dataset's settings, the schedule and the
-        chosen methods. Tags come first, whatever the order of typing: another `lr_schedule.name` has other
-        keys beside it. `teacher` comes last: it starts from the training settings of all."""
+        chosen methods. Tags come first, in any order of typing: another `lr_schedule.name` has other keys
+        beside it. `teacher` comes last: it starts from the training settings of all."""
         if not isinstance(overrides.get("teacher", {}), Mapping):
             raise ConfigError(f"{COMMAND_LINE}: teacher is a section; say teacher.<key>=<value>")
 
@@ -45,7 +44,9 @@ class Draft:
             tags = [key for key in self._matches(*leaf) if key.choices]
             return leaf[0][0] == "teacher", not tags, len(tags[0].path) if tags else 0
 
-        for path, value in sorted((leaf for leaf in leaves(overrides) if leaf[0] != ("teacher",)), key=order):
+        for path, value in sorted(leaves(overrides), key=order):
+            if path == ("teacher",):  # an empty section
+                continue
             if path == ("smp",) and not isinstance(value, Mapping):
                 self.smp_switch = checked(bool, value, path, Origins([(COMMAND_LINE, path)]))
             elif path[0] == "smp" or (len(path) == 1 and path[0] in SMPSettings.model_fields):
@@ -53,13 +54,19 @@ class Draft:
                 self.smp_keys.append(path[-1])
                 self.origins.note(*self.path, "smp", path[-1])
             elif path[0] == "teacher":
-                matches = self._matches(path, value)
-                self._put(self.teacher, matches[0] if len(matches) == 1 else Key(path[1:]), value, "teacher")
+                key, *others = self._matches(path, value) or [Key(path[1:])]
+                self._put(self.teacher, Key(path[1:]) if others else key, value, "teacher")
             else:
                 self._set(path, value)
 
     def _set(self, path: KeyPath, value: Any) -> None:
-        methods = [name for name, tree in self.methods.items() if _is_parameter(path, tree)]
+        first = path[0]
+        methods = [  # a parameter, or below one that is a section (`rates.audio`)
+            name
+            for name, tree in self.methods.items()
+            if first in tree and first not in METHOD_KEYS
+            if len(path) == 1 or isinstance(tree[first], Mapping)
+        ]
         matches = [key for key in self._matches(path, value) if key.exists or not methods]
         if len(matches) == 1 and not methods:
             self._put(self.dataset, matches[0], value)
@@ -73,8 +80,9 @@ class Draft:
         elif matches:
             names = [".".join(key.path) for key in matches]
             names += [f"methods.{name}.{'.'.join(path)}" for name in methods]
-            which = ", ".join(names)
-            raise ConfigError(f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {which}")
+            raise ConfigError(
+                f"{COMMAND_LINE}: '{'.'.join(path)}' is ambiguous: say one of {', '.join(names)}"
+            )
         else:
             run = f"dataset '{self.run.dataset}' and method {', '.join(self.methods) or 'unimodal'}"
             key = f"unknown key '{'.'.join(path)}' (value {value!r})"
@@ -88,8 +96,8 @@ class Draft:
             self.origins.note(*self.path, *above, *key.path[:-1])
 
     def _matches(self, path: KeyPath, value: Any) -> list[Key]:
-        """The keys that `path` may mean: itself; else the shallowest that end so, if possible in sections
-        that exist. A word for a section that has a name (`optimizer=adam`) means its name."""
+        """The keys that `path` may mean: itself; else the shallowest ones with this end, if possible in
+        sections that exist. A word for a section that has a name (`optimizer=adam`) means its name."""
         if path[0] == "teacher":
             training = self.dataset.get("training")
             base = copy.deepcopy(training) if isinstance(training, dict) else {}
@@ -121,9 +129,9 @@ class Draft:
         ]
         if names:
             return f" It goes with {' or '.join(names)}."
-        whole = [".".join(k.path) for k in keys if k.path[-1] == last and set(path) <= set(k.path)]
-        if whole:
-            return f" Did you mean '{whole[0]}'?"
+        whole = (".".join(k.path) for k in keys if k.path[-1] == last and set(path) <= set(k.path))
+        if key := next(whole, None):
+            return f" Did you mean '{key}'?"
         known = {k.path[-1] for k in keys} | {*SMPSettings.model_fields, *RunSettings.model_fields, "seed"}
         known |= set().union(*self.methods.values()) - {*METHOD_KEYS}
         bare = [name for name, tree in self.methods.items() if not tree]
@@ -141,15 +149,8 @@ def section(name: str, files: Tree, overrides: Tree, origins: Origins) -> Tree:
     return merge(files.pop(name, {}), changes)
 
 
-def raw_overrides(overrides: Tree) -> Tree:
-    """What `--params` says of the raw folder: `raw_dir=…` or `raw.<key>=…`; it decides on raw or sample."""
-    raw = overrides.get("raw")
-    short = {"raw_dir": overrides["raw_dir"]} if "raw_dir" in overrides else {}
-    return short | (raw if isinstance(raw, dict) else {})
-
-
 def name_sections(tree: Tree) -> None:
-    """A word for a section becomes the section, so that its options can be given beside it."""
+    """Replace a word for a section by the section, so that options can be given beside it."""
     modalities, raw = tree.get("modalities"), tree.get("raw")
     if isinstance(raw, dict) and raw.get("layout") == "table" and isinstance(raw.get("split"), str):
         raw["split"] = {"column": raw["split"]}
@@ -159,14 +160,8 @@ def name_sections(tree: Tree) -> None:
                 section[key] = {"name": section[key]}
 
 
-def _is_parameter(path: KeyPath, method: Tree) -> bool:
-    """Whether a key is a method's parameter, or below one that is a section (`rates.audio`)."""
-    section = len(path) == 1 or isinstance(method.get(path[0]), Mapping)
-    return path[0] in method and path[0] not in METHOD_KEYS and section
-
-
 def leaves(tree: Mapping[str, Any], prefix: KeyPath = ()) -> list[tuple[KeyPath, Any]]:
-    """(path, value) of every value of a tree, an empty section being one."""
+    """(path, value) of every value of a tree; an empty section is one."""
     pairs: list[tuple[KeyPath, Any]] = []
     for key, value in tree.items():
         path = (*prefix, key)

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def files(package: str) -> list[str]:
-    """The names that the files of a folder give; `base` and what begins with _ is shared by several."""
+    """The names of a package's modules, except `base` and those that begin with _."""
     path = importlib.import_module(package).__path__
     return sorted(m.name for m in pkgutil.iter_modules(path) if m.name != "base" and m.name[0] != "_")
 
@@ -24,30 +24,27 @@ def external(group: str) -> list[str]:
 
 
 def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
-    """The subclass of `kind` by name: a file of `package`, an entry point of `group`, or a dotted path.
-
-    A path leads to a class, or to a module that defines exactly one. Our own files go before entry points,
-    which are read only where they must be: that takes time. Raises ConfigError for a name that leads nowhere
-    (with the nearest one), for a syntax error, and for what is, or defines, no such class."""
-    what = group.rpartition(".")[2].removesuffix("s")
+    """The subclass of `kind` by name: a file of `package`, an entry point of `group` (after our files, since
+    reading them takes time), or the dotted path of a class or of a module that defines exactly one. Raises
+    ConfigError for an unknown name (with the nearest one), a syntax error, and another object."""
+    role = group.rpartition(".")[2].removesuffix("s")
     target = _import(name if "." in name else f"{package}.{name}")
     if target is None:
         if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
             known = sorted({*files(package), *external(group)})
-            raise ConfigError(
-                f"There is no {what} {name!r}: no file of {package}, no entry point, no module or class at "
-                f"that path.{did_you_mean(name, known)} Known: {', '.join(known)}"
-            )
+            fault = f"no file of {package}, no entry point, no module or class at that path"
+            hint = f"{did_you_mean(name, known)} Known: {', '.join(known)}"
+            raise ConfigError(f"There is no {role} {name!r}: {fault}.{hint}")
         target = point.load()
     if isinstance(target, ModuleType):
         classes = [c for c in vars(target).values() if isinstance(c, type) and issubclass(c, kind)]
         defined = [c for c in classes if c.__module__ == target.__name__ and not isabstract(c)]
         if len(defined) != 1:
-            must = f"must define exactly one subclass of {kind.__name__}; it defines {len(defined)}"
-            raise ConfigError(f"{target.__name__} {must}")
+            count = f"exactly one subclass of {kind.__name__}; it defines {len(defined)}"
+            raise ConfigError(f"{target.__name__} must define {count}")
         return defined[0]
     if not (isinstance(target, type) and issubclass(target, kind)):
-        raise ConfigError(f"{what} {name!r} is neither a module nor a subclass of {kind.__name__}")
+        raise ConfigError(f"{role} {name!r} is neither a module nor a subclass of {kind.__name__}")
     return target
 
 

@@ -1,4 +1,4 @@
-"""Progress for people: a live bar with ETA in a terminal, log lines elsewhere, nothing when switched off."""
+"""Progress: a live bar with ETA in a terminal, log lines elsewhere, nothing when switched off."""
 
 from __future__ import annotations
 
@@ -44,15 +44,14 @@ def track_epochs(
     """Yield the progress of a run of `epochs` times `batches`, of which an earlier run has done `done`.
 
     In a terminal: a bar for the current epoch, drawn at most twice a second. With `auto` elsewhere: a log
-    line at each tenth of the run (at the end of the epoch, with its scores, where its last batch reaches the
-    tenth), but none within five seconds of the start or of the one before, unless it is the last.
-    `mode=False`: nothing."""
+    line at each tenth of the run (with the scores, where an epoch ends there), but none within five seconds
+    of the start or of the one before, unless it is the last. `mode=False`: nothing."""
     with _bar() if is_live(mode) else nullcontext() as live:
         yield EpochProgress(description, epochs, batches, done, live, silent=mode is False)
 
 
 class EpochProgress:
-    """Where a training run stands, shown in the bar `live`, in log lines, or nowhere (`silent`)."""
+    """The progress of a training run, in the bar `live`, in log lines, or not shown (`silent`)."""
 
     def __init__(
         self, description: str, epochs: int, batches: int, done: int, live: Progress | None, silent: bool
@@ -60,13 +59,13 @@ class EpochProgress:
         self.description, self.epochs, self.batches, self.live = description, epochs, batches, live
         self.total = max((epochs or 1) * batches, 1)
         self.tenths = 10 if silent else done * 10 // self.total  # of the run, as shown last
-        self.drawn = float("-inf")  # when the bar was
+        self.drawn = float("-inf")  # time of the last drawing or log line
         self.task = live.add_task(description, total=batches, visible=False) if live else None
         self.epoch, self.phase, self.batch = 0, "", 0
         self.terms: dict[str, float] = {}
         self.scores: dict[str, float] = {}
-        self.began: float | None = None  # when this process began to train
-        self.mark = self.training = 0.0  # when the last batch was done; seconds in batches, without scoring
+        self.began: float | None = None  # time of the first epoch of this process
+        self.mark = self.training = 0.0  # time of the last batch; seconds in batches, without scoring
         self.seen = self.samples = 0  # batches and samples of this process
 
     def start(self, epoch: int, phase: str = "", batch: int = 0) -> None:
@@ -75,7 +74,7 @@ class EpochProgress:
         self.mark = time.monotonic()
         if self.began is None:
             self.began = self.mark
-            self.drawn = self.mark if self.live is None else self.drawn
+            self.drawn = self.drawn if self.live else self.mark
         if self.live and self._due():
             self._show()
 
@@ -88,7 +87,7 @@ class EpochProgress:
         self.samples += samples
         if self._due():
             self.terms = terms()
-            if self.live or self.batch < self.batches:  # else `end` shows it, with the scores
+            if self.live or self.batch < self.batches:  # else `end` does, with the scores
                 self._show()
 
     def end(self, scores: dict[str, float]) -> None:
@@ -97,34 +96,35 @@ class EpochProgress:
         if self._due():
             self._show()
 
+    @property
     def _position(self) -> int:
         return min((self.epoch - 1) * self.batches + self.batch, self.total)
 
     def _due(self) -> bool:
-        now, done = time.monotonic(), self._position() == self.total
+        now, done = time.monotonic(), self._position == self.total
         if self.live is not None:
             return now - self.drawn >= REDRAW or done
         since = self.began if done and self.began is not None else self.drawn
-        return self._position() * 10 // self.total > self.tenths and now - since >= QUIET
+        return self._position * 10 // self.total > self.tenths and now - since >= QUIET
 
     def _show(self) -> None:
         place = f"epoch {self.epoch}/{self.epochs}" if self.epochs else f"{self.batch}/{self.batches}"
-        eta = ""
-        if self.seen and self.began is not None:  # scoring included, if it goes on as it went in this process
+        eta = speed = ""
+        if self.seen and self.began is not None:  # scoring included, at the speed of this process
             seconds = (time.monotonic() - self.began) / self.seen
-            eta = f"ETA {duration(seconds * (self.total - self._position()))}"
-        rate = self.samples / self.training if self.training > 0 else 0.0
-        speed = f"{rate:.{0 if rate >= 10 else 1}f} samples/s" if rate else ""
+            eta = f"ETA {duration(seconds * (self.total - self._position))}"
+        if self.samples and self.training > 0:
+            rate = self.samples / self.training
+            speed = f"{rate:.{0 if rate >= 10 else 1}f} samples/s"
         numbers = [f"{name} {value:.3g}" for name, value in (*self.terms.items(), *self.scores.items())]
         if self.live is not None and self.task is not None:
             detail = " · ".join(filter(None, (*numbers[:1], self.phase, *numbers[1:], speed)))
             fields: dict[str, Any] = {"place": place, "detail": detail, "eta": eta}
-            self.live.update(self.task, completed=self.batch, visible=True, **fields)
-            self.live.refresh()
+            self.live.update(self.task, completed=self.batch, visible=True, refresh=True, **fields)
         else:
             parts = filter(None, (place, self.phase, *numbers, speed, eta))
             logger.info("%s: %s", self.description, ", ".join(parts))
-        self.tenths, self.drawn = self._position() * 10 // self.total, time.monotonic()
+        self.tenths, self.drawn = self._position * 10 // self.total, time.monotonic()
 
 
 def duration(seconds: float) -> str:
@@ -157,8 +157,8 @@ def _bar() -> Iterator[Progress]:
 
     console = _console()
     keys = ("description", "fields[place]", "fields[eta]")
-    what, place, eta = (TextColumn(f"{{task.{key}}}", markup=False) for key in keys)
-    columns = (what, place, BarColumn(10), Detail(), eta)
+    description, place, eta = (TextColumn(f"{{task.{key}}}", markup=False) for key in keys)
+    columns = (description, place, BarColumn(10), Detail(), eta)
     with Progress(*columns, console=console, auto_refresh=False) as live, ExitStack() as restore:
         for handler in logging.getLogger().handlers if console.is_terminal else ():
             if isinstance(handler, RichHandler) and handler.console.is_terminal:

@@ -1,17 +1,15 @@
 """Folders behind a URL (`s3://…`, by fsspec) as local folders, whose files are fetched when they are read.
 
-An *unfetched* file stands for one of the remote: sparse, of that file's size, with a time that encodes its
-version, and read-only (what was fetched may be written). So whatever lists files, or asks for their sizes and
-times, works as on a disk; what reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
-its options, and the size and version (ETag) of each file. Without such folders nothing here costs anything:
-fsspec is imported for them alone."""
+An *unfetched* file is the placeholder of a remote one: sparse, of that file's size, with a time that encodes
+its version, and read-only (fetched files are writable). So whatever lists files, or asks for their sizes and
+times, works as on a disk; whoever reads them calls `fetch` first. The folder holds `.remote.json`: the URL,
+its options, and the size and version (ETag) of each file. fsspec is imported for such folders alone."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import stat
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,19 +28,18 @@ from g2d_pipeline.errors import ConfigError, DataError, G2DError
 from g2d_pipeline.files import atomic_write, content_hash
 
 LISTING, CACHE = ".remote.json", "data/.cache"
-# Read by many readers in many ways: fetched at once, and never given up for others.
+# Read by many readers in many ways: fetched at once, and never evicted.
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx", ".xls", ".txt", ".pkl")
 SHARD = re.compile(r".+-(?P<number>[0-9]{5,})-of-(?P<count>[0-9]{5,})\.npy")  # see `features.files`
-IN_USE = 60  # seconds after its last use in which a file is not given up for others
-LISTED = "G2D_LISTED"  # environment variable: `process URL` of what a process above this one has listed
+IN_USE = 60  # seconds after its last use in which a file is not evicted
+LISTED = "G2D_LISTED"  # environment variable: a line `process time URL` for each listing, for child processes
 FRESH = 30  # seconds in which a listing is not made again in one process
 BATCH = 64  # files that are fetched at once
-VERSIONS = ("ETag", "mtime", "created", "LastModified")  # what file systems tell of one
+VERSIONS = ("ETag", "mtime", "created", "LastModified")  # by which file systems tell versions
 RETRIES = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
 
 Files = dict[str, tuple[int, str]]  # relative path → size, version
 _attached: dict[str, Remote] = {}  # absolute folder, with a slash → what is behind it
-_listed: dict[str, float] = {}  # URL → when this process has listed it
 _ahead: dict[str, Future[None]] = {}  # path → what fetches it ahead of its use
 _eviction = threading.Lock()
 _pool = ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead")
@@ -69,9 +66,9 @@ def joined(place: str, start: str) -> str:
 
 @dataclass
 class Remote:
-    """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep. `named_by_hash`: the
-    versions are hashes of the content and part of the objects' names: of an artefact. The shards of a feature
-    store are never more than the limit; those that `keep` names are given up last."""
+    """What is behind a local `folder`. `limit`: bytes of fetched files that it may keep. `named_by_hash`: an
+    artefact, whose versions are hashes of the content and part of the objects' names. The shards of a feature
+    store never exceed the limit; those that `keep` names are evicted last."""
 
     folder: Path
     url: str
@@ -91,8 +88,17 @@ class Remote:
         """Whether it is a feature store in shards."""
         return self.named_by_hash and any(map(SHARD.fullmatch, self.files))
 
+    @classmethod
+    def read(cls, folder: Path) -> Remote | None:
+        """What `save` wrote into a folder, if it did."""
+        try:
+            about = json.loads((folder / LISTING).read_bytes())
+            about["files"] = {name: (size, version) for name, (size, version) in about["files"].items()}
+            return cls(folder.absolute(), **about)
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     def save(self) -> None:
-        """Write what `attach` reads."""
         keys = ("url", "options", "limit", "files", "named_by_hash")
         with atomic_write(self.folder / LISTING) as path:
             path.write_text(json.dumps({key: getattr(self, key) for key in keys}), encoding="utf-8")
@@ -105,12 +111,9 @@ class Remote:
         from filelock import FileLock
 
         with writing_cache(self.folder):
-            lock = FileLock(self.folder / ".fetching.lock")
-            lock.acquire()
-        try:  # one at a time, threads and processes: so that what comes has its room
+            lock = FileLock(self.folder / ".fetching.lock").acquire()
+        with lock:  # one at a time, threads and processes, so that there is room for each
             self._fetch([name for name in names if is_unfetched(self.folder / name)])
-        finally:
-            lock.release()
 
     def _fetch(self, names: list[str]) -> None:
         base, token = self.fs._strip_protocol(self.url).rstrip("/"), f"{os.getpid()}-{threading.get_ident()}"
@@ -121,8 +124,9 @@ class Remote:
                 with writing_cache(self.folder), talking_to(self.url):
                     if self.in_shards:
                         self._make_room(sum(self.files[name][0] for name in part))
-                    places = [f"{base}/{self._object(name)}" for name in part]
-                    self.fs.get(places, [str(path) for path in made.values()])
+                    hashes = [f".{self.files[name][1]}" if self.named_by_hash else "" for name in part]
+                    objects = [f"{base}/{name}{version}" for name, version in zip(part, hashes, strict=True)]
+                    self.fs.get(objects, [str(path) for path in made.values()])
                     for name, path in made.items():
                         self._put(name, path)
             finally:
@@ -133,9 +137,6 @@ class Remote:
             with _eviction:
                 self._make_room()
 
-    def _object(self, name: str) -> str:
-        return object_name(name, self.files[name][1]) if self.named_by_hash else name
-
     def _put(self, name: str, path: Path) -> None:
         size, version = self.files[name]
         if path.stat().st_size != size or (self.named_by_hash and content_hash(path) != version):
@@ -144,8 +145,8 @@ class Remote:
         path.replace(self.folder / name)
 
     def _make_room(self, coming: int = 0) -> None:
-        """Make fetched files unfetched beyond the limit, the least recently used first. Shards go
-        at once where others are `coming` (bytes): who reads one that is gone fetches it again."""
+        """Evict fetched files beyond the limit, the least recently used first. Shards go at once where others
+        are `coming` (bytes): who reads one that is gone fetches it again."""
         known = []
         for name in self.files:
             with suppress(FileNotFoundError):
@@ -168,7 +169,7 @@ def connect(
 ) -> None:
     """List what is behind `url` (once a run) and make `folder` look like it; fetch its tables.
 
-    `keep`: where the files lie in truth (`folder` becomes a link to it); None: there. Raises DataError where
+    `keep`: where the files really lie (`folder` becomes a link to it); None: there. Raises DataError where
     there is nothing, or no access, or where the folder can not be written."""
     with writing_cache(folder):
         if keep is not None and not folder.exists():
@@ -176,7 +177,8 @@ def connect(
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.symlink_to(keep.absolute(), target_is_directory=True)
         folder.mkdir(parents=True, exist_ok=True)
-        files: Files = _read(folder).get("files", {})
+        known = Remote.read(folder)
+        files = known.files if known else {}
         if not files or not _is_listed(url):
             with talking_to(url):
                 new = list_remote(url, options)
@@ -184,11 +186,17 @@ def connect(
                 raise DataError(f"There are no files in {url}.")
             make_tree(folder, new, files)
             Remote(folder, url.rstrip("/"), dict(options), limit, files := new).save()
-            _listed[url] = time.monotonic()
-            os.environ[LISTED] = f"{os.environ.get(LISTED, '')}\n{os.getpid()} {url}"
+            os.environ[LISTED] = f"{os.environ.get(LISTED, '')}\n{os.getpid()} {time.monotonic()} {url}"
             _attached.pop(f"{folder.absolute()}/", None)
     attach(folder)
     fetch(str(folder / name) for name in files if name.lower().endswith(TABLES))
+
+
+def _is_listed(url: str) -> bool:
+    """Whether the listing is this run's: a process above this one made it, or this one has just made it."""
+    listings = [line.split(" ", 2) for line in os.environ.get(LISTED, "").splitlines() if line]
+    fresh, process = time.monotonic() - FRESH, str(os.getpid())
+    return any(place == url and (pid != process or float(at) > fresh) for pid, at, place in listings)
 
 
 def object_name(name: str, version: str) -> str:
@@ -211,7 +219,7 @@ def list_remote(url: str, options: Mapping[str, Any]) -> Files:
 
 
 def make_tree(folder: Path, files: Files, before: Files = {}) -> None:  # noqa: B006
-    """Unfetched files where something is new or has changed; what has gone is removed. Raises DataError for
+    """Make files that are new or have changed unfetched, and remove those that are gone. Raises DataError for
     names that lead out of the folder, or into a file."""
     for name in files:
         parts, above = name.split("/"), map(str, PurePosixPath(name).parents)
@@ -242,16 +250,14 @@ def attach(folder: Path) -> None:
     for place in (folder, *folder.parents):
         if (key := f"{place.absolute()}/") in _attached:
             return
-        if about := _read(place):
-            _attached[key] = Remote(place.absolute(), **about)
+        if (remote := Remote.read(place)) is not None:
+            _attached[key] = remote
             return
 
 
 def fetch(paths: Iterable[Path | str]) -> None:
     """Fetch those of these files that are unfetched; the others are marked as used. Raises DataError."""
-    if not _attached:
-        return
-    names = list(dict.fromkeys(map(str, paths)))
+    names = list(dict.fromkeys(map(str, paths))) if _attached else []
     missing = _missing(names)
     if missing and not threading.current_thread().name.startswith("fetch-ahead"):
         wait_for({future for name in names if (future := _ahead.get(name))})  # errors are raised below
@@ -261,7 +267,7 @@ def fetch(paths: Iterable[Path | str]) -> None:
 
 
 def fetch_folder(folder: Path, but: Callable[[str], bool] = lambda name: False) -> None:
-    """Fetch the files of a folder that `connect` or a mirror has made, but those named so."""
+    """Fetch the files of a folder that `connect` or a mirror has made, except those of names `but`."""
     attach(folder)
     if (remote := _attached.get(f"{folder.absolute()}/")) is not None:
         fetch(folder / name for name in remote.files if not but(name))
@@ -277,7 +283,7 @@ def fetch_ahead(paths: Iterable[Path | str]) -> None:
 
 
 def cancel_ahead() -> None:
-    """What is not begun is not fetched."""
+    """Do not fetch what is not begun yet."""
     for path, future in tuple(_ahead.items()):
         if future.cancel():
             del _ahead[path]
@@ -290,10 +296,9 @@ def is_planned(path: Path) -> bool:
 
 
 def set_limit(folder: Path, limit: float) -> None:
-    """Of a folder that a mirror has made, when `cache_gb` has changed since."""
-    about = _read(folder)
-    if about and about["limit"] != limit:
-        Remote(folder.absolute(), **about | {"limit": limit}).save()
+    """Set the limit of a folder that a mirror has made, where `cache_gb` has changed since."""
+    if (remote := Remote.read(folder)) is not None and remote.limit != limit:
+        replace(remote, limit=limit).save()
         _attached.pop(f"{folder.absolute()}/", None)
 
 
@@ -326,22 +331,21 @@ def talking_to(url: str) -> Iterator[None]:
     except G2DError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        number = getattr(error, "errno", None)
+        name, number = type(error).__name__, getattr(error, "errno", None)
+        text = " ".join(str(error).split()) or name
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        fault = "it can not be read. Is storage.options.endpoint_url right, and the network there?"
         if isinstance(error, FileNotFoundError):
-            words = "there is no such bucket, folder or file. Is it right, and storage.options.endpoint_url?"
-        elif isinstance(error, PermissionError) or "redential" in type(error).__name__ + said:
-            words = (
+            fault = "there is no such bucket, folder or file. Is it right, and storage.options.endpoint_url?"
+        elif isinstance(error, PermissionError) or "redential" in name + text:
+            fault = (
                 "access is denied. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or "
                 "name a profile (storage.options.profile); they need the rights to list and to read"
             )
-        elif number == errno.EBUSY or "SlowDown" in said or "Timeout" in type(error).__name__:
-            words = "it is overloaded, also after several tries. Run again later, or with fewer workers"
-        elif number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        else:
-            words = "it can not be read. Is storage.options.endpoint_url right, and the network there?"
-        raise DataError(f"{url}: {words} ({said})") from error
+        elif number == errno.EBUSY or "SlowDown" in text or "Timeout" in name:
+            fault = "it is overloaded, also after several tries. Run again later, or with fewer workers"
+        raise DataError(f"{url}: {fault} ({text})") from error
 
 
 @contextmanager
@@ -352,13 +356,6 @@ def writing_cache(folder: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "Make room, or set storage.cache_gb or storage.cache_folder."
         raise DataError(f"The cache {folder} can not be written ({error.strerror}). {remedy}") from error
-
-
-def _is_listed(url: str) -> bool:
-    """Whether the listing is this run's: a process above this one made it, or this one has just made it."""
-    known = [line.partition(" ") for line in os.environ.get(LISTED, "").splitlines()]
-    above = any(place == url and pid != str(os.getpid()) for pid, _, place in known)
-    return above or time.monotonic() - _listed.get(url, -math.inf) < FRESH
 
 
 def find_remote(path: Path | str) -> tuple[Remote, str] | None:
@@ -382,15 +379,6 @@ def _missing(paths: list[str]) -> dict[str, tuple[Remote, list[str]]]:
                 elif time.time() - state.st_atime > IN_USE / 4:
                     os.utime(path, ns=(time.time_ns(), state.st_mtime_ns))
     return missing
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / LISTING).read_bytes())
-        about["files"] = {name: (size, version) for name, (size, version) in about["files"].items()}
-        return dict(about)
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
 
 
 def _time_of(version: str) -> int:

@@ -10,36 +10,34 @@ from types import FrameType
 
 
 class Stop:
-    """`number`: the signal that asked to stop, or None."""
-
-    number: int | None = None
+    number: int | None = None  # the signal that asked to stop
 
 
-_stops: defaultdict[str, Stop] = defaultdict(Stop)  # in a worker, by the run whose tasks it has; "": all
+_stops: defaultdict[str, Stop] = defaultdict(Stop)  # in a worker, by the run of its tasks; "": all
 _run = ""
 
 
 def begin_task(run: str) -> None:
-    """Note in a worker whose task it has in hand from now on."""
+    """Note in a worker the run of its next task."""
     global _run
     _run = run
 
 
 def ask_to_stop(number: int, run: str | None = None) -> None:
-    """Ask the tasks of a run (None: the one in hand) in this process to stop, as a signal would."""
+    """Ask the tasks of a run (None: the current one) in this process to stop, as a signal would."""
     _stops[_run if run is None else run].number = number
 
 
 def asked_to_stop() -> bool:
-    """Whether the run in hand, or the whole process, is to stop."""
+    """Whether the current run, or the whole process, is to stop."""
     return any(_stops[run].number is not None for run in (_run, ""))
 
 
 @contextmanager
 def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterator[Stop]:
-    """While it lasts, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one
-    acts as it always does. A signal that is ignored (nohup) stays ignored. Outside the main thread no signal
-    arrives: there it is what `ask_to_stop` says."""
+    """Inside, the first Ctrl-C or SIGTERM is only noted, and `then(number)` is called; a second one acts as
+    outside. A signal that is ignored (nohup) stays ignored. Outside the main thread no signal arrives: there
+    `ask_to_stop` is noted."""
     if threading.current_thread() is not threading.main_thread():
         yield _stops[_run]
         return
@@ -66,8 +64,7 @@ def stop_on_signals(then: Callable[[int], None] = lambda number: None) -> Iterat
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """What answers SIGINT, SIGTERM and an uncaught exception afterwards is what did before: a library that is
-    begun in between (Ray) sets its own."""
+    """Restore the handlers of SIGINT, SIGTERM and uncaught exceptions, which a library (Ray) sets inside."""
     hook, main = sys.excepthook, threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
     try:

@@ -1,9 +1,9 @@
-"""Is this artefact fresh? Which stage card every artefact of a run must have, and where it lies.
+"""The stage card that every artefact of a run must have, its folder, and whether it is fresh.
 
 A card's `fingerprint` is a hash of the contents of the artefacts that it is made from, the parameters that
 its stage reads and the code that its stage uses (see `code.py`). Since inputs count by content, a stage that
-ran again and made the same leaves everything right of it fresh; and since a content is known only when it has
-been made, cards are worked out when they are asked for."""
+ran again and made the same leaves later stages fresh; since contents are known once they are made, cards are
+computed on demand."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ from g2d_pipeline.configuration import Configuration
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.files import content_hash, evaluation_set_file, fingerprint
 from g2d_pipeline.mirror import Mirror
+from g2d_pipeline.overrides import Tree
 from g2d_pipeline.remote import fetch_folder
 from g2d_pipeline.sources.layout import MODULES
 
 PACKAGE = Path(__file__).parent
 STAGES = ("ingest", "featurize", "data_report", "teachers", "distill", "evaluate")
-# What a stage runs, what writes its artefact and what it reads as objects; plug-ins and settings in use come
-# on top.
+# What a stage runs, what writes its artefact and what it reads as objects, beside plug-ins and settings.
 STORE, TRAINED = "features.store.FeatureStore", ("artefacts.TrainedFolder", "artefacts.write_trained")
 ENTRIES = {
     "ingest": ("pipelines.ingest.ingest_raw", "sources.manifest.write_manifest"),
@@ -37,29 +37,24 @@ ENTRIES = {
     "distill": ("pipelines.distill.train_students", STORE, *TRAINED),
     "evaluate": ("pipelines.evaluate.evaluate_runs", STORE, *TRAINED),
 }
-# What the artefacts of a stage are called among the inputs of another.
-ARTEFACTS = {
-    "ingest": "manifest",
-    "featurize": "features",
-    "data_report": "data_report",
-    "teachers": "teachers",
-    "distill": "students",
-}
-OPENED_BY_HAND = ("data_report", "evaluate")  # what is fetched before a program asks for it
+# The names of a stage's artefacts among the inputs of another.
+ARTEFACTS = {"ingest": "manifest", "featurize": "features", "data_report": "data_report"}
+ARTEFACTS |= {"teachers": "teachers", "distill": "students"}
+OPENED_BY_HAND = ("data_report", "evaluate")  # fetched before a program asks for them
 RUN_OPTIONS = {"options"}  # the field of a stage's settings that fixes no artefact
 
 
 class PendingInputError(DataError):
-    """An artefact whose card was asked for depends on one that has not been made yet."""
+    """An artefact depends on one that has not been made yet, so that its card is unknown."""
 
 
 @dataclass
 class Plan:
-    """The artefacts of a run, by stage and run (run "" where a stage makes one artefact; the runs of ingest
-    and featurize are the splits).
+    """The artefacts of a run, by stage and run ("" where a stage makes one artefact; those of ingest and
+    featurize are the splits).
 
-    `raw`: the content hash of the raw data. `folders`: stage → where its artefacts lie, with `{run}` and
-    `{fingerprint}` in it; what the catalog says. `graph`: the code of the package. `failures`: (stage, run) →
+    `raw`: the content hash of the raw data. `folders`: stage → path of its artefacts in the catalog, with
+    `{run}` and `{fingerprint}`. `graph`: the code of the package. `failures`, of this process: (stage, run) →
     why its training failed; what is made from it counts the reason as its content. `mirror`: of artefacts
     that machines share."""
 
@@ -67,7 +62,7 @@ class Plan:
     raw: str
     graph: CodeGraph
     folders: dict[str, str] = field(default_factory=dict)
-    failures: dict[tuple[str, str], FailedRun] = field(default_factory=dict)  # of this process
+    failures: dict[tuple[str, str], FailedRun] = field(default_factory=dict)
     mirror: Mirror | None = None
     _cards: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     _code: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -83,7 +78,7 @@ class Plan:
         return str(self.card(stage, run)["fingerprint"])
 
     def folder(self, stage: str, run: str = "") -> Path:
-        """Where the artefact lies, or will lie; one that another machine has made appears there. Raises
+        """The folder of the artefact, made or not; one that another machine has made appears there. Raises
         PendingInputError as `card` does."""
         folder = self._path(stage, run, self.fingerprint(stage, run))
         if self.mirror is not None and self.mirror.find(folder) and stage in OPENED_BY_HAND:
@@ -103,7 +98,7 @@ class Plan:
         return sorted(whole, key=lambda f: (-(f / CARD).stat().st_mtime_ns, f.name))
 
     def is_fresh(self, stage: str, run: str = "") -> bool:
-        """Whether the artefact is there, whole, and made from what it should be made from."""
+        """Whether the artefact is there, whole, and made from the right inputs, parameters and code."""
         try:
             return is_fresh(self.folder(stage, run), self.fingerprint(stage, run))
         except PendingInputError:
@@ -116,20 +111,16 @@ class Plan:
             self.mirror.forget()
 
     def card(self, stage: str, run: str = "") -> dict[str, Any]:
-        """The stage card that the artefact must have; with `code=ignore`, that of one made by other code from
-        the same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
+        """The stage card that the artefact must have; with `code=ignore`, one that other code made from the
+        same inputs and parameters, if there is one. Raises PendingInputError for inputs not made yet."""
         if (stage, run) not in self._cards:
             c, settings = self.configuration, self._settings[stage][run]
             parameters = settings.model_dump(mode="json", exclude=RUN_OPTIONS)
-            content = {
-                "stage": stage,
-                "inputs": self._inputs(stage, run),
-                "parameters": {} if stage == "data_report" else parameters,
-                "code": self._code_of(stage, run),
-            }
-            about = {"dataset": c.run.dataset, "source": c.source, "device": c.run.device}
-            seed = getattr(settings, "seed", None)
-            card = content | about | {"seed": seed, "fingerprint": fingerprint(content)}
+            content = {"stage": stage, "inputs": self._inputs(stage, run), "code": self._code_of(stage, run)}
+            content["parameters"] = {} if stage == "data_report" else parameters
+            about: Tree = {"dataset": c.run.dataset, "source": c.source, "device": c.run.device}
+            about |= {"seed": getattr(settings, "seed", None), "fingerprint": fingerprint(content)}
+            card = content | about
             if c.run.code == "ignore":
                 card = self._any_code(card, run) or card | {"code_ignored": True}
             self._cards[stage, run] = card
@@ -152,7 +143,7 @@ class Plan:
         return folder
 
     def share(self, stage: str) -> None:
-        """Upload what is made, and not there yet, where artefacts are shared."""
+        """Upload fresh artefacts, where machines share them."""
         if self.mirror is not None:
             for run in self.runs(stage):
                 if self.is_fresh(stage, run):
@@ -173,11 +164,11 @@ class Plan:
 
     def _inputs(self, stage: str, run: str) -> dict[str, str]:
         """Name → content hash of what the artefact is made from."""
+        c = self.configuration
         if stage == "ingest":
-            c = self.configuration
             fixed = evaluation_set_file(c.project, c.run.dataset)
-            own = {} if c.ingest().splits or not fixed.exists() else {"evaluation_set": content_hash(fixed)}
-            return {"raw": self.raw} | own
+            used = not c.ingest().splits and fixed.exists()
+            return {"raw": self.raw} | ({"evaluation_set": content_hash(fixed)} if used else {})
         settings = self._settings[stage][run]
         made = {
             source: {f"{name}/{r}".rstrip("/"): (source, r) for r in self._settings[source]}
@@ -190,19 +181,17 @@ class Plan:
         }.get(stage) or {"features": ("featurize", getattr(settings, "split", ""))}
         files: dict[str, Path] = {}
         if isinstance(settings, TeacherRun):
-            files = {m: f for m, f in self.configuration.teacher_weights.items() if m == settings.modality}
+            files = {f"weights/{m}": f for m, f in c.teacher_weights.items() if m == settings.modality}
         elif isinstance(settings, StudentRun):
-            files = self.configuration.weights
-        weights = {f"weights/{m}": content_hash(file) for m, file in files.items()}
-        start = self.configuration.start
-        if isinstance(settings, StudentRun) and start is not None and start.exists():
-            weights["start"] = content_hash(start)
-        if isinstance(settings, StudentRun) and settings.needs_teachers:
+            files = {f"weights/{m}": file for m, file in c.weights.items()}
+            files |= {"start": c.start} if c.start is not None and c.start.exists() else {}
             repeat = run.partition("/")[2]
-            names |= {f"teachers/{m}": ("teachers", f"{m}/{repeat}") for m in settings.encoders}
-        # The manifest names files; what is in them is the raw data's.
+            encoders = settings.encoders if settings.needs_teachers else ()
+            names |= {f"teachers/{m}": ("teachers", f"{m}/{repeat}") for m in encoders}
+        # The manifest names files; their content is the raw data's.
         raw = {"raw": self.raw} if stage in ("featurize", "data_report") else {}
-        return {name: self.content(*artefact) for name, artefact in names.items()} | weights | raw
+        hashes = {name: content_hash(file) for name, file in files.items()}
+        return {name: self.content(*artefact) for name, artefact in names.items()} | hashes | raw
 
     def content(self, stage: str, run: str) -> str:
         """The content hash of an artefact. Raises PendingInputError where it is not made yet."""
@@ -215,34 +204,35 @@ class Plan:
         return str(card["content"])
 
     def entries(self, stage: str, run: str = "") -> tuple[list[str], list[tuple[str, str]]]:
-        """Where the code of an artefact starts: entry points in the package (see `CodeGraph`), and external
+        """The code that an artefact uses: entry points in the package (see `CodeGraph`), and external
         plug-ins as (name, entry-point group)."""
         settings = self._settings[stage][run]
-        own, external = {*ENTRIES[stage], *settings_classes(settings)}, set()
+        entries, external = {*ENTRIES[stage], *settings_classes(settings)}, set()
         for package, name in _plug_ins(self.configuration, stage, settings):
             if self.graph.has(f"{package}.{name}"):
-                own.add(f"{package}.{name}")
+                entries.add(f"{package}.{name}")
             else:
                 group = f"g2d_pipeline.{package.rpartition('.')[2]}"
                 external.add((name, LAYOUT_GROUP if package == "sources" else group))
-        return sorted(own), sorted(external)
+        return sorted(entries), sorted(external)
 
     def _code_of(self, stage: str, run: str) -> str:
-        own, external = self.entries(stage, run)
-        key = (*own, *(name for name, _ in external))
+        entries, external = self.entries(stage, run)
+        key = (*entries, *(name for name, _ in external))
         if key not in self._code:
-            other = [external_fingerprint(*plug_in) for plug_in in external]
-            self._code[key] = fingerprint([self.graph.fingerprint(own), *other])
+            others = [external_fingerprint(*plug_in) for plug_in in external]
+            self._code[key] = fingerprint([self.graph.fingerprint(entries), *others])
             self.graph.save()
         return self._code[key]
 
 
 def settings_classes(settings: Any) -> Iterator[str]:
-    """The classes of settings in use, as `config.<module>.<class>`: those of the values, at any depth."""
+    """The classes of settings in use, at any depth, as `config.<module>.<class>`."""
     if isinstance(settings, BaseModel):
         cls = type(settings)
-        if cls.__module__.startswith(f"{PACKAGE.name}."):
-            yield f"{cls.__module__.removeprefix(f'{PACKAGE.name}.')}.{cls.__name__}"
+        package, _, module = cls.__module__.partition(".")
+        if package == PACKAGE.name and module:
+            yield f"{module}.{cls.__name__}"
         for name in cls.model_fields.keys() - RUN_OPTIONS:
             yield from settings_classes(getattr(settings, name))
     elif isinstance(settings, Mapping | list | tuple):
@@ -251,7 +241,7 @@ def settings_classes(settings: Any) -> Iterator[str]:
 
 
 def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> Iterator[tuple[str, str]]:
-    """(package, name) of what the stage finds by name: layout, kinds, encoders, fusion, method."""
+    """(package, name) of the plug-ins of a stage: layout, kinds, encoders, fusion, method."""
     runs: list[BaseModel] = [settings]
     if again := isinstance(settings, EvaluateSettings) and settings.robustness:  # all models run again
         runs = [*configuration.teachers().runs.values(), *configuration.distill().runs.values()]
@@ -261,11 +251,8 @@ def _plug_ins(configuration: Configuration, stage: str, settings: BaseModel) -> 
     if stage in ("featurize", "data_report") or again:
         yield from (("features.kinds", m.kind) for m in configuration.dataset.modalities.values())
     for run in runs:
-        if isinstance(run, TeacherRun):
-            yield "models.encoders", run.encoder.name
-            yield "models.fusions", "late"
-        if isinstance(run, StudentRun):
+        if isinstance(run, TeacherRun | StudentRun):
             yield from (("models.encoders", encoder.name) for encoder in run.encoders.values())
-            yield "models.fusions", run.fusion.name
+            yield "models.fusions", run.fusion.name if isinstance(run, StudentRun) else "late"
         if isinstance(run, StudentRun) and not again:
             yield "methods", run.algorithm

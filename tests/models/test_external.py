@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 
 from g2d_pipeline.config import ENCODER_GROUP, ENCODERS, FUSION_GROUP, EncoderSettings, ExternalEncoder
-from g2d_pipeline.config.external import ByName
+from g2d_pipeline.config.models import ByName
 from g2d_pipeline.errors import ConfigError
 from g2d_pipeline.models import build_encoder, build_fusion
 from g2d_pipeline.models.build import build_model

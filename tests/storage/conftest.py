@@ -115,7 +115,6 @@ def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 def forget() -> None:
     """As a new process would begin."""
     remote._attached.clear()
-    remote._listed.clear()
     remote._ahead.clear()
     os.environ.pop(remote.LISTED, None)
     fsspec.filesystem("memory").store.clear()

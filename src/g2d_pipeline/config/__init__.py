@@ -4,7 +4,6 @@ Nothing here imports torch or Kedro, so that a run with nothing to do starts at 
 defaults and `--params` are merged into these models is the business of `resolve.py`."""
 
 from g2d_pipeline.config.base import *
-from g2d_pipeline.config.compute import *
 from g2d_pipeline.config.layouts import *
 from g2d_pipeline.config.modalities import *
 from g2d_pipeline.config.models import *

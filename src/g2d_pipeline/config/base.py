@@ -22,6 +22,8 @@ Task = Literal["classification", "regression"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def split_slashes(value: Any) -> Any:
@@ -48,12 +50,12 @@ ColumnNames = Annotated[list[ColumnName], BeforeValidator(split_slashes)]
 
 
 class Strict(BaseModel):
-    """Unknown keys, infinities and changes after validation are refused."""
+    """Refuses unknown keys, infinities and changes after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong with fields that are each valid by themselves; the first one is reported."""
+        """Faults between fields that are each valid by themselves; the first one is reported."""
         yield from ()
 
     @model_validator(mode="after")

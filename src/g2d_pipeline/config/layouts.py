@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from g2d_pipeline.config.base import SPLITS, ColumnName, Split, Strict, by_tag, split_slashes
+from g2d_pipeline.config.base import SPLITS, ColumnName, Share, Split, Strict, by_tag, split_slashes
+
+SplitSizes = dict[Split, PositiveInt]
 
 
 class RawSettings(Strict):
@@ -17,8 +19,8 @@ class RawSettings(Strict):
     raw_dir: str
 
     def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
-        """What is trained with a seed: how the runs' names end (`seed0`; `fold2/seed0`) → the name of the
-        split ("": there is one for all; `fold2`) and these settings of that split alone."""
+        """Suffix of the runs' names with a seed (`seed0`; `fold2/seed0`) → the name of the split ("": one
+        for all; `fold2`) and these settings of that split alone."""
         return {f"seed{seed}": ("", self)}
 
 
@@ -32,12 +34,11 @@ class AVDigits(RawSettings):
 class SpokenMNIST(RawSettings):
     """Real recordings (FSDD) × real handwriting (MNIST test images), paired by digit within a split.
 
-    `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs`: how
-    many pairs each split gets; images never repeat, recordings do where there are more pairs than recordings.
-    """
+    `test_takes` is FSDD's official test set; `val_takes` are held out of its training takes. `pairs` of each
+    split: images never repeat, recordings do where there are more pairs than recordings."""
 
     layout: Literal["spoken_mnist"] = "spoken_mnist"
-    pairs: dict[Split, PositiveInt] = {"train": 2000, "val": 500, "test": 1000}
+    pairs: SplitSizes = {"train": 2000, "val": 500, "test": 1000}
     test_takes: list[NonNegativeInt] = [0, 1, 2, 3, 4]
     val_takes: list[NonNegativeInt] = [5, 6, 7, 8, 9]
     seed: NonNegativeInt = 0
@@ -55,7 +56,7 @@ class MISME(RawSettings):
     `sample_rows`: rows of the simulated sample per split, where the raw folder is absent."""
 
     layout: Literal["mis_me"] = "mis_me"
-    sample_rows: dict[Split, PositiveInt] = {"train": 160, "val": 40, "test": 45}
+    sample_rows: SplitSizes = {"train": 160, "val": 40, "test": 45}
     seed: NonNegativeInt = 0
 
 
@@ -69,7 +70,7 @@ class CremaD(RawSettings):
     layout: Literal["crema_d"] = "crema_d"
     split: Literal["published", "speakers"] = "published"
     broken_clips: Literal["drop", "keep"] = "drop"
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    val_fraction: Share = 0.1
     sample_clips: Annotated[int, Field(ge=36)] = 120
     seed: NonNegativeInt = 0
 
@@ -79,7 +80,7 @@ class AVMNIST(RawSettings):
 
     layout: Literal["av_mnist"] = "av_mnist"
     val_rows: PositiveInt = 5000
-    sample_rows: dict[Split, PositiveInt] = {"train": 500, "val": 100, "test": 200}
+    sample_rows: SplitSizes = {"train": 500, "val": 100, "test": 200}
     seed: NonNegativeInt = 0
 
 
@@ -87,7 +88,7 @@ class VGGSound(RawSettings):
     """VGGSound (datasets.md §3): the published CSV + whatever clips could be downloaded → 309 sounds."""
 
     layout: Literal["vggsound"] = "vggsound"
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    val_fraction: Share = 0.05
     sample_clips: Annotated[int, Field(ge=60)] = 120
     seed: NonNegativeInt = 0
 
@@ -97,7 +98,7 @@ class URFunny(RawSettings):
 
     layout: Literal["ur_funny"] = "ur_funny"
     context: bool = False  # the sentences before the punchline, too
-    sample_rows: dict[Split, PositiveInt] = {"train": 240, "val": 60, "test": 60}
+    sample_rows: SplitSizes = {"train": 240, "val": 60, "test": 60}
     seed: NonNegativeInt = 0
 
 
@@ -105,9 +106,7 @@ class HeldOut(Strict):
     """The samples of these groups: values of the split's column `group`, or what `group_pattern` finds."""
 
     group: Annotated[
-        list[str],
-        BeforeValidator(lambda value: [str(name) for name in split_slashes(value)]),
-        Field(min_length=1),
+        list[str], BeforeValidator(lambda names: [*map(str, split_slashes(names))]), Field(min_length=1)
     ]
 
 
@@ -129,12 +128,12 @@ class SplitFractions(Strict):
     """A split that is drawn, or that `column` says, or of both: where a column (or files) says what train and
     test are, `val` is drawn from train.
 
-    `val`, `test`: shares of the rows (left out: 0.1 and 0.2), or the groups that they are, as
-    `{group: [a, b]}`. A share beside what is named is one of the other rows. `group` (a column) never crosses
-    splits. `group_pattern`: a regular expression; the group is what it finds in the cell: `[A-Z]+` finds the
-    `K` of `K12`. `folds`: cross-validation; each sample, or group, is test in one of so many splits (as many
-    as groups: `leave_one_out`), or of `fold` (from 1) alone. `per_seed`: each seed of the run, which is added
-    to `seed`, draws a split of its own."""
+    `val`, `test`: shares of the rows (None: 0.1 and 0.2), or their groups, as `{group: [a, b]}`; a share
+    beside groups is one of the other rows. `group` (a column) never crosses splits; with the regular
+    expression `group_pattern`, what that finds in the cell: `[A-Z]+` finds the `K` of `K12`. `folds`:
+    cross-validation; each sample, or group, is test in one of so many splits (as many as groups:
+    `leave_one_out`), or in `fold` (from 1) alone. `per_seed`: each seed of the run, which is added to `seed`,
+    draws another split."""
 
     column: str | None = None
     val: Part | None = None
@@ -160,15 +159,11 @@ class SplitFractions(Strict):
             yield f"group {', '.join(sorted(both))} is named for both val and test"
         if self.column is not None:
             if self.test is not None:
-                yield (
-                    f"column {self.column!r} says what test is: remove test; or remove column, to have val "
-                    "and test drawn anew"
-                )
+                remedy = "remove test; or remove column, to have val and test drawn anew"
+                yield f"column {self.column!r} says what test is: {remedy}"
             if self.val is None and self.group is not None:
-                yield (
-                    f"nothing is drawn where column {self.column!r} says it all: give val, a share of train, "
-                    "or move group out of split, for the data report"
-                )
+                remedy = "give val, a share of train, or move group out of split, for the data report"
+                yield f"nothing is drawn where column {self.column!r} says it all: {remedy}"
         if self.per_seed and (len(named) == 2 or (self.column is not None and self.val is None)):
             yield "per_seed draws a split for each seed, and nothing is drawn here: remove it"
         try:
@@ -192,7 +187,7 @@ class SplitFractions(Strict):
             yield f"fold = {self.fold}: there are {self.folds}"
 
     def each(self, seed: int) -> Iterator[tuple[str, Self]]:
-        """The name of each split that is drawn for a seed of the run, and the settings that draw it."""
+        """(name, settings) of each split that is drawn for a seed of the run."""
         folds = [self.fold] if self.fold or not isinstance(self.folds, int) else range(1, self.folds + 1)
         for fold in folds:
             names = [f"fold{fold}"] * (fold is not None) + [f"seed{seed}"] * self.per_seed
@@ -213,7 +208,7 @@ SPLIT_WORDS: dict[str, Split] = {
 
 
 def split_of(file: str) -> Split | None:
-    """The split that a file's name or else its folder tells: `val` of `valid.csv` and `dev/metadata.csv`."""
+    """The split that a file's name or else its folder names: `val` of `valid.csv` and `dev/metadata.csv`."""
     path = PurePosixPath(file)
     return SPLIT_WORDS.get(path.stem.casefold()) or SPLIT_WORDS.get(path.parent.name.casefold())
 
@@ -242,10 +237,8 @@ class Join(Strict):
 
     `key`: its column, or `{ours: theirs}` where it has two names (not `on`, which YAML reads as true).
     `means`: n → further columns `<name>_mean<n>`, the means of `<name>` over the last n days, the row's
-    included; the key is a date.
-
-    `align: row` in place of `key`: row i of the further table, or of an array `.npy`, belongs to row i of the
-    table. `names`: its columns, where it has no header (left out, of an array: `<stem>_0`, `<stem>_1`, …)."""
+    included; the key is a date. `align: row` in place of `key`: row i of the further table, or of an array
+    `.npy`, belongs to row i. `names`: its columns, where it has no header (None: `<stem>_0`, …)."""
 
     table: str
     key: str | Annotated[dict[str, str], Field(min_length=1, max_length=1)] | None = None
@@ -267,20 +260,20 @@ class Join(Strict):
 
 
 class Table(RawSettings):
-    """Anybody's own data: one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
+    """Any data in one table (csv, tsv, jsonl, parquet, xlsx), a row a sample (datasets.md §6).
 
-    `table`: the file, relative to `raw_dir`, or one for each split: `{train: …, val: …, test: …}`, or a list
-    whose names tell; left out: `metadata.csv` (any ending), or `train.csv`, `val.csv` and `test.csv`, or a
-    `metadata.csv` in folders `train`, `val` and `test`. `root`: where paths start (left out: the table's
-    folder). `columns`: modality → its column of paths or text, or a template such as `images/{row}_front.jpg`
-    of the row's number (`{row}` from 1, `{index}` from 0) and columns (`{name}`); tabular modalities have
-    their own `columns`. `target`, `id`: columns. `split`: a column of train/val/test, or how the split is
-    drawn (left out: the defaults, unless there is a table for each split). `classes`: the class names in
-    order (left out: sorted). `names`: the columns of a text table without a header. `log_target`: the natural
-    logarithm of the target is predicted. A `table` such as `sites/*.csv` is all files of that form, one below
-    the other. `join`: further tables that add columns. `labelled_only`: rows without a target are no samples,
-    which are left out and counted, rather than faults. `group`: a column that says who or where a sample is
-    of, where the split is given: the data report tells which of its values are in several splits."""
+    `table`: the file, relative to `raw_dir`; `sites/*.csv`: all such files, one below the other; or one for
+    each split, `{train: …, val: …, test: …}` or a list whose names tell; None: `metadata.csv` (any ending),
+    or `train.csv`, `val.csv` and `test.csv`, or a `metadata.csv` in folders `train`, `val` and `test`.
+    `root`: where paths start (None: the table's folder). `columns`: modality → its column of paths or text,
+    or a template such as `images/{row}_front.jpg` of the row's number (`{row}` from 1, `{index}` from 0) and
+    columns (`{name}`); tabular modalities have `columns` themselves. `target`, `id`: columns. `split`: a
+    column of train/val/test, or how the split is drawn (None: the defaults, unless there is a table for each
+    split). `classes`: the class names in order (None: sorted). `names`: the columns of a text table without a
+    header. `log_target`: the natural logarithm of the target is predicted. `join`: further tables that add
+    columns. `labelled_only`: rows without a target are left out and counted, rather than faults. `group`: a
+    column that says who or where a sample is of, where the split is given: the data report tells which of its
+    values are in several splits."""
 
     layout: Literal["table"] = "table"
     table: TableFiles | None = None
@@ -299,9 +292,7 @@ class Table(RawSettings):
     def _problems(self) -> Iterator[str]:
         if isinstance(self.table, dict):
             missing = [s for s in SPLITS if s not in self.table]
-            if missing == ["val"] and self.split is not None and self.split.val is not None:
-                missing = []
-            if missing:
+            if missing and (missing != ["val"] or self.split is None or self.split.val is None):
                 drawn = "; or have val drawn from train: `split: {val: 0.1}`" * (missing == ["val"])
                 names = f"name a table for each of {', '.join(SPLITS)}"
                 yield f"table lacks {', '.join(missing)}: {names}{drawn}"
@@ -315,13 +306,9 @@ class Table(RawSettings):
     def repeats(self, seed: int) -> dict[str, tuple[str, Self]]:
         if self.split is None:
             return super().repeats(seed)
-        return {
-            name if self.split.per_seed else f"{name}/seed{seed}".lstrip("/"): (
-                name,
-                self.model_copy(update={"split": split}),
-            )
-            for name, split in self.split.each(seed)
-        }
+        splits = {name: self.model_copy(update={"split": s}) for name, s in self.split.each(seed)}
+        suffix = "" if self.split.per_seed else f"/seed{seed}"
+        return {f"{name}{suffix}".lstrip("/"): (name, table) for name, table in splits.items()}
 
 
 class ExternalLayout(RawSettings):
@@ -344,11 +331,10 @@ else:
 
 
 class TargetSettings(Strict):
-    """What is predicted: name and unit, as tables show them; `output`: how a regression's number is read.
-
-    `sigmoid`: the target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our
-    definition), so that no prediction leaves the range of train; `identity`: the target is standardised on
-    train and predicted as it is; `auto`: sigmoid where all train targets lie in [0, 1], else identity."""
+    """Name and unit of what is predicted, as tables show them; `output` of a regression: `sigmoid`: the
+    target is min-max scaled on train to [0, 1] and predicted through a sigmoid (g2d.md §2, our definition),
+    so that no prediction leaves the range of train; `identity`: standardised on train; `auto`: sigmoid where
+    all train targets lie in [0, 1], else identity."""
 
     name: str = "label"
     unit: str = ""

@@ -1,4 +1,4 @@
-"""The kinds of modality, each listed once: its features, its encoder, its augmentation in training."""
+"""The kinds of modality: features, default encoder and augmentation of each."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,22 +10,18 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from g2d_pipeline.config.base import ColumnNames, Counts, Fraction, Numbers, Positives, Strict, by_tag
 from g2d_pipeline.config.models import MLP, Bag, EncoderSettings, ResNet18, SmallCNN, Transformer
 
-# How floats are kept in the store; float16 takes half the room, and is computed with in float32.
-Stored = Literal["float32", "float16"]
+Stored = Literal["float32", "float16"]  # floats in the store; float16 is converted to float32 for training
 Range = Annotated[Positives, Field(min_length=2, max_length=2)]  # least, greatest
 
 
 class AudioFeatures(Strict):
     """A recording → a log-magnitude spectrogram `[1, F, T]`.
 
-    The order of the steps: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the
-    recording over and over), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation
-    `noise` (drawn once per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0,
-    `hop_length`, …), optional mel bands, log(· + 1e-7).
-
-    `padding`: what the frames at both ends see beyond them. `zeros`, as librosa from 0.9 on, and so the
-    published CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`: the recording mirrored, as
-    librosa before."""
+    In this order: mono, resample to `sample_rate`, cut or `fill` to `seconds` (zeros behind, or the recording
+    repeated), `clamp` to [-1, 1], divide by the peak, add white noise of standard deviation `noise` (drawn
+    once per recording from `noise_seed`), |STFT| (periodic Hann window, frames centred at 0, `hop_length`,
+    …), optional mel bands, log(· + 1e-7). `padding` beyond both ends: `zeros`, as librosa from 0.9 on, and so
+    the published CREMA-D and VGGSound (their Python 3.11 has no older one); `reflect`, as librosa before."""
 
     kind: Literal["audio"] = "audio"
     sample_rate: PositiveInt = 16_000
@@ -67,8 +63,8 @@ class _Pictures(Strict):
         if (self.mean is None) != (self.std is None):
             yield "give both mean and std, or neither (then they are measured on train)"
         channels = getattr(self, "channels", 3)  # frames are in colour
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != channels:
+        for key in ("mean", "std"):
+            if (values := getattr(self, key)) is not None and len(values) != channels:
                 yield f"{key} has {len(values)} values for {channels} channels"
 
     @property
@@ -81,10 +77,10 @@ class ImageFeatures(_Pictures):
 
     Resized to `size` ignoring the aspect ratio (bilinear, antialiased). `pca_energy`: keep the largest number
     of principal components (fitted on train) whose cumulative variance stays at or below this share, at least
-    one, and do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser in units of
-    [0, 1] pixels (or of the array's own, where it holds floats), one value a channel; left out: measured on
-    train. `dtype`: of floats; bytes stay bytes. `value_range`: which values of grey files of 16 or 32 bits
-    become 0 and 255 (depth in millimetres, 12 bits in 16); left out: of 16 bits the high byte is kept."""
+    one, and do not add the mean back (AV-MNIST, datasets.md §2.1). `mean`/`std`: the normaliser, one value a
+    channel, in units of [0, 1] pixels (of the array, where it holds floats); None: measured on train.
+    `dtype`: of floats; bytes stay bytes. `value_range`: which values of grey files of 16 or 32 bits become 0
+    and 255 (depth in millimetres, 12 bits in 16); None: of 16 bits the high byte is kept."""
 
     kind: Literal["image"] = "image"
     channels: Literal[1, 3] = 3
@@ -99,12 +95,10 @@ class ImageFeatures(_Pictures):
 
 
 class TabularFeatures(Strict):
-    """Columns of a table → `[F]` floats, everything learnt on train alone (§5.2).
-
-    `columns`: numbers; blanks become the train mean, then standardised by train mean and std. `dates`: three
-    numbers each, treated likewise: the year, and sine and cosine of the day in it. `categorical`: a feature
-    of 0 and 1 for each category of train, a blank being one of its own; a category that train lacks is 0
-    throughout. F is in this order.
+    """Columns of a table → `[F]` floats, everything learnt on train alone (§5.2). F in this order: `columns`:
+    numbers, standardised by train mean and std, blanks being the train mean; `dates`: the year, and sine and
+    cosine of the day in it, likewise; `categorical`: one-hot, a blank being a category; one that train lacks
+    is 0 throughout.
 
     Of a user's table each may be a pattern (`band_*`), a range (`454..950`: columns whose names are numbers
     from one to the other; `a..c`: the columns from a to c) or, behind these, what they leave out (`!band_7`);
@@ -137,11 +131,9 @@ def is_selector(name: str) -> bool:
 
 
 class VideoFeatures(_Pictures):
-    """A clip (a file, or a folder of images) → bytes `[C, T, H, W]`: `frames` images, resized likewise.
-
-    `pick`: `even`: spread evenly over the clip's length; `published`: of one picture a second (the frame rate
-    rounded down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3).
-    `mean`/`std`: as of images."""
+    """A clip (a file, or a folder of images) → bytes `[C, T, H, W]`: `frames` images, resized and normalised
+    likewise. `pick`: `even`: evenly over the clip's length; `published`: of one picture a second (the frame
+    rate rounded down), those that the authors' code draws with its fixed seed (datasets.md §1.3, §3.3)."""
 
     kind: Literal["video"] = "video"
     frames: PositiveInt = 3
@@ -150,11 +142,9 @@ class VideoFeatures(_Pictures):
 
 class SequenceFeatures(Strict):
     """An array file `[L, F]` (or a row of one `[N, L, F]`) → floats `[F + 1, steps]`: F features and a row
-    that is 1 where a step is real.
-
-    Longer sequences lose their end, shorter ones are padded with zeros behind. `cut_leading_zeros`: steps of
-    zeros before the first other one are padding and cut. Steps at the end that are NaN throughout are
-    padding, too; other not finite values become 0 and are counted."""
+    that is 1 where a step is real. Longer sequences lose their end, shorter ones are padded with zeros.
+    `cut_leading_zeros`: steps of zeros before the first other one are cut as padding. Steps of NaN at the end
+    are padding, too; other not finite values become 0 and are counted."""
 
     kind: Literal["sequence"] = "sequence"
     steps: PositiveInt = 50
@@ -170,10 +160,9 @@ class VectorFeatures(Strict):
 
 
 class TextFeatures(Strict):
-    """A text → the ids of its first `length` tokens, `[length]`, with 0 behind shorter ones.
-
-    The tokens (byte-pair encoding; at most `vocabulary` with 0, padding, and 1, unknown) are learnt on train,
-    after NFKC, small letters (`lowercase`), and cuts at spaces and between words and punctuation."""
+    """A text → the ids of its first `length` tokens, `[length]`, padded with 0. The tokens (byte-pair
+    encoding; at most `vocabulary` with 0, padding, and 1, unknown) are learnt on train, after NFKC, small
+    letters (`lowercase`), and cuts at spaces and between words and punctuation."""
 
     kind: Literal["text"] = "text"
     vocabulary: Annotated[int, Field(ge=3)] = 2000
@@ -182,9 +171,8 @@ class TextFeatures(Strict):
 
 
 class ExternalFeatures(Strict):
-    """A kind without settings here: a file of `features/kinds`, an entry point or a dotted path.
-
-    `options`: what its `settings_class` is called with."""
+    """A kind without settings here: a file of `features/kinds`, an entry point or a dotted path; its
+    `settings_class` is called with the `options`."""
 
     kind: str = ""
     options: dict[str, Any] = {}
@@ -195,8 +183,8 @@ class AudioAugment(Strict):
 
     `time_masks`, `frequency_masks`: how many stretches of up to `time_width` frames or `frequency_width` bins
     become the train mean; `noise`: standard deviation of Gaussian noise, in standard deviations of the
-    modality on train. `window_frames`: only so many frames in a row are used, from a random place on; of val
-    and test, and wherever the input is not to be random, those in the middle (VGGSound, datasets.md §3.3)."""
+    modality on train. `window_frames`: so many frames in a row are used, from a random one on; without
+    randomness (val, test) those in the middle (VGGSound, datasets.md §3.3)."""
 
     kind: Literal["audio"] = "audio"
     window_frames: PositiveInt | None = None
@@ -208,11 +196,9 @@ class AudioAugment(Strict):
 
 
 class ImageAugment(Strict):
-    """Random changes of a training batch of images `[B, C, H, W]`, drawn for each sample in each epoch.
-
-    `crop`: the least and the greatest share of the area that a random resized crop keeps (published: 0.08/1);
-    `crop_ratio`: its least and greatest width ÷ height; `flip`: the probability of a left-right flip;
-    `noise`: as of audio."""
+    """Random changes of a training batch of images `[B, C, H, W]`, for each sample in each epoch: `crop`, the
+    range of the area that a random resized crop keeps (published: 0.08/1); `crop_ratio`: of its width ÷
+    height; `flip`: the probability of a left-right flip; `noise`: as of audio."""
 
     kind: Literal["image"] = "image"
     crop: Range | None = None
@@ -221,8 +207,8 @@ class ImageAugment(Strict):
     noise: NonNegativeFloat = 0.0
 
     def _problems(self) -> Iterator[str]:
-        for key, values in (("crop", self.crop), ("crop_ratio", self.crop_ratio)):
-            if values is not None and values[0] > values[1]:
+        for key in ("crop", "crop_ratio"):
+            if (values := getattr(self, key)) is not None and values[0] > values[1]:
                 yield f"{key} is least/greatest, in this order: {values[0]:g} exceeds {values[1]:g}"
         if self.crop is not None and self.crop[1] > 1:
             yield f"crop is a share of the area: {self.crop[1]:g} exceeds 1"
@@ -237,7 +223,7 @@ class TabularAugment(Strict):
 
 AugmentSettings = Annotated[AudioAugment | ImageAugment | TabularAugment, Field(discriminator="kind")]
 
-# the settings of its features, its encoder where none is named, and the settings of its augmentation
+# Of each kind: settings of its features, default encoder, settings of its augmentation.
 KINDS: list[tuple[type[Strict], Any, Any]] = [
     (AudioFeatures, SmallCNN(), AudioAugment),
     (ImageFeatures, SmallCNN(), ImageAugment),

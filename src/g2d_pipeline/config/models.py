@@ -1,15 +1,84 @@
 """The encoders (datasets.md §0.2, §4.4, §5.3) and fusions (paper A.3; g2d.md §8), and their settings."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_serializer
-from pydantic import SerializerFunctionWrapHandler as Serializer
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-from g2d_pipeline.config.base import Counts, Numbers, Strict
-from g2d_pipeline.config.external import ByName, External, settings_by_name
+from g2d_pipeline.config.base import BelowOne, Counts, Numbers, Strict
+from g2d_pipeline.errors import did_you_mean
 
-ENCODER_GROUP = "g2d_pipeline.encoders"  # of entry points: encoders of other packages, by name
+# Entry points of other packages' encoders and fusions, by name.
+ENCODER_GROUP, FUSION_GROUP = "g2d_pipeline.encoders", "g2d_pipeline.fusions"
+
+
+class External(Strict):
+    """A plug-in by file, entry point or dotted path; its class is called with the keywords `options`."""
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
+def settings_by_name(union: Any) -> dict[str, Any]:
+    """name → settings class of an annotated union whose last member is External, without that one."""
+    return {c.model_fields["name"].default: c for c in get_args(get_args(union)[0])[:-1]}
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Annotates a union of settings classes, the last one External, from which `name` chooses.
+
+    A word stands for the section `{name: word}`. `group`: of entry points, and the folder of `models` whose
+    files without a settings class are plug-ins, too. `default`: the name where none is given. Raises
+    ValueError for an unknown name, with the nearest one."""
+
+    group: str
+    default: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        *ours, external = get_args(source)
+        known = {str(c.model_fields["name"].default): c for c in ours}
+
+        def section(value: Any) -> Any:
+            value = {"name": value} if isinstance(value, str) else value
+            if not isinstance(value, dict):
+                return value
+            name, path = value.get("name", self.default), "or the dotted path of a module"
+            if not isinstance(name, str):
+                raise ValueError(f"its name is missing: one of {', '.join(known)}, {path}")
+            if name in known or "." in name:
+                return value
+            names = [*dict.fromkeys([*known, *self._files()])]
+            names += [] if name in names else [e.name for e in entry_points(group=self.group)]
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise ValueError(f"allowed are {', '.join(names)}, {path}{hint and '.' + hint}")
+            return value
+
+        def tag(value: Any) -> str:
+            name = value.get("name", self.default) if isinstance(value, dict) else getattr(value, "name", "")
+            return name if name in known else external.__name__
+
+        choices = {name: handler.generate_schema(c) for name, c in known.items()}
+        choices[external.__name__] = handler.generate_schema(external)
+        union = core_schema.tagged_union_schema(choices, tag)
+        return core_schema.no_info_before_validator_function(section, union)
+
+    def _files(self) -> list[str]:
+        """The names of our files, as `plugins.files` has them: without importing them, or torch."""
+        folder = Path(__file__).parents[1] / "models" / self.group.rpartition(".")[2]
+        return sorted(f.stem for f in folder.glob("*.py") if f.stem != "base" and f.stem[0] != "_")
 
 
 class _Encoder(Strict):
@@ -19,11 +88,11 @@ class _Encoder(Strict):
 
 
 class SmallCNN(_Encoder):
-    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then means over a raster.
+    """A block a width: 3×3 convolution, batch norm, 2×2 max-pool, ReLU; then average pooling to `grid`².
 
-    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). With
-    `grid: 1` the place of a pattern is lost, the pitch in a spectrogram above all, and small drifts of batch
-    norm's running statistics flip the predictions (docs/results/spoken_mnist.md)."""
+    `stride`: of the first convolution. D = widths[-1] × `grid`² (fewer where the map is smaller). `grid: 1`
+    loses positions, such as the pitch in a spectrogram, and small drifts of batch norm's running statistics
+    flip the predictions (docs/results/spoken_mnist.md)."""
 
     name: Literal["small_cnn"] = "small_cnn"
     widths: Counts = [16, 32, 64]
@@ -37,12 +106,7 @@ class _Pretrained(_Encoder):
 
     FILES: ClassVar[dict[str, str]]  # torchvision's names of weights → their files, the default last
 
-    weights: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _plain_without_weights(self, handler: Serializer) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        return {key: value for key, value in dumped.items() if value is not None}
+    weights: str | None = Field(None, exclude_if=lambda file: file is None)
 
     @field_validator("weights")
     @classmethod
@@ -51,10 +115,10 @@ class _Pretrained(_Encoder):
             return value
         known = cls.FILES | {"DEFAULT": list(cls.FILES.values())[-1]}
         if file := known.get(value.rpartition(".")[2].upper()):
+            url, folder = f"https://download.pytorch.org/models/{file}", "data/01_raw/weights/"
             raise ValueError(
-                "nothing is downloaded at run time. Once, put "
-                f"https://download.pytorch.org/models/{file} into, say, data/01_raw/weights/, and give "
-                f"weights: data/01_raw/weights/{file}"
+                f"nothing is downloaded at run time. Once, put {url} into, say, {folder}, and give weights: "
+                f"{folder}{file}"
             )
         raise ValueError("a file that ends in .safetensors, .pth or .pt")
 
@@ -76,10 +140,10 @@ class MobileNetV2(_Pretrained):
 
 
 class MLP(_Encoder):
-    """Linear, `norm`, ReLU (and dropout where given) a width; the default is MIS-ME's table network (§5.3).
+    """Linear, `norm`, ReLU (and dropout) a width; the default is MIS-ME's table network (§5.3).
 
-    `norm`: `batch`: batch norm, `layer`: layer norm, which knows no batch (for small batches, and where
-    statistics of train do not hold elsewhere), `none`."""
+    `norm`: `batch` norm; `layer` norm, for small batches and where statistics of train do not hold; or
+    `none`."""
 
     name: Literal["mlp"] = "mlp"
     widths: Counts = [256, 128, 64, 32, 16]
@@ -87,26 +151,23 @@ class MLP(_Encoder):
     norm: Literal["batch", "layer", "none"] = "batch"
 
     def _problems(self) -> Iterator[str]:
-        if len(self.dropout) > len(self.widths):
-            own = "" if "dropout" in self.model_fields_set else " by default"
-            words = f"dropout has {len(self.dropout)} values{own} for {len(self.widths)} widths"
-            yield f"{words}: say dropout: []"
+        if (n := len(self.dropout)) > len(self.widths):
+            default = "" if "dropout" in self.model_fields_set else " by default"
+            yield f"dropout has {n} values{default} for {len(self.widths)} widths: say dropout: []"
         if any(not 0 <= p < 1 for p in self.dropout):
             yield "dropout values lie in [0, 1)"
 
 
 class Transformer(_Encoder):
-    """A 1×1 convolution to `width`, then `layers` × `heads` of self-attention over a sequence's steps (§4.4).
-
-    Tokens of a text have a learnt embedding in place of the convolution. `pool`: `mean` over the real steps,
-    or the `first` step (as published). Padding is masked: it changes nothing."""
+    """A 1×1 convolution (of a text: an embedding) to `width`, then `layers` × `heads` of self-attention over
+    the steps, padding masked (§4.4). `pool`: `mean` over the real steps, or the `first` (as published)."""
 
     name: Literal["transformer"] = "transformer"
     width: PositiveInt = 768
     layers: PositiveInt = 4
     heads: PositiveInt = 8
     feedforward: PositiveInt = 2048
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: BelowOne = 0.1
     pool: Literal["mean", "first"] = "mean"
 
     def _problems(self) -> Iterator[str]:
@@ -115,15 +176,13 @@ class Transformer(_Encoder):
 
 
 class Bag(_Encoder):
-    """The mean of a text's tokens, learnt embeddings `width` wide; then linear, ReLU a width of `widths`.
-
-    Padding contributes nothing; the mean of no token at all is 0. `widths` may be empty; D is the last width
-    of all. `dropout`: of the mean, and after every layer."""
+    """The mean of a text's token embeddings, `width` wide (0 without tokens); then linear, ReLU a width of
+    `widths`, which may be empty. D is the last width. `dropout`: of the mean, and after every layer."""
 
     name: Literal["bag"] = "bag"
     width: PositiveInt = 64
     widths: Counts = [64]
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: BelowOne = 0.0
 
 
 class ExternalEncoder(_Encoder, External):
@@ -136,12 +195,9 @@ EncoderSettings = Annotated[
 ENCODERS: dict[str, type[_Encoder]] = settings_by_name(EncoderSettings)
 
 
-FUSION_GROUP = "g2d_pipeline.fusions"  # of entry points: fusions of other packages, by name
-
-
 class _Fusion(Strict):
-    """`unimodal_readout`: how one modality is read from it; `paper` (A.5) or the authors' `code`. They
-    differ in what stands in for the other modalities and in the share of the bias (see each class)."""
+    """`unimodal_readout`: the prediction from one modality, of the `paper` (A.5) or of the authors' `code`,
+    which differ in the stand-in for the other modalities and in the share of the bias (see each class)."""
 
     unimodal_readout: Literal["paper", "code"] = "paper"
 
@@ -166,9 +222,8 @@ class Concat(_Fusion):
 
 
 class FiLM(_Fusion):
-    """One modality, `condition` (left out: the first), scales and shifts the others.
-
-    `width`, to which modalities of another width are projected; left out: the greatest."""
+    """One modality, `condition` (None: the first), scales and shifts the others. `width`: to which modalities
+    of another width are projected (None: the greatest)."""
 
     name: Literal["film"] = "film"
     condition: str | None = None
@@ -176,7 +231,7 @@ class FiLM(_Fusion):
 
 
 class BiGated(_Fusion):
-    """A sigmoid of one modality, `gate` (left out: the first), multiplies the others; `width` as of film."""
+    """A sigmoid of one modality, `gate` (None: the first), multiplies the others; `width` as of film."""
 
     name: Literal["bi_gated"] = "bi_gated"
     gate: str | None = None
@@ -184,21 +239,21 @@ class BiGated(_Fusion):
 
 
 class CrossAttention(_Fusion):
-    """Every modality attends to the others. `heads`: of attention (left out: 8, or 4 below a width of 64)."""
+    """Every modality attends to the others. `heads`: of attention (None: 8, or 4 below a width of 64)."""
 
     name: Literal["cross_attention"] = "cross_attention"
     heads: PositiveInt | None = None
     width: PositiveInt | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: BelowOne = 0.0
 
 
 class Shared(_Fusion):
     """One head for all modalities (equal widths), the fusion of MLA and ReconBoost.
 
-    `width`: where encoders differ in width, features are projected to this or the `greatest` one (left out:
-    refused). `hidden`: widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of
-    the modalities' logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: as MLA's
-    code does it, with one weight for the whole batch."""
+    `width`: encoders of other widths are projected to this or the `greatest` one (None: refused). `hidden`:
+    widths of layers before the last (ReconBoost: 256). `combine`: the `sum` or `mean` of the modalities'
+    logits, or `entropy`: the mean weighted by certainty (MLA); `entropy_of_batch`: with one weight for the
+    whole batch, as in MLA's code."""
 
     name: Literal["shared"] = "shared"
     width: PositiveInt | Literal["greatest"] | None = None

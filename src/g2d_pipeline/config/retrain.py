@@ -5,16 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 
-from g2d_pipeline.config.base import Fraction, Strict
+from g2d_pipeline.config.base import Fraction, Share, Strict
 from g2d_pipeline.errors import did_you_mean
-
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class RegistrySettings(Strict):
-    """MLflow's registry. `uri`: where it keeps its records; None: `MLFLOW_TRACKING_URI`, else a SQLite file
-    in `data/09_registry`. `artifacts`: where versions lie; None: a folder beside that file, or what the
-    server says. `keep_last`: versions that are kept beside those of an alias; None: all."""
+    """MLflow's registry. `uri`: of its records; None: `MLFLOW_TRACKING_URI`, else a SQLite file in
+    `data/09_registry`. `artifacts`: of its versions; None: a folder beside that file, or the server's.
+    `keep_last`: versions that are kept beside those of an alias; None: all."""
 
     uri: str | None = None
     artifacts: str | None = None
@@ -36,14 +34,14 @@ Outcome = Literal["go", "warn", "stop"]
 
 
 class GateSettings(Strict):
-    """What is checked before anything is trained (docs/retrain.md). `schema_change`: columns or modalities
-    that the champion needs are missing or of another type, another task or unit; `new_columns`: columns or
-    modalities that it does not know; `new_classes`, `vanished_classes`. `unreadable`: the share of new files
-    or rows that can not be used; `silent`: the share of new samples of a modality that are silent or blank,
-    beyond that at training time; `shift`: the distance of new data from the champion's, for each modality and
-    the target; `label_noise`: the share of new labels that the champion contradicts with at least
-    `confidence`, beyond its share on data it was not trained on. `alpha`: the false-alarm rate of all tests
-    of shift together, and of each of the two others; `samples`: new rows that are looked at, at most."""
+    """Checks before anything is trained (docs/retrain.md). `schema_change`: columns or modalities that the
+    champion needs are missing or of another type, another task or unit; `new_columns`: columns or modalities
+    that it does not know; `new_classes`, `vanished_classes`. `unreadable`: the share of new files or rows
+    that can not be used; `silent`: the share of new samples of a modality that are silent or blank, beyond
+    that at training time; `shift`: the distance of new data from the champion's, for each modality and the
+    target; `label_noise`: the share of new labels that the champion contradicts with at least `confidence`,
+    beyond its share on data it was not trained on. `alpha`: the false-alarm rate of all tests of shift
+    together, and of each of the two others; `samples`: the most new rows that are checked."""
 
     schema_change: Outcome = "stop"
     new_columns: Outcome = "warn"
@@ -66,14 +64,13 @@ class GateSettings(Strict):
 
 
 class Guards(Strict):
-    """How far a challenger may fall behind the champion beside the headline metric: the greatest loss of that
-    metric, refused where it is shown to be a loss; None: not guarded. As a fraction: of accuracies, F1, R²
-    and the like as they are (0.05: 5 points), of RMSE and MAE in standard deviations of the targets, of MAPE
-    0.05 for 5 %.
+    """The greatest loss of a challenger beside the headline metric, refused where it is significant; None:
+    not guarded. As a fraction: of accuracies, F1, R² and the like as they are (0.05: 5 points), of RMSE and
+    MAE in standard deviations of the targets, of MAPE 0.05 for 5 %.
 
-    `per_modality`: of what each modality alone says; `missing_modality`: without each modality;
-    `per_group`: in each group of 20 samples or more; `calibration`: of the ECE, in a regression of the mean
-    bias, whatever its sign, in standard deviations of the targets; by its value, which is not tested."""
+    `per_modality`: of each modality alone; `missing_modality`: without each modality; `per_group`: in each
+    group of 20 samples or more; `calibration`: of the ECE, in a regression of the absolute mean bias in
+    standard deviations of the targets; by its value, which is not tested."""
 
     per_modality: NonNegativeFloat | None = 0.05
     per_group: NonNegativeFloat | None = 0.1
@@ -90,10 +87,9 @@ UNTESTED = ("map", "ece")  # which the bootstrap does not resample
 
 class PromoteSettings(Strict):
     """A challenger is promoted where its `metric` (None: the task's first headline metric) on the fixed
-    evaluation set is better than the champion's by more than `min_improvement` (in the metric's own unit,
-    accuracies as fractions), as `test` has it: shown by a paired bootstrap at this one-sided `confidence`, or
-    by its value alone; and where no guard refuses it. A `min_improvement` below 0 takes it where it is shown
-    to lose no more than that."""
+    evaluation set is better than the champion's by more than `min_improvement` (in the metric's unit,
+    accuracies as fractions; below 0: it loses no more than that), by a paired bootstrap `test` at this
+    one-sided `confidence`, or by its value alone; and where no guard refuses it."""
 
     test: Literal["paired_bootstrap", "value"] = "paired_bootstrap"
     metric: str | None = None
@@ -109,9 +105,8 @@ class PromoteSettings(Strict):
         task = (info.context or {}).get("task")
         allowed = [m for kind, names in PROMOTED_BY.items() for m in names if task in (kind, None)]
         if metric is not None and metric not in allowed:
-            of_task = f" of a {task}" if task else ""
-            words = f"no metric{of_task}.{did_you_mean(metric, allowed)} Allowed: {', '.join(allowed)}"
-            raise ValueError(words)
+            hint = f"{did_you_mean(metric, allowed)} Allowed: {', '.join(allowed)}"
+            raise ValueError(f"no metric{f' of a {task}' if task else ''}.{hint}")
         if metric in UNTESTED and info.data.get("test") != "value":
             raise ValueError("the bootstrap does not resample it: it needs test = value")
         return metric

@@ -1,4 +1,4 @@
-"""Schedules: which data set is retrained when, and who is told of what came of it."""
+"""Schedules: which data set is retrained when, and who is notified of the outcome."""
 
 import re
 from collections.abc import Iterator
@@ -11,25 +11,24 @@ from g2d_pipeline.config.base import Strict, split_slashes
 from g2d_pipeline.errors import did_you_mean
 
 Outcome = Literal["promoted", "kept", "finished", "refused", "failed"]
-"""What may come of a run: of `retrain` all but `finished`, of another pipeline `finished` or `failed`."""
+"""Outcomes of a run: of `retrain` all but `finished`, of another pipeline `finished` or `failed`."""
 UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
-WORDS = {
-    "month": {name: number for number, name in enumerate(MONTHS, 1)},
-    "weekday": {name: number for number, name in enumerate(DAYS)},
+NAMES = {
+    "month": dict(zip(MONTHS, range(1, 13), strict=True)),
+    "weekday": dict(zip(DAYS, range(7), strict=True)),
 }
 LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of each month
 
 
 def _seconds(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value.strip())
-        if match is None:
-            raise ValueError("a number with its unit: 90 s, 30 min, 6 h or 1 d")
+    if not isinstance(value, str):
+        return value
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", value.strip()):
         return float(match[1]) * UNITS[match[2]]
-    return value
+    raise ValueError("a number with its unit: 90 s, 30 min, 6 h or 1 d")
 
 
 def cron_fields(text: str) -> list[list[int] | None]:
@@ -54,17 +53,17 @@ def _values(text: str, name: str) -> list[int] | None:
     if text == "*":
         return None
     low, high = FIELDS[name]
-    words, values = WORDS.get(name, {}), set()
+    known, values = NAMES.get(name, {}), set()
     for item in text.lower().split(","):
         match = re.fullmatch(r"(\*|(\w+)(?:-(\w+))?)(?:/(\d+))?", item)
         ends = [low, high - (name == "weekday")]
         if match is not None and match[2]:
-            numbers = [words.get(word, word) for word in (match[2], match[3] or match[2])]
+            numbers = [known.get(word, word) for word in (match[2], match[3] or match[2])]
             ends = [int(n) for n in numbers if str(n).isdecimal()]
         step = int(match[4] or 1) if match is not None else 0
         alone = match is not None and match[4] and match[2] and not match[3]  # 5/10: cron refuses it
         if alone or len(ends) < 2 or not low <= ends[0] <= ends[1] <= high or not 0 < step <= high:
-            names = f", {'/'.join(words)}" if words else ""
+            names = f", {'/'.join(known)}" if known else ""
             allowed = f"{low} to {high}{names}, *, a-b, */n, or a list with commas"
             raise ValueError(f"{name} {item!r} should be {allowed}")
         values |= {value % 7 if name == "weekday" else value for value in range(ends[0], ends[1] + 1, step)}
@@ -87,8 +86,8 @@ Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
 
 
 class Notify(Strict):
-    """Who is told: `command` gets the message as JSON on its standard input, `webhook_env` names the
-    environment variable that holds the address to which it is posted. `on`: of which outcomes."""
+    """`command` gets the message as JSON on its standard input; `webhook_env`: the environment variable with
+    the address to which it is posted. `on`: of which outcomes."""
 
     command: str | None = None
     webhook_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None

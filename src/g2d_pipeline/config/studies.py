@@ -1,4 +1,4 @@
-"""A study: a grid of data sets, methods and options, as its file declares it."""
+"""A study's file: a grid of data sets, methods and options, or a search for the best method."""
 
 from collections import Counter
 from itertools import pairwise
@@ -14,24 +14,23 @@ from pydantic import (
     field_validator,
 )
 
-from g2d_pipeline.config.base import Names, Seeds, Strict, split_slashes
-from g2d_pipeline.config.compute import ComputeSettings
+from g2d_pipeline.config.base import Names, Seeds, Share, Strict, split_slashes
+from g2d_pipeline.config.run import ComputeSettings
 
+# Keys of `kedro run` → those of a study.
 SHORT = {"dataset": "datasets", "method": "methods", "seed": "seeds", "metric": "metrics"}
-"""Keys of `kedro run` and what a study calls them."""
-# Keys of `kedro run` that have no meaning here, and what to say instead.
+# Keys of `kedro run` without a meaning here → the remedy.
 REFUSED = {
     "compare": "a study compares its methods: say methods",
     "rebuild": "a study makes what is missing: kedro run --params rebuild=true makes anew what you doubt",
     "workers": "a study has workers of `threads` threads: say compute.workers",
 }
 Options = dict[str, Any]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Values = Annotated[list[Any], BeforeValidator(split_slashes), Field(min_length=1)]
 
 
 class Study(Strict):
-    """`compute`: what differs from that of `parameters.yml`: engine and workers, of `threads` each."""
+    """`compute`: changes of that of `parameters.yml`: engine and workers, of `threads` each."""
 
     title: str = ""
     like: str | None = None  # another study, of which this one changes what it says
@@ -66,9 +65,9 @@ class StudySettings(Study):
     def _are_options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         trees = value.values() if info.field_name == "of_dataset" else [value]
         for key in (part for tree in trees for keys in tree for part in keys.split("/")):
-            own = SHORT.get(key, key).partition(".")[0]
-            if own in StudySettings.model_fields or own in REFUSED:
-                remedy = REFUSED.get(own, f"say {own} beside {info.field_name}, not in it")
+            first = SHORT.get(key, key).partition(".")[0]
+            if first in StudySettings.model_fields or first in REFUSED:
+                remedy = REFUSED.get(first, f"say {first} beside {info.field_name}, not in it")
                 raise ValueError(f"{key}: {remedy}")
         return value
 
@@ -88,10 +87,10 @@ class StudySettings(Study):
 
 class AdviseSettings(Study):
     """Which method for a data set, within `minutes`: a race of `methods` (none named: all) by successive
-    halving on validation. In each of `rungs`, a share of the epochs, the `keep` best of them go on; the last
-    ones, `finalists` of them, are trained with all epochs, and with all `seeds` where the time allows.
-    Methods of `first` come first where the time does not suffice for all. `margin`: what is gained by less
-    than that is not worth a remedy (of accuracy; of an error its share)."""
+    halving on validation. In each of `rungs`, a share of the epochs, the `keep` best go on; the last ones,
+    `finalists`, are trained with all epochs, and with all `seeds` where the time allows. Methods of `first`
+    come first where it does not. `margin`: a smaller gain (of accuracy; of an error its share) is not worth a
+    remedy."""
 
     dataset: str
     minutes: PositiveFloat

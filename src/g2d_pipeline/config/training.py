@@ -14,13 +14,13 @@ from pydantic import (
     field_validator,
 )
 
-from g2d_pipeline.config.base import Counts, Strict, split_slashes
+from g2d_pipeline.config.base import BelowOne, Counts, Share, Strict, split_slashes
 
 
 class SGD(Strict):
     name: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     weight_decay: NonNegativeFloat = 1e-4
 
 
@@ -80,7 +80,7 @@ class PlateauSchedule(_Schedule):
 
     name: Literal["plateau"] = "plateau"
     patience: NonNegativeInt = 10
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    gamma: Share = 0.1
     min_lr: NonNegativeFloat = 0.0
 
 
@@ -92,7 +92,7 @@ LRSchedule = Annotated[
 
 def parse_batch_size(value: Any) -> Any:
     """A whole number from 2 on, or `auto`."""
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 2):
+    if value == "auto" or (type(value) is int and value >= 2):
         return value
     raise ValueError("a whole number from 2 on (batch norm cannot train on one sample), or the word auto")
 
@@ -101,22 +101,21 @@ class TrainingSettings(Strict):
     """The recipe of one training run, teacher or student (g2d.md §7).
 
     `batch_size`: samples a batch; `auto` (CUDA): the largest that fits, found by halving. `accumulation`:
-    batches whose gradients are averaged for one step. `scale_lr`: what learning rates are multiplied by where
-    several devices (`compute.devices`, each with `batch_size` samples a batch) train together: 1 (`none`),
-    their number (`linear`) or its square root (`sqrt`). `clip_norm`: the greatest norm of the whole gradient.
-    `ema`: decay of the average of the weights that is evaluated and kept instead of the weights.
-    `early_stopping`: epochs without a better validation score after which training ends, counted in the last
-    phase only: no other one is cut. `selection`: `val` keeps the weights of the best validation epoch; `last`
-    the last ones; `test` reproduces the published protocol (best epoch on *test*), and every number made with
-    it is labelled so. `score_test`: at the `end`, of the kept weights alone, or after every `epoch`, for
-    curves (always where test selects). `selection_metric`: what is best, for early stopping too (None:
-    accuracy or RMSE); of equal values the lower task loss, then the earlier epoch. `select_in`: epochs of the
-    last phase of SMP or of a method with stages (see `Method.phase`), or of all phases. `precision`: of the
-    encoders (fusion and losses are float32; `auto`: bf16 where this machine trains this model faster with it,
-    measured; recorded in the model's `precision`); `channels_last`: memory format of convolutions; `compile`:
-    encoders through torch.compile; `checkpoint_activations`: encoders compute their activations again in the
-    backward pass instead of keeping them. `teacher_view`: where a modality is augmented, its teacher sees the
-    `augmented` batch (as published) or its stored outputs on the `clean` samples are used."""
+    batches whose gradients are averaged for one step. `scale_lr`: learning rates × 1 (`none`), × the number
+    of devices that train together (`compute.devices`, each with `batch_size` samples a batch; `linear`) or
+    × its square root (`sqrt`). `clip_norm`: the greatest norm of the whole gradient. `ema`: decay of the
+    average of the weights that is evaluated and kept instead of the weights. `early_stopping`: patience in
+    epochs, counted in the last phase only: no other one is cut. `selection`: `val` keeps the weights of the
+    best validation epoch; `last` the last ones; `test` reproduces the published protocol (best epoch on
+    *test*), and every number made with it is labelled so. `score_test`: at the `end`, of the kept weights
+    alone, or after every `epoch`, for curves (always where test selects). `selection_metric`: of selection
+    and early stopping (None: accuracy or RMSE); ties: the lower task loss, then the earlier epoch.
+    `select_in`: epochs of the last phase of SMP or of a method with stages (see `Method.phase`), or of all.
+    `precision`: of the encoders (fusion and losses are float32; `auto`: bf16 where this machine trains this
+    model faster with it, measured; recorded in the model's `precision`). `channels_last`: memory format of
+    convolutions. `compile`: encoders through torch.compile. `checkpoint_activations`: encoders compute their
+    activations again in the backward pass. `teacher_view`: the teacher of an augmented modality sees the
+    `augmented` batch (as published), or its stored outputs on the `clean` samples are used."""
 
     epochs: PositiveInt = 300
     batch_size: Annotated[int | Literal["auto"], BeforeValidator(parse_batch_size)] = 16
@@ -125,7 +124,7 @@ class TrainingSettings(Strict):
     optimizer: OptimizerSettings = SGD()
     lr_schedule: LRSchedule = StepSchedule()
     clip_norm: PositiveFloat | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Share | None = None
     early_stopping: PositiveInt | None = None
     selection: Literal["val", "last", "test"] = "val"
     score_test: Literal["end", "epoch"] = "end"
@@ -158,14 +157,10 @@ def parse_tau(value: Any) -> Any:
     """`half`, `all`, `8/16`, `[8, 16]` or `8` → the word, or a list of non-negative whole numbers."""
     if value in ("half", "all"):
         return value
-    parts = split_slashes(value)
-    try:
-        numbers = [int(str(part)) for part in parts]
-    except ValueError:
-        numbers = [-1]
-    if min(numbers, default=-1) < 0:
+    parts = [str(part).strip() for part in split_slashes(value)]
+    if not parts or not all(part.isdecimal() for part in parts):
         raise ValueError("epochs of each phase: whole numbers from 0 on, such as 8/16; or half, all")
-    return numbers
+    return [int(part) for part in parts]
 
 
 class SMPSettings(Strict):
@@ -173,11 +168,11 @@ class SMPSettings(Strict):
 
     `suppression`: `complete`: one modality's encoder learns alone in each phase (κ = 1, the others 0);
     `partial`: all learn, the more confident ones with κ = 1 − tanh(ratio of confidences). `tau`: epochs of
-    each phase, one a modality from the least confident on; the last (all together) may be left out. `half`:
-    half of the epochs shared equally by the k − 1 single-modality phases, the other half together.
-    `partial` modulates in the first `tau` epochs: one number, `half`, or `all`. `update`: `skip`: a
-    suppressed encoder does not move by one bit (Eq. 8); `zero_grad`: its gradient is zero (the code).
-    `scope`: what κ acts on: the whole `encoder`, or convolution weights alone (`conv_only`, the code)."""
+    each phase, one a modality from the least confident on; the last (all together) may be left out; `half`:
+    half of the epochs shared equally by the k − 1 single-modality phases. `partial` modulates in the first
+    `tau` epochs: one number, `half`, or `all`. `update` of a suppressed encoder: `skip` (Eq. 8: it does not
+    move by one bit) or `zero_grad` (the code). `scope` of κ: the `encoder`, or convolution weights alone
+    (`conv_only`, the code)."""
 
     tau: Annotated[Literal["half", "all"] | list[int], BeforeValidator(parse_tau)] = "half"
     suppression: Literal["complete", "partial"] = "complete"
@@ -197,10 +192,9 @@ class SMPSettings(Strict):
         """Epochs of each of the k phases (partial: two), the last one filling up to `epochs`.
 
         Raises ValueError where `tau` has the wrong length, or its single-modality phases exceed `epochs`."""
-        k = modalities
-        if k < 2:
+        if modalities < 2:
             raise ValueError("SMP needs at least two modalities")
-        single = k - 1 if self.suppression == "complete" else 1
+        single = modalities - 1 if self.suppression == "complete" else 1
         if self.tau == "all":
             alone = [epochs]
         elif isinstance(self.tau, str):
@@ -209,11 +203,9 @@ class SMPSettings(Strict):
         else:
             if len(self.tau) not in (single, single + 1):
                 need = f"{single + 1} (or {single}: the last is the rest)"
-                raise ValueError(f"{len(self.tau)} values; {k} modalities need {need}")
+                raise ValueError(f"{len(self.tau)} values; {modalities} modalities need {need}")
             alone = self.tau[:single]
-        if sum(alone) > epochs:
-            raise ValueError(
-                f"the phases of one modality alone take {sum(alone)} epochs of {epochs}: shorten tau or say "
-                "tau=half"
-            )
-        return [*alone, epochs - sum(alone)]
+        if (used := sum(alone)) > epochs:
+            phases = f"the phases of one modality alone take {used} epochs of {epochs}"
+            raise ValueError(f"{phases}: shorten tau or say tau=half")
+        return [*alone, epochs - used]
