@@ -80,6 +80,11 @@ def rename(old: Path, new: Path) -> None:
         file.replace(new.with_name(new.stem + file.name.removeprefix(old.stem)))
 
 
+def with_checksum(path: Path) -> dict[str, str]:
+    """A file's entry in `meta.json`."""
+    return {"file": path.name, "checksum": content_hash(path)}
+
+
 def rows_in_file(array: Array) -> int | None:
     """The rows of each file of an array in shards; None: it is in one file."""
     return getattr(array, "rows", None)
@@ -248,13 +253,9 @@ class Shards:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process, it opens its files there."""
-        return self.__dict__ | {"_opened": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__post_init__()
+        return type(self), (self.files, self.rows, self.shape, self.dtype, self.mode)
 
     def flush(self) -> None:
         for part in self.parts:

@@ -116,7 +116,7 @@ class Inputs:
         with one_thread():
             values = kind.encode(decoded, about, self.folder)
         spec = ArraySpec(values.shape[1:], about["dtype"])
-        values, _ = round_values(values, np.arange(len(values)), spec, findings)
+        values, _ = round_values(values, spec, findings)
         position = {cell: k for k, cell in enumerate(distinct)}
         rows = np.array([position[cell] for cell in cells], np.int64)
         faults = {

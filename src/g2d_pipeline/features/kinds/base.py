@@ -13,7 +13,7 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import SHOWN, ConfigError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
@@ -117,10 +117,6 @@ class ColumnKind(Kind):
     @abstractmethod
     def bytes_each(self) -> int:
         """The room that a sample takes on the disk, about."""
-
-    def extra_files(self, name: str) -> list[str]:
-        """What `write` makes beside `<name>.npy`."""
-        return []
 
     @abstractmethod
     def write(
@@ -340,6 +336,11 @@ def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:
     spec = ArraySpec(tuple(about["shape"]), about["dtype"])
     stored = {"shape": list(spec.shape), "dtype": spec.dtype, "bytes": spec.bytes}
     return {"kind": str(about["kind"]), "stored": stored}
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a note, `SHOWN` at most."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def spread(key: str, values: Sequence[float]) -> dict[str, dict[str, float]]:
