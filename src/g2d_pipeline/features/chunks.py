@@ -84,13 +84,13 @@ def run(job: Job) -> Done:
     if errors is not None and job.records is not None:
         records["worst"], records["squares"] = errors[:, 0, 0], errors[:, 1, 0]
     for note in NOTES:
-        for k, count in findings.notes.get(note, {}).items():
+        for k, count in findings.notes[note].items():
             records[note][k] = count
     records["key"][list(findings.faults)] = b""
     for k, known in copied.items():
         records[k] = known.item()[:-1]  # all but its row
         for note in NOTES:
-            if note in findings.notes and known[note]:
+            if known[note]:
                 findings.notes[note][k] = int(known[note])
     if job.known is not None and copied:
         values[list(copied)] = mapped(job.known.array)[[int(known["row"]) for known in copied.values()]]
@@ -107,7 +107,7 @@ def decode_cells(
     items: Iterable[Item] | None = None,
 ) -> tuple[Array, Findings]:
     """(values `[len(cells), …]`, what was found) of cells, or only of those among them that are `items`."""
-    spec, findings = spec or kind.spec(cells, root), kind.findings()
+    spec, findings = spec or kind.spec(cells, root), Findings()
     values = np.zeros((len(cells), *spec.shape), spec.exact)
     with one_thread():
         every: Iterable[Item] = ((k, cell, None) for k, cell in enumerate(cells))

@@ -24,7 +24,7 @@ from g2d_pipeline.features.files import (
     rows_in_file,
     with_checksum,
 )
-from g2d_pipeline.features.kinds import Findings
+from g2d_pipeline.features.kinds import FileKind, Findings
 from g2d_pipeline.features.kinds.base import first_few
 from g2d_pipeline.features.media import CHUNK, Media
 from g2d_pipeline.features.statistics import relative_errors
@@ -200,7 +200,8 @@ def describe_notes(
     """Add to `notes`, and log, what decoding noticed in the rows `kept`; returns for the data report
     note → how many `samples` of each split, and the `first` five."""
     noticed = {}
-    for note, counts in findings.notes.items():
+    for note, words in (FileKind.notes | media.kind.notes).items():
+        counts = findings.notes[note]
         of_cell = np.zeros(len(media.cells), np.int64)
         of_cell[list(counts)] = list(counts.values())
         of_sample = of_cell[media.code]
@@ -209,8 +210,7 @@ def describe_notes(
             continue
         ids = [sample_ids[row] for row in rows[: SHOWN + 1]]
         noticed[note] = {"samples": {s: int((split[rows] == s).sum()) for s in SPLITS}, "first": ids[:SHOWN]}
-        words = media.kind.notes[note].format(total=of_sample[rows].sum())
-        share = f"{len(rows)} of {len(kept)} samples"
-        notes.append(f"{media.name}: {share} have {media.kind.plural} {words}: {first_few(ids)}")
+        what = f"{media.kind.plural} {words.format(total=of_sample[rows].sum())}"
+        notes.append(f"{media.name}: {len(rows)} of {len(kept)} samples have {what}: {first_few(ids)}")
         logger.warning(notes[-1])
     return noticed

@@ -202,7 +202,7 @@ def decode(
         found = bad[number] if notes is None else Findings(notes=notes)
         result.faults |= {first + k: reason for k, reason in found.faults.items()}
         for note, counts in found.notes.items():
-            result.notes.setdefault(note, {}).update({first + k: n for k, n in counts.items()})
+            result.notes[note] |= {first + k: n for k, n in counts.items()}
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Findings:
     """What decoding notices: position → why a cell can not be used; note → position → count."""
 
     faults: dict[int, str] = field(default_factory=dict)
-    notes: dict[str, dict[int, int]] = field(default_factory=dict)
+    notes: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
 
     @contextmanager
     def decoding(self, k: int, cell: Path) -> Iterator[None]:
@@ -172,10 +173,6 @@ class FileKind(Kind):
                     notes["constant"] = 1
                 for note, count in notes.items():
                     findings.notes[note][k] = count
-
-    def findings(self) -> Findings:
-        """An empty record of what `decode` notices."""
-        return Findings(notes={note: {} for note in ("constant", *self.notes)})
 
     def is_constant(self, values: Array) -> bool:
         """Whether a decoded sample holds nothing (beside the mask row of `[F + 1, T]`)."""
