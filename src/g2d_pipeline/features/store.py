@@ -95,8 +95,7 @@ class FeatureStore:
 
     def verify(self, modality: str | None = None) -> None:
         """Read everything, or one modality; DataError names what differs from its checksum."""
-        if faults := find_faults(self.path, self.meta, modality):
-            raise broken(self.path, [f"{name} {fault}" for name, fault in faults.items()])
+        _check(self.path, self.meta, modality)
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to another process, a store opens its files there."""
@@ -109,9 +108,13 @@ def open_store(folder: Path) -> FeatureStore:
     Raises DataError where a file is missing, truncated or not as `meta.json` says."""
     attach(folder)
     meta = read_meta(folder)
-    if faults := find_faults(folder, meta, quick=True):
-        raise broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
+    _check(folder, meta, quick=True)
     return FeatureStore(folder, meta)
+
+
+def _check(folder: Path, meta: dict[str, Any], modality: str | None = None, quick: bool = False) -> None:
+    if faults := find_faults(folder, meta, modality, quick):
+        raise broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -155,30 +158,30 @@ def find_faults(
             files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise broken(folder, [f"{META} lacks {error}"]) from None
-    files = {name: entry for name, entry in files.items() if not is_unfetched(folder / name)}
-    faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
-    for name, (_, checksum) in files.items():
-        if not quick and faults[name] is None and content_hash(folder / name) != checksum:
-            faults[name] = "has changed since it was written"
-    return {name: fault for name, fault in faults.items() if fault is not None}
+    present = {name: entry for name, entry in files.items() if not is_unfetched(folder / name)}
+    checked = {n: _fault(folder / n, form, None if quick else c) for n, (form, c) in present.items()}
+    return {name: fault for name, fault in checked.items() if fault is not None}
 
 
-def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:
-    """What is wrong with a file of a store, as far as its size and header tell; `form`: of an array."""
+def _fault(path: Path, form: tuple[list[int], str] | None, checksum: str | None) -> str | None:
+    """What is wrong with a file of a store. `form`: shape and dtype of an array; `checksum` (None: not read)
+    is compared where size and header are right."""
     try:
         size = path.stat().st_size
-        if form is None:
-            return None if size else "is empty"
-        stored, kind, promised, _ = read_header(path)
+        if form is None and not size:
+            return "is empty"
+        if form is not None:
+            stored, kind, promised, _ = read_header(path)
+            if (list(stored), str(kind)) != form:
+                return f"holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
+            if size != promised:
+                return f"holds {size} bytes instead of {promised}: it is truncated or damaged"
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError) as error:
         return f"is not an array ({error})"
-    if (list(stored), str(kind)) != form:
-        return f"holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
-    if size != promised:
-        return f"holds {size} bytes instead of {promised}: it is truncated or damaged"
-    return None
+    changed = checksum is not None and content_hash(path) != checksum
+    return "has changed since it was written" if changed else None
 
 
 def broken(folder: Path, faults: Iterable[str], what: str = "broken") -> DataError:
