@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,10 +80,17 @@ class Faults:
         return dict(sorted(bad.items()))
 
 
-def without(table: pd.DataFrame, meta: Mapping[str, Any], bad: Collection[int]) -> pd.DataFrame:
-    """The manifest's table without the rows (positions) that are bad. Raises DataError where a split, or a
-    class of train, would have no sample left, or a target of train but one value."""
-    kept = table.iloc[np.setdiff1d(np.arange(len(table)), list(bad))]
+def without(
+    table: pd.DataFrame, meta: Mapping[str, Any], dropped: Mapping[int, dict[str, Any]]
+) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """(the manifest's table without the `dropped` rows, its facts about the target, notes).
+
+    Of a regression the target is measured on the train samples that are left. Raises DataError where a split,
+    or a class of train, would have no sample left, or a target of train but one value."""
+    target = dict(meta["target"])
+    if not dropped:
+        return table, target, []
+    kept = table.iloc[np.setdiff1d(np.arange(len(table)), list(dropped))].reset_index(drop=True)
     before, after = (t.loc[t["split"] == "train", "target"] for t in (table, kept))
     splits = set(table["split"]) - set(kept["split"])
     gone = [f"split {s}" for s in SPLITS if s in splits]
@@ -94,31 +101,17 @@ def without(table: pd.DataFrame, meta: Mapping[str, Any], bad: Collection[int]) 
     elif before.nunique() > 1 and after.nunique() <= 1:
         gone.append("all values but one of the target in train")
     if gone:
-        headline = f"Without the {len(bad)} samples that can not be used, nothing would be left of"
+        headline = f"Without the {len(dropped)} samples that can not be used, nothing would be left of"
         raise data_error(headline, gone, f"{REMEDY}; then run again.")
-    return kept
-
-
-def target_of(table: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest's facts about the target; of a regression, measured on the train samples that are left."""
-    target = dict(meta["target"])
     if meta["task"] == "regression" and "std" in target:
-        y = table.loc[table["split"] == "train", "target"].astype("float64")
+        y = after.astype("float64")
         measured = {"mean": y.mean(), "std": y.std(ddof=0), "min": y.min(), "max": y.max()}
         target |= {key: float(value) for key, value in measured.items()}
-    return target
-
-
-def note_dropped(dropped: Sequence[Mapping[str, Any]], total: int) -> list[str]:
-    """A sentence for `meta.json`; it is logged, too."""
-    if not dropped:
-        return []
-    first = dropped[0]
-    example = f"{first['sample_id']} ({first['file']} {first['reason']})"
-    more = "" if len(dropped) == 1 else ", …"
-    note = f"{len(dropped)} of {total} samples are dropped, as their files can not be used: {example}{more}"
+    first, share = next(iter(dropped.values())), f"{len(dropped)} of {len(table)} samples"
+    example = f"{first['sample_id']} ({first['file']} {first['reason']}){', …' if len(dropped) > 1 else ''}"
+    note = f"{share} are dropped, as their files can not be used: {example}"
     logger.warning("%s; meta.json lists them.", note)
-    return [note]
+    return kept, target, [note]
 
 
 def finish(

@@ -22,7 +22,7 @@ from g2d_pipeline.features import files as disk
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunks import ChunkJournal
 from g2d_pipeline.features.files import FORMAT, INDEX, META
-from g2d_pipeline.features.finalize import Faults, finish, note_dropped, target_of, without
+from g2d_pipeline.features.finalize import Faults, finish, without
 from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
 from g2d_pipeline.features.media import CHUNK, SCRATCH, Media, Names, decode, prepare
@@ -123,18 +123,11 @@ def _finish_all(
     decoded: Mapping[str, Findings],
 ) -> None:
     """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
-    sample_ids: Sequence[str] = faults.sample_ids
-    table, counts, target = manifest.table, manifest.meta["counts"], manifest.meta["target"]
-    dropped = faults.dropped()
-    kept = np.setdiff1d(np.arange(len(sample_ids)), list(dropped))
-    if dropped:
-        table = without(table, manifest.meta, dropped).reset_index(drop=True)
-        sample_ids = Names(sample_ids[row] for row in kept.tolist())
-        counts = {split: int((table["split"] == split).sum()) for split in counts}
-        target = target_of(table, manifest.meta)
+    dropped, split = faults.dropped(), manifest.table["split"].to_numpy(object)
+    kept = np.setdiff1d(np.arange(len(split)), list(dropped))
+    sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
+    table, target, notes = without(manifest.table, manifest.meta, dropped)
     train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
-    split = manifest.table["split"].to_numpy(object)
-    notes = note_dropped([*dropped.values()], len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         if isinstance(kind, ColumnKind):
@@ -157,7 +150,7 @@ def _finish_all(
         "code": code_digest(),
         **{key: manifest.meta[key] for key in ("dataset", "task", "class_names", "source")},
         "target": target,
-        "counts": counts,
+        "counts": {name: int((split[kept] == name).sum()) for name in manifest.meta["counts"]},
         "dropped": [*dropped.values()],
         "index": {"rows": len(sample_ids), "checksum": content_hash(folder / INDEX)},
         "modalities": modalities,
