@@ -84,7 +84,7 @@ def run(job: Job) -> Done:
     if errors is not None and job.records is not None:
         records["worst"], records["squares"] = errors[:, 0, 0], errors[:, 1, 0]
     for note in NOTES:
-        for k, count in findings.notes[note].items():
+        for k, count in findings.notes.get(note, {}).items():
             records[note][k] = count
     records["key"][list(findings.faults)] = b""
     for k, known in copied.items():
@@ -107,7 +107,8 @@ def decode_cells(
     items: Iterable[Item] | None = None,
 ) -> tuple[Array, Findings]:
     """(values `[len(cells), …]`, what was found) of cells, or only of those among them that are `items`."""
-    spec, findings = spec or kind.spec(cells, root), Findings()
+    spec = spec or kind.spec(cells, root)
+    findings = Findings(notes={note: {} for note in FileKind.notes | kind.notes})
     values = np.zeros((len(cells), *spec.shape), spec.exact)
     with one_thread():
         every: Iterable[Item] = ((k, cell, None) for k, cell in enumerate(cells))
