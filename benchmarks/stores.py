@@ -36,8 +36,9 @@ from common import write_result
 
 from g2d_pipeline import remote
 from g2d_pipeline.config import AudioFeatures, FeaturizeSettings, RunOptions, VideoFeatures
-from g2d_pipeline.features import chunks, media, shards, write_store
-from g2d_pipeline.features.files import create, mapped
+from g2d_pipeline.features import chunks, media, write_store
+from g2d_pipeline.features import files as disk
+from g2d_pipeline.features.files import Shards, create, mapped
 from g2d_pipeline.sources.manifest import Manifest
 from g2d_pipeline.training.data import take
 
@@ -98,7 +99,7 @@ def server() -> Iterator[Any]:
 @contextmanager
 def reading_ahead(wanted: bool) -> Iterator[None]:
     with (
-        mock.patch.object(shards, "fetch_ahead", remote.fetch_ahead if wanted else not_ahead),
+        mock.patch.object(disk, "fetch_ahead", remote.fetch_ahead if wanted else not_ahead),
         mock.patch.object(chunks, "fetch_ahead", remote.fetch_ahead if wanted else not_ahead),
     ):
         yield
@@ -122,7 +123,7 @@ def first_pass(folder: Path, fs: Any, delay: list[float]) -> Iterator[Row]:
             remote._listed.clear()
             remote.connect("s3://bench/x", place, fs.storage_options, 1e9)
             files = sorted(place.glob("x-*.npy"))
-            there = shards.Shards(files, 256, (16 * 256, 4096), np.dtype("f4"))
+            there = Shards(files, 256, (16 * 256, 4096), np.dtype("f4"))
             with reading_ahead(ahead):
                 start = time.perf_counter()
                 for shard in range(16):

@@ -42,6 +42,7 @@ class Loudness(FileKind):
     settings_class = LoudnessFeatures
     plural = "loudnesses"
     headers = True
+    notes = {"clipped": "with clipped values ({total} in all)"}  # beside that of constant ones
 
     def spec(self, cells, root):
         return ArraySpec((1, 1, self.settings.parts), "float32")

@@ -80,6 +80,11 @@ def rename(old: Path, new: Path) -> None:
         file.replace(new.with_name(new.stem + file.name.removeprefix(old.stem)))
 
 
+def with_checksum(path: Path) -> dict[str, str]:
+    """A file's entry in `meta.json`."""
+    return {"file": path.name, "checksum": content_hash(path)}
+
+
 def rows_in_file(array: Array) -> int | None:
     """The rows of each file of an array in shards; None: it is in one file."""
     return getattr(array, "rows", None)
@@ -230,31 +235,23 @@ class Shards:
     def gather(self, rows: npt.NDArray[np.int64], at_once: int | None = None) -> npt.NDArray[Any]:
         """These rows `[n, …]`. Pages are let go after each `at_once` of them."""
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        order = np.argsort(rows, kind="stable")
-        shards, local = (part.tolist() for part in np.divmod(rows[order], self.rows))
-        before, used = None, list[Any]()
-        for taken, (place, shard, row) in enumerate(zip(order.tolist(), shards, local, strict=True), 1):
-            if shard != before:
-                used.append(self._shard(shard))
-                part, before = np.asarray(used[-1]), shard  # a memory map's own indexing takes longer
-            out[place] = part[row]
-            if at_once and taken % at_once == 0:
-                _release(used)
-                used = used[-1:]
-        if at_once:
-            _release(used)
+        order, step = np.argsort(rows, kind="stable"), at_once or max(len(rows), 1)
+        for start in range(0, len(rows), step):
+            places = order[start : start + step]
+            shards = rows[places] // self.rows
+            for number in np.unique(shards).tolist():
+                of_shard, part = places[shards == number], self._shard(number)
+                out[of_shard] = np.asarray(part)[rows[of_shard] % self.rows]
+                if at_once:
+                    release_pages(part, 0)
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.asarray(self[:], dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process, it opens its files there."""
-        return self.__dict__ | {"_opened": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__post_init__()
+        return type(self), (self.files, self.rows, self.shape, self.dtype, self.mode)
 
     def flush(self) -> None:
         for part in self.parts:
@@ -288,8 +285,3 @@ class Shards:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"there is no such row among {len(self)}: {index!r}")
         return rows
-
-
-def _release(parts: list[Any]) -> None:
-    for part in parts:
-        release_pages(part, 0)

@@ -98,35 +98,24 @@ class Inputs:
         self, modality: str, table: pd.DataFrame, root: Path, blank: set[int] | None = None
     ) -> Encoded:
         """The samples of the manifest's columns of a modality, as featurize would store them. Paths are
-        relative to `root`. `blank` gets the rows whose files are silent, of one colour or zero throughout."""
+        relative to `root`; equal cells are decoded once. `blank` gets the rows whose files are silent, of one
+        colour or zero throughout."""
         kind, about = self.kinds[modality], self.about["modalities"][modality]
-        if isinstance(kind, FileKind):
-            return self._decode(kind, about, table.iloc[:, 0].astype(object).tolist(), root, blank)
-        values = kind.encode(table, about, self.folder)
-        if values.dtype.kind != "f":
-            return values, {}
-        return values, dict.fromkeys(infinite_rows(values).tolist(), "holds values that are too large")
-
-    def _decode(
-        self, kind: FileKind, about: Mapping[str, Any], cells: list[str], root: Path, blank: set[int] | None
-    ) -> Encoded:
-        """Equal cells are decoded once."""
-        distinct = list(dict.fromkeys(cells))
-        decoded, findings = decode_cells(kind, distinct, root, kind.stored_spec(about))
+        if not isinstance(kind, FileKind):
+            values = kind.encode(table, about, self.folder)
+            large = infinite_rows(values).tolist() if values.dtype.kind == "f" else []
+            return values, dict.fromkeys(large, "holds values that are too large")
+        cells = table.iloc[:, 0].astype(object).tolist()
+        position = {cell: k for k, cell in enumerate(dict.fromkeys(cells))}
+        decoded, findings = decode_cells(kind, list(position), root, kind.stored_spec(about))
         with one_thread():
             values = kind.encode(decoded, about, self.folder)
-        spec = ArraySpec(values.shape[1:], about["dtype"])
-        values, _ = round_values(values, np.arange(len(values)), spec, findings)
-        position = {cell: k for k, cell in enumerate(distinct)}
-        rows = np.array([position[cell] for cell in cells], np.int64)
-        faults = {
-            i: f"{cells[i]!r} {findings.faults[k]}"
-            for i, k in enumerate(rows.tolist())
-            if k in findings.faults
-        }
+        values, _ = round_values(values, ArraySpec(values.shape[1:], about["dtype"]), findings)
+        rows = [position[cell] for cell in cells]
         if blank is not None:
-            blank.update(i for i, k in enumerate(rows.tolist()) if k in findings.notes["constant"])
-        return values[rows], faults
+            blank.update(i for i, k in enumerate(rows) if k in findings.notes["constant"])
+        faults = findings.faults
+        return values[rows], {i: f"{cells[i]!r} {faults[k]}" for i, k in enumerate(rows) if k in faults}
 
 
 def read_inputs(folder: Path) -> Inputs:

@@ -18,10 +18,10 @@ from g2d_pipeline.compute import Pool
 from g2d_pipeline.errors import DataError
 from g2d_pipeline.features import chunks
 from g2d_pipeline.features.cells import cells_state
-from g2d_pipeline.features.chunks import ChunkJournal, Done, Job, Notes
+from g2d_pipeline.features.chunks import ChunkJournal, Done, Job
 from g2d_pipeline.features.files import Rows, create, fits, remove
 from g2d_pipeline.features.kinds import ArraySpec, FileKind, Findings
-from g2d_pipeline.features.reuse import RECORD, ReusableStore
+from g2d_pipeline.features.store import RECORD, ReusableStore
 from g2d_pipeline.progress import track
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK = 256  # the most cells at once, of any kind
+SCRATCH = ("pixels", "records", "rounding", "kept")  # arrays that are there only while a store is written
 SHARD_BYTES = 2**30  # of a file of a stored array; one of more is in shards
 ShardRows = int | Literal["auto"]  # in a file
 START_UP = 8.0  # seconds until worker processes have imported torch: they have to save more
@@ -112,11 +113,6 @@ class Media:
         return max(1, SHARD_BYTES // max(self.spec.bytes, 1))
 
     @property
-    def scratch(self) -> list[str]:
-        """Files that are there only while the store is being written."""
-        return [self.file(part) for part in ("pixels", "records", "rounding", "kept")]
-
-    @property
     def chunk(self) -> int:
         """Cells at once."""
         return min(CHUNK, self.kind.chunk)
@@ -125,20 +121,20 @@ class Media:
     def chunks(self) -> int:
         return math.ceil(len(self.cells) / self.chunk)
 
-    def size(self, number: int) -> int:
-        """How many cells a chunk has."""
-        return min(self.chunk, len(self.cells) - number * self.chunk)
+    def span(self, number: int) -> range:
+        """The positions of a chunk's cells."""
+        return range(len(self.cells))[number * self.chunk : (number + 1) * self.chunk]
 
     @property
     def reusable(self) -> bool:
-        """Whether its cells are remembered and copied from store to store (see `reuse`)."""
+        """Whether its cells are remembered and copied from store to store (see `store`)."""
         return self.kind.reusable(self.spec)
 
     def job(self, number: int, folder: Path, known: ReusableStore | None = None, workers: int = 1) -> Job:
         """The work of a chunk, made when it is wanted: together they are large. The chunk that one of
         `workers` is likely to get next is read ahead."""
-        first, last = number * self.chunk, number * self.chunk + self.size(number)
-        rows = self.rows(first, last)
+        first, last = (span := self.span(number)).start, span.stop
+        rows, ahead = self.rows(first, last), workers * self.chunk
         rounded = self.spec.dtype == "float16" and not self.reusable
         return Job(
             number=number,
@@ -153,8 +149,14 @@ class Media:
             records=folder / self.file("records") if self.reusable else None,
             rounding=folder / self.file("rounding") if rounded else None,
             known=known,
-            ahead=tuple(self.cells[first + workers * self.chunk : last + workers * self.chunk]),
+            ahead=tuple(self.cells[first + ahead : last + ahead]),
         )
+
+    def digest(self, number: int) -> str:
+        """What a chunk is made from: its cells, the sizes and times of their files, and the array's form."""
+        span = self.span(number)
+        content = str(self.spec).encode() + cells_state(self.cells[span.start : span.stop], self.root)
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def named(self, k: int, reason: str, sample_ids: Sequence[str]) -> str:
         """A bad cell as messages name it."""
@@ -175,34 +177,33 @@ def decode(
 
     The array is the same for any number of workers. Cells that an earlier store has are copied from it. The
     rows of cells that can not be used stay zero."""
-    digests = [_digest(media.job(number, folder)) for number in range(media.chunks)]
-    todo = [k for k, digest in enumerate(digests) if not journal.has(media.name, k, digest)]
-    result, copied, plural = Findings(), 0, media.kind.plural
-    with track(f"featurize {media.name}", len(media.cells), progress) as advance:
-        if present := len(media.cells) - sum(map(media.size, todo)):
-            logger.info("%s: %d of %d %s are there already.", media.name, present, len(media.cells), plural)
+    name, plural = media.name, media.kind.plural
+    digests = [media.digest(number) for number in range(media.chunks)]
+    todo = [k for k, digest in enumerate(digests) if journal.notes(name, k, digest) is None]
+    bad: dict[int, Findings] = {}  # by chunk
+    copied = 0
+    with track(f"featurize {name}", len(media.cells), progress) as advance:
+        if present := len(media.cells) - sum(len(media.span(number)) for number in todo):
+            logger.info("%s: %d of %d %s are there already.", name, present, len(media.cells), plural)
             advance(present)
         for done in _run(pool, partial(media.job, folder=folder, known=known, workers=pool.workers), todo):
-            first = done.number * media.chunk
             copied += done.copied
-            if faults := done.findings.faults:
-                result.faults.update({first + k: reason for k, reason in faults.items()})
-                _add(result.notes, done.findings.notes, first)
+            if done.findings.faults:
+                bad[done.number] = done.findings
             else:
-                journal.record(media.name, done.number, digests[done.number], done.findings.notes)
-            advance(media.size(done.number))
+                journal.record(name, done.number, digests[done.number], done.findings.notes)
+            advance(len(media.span(done.number)))
     if known is not None:
         total = f"{copied} of {len(media.cells)} {plural}"
-        logger.info("%s: %s are copied from %s, not decoded.", media.name, total, known.array.parent.name)
+        logger.info("%s: %s are copied from %s, not decoded.", name, total, known.array.parent.name)
+    result = Findings()
     for number, digest in enumerate(digests):
-        if journal.has(media.name, number, digest):
-            _add(result.notes, journal.notes(media.name, number), number * media.chunk)
+        first, notes = number * media.chunk, journal.notes(name, number, digest)
+        found = bad[number] if notes is None else Findings(notes=notes)
+        result.faults |= {first + k: reason for k, reason in found.faults.items()}
+        for note, counts in found.notes.items():
+            result.notes[note] |= {first + k: n for k, n in counts.items()}
     return result
-
-
-def _add(notes: Notes, more: Notes, first: int) -> None:
-    for kind, counts in more.items():
-        notes.setdefault(kind, {}).update({first + k: n for k, n in counts.items()})
 
 
 def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
@@ -228,13 +229,6 @@ def prepare(folder: Path, media: Media, journal: ChunkJournal) -> None:
         for name in arrays:
             remove(folder / name)
         raise
-
-
-def _digest(job: Job) -> str:
-    """What a chunk is made from: its cells, the sizes and times of their files, and the form of the array."""
-    digest = hashlib.blake2b(str(job.spec).encode(), digest_size=8)
-    digest.update(cells_state(job.cells, job.root))
-    return digest.hexdigest()
 
 
 def _run(pool: Pool, job: Callable[[int], Job], numbers: Sequence[int]) -> Iterator[Done]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,13 +26,13 @@ from g2d_pipeline.features.files import (
     read_header,
     shard_names,
 )
-from g2d_pipeline.files import content_hash
+from g2d_pipeline.files import atomic_write, content_hash
 from g2d_pipeline.remote import attach, is_unfetched
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FeatureStore", "open_store"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ class FeatureStore:
         try:
             table = pd.read_parquet(self.path / INDEX, engine="pyarrow")
         except (OSError, ValueError) as error:
-            raise _broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
+            raise broken(self.path, [f"{INDEX} is not a parquet table ({error})"]) from error
         if len(table) != self.meta["index"]["rows"]:
             reason = f"{INDEX} has {len(table)} rows, {META} says {self.meta['index']['rows']}"
-            raise _broken(self.path, [reason])
+            raise broken(self.path, [reason])
         return table
 
     @cached_property
@@ -94,8 +95,7 @@ class FeatureStore:
 
     def verify(self, modality: str | None = None) -> None:
         """Read everything, or one modality; DataError names what differs from its checksum."""
-        if faults := find_faults(self.path, self.meta, modality):
-            raise _broken(self.path, [f"{name} {fault}" for name, fault in faults.items()])
+        _check(self.path, self.meta, modality)
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to another process, a store opens its files there."""
@@ -108,9 +108,13 @@ def open_store(folder: Path) -> FeatureStore:
     Raises DataError where a file is missing, truncated or not as `meta.json` says."""
     attach(folder)
     meta = read_meta(folder)
-    if faults := find_faults(folder, meta, quick=True):
-        raise _broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
+    _check(folder, meta, quick=True)
     return FeatureStore(folder, meta)
+
+
+def _check(folder: Path, meta: dict[str, Any], modality: str | None = None, quick: bool = False) -> None:
+    if faults := find_faults(folder, meta, modality, quick):
+        raise broken(folder, [f"{name} {fault}" for name, fault in faults.items()])
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -120,11 +124,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((folder / META).read_bytes())
     except FileNotFoundError:
-        raise _broken(folder, [f"{META} is missing"]) from None
+        raise broken(folder, [f"{META} is missing"]) from None
     except (OSError, ValueError) as error:
-        raise _broken(folder, [f"{META} is not JSON ({error})"]) from None
+        raise broken(folder, [f"{META} is not JSON ({error})"]) from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise _broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
+        raise broken(folder, [f"{META} is of another version of g2d-pipeline, or of no feature store"])
     return meta
 
 
@@ -153,33 +157,102 @@ def find_faults(
             beside = [about[part] for part in ("tokenizer", FITTED, "cells") if part in about]
             files |= {part["file"]: (None, part["checksum"]) for part in beside}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise _broken(folder, [f"{META} lacks {error}"]) from None
-    files = {name: entry for name, entry in files.items() if not is_unfetched(folder / name)}
-    faults = {name: _fault(folder / name, form) for name, (form, _) in files.items()}
-    for name, (_, checksum) in files.items():
-        if not quick and faults[name] is None and content_hash(folder / name) != checksum:
-            faults[name] = "has changed since it was written"
-    return {name: fault for name, fault in faults.items() if fault is not None}
+        raise broken(folder, [f"{META} lacks {error}"]) from None
+    present = {name: entry for name, entry in files.items() if not is_unfetched(folder / name)}
+    checked = {n: _fault(folder / n, form, None if quick else c) for n, (form, c) in present.items()}
+    return {name: fault for name, fault in checked.items() if fault is not None}
 
 
-def _fault(path: Path, form: tuple[list[int], str] | None) -> str | None:
-    """What is wrong with a file of a store, as far as its size and header tell; `form`: of an array."""
+def _fault(path: Path, form: tuple[list[int], str] | None, checksum: str | None) -> str | None:
+    """What is wrong with a file of a store. `form`: shape and dtype of an array; `checksum` (None: not read)
+    is compared where size and header are right."""
     try:
         size = path.stat().st_size
-        if form is None:
-            return None if size else "is empty"
-        stored, kind, promised, _ = read_header(path)
+        if form is None and not size:
+            return "is empty"
+        if form is not None:
+            stored, kind, promised, _ = read_header(path)
+            if (list(stored), str(kind)) != form:
+                return f"holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
+            if size != promised:
+                return f"holds {size} bytes instead of {promised}: it is truncated or damaged"
     except FileNotFoundError:
         return "is missing"
     except (OSError, ValueError) as error:
         return f"is not an array ({error})"
-    if (list(stored), str(kind)) != form:
-        return f"holds {kind} {list(stored)}, {META} says {form[1]} {form[0]}"
-    if size != promised:
-        return f"holds {size} bytes instead of {promised}: it is truncated or damaged"
+    changed = checksum is not None and content_hash(path) != checksum
+    return "has changed since it was written" if changed else None
+
+
+def broken(folder: Path, faults: Iterable[str], what: str = "broken") -> DataError:
+    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
+    return data_error(f"The feature store {folder} is {what}", faults, remedy)
+
+
+# ------------------------------------------------------------------------------ what a later store copies
+# Cells of the same name and content, where decoding costs more than reading (`FileKind.reusable`).
+# What is kept of a cell: its key; the counts of its notes (of each kind that is `reusable`); the largest
+# rounding error of its stored numbers, and the sum of their squares (0 where nothing is rounded).
+NOTES = ("constant", "narrow")
+RECORD = np.dtype([("key", "S32"), *((n, "<u4") for n in NOTES), ("worst", "<f8"), ("squares", "<f8")])
+# The same in a store, sorted by key, with a row of the array that holds the cell.
+CELL = np.dtype([*RECORD.descr, ("row", "<i8")])
+
+
+@dataclass(frozen=True)
+class ReusableStore:
+    """A modality of an earlier store: its array, and the cells in it."""
+
+    array: Path
+    cells: Path
+
+    def find(self, key: bytes) -> np.void | None:
+        """The `CELL` of a key; None: there is none."""
+        keys, cells = _cells(self.cells, self.cells.stat().st_mtime_ns)
+        place = int(np.searchsorted(keys, key))
+        return cells[place] if key in keys[place : place + 1] else None
+
+
+@lru_cache(maxsize=8)
+def _cells(path: Path, mtime_ns: int) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[Any]]:
+    """The sorted keys of a store's cells, and the cells; the time is there for files that change."""
+    cells = mapped(path)
+    return np.ascontiguousarray(cells["key"]), cells
+
+
+def find_known(
+    previous: Sequence[Path],
+    name: str,
+    settings: dict[str, Any],
+    code: str,
+    dtype: str,
+    shape: tuple[int, ...],
+) -> ReusableStore | None:
+    """The first of the stores `previous` whose modality `name` was made with the same settings and code.
+
+    A store that is broken, or whose files are not what they were, is passed over with a warning."""
+    expected = {"settings": settings, "dtype": dtype, "shape": list(shape)}
+    for folder in previous:
+        try:
+            if json.loads((folder / META).read_bytes()).get("code") != code:
+                continue
+            store = open_store(folder)
+            about = store.meta["modalities"].get(name, {})
+            if "cells" not in about or any(about.get(key) != value for key, value in expected.items()):
+                continue
+            store.verify(name)
+        except (DataError, OSError, ValueError, AttributeError) as error:
+            logger.warning("%s: nothing is taken from the earlier store %s: %s", name, folder, error)
+            continue
+        return ReusableStore(folder / about["file"], folder / about["cells"]["file"])
     return None
 
 
-def _broken(folder: Path, faults: list[str]) -> DataError:
-    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
-    return data_error(f"The feature store {folder} is broken", faults, remedy)
+def write_cells(path: Path, records: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> None:
+    """Write the `RECORD`s that have a key, of cells that lie in `rows` of the stored array, sorted by key."""
+    cells = np.zeros(len(records), CELL)
+    cells[[*RECORD.names]] = records  # type: ignore[misc]
+    cells["row"] = rows
+    cells = cells[cells["key"] != b""]
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, cells[np.argsort(cells["key"], kind="stable")], allow_pickle=False)

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ class Windows:
 
     def files(self, block: int, modalities: Collection[str]) -> list[Path]:
         """The shards with rows of a block."""
-        return [
-            file for m in modalities if m in self.shards for file in _files(self.shards[m], self.rows, block)
-        ]
+        files: list[Path] = []
+        for array in (self.shards[m] for m in modalities if m in self.shards):
+            last = min((block + 1) * self.rows, len(array)) - 1
+            files += array.files[block * self.rows // array.rows : last // array.rows + 1]
+        return files
 
     def size(self, files: Collection[Path]) -> int:
         return sum(self.remote.files[file.name][0] for file in files)
@@ -73,8 +75,8 @@ def windows_of(arrays: Mapping[str, Any]) -> Windows | None:
         return None
     rows = max((array.rows for array in shards.values()), default=0)
     blocks = range(math.ceil(max(map(len, shards.values())) / rows)) if rows else range(0)
-    each = [[f for array in shards.values() for f in _files(array, rows, block)] for block in blocks]
-    largest = max((sum(remote.files[file.name][0] for file in block) for block in each), default=0)
+    windows = Windows(rows, 0, shards, remote, remote.limit - fixed)
+    largest = max((windows.size(windows.files(block, shards)) for block in blocks), default=0)
     if remote.limit < fixed + 2 * largest:
         least = math.ceil((fixed + 2 * largest) / 1e6) / 1e3
         raise ConfigError(
@@ -83,8 +85,7 @@ def windows_of(arrays: Mapping[str, Any]) -> Windows | None:
             f"rows, and all that is in one file). Set storage.cache_gb to {least:g} or more, or make the "
             "store anew with a smaller storage.shard_rows"
         )
-    room = remote.limit - fixed
-    return Windows(rows, int(room / 2 // largest), shards, remote, room)
+    return replace(windows, count=int(windows.room / 2 // largest))
 
 
 def announce(windows: Windows | None, run: str, agree: Callable[[Any], Any]) -> None:
@@ -135,8 +136,3 @@ def reading_ahead(
     finally:
         cancel_ahead()
         windows.remote.keep = frozenset()
-
-
-def _files(array: Shards, rows: int, block: int) -> Sequence[Path]:
-    last = min((block + 1) * rows, len(array)) - 1
-    return array.files[block * rows // array.rows : last // array.rows + 1]

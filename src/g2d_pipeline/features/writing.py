@@ -19,16 +19,14 @@ from g2d_pipeline.compute import Pool
 from g2d_pipeline.config import FeaturizeSettings, RunOptions
 from g2d_pipeline.errors import data_error, media_fault
 from g2d_pipeline.features import files as disk
-from g2d_pipeline.features.bad_samples import Faults, note_dropped, target_of, without
 from g2d_pipeline.features.cells import split_cell
 from g2d_pipeline.features.chunks import ChunkJournal
-from g2d_pipeline.features.files import FITTED, FORMAT, INDEX, META
-from g2d_pipeline.features.finalize import finish
+from g2d_pipeline.features.files import FORMAT, INDEX, META
+from g2d_pipeline.features.finalize import Faults, finish, without
 from g2d_pipeline.features.inputs import Inputs
 from g2d_pipeline.features.kinds import ColumnKind, FileKind, Findings, kind_of
-from g2d_pipeline.features.media import CHUNK, Media, Names, decode, prepare
-from g2d_pipeline.features.reuse import find_known
-from g2d_pipeline.features.store import array_files, find_faults, read_meta
+from g2d_pipeline.features.media import CHUNK, SCRATCH, Media, Names, decode, prepare
+from g2d_pipeline.features.store import array_files, broken, find_faults, find_known, read_meta
 from g2d_pipeline.files import atomic_write, content_hash
 
 if TYPE_CHECKING:
@@ -59,7 +57,7 @@ def write_store(
     The folder is this call's own; renaming it into place is the caller's. What an earlier call with the same
     samples and settings left there is gone on from; anything else there is removed. Equal input gives equal
     bytes, for any number of workers, any interruptions and any `previous`: finished stores, the newest first,
-    from which recordings, clips and images are copied whose name and content are known there (see `reuse`).
+    from which recordings, clips and images are copied whose name and content are known there (see `store`).
     Files: `<modality>.npy` `[N, …]` in the manifest's order (or its shards), `<modality>.cells.npy` where its
     cells can be copied, `index.parquet`, `meta.json`, and a tokenizer a modality of text. Equal cells are
     decoded once.
@@ -85,18 +83,15 @@ def write_store(
         for left in folder.glob(".*.tmp"):  # by a process that was killed
             left.unlink()
         (folder / META).unlink(missing_ok=True)  # last written, first removed: who has it has a whole store
-        files = {f"{name}{end}.npy" for name in kinds for end in ("", ".cells", f".{FITTED}")}
-        for name, kind in kinds.items():
-            files.update(kind.extra_files(name) if isinstance(kind, ColumnKind) else media[name].scratch)
-        journal = ChunkJournal(folder, _plan(settings, sample_ids, media), sorted(files))
+        journal = ChunkJournal(folder, _plan(settings, sample_ids, media))
         disk.check_space(folder, _needed(folder, kinds, media, len(sample_ids)))
         for m in media.values():
             prepare(folder, m, journal)
         decoded = _decode_all(folder, settings.options, journal, faults, previous)
         _finish_all(folder, manifest, settings, kinds, faults, decoded)
         for m in media.values():
-            for name in m.scratch:
-                disk.remove(folder / name)
+            for part in SCRATCH:
+                disk.remove(folder / m.file(part))
         journal.remove()
 
 
@@ -112,7 +107,7 @@ def _decode_all(
             features = m.kind.settings.model_dump(mode="json")
             ours = type(m.kind).__module__.startswith("g2d_pipeline.")  # what `code_digest` knows of
             stores = previous if m.reusable and ours else ()
-            known = find_known(stores, name, features, code_digest(), m.spec)
+            known = find_known(stores, name, features, code_digest(), m.spec.dtype, m.spec.shape)
             decoded[name] = decode(folder, m, journal, pool, known, options.progress)
             faults.add(name, decoded[name].faults)
             faults.check()
@@ -128,21 +123,11 @@ def _finish_all(
     decoded: Mapping[str, Findings],
 ) -> None:
     """From decoded arrays to a whole store, without the samples that can not be used; `meta.json` last."""
-    sample_ids: Sequence[str] = faults.sample_ids
-    table, counts = manifest.table, manifest.meta["counts"]
-    target, kept = manifest.meta["target"], None
-    dropped = faults.dropped()
-    if dropped:
-        bad = faults.bad_rows()
-        kept = np.flatnonzero(~bad).astype(np.int64)
-        table = without(table, manifest.meta, bad).reset_index(drop=True)
-        sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
-        counts = {split: int((table["split"] == split).sum()) for split in counts}
-        target = target_of(table, manifest.meta)
+    dropped, split = faults.dropped(), manifest.table["split"].to_numpy(object)
+    kept = np.setdiff1d(np.arange(len(split)), list(dropped))
+    sample_ids = Names(faults.sample_ids[row] for row in kept.tolist())
+    table, target, notes = without(manifest.table, manifest.meta, dropped)
     train = np.flatnonzero((table["split"] == "train").to_numpy()).astype(np.int64)
-    split = manifest.table["split"].to_numpy(object)
-
-    notes = note_dropped(dropped, len(faults.sample_ids))
     modalities: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         if isinstance(kind, ColumnKind):
@@ -165,8 +150,8 @@ def _finish_all(
         "code": code_digest(),
         **{key: manifest.meta[key] for key in ("dataset", "task", "class_names", "source")},
         "target": target,
-        "counts": counts,
-        "dropped": dropped,
+        "counts": {name: int((split[kept] == name).sum()) for name in manifest.meta["counts"]},
+        "dropped": [*dropped.values()],
         "index": {"rows": len(sample_ids), "checksum": content_hash(folder / INDEX)},
         "modalities": modalities,
         "notes": notes,
@@ -268,7 +253,7 @@ def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
     faults, inputs = find_faults(folder, meta), Inputs(folder, meta)
     gone = {one["sample_id"] for one in meta["dropped"]}
     table = manifest.table[~manifest.table["sample_id"].astype(str).isin(gone)]
-    made = []
+    made, unmended = [], "broken and can not be repaired"
     for name, about in meta["modalities"].items():
         columns, start = table[manifest.meta["columns"][name]], 0
         for file, (shape, checksum) in array_files(about, len(table)).items():
@@ -281,17 +266,12 @@ def repair_store(folder: Path, manifest: Manifest, root: Path) -> list[str]:
                         part = shard.iloc[first : first + CHUNK]
                         array[first : first + CHUNK], bad = inputs.encode(name, part, root)
                         if bad:
-                            raise _not_repaired(folder, list(bad.values()))
+                            raise broken(folder, bad.values(), unmended)
                     array.flush()
                     if content_hash(temporary) != checksum:
-                        raise _not_repaired(folder, [f"{file}: raw files or the code have changed"])
+                        raise broken(folder, [f"{file}: raw files or the code have changed"], unmended)
                 made.append(file)
             start += shape[0]
     if others := [f"{file} {fault}" for file, fault in faults.items() if file not in made]:
-        raise _not_repaired(folder, others)
+        raise broken(folder, others, unmended)
     return made
-
-
-def _not_repaired(folder: Path, lines: list[str]) -> Exception:
-    remedy = f"delete the folder {folder} and run again, or add `--params rebuild=true`."
-    return data_error(f"The feature store {folder} is broken and can not be repaired", lines, remedy)

@@ -19,15 +19,6 @@ STAGES = 3  # after so many stages, the last ones, maps are scaled (published: t
 RATIO = 4  # of squeezing (published)
 
 
-class Means(nn.Module):
-    """Buffers `signal` and `gate`, `[C]` each."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("signal", torch.zeros(channels))
-        self.register_buffer("gate", torch.zeros(channels))
-
-
 def _itself(mean: Tensor) -> Tensor:
     return mean
 
@@ -44,7 +35,10 @@ class MMTM(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
         self.excite = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items()})
         self.register_buffer("batches", torch.tensor(0))
-        self.means = nn.ModuleDict({m: Means(c) for m, c in channels.items()})
+        self.means = nn.ModuleDict({m: nn.Module() for m in channels})
+        for m, c in channels.items():
+            self.means[m].register_buffer("signal", torch.zeros(c))
+            self.means[m].register_buffer("gate", torch.zeros(c))
         self.average: Callable[[Tensor], Tensor] = _itself  # means of a part of a batch → the batch's
 
     def forward(
@@ -60,9 +54,11 @@ class MMTM(nn.Module):
         if self.training:
             self._remember(signals, gates)
         if held and replaced == "gate":
-            gates[held] = self._mean(held, "gate").to(gates[held].dtype).expand_as(gates[held])
+            mean = self.means[held].get_buffer("gate")
+            gates[held] = mean.to(gates[held].dtype).expand_as(gates[held])
         elif held:
-            means = [layer(self._mean(m, "signal")) for m, layer in self.squeeze.items() if m != held]
+            signal_of = {m: self.means[m].get_buffer("signal") for m in self.squeeze if m != held}
+            means = [self.squeeze[m](signal) for m, signal in signal_of.items()]
             hidden = (squeezed[held] + torch.stack(means).sum(dim=0) + self.bias).relu()
             gates[held] = self.excite[held](hidden).sigmoid()
         return gates
@@ -72,11 +68,8 @@ class MMTM(nn.Module):
         batches = cast(Tensor, self.batches).add_(1)
         for m in self.squeeze:
             for kind, values in (("signal", signals[m]), ("gate", gates[m])):
-                mean = self._mean(m, kind)
+                mean = self.means[m].get_buffer(kind)
                 mean += (self.average(values.float().mean(dim=0)) - mean) / batches
-
-    def _mean(self, modality: str, kind: str) -> Tensor:
-        return self.means[modality].get_buffer(kind)
 
 
 class Exchange(nn.Module):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +62,12 @@ class MultimodalModel(nn.Module):
         `dtype`: encoders run under autocast in it; features, fusion and logits are float32 always. `kappa`: m
         → what the gradient that reaches an encoder is multiplied by (left out: 1). With an exchange every
         encoder runs, and runs with gradient: ValueError where one should not."""
-        known, factors = features or {}, kappa or {}
-        encoded: dict[str, Tensor] = {}
+        known, encoded = features or {}, dict[str, Tensor]()
         if self.exchange is not None:
             if known or suppressed:
                 raise ValueError("encoders with an exchange run together: none can rest or be suppressed")
             with autocast(next(iter(inputs.values())), dtype):
-                encoded = self.exchange(self.encoders, inputs)
-            encoded = {m: feature.float() for m, feature in encoded.items()}
+                encoded = {m: f.float() for m, f in self.exchange(self.encoders, inputs).items()}
             return Output(encoded, self.fusion(encoded))
         for m, encoder in self.encoders.items():
             if m in known:
@@ -78,12 +76,11 @@ class MultimodalModel(nn.Module):
             with autocast(inputs[m], dtype):
                 if m in suppressed:
                     with torch.no_grad(), preserve_norm_stats(encoder, suppressed_norm):
-                        feature = encoder(inputs[m]).float()
+                        encoded[m] = encoder(inputs[m]).float()
                 else:
-                    feature = encoder(inputs[m]).float()
-            if factors.get(m, 1.0) not in (0.0, 1.0) and feature.requires_grad:
-                feature = scale_gradient(feature, factors[m])
-            encoded[m] = feature
+                    encoded[m] = encoder(inputs[m]).float()
+            if (factor := (kappa or {}).get(m, 1.0)) not in (0.0, 1.0):
+                encoded[m] = scale_gradient(encoded[m], factor)
         return Output(encoded, self.fusion(encoded))
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
@@ -113,20 +110,12 @@ def autocast(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any
     return torch.autocast(x.device.type, dtype) if dtype is not None else nullcontext()
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kappa: float) -> Tensor:
-        ctx.kappa = kappa
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.kappa, None
-
-
 def scale_gradient(x: Tensor, kappa: float) -> Tensor:
-    """x itself; the gradient that flows back through it is multiplied by κ."""
-    return cast(Tensor, _ScaleGradient.apply(x, kappa))  # type: ignore[no-untyped-call]
+    """x itself; the gradient that flows back through it, if one does, is multiplied by κ."""
+    scaled = x.view_as(x)
+    if scaled.requires_grad:
+        scaled.register_hook(lambda gradient: gradient * kappa)
+    return scaled
 
 
 def depends_on_batch(encoder: nn.Module) -> bool:

@@ -5,7 +5,7 @@ backward pass. Weights and gradients in shards are DTensors, of the whole shape.
 that trains on one device or by `ddp`, has plain tensors, which the functions here leave as they are."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -135,25 +135,22 @@ class Shards:
     def _from_local(self, optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
         from torch.distributed.tensor import DTensor
 
-        def join(p: Any, x: Any) -> Any:
-            if not isinstance(x, Tensor) or x.dim() == 0:  # the number of steps
-                return x
+        def join(p: Any, x: Tensor) -> Tensor:
             where: Any = p.device_mesh, p.placements
             return DTensor.from_local(x, *where, run_check=False, shape=p.shape, stride=p.stride())
 
-        state["state"] = self._each(state["state"], join)
+        self._change(state, join)
 
     def _to_local(self, optimizer: optim.Optimizer, state: dict[str, Any]) -> None:
-        def part(p: Any, x: Any) -> Any:
-            return local(shard_like(x, p)) if isinstance(x, Tensor) and x.dim() else x
+        self._change(state, lambda p, x: local(shard_like(x, p)))
 
-        state["state"] = self._each(state["state"], part)
+    def _change(self, state: dict[str, Any], change: Callable[[Any, Tensor], Tensor]) -> None:
+        """Change the states of sharded parameters, but for numbers (of steps)."""
 
-    def _each(self, states: Mapping[int, Any], change: Any) -> dict[int, Any]:
-        """The states by parameter's number, with those of sharded ones changed."""
-        return {
-            i: {name: change(self.parameters[i], x) for name, x in state.items()}
-            if self.parameters[i] in self.local
-            else state
-            for i, state in states.items()
+        def changed(p: nn.Parameter, values: dict[str, Any]) -> dict[str, Any]:
+            return {n: change(p, x) if isinstance(x, Tensor) and x.dim() else x for n, x in values.items()}
+
+        state["state"] = {
+            i: changed(p, values) if (p := self.parameters[i]) in self.local else values
+            for i, values in state["state"].items()
         }

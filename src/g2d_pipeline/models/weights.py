@@ -4,7 +4,6 @@ Called where a training begins and nowhere else: a saved model is rebuilt from i
 
 import logging
 import re
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,6 @@ from pickle import UnpicklingError  # the error's name; files are read by torch 
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,11 +21,6 @@ from g2d_pipeline.models.multimodal import MultimodalModel
 logger = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"  # of batch norm: old torch versions' files lack it; it changes no output
-# What torch and safetensors raise on files cut off, with flipped bytes or of something else than weights.
-BROKEN = (
-    SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, AttributeError, LookupError,
-    EOFError, AssertionError, OSError, struct.error,
-)  # fmt: skip
 REMEDY = "give a file of torchvision's weights for this encoder, or leave `weights` out to start at random."
 
 
@@ -92,10 +85,9 @@ def load_trunks(model: MultimodalModel, path: Path) -> None:
     for name in names:
         shape = list(theirs[name].shape) if name in theirs else None
         if shape != list(ours[name].shape):
-            headline = (
-                f"The weights {path} do not fit: {name} is {shape or 'absent'}, not {list(ours[name].shape)}"
-            )
-            raise data_error(headline, [], "say retrain.init_from=scratch, which starts anew.")
+            fault = f"{name} is {shape or 'absent'}, not {list(ours[name].shape)}"
+            remedy = "say retrain.init_from=scratch, which starts anew."
+            raise data_error(f"The weights {path} do not fit: {fault}", [], remedy)
     model.load_state_dict(ours | {name: theirs[name] for name in names})
 
 
@@ -108,7 +100,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         safe = path.suffix == ".safetensors"
         content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except BROKEN as error:
+    except Exception as error:  # torch and safetensors raise almost anything for a broken file
         headline = f"The weights {path.resolve()} can not be read"
         raise data_error(headline, [_reason(error)], f"download the file again, or {REMEDY}") from error
     for key in ("state_dict", "model"):

@@ -129,13 +129,13 @@ def read_audio(path: Path, content: bytes | None = None) -> tuple[Wave, int]:
     wave, rate = _decode(path, content)
     if not len(wave):
         raise MediaError(path, "holds no sound: 0 samples")
-    _check_finite(wave, path)
-    return np.ascontiguousarray(wave), rate
+    return np.ascontiguousarray(_finite(wave, path)), rate
 
 
-def _check_finite(wave: Wave, where: Path) -> None:
+def _finite(wave: Wave, where: Path) -> Wave:
     if bad := int(np.count_nonzero(~np.isfinite(wave))):
         raise MediaError(where, f"holds {bad} samples that are not finite (NaN or infinite)")
+    return wave
 
 
 def _plain_wav(content: bytes) -> tuple[Wave, int] | None:
@@ -225,8 +225,7 @@ def read_recording(
     wave = samples.astype(np.float32)
     if samples.dtype.kind == "i":
         wave /= -float(np.iinfo(samples.dtype).min)
-    _check_finite(wave, root / cell)
-    return wave, settings.sample_rate
+    return _finite(wave, root / cell), settings.sample_rate
 
 
 def is_silent(wave: Tensor | Wave, rate: int, settings: AudioFeatures) -> bool:
@@ -263,8 +262,7 @@ def resample(wave: Tensor, rate: int, to: int, key: str = "the recording") -> Te
     """Band-limited (windowed sinc, torchaudio's defaults): `[T]` at `rate` Hz → `[T·to/rate]`."""
     if rate == to:
         return wave
-    common = math.gcd(rate, to)
-    if (rate // common) * (to // common) > MAX_TAPS:
+    if math.lcm(rate, to) // math.gcd(rate, to) > MAX_TAPS:
         reason = f"has the sample rate {rate} Hz, which shares no factor with {to} Hz: resample it first"
         raise MediaError(key, reason)
     resampled: Tensor = _resampler(rate, to)(wave)
@@ -288,15 +286,10 @@ def spectrogram(waves: Tensor, settings: AudioFeatures) -> Tensor:
     librosa's stft: periodic Hann window of `n_fft`, frames centred at 0, hop, 2 · hop, …, `padding` beyond
     the ends, no scaling. `n_mels` > 0: the magnitudes are summed by torchaudio's mel bank (HTK scale, 0 Hz to
     half the sample rate, peak 1). Source: datasets.md §1.3."""
-    magnitude = torch.stft(
-        waves,
-        settings.n_fft,
-        settings.hop_length,
-        window=torch.hann_window(settings.n_fft, dtype=waves.dtype),
-        center=True,
-        pad_mode="reflect" if settings.padding == "reflect" else "constant",
-        return_complex=True,
-    ).abs()
+    window = torch.hann_window(settings.n_fft, dtype=waves.dtype)
+    padding = "reflect" if settings.padding == "reflect" else "constant"
+    options: Any = {"window": window, "center": True, "pad_mode": padding, "return_complex": True}
+    magnitude = torch.stft(waves, settings.n_fft, settings.hop_length, **options).abs()
     if settings.n_mels:
         bank = _mel_bank(settings.n_fft, settings.n_mels, settings.sample_rate)
         magnitude = bank.T.to(magnitude) @ magnitude

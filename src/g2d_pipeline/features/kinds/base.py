@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 
 from g2d_pipeline.config import SPLITS
 from g2d_pipeline.config.base import Strict
-from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.errors import SHOWN, ConfigError
 from g2d_pipeline.features.cells import files_of, is_row
 from g2d_pipeline.features.faults import MediaError, decoding
 from g2d_pipeline.features.files import Array, Rows
@@ -55,7 +56,7 @@ class Findings:
     """What decoding notices: position → why a cell can not be used; note → position → count."""
 
     faults: dict[int, str] = field(default_factory=dict)
-    notes: dict[str, dict[int, int]] = field(default_factory=dict)
+    notes: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
 
     @contextmanager
     def decoding(self, k: int, cell: Path) -> Iterator[None]:
@@ -118,10 +119,6 @@ class ColumnKind(Kind):
     def bytes_each(self) -> int:
         """The room that a sample takes on the disk, about."""
 
-    def extra_files(self, name: str) -> list[str]:
-        """What `write` makes beside `<name>.npy`."""
-        return []
-
     @abstractmethod
     def write(
         self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
@@ -176,10 +173,6 @@ class FileKind(Kind):
                     notes["constant"] = 1
                 for note, count in notes.items():
                     findings.notes[note][k] = count
-
-    def findings(self) -> Findings:
-        """An empty record of what `decode` notices."""
-        return Findings(notes={note: {} for note in ("constant", *self.notes)})
 
     def is_constant(self, values: Array) -> bool:
         """Whether a decoded sample holds nothing (beside the mask row of `[F + 1, T]`)."""
@@ -340,6 +333,11 @@ def stored_facts(about: Mapping[str, Any]) -> dict[str, Any]:
     spec = ArraySpec(tuple(about["shape"]), about["dtype"])
     stored = {"shape": list(spec.shape), "dtype": spec.dtype, "bytes": spec.bytes}
     return {"kind": str(about["kind"]), "stored": stored}
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first names of a note, `SHOWN` at most."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def spread(key: str, values: Sequence[float]) -> dict[str, dict[str, float]]:

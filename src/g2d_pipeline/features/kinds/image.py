@@ -24,7 +24,7 @@ from g2d_pipeline.features.cells import IMAGES, is_row, open_cell
 from g2d_pipeline.features.faults import MediaError, check_file, decoding
 from g2d_pipeline.features.files import FITTED, Array, Floats, Rows, create, mapped, rows_in_file
 from g2d_pipeline.features.kinds.base import ArraySpec, PictureKind, Values
-from g2d_pipeline.features.kinds.vector import NOT_FINITE, finite
+from g2d_pipeline.features.kinds.vector import all_finite
 from g2d_pipeline.features.statistics import OVERFLOW, infinite_rows, summed_errors, to_half
 from g2d_pipeline.files import release_pages
 
@@ -192,10 +192,7 @@ def read_floats(cell: str, root: Path, channels: Literal[1, 3], height_width: tu
     if values.ndim != 3 or len(values) != channels or 0 in values.shape:
         reason = f"has shape {list(values.shape)}, not that of {channels} channels of floats"
         raise MediaError(root / cell, reason)
-    values, bad = finite(values)
-    if bad:
-        raise MediaError(root / cell, NOT_FINITE.format(bad))
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return torch.from_numpy(np.ascontiguousarray(all_finite(values, root / cell)))
 
 
 def _square(row: Array, height_width: tuple[int, int] | None) -> Array:

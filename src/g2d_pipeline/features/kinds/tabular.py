@@ -12,9 +12,9 @@ import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TabularFeatures
 from g2d_pipeline.config.modalities import is_selector
-from g2d_pipeline.errors import SHOWN, data_error, enumerated
+from g2d_pipeline.errors import data_error, enumerated
 from g2d_pipeline.features.files import Array, Floats, Rows, create
-from g2d_pipeline.features.kinds.base import ColumnKind, Corruption
+from g2d_pipeline.features.kinds.base import ColumnKind, Corruption, first_few
 
 DTYPES = {"columns": ("fiub", "numbers"), "dates": ("M", "dates"), "categorical": ("OTU", "text")}
 BLANK = "<blank>"  # the name of the category of blank cells
@@ -75,29 +75,25 @@ class Tabular(ColumnKind):
         return np.where(np.repeat(missing, widths, axis=1), np.asarray(blank, values.dtype), values)
 
     def encode(self, table: pd.DataFrame, about: Mapping[str, Any], folder: Path) -> Array:
-        return transform(table, self.settings, about["statistics"])
+        return transform(table, self.settings, about["statistics"])[0]
 
     def facts(self, about: Mapping[str, Any], table: pd.DataFrame, split: Array) -> dict[str, Any]:
         """By split the samples, missing values, and samples with one.
 
         `missing`: column → split → missing values, of the ten columns that lack most; `missing_in`: how many
         lack some; `constant`: columns constant in train, and the samples of val and test that differ."""
-        blank = (table.isna() | (table == "")).to_numpy(bool)
+        blank = table.isna() | (table == "")
         blanks = {name: blank[split == name] for name in SPLITS}
         splits = {
-            name: {"samples": len(b), "missing": int(b.sum()), "incomplete": int(b.any(axis=1).sum())}
+            name: {"samples": len(b), "missing": int(b.sum().sum()), "incomplete": int(b.any(axis=1).sum())}
             for name, b in blanks.items()
         }
-        counts = blank.sum(axis=0)
-        most = [f for f in np.argsort(-counts, kind="stable")[:10].tolist() if counts[f]]
-        missing = {
-            str(table.columns[f]): {name: int(b[:, f].sum()) for name, b in blanks.items()} for f in most
-        }
+        lacking = blank.sum()[lambda counts: counts > 0].sort_values(ascending=False, kind="stable")
+        most = {str(c): {name: int(b[c].sum()) for name, b in blanks.items()} for c in lacking.index[:10]}
         statistics = about.get("statistics", {})
         constant = list(statistics.get("constant", []))
         few = {"columns": len(constant), "first": constant[:10], "differing": statistics.get("differing", {})}
-        lack = {"missing": missing, "missing_in": int((counts > 0).sum())}
-        return {"splits": splits, **lack, "constant": few}
+        return {"splits": splits, "missing": most, "missing_in": len(lacking), "constant": few}
 
 
 def encode(
@@ -116,31 +112,29 @@ def encode(
     names = list(settings.columns)
     for column in settings.dates:
         names += [f"{column} (year)", f"{column} (sine)", f"{column} (cosine)"]
-    values = np.zeros((len(table), 0), np.float32)
     statistics: dict[str, Any] = {key: [] for key in ("columns", "mean", "std", "blanks", "constant")}
-    notes: list[str] = []
     if names:
-        values, statistics = standardise(numbers(table, settings), fit_on, names, sample_ids)
+        _, statistics = standardise(numbers(table, settings), fit_on, names, sample_ids)
     if settings.categorical:
-        cells = categories(table, settings)
-        statistics["categories"] = {str(c): sorted(set(cells[c].iloc[fit_on])) for c in cells}
-        flags, notes = one_hot(cells, statistics["categories"])
-        values = np.concatenate([values, flags], axis=1)
-        for column, levels in statistics["categories"].items():
-            names += [f"{column}={level}" for level in levels]
+        of_train = categories(table.iloc[fit_on], settings)
+        statistics["categories"] = {str(c): sorted(set(of_train[c])) for c in of_train}
+        names += [f"{c}={level}" for c, levels in statistics["categories"].items() for level in levels]
+    values, notes = transform(table, settings, statistics)
     return values, statistics | {"features": names}, notes
 
 
-def transform(table: pd.DataFrame, settings: TabularFeatures, statistics: Mapping[str, Any]) -> Array:
-    """The manifest's columns of further samples → float32 `[N, F]`, by the `statistics` of `encode`; values
-    that are too large are infinite."""
-    values = np.zeros((len(table), 0), np.float32)
+def transform(
+    table: pd.DataFrame, settings: TabularFeatures, statistics: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """The manifest's columns of any samples → float32 `[N, F]`, by the `statistics` of `encode`; values that
+    are too large are infinite. With it notes on categories that train lacks."""
+    values, notes = np.zeros((len(table), 0), np.float32), list[str]()
     if statistics["columns"]:
         values = scale(numbers(table, settings), statistics)
     if settings.categorical:
-        flags, _ = one_hot(categories(table, settings), statistics["categories"])
+        flags, notes = one_hot(categories(table, settings), statistics["categories"])
         values = np.concatenate([values, flags], axis=1)
-    return values
+    return values, notes
 
 
 def numbers(table: pd.DataFrame, settings: TabularFeatures) -> Floats:
@@ -173,8 +167,7 @@ def one_hot(
         flags.append(cells[column].to_numpy()[:, None] == np.array(of_train, object))
         unknown = cells.loc[~flags[-1].any(axis=1), column]
         if len(unknown):
-            named = sorted(set(unknown))
-            listed = ", ".join(map(repr, named[:SHOWN])) + (", …" if len(named) > SHOWN else "")
+            listed = first_few([repr(category) for category in sorted(set(unknown))])
             what = f"have a category of {column!r} that train lacks, so 0"
             notes.append(f"{len(unknown)} samples {what}: {listed}")
     return np.concatenate(flags, axis=1).astype(np.float32), notes
@@ -193,10 +186,13 @@ def standardise(
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 
-    if (infinite := np.argwhere(np.isinf(values))).size:
-        named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in infinite.tolist()]
+    def cells(wrong: Array) -> list[str]:
+        places = np.argwhere(wrong).tolist()
+        return [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in places]
+
+    if infinite := cells(np.isinf(values)):
         remedy = "correct these cells, or leave them blank."
-        raise data_error("Table columns hold infinite values", named, remedy)
+        raise data_error("Table columns hold infinite values", infinite, remedy)
     blank = np.isnan(values)
     if empty := [repr(columns[f]) for f in np.flatnonzero(blank[fit_on].all(axis=0)).tolist()]:
         headline = "Table columns are blank in all of train, so that they have no mean"
@@ -218,9 +214,8 @@ def standardise(
         "differing": {name: int((~rows).sum()) for name, rows in same.items() if not rows.all()},
     }
     result = scale(values, statistics)
-    if (broken := np.argwhere(~np.isfinite(result))).size:
-        named = [f"{columns[f]!r} of sample {sample_ids[n]}: {values[n, f]}" for n, f in broken.tolist()]
-        raise data_error("Table values are too large to be standardised", named, "correct these cells.")
+    if large := cells(~np.isfinite(result)):
+        raise data_error("Table values are too large to be standardised", large, "correct these cells.")
     return result, statistics
 
 

@@ -15,9 +15,8 @@ import pandas as pd
 
 from g2d_pipeline.config import SPLITS, TextFeatures
 from g2d_pipeline.errors import SHOWN, data_error
-from g2d_pipeline.features.files import Array, Rows, create
-from g2d_pipeline.features.kinds.base import ColumnKind, Corruption, keep_some, spread
-from g2d_pipeline.files import content_hash
+from g2d_pipeline.features.files import Array, Rows, create, with_checksum
+from g2d_pipeline.features.kinds.base import ColumnKind, Corruption, first_few, keep_some, spread
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -44,14 +43,11 @@ class Text(ColumnKind):
     def check(self, name: str, table: pd.DataFrame, sample_ids: Sequence[str]) -> None:
         check_texts(name, table.iloc[:, 0], sample_ids)
 
-    def extra_files(self, name: str) -> list[str]:
-        """The tokenizer; `tokenizers.Tokenizer.from_file` reads it, and makes ids as the store has them."""
-        return [f"{name}.tokenizer.json"]
-
     def write(
         self, folder: Path, name: str, table: pd.DataFrame, train: Rows, ids: Sequence[str], notes: list[str]
     ) -> dict[str, Any]:
-        """Write the token ids `[N, length]` (int32) and the tokenizer; notes cut and empty texts.
+        """Write the token ids `[N, length]` (int32) and the tokenizer (`tokenizers.Tokenizer.from_file` reads
+        it, and makes ids as the store has them); notes cut and empty texts.
 
         Raises DataError where there is no token in all of train."""
         settings = self.settings
@@ -61,23 +57,22 @@ class Text(ColumnKind):
         if entries <= 2:
             headline = f"The texts of modality {name!r} are empty in all of train"
             raise data_error(headline, [], "fill them in the raw data, or leave the modality out.")
-        shape = (len(values), settings.length)
-        array = create(folder / f"{name}.npy", np.int32, shape)
+        array = create(folder / f"{name}.npy", np.int32, (len(values), settings.length))
         cut = np.zeros(len(values), bool)
         for start in range(0, len(values), BATCH):
             part = slice(start, start + BATCH)
             array[part], cut[part] = token_ids(tokenizer, values[part])
         array.flush()
-        description = tokenizer.to_str(pretty=True) + "\n"
-        file = folder / self.extra_files(name)[0]
-        file.write_text(description, encoding="utf-8", newline="\n")
+        file = folder / f"{name}.tokenizer.json"
+        file.write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8", newline="\n")
         empty = array[:, 0] == 0
         longer = f"longer than {settings.length} tokens, whose end is left out"
         for rows, what in ((np.flatnonzero(cut), longer), (np.flatnonzero(empty), "empty")):
             if len(rows):
-                few = ", ".join(ids[row] for row in rows[:SHOWN]) + (", …" if len(rows) > SHOWN else "")
-                share = f"{len(rows)} of {len(values)} samples"
-                notes.append(f"{name}: {share} have texts that are {what}: {few}")
+                few = first_few([ids[row] for row in rows[: SHOWN + 1]])
+                notes.append(
+                    f"{name}: {len(rows)} of {len(values)} samples have texts that are {what}: {few}"
+                )
                 logger.warning(notes[-1])
         tokens, unknown = int(np.count_nonzero(array)), int(np.count_nonzero(array == 1))
         return {
@@ -85,7 +80,7 @@ class Text(ColumnKind):
             "dtype": "int32",
             "normaliser": None,
             "vocabulary": entries,
-            "tokenizer": {"file": file.name, "checksum": content_hash(file)},
+            "tokenizer": with_checksum(file),
             "statistics": {
                 "cut": int(cut.sum()),
                 "empty": int(empty.sum()),

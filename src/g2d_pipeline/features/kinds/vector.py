@@ -15,8 +15,6 @@ from g2d_pipeline.features.files import Array, Rows
 from g2d_pipeline.features.kinds.base import ArraySpec, Corruption, FileKind, Values, standardised
 from g2d_pipeline.features.statistics import Normaliser, feature_statistics
 
-NOT_FINITE = "holds {} values that are not finite (NaN, infinite, or above 3.4e38)"
-
 
 class Vector(FileKind):
     """Array files `[F]`, or rows of one `[N, F]`, as floats `[F]`."""
@@ -49,10 +47,7 @@ def read_vector(cell: str, root: Path, features: int) -> npt.NDArray[np.float32]
     if len(array) != features:
         reason = f"has {len(array)} features, the first vector of the modality {features}"
         raise MediaError(root / cell, reason)
-    values, bad = finite(array)
-    if bad:
-        raise MediaError(root / cell, NOT_FINITE.format(bad))
-    return values
+    return all_finite(array, root / cell)
 
 
 def width(cells: Iterable[str], root: Path, dimensions: int) -> int:
@@ -81,3 +76,11 @@ def finite(array: Array) -> tuple[npt.NDArray[np.float32], int]:
     bad = ~np.isfinite(values)
     values[bad] = 0
     return values, int(bad.sum())
+
+
+def all_finite(array: Array, where: Path) -> npt.NDArray[np.float32]:
+    """A float32 copy. Raises MediaError for values that are not finite."""
+    values, bad = finite(array)
+    if bad:
+        raise MediaError(where, f"holds {bad} values that are not finite (NaN, infinite, or above 3.4e38)")
+    return values

@@ -92,8 +92,7 @@ def published(count: int, frames: int) -> list[int]:
     """`frames` different positions of `count` pictures, as numpy's legacy generator draws them; not sorted.
 
     `count` from 1 to 7: 0, 1, 1, 2, 3, 2, 3 for one picture; 9, 10, 11: (7, 2, 3), (6, 2, 8), (2, 4, 7)."""
-    drawn = np.random.RandomState(PUBLISHED_SEED).permutation(count)[:frames]
-    return [int(position) for position in drawn]
+    return list(map(int, np.random.RandomState(PUBLISHED_SEED).permutation(count)[:frames]))
 
 
 def choose(path: Path, clip: Clip, frames: int, pick: Pick) -> list[int]:
@@ -103,19 +102,14 @@ def choose(path: Path, clip: Clip, frames: int, pick: Pick) -> list[int]:
         raise MediaError(path, "holds no picture: 0 frames")
     if pick == "even":
         _enough(path, count, "", frames)
-        times, end = (range(count), count) if _steady(clip.times) else (clip.times, clip.end)
-        return evenly(times, end, frames)
+        steps = np.diff(np.asarray(clip.times))  # all alike, but for rounding (to milliseconds, in a webm)?
+        steady = not len(steps) or int(np.ptp(steps)) <= (1 if steps.min() >= 10 else 0)
+        return evenly(range(count), count, frames) if steady else evenly(clip.times, clip.end, frames)
     if not clip.step:
         raise MediaError(path, "tells no frame rate of at least one picture a second")
     one_a_second = range(0, count, clip.step)
     _enough(path, len(one_a_second), " at one a second", frames)
     return [one_a_second[position] for position in published(len(one_a_second), frames)]
-
-
-def _steady(times: Sequence[int]) -> bool:
-    """Whether all pictures are shown for equally long, but for rounding (to milliseconds, in a webm)."""
-    steps = np.diff(np.asarray(times))
-    return not len(steps) or int(np.ptp(steps)) <= (1 if steps.min() >= 10 else 0)
 
 
 def _enough(path: Path, count: int, how: str, frames: int) -> None:
@@ -230,16 +224,16 @@ def by_seek(
     requested = {clip.times[position]: position for position in positions}
     images: dict[int, Tensor] = {}
     ends = [*starts[1:], len(clip.pts)]
-    for number in sorted(needed):
-        if number - 1 in needed:
-            continue
-        until = next(n for n in range(number, len(starts) + 1) if n not in needed)
-        try:
-            for frame in _stretch(container, stream, clip, starts[number], ends[until - 1]):
-                if frame.pts in requested:
-                    images[requested[frame.pts]] = to_tensor(frame)
-        except (av.FFmpegError, _Surprise):  # decoding all of it will tell
-            return None
+    try:
+        for number in sorted(needed):
+            if number - 1 not in needed:
+                first = starts[number]
+            if number + 1 not in needed:
+                for frame in _stretch(container, stream, clip, first, ends[number]):
+                    if frame.pts in requested:
+                        images[requested[frame.pts]] = to_tensor(frame)
+    except (av.FFmpegError, _Surprise):  # decoding all of it will tell
+        return None
     return images if len(images) == len(requested) else None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Readout = Literal["paper", "code"]
@@ -29,10 +30,12 @@ class Fusion(nn.Module):
         self.outputs = outputs
         self.unimodal_readout = unimodal_readout
 
-    @property
-    def bias_share(self) -> float:
-        """The share of a common bias that one modality alone has: all (our definition), or 1/k (the code)."""
-        return 1.0 if self.unimodal_readout == "paper" else 1.0 / len(self.widths)
+    def head_alone(self, head: nn.Module, x: Tensor, first: int = 0) -> Tensor:
+        """Logits of a common `head` for one modality alone, x `[B, D]`, by its columns from `first` on. It
+        gets all of the bias (our definition), or 1/k (the code)."""
+        share = 1.0 if self.unimodal_readout == "paper" else 1.0 / len(self.widths)
+        linear = cast(nn.Linear, head)
+        return F.linear(x, linear.weight[:, first : first + x.shape[1]], linear.bias * share)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         """Logits `[B, C]` from `modality` alone. The default (paper A.5): the others' features are zeros."""

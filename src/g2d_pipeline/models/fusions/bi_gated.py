@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g2d_pipeline.models.fusions.base import Fusion, Widths
@@ -34,5 +33,4 @@ class BiGatedFusion(Fusion):
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
         if self.unimodal_readout == "paper":
             return super().unimodal_logits(features, modality)
-        z = self.projections[modality](features[modality])
-        return F.linear(z, self.head.weight, self.head.bias * self.bias_share)
+        return self.head_alone(self.head, self.projections[modality](features[modality]))

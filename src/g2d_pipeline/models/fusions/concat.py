@@ -1,9 +1,9 @@
 """Concatenation: one head on all features side by side; their widths may differ."""
 
+from itertools import takewhile
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g2d_pipeline.models.fusions.base import Fusion, Widths
@@ -22,7 +22,5 @@ class ConcatFusion(Fusion):
         return cast(Tensor, self.head(torch.cat([features[m] for m in self.widths], dim=1)))
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
-        names = list(self.widths)
-        start = sum(self.widths[m] for m in names[: names.index(modality)])
-        columns = self.head.weight[:, start : start + self.widths[modality]]
-        return F.linear(features[modality], columns, self.head.bias * self.bias_share)
+        before = takewhile(lambda m: m != modality, self.widths)
+        return self.head_alone(self.head, features[modality], first=sum(self.widths[m] for m in before))

@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g2d_pipeline.models.fusions.base import Fusion, Widths, projections
@@ -46,4 +45,4 @@ class FiLMFusion(Fusion):
         if self.unimodal_readout == "paper":
             return super().unimodal_logits(features, modality)
         h = self.projections[modality](features[modality])
-        return F.linear(self._modulated(h, h), self.head.weight, self.head.bias * self.bias_share)
+        return self.head_alone(self.head, self._modulated(h, h))

@@ -1,10 +1,7 @@
 """Sum fusion: a head a modality, added."""
 
-from typing import cast
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from g2d_pipeline.models.fusions.base import SeparateHeads
 
@@ -20,5 +17,4 @@ class SumFusion(SeparateHeads):
         return torch.stack([head(features[m]) for m, head in self.heads.items() if m in features]).sum(dim=0)
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
-        head = cast(nn.Linear, self.heads[modality])
-        return F.linear(features[modality], head.weight, head.bias * self.bias_share)
+        return self.head_alone(self.heads[modality], features[modality])
