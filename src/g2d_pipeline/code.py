@@ -28,6 +28,7 @@ PRESENTATION = ("", "code", "compute", "engines", "progress", "remote", "signals
 SETTINGS = "config."  # followed from within alone: settings in use are entry points
 LARGE = 2000  # modules in a cache, from which on those that were not read this time are dropped
 PACKAGE_NAME = __name__.partition(".")[0]
+_READ: dict[str, Any] = {}  # what any graph of this process has read, as `CodeGraph._read`
 VERSION = f"1, Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -130,9 +131,9 @@ class CodeGraph:
     def _analyse(self, file: Path, name: str) -> Module:
         content = file.read_bytes()
         key = hashlib.blake2b(name.encode() + b"\0" + content, digest_size=8).hexdigest()
-        if (known := self._cached.get(key)) is None:
+        if (known := _READ.get(key) or self._cached.get(key)) is None:
             known = vars(_read_module(_parse(file, content), name, file.name == "__init__.py"))
-        self._read[key] = known
+        self._read[key] = _READ[key] = known
         return Module(**known)
 
     @cached_property
