@@ -59,11 +59,17 @@ def benchmark(training: TrainingSettings, model: MultimodalModel, data: Data, de
         return 0.0
     size = 64 if training.batch_size == "auto" else training.batch_size
     size = max(min(size, len(data.rows["train"])), 2)
+    # CPU seconds of all threads, which other work disturbs less; on other devices those of the clock.
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds = {"fp32": float("inf"), "bf16": float("inf")}
     for rounds in range(ROUNDS + 1):
         for precision in seconds:
             settings = training.model_copy(update={"precision": precision})
-            elapsed = _seconds(lambda s=settings: attempt_of(model, data, s, device)(size), device)
+            begin = clock()
+            attempt_of(model, data, settings, device)(size)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elapsed = clock() - begin
             seconds[precision] = elapsed if rounds <= 1 else min(seconds[precision], elapsed)
         if seconds["bf16"] > HOPELESS * seconds["fp32"]:
             break
@@ -76,19 +82,13 @@ def cache_file() -> Path:
     return Path(base) / "g2d-pipeline" / CHOICE
 
 
-def _seconds(step: Any, device: torch.device) -> float:
-    """CPU seconds of all threads, which other work disturbs less; on other devices those of the clock."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    start = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start
-
-
 def _key(training: TrainingSettings, model: MultimodalModel, data: Data, device: torch.device) -> str:
     """Machine, torch and model: what the times depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:  # the instruction sets that torch sees: a container's names of processors are not to be relied on
+        capabilities = json.dumps(torch.cpu.get_capabilities(), sort_keys=True, default=str)
+        name = f"{platform.machine()} {capabilities}"
     dependencies = [
         [name, device.type, torch.__version__, torch.get_num_threads()],
         [training.batch_size, training.channels_last, training.compile, training.checkpoint_activations],
@@ -96,11 +96,6 @@ def _key(training: TrainingSettings, model: MultimodalModel, data: Data, device:
         [[n, *p.shape] for n, p in model.named_parameters()],
     ]
     return hashlib.blake2b(json.dumps(dependencies).encode(), digest_size=16).hexdigest()
-
-
-def _processor() -> str:
-    """The instruction sets that torch sees: a container's names of processors are not to be relied on."""
-    return f"{platform.machine()} {json.dumps(torch.cpu.get_capabilities(), sort_keys=True, default=str)}"
 
 
 def _kept(key: str, measure: Callable[[], float]) -> float:

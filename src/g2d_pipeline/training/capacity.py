@@ -54,23 +54,20 @@ def largest_batch(attempt: Attempt, start: int, least: int = LEAST) -> int:
     if start < least:
         raise ValueError(f"the search starts at {start}, below the least batch of {least}")
     size = start
-    while not _fits(attempt, size):
+    while True:
+        fits = True
+        try:
+            attempt(size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        _empty_cache()  # past the `except`, where the error has let go of the attempt's tensors
+        if fits:
+            return size
         if size == least:
             raise CapacityError(f"Not even a batch of {least} samples fits into memory.")
         size = max(size // 2, least)
-    return size
-
-
-def _fits(attempt: Attempt, size: int) -> bool:
-    fits = True
-    try:
-        attempt(size)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        fits = False
-    _empty_cache()  # past the `except`, where the error has let go of the attempt's tensors
-    return fits
 
 
 def _empty_cache() -> None:
@@ -90,11 +87,10 @@ def trial(
     """One forward and backward pass in training mode, all encoders learning, on `size` samples of zeros.
 
     `shapes` and `dtypes`: of one stored sample, by modality; `dtype`: in which the encoders run. A copy of
-    the model does it: weights, buffers, gradients, modes and random streams of the model itself stay as they
-    are, and the copy, with one more room of the weights' size, stands for the optimizer's state."""
+    the model does it, which leaves the model as it is and stands for the optimizer's state, with `room`."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         copied = copy.deepcopy(model).train()
-        room = [torch.empty_like(p) for p in copied.parameters()]
+        room = [torch.empty_like(p) for p in copied.parameters()]  # of the size of the weights
         inputs = {m: torch.zeros(size, *shape, dtype=dtypes[m], device=device) for m, shape in shapes.items()}
         output = copied(inputs, dtype=dtype)
         total: Tensor = sum((feature.sum() for feature in output.features.values()), output.logits.sum())
@@ -160,6 +156,7 @@ def explain_out_of_memory(
     `attempt` takes) with the accumulation for steps of as many samples, and remedies not in use already."""
     try:
         yield
+        return
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -167,24 +164,18 @@ def explain_out_of_memory(
         # The frames of the failed step still hold its activations: the attempts need that memory.
         traceback.clear_frames(error.__traceback__)
         _empty_cache()
-        raise CapacityError(_explanation(attempt, batch_size(), device, training, reason)) from None
-
-
-def _explanation(
-    attempt: Attempt, size: int, device: torch.device, training: TrainingSettings, reason: str
-) -> str:
+    size, fits = batch_size(), f"Not even a batch of {LEAST} would fit"
     others = ["precision=bf16"] if training.precision in ("fp32", "tf32") else []
     others += [] if training.checkpoint_activations else ["checkpoint_activations=true"]
-    fits = f"Not even a batch of {LEAST} would fit"
     remedies = [*others, "smaller features or encoders", "a device with more memory"]
-    if size > LEAST:
-        with suppress(CapacityError):
+    with suppress(CapacityError):
+        if size > LEAST:
             fitting = largest_batch(attempt, max(size // 2, LEAST))
             steps = math.ceil(size / fitting) * training.accumulation
             fits = f"A batch of {fitting} would fit"
             remedies = [f"batch_size={fitting} with accumulation={steps} (steps of as many samples)", *others]
-    return (
+    raise CapacityError(
         f"A batch of {size} samples does not fit into the memory of {device}. {fits}.\n"
         f"Remedies: {', or '.join(remedies)}.\n"
         f"torch said: {reason}"
-    )
+    ) from None

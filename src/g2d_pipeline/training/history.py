@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -157,24 +155,3 @@ class History(Stateful):
         import pandas as pd
 
         return pd.DataFrame(self.epochs)
-
-
-@contextmanager
-def explain_divergence(
-    last_checkpoint: Callable[[], Path | None], uses_running_statistics: Callable[[], bool]
-) -> Iterator[None]:
-    """Add remedies to a DivergenceError raised inside, the likeliest first.
-
-    `last_checkpoint()`: its path or None; `uses_running_statistics()`: whether a suppressed encoder was
-    normalised by running statistics."""
-    try:
-        yield
-    except DivergenceError as error:
-        by_batch = "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
-        first = by_batch if uses_running_statistics() else ""
-        raise DivergenceError(
-            f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            f"Remedies, the likeliest first: {first}a smaller learning rate (--params lr=…), "
-            "a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
-            "a look at the features for extreme values."
-        ) from None

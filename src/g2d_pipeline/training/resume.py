@@ -86,8 +86,8 @@ class Checkpointer:
         description: str,
         group: Group,
     ) -> None:
-        self.checkpoints: Checkpoints | None = None  # of the first process
         self.folder = options.folder and options.folder / CHECKPOINTS
+        self.checkpoints: Checkpoints | None = None  # of the first process
         if self.folder is not None and group.is_first:
             self.checkpoints = Checkpoints(self.folder, options.checkpoint_minutes)
         self.parts, self.identity, self.description, self.group = parts, identity, description, group
@@ -113,18 +113,16 @@ class Checkpointer:
 
     def end_step(self) -> None:
         """Save if a checkpoint is due; call it after each optimizer step."""
-        if self.folder is not None and self._agreed(self.checkpoints is not None and self.checkpoints.due()):
-            self._save()
+        self._save_if(self.checkpoints is not None and self.checkpoints.due())
 
     def end_epoch(self, ended: bool) -> None:
         """Save if due at the end of an epoch; `ended`: of the last one."""
-        checkpoints = self.checkpoints
-        due = ended or (checkpoints is not None and checkpoints.due_at_epoch_end())
-        if self.folder is not None and self._agreed(due):
-            self._save()
+        self._save_if(ended or (self.checkpoints is not None and self.checkpoints.due_at_epoch_end()))
 
-    def _agreed(self, due: bool) -> bool:
-        """Whether to save: it is `due` in the first process, or any process has got a signal."""
+    def _save_if(self, due: bool) -> None:
+        """Save where it is `due` in the first process, or any process has got a signal."""
+        if self.folder is None:
+            return
         self.asked = self.stop.number
         if self.group.world > 1:  # a signal that arrives meanwhile counts at the next step, as on the others
             signals = (signal.SIGINT, signal.SIGTERM)
@@ -132,7 +130,8 @@ class Checkpointer:
             first_due, *counts = self.group.sum(requests).tolist()
             due = bool(first_due)
             self.asked = next((int(s) for s, count in zip(signals, counts, strict=True) if count), None)
-        return due or self.asked is not None
+        if due or self.asked is not None:
+            self._save()
 
     def _resume(self, folder: Path) -> None:
         saved = self.checkpoints.newest() if self.checkpoints else None

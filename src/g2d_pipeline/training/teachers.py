@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,25 +34,17 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
     """A teacher's stored outputs on every row of the store, and its model."""
     if isinstance(teacher, TeacherOutputs):
         return teacher
-    outputs: Mapping[str, Tensor | Array]
-    if isinstance(teacher, TrainedFolder):
-        outputs, model = teacher.outputs(), teacher.model()
-    else:
-        outputs, model = teacher.outputs, teacher.model
-    feature, logits, confidence = (
-        outputs[f"{name}/{modality}"] for name in ("feature", "logits", "confidence")
-    )
-    return TeacherOutputs(feature, logits, confidence, model)
+    is_folder = isinstance(teacher, TrainedFolder)
+    outputs: Any = teacher.outputs() if is_folder else teacher.outputs
+    values = (outputs[f"{name}/{modality}"] for name in ("feature", "logits", "confidence"))
+    return TeacherOutputs(*values, teacher.model() if is_folder else teacher.model)
 
 
-def check_teacher(
-    teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data
-) -> TeacherOutputs | Trained | TrainedFolder:
-    """The teacher, if it was trained for the student's task; stored outputs alone do not say.
-
-    Raises ConfigError where it is of another modality, task, class list or normaliser."""
+def check_teacher(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data) -> None:
+    """Raise ConfigError where a teacher is of another modality, task, class list or normaliser than the
+    student's; stored outputs alone do not say."""
     if isinstance(teacher, TeacherOutputs):
-        return teacher
+        return
     architecture, modalities = teacher.info["architecture"], list(teacher.info["modalities"])
     teacher_task, task = architecture["task"], data.task.to_json()
     faults = []
@@ -66,7 +59,6 @@ def check_teacher(
     if faults:
         remedy = "Train it on the student's data: kedro run --pipeline teachers."
         raise ConfigError(f"teacher of {modality}: {faults[0]}. {remedy}")
-    return teacher
 
 
 def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projects: bool) -> None:
