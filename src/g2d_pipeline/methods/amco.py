@@ -7,8 +7,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._heads import weighted_losses
-from g2d_pipeline.methods._scores import Window, by_lead, sum_confidence, summed_scores
+from g2d_pipeline.methods._shared import Window, by_lead, sum_confidence, summed_scores, weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 

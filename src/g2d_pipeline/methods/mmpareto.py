@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._heads import UnimodalHeads
+from g2d_pipeline.methods._shared import UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 
 Gradients = dict[str, list[Tensor | None]]  # modality → of each parameter of its encoder
@@ -83,17 +83,17 @@ class MMPareto(Method):
 
     def _combine(self, modality: str, encoder: nn.Module, state: State) -> None:
         """Give the encoder its new gradient, before the factor γ; of several devices, each an equal part."""
-        gradients = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
+        both = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
         learning = [
-            (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)
-            for p, g_0, g_u in gradients
-            if g_0 is not None or g_u is not None
+            (p, *(torch.zeros_like(p) if g is None else g for g in gradients))
+            for p, *gradients in both
+            if any(g is not None for g in gradients)
         ]
         if not learning:  # suppressed
             return
+        sizes = [p.numel() for p, _, _ in learning]
         g_0 = torch.cat([g.flatten() for _, g, _ in learning])
         g_u = torch.cat([g.flatten() for _, _, g in learning])
-        sizes = [p.numel() for p, _, _ in learning]
         if state.devices > 1:
             g_0, g_u = state.sum(torch.stack([g_0, g_u])).unbind()
             parts = zip(learning, g_0.split(sizes), g_u.split(sizes), strict=True)
@@ -101,9 +101,9 @@ class MMPareto(Method):
         h, rescale = pareto_direction(g_0, g_u) / state.devices, self.parameters.rescale
         if rescale == "encoder":
             h = keep_magnitude(h, (g_0 + g_u) / state.devices)
-        for (p, of_whole, of_own), part in zip(learning, h.split(sizes), strict=True):
+        for (p, whole, own), part in zip(learning, h.split(sizes), strict=True):
             new = part.view_as(p)
-            p.grad = keep_magnitude(new, (of_whole + of_own) / state.devices) if rescale == "tensor" else new
+            p.grad = keep_magnitude(new, (whole + own) / state.devices) if rescale == "tensor" else new
 
     def after_backward(self, state: State) -> None:
         self.whole, self.own = {}, {}

@@ -6,8 +6,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._scores import Window
-from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
+from g2d_pipeline.methods._shared import Coalition, Window, coalitions, mask_others, shapley
 from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output, Task
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from g2d_pipeline.methods._scores import Window, quantile_edges, ratios
+from g2d_pipeline.methods._shared import Window, quantile_edges, ratios
 from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output
 
@@ -96,8 +96,7 @@ class PMR(Method):
         if not self._acts(state):
             return
         fresh = self._class_means(state)
-        keep = self.parameters.memory if self.learnt else 0.0
-        if keep > 0:
+        if self.learnt and (keep := self.parameters.memory) > 0:
             fresh = {m: keep * self.prototypes[m].to(c) + (1 - keep) * c for m, c in fresh.items()}
         self.prototypes = fresh
         self.learnt = state.epoch > 1

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._scores import quantile_edges
+from g2d_pipeline.methods._shared import quantile_edges
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
 

@@ -3,7 +3,7 @@
 import torch
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._weights import REMEDY, start_as_teachers
+from g2d_pipeline.methods._shared import REMEDY, start_as_teachers
 from g2d_pipeline.methods.base import Method, Rows, State
 
 TRIED = 32  # samples of val on which a copy is compared with its teacher

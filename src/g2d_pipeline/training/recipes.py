@@ -241,10 +241,10 @@ def compute_outputs(
     for split in [split for split in splits if split != "train"]:
         rows = data.rows[split]
         for part in parts:
-            values = take(outputs[f"logits/{part}"], np.searchsorted(row, rows))
-            confidence = task.confidence(values, target[torch.from_numpy(rows)]).double().numpy()
+            u = take(outputs[f"logits/{part}"], np.searchsorted(row, rows))
+            confidence = task.confidence(u, target[torch.from_numpy(rows)]).double().numpy()
             columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part}
-            columns |= {"target": data.target[rows], "prediction": task.predict(values).numpy()}
+            columns |= {"target": data.target[rows], "prediction": task.predict(u).numpy()}
             frames.append(pd.DataFrame(columns | {"confidence": confidence}))
     arrays = {name: x if folder else torch.from_numpy(x) for name, x in outputs.items()}
     return arrays | {"row": torch.from_numpy(row)}, pd.concat(frames, ignore_index=True)

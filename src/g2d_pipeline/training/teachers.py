@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +33,13 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
     """A teacher's stored outputs on every row of the store, and its model."""
     if isinstance(teacher, TeacherOutputs):
         return teacher
-    is_folder = isinstance(teacher, TrainedFolder)
-    outputs: Any = teacher.outputs() if is_folder else teacher.outputs
-    values = (outputs[f"{name}/{modality}"] for name in ("feature", "logits", "confidence"))
-    return TeacherOutputs(*values, teacher.model() if is_folder else teacher.model)
+    outputs: Mapping[str, Tensor | Array]
+    if isinstance(teacher, TrainedFolder):
+        outputs, model = teacher.outputs(), teacher.model()
+    else:
+        outputs, model = teacher.outputs, teacher.model
+    feature, logits, confidence = (outputs[f"{n}/{modality}"] for n in ("feature", "logits", "confidence"))
+    return TeacherOutputs(feature, logits, confidence, model)
 
 
 def check_teacher(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data) -> None:
