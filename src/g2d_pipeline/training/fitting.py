@@ -1,22 +1,34 @@
-"""`fit`: one training, in this process or in several together."""
+"""`fit`: one training, in this process or in several together, on one machine or many.
+
+A machine that takes part gets the training as plain data, never pickles: memory-mapped files are named, as
+all machines see them at the same place; models are built anew from their architecture; methods and encoders
+are imported by name, so all machines need the same packages."""
 
 import copy
 import logging
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+import numpy as np
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from g2d_pipeline.config import AugmentSettings, RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError
+from g2d_pipeline.features.files import Shards
+from g2d_pipeline.methods import build
 from g2d_pipeline.methods.base import Method
 from g2d_pipeline.models import MultimodalModel
-from g2d_pipeline.training.data import Data
+from g2d_pipeline.models.build import build_model
+from g2d_pipeline.models.task import task_from_json
+from g2d_pipeline.training.data import Data, map_file
 from g2d_pipeline.training.distributed import Group
 from g2d_pipeline.training.launch import launch, start, world_of
 from g2d_pipeline.training.nodes import Nodes
 from g2d_pipeline.training.teachers import TeacherOutputs
 from g2d_pipeline.training.trainer import FitResult, Trainer
-from g2d_pipeline.training.transfer import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +102,104 @@ def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> d
     result = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
     modules = trainer.method.modules()
     return result | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}
+
+
+# --------------------------------------------------------------------------------------------------- transfer
+OUTPUTS = ("feature", "logits", "confidence")
+
+
+def pack(
+    model: MultimodalModel,
+    data: Data,
+    method: Method,
+    training: TrainingSettings,
+    smp: SMPSettings | None,
+    teachers: Mapping[str, TeacherOutputs],
+    *rest: Any,
+) -> dict[str, Any]:
+    """The arguments of a training as nested plain data, tensors and arrays (`checkpoint.to_bytes`); `rest`:
+    plain already. Raises ConfigError for a model without architecture."""
+    of_teachers = {
+        m: {name: _pack_array(getattr(teacher, name)) for name in OUTPUTS}
+        | {"model": teacher.model and _pack_model(teacher.model)}
+        for m, teacher in teachers.items()
+    }
+    return {
+        "model": _pack_model(model),
+        "data": {
+            "arrays": {m: _pack_array(x) for m, x in data.arrays.items()},
+            "target": np.asarray(data.target),
+            "rows": {split: np.asarray(rows) for split, rows in data.rows.items()},
+            "task": data.task.to_json(),
+            "normalisers": data.normalisers,
+            "sample_ids": np.asarray(data.sample_ids),
+            "augment": {m: a and a.model_dump(mode="json") for m, a in data.augment.items()},
+            "vocabulary": data.vocabulary,
+        },
+        "method": f"{type(method).__module__}.{type(method).__qualname__}",
+        "parameters": method.parameters.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        "smp": smp and smp.model_dump(mode="json"),
+        "teachers": of_teachers,
+        "rest": rest,
+    }
+
+
+def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The inverse of `pack`. Raises ConfigError where this machine has no such method or encoder, OSError
+    where it does not see a file."""
+    data, teachers, augment = packed["data"], {}, TypeAdapter(AugmentSettings | None)
+    arrays = {m: _unpack_array(x) for m, x in data["arrays"].items()}
+    changes = {m: augment.validate_python(a) for m, a in data["augment"].items()}
+    task = task_from_json(data["task"])
+    for m, teacher in packed["teachers"].items():
+        feature, logits, confidence = (_unpack_array(teacher[name]) for name in OUTPUTS)
+        model = teacher["model"] and _unpack_model(teacher["model"])
+        teachers[m] = TeacherOutputs(feature, logits, confidence, model)
+    smp, training = packed["smp"], TrainingSettings(**packed["training"])
+    return (
+        _unpack_model(packed["model"]),
+        Data(**(data | {"arrays": arrays, "task": task, "augment": changes})),
+        build(packed["method"], packed["parameters"]),
+        training,
+        smp and SMPSettings(**smp),
+        teachers,
+        *packed["rest"],
+    )
+
+
+def _pack_model(model: MultimodalModel) -> dict[str, Any]:
+    if model.architecture is None:
+        raise ConfigError(
+            "compute.num_nodes: other machines build the model from its architecture, and this one was not "
+            "made by models.build.build_model"
+        )
+    return {"architecture": model.architecture, "weights": dict(model.state_dict())}
+
+
+def _unpack_model(packed: Mapping[str, Any]) -> MultimodalModel:
+    model = build_model(packed["architecture"])
+    model.load_state_dict(packed["weights"])
+    return model.eval()
+
+
+def _pack_array(x: Any) -> Any:
+    """A tensor or array itself; of memory-mapped ones their files."""
+    if isinstance(x, Shards):
+        about = {"rows": x.rows, "shape": list(x.shape), "dtype": x.dtype.str, "mode": x.mode}
+        return {"files": [str(file) for file in x.files]} | about
+    base: Any = getattr(x, "base", None)
+    if isinstance(x, np.memmap) and isinstance(base, mmap.mmap) and x.filename is not None:
+        about = {"dtype": x.dtype.str, "offset": x.offset, "shape": list(x.shape)}
+        return {"file": str(x.filename)} | about
+    return x if isinstance(x, Tensor) else np.asarray(x)
+
+
+def _unpack_array(packed: Any) -> Any:
+    if not isinstance(packed, dict):
+        return packed
+    shape, dtype = tuple(packed["shape"]), np.dtype(packed["dtype"])
+    if "files" in packed:
+        files = [Path(file) for file in packed["files"]]
+        return Shards(files, packed["rows"], shape, dtype, packed["mode"])
+    return map_file(packed["file"], dtype, packed["offset"], shape)

@@ -18,7 +18,7 @@ from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
 from g2d_pipeline.training.distributed import Group
-from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.loader import FeatureCache
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 Scores = dict[str, dict[str, float]]  # split → part → value

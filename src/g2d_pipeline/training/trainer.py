@@ -1,7 +1,7 @@
 """The training loop: for epoch, for batch: forward, loss, backward, modulate, step.
 
-Skipped are the backward pass of suppressed encoders, the forward pass of frozen ones (`feature_cache.py`) and
-of teachers with stored outputs (`teachers.py`). A checkpoint holds the state of all `PARTS`."""
+Skipped are the backward pass of suppressed encoders, the forward pass of frozen ones (`FeatureCache`) and of
+teachers with stored outputs (`teachers.py`). A checkpoint holds the state of all `PARTS`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, estimate_norm_stats, pick_device
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training import optimisation, precision
-from g2d_pipeline.training.auto_precision import resolve_precision
-from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
+from g2d_pipeline.training import capacity, optimisation, precision
 from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
-from g2d_pipeline.training.feature_cache import FeatureCache
 from g2d_pipeline.training.history import DivergenceError, History
-from g2d_pipeline.training.loader import Loader, attach_data_access
+from g2d_pipeline.training.loader import FeatureCache, Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
 from g2d_pipeline.training.resume import Checkpointer, LoopState, run_identity
 from g2d_pipeline.training.scoring import EarlyStopping, Evaluator, ModelSelector
@@ -93,7 +90,7 @@ class Trainer:
         precision.prepare(model, training, self.sharded)
         identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
         if self.group.is_first:
-            training = resolve_precision(training, model, data, self.device, options.folder)
+            training = capacity.resolve_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
         self.training, self.dtype = training, precision.autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
@@ -123,7 +120,7 @@ class Trainer:
         self.evaluator = Evaluator(data, method, self.target, self.device, views, self.group)
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        fitting = self.group.min(fitting_batch_size(model, data, training, self.device))
+        fitting = self.group.min(capacity.fitting_batch_size(model, data, training, self.device))
         self.loop = LoopState(batch_size=fitting, devices=self.group.world)
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
@@ -306,11 +303,11 @@ class Trainer:
     def _run_context(self) -> Iterator[None]:
         """Seeds, precision, error messages, checkpoints, logs and progress bar of a run."""
         precision.keep_freed_memory()
-        attempt = attempt_of(self.model, self.data, self.training, self.device)
+        attempt = capacity.attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
             precision.tf32_mode(self.training.precision, self.device),
-            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
+            capacity.explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
             self._explained_errors(),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.log,
