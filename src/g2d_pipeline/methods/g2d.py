@@ -104,24 +104,18 @@ class G2D(Method):
                 features.append(p.weight(m) * feature_distillation(f, v.feature, p.reduction, p.feature_loss))
             terms["feature_distillation"] = p.alpha * reduce(Tensor.add, features)
         if p.beta > 0 and views:
-            logits = (
-                weight * logit_distillation(state.task, student, teacher, p.temperature)
-                for weight, student, teacher in self._logits(output, views, state)
-            )
-            terms["logit_distillation"] = p.beta * reduce(Tensor.add, logits)
+            divergences = self._divergences(output, views, state)
+            terms["logit_distillation"] = p.beta * reduce(Tensor.add, divergences)
         return terms
 
-    def _logits(
-        self, output: Output, views: dict[str, TeacherView], state: State
-    ) -> Iterator[tuple[float, Tensor, Tensor]]:
-        """Weight, student's and teacher's logits `[B, C]` of each term of the logit distillation."""
-        p = self.parameters
+    def _divergences(self, output: Output, views: dict[str, TeacherView], state: State) -> Iterator[Tensor]:
+        """The terms of the logit distillation, weighted."""
+        p, task, heads = self.parameters, state.task, self.heads
         if p.logits == "ensemble":
             total = sum(p.weight(m) for m in views)
-            parts = (p.weight(m) / total * v.logits for m, v in views.items())
-            yield 1.0, output.logits, reduce(Tensor.add, parts)
+            mean = reduce(Tensor.add, (p.weight(m) / total * v.logits for m, v in views.items()))
+            yield logit_distillation(task, output.logits, mean, p.temperature)
             return
         for m, v in views.items():
-            heads = self.heads
             student = heads.logits(state.model, output.features, m) if heads is not None else output.logits
-            yield p.weight(m), student, v.logits
+            yield p.weight(m) * logit_distillation(task, student, v.logits, p.temperature)

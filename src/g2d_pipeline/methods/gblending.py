@@ -164,9 +164,9 @@ class GBlending(Method):
         for _ in range(epochs):
             for some in _batches(rows[torch.randperm(len(rows)).numpy()], state.batch_size):
                 branches.learn(state.batch(some))
-        weights = blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
-        agreed: dict[str, float] = state.agree(weights)
-        return agreed
+        p, after = self.parameters, branches.losses(state)
+        weights: dict[str, float] = state.agree(blend(before, after, p.floor, p.gain))
+        return weights
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         return self.heads.losses(output, batch.target, self.weights, state)

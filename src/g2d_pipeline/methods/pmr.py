@@ -126,12 +126,11 @@ class PMR(Method):
             scores = torch.stack([u.softmax(dim=1).gather(1, label[:, None]).mean() for u in z.values()])
             ratio = ratios(state.mean(scores))
         learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
+        zero = ratio.new_zeros(())
         if p.alpha > 0:
             weight = prototype_weight(ratio, p.alpha, p.rule)
-            attractions = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
-            terms["prototypes"] = sum(attractions, ratio.new_zeros(()))
+            terms["prototypes"] = sum((weight[i] * F.cross_entropy(u, label) for i, u in learning), zero)
         if self._rewards_entropy(state):
             weight = entropy_reward(ratio, p.entropy_weight)
-            rewards = [-weight[i] * entropy(u) for i, u in learning]
-            terms["entropy"] = sum(rewards, ratio.new_zeros(()))
+            terms["entropy"] = sum((-weight[i] * entropy(u) for i, u in learning), zero)
         return terms

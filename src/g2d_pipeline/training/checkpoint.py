@@ -213,12 +213,9 @@ def check_file(file: Path) -> None:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
             size = stream.tell()
-        if size == 0:
-            raise BrokenCheckpoint("it is empty (0 bytes)")
         if digest != place(file)[2]:
-            raise BrokenCheckpoint(
-                f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
-            )
+            mismatch = f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
+            raise BrokenCheckpoint(mismatch if size else "it is empty (0 bytes)")
         with safe_open(file, framework="pt") as content:
             version = (content.metadata() or {}).get("g2d_checkpoint")
     except OSError as error:
@@ -234,8 +231,7 @@ def read_file(file: Path) -> dict[str, Any]:
     """The state in a checkpoint's file, tensor by tensor into memory of its own. Raises BrokenCheckpoint."""
     check_file(file)
     with safe_open(file, framework="pt") as content:
-        state: dict[str, Any] = _from_tensors(content.get_tensor)
-    return state
+        return _from_tensors(content.get_tensor)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -247,8 +243,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 def from_bytes(content: bytes) -> dict[str, Any]:
     """The inverse of `to_bytes`."""
-    state: dict[str, Any] = _from_tensors(load(content).__getitem__)
-    return state
+    return _from_tensors(load(content).__getitem__)
 
 
 def _with_structure(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -257,8 +252,10 @@ def _with_structure(state: dict[str, Any]) -> dict[str, Tensor]:
     return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
 
-def _from_tensors(tensor: Callable[[str], Tensor]) -> Any:
-    return unflatten(tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass"), tensor)
+def _from_tensors(tensor: Callable[[str], Tensor]) -> dict[str, Any]:
+    structure = tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass")
+    state: dict[str, Any] = unflatten(structure, tensor)
+    return state
 
 
 # ---------------------------------------------------------------------------------------------- the structure
@@ -325,12 +322,11 @@ def _encode_dict(value: dict[Any, Any], path: tuple[Any, ...], tensors: dict[str
     items = []
     for key, item in value.items():
         if not (key is None or isinstance(key, bool | int | float | str | bytes | np.generic)):
+            kind = type(key).__name__
             raise TypeError(
-                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not "
-                f"{type(key).__name__}"
+                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not {kind}"
             )
-        inner = (*path, key)
-        items.append([_encode(key, inner, tensors), _encode(item, inner, tensors)])
+        items.append([_encode(x, (*path, key), tensors) for x in (key, item)])
     return {"$dict" if type(value) is dict else "$ordered": items}
 
 

@@ -95,13 +95,11 @@ def take_part(nodes: Nodes) -> None:
 
 def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
     """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
-    copied = copy.deepcopy(model)  # torch sends weights as memory that all processes share
-    every: tuple[Any, ...] = (copied, *arguments, options)
+    every: tuple[Any, ...] = (copy.deepcopy(model), *arguments, options)  # all processes share its memory
     trainer = Trainer(*every)
-    fitted = trainer.fit()
+    fitted, method = trainer.fit(), trainer.method
     result = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
-    modules = trainer.method.modules()
-    return result | {"method": {n: x for n, x in trainer.method.state_dict().items() if n not in modules}}
+    return result | {"method": {n: x for n, x in method.state_dict().items() if n not in method.modules()}}
 
 
 # --------------------------------------------------------------------------------------------------- transfer
@@ -126,15 +124,14 @@ def pack(
     }
     return {
         "model": _pack_model(model),
-        "data": {
+        "data": vars(data)
+        | {
             "arrays": {m: _pack_array(x) for m, x in data.arrays.items()},
             "target": np.asarray(data.target),
             "rows": {split: np.asarray(rows) for split, rows in data.rows.items()},
             "task": data.task.to_json(),
-            "normalisers": data.normalisers,
             "sample_ids": np.asarray(data.sample_ids),
             "augment": {m: a and a.model_dump(mode="json") for m, a in data.augment.items()},
-            "vocabulary": data.vocabulary,
         },
         "method": f"{type(method).__module__}.{type(method).__qualname__}",
         "parameters": method.parameters.model_dump(mode="json"),
@@ -149,20 +146,21 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
     """The inverse of `pack`. Raises ConfigError where this machine has no such method or encoder, OSError
     where it does not see a file."""
     data, teachers, augment = packed["data"], {}, TypeAdapter(AugmentSettings | None)
-    arrays = {m: _unpack_array(x) for m, x in data["arrays"].items()}
-    changes = {m: augment.validate_python(a) for m, a in data["augment"].items()}
-    task = task_from_json(data["task"])
     for m, teacher in packed["teachers"].items():
         feature, logits, confidence = (_unpack_array(teacher[name]) for name in OUTPUTS)
         model = teacher["model"] and _unpack_model(teacher["model"])
         teachers[m] = TeacherOutputs(feature, logits, confidence, model)
-    smp, training = packed["smp"], TrainingSettings(**packed["training"])
+    changes = {
+        "arrays": {m: _unpack_array(x) for m, x in data["arrays"].items()},
+        "task": task_from_json(data["task"]),
+        "augment": {m: augment.validate_python(a) for m, a in data["augment"].items()},
+    }
     return (
         _unpack_model(packed["model"]),
-        Data(**(data | {"arrays": arrays, "task": task, "augment": changes})),
+        Data(**(data | changes)),
         build(packed["method"], packed["parameters"]),
-        training,
-        smp and SMPSettings(**smp),
+        TrainingSettings(**packed["training"]),
+        packed["smp"] and SMPSettings(**packed["smp"]),
         teachers,
         *packed["rest"],
     )

@@ -84,21 +84,20 @@ class History(Stateful):
         self.count += 1
         self.normed += stepped and self.steps % self.every == 0
         self.steps += stepped
-        self._add_logged(state)
-        self.learning.update(state.active)
-        if vector.device.type == "cpu" or len(self.pending) == CHECK_EVERY:
-            self.check()
-
-    def _add_logged(self, state: State) -> None:
         for m in state.active:
             kappa = state.kappa.get(m, 1.0) * float(state.logged.get(f"kappa/{m}", 1.0))
             self.totals[f"kappa/{m}"] = self.totals.get(f"kappa/{m}", 0.0) + kappa
         for name, value in state.logged.items():
             if not name.startswith("kappa/"):
                 total, count = self.logged.get(name, (0.0, 0))
-                plain = value.detach() if isinstance(value, Tensor) else value
-                self.logged[name] = [total + plain, count + 1]
+                self.logged[name] = [
+                    total + (value.detach() if isinstance(value, Tensor) else value),
+                    count + 1,
+                ]
         state.logged.clear()
+        self.learning.update(state.active)
+        if vector.device.type == "cpu" or len(self.pending) == CHECK_EVERY:
+            self.check()
 
     def check(self) -> None:
         """Add pending batches to the totals. Raises DivergenceError where one had a loss that is not finite
@@ -109,10 +108,8 @@ class History(Stateful):
             named = dict(zip(names, values, strict=False))
             bad = [n for n, value in named.items() if n.startswith("loss/") and not math.isfinite(value)]
             if bad:
-                place = f"epoch {self.epoch}, batch {number}"
-                raise DivergenceError(
-                    f"{self.description}: {', '.join(bad)} became NaN or infinite in {place}."
-                )
+                bad_terms, place = ", ".join(bad), f"epoch {self.epoch}, batch {number}"
+                raise DivergenceError(f"{self.description}: {bad_terms} became NaN or infinite in {place}.")
             norms_left = iter(values[len(names) :])
             named |= {f"grad_norm/{m}": math.hypot(*islice(norms_left, n)) for m, n in tensors.items()}
             for name, value in named.items():

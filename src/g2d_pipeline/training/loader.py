@@ -52,8 +52,7 @@ class FeatureCache(Stateful):
         self.frozen: list[str] = []
         self._folder = folder
         self._features: dict[str, Array] = {}
-        # (modality, split) → the version of the weights that the features were computed with
-        self._versions: dict[tuple[str, str], list[int]] = {}
+        self._versions: dict[tuple[str, str], list[int]] = {}  # (modality, split) → of the weights then
         self._steps = dict.fromkeys(data.modalities, 0)
 
     def start_epoch(self, frozen: Collection[str]) -> None:
@@ -70,10 +69,17 @@ class FeatureCache(Stateful):
             self._steps[m] += 1
 
     def train_features(self, rows: Rows) -> dict[str, Tensor]:
-        """m → `[B, D_m]` of these train rows, of the frozen modalities; at first it encodes the split."""
-        for m in self.frozen:
-            if not self._is_valid(m, "train"):
-                self._encode_train(m)
+        """m → `[B, D_m]` of these train rows, of the frozen modalities; at first it encodes the split, in
+        chunks of the store's order: always the same bits."""
+        for m in [m for m in self.frozen if not self._is_valid(m, "train")]:
+            encoder, split = self.model.encoders[m], self.data.rows["train"]
+            with torch.no_grad(), preserve_norm_stats(encoder, "frozen"):
+                for chunk in chunks(split, [self.data.shape(m)], self.device):
+                    x = gather(self.data, chunk, self.device, [m])[m]
+                    with autocast(x, self.dtype):
+                        features = encoder(x)
+                    self.keep(m, chunk, features)
+            self.complete(m, "train")
         return {m: take(self._features[m], rows).to(self.device) for m in self.frozen}
 
     def of_split(self, split: str) -> dict[str, Array]:
@@ -90,18 +96,6 @@ class FeatureCache(Stateful):
     def complete(self, modality: str, split: str) -> None:
         """All rows of the split have been stored."""
         self._versions[modality, split] = self._version(modality)
-
-    @torch.no_grad()
-    def _encode_train(self, modality: str) -> None:
-        """One forward in evaluation mode, in chunks of the store's order: always the same bits."""
-        encoder, rows = self.model.encoders[modality], self.data.rows["train"]
-        with preserve_norm_stats(encoder, "frozen"):
-            for chunk in chunks(rows, [self.data.shape(modality)], self.device):
-                x = gather(self.data, chunk, self.device, [modality])[modality]
-                with autocast(x, self.dtype):
-                    features = encoder(x)
-                self.keep(modality, chunk, features)
-        self.complete(modality, "train")
 
     def _is_valid(self, modality: str, split: str) -> bool:
         return self._versions.get((modality, split)) == self._version(modality)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,25 +167,23 @@ def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     if not (torch.is_grad_enabled() and block.training):
         return type(block).forward(block, *inputs, **named)
 
-    def twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _buffers_kept(block)
+    @contextmanager
+    def buffers_kept() -> Iterator[None]:
+        """Write into copies of the buffers: running statistics move once a step, not twice.
+
+        `preserve_norm_stats(block, "batch")` would not do: torch demands that the second forward pass saves
+        as many tensors as the first one, and batch norm without statistics saves fewer."""
+        buffers = [(part, n, b) for part in block.modules() for n, b in part.named_buffers(recurse=False)]
+        for part, name, buffer in buffers:
+            setattr(part, name, buffer.clone())
+        try:
+            yield
+        finally:
+            for part, name, buffer in buffers:
+                setattr(part, name, buffer)
 
     # A compiled graph writes its buffers once by itself, and torch.compile refuses contexts of ours.
-    contexts: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": twice}
+    contexts: dict[str, Any] = (
+        {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), buffers_kept())}
+    )
     return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, **contexts, **named)
-
-
-@contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Let a forward pass write into copies of the buffers: running statistics move once a step, not twice.
-
-    `preserve_norm_stats(block, "batch")` would not do: torch demands that the second forward pass saves as
-    many tensors as the first one, and batch norm without statistics saves fewer."""
-    buffers = [(part, n, b) for part in block.modules() for n, b in part.named_buffers(recurse=False)]
-    for part, name, buffer in buffers:
-        setattr(part, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for part, name, buffer in buffers:
-            setattr(part, name, buffer)
