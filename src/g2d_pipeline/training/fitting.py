@@ -27,6 +27,7 @@ from g2d_pipeline.training.data import Data, map_file
 from g2d_pipeline.training.distributed import Group
 from g2d_pipeline.training.launch import launch, start, world_of
 from g2d_pipeline.training.nodes import Nodes
+from g2d_pipeline.training.resume import Run
 from g2d_pipeline.training.teachers import TeacherOutputs
 from g2d_pipeline.training.trainer import FitResult, Trainer
 
@@ -59,7 +60,7 @@ def fit(
     for or the folder holds another training, DivergenceError where a loss is no longer finite, InterruptedRun
     after Ctrl-C or SIGTERM (with a `folder`)."""
     options = options.updated(**changes)
-    arguments = model, data, method, training, smp, dict(teachers or {}), seed, description
+    run = Run(model, data, method, training, smp, dict(teachers or {}), seed, description)
     if max(devices := world_of(options), Group().world) > 1:
         try:
             method.check_strategy(options.compute.strategy)
@@ -67,15 +68,15 @@ def fit(
         except ValueError as error:
             raise ConfigError(f"{description}: {error}") from error
     if devices == 1:
-        return Trainer(*arguments, options).fit()
+        return Trainer(run, options).fit()
     split, rows = min(data.rows.items(), key=lambda item: len(item[1]))
     if len(rows) < 2 * devices:
         raise ConfigError(
             f"{description}: {devices} devices share {len(rows)} {split} samples; each needs two. Allowed: "
             f"{max(len(rows) // 2, 1)} devices (compute.devices × compute.num_nodes)"
         )
-    packed = pack(*arguments) if options.compute.num_nodes > 1 else None
-    result = launch(_fit_here, *arguments, options=options, description=description, packed=packed)
+    packed = pack(*run) if options.compute.num_nodes > 1 else None
+    result = launch(_fit_here, run, options=options, description=description, packed=packed)
     model.load_state_dict(result.pop("model"))
     method.load_state_dict(result.pop("method"))
     import pandas as pd
@@ -87,16 +88,15 @@ def fit(
 def take_part(nodes: Nodes) -> None:
     """On another machine than the first: start this machine's processes of each training of the first one."""
     while (call := nodes.next_call()) is not None:
-        packed, options, folder, run, endpoint = call
-        arguments = RunOptions(**options), Path(folder), run, endpoint, nodes.rank
-        lost = start(_fit_here, unpack(packed), *arguments)
-        logger.info("%s: %s", run, lost or "this machine's part is done")
+        packed, options, folder, name, endpoint = call
+        arguments = RunOptions(**options), Path(folder), name, endpoint, nodes.rank
+        lost = start(_fit_here, (unpack(packed),), *arguments)
+        logger.info("%s: %s", name, lost or "this machine's part is done")
 
 
-def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> dict[str, Any]:
+def _fit_here(options: RunOptions, run: Run) -> dict[str, Any]:
     """In one of the processes of a training: `FitResult` as plain data, and the method's state."""
-    every: tuple[Any, ...] = (copy.deepcopy(model), *arguments, options)  # all processes share its memory
-    trainer = Trainer(*every)
+    trainer = Trainer(run._replace(model=copy.deepcopy(run.model)), options)  # all processes share its memory
     fitted, method = trainer.fit(), trainer.method
     result = vars(fitted) | {"model": fitted.model.state_dict(), "history": trainer.history.epochs}
     return result | {"method": {n: x for n, x in method.state_dict().items() if n not in method.modules()}}
@@ -106,24 +106,18 @@ def _fit_here(options: RunOptions, model: MultimodalModel, *arguments: Any) -> d
 OUTPUTS = ("feature", "logits", "confidence")
 
 
-def pack(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    training: TrainingSettings,
-    smp: SMPSettings | None,
-    teachers: Mapping[str, TeacherOutputs],
-    *rest: Any,
-) -> dict[str, Any]:
-    """The arguments of a training as nested plain data, tensors and arrays (`checkpoint.to_bytes`); `rest`:
-    plain already. Raises ConfigError for a model without architecture."""
+def pack(*arguments: Any) -> dict[str, Any]:
+    """The fields of a `Run` as nested plain data, tensors and arrays (`checkpoint.to_bytes`). Raises
+    ConfigError for a model without architecture."""
+    run = Run(*arguments)
+    data, method = run.data, run.method
     of_teachers = {
         m: {name: _pack_array(getattr(teacher, name)) for name in OUTPUTS}
         | {"model": teacher.model and _pack_model(teacher.model)}
-        for m, teacher in teachers.items()
+        for m, teacher in run.teachers.items()
     }
     return {
-        "model": _pack_model(model),
+        "model": _pack_model(run.model),
         "data": vars(data)
         | {
             "arrays": {m: _pack_array(x) for m, x in data.arrays.items()},
@@ -135,14 +129,14 @@ def pack(
         },
         "method": f"{type(method).__module__}.{type(method).__qualname__}",
         "parameters": method.parameters.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "smp": smp and smp.model_dump(mode="json"),
+        "training": run.training.model_dump(mode="json"),
+        "smp": run.smp and run.smp.model_dump(mode="json"),
         "teachers": of_teachers,
-        "rest": rest,
+        "rest": [run.seed, run.description],
     }
 
 
-def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
+def unpack(packed: Mapping[str, Any]) -> Run:
     """The inverse of `pack`. Raises ConfigError where this machine has no such method or encoder, OSError
     where it does not see a file."""
     data, teachers, augment = packed["data"], {}, TypeAdapter(AugmentSettings | None)
@@ -155,7 +149,7 @@ def unpack(packed: Mapping[str, Any]) -> tuple[Any, ...]:
         "task": task_from_json(data["task"]),
         "augment": {m: augment.validate_python(a) for m, a in data["augment"].items()},
     }
-    return (
+    return Run(
         _unpack_model(packed["model"]),
         Data(**(data | changes)),
         build(packed["method"], packed["parameters"]),

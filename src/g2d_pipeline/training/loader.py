@@ -29,6 +29,7 @@ from g2d_pipeline.training.optimisation import build_optimizer
 from g2d_pipeline.training.teachers import TeacherOutputs, run_teacher
 
 
+@dataclass(eq=False)
 class FeatureCache(Stateful):
     """Modality → features `[N, D]` by row of the store, and for which splits and weights they hold.
 
@@ -36,24 +37,20 @@ class FeatureCache(Stateful):
     would be computed). Large arrays are memory-mapped temporary files (in `folder`), so that resident memory
     stays flat. Its state is which modalities are frozen: their features follow from the weights."""
 
+    model: MultimodalModel
+    data: Data
+    device: torch.device
+    modalities: Collection[str]
+    folder: Path | None = None
+    dtype: torch.dtype | None = None
+
     state_names: ClassVar = ("frozen",)
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        data: Data,
-        device: torch.device,
-        modalities: Collection[str],
-        folder: Path | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.model, self.data, self.device, self.dtype = model, data, device, dtype
-        self.modalities = frozenset(modalities)
+    def __post_init__(self) -> None:
         self.frozen: list[str] = []
-        self._folder = folder
         self._features: dict[str, Array] = {}
         self._versions: dict[tuple[str, str], list[int]] = {}  # (modality, split) → of the weights then
-        self._steps = dict.fromkeys(data.modalities, 0)
+        self._steps = dict.fromkeys(self.data.modalities, 0)
 
     def start_epoch(self, frozen: Collection[str]) -> None:
         """`frozen`: the modalities that the schedule expects not to learn in this epoch."""
@@ -89,7 +86,7 @@ class FeatureCache(Stateful):
     def keep(self, modality: str, rows: Rows, features: Tensor) -> None:
         """Store the features `[B, D]` of some rows; they are valid once the split is `complete`."""
         if modality not in self._features:
-            self._features[modality] = empty_array((len(self.data.target), *features.shape[1:]), self._folder)
+            self._features[modality] = empty_array((len(self.data.target), *features.shape[1:]), self.folder)
         self._features[modality][rows] = features.float().cpu().numpy()
         release(self._features[modality])
 

@@ -8,21 +8,14 @@ from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from g2d_pipeline.config import (
-    CosineSchedule,
-    LRSchedule,
-    MultiStepSchedule,
-    OptimizerSettings,
-    PlateauSchedule,
-    StepSchedule,
-)
+from g2d_pipeline import config
 from g2d_pipeline.errors import ConfigError
 
 FUSED = ("cpu", "cuda")  # elsewhere torch chooses
 
 
 def build_optimizer(
-    settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device
+    settings: config.OptimizerSettings, groups: list[dict[str, Any]], device: torch.device
 ) -> optim.Optimizer:
     """SGD, Adam or AdamW over the method's parameter `groups`; a group's own lr, where it has one, is kept.
 
@@ -85,7 +78,7 @@ class LearningRate:
     validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
     `patience`. Raises ConfigError where the warm-up leaves no epoch, or a group's lr is below `min_lr`."""
 
-    def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
+    def __init__(self, settings: config.LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
         self.optimizer, self.warmup = optimizer, settings.warmup
         self.epoch = 0  # epochs done
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
@@ -102,14 +95,14 @@ class LearningRate:
             )
         self.schedule: lr_scheduler.LRScheduler | None = None
         match settings:
-            case StepSchedule():
+            case config.StepSchedule():
                 self.schedule = lr_scheduler.StepLR(optimizer, settings.every, settings.gamma)
-            case MultiStepSchedule():
+            case config.MultiStepSchedule():
                 self.schedule = lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.gamma)
-            case CosineSchedule():
+            case config.CosineSchedule():
                 decay = epochs - self.warmup
                 self.schedule = lr_scheduler.CosineAnnealingLR(optimizer, decay, settings.min_lr)
-            case PlateauSchedule(gamma=gamma, patience=patience, min_lr=least):
+            case config.PlateauSchedule(gamma=gamma, patience=patience, min_lr=least):
                 self.schedule = lr_scheduler.ReduceLROnPlateau(
                     optimizer, factor=gamma, patience=patience, min_lr=least, eps=0.0
                 )

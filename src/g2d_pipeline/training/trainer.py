@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import enumerated
 from g2d_pipeline.features.windows import announce, windows_of
-from g2d_pipeline.methods.base import Batch, Method, State
+from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, estimate_norm_stats, pick_device
 from g2d_pipeline.progress import track_epochs
 from g2d_pipeline.training import capacity, optimisation, precision
-from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
+from g2d_pipeline.training.data import Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
 from g2d_pipeline.training.history import DivergenceError, History
 from g2d_pipeline.training.loader import FeatureCache, Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
-from g2d_pipeline.training.resume import Checkpointer, LoopState, run_identity
+from g2d_pipeline.training.resume import Checkpointer, LoopState, Run, run_identity
 from g2d_pipeline.training.scoring import EarlyStopping, Evaluator, ModelSelector
 from g2d_pipeline.training.smp import build_schedule
 from g2d_pipeline.training.streams import TorchGenerators, seeded
@@ -64,18 +64,8 @@ class FitResult:
 class Trainer:
     """One training run: `fit` is the loop, `__init__` builds its parts (schedule, cache, selector, …)."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        data: Data,
-        method: Method,
-        training: TrainingSettings,
-        smp: SMPSettings | None,
-        teachers: Mapping[str, TeacherOutputs],
-        seed: int,
-        description: str,
-        options: RunOptions,
-    ) -> None:
+    def __init__(self, run: Run, options: RunOptions) -> None:
+        model, data, method, training, smp, teachers, seed, description = run
         if (smp is not None or method.needs_teachers) and set(teachers) != set(data.modalities):
             raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
         if options.folder is not None:
@@ -88,7 +78,7 @@ class Trainer:
         self.group.broadcast_model(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
         precision.prepare(model, training, self.sharded)
-        identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
+        identity = run_identity(run, windows := windows_of(data.arrays))
         if self.group.is_first:
             training = capacity.resolve_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
