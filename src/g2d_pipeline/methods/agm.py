@@ -128,9 +128,9 @@ class AGM(Method):
                 one = state.batch(batch.index[:1].cpu().numpy()).inputs
                 inputs |= {m: one[m] for m in unread}
             nothing = {m: masked_input(state.model.encoders[m], inputs[m]) for m in present}
-            size = len(batch.target)
             zeros = state.forward(Batch(batch.index[:1], nothing, batch.target[:1])).features
-            present, absent = state.forward(batch).features, {m: f.expand(size, -1) for m, f in zeros.items()}
+            absent = {m: feature.expand(len(batch.target), -1) for m, feature in zeros.items()}
+            present = state.forward(batch).features
         parts = responses(state.model.fusion, output.logits, present, absent)
         state.model.train()
         return parts

@@ -73,10 +73,10 @@ class MMPareto(Method):
         own = self.heads.losses(output, batch.target, weights, state)
         _set_gradients(state, self.own)
         state.backward(reduce(Tensor.add, own.values()), retain_graph=True)
-        self.own = _get_gradients(state)
+        self.own = {m: [p.grad for p in encoder.parameters()] for m, encoder in model.encoders.items()}
         _set_gradients(state, self.whole)
         state.backward(whole)
-        self.whole = _get_gradients(state)
+        self.whole = {m: [p.grad for p in encoder.parameters()] for m, encoder in model.encoders.items()}
         for m, encoder in model.encoders.items():
             self._combine(m, encoder, state)
         return terms | own
@@ -118,8 +118,3 @@ def _set_gradients(state: State, gradients: Gradients) -> None:
         parameters = list(encoder.parameters())
         for p, gradient in zip(parameters, gradients.get(m, [None] * len(parameters)), strict=True):
             p.grad = gradient
-
-
-def _get_gradients(state: State) -> Gradients:
-    """The encoders' gradients."""
-    return {m: [p.grad for p in encoder.parameters()] for m, encoder in state.model.encoders.items()}

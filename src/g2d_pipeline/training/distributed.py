@@ -1,9 +1,9 @@
 """The process group of a data-parallel training: slices of a batch, all-reduce, gather, broadcast.
 
 Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
-batch, and they are summed right before the step. torch's DistributedDataParallel would
-overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
-change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
+batch, and they are summed right before the step. torch's DistributedDataParallel would overlap that with the
+backward pass, but knows one of each a step; methods have several, change who learns from batch to batch, and
+see gradients before they are stepped (docs/scaling.md)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.sharding import norms
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.scoring import Scores
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
@@ -147,8 +144,3 @@ class History(Stateful):
         row |= {f"{split}/{part}": v for split, parts in scores.items() for part, v in parts.items()}
         self.epochs.append(row)
         self._start()
-
-    def frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.epochs)

@@ -139,7 +139,7 @@ def start(
     level = logging.getLogger("g2d_pipeline").getEffectiveLevel()
     late = f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
     try:
-        with _quiet_loggers(), _restore_signals():
+        with _contained():
             elastic_launch(config, _worker)(function, arguments, options, folder, level, os.getpid())
     except ChildFailedError as failed:
         died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
@@ -156,35 +156,26 @@ def start(
 
 
 @contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    """Silence torch's loggers: errors are reported once, by us."""
+def _contained() -> Iterator[None]:
+    """Silence torch elastic's loggers (errors are reported once, by us), restore the signal handlers that it
+    replaces."""
     log_level = os.environ.get("TORCH_CPP_LOG_LEVEL")
     levels = {name: logging.getLogger(name).level for name in QUIET}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in numbers if in_main_thread}
     os.environ["TORCH_CPP_LOG_LEVEL"] = log_level or "FATAL"
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if log_level is None:
             del os.environ["TORCH_CPP_LOG_LEVEL"]
-
-
-@contextmanager
-def _restore_signals() -> Iterator[None]:
-    """Restore the signal handlers that torch elastic replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 # -------------------------------------------------------------------------------------------- in each process

@@ -118,8 +118,7 @@ class ModelSelector(Stateful):
         """Keep this epoch's weights if they are the best so far; the phases, from 1, never fall."""
         selection = self.training.selection
         if selection == "last":
-            self.epoch = self.first = epoch
-            self.phase = phase
+            self.epoch, self.first, self.phase = epoch, epoch, phase
             return
         begins = phase > self.phase and self.training.select_in == "last_phase"
         if begins:

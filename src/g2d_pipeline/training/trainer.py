@@ -87,9 +87,8 @@ class Trainer:
         # Each process needs a sample, batch norm needs two.
         self.min_batch = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
-        self.learning_rate = optimisation.LearningRate(
-            training.lr_schedule, self.optimizer, self.state.epochs
-        )
+        epochs = self.state.epochs
+        self.learning_rate = optimisation.LearningRate(training.lr_schedule, self.optimizer, epochs)
         self.scaler = precision.gradient_scaler(training.precision, self.device)
         self.average = optimisation.Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
@@ -97,12 +96,11 @@ class Trainer:
         self.online = [teacher for m in online if (teacher := views[m].model) is not None]
         for teacher in self.online:
             precision.prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
-        self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
+        self.schedule = build_schedule(smp, data, views, epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
-        self.cache = FeatureCache(
-            model, data, self.device, self.schedule.cacheable(model, data), options.folder, self.dtype
-        )
+        cacheable = self.schedule.cacheable(model, data)
+        self.cache = FeatureCache(model, data, self.device, cacheable, options.folder, self.dtype)
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
             group=self.group, windows=windows,
@@ -131,9 +129,8 @@ class Trainer:
         for encoder in self.model.encoders.values() if self.sharded else ():
             sharding.shard(encoder, precision.blocks(encoder), self.device)
         self.shards = sharding.Shards(self.method.parameter_groups(self.model))
-        self.optimizer = optimisation.build_optimizer(
-            self.training.optimizer, self.shards.groups, self.device
-        )
+        settings, groups = self.training.optimizer, self.shards.groups
+        self.optimizer = optimisation.build_optimizer(settings, groups, self.device)
         self.shards.attach(self.optimizer)
         state.optimizer = self.optimizer
         optimisation.scale_lr(self.optimizer, self.training.scale_lr, self.group.world)
@@ -364,7 +361,9 @@ class Trainer:
         self.schedule.release(self.unsharded)
         for model in (self.unsharded, *self.online):
             precision.unprepare(model)
-        chosen, history = self.selector, self.history.frame()
+        import pandas as pd
+
+        chosen, history = self.selector, pd.DataFrame(self.history.epochs)
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
