@@ -52,13 +52,15 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
         for p in group["params"]:
             if p.grad is None:
                 continue
-            state = optimizer.state[p]
+            state, strides = optimizer.state[p], p.stride()  # mostly those of all: cheap to see
             if momentum and state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(p)
-            if not _same_layout(p.grad, p):
+            if p.grad.stride() != strides and not _same_layout(p.grad, p):
                 p.grad = torch.empty_like(p).copy_(p.grad)
             for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == p.shape and not _same_layout(value, p):
+                if not isinstance(value, Tensor) or value.stride() == strides or value.shape != p.shape:
+                    continue
+                if not _same_layout(value, p):
                     state[name] = torch.empty_like(p).copy_(value)
 
 

@@ -93,9 +93,7 @@ def train_student(
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights, start)
-    projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
-    for m, outputs in outputs_of.items():
-        check_outputs(m, outputs, int(model.fusion.widths[m]), data, projects)
+    check_outputs(outputs_of, model.fusion.widths, data, algorithm)
     result = fit(
         model, data, algorithm, training=training, smp=smp, teachers=outputs_of, seed=seed, options=options,
         description=description or f"{method}, seed {seed}",

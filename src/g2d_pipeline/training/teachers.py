@@ -8,7 +8,7 @@ from torch import Tensor
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import TeacherView
+from g2d_pipeline.methods.base import Method, TeacherView
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Array, Data, Rows, take
 
@@ -63,22 +63,24 @@ def check_teacher(teacher: TeacherOutputs | Trained | TrainedFolder, modality: s
         raise ConfigError(f"teacher of {modality}: {faults[0]}. {remedy}")
 
 
-def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projects: bool) -> None:
-    """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoder's `width`.
-
-    `projects`: another width is no mistake, the method projects it or does not read the features."""
-    rows, feature_width = (int(n) for n in teacher.feature.shape)
-    outputs, samples = teacher.logits.shape[1], len(data.target)
-    fault = ""
-    if rows != samples:
-        fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
-    elif feature_width != width and not projects:
-        same = "Give both the same encoder, or say projection=true."
-        fault = f"width = {feature_width}, the student's encoder makes {width}. {same}"
-    elif outputs != data.task.outputs:
-        fault = f"outputs = {outputs}, the task has {data.task.outputs}"
-    if fault:
-        raise ConfigError(f"teacher of {modality}: {fault}")
+def check_outputs(
+    teachers: Mapping[str, TeacherOutputs], widths: Mapping[str, int], data: Data, method: Method
+) -> None:
+    """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoders' `widths`; of
+    another width is no mistake where the method projects it or does not read the features."""
+    projects = not method.needs_teachers or bool(getattr(method.parameters, "projection", False))
+    for m, teacher in teachers.items():
+        rows, width = (int(n) for n in teacher.feature.shape)
+        outputs, fault = teacher.logits.shape[1], ""
+        if rows != (samples := len(data.target)):
+            fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
+        elif width != widths[m] and not projects:
+            same = "Give both the same encoder, or say projection=true."
+            fault = f"width = {width}, the student's encoder makes {widths[m]}. {same}"
+        elif outputs != data.task.outputs:
+            fault = f"outputs = {outputs}, the task has {data.task.outputs}"
+        if fault:
+            raise ConfigError(f"teacher of {m}: {fault}")
 
 
 def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:
