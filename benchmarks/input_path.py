@@ -39,8 +39,7 @@ from g2d_pipeline.models import MultimodalModel, Normaliser, build_fusion
 from g2d_pipeline.sources.manifest import Manifest
 from g2d_pipeline.training import Data
 from g2d_pipeline.training.data import batches_of, epoch_rows
-from g2d_pipeline.training.feature_cache import FeatureCache
-from g2d_pipeline.training.loader import Loader
+from g2d_pipeline.training.loader import FeatureCache, Loader
 from g2d_pipeline.training.precision import keep_freed_memory
 
 SAMPLES, BATCH, WORKERS, ROUNDS = 400, 16, 2, 3

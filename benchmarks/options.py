@@ -20,7 +20,7 @@ from torch import optim
 
 from g2d_pipeline.config import SGD, MobileNetV2, ResNet18, SmallCNN, Strict, TrainingSettings
 from g2d_pipeline.methods import build as build_method
-from g2d_pipeline.training import Data, fit, trainer
+from g2d_pipeline.training import Data, fit, optimisation
 
 ROUNDS, BATCH = 3, 16
 CASES: dict[str, tuple[dict[str, tuple[tuple[int, ...], Strict]], int]] = {
@@ -54,9 +54,9 @@ def epoch_seconds(data: Data, encoders: dict[str, Strict], option: dict[str, Any
     marks: list[float] = []
     method.on_epoch_start = lambda state: marks.append(time.monotonic())  # type: ignore[method-assign]
     method.on_epoch_end = lambda state: marks.append(time.monotonic())  # type: ignore[method-assign]
-    ours = trainer.build_optimizer
+    ours = optimisation.build_optimizer
     if implementation is not None:
-        trainer.build_optimizer = lambda settings, groups, device: optim.SGD(  # type: ignore[attr-defined]
+        optimisation.build_optimizer = lambda settings, groups, device: optim.SGD(
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
@@ -76,7 +76,7 @@ def epoch_seconds(data: Data, encoders: dict[str, Strict], option: dict[str, Any
             progress=False,
         )
     finally:
-        trainer.build_optimizer = ours  # type: ignore[attr-defined]
+        optimisation.build_optimizer = ours
     return marks[3] - marks[2]
 
 

@@ -22,7 +22,8 @@ from g2d_pipeline.methods import load
 from g2d_pipeline.methods.base import Method, MethodContext
 from g2d_pipeline.models import Encoder, MultimodalModel
 from g2d_pipeline.overrides import METHOD_KEYS
-from g2d_pipeline.training import Data, train_student, train_teacher, trainer
+from g2d_pipeline.training import Data, train_student, train_teacher
+from g2d_pipeline.training.scoring import Evaluator
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "methods.md"
@@ -114,7 +115,7 @@ def counting() -> Iterator[dict[str, float]]:
         (MultimodalModel, "forward", whole),
         (torch.autograd, "backward", backward),
         (torch.autograd, "grad", backward),
-        (trainer, "score_split", score),
+        (Evaluator, "score", score),
     )
     with ExitStack() as stack:
         for owner, name, wrapper in replaced:

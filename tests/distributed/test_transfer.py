@@ -18,7 +18,7 @@ from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.build import build_model
 from g2d_pipeline.training import Data, fit, teacher_outputs
 from g2d_pipeline.training.checkpoint import from_bytes, to_bytes
-from g2d_pipeline.training.transfer import pack, unpack
+from g2d_pipeline.training.fitting import pack, unpack
 from tests.conftest import recipe
 from tests.distributed.together import CNN, data_of, digest, teachers_of
 

@@ -12,8 +12,8 @@ import torch
 from g2d_pipeline.config import TrainingSettings
 from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
-from g2d_pipeline.training import auto_precision, fit
-from g2d_pipeline.training.auto_precision import benchmark, cache_file, resolve_precision
+from g2d_pipeline.training import capacity, fit
+from g2d_pipeline.training.capacity import benchmark, cache_file, resolve_precision
 from tests.conftest import make_data, recipe
 from tests.training.test_equalities import plain_model, same
 from tests.training.test_recipe import joint
@@ -36,7 +36,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         about["times"] += 1
         return float(about["ratio"])
 
-    monkeypatch.setattr(auto_precision, "benchmark", fake)
+    monkeypatch.setattr(capacity, "benchmark", fake)
     return about
 
 

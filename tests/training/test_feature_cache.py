@@ -17,7 +17,7 @@ from g2d_pipeline.methods import build
 from g2d_pipeline.models import Encoder, build_encoder, depends_on_batch
 from g2d_pipeline.training import Data, fit, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import take
-from g2d_pipeline.training.feature_cache import FeatureCache, empty_array
+from g2d_pipeline.training.loader import FeatureCache, empty_array
 from g2d_pipeline.training.smp import SMP
 from tests.conftest import TINY, make_data, recipe
 from tests.training.test_equalities import plain_model, teachers_of

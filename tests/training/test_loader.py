@@ -13,8 +13,7 @@ from g2d_pipeline.config import ImageAugment, TabularAugment
 from g2d_pipeline.methods.base import Batch
 from g2d_pipeline.training import Data, TeacherOutputs, teacher_outputs, train_student, train_teacher
 from g2d_pipeline.training.data import batches_of, epoch_rows
-from g2d_pipeline.training.feature_cache import FeatureCache
-from g2d_pipeline.training.loader import Loader, ahead
+from g2d_pipeline.training.loader import FeatureCache, Loader, ahead
 from g2d_pipeline.training.teachers import online_teachers
 from tests.conftest import CNN, TINY, make_data, recipe
 

@@ -1,9 +1,8 @@
 """Random changes of whole batches, on the device that holds them, without worker processes.
 
-Everything is drawn from a generator that belongs to one modality in one batch of one epoch. Each function
-below takes one number from it, whatever its arguments, and seeds a stream of its own with that: so noise
-switched on changes no crop, and where sample i is cropped or masked depends on i alone, not on how many
-samples follow it."""
+Each function takes one number from the generator of a modality in a batch, whatever its arguments, and seeds
+a stream of its own with it: so noise switched on changes no crop, and where sample i is cropped or masked
+depends on i alone."""
 
 import math
 from collections.abc import Sequence
@@ -25,9 +24,7 @@ Place = tuple[int, int]  # of samples in a batch that is shared out: the first o
 
 
 def generator(seed: int, position: int, epoch: int, batch: int) -> torch.Generator:
-    """The CPU generator of the modality at `position` in this batch of this epoch: a function of these four.
-
-    Raises ValueError where one of them is negative."""
+    """The CPU generator of the modality at `position` in a batch. Raises ValueError for negative numbers."""
     state = np.random.SeedSequence([seed, AUGMENTATION, position, epoch, batch]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -59,12 +56,14 @@ def augment(
     Raises ConfigError where crops, flips or masks are asked for and x is not `[B, C, H, W]`."""
     if not changes_anything(settings):
         return x
-    mean, std = _in_stored_units(normaliser, x)
+    scaling = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
+    statistics = torch.tensor([scaling["mean"], scaling["std"]], dtype=torch.float64) / scaling["scale"]
+    mean, std = statistics.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))  # each `[1, C, 1, …]`
     noise = settings.noise * std if settings.noise > 0 else 0.0
     if isinstance(settings, ImageAugment):
         if x.dim() == 5:  # the frames of a clip, each changed on its own (datasets.md §3.3)
             count, channels, frames = x.shape[:3]
-            images = x.transpose(1, 2).reshape(count * frames, channels, *x.shape[3:])
+            images = x.transpose(1, 2).flatten(0, 1)
             of_images = place and (place[0] * frames, place[1] * frames)
             changed = augment(images, settings, normaliser, generator, of_images)
             return changed.reshape(count, frames, channels, *x.shape[3:]).transpose(1, 2)
@@ -72,15 +71,16 @@ def augment(
             _check_maps(x, settings.kind, "crop and flip")
             x = random_resized_crop(x, generator, settings.crop, settings.crop_ratio, settings.flip, place)
         return add_noise(x, generator, noise, place)
-    if isinstance(settings, AudioAugment) and settings.window_frames is not None:
-        x = random_window(x, generator, settings.window_frames, place)
+    audio = settings if isinstance(settings, AudioAugment) else None
+    if audio is not None and audio.window_frames is not None:
+        x = random_window(x, generator, audio.window_frames, place)
     if x.dim() == 3 and isinstance(noise, Tensor):
         noise[:, -1] = 0.0
     x = add_noise(x, generator, noise, place)
-    if isinstance(settings, AudioAugment) and (settings.time_masks or settings.frequency_masks):
-        _check_maps(x, settings.kind, "time_masks and frequency_masks")
-        x = mask(x, generator, 3, settings.time_masks, settings.time_width, mean, place)
-        x = mask(x, generator, 2, settings.frequency_masks, settings.frequency_width, mean, place)
+    if audio is not None and (audio.time_masks or audio.frequency_masks):
+        _check_maps(x, audio.kind, "time_masks and frequency_masks")
+        x = mask(x, generator, 3, audio.time_masks, audio.time_width, mean, place)
+        x = mask(x, generator, 2, audio.frequency_masks, audio.frequency_width, mean, place)
     return x
 
 
@@ -163,9 +163,8 @@ def crop_boxes(
 
 
 def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → `[B, C, *size]`.
-
-    Equals `interpolate` without antialiasing on each box up to float32 rounding (1e-7 of the side)."""
+    """Resize boxes `[B, 4]` of `[B, C, H, W]` bilinearly, mirror those `flipped` `[B]` → `[B, C, *size]`:
+    `interpolate` without antialiasing of each box, up to float32 rounding (1e-7 of the side)."""
     height, width = x.shape[2:]
     top, left, tall, wide = boxes.unbind(dim=1)
     rows, columns = _positions(top, tall, size[0]), _positions(left, wide, size[1])
@@ -180,9 +179,8 @@ def resample(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -
 def resample_bytes(x: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """As `resample`, of bytes on the CPU, but antialiased → bytes in the memory format channels_last.
 
-    Equals torchvision's `resized_crop` of each image, with any number of threads; at most one grey level from
-    the same in float32, 0.3 on average (torch rounds after each axis). The kernel wants the channels
-    of a pixel side by side: planes are packed by `stack`, three times as fast as torch's change of layout."""
+    Equals torchvision's `resized_crop` of each image; at most one grey level from the same in float32. The
+    kernel wants the channels of a pixel side by side: `stack` is faster than torch's change of layout."""
     resized = []
     for image, (top, left, tall, wide), mirrored in zip(x, boxes.tolist(), flipped.tolist(), strict=True):
         planes = image[:, top : top + tall, left : left + wide].unbind()
@@ -248,14 +246,6 @@ def _uniform(shape: tuple[int, ...], stream: torch.Generator, place: Place | Non
     return drawn[start : start + shape[0]]
 
 
-def _in_stored_units(normaliser: dict[str, Any] | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Train mean and standard deviation of the numbers in x `[B, C, …]`, each `[1, C, 1, …]`."""
-    scaling = normaliser or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
-    statistics = torch.tensor([scaling["mean"], scaling["std"]], dtype=torch.float64) / scaling["scale"]
-    mean, std = statistics.float().to(x.device).view(2, 1, -1, *[1] * (x.dim() - 2))
-    return mean, std
-
-
 def _check_maps(x: Tensor, kind: str, keys: str) -> None:
     if x.dim() != 4:
         raise ConfigError(
@@ -267,7 +257,6 @@ def _check_maps(x: Tensor, kind: str, keys: str) -> None:
 def _positions(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Where on an axis of the image, in pixels, `size` new pixels lie: float64 `[B, size]`.
 
-    Centres of pixels lie at half numbers. Beyond the centre of the box's outermost pixel that pixel counts
-    alone, so that nothing from outside of the box bleeds in: as if the box were the image."""
+    Beyond the centre of the box's outermost pixel that pixel counts alone, as if the box were the image."""
     centre = (torch.arange(size, dtype=torch.float64) + 0.5) * (length[:, None].double() / size) - 0.5
     return centre.clamp(min=0).minimum(length[:, None].double() - 1) + start[:, None]

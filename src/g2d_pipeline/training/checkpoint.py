@@ -35,13 +35,9 @@ UNFINISHED = "unfinished.tmp"
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 SHARE = 50  # checkpoints at the ends of epochs take at most 1/50 of the time
 
-CODES = {torch.bfloat16: "BF16", torch.bool: "BOOL"}
-CODES |= {getattr(torch, f"float{bits}"): f"F{bits}" for bits in (64, 32, 16)}
-CODES |= {
-    getattr(torch, f"{sign}int{bits}"): f"{sign or 'i'}{bits}".upper()
-    for sign in ("", "u")
-    for bits in (64, 32, 16, 8)
-}
+CODES = {torch.bfloat16: "BF16", torch.bool: "BOOL", torch.float64: "F64", torch.float32: "F32"}
+CODES |= {torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+CODES |= {torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8"}
 # Saved as bytes, for not every version of safetensors knows them.
 AS_BYTES = {torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2}
 AS_BYTES |= {torch.float8_e5m2fnuz, torch.float8_e8m0fnu}
@@ -164,17 +160,15 @@ class Checkpoints:
         """Remove all files but `saved` and the whole ones of earlier places among the last `keep`."""
         kept = 1
         for file in self._files():
-            if place(file)[:2] < place(saved)[:2] and kept < self.keep and self._is_whole(file):
-                kept += 1
-            elif file != saved:
+            if place(file)[:2] < place(saved)[:2] and kept < self.keep:
+                with suppress(BrokenCheckpoint):
+                    if file not in self._whole:
+                        check_file(file)
+                    self._whole.add(file)
+                    kept += 1
+                    continue
+            if file != saved:
                 file.unlink()
-
-    def _is_whole(self, file: Path) -> bool:
-        with suppress(BrokenCheckpoint):
-            if file not in self._whole:
-                check_file(file)
-                self._whole.add(file)
-        return file in self._whole
 
     def _drop_unfinished(self) -> None:
         with suppress(OSError):  # it is never read, and the next save writes over it
@@ -219,12 +213,9 @@ def check_file(file: Path) -> None:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
             size = stream.tell()
-        if size == 0:
-            raise BrokenCheckpoint("it is empty (0 bytes)")
         if digest != place(file)[2]:
-            raise BrokenCheckpoint(
-                f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
-            )
+            mismatch = f"its {size} bytes do not match the checksum in its name (damaged or cut short)"
+            raise BrokenCheckpoint(mismatch if size else "it is empty (0 bytes)")
         with safe_open(file, framework="pt") as content:
             version = (content.metadata() or {}).get("g2d_checkpoint")
     except OSError as error:
@@ -240,8 +231,7 @@ def read_file(file: Path) -> dict[str, Any]:
     """The state in a checkpoint's file, tensor by tensor into memory of its own. Raises BrokenCheckpoint."""
     check_file(file)
     with safe_open(file, framework="pt") as content:
-        state: dict[str, Any] = _from_tensors(content.get_tensor)
-    return state
+        return _from_tensors(content.get_tensor)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -253,8 +243,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 def from_bytes(content: bytes) -> dict[str, Any]:
     """The inverse of `to_bytes`."""
-    state: dict[str, Any] = _from_tensors(load(content).__getitem__)
-    return state
+    return _from_tensors(load(content).__getitem__)
 
 
 def _with_structure(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -263,8 +252,10 @@ def _with_structure(state: dict[str, Any]) -> dict[str, Tensor]:
     return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
 
-def _from_tensors(tensor: Callable[[str], Tensor]) -> Any:
-    return unflatten(tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass"), tensor)
+def _from_tensors(tensor: Callable[[str], Tensor]) -> dict[str, Any]:
+    structure = tensor("structure").numpy().tobytes().decode("utf-8", "surrogatepass")
+    state: dict[str, Any] = unflatten(structure, tensor)
+    return state
 
 
 # ---------------------------------------------------------------------------------------------- the structure
@@ -306,7 +297,8 @@ def _encode(value: Any, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> An
         return items if kind is list else {"$tuple": items}
     if kind in (dict, OrderedDict):
         return _encode_dict(value, path, tensors)
-    if kind is Tensor and _has_plain_elements(value):
+    plain = kind is Tensor and value.layout == torch.strided and not (value.is_nested or value.is_meta)
+    if plain and (value.dtype in CODES or value.dtype in AS_BYTES):
         return _encode_tensor(value, path, tensors)
     if kind is np.ndarray and value.dtype.kind in NUMPY_KINDS:
         name = f"{len(tensors)} {_spell(path)}"
@@ -330,18 +322,12 @@ def _encode_dict(value: dict[Any, Any], path: tuple[Any, ...], tensors: dict[str
     items = []
     for key, item in value.items():
         if not (key is None or isinstance(key, bool | int | float | str | bytes | np.generic)):
+            kind = type(key).__name__
             raise TypeError(
-                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not "
-                f"{type(key).__name__}"
+                f"{_spell(path)}: the dicts of a checkpoint have text and numbers as keys, not {kind}"
             )
-        inner = (*path, key)
-        items.append([_encode(key, inner, tensors), _encode(item, inner, tensors)])
+        items.append([_encode(x, (*path, key), tensors) for x in (key, item)])
     return {"$dict" if type(value) is dict else "$ordered": items}
-
-
-def _has_plain_elements(value: Tensor) -> bool:
-    known = value.dtype in CODES or value.dtype in AS_BYTES
-    return known and value.layout == torch.strided and not value.is_nested and not value.is_meta
 
 
 def _encode_tensor(value: Tensor, path: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any:

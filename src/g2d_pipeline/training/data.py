@@ -114,8 +114,7 @@ class Data:
             train = labels[rows["train"]]
             statistics = {name: float(getattr(train, name)()) for name in ("min", "max", "mean", "std")}
             built = regression_task(statistics, output)
-        ids = np.array([str(i) for i in range(len(labels))])
-        none = dict.fromkeys(arrays)
+        ids, none = np.array([str(i) for i in range(len(labels))]), dict.fromkeys(arrays)
         return cls(arrays, labels, rows, built, none, ids, dict(augment or {}), dict(vocabulary or {}))
 
     @classmethod
@@ -188,19 +187,15 @@ def epoch_rows(rows: Rows, seed: int, epoch: int, windows: Windows | None = None
 def batches_of(rows: Rows, size: int, least: int = 2) -> Iterator[Rows]:
     """Cut into batches of `size`. A last one of fewer than `least` samples joins the one before: batch norm
     needs two."""
-    if not len(rows):
-        return
     ends = list(range(size, len(rows), size))
     if ends and len(rows) - ends[-1] < least:
         ends.pop()
-    yield from np.split(rows, ends)
+    yield from np.split(rows, ends) if len(rows) else ()
 
 
 def take(array: Array | Shards | Tensor, rows: Rows) -> Tensor:
-    """Rows `[B, …]` of an array, in its dtype, by one indexed read (a few for a large memory-mapped file).
-
-    The pages of a large file are let go at once, so that resident memory does not grow with the data set: the
-    system may map 2 MiB around each row that is read."""
+    """Rows `[B, …]` of an array, in its dtype, by one indexed read, or a few for a large memory-mapped file:
+    its pages are let go at once, as the system may map 2 MiB around each row that is read."""
     if isinstance(array, Tensor):
         return array[torch.from_numpy(rows)]
     if isinstance(array, Shards):

@@ -1,10 +1,11 @@
 """The process group of a data-parallel training: slices of a batch, all-reduce, gather, broadcast.
 
 Data parallel in the plain sense: every process has the whole model, computes the gradients of its share of a
-batch, and they are summed right before the step. torch's DistributedDataParallel would
-overlap that with the backward pass, but knows one forward and one backward pass a step; methods have several,
-change who learns from batch to batch, and see gradients before they are stepped (docs/scaling.md)."""
+batch, and they are summed right before the step. torch's DistributedDataParallel would overlap that with the
+backward pass, but knows one of each a step; methods have several, change who learns from batch to batch, and
+see gradients before they are stepped (docs/scaling.md)."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,7 +20,6 @@ from g2d_pipeline.training.checkpoint import from_bytes, to_bytes
 from g2d_pipeline.training.streams import stream
 
 Value = TypeVar("Value")
-Model = TypeVar("Model", bound=nn.Module)
 LARGE = 2**14  # numbers of a tensor from which on a collective of its own costs less than two copies
 
 
@@ -51,17 +51,16 @@ class Group:
         self._versions: dict[int, int] = {}  # of buffers' witnesses, when they were last averaged
         self._local_rng: dict[str, Any] | None = None  # states of this process's own generators
 
-    def broadcast_model(self, model: Model) -> Model:
-        """The model with the first process's weights; on CUDA its batch norm goes over all processes."""
+    def broadcast_model(self, model: nn.Module) -> None:
+        """Load the first process's weights; on CUDA batch norm normalises over all processes."""
         if self.world == 1:
-            return model
-        tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+            return
         with torch.no_grad(), _others():
-            for t in tensors:
-                dist.broadcast(t, 0)
+            for tensor in model.state_dict().values():
+                if tensor.is_floating_point():
+                    dist.broadcast(tensor, 0)
         if next(model.parameters()).is_cuda:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model
 
     def part(self, count: int) -> slice:
         """This process's share of `count` samples: contiguous, the first shares one longer."""
@@ -71,21 +70,16 @@ class Group:
 
     def sum(self, x: Tensor) -> Tensor:
         """All-reduce: the sum over all processes."""
-        if self.world == 1:
-            return x
-        total = x.detach().clone()
-        with _others():
-            dist.all_reduce(total)
-        return total
+        return self._reduce(x.detach().clone(), dist.ReduceOp.SUM) if self.world > 1 else x
 
-    def min(self, x: float) -> float:
+    def min(self, x: int) -> int:
         """All-reduce: the minimum over all processes."""
-        if self.world == 1:
-            return x
-        value = torch.tensor(x, dtype=torch.float64)
+        return int(self._reduce(torch.tensor(x), dist.ReduceOp.MIN)) if self.world > 1 else x
+
+    def _reduce(self, x: Tensor, operation: Any) -> Tensor:
         with _others():
-            dist.all_reduce(value, dist.ReduceOp.MIN)
-        return float(value)
+            dist.all_reduce(x, operation)
+        return x
 
     def gather(self, own: Tensor, count: int) -> Tensor:
         """`[count, …]` from each process's rows `own` `[n, …]` of it, as `part` shares them out."""
@@ -120,21 +114,19 @@ class Group:
         moved = [b for b, witness in buffers if witness._version != self._versions.get(id(b))]
         for b in moved:
             b.mul_(share)
-        tensors = [p.grad for p in parameters if p.grad is not None] + moved
-        large = [x for x in tensors if x.numel() >= LARGE and _is_dense(x)]
-        rest: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-        for x in tensors:
-            if x.numel() < LARGE or not _is_dense(x):
-                rest.setdefault((x.dtype, x.device), []).append(x)
-        flat = [_flatten_dense_tensors([x.contiguous() for x in group]) for group in rest.values()]
+        parts: list[Tensor] = []
+        small: dict[Any, list[Tensor]] = defaultdict(list)
+        for x in [*(p.grad for p in parameters if p.grad is not None), *moved]:
+            if x.numel() >= LARGE and _is_dense(x):
+                parts.append(x.as_strided((x.numel(),), (1,)))  # in the order of memory, the same on all
+            else:
+                small[x.dtype, x.device].append(x)
+        flat = [_flatten_dense_tensors([x.contiguous() for x in group]) for group in small.values()]
         with _others():
-            # In the order of memory, which is the same on all.
-            parts = [x.as_strided((x.numel(),), (1,)) for x in large] + flat
-            for work in [dist.all_reduce(part, async_op=True) for part in parts]:
+            for work in [dist.all_reduce(part, async_op=True) for part in [*parts, *flat]]:
                 work.wait()
-        for group, summed in zip(rest.values(), flat, strict=True):
-            for x, values in zip(group, _unflatten_dense_tensors(summed, group), strict=True):
-                x.copy_(values)
+        for group, summed in zip(small.values(), flat, strict=True):
+            torch._foreach_copy_(group, _unflatten_dense_tensors(summed, group))
         self.remember(buffers)
 
     def remember(self, buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -159,10 +151,9 @@ class Group:
     def start_batch(self, seed: int, epoch: int, batch: int) -> None:
         """Seed this process's own generators from seed, rank, epoch and batch: no state to checkpoint."""
         if self.world > 1:
-            shared = _generators()
-            torch.manual_seed(stream(seed, f"dropout {self.rank} {epoch} {batch}"))
             self._local_rng = _generators()
-            _set_generators(shared)
+            with self.local_rng():
+                torch.manual_seed(stream(seed, f"dropout {self.rank} {epoch} {batch}"))
 
 
 def _generators() -> dict[str, Any]:

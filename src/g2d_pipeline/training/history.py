@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import chain, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +16,6 @@ from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.sharding import norms
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.scoring import Scores
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHECK_EVERY = 50  # batches between two checks of an accelerator's losses, which have to wait for it
 
@@ -86,21 +81,20 @@ class History(Stateful):
         self.count += 1
         self.normed += stepped and self.steps % self.every == 0
         self.steps += stepped
-        self._add_logged(state)
-        self.learning.update(state.active)
-        if vector.device.type == "cpu" or len(self.pending) == CHECK_EVERY:
-            self.check()
-
-    def _add_logged(self, state: State) -> None:
         for m in state.active:
             kappa = state.kappa.get(m, 1.0) * float(state.logged.get(f"kappa/{m}", 1.0))
             self.totals[f"kappa/{m}"] = self.totals.get(f"kappa/{m}", 0.0) + kappa
         for name, value in state.logged.items():
             if not name.startswith("kappa/"):
                 total, count = self.logged.get(name, (0.0, 0))
-                plain = value.detach() if isinstance(value, Tensor) else value
-                self.logged[name] = [total + plain, count + 1]
+                self.logged[name] = [
+                    total + (value.detach() if isinstance(value, Tensor) else value),
+                    count + 1,
+                ]
         state.logged.clear()
+        self.learning.update(state.active)
+        if vector.device.type == "cpu" or len(self.pending) == CHECK_EVERY:
+            self.check()
 
     def check(self) -> None:
         """Add pending batches to the totals. Raises DivergenceError where one had a loss that is not finite
@@ -111,10 +105,8 @@ class History(Stateful):
             named = dict(zip(names, values, strict=False))
             bad = [n for n, value in named.items() if n.startswith("loss/") and not math.isfinite(value)]
             if bad:
-                place = f"epoch {self.epoch}, batch {number}"
-                raise DivergenceError(
-                    f"{self.description}: {', '.join(bad)} became NaN or infinite in {place}."
-                )
+                bad_terms, place = ", ".join(bad), f"epoch {self.epoch}, batch {number}"
+                raise DivergenceError(f"{self.description}: {bad_terms} became NaN or infinite in {place}.")
             norms_left = iter(values[len(names) :])
             named |= {f"grad_norm/{m}": math.hypot(*islice(norms_left, n)) for m, n in tensors.items()}
             for name, value in named.items():
@@ -152,29 +144,3 @@ class History(Stateful):
         row |= {f"{split}/{part}": v for split, parts in scores.items() for part, v in parts.items()}
         self.epochs.append(row)
         self._start()
-
-    def frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame(self.epochs)
-
-
-@contextmanager
-def explain_divergence(
-    last_checkpoint: Callable[[], Path | None], uses_running_statistics: Callable[[], bool]
-) -> Iterator[None]:
-    """Add remedies to a DivergenceError raised inside, the likeliest first.
-
-    `last_checkpoint()`: its path or None; `uses_running_statistics()`: whether a suppressed encoder was
-    normalised by running statistics."""
-    try:
-        yield
-    except DivergenceError as error:
-        by_batch = "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
-        first = by_batch if uses_running_statistics() else ""
-        raise DivergenceError(
-            f"{error}\nThe last good checkpoint: {last_checkpoint() or 'none was kept'}.\n"
-            f"Remedies, the likeliest first: {first}a smaller learning rate (--params lr=…), "
-            "a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
-            "a look at the features for extreme values."
-        ) from None

@@ -83,40 +83,28 @@ def launch(
     them raised: G2DErrors as they are, others as TrainingError, OSError as such, each with its process."""
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="processes-", dir=options.folder))
+    compute, folder = options.compute, Path(tempfile.mkdtemp(prefix="processes-", dir=options.folder))
     try:
-        for attempt in range(options.compute.max_restarts + 1):
-            lost = _run(function, arguments, options, folder, f"{description} {attempt}", packed)
+        for attempt in range(compute.max_restarts + 1):
+            endpoint, run = "", f"{description} {attempt}"
+            if compute.num_nodes > 1:
+                if not NODES:
+                    raise ConfigError(
+                        f"compute.num_nodes = {compute.num_nodes}: `kedro run` brings machines together; a "
+                        "program of your own appends training.nodes.Nodes(compute) to training.launch.NODES"
+                    )
+                endpoint = f"{NODES[0].host}:{NODES[0].free_port()}"
+                NODES[0].call(packed, options.model_dump(mode="json"), str(folder), run, endpoint)
+            lost = start(function, arguments, options, folder, run, endpoint, 0)
             if (result := Checkpoints(folder / "result").newest()) is not None:
                 return result
             _raise_recorded(folder)
             lost = lost or "the processes ended without a result"
             logger.warning("%s: %s; all are started again from the newest checkpoint", description, lost)
-        restarts = options.compute.max_restarts
-        raise TrainingError(f"{description}: {lost}, after {restarts} restarts (compute.max_restarts)")
+        restarts = f"{compute.max_restarts} restarts (compute.max_restarts)"
+        raise TrainingError(f"{description}: {lost}, after {restarts}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run(
-    function: Function,
-    arguments: Any,
-    options: RunOptions,
-    folder: Path,
-    run: str,
-    packed: Mapping[str, Any] | None,
-) -> str:
-    """Start the processes of all machines, wait for them; in words, who was lost."""
-    endpoint, compute = "", options.compute
-    if compute.num_nodes > 1:
-        if not NODES:
-            raise ConfigError(
-                f"compute.num_nodes = {compute.num_nodes}: `kedro run` brings machines together; a program "
-                "of your own appends training.nodes.Nodes(compute) to training.launch.NODES"
-            )
-        endpoint = f"{NODES[0].host}:{NODES[0].free_port()}"
-        NODES[0].call(packed, options.model_dump(mode="json"), str(folder), run, endpoint)
-    return start(function, arguments, options, folder, run, endpoint, 0)
 
 
 def start(
@@ -135,17 +123,11 @@ def start(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     compute, number = options.compute, devices_of(options)
-    single_node: dict[str, Any] = {
-        "rdzv_backend": "c10d",
-        "rdzv_endpoint": "localhost:0",
-        "rdzv_configs": {"timeout": compute.timeout, "is_host": True},
-        "local_addr": "localhost",
-    }
-    multi_node = {
-        "rdzv_backend": "static",
-        "rdzv_endpoint": endpoint,
-        "rdzv_configs": {"timeout": compute.timeout, "rank": machine},
-    }
+    rendezvous: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    rendezvous |= {"rdzv_configs": {"timeout": compute.timeout, "is_host": True}, "local_addr": "localhost"}
+    if endpoint:
+        rendezvous = {"rdzv_backend": "static", "rdzv_endpoint": endpoint}
+        rendezvous |= {"rdzv_configs": {"timeout": compute.timeout, "rank": machine}}
     config = LaunchConfig(
         min_nodes=compute.num_nodes,
         max_nodes=compute.num_nodes,
@@ -154,12 +136,12 @@ def start(
         run_id=run,
         max_restarts=0,  # ours: only a lost process is a reason to try again
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / f"elastic-{machine}")),
-        **(multi_node if endpoint else single_node),
+        **rendezvous,
     )
     level = logging.getLogger("g2d_pipeline").getEffectiveLevel()
     late = f"processes did not answer for {compute.timeout:g} s (compute.timeout)"
     try:
-        with _quiet_loggers(), _restore_signals():
+        with _contained():
             elastic_launch(config, _worker)(function, arguments, options, folder, level, os.getpid())
     except ChildFailedError as failed:
         died = {rank: signal.Signals(-f.exitcode) for rank, f in failed.failures.items() if f.exitcode < 0}
@@ -176,35 +158,26 @@ def start(
 
 
 @contextmanager
-def _quiet_loggers() -> Iterator[None]:
-    """Silence torch's loggers: errors are reported once, by us."""
+def _contained() -> Iterator[None]:
+    """Silence torch elastic's loggers (errors are reported once, by us), restore the signal handlers that it
+    replaces."""
     log_level = os.environ.get("TORCH_CPP_LOG_LEVEL")
     levels = {name: logging.getLogger(name).level for name in QUIET}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in numbers if in_main_thread}
     os.environ["TORCH_CPP_LOG_LEVEL"] = log_level or "FATAL"
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         if log_level is None:
             del os.environ["TORCH_CPP_LOG_LEVEL"]
-
-
-@contextmanager
-def _restore_signals() -> Iterator[None]:
-    """Restore the signal handlers that torch elastic replaces."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 # -------------------------------------------------------------------------------------------- in each process
@@ -212,7 +185,14 @@ def _worker(
     function: Function, arguments: tuple[Any, ...], options: RunOptions, folder: Path, level: int, parent: int
 ) -> None:
     """Main function of each process, which exits with its parent."""
-    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+
+    def exit_with_parent() -> None:
+        started_by = parent_process()
+        if started_by is not None and started_by.pid == parent:
+            connection.wait([started_by.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the parent alone, which passes it on
     if options.folder is not None:  # what asks to stop is noted where something is saved, see `resume`
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -246,20 +226,12 @@ def _join(options: RunOptions, local: int) -> RunOptions:
     if device.type == "cuda":
         torch.cuda.set_device(local)
         device = torch.device("cuda", local)
-    number = devices_of(options)
-    torch.set_num_threads(max(min(joblib.cpu_count() // number, torch.get_num_threads()), 1))
+    threads = min(joblib.cpu_count() // devices_of(options), torch.get_num_threads())
+    torch.set_num_threads(max(threads, 1))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=options.compute.timeout))
     changes = {} if Group().is_first else {"progress": False, "log": []}
     return options.updated(device=str(device), **changes)
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Exit when the parent process has ended."""
-    started_by = parent_process()
-    if started_by is not None and started_by.pid == parent:
-        connection.wait([started_by.sentinel])
-        os._exit(1)
 
 
 # ---------------------------------------------------------------------------------------------------- errors

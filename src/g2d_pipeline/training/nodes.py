@@ -76,9 +76,10 @@ class Nodes:
                 f"{where}: the {self.count} machines have not all met there within {compute.timeout:g} s "
                 f"(compute.timeout). Is the host the first one's, its port free and open? ({_first(error)})"
             ) from None
-        for rank, other in enumerate(all_versions):
-            if other != all_versions[0]:
-                both = f"machine 0 has {_spelt(all_versions[0])}, machine {rank} has {_spelt(other)}"
+        spelt = [", ".join(f"{name} {version}" for name, version in v.items()) for v in all_versions]
+        for rank, other in enumerate(spelt):
+            if other != spelt[0]:
+                both = f"machine 0 has {spelt[0]}, machine {rank} has {other}"
                 raise ConfigError(f"{where}: versions differ: {both}. Give all machines the same environment")
 
     def free_port(self) -> int:
@@ -126,7 +127,3 @@ class Nodes:
 
 def _first(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _spelt(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -8,27 +8,18 @@ from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from g2d_pipeline.config import (
-    CosineSchedule,
-    LRSchedule,
-    MultiStepSchedule,
-    OptimizerSettings,
-    PlateauSchedule,
-    StepSchedule,
-)
+from g2d_pipeline import config
 from g2d_pipeline.errors import ConfigError
 
 FUSED = ("cpu", "cuda")  # elsewhere torch chooses
 
 
 def build_optimizer(
-    settings: OptimizerSettings, groups: list[dict[str, Any]], device: torch.device
+    settings: config.OptimizerSettings, groups: list[dict[str, Any]], device: torch.device
 ) -> optim.Optimizer:
     """SGD, Adam or AdamW over the method's parameter `groups`; a group's own lr, where it has one, is kept.
 
-    On the CPU torch's fused kernels were the fastest measured for Adam and AdamW, and for SGD as fast as its
-    loop over the parameters or faster; but where other processes hold the cores of a run with several
-    threads, SGD's loop is faster on small models. They need the preparations of `prepare_fused_step`."""
+    torch's fused kernels (the fastest measured, docs/performance.md) need `prepare_fused_step`."""
     kind: Any = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[settings.name]
     fused = True if device.type in FUSED else None
     groups = [dict(group) for group in groups]  # torch writes its defaults into them
@@ -59,14 +50,13 @@ def prepare_fused_step(optimizer: optim.Optimizer, args: Any, kwargs: Any) -> No
     for group in optimizer.param_groups:
         momentum = group.get("momentum")
         for p in group["params"]:
-            if (grad := p.grad) is None:
+            if p.grad is None:
                 continue
-            strides = p.stride()
-            if grad.stride() != strides and not _same_layout(grad, p):
-                p.grad = torch.empty_like(p).copy_(grad)
-            state = optimizer.state[p]
+            state, strides = optimizer.state[p], p.stride()  # mostly those of all: cheap to see
             if momentum and state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(p)
+            if p.grad.stride() != strides and not _same_layout(p.grad, p):
+                p.grad = torch.empty_like(p).copy_(p.grad)
             for name, value in state.items():
                 if not isinstance(value, Tensor) or value.stride() == strides or value.shape != p.shape:
                     continue
@@ -90,7 +80,7 @@ class LearningRate:
     validation task loss is not at least 0.01 % below the best so far, and lowers lr when they exceed
     `patience`. Raises ConfigError where the warm-up leaves no epoch, or a group's lr is below `min_lr`."""
 
-    def __init__(self, settings: LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
+    def __init__(self, settings: config.LRSchedule, optimizer: optim.Optimizer, epochs: int) -> None:
         self.optimizer, self.warmup = optimizer, settings.warmup
         self.epoch = 0  # epochs done
         self.full: list[float] = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
@@ -105,7 +95,19 @@ class LearningRate:
                 f"lr_schedule.min_lr = {lowest:g} exceeds the learning rate {min(self.full):g}: a schedule "
                 "only lowers it. Say a smaller min_lr or a greater lr."
             )
-        self.schedule = _schedule(settings, optimizer, epochs - self.warmup)
+        self.schedule: lr_scheduler.LRScheduler | None = None
+        match settings:
+            case config.StepSchedule():
+                self.schedule = lr_scheduler.StepLR(optimizer, settings.every, settings.gamma)
+            case config.MultiStepSchedule():
+                self.schedule = lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.gamma)
+            case config.CosineSchedule():
+                decay = epochs - self.warmup
+                self.schedule = lr_scheduler.CosineAnnealingLR(optimizer, decay, settings.min_lr)
+            case config.PlateauSchedule(gamma=gamma, patience=patience, min_lr=least):
+                self.schedule = lr_scheduler.ReduceLROnPlateau(
+                    optimizer, factor=gamma, patience=patience, min_lr=least, eps=0.0
+                )
         self.climb: lr_scheduler.LRScheduler | None = None
         if self.warmup:  # made last: it sets the lr of the first epoch
             self.climb = lr_scheduler.LinearLR(optimizer, 1 / (self.warmup + 1), total_iters=self.warmup)
@@ -129,8 +131,10 @@ class LearningRate:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and lists: epochs done, each group's lr, and what the plateau schedule has seen."""
-        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
-        state: dict[str, Any] = {"epoch": self.epoch, "lr": lrs}
+        state: dict[str, Any] = {
+            "epoch": self.epoch,
+            "lr": [float(g["lr"]) for g in self.optimizer.param_groups],
+        }
         if isinstance(self.schedule, lr_scheduler.ReduceLROnPlateau):
             state["bad_epochs"] = self.schedule.num_bad_epochs
             if math.isfinite(self.schedule.best):  # JSON has no infinity
@@ -154,25 +158,8 @@ class LearningRate:
             group["lr"] = lr
 
 
-def _schedule(
-    settings: LRSchedule, optimizer: optim.Optimizer, epochs: int
-) -> lr_scheduler.LRScheduler | None:
-    """torch's scheduler for the `epochs` after the warm-up; none where lr stays."""
-    if isinstance(settings, StepSchedule):
-        return lr_scheduler.StepLR(optimizer, settings.every, settings.gamma)
-    if isinstance(settings, MultiStepSchedule):
-        return lr_scheduler.MultiStepLR(optimizer, settings.milestones, settings.gamma)
-    if isinstance(settings, CosineSchedule):
-        return lr_scheduler.CosineAnnealingLR(optimizer, epochs, settings.min_lr)
-    if isinstance(settings, PlateauSchedule):
-        return lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=settings.gamma, patience=settings.patience, min_lr=settings.min_lr, eps=0.0
-        )
-    return None
-
-
 def scale_group_lrs(optimizer: optim.Optimizer) -> None:
-    """lr × factor for this epoch, where a method gave its groups factors; the schedule goes on from lr."""
+    """lr × factor for this epoch, where a method gave its groups factors."""
     for group in optimizer.param_groups:
         if group.get("factor", 1.0) != 1.0:
             group["own_lr"] = group["lr"]
@@ -191,8 +178,8 @@ class Average:
     """`module` is the model that is evaluated and kept: with a `decay`, 0 < decay < 1, an exponential moving
     average of the weights, e₁ = w₁, then e ← decay · e + (1 − decay) · w; with None the model itself.
 
-    Buffers (running statistics of batch norm) are copied, not averaged. The average is in evaluation mode and
-    needs no gradients."""
+    Buffers (running statistics of batch norm) are copied. The average is in evaluation mode, without
+    gradients."""
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self._average: AveragedModel | None = None
@@ -203,15 +190,13 @@ class Average:
             self.module.requires_grad_(False).eval().zero_grad(set_to_none=True)
 
     def update(self, model: nn.Module) -> None:
-        """Take in the model's weights; to be called after each step of the optimizer."""
+        """Call it after each step of the optimizer."""
         if self._average is not None:
             self._average.update_parameters(model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged weights and buffers (`module.…`) and the number of updates (`n_averaged`)."""
         return dict(self._average.state_dict()) if self._average is not None else {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
         if self._average is not None:
             self._average.load_state_dict(state)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +43,7 @@ def tf32_mode(precision: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    # The older pair of flags on purpose: once the newer `fp32_precision` is set, reading these raises.
+    # The older pair of flags: once the newer `fp32_precision` is set, reading these raises.
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     flags = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -106,11 +106,8 @@ def _missing_to_compile(device: torch.device) -> str | None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let this process use freed memory again instead of handing it back to the system, once and for good.
-
-    glibc hands a batch's tensors back after each step, and the system fills each new page with zeros: 4 % of
-    the CPU time of a ResNet-18 step, a fifth of the time that reading augmented batches takes, for the same
-    peak memory (docs/performance.md). Does nothing where the C library is another one."""
+    """Let glibc reuse freed memory instead of handing it back to the system, which fills each new page with
+    zeros: 4 % of the CPU time of a ResNet-18 step (docs/performance.md). No effect with another C library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
@@ -119,10 +116,8 @@ def keep_freed_memory() -> None:
 
 # --------------------------------------------------------------------------------------------------- encoders
 def prepare(model: MultimodalModel, training: TrainingSettings, sharded: bool = False) -> None:
-    """Give each encoder its memory format (one that is to be `sharded` has none but row order), recomputation
-    and compilation, in place of what it had before.
-
-    Names in the state dict stay. A deep copy recomputes its own activations and is not compiled."""
+    """Give each encoder its memory format (row order where it is to be `sharded`), recomputation and
+    compilation, in place of what it had before. Names in the state dict stay."""
     unprepare(model)
     if training.compile:
         torch.compiler.config.recompile_limit = max(torch.compiler.config.recompile_limit, GRAPHS)
@@ -151,10 +146,8 @@ def unprepare(model: MultimodalModel) -> None:
 
 
 def blocks(encoder: nn.Module) -> list[nn.Module]:
-    """The parts of an encoder's trunk whose activations are worth computing again.
-
-    They are found by descending from the trunk through containers, until a module that has children of its
-    own: the 8 BasicBlocks of ResNet-18. Single layers are left alone."""
+    """The parts of an encoder's trunk whose activations are worth computing again: below its containers, the
+    modules that have children of their own (the 8 BasicBlocks of ResNet-18). Single layers are left alone."""
 
     def below(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
@@ -174,26 +167,23 @@ def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     if not (torch.is_grad_enabled() and block.training):
         return type(block).forward(block, *inputs, **named)
 
-    def twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _buffers_kept(block)
+    @contextmanager
+    def buffers_kept() -> Iterator[None]:
+        """Write into copies of the buffers: running statistics move once a step, not twice.
+
+        `preserve_norm_stats(block, "batch")` would not do: torch demands that the second forward pass saves
+        as many tensors as the first one, and batch norm without statistics saves fewer."""
+        buffers = [(part, n, b) for part in block.modules() for n, b in part.named_buffers(recurse=False)]
+        for part, name, buffer in buffers:
+            setattr(part, name, buffer.clone())
+        try:
+            yield
+        finally:
+            for part, name, buffer in buffers:
+                setattr(part, name, buffer)
 
     # A compiled graph writes its buffers once by itself, and torch.compile refuses contexts of ours.
-    contexts: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": twice}
+    contexts: dict[str, Any] = (
+        {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), buffers_kept())}
+    )
     return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, **contexts, **named)
-
-
-@contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Let a forward pass write into copies of the buffers: running statistics move once a step, not twice.
-
-    `preserve_norm_stats(block, "batch")` would not do: batch norm without statistics saves fewer tensors for
-    the backward pass, and torch demands that the second forward pass saves what the first one did."""
-    parts = block.modules()
-    buffers = [(part, name, buffer) for part in parts for name, buffer in part.named_buffers(recurse=False)]
-    for part, name, buffer in buffers:
-        setattr(part, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for part, name, buffer in buffers:
-            setattr(part, name, buffer)

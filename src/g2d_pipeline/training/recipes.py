@@ -24,7 +24,7 @@ from g2d_pipeline.models.weights import load_pretrained
 from g2d_pipeline.training.data import Array, Data, release, take
 from g2d_pipeline.training.fitting import LIBRARY, fit
 from g2d_pipeline.training.launch import world_of
-from g2d_pipeline.training.scoring import forward_split
+from g2d_pipeline.training.scoring import Evaluator
 from g2d_pipeline.training.streams import seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, check_outputs, check_teacher, teacher_outputs
 from g2d_pipeline.training.trainer import FitResult
@@ -84,39 +84,32 @@ def train_student(
     recipe = (training or TrainingSettings()).model_dump() | ({} if epochs is None else {"epochs": epochs})
     training = TrainingSettings.model_validate(recipe, context={"task": data.task.to_json()["name"]})
     smp = SMPSettings(**smp) if isinstance(smp, dict) else smp
-    outputs_of = {m: teacher_outputs(check_teacher(t, m, data), m) for m, t in teachers.items()}
+    for m, teacher in teachers.items():
+        check_teacher(teacher, m, data)
+    outputs_of = {m: teacher_outputs(teacher, m) for m, teacher in teachers.items()}
     algorithm = build_method(method, parameters or {})
     architecture = describe_architecture(data, encoders, fusion, algorithm.exchange)
     check_method(method, algorithm, architecture, smp, training, world_of(options))
     with seeded(seed, "model"):
         model = build_model(architecture)
     load_pretrained(model, architecture, weights, start)
-    _check_widths(outputs_of, model, data, algorithm)
+    check_outputs(outputs_of, model.fusion.widths, data, algorithm)
     result = fit(
         model, data, algorithm, training=training, smp=smp, teachers=outputs_of, seed=seed, options=options,
         description=description or f"{method}, seed {seed}",
     )  # fmt: skip
     splits = SPLITS if method == "unimodal" else ("val", "test")  # a student's train outputs are never read
     device = pick_device(options.device)
-    outputs, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
+    arrays, predictions = compute_outputs(result.model, data, algorithm, device, splits, options.folder)
     info = {
         "algorithm": method,
         "parameters": algorithm.parameters.model_dump(mode="json"),
         "seed": seed,
         "parameters_changed": algorithm.parameters.model_dump(mode="json", exclude_defaults=True),
-        **describe_run(data, architecture, training, smp, result),
-        **describe_devices(options, training),
-        "confidence": _mean_confidence(outputs, data, splits),
+        **describe_run(data, architecture, training, smp, result, options),
+        "confidence": _mean_confidence(arrays, data, splits),
     }
-    return Trained(result.model.cpu(), info, result.history, predictions, outputs)
-
-
-def _check_widths(
-    teachers: Mapping[str, TeacherOutputs], model: MultimodalModel, data: Data, algorithm: Method
-) -> None:
-    projects = not algorithm.needs_teachers or bool(getattr(algorithm.parameters, "projection", False))
-    for m, teacher in teachers.items():
-        check_outputs(m, teacher, int(model.encoders[m].width), data, projects)  # type: ignore[arg-type]
+    return Trained(result.model.cpu(), info, result.history, predictions, arrays)
 
 
 def describe_architecture(
@@ -130,11 +123,12 @@ def describe_architecture(
     def plain(settings: Any) -> Any:
         return settings.model_dump(mode="json") if isinstance(settings, Strict) else settings
 
-    modalities = {
+    modalities: dict[str, dict[str, Any]] = {
         m: {"encoder": plain(encoders[m]), "shape": list(data.shape(m)), "normaliser": data.normalisers[m]}
-        | ({"vocabulary": data.vocabulary[m]} if m in data.vocabulary else {})
         for m in data.modalities
     }
+    for m, entries in data.vocabulary.items():
+        modalities[m]["vocabulary"] = entries
     architecture = {"modalities": modalities, "fusion": plain(fusion), "task": data.task.to_json()}
     return architecture | ({"exchange": exchange} if exchange is not None else {})
 
@@ -145,12 +139,12 @@ def describe_run(
     training: TrainingSettings,
     smp: SMPSettings | None,
     result: FitResult,
+    options: RunOptions,
 ) -> dict[str, Any]:
-    """What `model.json` says of the model and how it was trained."""
-    task, modalities = architecture["task"], list(data.modalities)
+    """What `model.json` says of the model and how it was trained; of several devices, where there were."""
+    task, modalities, windows = architecture["task"], list(data.modalities), windows_of(data.arrays)
     phases = {"phases": smp.phases(len(modalities), training.epochs)} if smp else {}
-    windows = windows_of(data.arrays)
-    return {
+    about = {
         "architecture": architecture,
         "task": task["name"],
         "class_names": task.get("class_names", []),
@@ -168,17 +162,17 @@ def describe_run(
         "selection_epochs": list(result.selection_epochs),
         "version": __version__,
     }
-
-
-def describe_devices(options: RunOptions, training: TrainingSettings) -> dict[str, Any]:
-    """What `model.json` says of several devices that trained together; nothing of one."""
     if (devices := world_of(options)) == 1:
-        return {}
+        return about
     compute, size = options.compute, training.batch_size
-    samples = {} if size == "auto" else {"global_batch": size * devices * training.accumulation}
-    backend = "nccl" if pick_device(options.device).type == "cuda" else "gloo"
-    about = {"devices": devices // compute.num_nodes, "num_nodes": compute.num_nodes}
-    return {"compute": about | {"strategy": compute.strategy, "backend": backend} | samples}
+    about["compute"] = {
+        "devices": devices // compute.num_nodes,
+        "num_nodes": compute.num_nodes,
+        "strategy": compute.strategy,
+        "backend": "nccl" if pick_device(options.device).type == "cuda" else "gloo",
+        **({} if size == "auto" else {"global_batch": size * devices * training.accumulation}),
+    }
+    return about
 
 
 def fusion_name(architecture: dict[str, Any]) -> str:
@@ -226,8 +220,9 @@ def compute_outputs(
     row = np.sort(np.concatenate([data.rows[split] for split in splits]))
     parts = data.modalities if len(data.modalities) == 1 else ("multi", *data.modalities)
     outputs: dict[str, Array] = {}
+    evaluator = Evaluator(data, method, target, device)
     for split in splits:
-        for rows, features, logits in forward_split(model, data, method, split, device):
+        for rows, features, logits in evaluator.forward(model, split):
             position, y = np.searchsorted(row, rows), target[torch.from_numpy(rows)]
             values = {f"feature/{m}": x for m, x in features.items()}
             values |= {f"logits/{part}": logits[part] for part in parts}
@@ -242,30 +237,27 @@ def compute_outputs(
 
     frames = []
     for split in [split for split in splits if split != "train"]:
-        at = np.searchsorted(row, data.rows[split])
-        frames += [_predictions(data, target, split, p, take(outputs[f"logits/{p}"], at)) for p in parts]
-    arrays = {name: values if folder else torch.from_numpy(values) for name, values in outputs.items()}
+        rows = data.rows[split]
+        for part in parts:
+            u = take(outputs[f"logits/{part}"], np.searchsorted(row, rows))
+            confidence = task.confidence(u, target[torch.from_numpy(rows)]).double().numpy()
+            columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part}
+            columns |= {"target": data.target[rows], "prediction": task.predict(u).numpy()}
+            frames.append(pd.DataFrame(columns | {"confidence": confidence}))
+    arrays = {name: x if folder else torch.from_numpy(x) for name, x in outputs.items()}
     return arrays | {"row": torch.from_numpy(row)}, pd.concat(frames, ignore_index=True)
-
-
-def _predictions(data: Data, target: Tensor, split: str, part: str, logits: Tensor) -> pd.DataFrame:
-    import pandas as pd
-
-    rows = data.rows[split]
-    confidence = data.task.confidence(logits, target[torch.from_numpy(rows)]).double().numpy()
-    columns = {"sample_id": data.sample_ids[rows], "split": split, "part": part, "target": data.target[rows]}
-    return pd.DataFrame(columns | {"prediction": data.task.predict(logits).numpy(), "confidence": confidence})
 
 
 def _mean_confidence(
     outputs: dict[str, Tensor | Array], data: Data, splits: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Split → part → mean confidence in the true target."""
-    means: dict[str, dict[str, float]] = {split: {} for split in splits}
-    for split, of_parts in means.items():
-        position = np.searchsorted(np.asarray(outputs["row"]), data.rows[split])
-        for name, values in outputs.items():
-            if name.startswith("confidence/"):
-                chosen = np.asarray(values)[position].astype(np.float64)
-                of_parts[name.removeprefix("confidence/")] = float(chosen.mean())
+    means: dict[str, dict[str, float]] = {}
+    for split in splits:
+        at = np.searchsorted(np.asarray(outputs["row"]), data.rows[split])
+        means[split] = {
+            name.removeprefix("confidence/"): float(np.asarray(values)[at].astype(np.float64).mean())
+            for name, values in outputs.items()
+            if name.startswith("confidence/")
+        }
     return means

@@ -8,22 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from g2d_pipeline.artefacts import CHECKPOINTS
 from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
 from g2d_pipeline.errors import ConfigError, InterruptedRun
 from g2d_pipeline.features.windows import Windows
 from g2d_pipeline.methods.base import Method
+from g2d_pipeline.models import MultimodalModel
 from g2d_pipeline.models.sharding import gathered
 from g2d_pipeline.signals import Stop, stop_on_signals
 from g2d_pipeline.training.checkpoint import Checkpoints, Stateful, read_file
 from g2d_pipeline.training.data import Data, Rows
 from g2d_pipeline.training.distributed import Group
+from g2d_pipeline.training.teachers import TeacherOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +45,22 @@ class LoopState(Stateful):
     state_names: ClassVar = ("epoch", "batch", "batch_size", "rows", "devices", "before")
 
 
-def run_identity(
-    training: TrainingSettings,
-    smp: SMPSettings | None,
-    method: Method,
-    model: nn.Module,
-    data: Data,
-    seed: int,
-    windows: Windows | None = None,
-) -> dict[str, Any]:
+class Run(NamedTuple):
+    """What one training is given, beside the options of its machine."""
+
+    model: MultimodalModel
+    data: Data
+    method: Method
+    training: TrainingSettings
+    smp: SMPSettings | None
+    teachers: Mapping[str, TeacherOutputs]
+    seed: int
+    description: str
+
+
+def run_identity(run: Run, windows: Windows | None) -> dict[str, Any]:
     """Settings, data and model; only a checkpoint with the same identity can be resumed."""
+    model, data, method, training, smp, _, seed, _ = run
     shapes = json.dumps([[name, list(p.shape)] for name, p in model.named_parameters()])
     samples = hashlib.blake2b(np.asarray(data.target).tobytes() + data.rows["train"].tobytes(), digest_size=8)
     return {
@@ -69,6 +76,7 @@ def run_identity(
     }
 
 
+@dataclass(eq=False)
 class Checkpointer:
     """Saves the states of `parts` by name: every `checkpoint_minutes`, at the ends of epochs where that is
     cheap, after the last one, and when a signal asks to stop, which ends the run. Without a folder nothing is
@@ -78,21 +86,19 @@ class Checkpointer:
     Raises ConfigError where the folder holds checkpoints of another training, InterruptedRun after Ctrl-C or
     SIGTERM, DivergenceError instead of saving after a loss that is not finite."""
 
-    def __init__(
-        self,
-        options: RunOptions,
-        parts: Mapping[str, Any],
-        identity: dict[str, Any],
-        description: str,
-        group: Group,
-    ) -> None:
+    options: RunOptions
+    parts: Mapping[str, Any]
+    identity: dict[str, Any]
+    description: str
+    group: Group
+
+    def __post_init__(self) -> None:
+        self.folder = self.options.folder and self.options.folder / CHECKPOINTS
         self.checkpoints: Checkpoints | None = None  # of the first process
-        self.folder = options.folder and options.folder / CHECKPOINTS
-        if self.folder is not None and group.is_first:
-            self.checkpoints = Checkpoints(self.folder, options.checkpoint_minutes)
-        self.parts, self.identity, self.description, self.group = parts, identity, description, group
-        self.sharded = group.world > 1 and options.compute.strategy == "fsdp"
-        self.loop: LoopState = parts["loop"]
+        if self.folder is not None and self.group.is_first:
+            self.checkpoints = Checkpoints(self.folder, self.options.checkpoint_minutes)
+        self.sharded = self.group.world > 1 and self.options.compute.strategy == "fsdp"
+        self.loop: LoopState = self.parts["loop"]
         self.stop = Stop()  # what this process is asked for, …
         self.asked: int | None = None  # … and all of them, at the latest step
 
@@ -113,18 +119,16 @@ class Checkpointer:
 
     def end_step(self) -> None:
         """Save if a checkpoint is due; call it after each optimizer step."""
-        if self.folder is not None and self._agreed(self.checkpoints is not None and self.checkpoints.due()):
-            self._save()
+        self._save_if(self.checkpoints is not None and self.checkpoints.due())
 
     def end_epoch(self, ended: bool) -> None:
         """Save if due at the end of an epoch; `ended`: of the last one."""
-        checkpoints = self.checkpoints
-        due = ended or (checkpoints is not None and checkpoints.due_at_epoch_end())
-        if self.folder is not None and self._agreed(due):
-            self._save()
+        self._save_if(ended or (self.checkpoints is not None and self.checkpoints.due_at_epoch_end()))
 
-    def _agreed(self, due: bool) -> bool:
-        """Whether to save: it is `due` in the first process, or any process has got a signal."""
+    def _save_if(self, due: bool) -> None:
+        """Save where it is `due` in the first process, or any process has got a signal."""
+        if self.folder is None:
+            return
         self.asked = self.stop.number
         if self.group.world > 1:  # a signal that arrives meanwhile counts at the next step, as on the others
             signals = (signal.SIGINT, signal.SIGTERM)
@@ -132,7 +136,8 @@ class Checkpointer:
             first_due, *counts = self.group.sum(requests).tolist()
             due = bool(first_due)
             self.asked = next((int(s) for s, count in zip(signals, counts, strict=True) if count), None)
-        return due or self.asked is not None
+        if due or self.asked is not None:
+            self._save()
 
     def _resume(self, folder: Path) -> None:
         saved = self.checkpoints.newest() if self.checkpoints else None

@@ -4,6 +4,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from g2d_pipeline.models.multimodal import preserve_norm_stats
 from g2d_pipeline.training.checkpoint import Stateful
 from g2d_pipeline.training.data import Data, Rows, chunks, gather, take
 from g2d_pipeline.training.distributed import Group
-from g2d_pipeline.training.feature_cache import FeatureCache
+from g2d_pipeline.training.loader import FeatureCache
 from g2d_pipeline.training.teachers import TeacherOutputs
 
 Scores = dict[str, dict[str, float]]  # split → part → value
@@ -25,76 +26,70 @@ Key = tuple[float, float]  # larger is better: by the selection metric, then by 
 WORST: Key = (-math.inf, -math.inf)
 
 
-@torch.no_grad()
-def forward_split(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    split: str,
-    device: torch.device,
-    cache: FeatureCache | None = None,
-    group: Group | None = None,
-) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
-    """One forward in evaluation mode over a split (this process's share of it) by chunks: (rows `[B]`,
-    features, logits), on the CPU.
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs a model over splits of the data in evaluation mode; each process of `group` runs its share.
 
-    `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
-    features). Encoders whose features are in the cache do not run; new features are added to it."""
-    cached = cache.of_split(split) if cache is not None else {}
-    uncached = [m for m in model.modalities if m not in cached]
-    split_rows, longest = data.rows[split], None
-    if group is not None and group.world > 1:  # shards of encoders are gathered by all at once
-        longest = math.ceil(len(split_rows) / group.world)
-        split_rows = split_rows[group.part(len(split_rows))]
-    with preserve_norm_stats(model, "frozen"):
-        for rows in chunks(split_rows, map(data.shape, uncached), device, longest):
-            features = {m: take(array, rows).to(device) for m, array in cached.items()}
-            output = model(gather(data, rows, device, uncached), features=features)
-            logits = {"multi": method.predict(output).cpu()}
-            logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
-            if cache is not None:
-                for m in uncached:
-                    cache.keep(m, rows, output.features[m])
-            yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
-    if cache is not None:
-        for m in uncached:
-            cache.complete(m, split)
+    `target` `[N]`: encoded; `teachers`: those whose features are compared with the model's."""
 
+    data: Data
+    method: Method
+    target: Tensor
+    device: torch.device
+    teachers: Mapping[str, TeacherOutputs] = field(default_factory=dict)
+    group: Group | None = None
 
-def score_split(
-    model: MultimodalModel,
-    data: Data,
-    method: Method,
-    target: Tensor,
-    split: str,
-    device: torch.device,
-    cache: FeatureCache | None = None,
-    teachers: Mapping[str, TeacherOutputs] | None = None,
-    group: Group | None = None,
-) -> Validation:
-    """Logits and targets of a split, the scores of every part, and the mean cosine of the features with those
-    of `teachers` that are as wide. `target` `[N]`: encoded. Each process of the group runs its share."""
-    group = group or Group()
-    count = len(data.rows[split])
-    chunks: dict[str, list[Tensor]] = defaultdict(list)
-    cosines: dict[str, float] = defaultdict(float)
-    for rows, features, logits in forward_split(model, data, method, split, device, cache, group):
-        for part, values in logits.items():
-            chunks[part].append(values)
-        for m, teacher in (teachers or {}).items():
-            if teacher.feature.shape[1:] == features[m].shape[1:]:
-                cosine = cosine_similarity(features[m].float(), take(teacher.feature, rows).float())
-                cosines[f"cosine/{m}"] += float(cosine.sum()) / count
-    expected = target[torch.from_numpy(data.rows[split])]
-    logits_of = {part: group.gather(torch.cat(values), count) for part, values in chunks.items()}
-    if cosines:
-        sums = group.sum(torch.tensor(list(cosines.values()), dtype=torch.float64)).tolist()
-        cosines.update(zip(cosines, sums, strict=True))
-    scores = {part: data.task.score(logits, expected) for part, logits in logits_of.items()}
-    if len(model.modalities) == 1:  # a teacher: its one modality is the whole
-        del scores["multi"]
-    scores |= {"loss": float(data.task.loss(logits_of["multi"], expected)), **cosines}
-    return Validation(logits_of, expected, scores)
+    @torch.no_grad()
+    def forward(
+        self, model: MultimodalModel, split: str, cache: FeatureCache | None = None
+    ) -> Iterator[tuple[Rows, dict[str, Tensor], dict[str, Tensor]]]:
+        """One forward over a split by chunks: (rows `[B]`, features, logits), on the CPU.
+
+        `features`: m → `[B, D_m]`; `logits`: part → `[B, C]` ("multi" and each modality, all from the same
+        features). Encoders whose features are in the cache do not run; new features are added to it."""
+        cached = cache.of_split(split) if cache is not None else {}
+        uncached = [m for m in model.modalities if m not in cached]
+        split_rows, longest = self.data.rows[split], None
+        if self.group is not None and self.group.world > 1:  # shards of encoders are gathered by all at once
+            longest = math.ceil(len(split_rows) / self.group.world)
+            split_rows = split_rows[self.group.part(len(split_rows))]
+        with preserve_norm_stats(model, "frozen"):
+            for rows in chunks(split_rows, map(self.data.shape, uncached), self.device, longest):
+                features = {m: take(array, rows).to(self.device) for m, array in cached.items()}
+                output = model(gather(self.data, rows, self.device, uncached), features=features)
+                logits = {"multi": self.method.predict(output).cpu()}
+                logits |= {m: model.unimodal_logits(output.features, m).cpu() for m in model.modalities}
+                if cache is not None:
+                    for m in uncached:
+                        cache.keep(m, rows, output.features[m])
+                yield rows, {m: output.features[m].cpu() for m in model.modalities}, logits
+        if cache is not None:
+            for m in uncached:
+                cache.complete(m, split)
+
+    def score(self, model: MultimodalModel, split: str, cache: FeatureCache | None = None) -> Validation:
+        """Logits and targets of a split, the scores of every part, and the mean cosine of the features with
+        those of teachers that are as wide."""
+        group, task, rows_of_split = self.group or Group(), self.data.task, self.data.rows[split]
+        count, outputs = len(rows_of_split), defaultdict[str, list[Tensor]](list)
+        cosines = defaultdict[str, float](float)
+        for rows, features, logits in self.forward(model, split, cache):
+            for part, values in logits.items():
+                outputs[part].append(values)
+            for m, teacher in self.teachers.items():
+                if teacher.feature.shape[1:] == features[m].shape[1:]:
+                    cosine = cosine_similarity(features[m].float(), take(teacher.feature, rows).float())
+                    cosines[f"cosine/{m}"] += float(cosine.sum()) / count
+        target = self.target[torch.from_numpy(rows_of_split)]
+        logits_of = {part: group.gather(torch.cat(values), count) for part, values in outputs.items()}
+        if cosines:
+            sums = group.sum(torch.tensor(list(cosines.values()), dtype=torch.float64)).tolist()
+            cosines.update(zip(cosines, sums, strict=True))
+        scores = {part: task.score(logits, target) for part, logits in logits_of.items()}
+        if len(model.modalities) == 1:  # a teacher: its one modality is the whole
+            del scores["multi"]
+        scores |= {"loss": float(task.loss(logits_of["multi"], target)), **cosines}
+        return Validation(logits_of, target, scores)
 
 
 def score_key(task: Task, scores: dict[str, float], metric: str | None = None) -> Key:
@@ -123,8 +118,7 @@ class ModelSelector(Stateful):
         """Keep this epoch's weights if they are the best so far; the phases, from 1, never fall."""
         selection = self.training.selection
         if selection == "last":
-            self.epoch = self.first = epoch
-            self.phase = phase
+            self.epoch, self.first, self.phase = epoch, epoch, phase
             return
         begins = phase > self.phase and self.training.select_in == "last_phase"
         if begins:

@@ -52,9 +52,7 @@ class JointSchedule(Stateful):
     phase = 1
     final_phase = 1  # the last one that has epochs
     in_last_phase = True
-    rest_untrained: tuple[
-        str, ...
-    ] = ()  # may be suppressed, resting on running statistics, before they learn
+    rest_untrained: tuple[str, ...] = ()  # may be suppressed, by running statistics, before they learn
 
     def __init__(self, modalities: Sequence[str]) -> None:
         self.modalities = tuple(modalities)
@@ -186,10 +184,15 @@ class SMP(JointSchedule):
         `confidence` `[k, B]`: ρ of each teacher on the batch, where `needs_batch_confidence`."""
         active, kappa = self.modalities, [1.0] * len(self.modalities)
         if not self.in_last_phase:
+            evidence: Sequence[float] | Tensor = self.evidence
+            if self._by_batch:
+                if confidence is None:
+                    raise ValueError("ranking: batch needs the teachers' confidences on the batch")
+                evidence = confidence.double().mean(dim=1)
             if self.partial:
-                kappa = partial_kappa(self._evidence(confidence))
+                kappa = partial_kappa(evidence)
             else:
-                active = (self._prioritised(self._evidence(confidence)),)
+                active = (self._prioritised(evidence),)
             if confidence is not None and self.needs_batch_confidence and self.settings.ranking == "epoch":
                 self.sum += confidence.double().sum(dim=1).cpu()
         self.kappa = {m: c if m in active else 0.0 for m, c in zip(self.modalities, kappa, strict=True)}
@@ -199,14 +202,6 @@ class SMP(JointSchedule):
     @property
     def _by_batch(self) -> bool:
         return self.needs_batch_confidence and self.settings.ranking == "batch"
-
-    def _evidence(self, confidence: Tensor | None) -> Sequence[float] | Tensor:
-        """The confidences `[k]` that decide about a batch."""
-        if not self._by_batch:
-            return self.evidence
-        if confidence is None:
-            raise ValueError("ranking: batch needs the teachers' confidences on the batch")
-        return confidence.double().mean(dim=1)
 
     def _prioritised(self, evidence: Sequence[float] | Tensor) -> str:
         """The modality that this phase prioritises, by the confidences `[k]`."""
@@ -223,9 +218,7 @@ class SMP(JointSchedule):
                     parameter.grad = torch.zeros_like(parameter)
 
     def frozen(self, batches: Sequence[Rows]) -> set[str]:
-        """The modalities expected to learn from none of the `batches` (store rows) of this epoch.
-
-        Where the ranking depends on augmented batches: those that did not learn in the epoch before."""
+        """Where the ranking depends on augmented batches: those that did not learn in the epoch before."""
         if self.in_last_phase or self.partial:
             return set()
         others = set(self.modalities)
@@ -233,8 +226,8 @@ class SMP(JointSchedule):
             return others - {self._prioritised(self.evidence)}
         if not self.known:
             return others - self.before
-        of_batches = (self.confidence[:, torch.from_numpy(rows)] for rows in batches)
-        return others - {self._prioritised(self._evidence(confidence)) for confidence in of_batches}
+        of_batches = (self.confidence[:, torch.from_numpy(rows)].double().mean(dim=1) for rows in batches)
+        return others - {self._prioritised(evidence) for evidence in of_batches}
 
     def release(self, model: MultimodalModel) -> None:
         if self.conv_only:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from g2d_pipeline.artefacts import Trained, TrainedFolder
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods.base import TeacherView
+from g2d_pipeline.methods.base import Method, TeacherView
 from g2d_pipeline.models import MultimodalModel, Task
 from g2d_pipeline.training.data import Array, Data, Rows, take
 
@@ -38,20 +38,15 @@ def teacher_outputs(teacher: TeacherOutputs | Trained | TrainedFolder, modality:
         outputs, model = teacher.outputs(), teacher.model()
     else:
         outputs, model = teacher.outputs, teacher.model
-    feature, logits, confidence = (
-        outputs[f"{name}/{modality}"] for name in ("feature", "logits", "confidence")
-    )
+    feature, logits, confidence = (outputs[f"{n}/{modality}"] for n in ("feature", "logits", "confidence"))
     return TeacherOutputs(feature, logits, confidence, model)
 
 
-def check_teacher(
-    teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data
-) -> TeacherOutputs | Trained | TrainedFolder:
-    """The teacher, if it was trained for the student's task; stored outputs alone do not say.
-
-    Raises ConfigError where it is of another modality, task, class list or normaliser."""
+def check_teacher(teacher: TeacherOutputs | Trained | TrainedFolder, modality: str, data: Data) -> None:
+    """Raise ConfigError where a teacher is of another modality, task, class list or normaliser than the
+    student's; stored outputs alone do not say."""
     if isinstance(teacher, TeacherOutputs):
-        return teacher
+        return
     architecture, modalities = teacher.info["architecture"], list(teacher.info["modalities"])
     teacher_task, task = architecture["task"], data.task.to_json()
     faults = []
@@ -66,25 +61,26 @@ def check_teacher(
     if faults:
         remedy = "Train it on the student's data: kedro run --pipeline teachers."
         raise ConfigError(f"teacher of {modality}: {faults[0]}. {remedy}")
-    return teacher
 
 
-def check_outputs(modality: str, teacher: TeacherOutputs, width: int, data: Data, projects: bool) -> None:
-    """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoder's `width`.
-
-    `projects`: another width is no mistake, the method projects it or does not read the features."""
-    rows, feature_width = (int(n) for n in teacher.feature.shape)
-    outputs, samples = teacher.logits.shape[1], len(data.target)
-    fault = ""
-    if rows != samples:
-        fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
-    elif feature_width != width and not projects:
-        same = "Give both the same encoder, or say projection=true."
-        fault = f"width = {feature_width}, the student's encoder makes {width}. {same}"
-    elif outputs != data.task.outputs:
-        fault = f"outputs = {outputs}, the task has {data.task.outputs}"
-    if fault:
-        raise ConfigError(f"teacher of {modality}: {fault}")
+def check_outputs(
+    teachers: Mapping[str, TeacherOutputs], widths: Mapping[str, int], data: Data, method: Method
+) -> None:
+    """Raise ConfigError where stored outputs do not fit the samples, the task, or the encoders' `widths`; of
+    another width is no mistake where the method projects it or does not read the features."""
+    projects = not method.needs_teachers or bool(getattr(method.parameters, "projection", False))
+    for m, teacher in teachers.items():
+        rows, width = (int(n) for n in teacher.feature.shape)
+        outputs, fault = teacher.logits.shape[1], ""
+        if rows != (samples := len(data.target)):
+            fault = f"has outputs of {rows} samples, the data have {samples}: train it on the same"
+        elif width != widths[m] and not projects:
+            same = "Give both the same encoder, or say projection=true."
+            fault = f"width = {width}, the student's encoder makes {widths[m]}. {same}"
+        elif outputs != data.task.outputs:
+            fault = f"outputs = {outputs}, the task has {data.task.outputs}"
+        if fault:
+            raise ConfigError(f"teacher of {m}: {fault}")
 
 
 def online_teachers(data: Data, teachers: Mapping[str, TeacherOutputs], teacher_view: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The training loop: for epoch, for batch: forward, loss, backward, modulate, step.
 
-Skipped are the backward pass of suppressed encoders, the forward pass of frozen ones (`feature_cache.py`) and
-of teachers with stored outputs (`teachers.py`). A checkpoint holds the state of all `PARTS`."""
+Skipped are the backward pass of suppressed encoders, the forward pass of frozen ones (`FeatureCache`) and of
+teachers with stored outputs (`teachers.py`). A checkpoint holds the state of all `PARTS`."""
 
 from __future__ import annotations
 
@@ -16,41 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g2d_pipeline.config import RunOptions, SMPSettings, TrainingSettings
+from g2d_pipeline.config import RunOptions
 from g2d_pipeline.errors import enumerated
 from g2d_pipeline.features.windows import announce, windows_of
-from g2d_pipeline.methods.base import Batch, Method, State, Validation
+from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.models import MultimodalModel, Output, depends_on_batch, sharding
 from g2d_pipeline.models.multimodal import CHUNK, estimate_norm_stats, pick_device
 from g2d_pipeline.progress import track_epochs
-from g2d_pipeline.training.auto_precision import resolve_precision
-from g2d_pipeline.training.capacity import attempt_of, explain_out_of_memory, fitting_batch_size
-from g2d_pipeline.training.data import Data, Rows, batches_of, epoch_rows, gather
+from g2d_pipeline.training import capacity, optimisation, precision
+from g2d_pipeline.training.data import Rows, batches_of, epoch_rows, gather
 from g2d_pipeline.training.distributed import Group, check_peer, has_batch_norm, running_statistics
-from g2d_pipeline.training.feature_cache import FeatureCache
-from g2d_pipeline.training.history import History, explain_divergence
-from g2d_pipeline.training.loader import Loader, attach_data_access
+from g2d_pipeline.training.history import DivergenceError, History
+from g2d_pipeline.training.loader import FeatureCache, Loader, attach_data_access
 from g2d_pipeline.training.logs import open_logs
-from g2d_pipeline.training.optimisation import (
-    Average,
-    LearningRate,
-    build_optimizer,
-    restore_group_lrs,
-    scale_group_lrs,
-    scale_lr,
-)
-from g2d_pipeline.training.precision import (
-    autocast_dtype,
-    blocks,
-    check_machine,
-    gradient_scaler,
-    keep_freed_memory,
-    prepare,
-    tf32_mode,
-    unprepare,
-)
-from g2d_pipeline.training.resume import Checkpointer, LoopState, run_identity
-from g2d_pipeline.training.scoring import EarlyStopping, ModelSelector, score_split
+from g2d_pipeline.training.resume import Checkpointer, LoopState, Run, run_identity
+from g2d_pipeline.training.scoring import EarlyStopping, Evaluator, ModelSelector
 from g2d_pipeline.training.smp import build_schedule
 from g2d_pipeline.training.streams import TorchGenerators, seeded
 from g2d_pipeline.training.teachers import TeacherOutputs, online_teachers
@@ -84,18 +64,8 @@ class FitResult:
 class Trainer:
     """One training run: `fit` is the loop, `__init__` builds its parts (schedule, cache, selector, …)."""
 
-    def __init__(
-        self,
-        model: MultimodalModel,
-        data: Data,
-        method: Method,
-        training: TrainingSettings,
-        smp: SMPSettings | None,
-        teachers: Mapping[str, TeacherOutputs],
-        seed: int,
-        description: str,
-        options: RunOptions,
-    ) -> None:
+    def __init__(self, run: Run, options: RunOptions) -> None:
+        model, data, method, training, smp, teachers, seed, description = run
         if (smp is not None or method.needs_teachers) and set(teachers) != set(data.modalities):
             raise ValueError(f"SMP and distillation need a teacher for each of {list(data.modalities)}")
         if options.folder is not None:
@@ -104,40 +74,41 @@ class Trainer:
         self.seed, self.options, self.description = seed, options, description
         self.device, self.group, self.random = pick_device(options.device), Group(), TorchGenerators()
         self.target = data.task.encode(torch.as_tensor(data.target))
-        check_machine(training, self.device)
-        model = self.group.broadcast_model(model.to(self.device))
+        precision.check_machine(training, self.device)
+        self.group.broadcast_model(model.to(self.device))
         self.sharded = self.group.world > 1 and options.compute.strategy == "fsdp"
-        prepare(model, training, self.sharded)
-        identity = run_identity(training, smp, method, model, data, seed, windows := windows_of(data.arrays))
+        precision.prepare(model, training, self.sharded)
+        identity = run_identity(run, windows := windows_of(data.arrays))
         if self.group.is_first:
-            training = resolve_precision(training, model, data, self.device, options.folder)
+            training = capacity.resolve_precision(training, model, data, self.device, options.folder)
         training = training.model_copy(update={"precision": self.group.agree(training.precision)})
-        self.training, self.dtype = training, autocast_dtype(training.precision)
+        self.training, self.dtype = training, precision.autocast_dtype(training.precision)
         self.buffers = running_statistics(model)
         # Each process needs a sample, batch norm needs two.
         self.min_batch = max(2, self.group.world * (2 if has_batch_norm(model) else 1))
         self.state = self._start_method(teachers)
-        self.learning_rate = LearningRate(training.lr_schedule, self.optimizer, self.state.epochs)
-        self.scaler = gradient_scaler(training.precision, self.device)
-        self.average = Average(model, training.ema)
+        epochs = self.state.epochs
+        self.learning_rate = optimisation.LearningRate(training.lr_schedule, self.optimizer, epochs)
+        self.scaler = precision.gradient_scaler(training.precision, self.device)
+        self.average = optimisation.Average(model, training.ema)
         views = {m: teachers[m] for m in data.modalities} if teachers else {}
         online = online_teachers(data, views, training.teacher_view)
         self.online = [teacher for m in online if (teacher := views[m].model) is not None]
         for teacher in self.online:
-            prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
-        self.schedule = build_schedule(smp, data, views, self.state.epochs, known=not online)
+            precision.prepare(teacher, training.model_copy(update={"checkpoint_activations": False}))
+        self.schedule = build_schedule(smp, data, views, epochs, known=not online)
         if self.group.world > 1:
             self.schedule.gather = lambda x: self.group.gather(x.T, len(self.batch)).T.contiguous()
-        self.cache = FeatureCache(
-            model, data, self.device, self.schedule.cacheable(model, data), options.folder, self.dtype
-        )
+        cacheable = self.schedule.cacheable(model, data)
+        self.cache = FeatureCache(model, data, self.device, cacheable, options.folder, self.dtype)
         self.loader = Loader(
             data, self.target, views, online, self.cache, self.device, seed=seed, workers=options.workers,
             group=self.group, windows=windows,
         )  # fmt: skip
+        self.evaluator = Evaluator(data, method, self.target, self.device, views, self.group)
         self.selector = ModelSelector(data.task, training)
         self.early_stopping = EarlyStopping(data.task, training)
-        fitting = int(self.group.min(fitting_batch_size(model, data, training, self.device)))
+        fitting = self.group.min(capacity.fitting_batch_size(model, data, training, self.device))
         self.loop = LoopState(batch_size=fitting, devices=self.group.world)
         numbers = fitting * self.group.world * sum(math.prod(data.shape(m)) for m in data.modalities)
         self.history = History(model, description, numbers)
@@ -156,12 +127,13 @@ class Trainer:
             module.to(self.device)
         self.unsharded = sharding.without_weights(self.model) if self.sharded else self.model
         for encoder in self.model.encoders.values() if self.sharded else ():
-            sharding.shard(encoder, blocks(encoder), self.device)
+            sharding.shard(encoder, precision.blocks(encoder), self.device)
         self.shards = sharding.Shards(self.method.parameter_groups(self.model))
-        self.optimizer = build_optimizer(self.training.optimizer, self.shards.groups, self.device)
+        settings, groups = self.training.optimizer, self.shards.groups
+        self.optimizer = optimisation.build_optimizer(settings, groups, self.device)
         self.shards.attach(self.optimizer)
         state.optimizer = self.optimizer
-        scale_lr(self.optimizer, self.training.scale_lr, self.group.world)
+        optimisation.scale_lr(self.optimizer, self.training.scale_lr, self.group.world)
         state.devices, state.sum, state.agree = self.group.world, self.group.sum, self.group.agree
         state.forward, state.backward, state.step = self.forward, self.backward, self.step
         state.mark_updated = lambda modalities: self.cache.mark_updated(modalities)
@@ -240,7 +212,7 @@ class Trainer:
         if is_new:
             self.schedule.start_epoch(loop.epoch)
             self.method.on_epoch_start(self.state)
-            scale_group_lrs(self.optimizer)
+            optimisation.scale_group_lrs(self.optimizer)
             chosen = self.method.rows(train, self.state)
             loop.rows = None if chosen is train else chosen
         chosen = train if loop.rows is None else loop.rows
@@ -273,41 +245,35 @@ class Trainer:
         epoch = loop.epoch
         self.history.check()
         self.method.on_epoch_end(state)
-        restore_group_lrs(self.optimizer)
-        validations = {split: self._score(split) for split in self.training.scored}
+        optimisation.restore_group_lrs(self.optimizer)
+        model = self.average.module
+        cache = self.cache if model is self.model else None  # it holds features of the model itself
+        validations = {split: self.evaluator.score(model, split, cache) for split in self.training.scored}
         val = validations["val"]
         scores = {split: validation.scores for split, validation in validations.items()}
         self.history.end_epoch(epoch, schedule.phase, self.optimizer.param_groups[0]["lr"], scores)
         self.log(self.history.epochs)
         phase, last = self._phase()
-        self.selector.update(epoch, phase, scores, self.average.module, self.method)
+        self.selector.update(epoch, phase, scores, model, self.method)
         self.early_stopping.update(val.scores, counts=phase == last)
         self.learning_rate.step(val.scores["loss"])
         self.method.on_validation(val, state)
         self.bar.end({"val": next(iter(val.scores.values()))})
         loop.epoch, loop.batch, loop.before, loop.rows = epoch + 1, 0, 0, None
-        if self._ends_early(epoch):
-            loop.epoch = state.epochs + 1
-        self.checkpointer.end_epoch(ended=loop.epoch > state.epochs)
-
-    def _ends_early(self, epoch: int) -> bool:
-        where = self.description, epoch, self.state.epochs
-        if self.early_stopping.reached:
+        where = self.description, epoch, state.epochs
+        if stopping := self.early_stopping.reached:
             reason = f"no better validation score for {self.early_stopping.epochs} epochs"
             logger.info("%s: stopped after epoch %d of %d: %s", *where, reason)
-        if self.state.stop:
+        if state.stop:
             logger.info("%s: the method ended training after epoch %d of %d", *where)
-        return self.early_stopping.reached or self.state.stop
+        if stopping or state.stop:
+            loop.epoch = state.epochs + 1
+        self.checkpointer.end_epoch(ended=loop.epoch > state.epochs)
 
     def _phase(self) -> tuple[int, int]:
         """The phase of this epoch (of schedule and method together) and the last phase of the run."""
         epoch, last = (self.method.phase(e, self.state) for e in (self.state.epoch, self.state.epochs))
         return self.schedule.phase + epoch - 1, self.schedule.final_phase + last - 1
-
-    def _uses_running_statistics(self) -> bool:
-        """Whether a suppressed encoder is normalised by running statistics."""
-        encoders = (self.model.encoders[m] for m in self.schedule.suppressed(self.state.active))
-        return self.schedule.norm == "frozen" and any(map(depends_on_batch, encoders))
 
     def _initialise_norm_stats(self) -> None:
         """Running statistics of encoders that may be suppressed before they have learnt from a batch."""
@@ -319,24 +285,17 @@ class Trainer:
         if self.average.module is not self.model:
             self.average.module.load_state_dict(self.model.state_dict())
 
-    def _score(self, split: str) -> Validation:
-        model = self.average.module
-        cache = self.cache if model is self.model else None  # it holds features of the model itself
-        where = self.device, cache, self.loader.teachers, self.group
-        return score_split(model, self.data, self.method, self.target, split, *where)
-
     # ----------------------------------------------------------------------------------- around the whole run
     @contextmanager
     def _run_context(self) -> Iterator[None]:
         """Seeds, precision, error messages, checkpoints, logs and progress bar of a run."""
-        keep_freed_memory()
-        attempt = attempt_of(self.model, self.data, self.training, self.device)
+        precision.keep_freed_memory()
+        attempt = capacity.attempt_of(self.model, self.data, self.training, self.device)
         with (
             seeded(self.seed, "dropout"),
-            tf32_mode(self.training.precision, self.device),
-            explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
-            explain_divergence(lambda: self.checkpointer.last, self._uses_running_statistics),
-            self._error_context(),
+            precision.tf32_mode(self.training.precision, self.device),
+            capacity.explain_out_of_memory(attempt, lambda: self.loop.batch_size, self.device, self.training),
+            self._explained_errors(),
             self.checkpointer.resumed(),
             open_logs(self.options.log, self.options.folder) as self.log,
         ):
@@ -355,10 +314,22 @@ class Trainer:
                 yield
 
     @contextmanager
-    def _error_context(self) -> Iterator[None]:
-        """Add epoch, batch and sample ids to an error raised inside."""
+    def _explained_errors(self) -> Iterator[None]:
+        """Add remedies to a DivergenceError, the likeliest first; epoch, batch and sample ids to others."""
         try:
             yield
+        except DivergenceError as error:
+            suppressed = [self.model.encoders[m] for m in self.schedule.suppressed(self.state.active)]
+            outgrown = self.schedule.norm == "frozen" and any(map(depends_on_batch, suppressed))
+            by_batch = (
+                "suppressed_norm=batch (a suppressed encoder goes by statistics that it has outgrown), "
+            )
+            raise DivergenceError(
+                f"{error}\nThe last good checkpoint: {self.checkpointer.last or 'none was kept'}.\n"
+                f"Remedies, the likeliest first: {by_batch if outgrown else ''}a smaller learning rate "
+                "(--params lr=…), a warm-up (lr_schedule.warmup=5), clip_norm=1, smaller alpha and beta, or "
+                "a look at the features for extreme values."
+            ) from None
         except Exception as error:
             check_peer(error)
             own = self.batch[self.group.part(len(self.batch))]
@@ -373,7 +344,7 @@ class Trainer:
             rows = self.data.rows["train"] if loop.rows is None else loop.rows
             done = list(batches_of(rows[loop.before :], loop.batch_size * loop.devices))[: loop.batch]
             loop.before, loop.batch = loop.before + sum(map(len, done)), 0
-            scale_lr(self.optimizer, self.training.scale_lr, world, before=loop.devices)
+            optimisation.scale_lr(self.optimizer, self.training.scale_lr, world, before=loop.devices)
             note = "%s: goes on on %d devices from a checkpoint of %d: batches are of another size"
             logger.info(note, self.description, world, loop.devices)
             loop.devices = world
@@ -389,8 +360,10 @@ class Trainer:
             self.unsharded.load_state_dict(sharding.gathered(self.model.state_dict()), assign=True)
         self.schedule.release(self.unsharded)
         for model in (self.unsharded, *self.online):
-            unprepare(model)
-        chosen, history = self.selector, self.history.frame()
+            precision.unprepare(model)
+        import pandas as pd
+
+        chosen, history = self.selector, pd.DataFrame(self.history.epochs)
         phase, epochs = (chosen.phase, self._phase()[1]), (chosen.first, len(history))
         if phase[1] > 1:
             chosen_from = (chosen.epoch, *epochs, *phase)
