@@ -15,7 +15,7 @@ from torch import Tensor
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.errors import InterruptedRun
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods._shared import shapley
+from g2d_pipeline.methods._shapley import shapley
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.modality_valuation import ALL, contributions, copies, shares
 from g2d_pipeline.models import Classification, Output, Regression, build_fusion

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from g2d_pipeline.artefacts import Trained
 from g2d_pipeline.methods import build
-from g2d_pipeline.methods._shared import ratios
+from g2d_pipeline.methods._scores import ratios
 from g2d_pipeline.methods.base import Batch, State
 from g2d_pipeline.methods.pmr import entropy_reward, prototype_weight, similarities, stratified
 from g2d_pipeline.models import Classification, Output, Regression

@@ -18,7 +18,7 @@ from g2d_pipeline.artefacts import TrainedFolder
 from g2d_pipeline.features.kinds import stored_kind
 from g2d_pipeline.features.kinds.base import Corruption
 from g2d_pipeline.features.store import FeatureStore
-from g2d_pipeline.methods._shared import Coalition, shapley
+from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.models.encoders.base import middle, train_mean
 from g2d_pipeline.models.task import task_from_json
 from g2d_pipeline.training.data import Array, Rows, chunks, take

@@ -8,9 +8,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import Coalition, Window, shapley
+from g2d_pipeline.methods._scores import Window
+from g2d_pipeline.methods._shapley import Coalition, shapley
 from g2d_pipeline.methods.base import Batch, Method, State
-from g2d_pipeline.models import Encoder, Normaliser, Output
+from g2d_pipeline.models import Encoder, Normaliser, Output, Task
 from g2d_pipeline.models.multimodal import scale_gradient
 from g2d_pipeline.models.sharding import clip_gradients
 
@@ -33,6 +34,14 @@ def responses(
         return cast(Tensor, fusion({m: present[m] if m in kept else absent[m] for m in present}))
 
     return shapley(list(present), logits)
+
+
+def batch_scores(task: Task, parts: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    """S^m `[k]` = mean of −ln max(ρ(φ^m), 1e-8) of the parts `[B, C]`, the smaller the better; float64, CPU.
+    Classification: cross-entropy. Regression (ours): half the squared error over the target's variance."""
+    with torch.no_grad():
+        rho = torch.stack([task.confidence(part.double(), target) for part in parts.values()])
+        return -rho.clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
 
 
 def ratios(scores: Tensor) -> Tensor:
@@ -89,10 +98,7 @@ class AGM(Method):
         whole = self.parameters.where == "response"
         with torch.set_grad_enabled(whole):
             parts = self._responses(output, batch, state)
-        with torch.no_grad():  # S^m, the smaller the better: cross-entropy, or half the squared error in σ²
-            rho = [state.task.confidence(part.double(), batch.target) for part in parts.values()]
-            scores = -torch.stack(rho).clamp_min(LEAST_CONFIDENCE).log().mean(dim=1).cpu()
-        now = state.mean(scores)
+        now = state.mean(batch_scores(state.task, parts, batch.target))
         values = coefficients(now, self.mean_scores, self.parameters.alpha).tolist()
         kappa: dict[str, float] = dict(zip(parts, values, strict=True))
         for m, factor in kappa.items():
@@ -109,9 +115,11 @@ class AGM(Method):
         return super().loss(output, batch, state)
 
     def after_backward(self, state: State) -> None:
-        limit, fusion = self.parameters.clip, state.model.fusion
-        gradients = [p.grad for p in fusion.parameters() if p.grad is not None and self._acts(state)]
-        if limit is not None and any(float(g.abs().max()) > limit for g in gradients):
+        limit = self.parameters.clip
+        if limit is None or not self._acts(state):
+            return
+        gradients = [p.grad for p in state.model.fusion.parameters() if p.grad is not None]
+        if any(float(g.abs().max()) > limit for g in gradients):
             clip_gradients(state.model.parameters(), limit)
 
     def _acts(self, state: State) -> bool:
@@ -128,9 +136,9 @@ class AGM(Method):
                 one = state.batch(batch.index[:1].cpu().numpy()).inputs
                 inputs |= {m: one[m] for m in unread}
             nothing = {m: masked_input(state.model.encoders[m], inputs[m]) for m in present}
+            size = len(batch.target)
             zeros = state.forward(Batch(batch.index[:1], nothing, batch.target[:1])).features
-            absent = {m: feature.expand(len(batch.target), -1) for m, feature in zeros.items()}
-            present = state.forward(batch).features
+            present, absent = state.forward(batch).features, {m: f.expand(size, -1) for m, f in zeros.items()}
         parts = responses(state.model.fusion, output.logits, present, absent)
         state.model.train()
         return parts

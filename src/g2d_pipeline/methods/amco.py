@@ -7,7 +7,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import Window, by_lead, sum_confidence, summed_scores, weighted_losses
+from g2d_pipeline.methods._heads import weighted_losses
+from g2d_pipeline.methods._scores import Window, by_lead, sum_confidence, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 
@@ -92,7 +93,8 @@ class AMCo(Method):
 
     def _share(self, state: State) -> float:
         """p in this batch."""
-        p, done = self.parameters, state.epoch - 1
+        p = self.parameters
+        done = state.epoch - 1
         progress = done / state.epochs if p.progress == "epochs" else self.batches * done / CODE_EPOCHS
         return min(masked_share(progress, p.epsilon), p.greatest_share)
 
@@ -107,13 +109,14 @@ class AMCo(Method):
         names = state.model.modalities
         over = [m for m, s in zip(names, shares.tolist(), strict=True) if s > self.parameters.sigma]
         if self.parameters.hold == "epoch":
-            self.held = over = [*self.held, *(m for m in over if m not in self.held)]
+            self.held = [*self.held, *(m for m in over if m not in self.held)]
+            over = self.held
         features: dict[str, Tensor] = {}
         for m in (names[position] for position in by_lead(shares)):
             width = output.features[m].shape[1]
-            count = int(share * width)
-            if m in over and count > 0:
-                features[m] = mask_features(output.features[m], torch.randperm(width)[:count])
-                if self.parameters.rescale:
-                    features[m] = features[m] / max(1 - share, 0.1)
+            if m not in over or int(share * width) == 0:
+                continue
+            features[m] = mask_features(output.features[m], torch.randperm(width)[: int(share * width)])
+            if self.parameters.rescale:
+                features[m] = features[m] / max(1 - share, 0.1)
         return features

@@ -101,9 +101,11 @@ class State:
     `rows(split)`: the store rows of train or val; `targets(rows)`: theirs, encoded; `batch(rows)`: these
     samples as they are stored, all modalities, no augmentation and no teachers; `evaluate(rows)`: the same in
     chunks, with the model's output in evaluation mode without gradient; `new_optimizer(parameters)`: another
-    one by the same settings (not in checkpoints); `mark_updated(modalities)`: call it after writing to
-    encoders' weights by hand. `teachers`: m → its stored `feature` `[N, D]`, `logits`, `confidence` by store
-    row, and the `model` itself. `kappa` is the schedule's; methods record theirs by `log`.
+    one by the same settings (for experiments of a method; it has no place in checkpoints);
+    `mark_updated(modalities)`: call it after writing to encoders' weights by hand. `teachers`: m → its
+    stored `feature` `[N, D]`, `logits`, `confidence` by store row, and the `model` itself.
+
+    `kappa` is written by the trainer alone, from the schedule; methods record theirs by `log`.
 
     Where several `devices` share each batch, a method sees its own part of it: `place` in `whole(batch)`, the
     store rows of all of it. What it decides by must be of the whole: `sum(x)` adds up tensors over the
@@ -146,10 +148,10 @@ class State:
         return batch.index if self.index is None else self.index
 
     def log(self, name: str, value: float | Tensor) -> None:
-        """Record a scalar for the current batch (the last one counts): column `name` of the history has its
-        mean over the epoch's batches that logged it. `kappa/<modality>`: what the method multiplies an
-        encoder's gradient by; the history multiplies it by SMP's κ, and counts 1 for batches that log none.
-        Raises ValueError for a name that the history writes itself."""
+        """Record a scalar for the current batch: column `name` of the history has its mean over the epoch's
+        batches that logged it. `kappa/<modality>`: what the method multiplies an encoder's gradient by; the
+        history multiplies it by SMP's κ, and counts 1 for batches that log none. A second value in one batch
+        replaces the first. Raises ValueError for a name that the history writes itself."""
         if name.startswith(RESERVED):
             raise ValueError(f"{name!r} is a column of the history itself: log it by another name")
         self.logged[name] = value

@@ -9,7 +9,8 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import Coalition, Window, by_lead, mask_others
+from g2d_pipeline.methods._scores import Window, by_lead
+from g2d_pipeline.methods._shapley import Coalition, mask_others
 from g2d_pipeline.methods.base import Batch, Method, State, identity
 from g2d_pipeline.models import Output, Task
 
@@ -77,6 +78,7 @@ class CML(Method):
 
     def _order(self, output: Output, total: Callable[[Tensor], Tensor] = identity) -> list[str]:
         """A random order, drawn by the features' sizes: neither place nor name of a modality matters."""
-        names, features = list(output.features), output.features.values()
-        ranks = by_lead(total(torch.stack([f.detach().double().square().sum() for f in features]).cpu()))
+        names = list(output.features)
+        sizes = torch.stack([f.detach().double().square().sum() for f in output.features.values()]).cpu()
+        ranks = by_lead(total(sizes))
         return [names[ranks[i]] for i in torch.randperm(len(names)).tolist()]

@@ -1,7 +1,8 @@
 """DLMG / LFM (NeurIPS 2024), learning the modality gap: modalities are matched, then labels count."""
 
+from collections.abc import Callable
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParame
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
 
-Moves = dict[nn.Parameter, tuple[Tensor, ...]]  # a parameter's gradients of the task loss and of the match
+Moves = dict[nn.Parameter, tuple[Tensor, Tensor]]  # a parameter's gradients of the task loss and of the match
 
 
 def pair_divergence(task: Task, a: Tensor, b: Tensor) -> Tensor:
@@ -29,9 +30,22 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
 
 
+def over_pairs(values: dict[str, Tensor], match: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mean of `match(x^m, x^n)` over the pairs of modalities (k = 2: the one; k > 2: our definition)."""
+    return torch.stack([match(a, b) for a, b in combinations(values.values(), 2)]).mean()
+
+
 def heuristic_share(start: float, epoch: int, epochs: int) -> float:
     """a_2 = start·(1 − e/E) with e epochs done before `epoch` (from 1) of E."""
     return start * (1 - (epoch - 1) / epochs)
+
+
+def look_ahead_slope(val: list[Tensor], task: list[Tensor], matching: list[Tensor], lr: float) -> Tensor:
+    """dL_val(θ′)/da_2 = −2η ⟨∇L_val(θ′), ∇A − ∇L_S⟩, of gradients by parameter.
+
+    θ′ = θ − η·∇L is one plain step; L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second derivative."""
+    dots = [(v * (a - t)).sum() for v, t, a in zip(val, task, matching, strict=True)]
+    return -2 * lr * torch.stack(dots).sum()
 
 
 class DLMG(Method):
@@ -92,15 +106,13 @@ class DLMG(Method):
             self.share = heuristic_share(self.parameters.start, state.epoch, state.epochs)
 
     def match(self, output: Output, state: State) -> Tensor:
-        """A, the mean over the pairs of modalities."""
-        if self.parameters.matching == "js":
-            logits = state.unimodal_logits(output)
-            pairs = [pair_divergence(state.task, a, b) for a, b in combinations(logits.values(), 2)]
-        else:
-            features = output.features | {m: p(output.features[m]) for m, p in self.projections.items()}
-            temperature = self.parameters.temperature
-            pairs = [info_nce(a, b, temperature) for a, b in combinations(features.values(), 2)]
-        return torch.stack(pairs).mean()
+        """A."""
+        p = self.parameters
+        if p.matching == "js":
+            return over_pairs(state.unimodal_logits(output), lambda a, b: pair_divergence(state.task, a, b))
+        projected = {m: layer(output.features[m]) for m, layer in self.projections.items()}
+        features = output.features | projected
+        return over_pairs(features, lambda a, b: info_nce(a, b, p.temperature))
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         output = state.forward(batch)
@@ -122,10 +134,7 @@ class DLMG(Method):
         return terms
 
     def _look_ahead(self, moves: Moves, size: int, state: State) -> float:
-        """dL_val(θ′)/da_2 = −2η ⟨∇L_val(θ′), ∇A − ∇L_S⟩ on a random validation batch.
-
-        θ′ = θ − η·∇L is one plain step, then undone; L = 2((1 − a_2) L_S + a_2 A) is linear in a_2: no second
-        derivative."""
+        """The slope of the task loss on a random validation batch after one plain step, then undone."""
         lr, model = float(state.optimizer.param_groups[0]["lr"]), state.model
         rows = state.rows("val")
         rows = rows[torch.randperm(len(rows))[:size].sort().values.numpy()]
@@ -143,18 +152,18 @@ class DLMG(Method):
                 for p, value in zip(moves, before, strict=True):
                     p.copy_(value)
             model.train()
-        dots = [(v * (a - t)).sum() for v, (t, a) in zip(val, moves.values(), strict=True)]
-        return float(-2 * lr * torch.stack(dots).sum())
+        task, matching = map(list, zip(*moves.values(), strict=True))
+        return float(look_ahead_slope(list(val), task, matching, lr))
 
 
 def _gradients(model: nn.Module, task: Tensor, matching: Tensor) -> Moves:
     """∇L_S and ∇A of the parameters that one of them reaches; the graph stays."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    both = [
-        torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in (task, matching)
-    ]
+    losses, zero = (task, matching), torch.zeros_like
+    t_s, a_s = (torch.autograd.grad(x, parameters, retain_graph=True, allow_unused=True) for x in losses)
+    gradients: Any = zip(parameters, t_s, a_s, strict=True)  # None where a loss does not reach the parameter
     return {
-        p: tuple(torch.zeros_like(p) if g is None else g for g in gradients)
-        for p, *gradients in zip(parameters, *both, strict=True)
-        if any(g is not None for g in gradients)
+        p: (zero(p) if t is None else t, zero(p) if a is None else a)
+        for p, t, a in gradients
+        if t is not None or a is not None
     }

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import UnimodalHeads, start_as_teachers
+from g2d_pipeline.methods._heads import UnimodalHeads
+from g2d_pipeline.methods._weights import start_as_teachers
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State, TeacherView
 from g2d_pipeline.models import Output, Task
 from g2d_pipeline.models.encoders import initialise
@@ -88,9 +89,12 @@ class G2D(Method):
             needed = [m for m in model.modalities if p.weight(m) > 0 and not has_own_heads]
             self.heads = UnimodalHeads(model, state.task.outputs, needed)
         if p.start != "scratch":
-            start_as_teachers(state, "start = teachers")
-            for m, head in self.heads.heads.items() if self.heads is not None else ():
-                head.load_state_dict(state.teachers[m].model.fusion.heads[m].state_dict())
+            self._start_as_teachers(state)
+
+    def _start_as_teachers(self, state: State) -> None:
+        start_as_teachers(state, "start = teachers")
+        for m, head in self.heads.heads.items() if self.heads is not None else ():
+            head.load_state_dict(state.teachers[m].model.fusion.heads[m].state_dict())
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         p = self.parameters
@@ -104,18 +108,24 @@ class G2D(Method):
                 features.append(p.weight(m) * feature_distillation(f, v.feature, p.reduction, p.feature_loss))
             terms["feature_distillation"] = p.alpha * reduce(Tensor.add, features)
         if p.beta > 0 and views:
-            divergences = self._divergences(output, views, state)
-            terms["logit_distillation"] = p.beta * reduce(Tensor.add, divergences)
+            logits = [
+                weight * logit_distillation(state.task, student, teacher, p.temperature)
+                for weight, student, teacher in self._logits(output, views, state)
+            ]
+            terms["logit_distillation"] = p.beta * reduce(Tensor.add, logits)
         return terms
 
-    def _divergences(self, output: Output, views: dict[str, TeacherView], state: State) -> Iterator[Tensor]:
-        """The terms of the logit distillation, weighted."""
-        p, task, heads = self.parameters, state.task, self.heads
+    def _logits(
+        self, output: Output, views: dict[str, TeacherView], state: State
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Weight, student's and teacher's logits `[B, C]` of each term of the logit distillation."""
+        p = self.parameters
         if p.logits == "ensemble":
             total = sum(p.weight(m) for m in views)
-            mean = reduce(Tensor.add, (p.weight(m) / total * v.logits for m, v in views.items()))
-            yield logit_distillation(task, output.logits, mean, p.temperature)
+            parts = (p.weight(m) / total * v.logits for m, v in views.items())
+            yield 1.0, output.logits, reduce(Tensor.add, parts)
             return
         for m, v in views.items():
+            heads = self.heads
             student = heads.logits(state.model, output.features, m) if heads is not None else output.logits
-            yield p.weight(m) * logit_distillation(task, student, v.logits, p.temperature)
+            yield p.weight(m), student, v.logits

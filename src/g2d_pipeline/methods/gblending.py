@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import MULTI, UnimodalHeads
+from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, Rows, State
 from g2d_pipeline.models import MultimodalModel, Output
 
@@ -19,19 +19,22 @@ logger = logging.getLogger(__name__)
 Losses = dict[str, tuple[float, float]]  # branch → mean loss on train and on val
 
 
+def generalisation(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:
+    """(G, O) of a branch from its (train, val) losses: G = fall of the val loss, O = rise of val − train."""
+    return before[1] - after[1], (after[1] - after[0]) - (before[1] - before[0])
+
+
 def blend(
     before: Losses, after: Losses, floor: float, gain: Literal["fall", "absolute"] = "fall"
 ) -> dict[str, float]:
-    """w ∝ G/O², summing to 1; empty where no branch gained anything. G: fall of the val loss, O: rise of
-    val − train.
+    """w ∝ G/O², summing to 1; empty where no branch gained anything.
 
     |O| counts as no less than `floor` times the mean val loss before, and a G below 0, or not finite, as 0
     (both: our definition). `absolute`: |G|, as in the code, where a branch that gets worse gains weight."""
     least = floor * float(np.mean([val for _, val in before.values()]))
     ratios: dict[str, float] = {}
     for branch in before:
-        (train, val), (train_after, val_after) = before[branch], after[branch]
-        g, o = val - val_after, (val_after - train_after) - (val - train)
+        g, o = generalisation(before[branch], after[branch])
         g = abs(g) if gain == "absolute" else max(g, 0.0)
         counts = math.isfinite(g) and math.isfinite(o) and g > 0
         ratios[branch] = g / max(abs(o), least) ** 2 if counts else 0.0
@@ -150,7 +153,8 @@ class GBlending(Method):
         every = state.epochs if p.measure == "offline" else p.super_epoch
         if p.weights or (state.epoch - 1) % every:
             return
-        if measured := self._measure(p.branch_epochs or min(every, state.epochs - state.epoch + 1), state):
+        measured = self._measure(p.branch_epochs or min(every, state.epochs - state.epoch + 1), state)
+        if measured:
             self.weights = at_least(measured, p.least)
         weights = ", ".join(f"{branch} {w:.3g}" for branch, w in self.weights.items())
         note = "" if measured else " (no branch gained: as before)"
@@ -164,9 +168,9 @@ class GBlending(Method):
         for _ in range(epochs):
             for some in _batches(rows[torch.randperm(len(rows)).numpy()], state.batch_size):
                 branches.learn(state.batch(some))
-        p, after = self.parameters, branches.losses(state)
-        weights: dict[str, float] = state.agree(blend(before, after, p.floor, p.gain))
-        return weights
+        weights = blend(before, branches.losses(state), self.parameters.floor, self.parameters.gain)
+        agreed: dict[str, float] = state.agree(weights)
+        return agreed
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         return self.heads.losses(output, batch.target, self.weights, state)

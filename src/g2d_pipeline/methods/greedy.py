@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import weighted_losses
+from g2d_pipeline.methods._heads import weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, MethodParameters, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.encoders import load_encoder

@@ -6,7 +6,8 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import Window, weighted_losses
+from g2d_pipeline.methods._heads import weighted_losses
+from g2d_pipeline.methods._scores import Window
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output, Task
 

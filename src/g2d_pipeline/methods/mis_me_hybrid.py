@@ -3,7 +3,7 @@
 from pydantic import Field, NonNegativeFloat, field_validator
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import MULTI, UnimodalHeads
+from g2d_pipeline.methods._heads import MULTI, UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
 

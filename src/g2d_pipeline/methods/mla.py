@@ -24,6 +24,18 @@ def update_projection(projection: Tensor, direction: Tensor, regularisation: flo
     return projection - torch.outer(gain, gain) / (regularisation + direction @ gain)
 
 
+def project_gradient(head: nn.Linear, projection: Tensor) -> None:
+    """The gradient G of the head's weight `[C, D]` becomes G Pᵀ, in place; P `[D + 1, D + 1]`: with bias."""
+    weight = cast(Tensor, head.weight.grad)
+    if len(projection) == weight.shape[1]:
+        weight.copy_(weight @ projection.T)
+        return
+    bias = cast(Tensor, head.bias.grad)
+    projected = torch.cat([weight, bias[:, None]], dim=1) @ projection.T
+    weight.copy_(projected[:, :-1])
+    bias.copy_(projected[:, -1])
+
+
 def squared_error(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of a regression in units of the train target's variance, from ρ = exp(−e²/2)."""
     confidence = task.confidence(logits, target)
@@ -98,13 +110,7 @@ class MLA(Method):
             self.projection = update_projection(self.projection.to(direction), direction, regularisation)
             if p.normalise_projection:
                 self.projection = self.projection / torch.linalg.matrix_norm(self.projection)
-            head = cast(nn.Linear, state.model.fusion.head)
-            weight, bias = (cast(Tensor, x.grad) for x in (head.weight, head.bias))
-            gradient = torch.cat([weight, bias[:, None]], dim=1) if p.project_bias else weight
-            projected = gradient @ self.projection.T  # G becomes G Pᵀ
-            weight.copy_(projected[:, : weight.shape[1]])
-            if p.project_bias:
-                bias.copy_(projected[:, -1])
+            project_gradient(cast(nn.Linear, state.model.fusion.head), self.projection)
         self.before = self.mean
         self.turns += 1
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import UnimodalHeads
+from g2d_pipeline.methods._heads import UnimodalHeads
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 
 Gradients = dict[str, list[Tensor | None]]  # modality → of each parameter of its encoder
@@ -73,27 +73,27 @@ class MMPareto(Method):
         own = self.heads.losses(output, batch.target, weights, state)
         _set_gradients(state, self.own)
         state.backward(reduce(Tensor.add, own.values()), retain_graph=True)
-        self.own = {m: [p.grad for p in encoder.parameters()] for m, encoder in model.encoders.items()}
+        self.own = _get_gradients(state)
         _set_gradients(state, self.whole)
         state.backward(whole)
-        self.whole = {m: [p.grad for p in encoder.parameters()] for m, encoder in model.encoders.items()}
+        self.whole = _get_gradients(state)
         for m, encoder in model.encoders.items():
             self._combine(m, encoder, state)
         return terms | own
 
     def _combine(self, modality: str, encoder: nn.Module, state: State) -> None:
         """Give the encoder its new gradient, before the factor γ; of several devices, each an equal part."""
-        both = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
+        gradients = zip(encoder.parameters(), self.whole[modality], self.own[modality], strict=True)
         learning = [
-            (p, *(torch.zeros_like(p) if g is None else g for g in gradients))
-            for p, *gradients in both
-            if any(g is not None for g in gradients)
+            (p, torch.zeros_like(p) if g_0 is None else g_0, torch.zeros_like(p) if g_u is None else g_u)
+            for p, g_0, g_u in gradients
+            if g_0 is not None or g_u is not None
         ]
         if not learning:  # suppressed
             return
-        sizes = [p.numel() for p, _, _ in learning]
         g_0 = torch.cat([g.flatten() for _, g, _ in learning])
         g_u = torch.cat([g.flatten() for _, _, g in learning])
+        sizes = [p.numel() for p, _, _ in learning]
         if state.devices > 1:
             g_0, g_u = state.sum(torch.stack([g_0, g_u])).unbind()
             parts = zip(learning, g_0.split(sizes), g_u.split(sizes), strict=True)
@@ -101,9 +101,9 @@ class MMPareto(Method):
         h, rescale = pareto_direction(g_0, g_u) / state.devices, self.parameters.rescale
         if rescale == "encoder":
             h = keep_magnitude(h, (g_0 + g_u) / state.devices)
-        for (p, whole, own), part in zip(learning, h.split(sizes), strict=True):
+        for (p, of_whole, of_own), part in zip(learning, h.split(sizes), strict=True):
             new = part.view_as(p)
-            p.grad = keep_magnitude(new, (whole + own) / state.devices) if rescale == "tensor" else new
+            p.grad = keep_magnitude(new, (of_whole + of_own) / state.devices) if rescale == "tensor" else new
 
     def after_backward(self, state: State) -> None:
         self.whole, self.own = {}, {}
@@ -118,3 +118,8 @@ def _set_gradients(state: State, gradients: Gradients) -> None:
         parameters = list(encoder.parameters())
         for p, gradient in zip(parameters, gradients.get(m, [None] * len(parameters)), strict=True):
             p.grad = gradient
+
+
+def _get_gradients(state: State) -> Gradients:
+    """The encoders' gradients."""
+    return {m: [p.grad for p in encoder.parameters()] for m, encoder in state.model.encoders.items()}

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import Coalition, Window, coalitions, mask_others, shapley
+from g2d_pipeline.methods._scores import Window
+from g2d_pipeline.methods._shapley import Coalition, coalitions, mask_others, shapley
 from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output, Task
 
@@ -105,10 +106,10 @@ class ModalityValuation(Method):
         return all_rows.numpy()
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
-        if not len(self.alone):
-            return super().loss(output, batch, state)
-        alone = self._take(state.whole(batch).cpu())[state.place].to(batch.target.device)
-        if bool((alone == ALL).all()):
+        alone = None
+        if len(self.alone):
+            alone = self._take(state.whole(batch).cpu())[state.place].to(batch.target.device)
+        if alone is None or bool((alone == ALL).all()):
             return super().loss(output, batch, state)
         features = enumerate(output.features.items())
         kept = {m: f * ((alone == ALL) | (alone == position))[:, None] for position, (m, f) in features}
@@ -116,9 +117,9 @@ class ModalityValuation(Method):
 
     def _value(self, rows: Rows, state: State) -> tuple[Tensor, Tensor]:
         """Contributions `[k, N]` and confidences of each modality alone `[k, N]` of these samples."""
-        fusion, was_training = state.model.fusion, state.model.fusion.training
         values = []
         for batch, output in state.evaluate(rows):
+            fusion, was_training = state.model.fusion, state.model.fusion.training
             with torch.no_grad():
                 values.append(contributions(state.task, fusion.eval(), output, batch.target))
             fusion.train(was_training)
@@ -129,7 +130,8 @@ class ModalityValuation(Method):
         """Plan, in random order, with whom alone each row `[T]` is used the first, second, … time."""
         shuffled = torch.randperm(len(rows))
         rows, alone = rows[shuffled], alone[shuffled]
-        self.alone, count = alone[rows.argsort(stable=True)], rows.bincount()
+        self.alone = alone[rows.argsort(stable=True)]
+        count = rows.bincount()
         self.following = count.cumsum(0) - count
 
     def _take(self, index: Tensor) -> Tensor:

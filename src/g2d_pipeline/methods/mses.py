@@ -1,12 +1,14 @@
 """MSES (Fujimori et al., 2019): each modality stops early, when it begins to overfit."""
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import weighted_losses
+from g2d_pipeline.methods._heads import weighted_losses
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, Rows, State, Validation
 from g2d_pipeline.models import MultimodalModel, Output
 
@@ -25,6 +27,20 @@ def belongs(name: str, modality: str) -> bool:
 def own_tensors(model: MultimodalModel, modality: str) -> dict[str, Tensor]:
     """Name → parameter or buffer of the modality's encoder and head; not copies."""
     return {name: tensor for name, tensor in model.state_dict().items() if belongs(name, modality)}
+
+
+@contextmanager
+def without_gradient(model: MultimodalModel, modalities: Iterable[str]) -> Iterator[None]:
+    """Inside, parameters of the modalities' encoders and heads do not require gradients."""
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    parameters = [p for m in modalities for n, p in learning if belongs(n, m)]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
 
 
 class MSES(Method):
@@ -67,15 +83,8 @@ class MSES(Method):
 
     def train_batch(self, batch: Batch, state: State) -> dict[str, Tensor]:
         state.active = tuple(m for m in state.active if m not in self.stopped)
-        learning = [(n, p) for n, p in state.model.named_parameters() if p.requires_grad]
-        stopped = [p for n, p in learning if any(belongs(n, m) for m in self.stopped)]
-        try:
-            for p in stopped:
-                p.requires_grad_(False)
+        with without_gradient(state.model, self.stopped):
             return super().train_batch(batch, state)
-        finally:
-            for p in stopped:
-                p.requires_grad_(True)
 
     def loss(self, output: Output, batch: Batch, state: State) -> dict[str, Tensor]:
         terms = super().loss(output, batch, state)
@@ -84,7 +93,6 @@ class MSES(Method):
         logits = {m: state.model.unimodal_logits(output.features, m) for m in weights}
         return terms | weighted_losses(state.task, logits, batch.target, weights)
 
-    @torch.no_grad()
     def on_validation(self, validation: Validation, state: State) -> None:
         if self._all_stopped():  # what was restored has been scored
             state.stop = True
@@ -95,9 +103,13 @@ class MSES(Method):
             if self.waited[m] == 0 and self.parameters.restore_best:
                 self.kept[m] = {name: tensor.clone() for name, tensor in own_tensors(state.model, m).items()}
             if self.waited[m] >= self.parameters.patience:
-                self.stopped[m] = state.epoch
-                if best := self.kept.pop(m, None):
-                    for name, tensor in own_tensors(state.model, m).items():
-                        tensor.copy_(best[name])
-                    state.mark_updated([m])
+                self._freeze(m, state)
         state.stop = self._all_stopped() and not self.parameters.restore_best
+
+    @torch.no_grad()
+    def _freeze(self, modality: str, state: State) -> None:
+        self.stopped[modality] = state.epoch
+        if best := self.kept.pop(modality, None):
+            for name, tensor in own_tensors(state.model, modality).items():
+                tensor.copy_(best[name])
+            state.mark_updated([modality])

@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._shared import Window, by_lead, ratios, summed_scores
+from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, MethodContext, State
 from g2d_pipeline.models import Output
 from g2d_pipeline.models.encoders import load_encoder
@@ -81,15 +81,7 @@ class OGM(Method):
         p, kappa, encoders = self.parameters, self._coefficients(), list(state.model.encoders.values())
         for position in by_lead(self.scores):
             noisy = p.ge and (p.noise == "always" or kappa[position] < 1)
-            for parameter in encoders[position].parameters():
-                gradient = parameter.grad
-                if gradient is None or (p.scope == "conv_only" and parameter.dim() != 4):
-                    continue
-                noise = gradient_noise(gradient) if noisy else None
-                if kappa[position] < 1:
-                    gradient.mul_(kappa[position])
-                if noise is not None:
-                    gradient.add_(noise)
+            self._modulate(encoders[position], kappa[position], noisy)
         self.scores = torch.zeros_like(self.scores)
 
     def _acts(self, state: State) -> bool:
@@ -98,6 +90,18 @@ class OGM(Method):
 
     def _coefficients(self) -> list[float]:
         return coefficients(self.scores, self.parameters.alpha).tolist()
+
+    def _modulate(self, encoder: nn.Module, kappa: float, noisy: bool) -> None:
+        """κ·g, plus noise by g; suppressed encoders have no gradient."""
+        for parameter in encoder.parameters():
+            gradient = parameter.grad
+            if gradient is None or (self.parameters.scope == "conv_only" and parameter.dim() != 4):
+                continue
+            noise = gradient_noise(gradient) if noisy else None
+            if kappa < 1:
+                gradient.mul_(kappa)
+            if noise is not None:
+                gradient.add_(noise)
 
 
 def _nothing_to_scale(modality: str, encoder: str) -> str:

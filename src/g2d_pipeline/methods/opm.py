@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from g2d_pipeline.config import Fraction
-from g2d_pipeline.methods._shared import Window, by_lead, ratios, summed_scores
+from g2d_pipeline.methods._scores import Window, by_lead, ratios, summed_scores
 from g2d_pipeline.methods.base import Batch, Method, State
 from g2d_pipeline.models import Output
 

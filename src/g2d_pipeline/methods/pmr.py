@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from g2d_pipeline.methods._shared import Window, quantile_edges, ratios
+from g2d_pipeline.methods._scores import Window, quantile_edges, ratios
 from g2d_pipeline.methods.base import Batch, Method, Rows, State
 from g2d_pipeline.models import Output
 
@@ -96,7 +96,8 @@ class PMR(Method):
         if not self._acts(state):
             return
         fresh = self._class_means(state)
-        if self.learnt and (keep := self.parameters.memory) > 0:
+        keep = self.parameters.memory if self.learnt else 0.0
+        if keep > 0:
             fresh = {m: keep * self.prototypes[m].to(c) + (1 - keep) * c for m, c in fresh.items()}
         self.prototypes = fresh
         self.learnt = state.epoch > 1
@@ -126,11 +127,12 @@ class PMR(Method):
             scores = torch.stack([u.softmax(dim=1).gather(1, label[:, None]).mean() for u in z.values()])
             ratio = ratios(state.mean(scores))
         learning = [(i, u) for i, u in enumerate(z.values()) if u.requires_grad]
-        zero = ratio.new_zeros(())
         if p.alpha > 0:
             weight = prototype_weight(ratio, p.alpha, p.rule)
-            terms["prototypes"] = sum((weight[i] * F.cross_entropy(u, label) for i, u in learning), zero)
+            attractions = [weight[i] * F.cross_entropy(u, label) for i, u in learning]
+            terms["prototypes"] = sum(attractions, ratio.new_zeros(()))
         if self._rewards_entropy(state):
             weight = entropy_reward(ratio, p.entropy_weight)
-            terms["entropy"] = sum((-weight[i] * entropy(u) for i, u in learning), zero)
+            rewards = [-weight[i] * entropy(u) for i, u in learning]
+            terms["entropy"] = sum(rewards, ratio.new_zeros(()))
         return terms

@@ -141,5 +141,6 @@ class ReconBoost(Method):
     @torch.no_grad()
     def ensemble(self, output: Output, modality: str, state: State) -> Tensor:
         """Φ `[B, C]`: the sum of the logits of all modalities but one (zeros where it is the only one)."""
-        logits = (u for m, u in state.unimodal_logits(output).items() if m != modality)
+        others = (m for m in state.model.modalities if m != modality)
+        logits = (state.model.unimodal_logits(output.features, m) for m in others)
         return sum(logits, torch.zeros_like(output.logits))

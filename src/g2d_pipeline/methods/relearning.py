@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from g2d_pipeline.methods._shared import quantile_edges
+from g2d_pipeline.methods._scores import quantile_edges
 from g2d_pipeline.methods.base import Batch, Method, MethodParameters, State
 from g2d_pipeline.models import Output
 
@@ -121,9 +121,10 @@ class Relearning(Method):
             edges = quantile_edges(torch.from_numpy(labels["train"]), self.parameters.bins).numpy()
             labels = {split: np.searchsorted(edges, target) for split, target in labels.items()}
             classes = len(edges) + 1
-        purities: dict[str, dict[str, float]] = {}
+        purities: dict[str, list[float]] = {m: [] for m in self.learnt}
         for split, target in labels.items():
             outputs = [output.features for _, output in state.evaluate(state.rows(split))]
-            features = {m: torch.cat([f[m].float().cpu() for f in outputs]).numpy() for m in self.learnt}
-            purities[split] = {m: cluster_purity(x, target, classes) for m, x in features.items()}
-        return {m: (purities["train"][m], purities["val"][m]) for m in self.learnt}
+            for m, values in purities.items():
+                features = np.concatenate([f[m].float().cpu().numpy() for f in outputs])
+                values.append(cluster_purity(features, target, classes))
+        return {m: (train, val) for m, (train, val) in purities.items()}

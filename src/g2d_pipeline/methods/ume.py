@@ -3,7 +3,7 @@
 import torch
 
 from g2d_pipeline.errors import ConfigError
-from g2d_pipeline.methods._shared import REMEDY, start_as_teachers
+from g2d_pipeline.methods._weights import REMEDY, start_as_teachers
 from g2d_pipeline.methods.base import Method, Rows, State
 
 TRIED = 32  # samples of val on which a copy is compared with its teacher
@@ -33,8 +33,12 @@ class UME(Method):
 
     def on_fit_start(self, state: State) -> None:
         start_as_teachers(state, "ume")
-        # Equal shapes can still compute something else (attention's heads): compare outputs.
-        for batch, output in state.evaluate(state.rows("val")[:TRIED]):
+        self._compare(state)
+
+    def _compare(self, state: State) -> None:
+        """Equal shapes can still compute something else (attention's heads): compare outputs."""
+        rows = state.rows("val")[:TRIED]
+        for batch, output in state.evaluate(rows):
             for m, logits in state.unimodal_logits(output).items():
                 remembered = state.teachers[m].view(batch.index.numpy(), logits.device).logits
                 if not torch.allclose(logits, remembered, rtol=1e-2, atol=1e-2):  # another device, TF32
