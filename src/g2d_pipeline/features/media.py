@@ -199,9 +199,9 @@ def decode(
     result = Findings()
     for number, digest in enumerate(digests):
         first, notes = number * media.chunk, journal.notes(name, number, digest)
-        found = bad[number] if notes is None else Findings(notes=notes)
-        result.faults |= {first + k: reason for k, reason in found.faults.items()}
-        for note, counts in found.notes.items():
+        findings = bad[number] if notes is None else Findings(notes=notes)
+        result.faults |= {first + k: reason for k, reason in findings.faults.items()}
+        for note, counts in findings.notes.items():
             result.notes[note] |= {first + k: n for k, n in counts.items()}
     return result
 

@@ -84,9 +84,9 @@ def ensure_sample(raw: LayoutSettings, root: Path) -> None:
 
     Raises DataError where a folder is there that is no such sample: it is never touched."""
     layout = find_layout(raw, root)
-    if layout.simulated is None or (found := text_of(root)) == layout.sample_text:
+    if layout.simulated is None or (text := text_of(root)) == layout.sample_text:
         return
-    if root.exists() and found is None:
+    if root.exists() and text is None:
         headline = f"{root} is in the way of the simulated sample: it has no {SAMPLE_TEXT}"
         raise data_error(headline, [], "move it away, or set another raw_dir.")
     logger.info("Making the simulated sample in %s …", root)

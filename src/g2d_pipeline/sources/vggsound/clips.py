@@ -154,8 +154,8 @@ def match_clips(
     matches: dict[Clip, dict[str, str] | Fault] = {}
     progress = options.progress if len(clips) >= MANY else False
     with ThreadPoolExecutor(options.workers) as pool, track("check clips", len(clips), progress) as advance:
-        found = pool.map(lambda clip: paths_of(clip, media, modalities, root), clips)
-        for clip, match in zip(clips, found, strict=True):
+        matched = pool.map(lambda clip: paths_of(clip, media, modalities, root), clips)
+        for clip, match in zip(clips, matched, strict=True):
             matches[clip] = match
             advance()
     return matches
