@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -223,8 +224,8 @@ def fabricate(
 
 
 @functools.cache
-def _evaluated(arguments: tuple[Any, ...], keywords: tuple[tuple[str, Any], ...]) -> Evaluation:
-    return fabricate(*arguments, **dict(keywords)).evaluate()
+def _evaluated(arguments: tuple[tuple[str, Any], ...]) -> Evaluation:
+    return fabricate(**dict(arguments)).evaluate()
 
 
 @pytest.fixture
@@ -236,4 +237,10 @@ def make_study() -> Callable[..., Study]:
 @pytest.fixture
 def evaluated() -> Callable[..., Evaluation]:
     """The evaluation of a fabricated study, made once for the same arguments: look, do not change."""
-    return lambda *arguments, **keywords: _evaluated(arguments, tuple(sorted(keywords.items())))
+
+    def once(*arguments: Any, **keywords: Any) -> Evaluation:
+        bound = inspect.signature(fabricate).bind(*arguments, **keywords)
+        bound.apply_defaults()
+        return _evaluated(tuple(bound.arguments.items()))
+
+    return once
