@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from joblib.externals import loky
 
 from g2d_pipeline.config import MLP, SGD, SmallCNN, TrainingSettings
 from g2d_pipeline.training import Data
+from tests.e2e.project import context
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 settings.register_profile("suite", deadline=None)  # a busy machine is no fault of the code
@@ -31,6 +34,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data in {folder}: set G2D_SHARED_DATA")
     return folder
+
+
+def _begin_worker(environment: dict[str, str], follow: Callable[[int], None]) -> None:
+    """Begin a worker as loky does: with this environment, and to end with the process that started it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    follow(os.getppid())
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """loky's workers are forked from a server that has imported torch, which takes seconds."""
+    original = loky.ProcessPoolExecutor
+
+    def executor(workers: int, initializer: Any, initargs: Any, env: dict[str, str]) -> Any:
+        begin = (os.environ | env, initializer)
+        return original(workers, context=context(), initializer=_begin_worker, initargs=begin)
+
+    monkeypatch.setattr(loky, "ProcessPoolExecutor", executor)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,6 +141,7 @@ def test_a_clip_of_several_samples_is_decoded_once(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_any_number_of_workers_writes_the_same_bytes(
     raw: Folder, tmp_path: Path, contents: Callable[[Path], dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ):

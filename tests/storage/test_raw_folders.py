@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -157,6 +158,8 @@ def test_wrong_credentials_are_told(s3: S3, uploaded: Clips, monkeypatch: pytest
 def test_an_overloaded_server_is_asked_again_but_not_for_ever(
     s3: S3, uploaded: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sleep = asyncio.sleep  # between two tries: 10 ms instead of seconds
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *result: sleep(min(seconds, 0.01), *result))
     s3.slow = 1
     uploaded.resolve(PLACE, options=s3.options | FAST)
     s3.slow = 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from joblib.externals import loky
 
 from g2d_pipeline.compute import Pool
 from g2d_pipeline.studies.cells import Site
 from g2d_pipeline.studies.study import run_study
-from tests.e2e.project import context
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRAPH = Path("data/02_intermediate/code_graph.json")  # what is known of the code: slow to find out
@@ -167,25 +164,9 @@ def project(tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         shutil.copy(tmp_path / GRAPH, graph)
 
 
-def _in_worker(environment: dict[str, str], follow: Callable[[int], None]) -> None:
-    """Begin a worker as loky does: with this environment, and to end with the process that started it."""
-    os.environ.clear()
-    os.environ.update(environment)
-    follow(os.getppid())
-
-
 @pytest.fixture(autouse=True)
-def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of this process are forked from a server that has imported torch; those of a script, and those
-    of `test_compute`, are started as users' are."""
-
-    original = loky.ProcessPoolExecutor
-
-    def executor(workers: int, initializer: Any, initargs: Any, env: dict[str, str]) -> Any:
-        begin = (os.environ | env, initializer)
-        return original(workers, context=context(), initializer=_in_worker, initargs=begin)
-
-    monkeypatch.setattr(loky, "ProcessPoolExecutor", executor)
+def _forked(forked_workers: None) -> None:
+    """Workers are forked; those of a script, and those of `test_compute`, are started as users' are."""
 
 
 @pytest.fixture

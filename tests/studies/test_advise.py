@@ -74,7 +74,8 @@ def test_the_time_is_kept_what_is_dropped_is_said_and_a_second_call_goes_on(proj
         "compute": {"workers": 1},
         "seeds": [0, 1],
     }
-    project.add_study("race", minutes=0.4, options={"epochs": 8}, rungs=[0.5], finalists=1, **settings)
+    settings |= {"options": {"epochs": 8}, "rungs": [0.5], "finalists": 1}
+    project.add_study("race", minutes=0.4, **settings)
     start = time.monotonic()
     folder = project.run("race")
     assert time.monotonic() - start < 1.1 * 24
@@ -87,6 +88,7 @@ def test_the_time_is_kept_what_is_dropped_is_said_and_a_second_call_goes_on(proj
     rounds = [row["round"] for row in about["rounds"]]
     assert any(name.startswith("last round") for name in rounds)  # time is left for it
     made = project.trained()
+    project.add_study("race", minutes=0.2, **settings)
     project.run("race")
     assert made.items() < project.trained().items()
 
