@@ -13,6 +13,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONHASHSEED := 0
 export PYTHONUNBUFFERED := 1
+# Runs and tests start many processes, which import the same modules: they are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 ifdef UV
 CREATE_VENV = $(UV) venv --quiet --seed --python "$(PYTHON)" $(VENV)
