@@ -152,6 +152,7 @@ def test_a_deleted_artefact_is_rebuilt_alone(project: Project) -> None:
 def test_metrics_are_tidy_and_complete(project: Project) -> None:
     files = list(project.path.glob("data/08_reporting/av_digits/*/metrics.parquet"))
     metrics = pd.read_parquet(files[0])
+    assert files[0].with_name("metrics.json").read_text().startswith('{\n  "dataset": "av_digits",\n')
     assert {
         "dataset",
         "source",

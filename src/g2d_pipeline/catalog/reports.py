@@ -82,13 +82,13 @@ class StageFile(AbstractDataset[Any, Any]):
 
 
 class JSONDataset(StageFile):
-    """Plain data; `save_args`: of `json.dumps`."""
+    """Plain data; `save_args`: of `json.dumps` (left out: `indent: 2`)."""
 
     def read(self, path: Path) -> Any:
         return json.loads(path.read_bytes())
 
     def write(self, path: Path, content: Any) -> None:
-        super().write(path, json.dumps(content, **self.save_args))
+        super().write(path, json.dumps(content, **{"indent": 2} | self.save_args))
 
     @when_made
     def preview(self) -> JSONPreview:
