@@ -135,7 +135,10 @@ def test_a_layout(lab: Any, examples: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"layout": "doc_lab.bids"}, r"raw\.layout: There is no layout 'doc_lab\.bids'"),
+        (
+            {"layout": "doc_lab.bids"},
+            r"raw\.layout: There is no layout 'doc_lab\.bids'.* Known: av_digits, av_mnist, crema_d, ",
+        ),
         ({"layout": "vggsond"}, r"raw\.layout = 'vggsond' is unknown\. Did you mean 'vggsound'\?"),
         ({"layout": "doc_lab.birds", "options": {"clps": 4}}, r"unknown key 'clps'.*Did you mean 'clips'\?"),
         ({"layout": "doc_lab.birds", "options": {"clips": -1}}, r"clips = -1: it should be greater than 0"),

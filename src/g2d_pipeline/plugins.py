@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from inspect import isabstract
 from types import ModuleType
@@ -23,15 +24,18 @@ def external(group: str) -> list[str]:
     return sorted({e.name for e in entry_points(group=group)})
 
 
-def find_class(name: str, kind: type[T], package: str, group: str) -> type[T]:
+def find_class(
+    name: str, kind: type[T], package: str, group: str, ours: Iterable[str] | None = None
+) -> type[T]:
     """The subclass of `kind` by name: a file of `package`, an entry point of `group` (after our files, since
-    reading them takes time), or the dotted path of a class or of a module that defines exactly one. Raises
-    ConfigError for an unknown name (with the nearest one), a syntax error, and another object."""
+    reading them takes time), or the dotted path of a class or of a module that defines exactly one.
+    `ours`: our names, where not each file has one. Raises ConfigError for an unknown name (with the nearest
+    one), a syntax error, and another object."""
     role = group.rpartition(".")[2].removesuffix("s")
     target = _import(name if "." in name else f"{package}.{name}")
     if target is None:
         if (point := next(iter(entry_points(group=group, name=name)), None)) is None:
-            known = sorted({*files(package), *external(group)})
+            known = sorted({*(files(package) if ours is None else ours), *external(group)})
             fault = f"no file of {package}, no entry point, no module or class at that path"
             hint = f"{did_you_mean(name, known)} Known: {', '.join(known)}"
             raise ConfigError(f"There is no {role} {name!r}: {fault}.{hint}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from g2d_pipeline.config import IngestSettings, Task
 from g2d_pipeline.config.base import Strict
-from g2d_pipeline.config.layouts import LAYOUT_GROUP, ExternalLayout, RawSettings
+from g2d_pipeline.config.layouts import LAYOUT_GROUP, LAYOUTS, ExternalLayout, RawSettings
 from g2d_pipeline.errors import ConfigError, data_error, did_you_mean
 from g2d_pipeline.plugins import find_class
 from g2d_pipeline.sources.faults import BadRow, list_files
@@ -192,8 +192,8 @@ class Layout(ABC, Generic[R]):
 def layout_class(name: str) -> type[Layout[Any]]:
     """By its name: a folder of this package, an entry point or a dotted path. Raises ConfigError as
     `find_class`."""
-    ours = f"{PACKAGE}.{MODULES[name]}" if name in MODULES else name
-    return find_class(ours, Layout, PACKAGE, LAYOUT_GROUP)  # type: ignore[type-abstract]
+    path, ours = f"{PACKAGE}.{MODULES[name]}" if name in MODULES else name, filter(None, LAYOUTS)
+    return find_class(path, Layout, PACKAGE, LAYOUT_GROUP, ours)  # type: ignore[type-abstract]
 
 
 def find_layout(raw: RawSettings, root: Path) -> Layout[Any]:
