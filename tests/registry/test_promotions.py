@@ -16,7 +16,7 @@ from g2d_pipeline.serving.registered import DATABASE
 from tests.conftest import REPOSITORY
 from tests.registry.test_store import register
 
-PROMOTIONS = 250
+PROMOTIONS = 500
 # Two threads that read by `how` until the file `stop` is there; prints how often and which versions.
 READER = """
 import json, sys, threading, time
